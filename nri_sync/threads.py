@@ -1,0 +1,106 @@
+"""Waiting and starting threads in ways that a signal cannot break.
+
+Python runs signal handlers, and raises KeyboardInterrupt, in the main thread only, between any two
+bytecodes. An interrupt inside ``with condition:`` or ``Event.wait()`` can leave a lock held for good, and
+one inside ``Thread.start()`` a thread that never runs. Code that the main thread may be in therefore uses
+the pieces below, in which every step that matters is a single C call; all else runs on other threads.
+"""
+
+from __future__ import annotations
+
+import _thread
+import threading
+from collections import deque
+from typing import Any, Callable, Deque, Optional
+
+from nri_sync.deadline import Deadline
+
+__all__ = ["Latch", "off_main", "on_main_thread", "spawn"]
+
+# A signal that arrives just before the main thread blocks on a lock does not wake it: its handler runs
+# when the wait returns. Waking now and then bounds that delay; other threads get no signals.
+_MAIN_THREAD_SLICE = 1.0
+
+
+def on_main_thread() -> bool:
+    """Whether this is the thread that signal handlers interrupt."""
+    return threading.main_thread().ident == _thread.get_ident()
+
+
+class Latch:
+    """A one-way flag that threads can wait for: ``threading.Event`` without ``clear()`` or a held lock.
+
+    All methods may be called from any thread, from a signal handler too, any number of times.
+    """
+
+    __slots__ = ("_is_set", "_waiters")
+
+    def __init__(self) -> None:
+        self._is_set = False
+        self._waiters: Deque[Any] = deque()
+
+    def is_set(self) -> bool:
+        return self._is_set
+
+    def set(self) -> None:
+        """Set the flag and wake all who wait for it. Never blocks."""
+        self._is_set = True
+        while True:
+            try:
+                waiter = self._waiters.popleft()
+            except IndexError:
+                return
+            waiter.release()
+
+    def wait(self, deadline: Optional[Deadline] = None) -> bool:
+        """Block until the flag is set (True) or the deadline has passed (False)."""
+        if self._is_set:
+            return True
+        waiter = _thread.allocate_lock()
+        waiter.acquire()
+        # Attach, then look: set() either sees this waiter or has set the flag already.
+        self._waiters.append(waiter)
+        try:
+            while not self._is_set:
+                remaining = -1.0 if deadline is None else deadline.remaining()
+                if remaining is None:
+                    remaining = -1.0
+                elif remaining == 0.0:
+                    return self._is_set
+                if on_main_thread() and not 0.0 <= remaining < _MAIN_THREAD_SLICE:
+                    remaining = _MAIN_THREAD_SLICE
+                waiter.acquire(timeout=min(remaining, threading.TIMEOUT_MAX))
+            return True
+        finally:
+            try:
+                self._waiters.remove(waiter)
+            except ValueError:
+                pass  # set() has taken it
+
+
+def spawn(name: str, target: Callable[..., object], *args: object) -> None:
+    """Run ``target(*args)`` on a new daemon thread called ``name``; returns at once.
+
+    Daemon, so that a process that forgets to stop its stub still exits. From the main thread the start
+    is one C call: the thread is started by a helper thread, since ``Thread.start()`` itself waits on
+    locks that an interrupt would leave held.
+
+    Raises:
+        RuntimeError: the system has no more threads, or the interpreter is shutting down.
+    """
+    if on_main_thread():
+        _thread.start_new_thread(_start, (name, target, args))
+    else:
+        _start(name, target, args)
+
+
+def _start(name: str, target: Callable[..., object], args: Any) -> None:
+    threading.Thread(target=target, name=name, args=args, daemon=True).start()
+
+
+def off_main(name: str, target: Callable[[], object]) -> None:
+    """Run ``target()`` here; or, called on the main thread, on a thread of its own without waiting."""
+    if on_main_thread():
+        spawn(name, target)
+    else:
+        target()

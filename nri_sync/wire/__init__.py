@@ -1,0 +1,5 @@
+"""The wire formats, sans I/O: bytes in, events out. See :mod:`.mux`, :mod:`.ttrpc` and :mod:`.streams`."""
+
+from __future__ import annotations
+
+__all__ = ()

@@ -1,0 +1,135 @@
+"""The mux: several logical connections on one byte stream (the trunk).
+
+A frame is an eight-byte header and its payload. There is no handshake, and no message that opens or closes
+a logical connection; an empty frame means "no bytes", never the end of anything::
+
+    +----------------------+----------------------+------------------
+    | connection id (32)   | payload length (32)  | payload ...
+    +----------------------+----------------------+------------------
+
+Integers are big-endian. Frame boundaries carry no meaning: a ttRPC message may be cut anywhere, and
+:class:`FrameDecoder` hands on whatever part of a frame has arrived, so it never buffers a payload.
+
+No I/O, threads or clock here: bytes in, pieces out. Source of the format: the ``net/multiplex`` package of
+the reference implementation.
+"""
+
+from __future__ import annotations
+
+from struct import Struct
+from typing import Iterator, List, Tuple, Union
+
+from nri_sync.errors import RemoteProtocolError
+
+__all__ = [
+    "FIRST_FRAME_MAX",
+    "FRAME_PAYLOAD_MAX",
+    "PLUGIN_SERVICE",
+    "RUNTIME_SERVICE",
+    "FrameDecoder",
+    "frame_message",
+]
+
+Buffer = Union[bytes, bytearray, memoryview]
+
+#: Logical connection on which the runtime calls the plugin.
+PLUGIN_SERVICE = 1
+#: Logical connection on which the plugin calls the runtime.
+RUNTIME_SERVICE = 2
+
+#: Largest payload of a frame: a ttRPC message of 4 MiB with its header. A peer that claims more is
+#: refused, as the reference does since v0.12.5.
+FRAME_PAYLOAD_MAX = 4_194_304 + 10
+
+#: A Go peer reads the start of each message through a 4,096-byte buffer, and fails for good when a frame
+#: that starts a message does not fit it. The rest may come as one frame of any size, and should: the peer
+#: queues at most 256 unread frames.
+FIRST_FRAME_MAX = 4096
+
+_HEADER = Struct(">II")
+
+
+def frame_message(connection_id: int, header: bytes, payload: Buffer) -> List[Buffer]:
+    """Frame one message (its header and payload) in the one shape that every known peer accepts.
+
+    Up to 4,096 bytes go in one frame; a longer message is cut once, after 4,096 bytes. A frame never holds
+    parts of two messages: a Go peer would lose the second. The buffers returned are to be written in
+    order, with nothing of the same trunk between them. ``header`` and ``payload`` together must not
+    exceed :data:`FRAME_PAYLOAD_MAX` + 4,096 bytes, which ttRPC's limit guarantees.
+    """
+    size = len(header) + len(payload)
+    if size <= FIRST_FRAME_MAX:
+        return [b"".join((_HEADER.pack(connection_id, size), header, payload))]
+    cut = FIRST_FRAME_MAX - len(header)
+    view = memoryview(payload)
+    first = b"".join(
+        (
+            _HEADER.pack(connection_id, FIRST_FRAME_MAX),
+            header,
+            view[:cut],
+            _HEADER.pack(connection_id, size - FIRST_FRAME_MAX),
+        )
+    )
+    return [first, view[cut:]]
+
+
+class FrameDecoder:
+    """Takes the bytes of a trunk apart.
+
+    Call :meth:`receive` with each chunk as it arrives and iterate over the result to its end before the
+    next call; call :meth:`receive_eof` when the peer has closed. Holds at most the eight bytes of an
+    incomplete header. Not thread-safe.
+    """
+
+    __slots__ = ("_connection_id", "_left", "_partial")
+
+    def __init__(self) -> None:
+        self._partial = bytearray()
+        self._connection_id = 0
+        self._left = 0
+
+    def receive(self, data: Buffer) -> Iterator[Tuple[int, memoryview]]:
+        """Yield ``(connection id, piece of its byte stream)`` in order of arrival.
+
+        The pieces are views of ``data``: use them up before its buffer is used again.
+
+        Raises:
+            RemoteProtocolError: a frame claims more than :data:`FRAME_PAYLOAD_MAX` bytes, after all that
+                came before it was yielded. The trunk cannot be used any further.
+        """
+        view = memoryview(data)
+        position, end = 0, len(view)
+        while position < end:
+            if not self._left:
+                if not self._partial and end - position >= 8:
+                    connection_id, length = _HEADER.unpack_from(view, position)
+                    position += 8
+                else:
+                    missing = 8 - len(self._partial)
+                    self._partial += view[position : position + missing]
+                    position += missing
+                    if len(self._partial) < 8:
+                        return
+                    connection_id, length = _HEADER.unpack(self._partial)
+                    self._partial.clear()
+                if length > FRAME_PAYLOAD_MAX:
+                    raise RemoteProtocolError(
+                        f"mux frame for connection {connection_id} claims {length} bytes, "
+                        f"more than the {FRAME_PAYLOAD_MAX} that a frame may hold"
+                    )
+                self._connection_id = connection_id
+                self._left = length
+            else:
+                piece = view[position : position + self._left]
+                position += len(piece)
+                self._left -= len(piece)
+                yield self._connection_id, piece
+
+    def receive_eof(self) -> None:
+        """Check that the trunk may end here.
+
+        Raises:
+            RemoteProtocolError: it ended inside a frame.
+        """
+        if self._partial or self._left:
+            raise RemoteProtocolError("the mux trunk ended in the middle of a frame")

@@ -1,0 +1,162 @@
+"""ttRPC messages: the bytes of one connection in, messages out.
+
+A message is a ten-byte header and its data; integers are big-endian::
+
+    +-------------------+-------------------+----------+-----------+-----------
+    | data length (32)  | stream id (32)    | type (8) | flags (8) | data ...
+    +-------------------+-------------------+----------+-----------+-----------
+
+No I/O, threads or clock here. What the data holds (protobuf envelopes) is not this module's business, nor is
+which message may follow which: see :mod:`nri_sync.wire.streams`. Source: PROTOCOL.md of containerd/ttrpc.
+"""
+
+from __future__ import annotations
+
+from struct import Struct
+from typing import Iterator, NamedTuple, Optional, Union
+
+from nri_sync.errors import LocalProtocolError, RemoteProtocolError
+
+__all__ = [
+    "DATA",
+    "HEADER_LENGTH",
+    "MESSAGE_MAX",
+    "NO_DATA",
+    "REMOTE_CLOSED",
+    "REMOTE_OPEN",
+    "REQUEST",
+    "RESPONSE",
+    "Message",
+    "MessageDecoder",
+    "encode_header",
+]
+
+Buffer = Union[bytes, bytearray, memoryview]
+
+# Message types.
+REQUEST = 1
+RESPONSE = 2
+DATA = 3
+
+# Flags. On a request, none at all means a unary call.
+REMOTE_CLOSED = 0x1
+REMOTE_OPEN = 0x2
+NO_DATA = 0x4
+
+HEADER_LENGTH = 10
+#: Most data that a message may carry, in bytes (that is, the envelope: the inner message is smaller).
+MESSAGE_MAX = 4_194_304
+
+_HEADER = Struct(">IIBB")
+
+
+class Message(NamedTuple):
+    """One message as it came from the peer.
+
+    ``data`` is ``None`` when it was longer than allowed and has been skipped; ``length`` is its length
+    either way.
+    """
+
+    type: int
+    stream_id: int
+    flags: int
+    length: int
+    data: Optional[Union[bytes, bytearray]]
+
+
+def encode_header(type: int, stream_id: int, flags: int, length: int) -> bytes:
+    """The header of a message with ``length`` bytes of data.
+
+    Raises:
+        LocalProtocolError: the data would exceed :data:`MESSAGE_MAX`.
+    """
+    if length > MESSAGE_MAX:
+        raise LocalProtocolError(
+            f"message of {length} bytes exceeds the {MESSAGE_MAX} that ttRPC allows"
+        )
+    return _HEADER.pack(length, stream_id, type, flags)
+
+
+class MessageDecoder:
+    """Takes the byte stream of one ttRPC connection apart.
+
+    Call :meth:`receive` with each chunk as it arrives and iterate over the result to its end before the
+    next call; call :meth:`receive_eof` when the stream has ended. Memory stays below ``message_max`` plus
+    one header, whatever lengths the peer claims: the data of a longer message is skipped as it arrives.
+    Not thread-safe.
+    """
+
+    __slots__ = ("_buffer", "_filled", "_flags", "_left", "_length", "_max", "_partial", "_stream_id", "_type")
+
+    def __init__(self, message_max: int = MESSAGE_MAX) -> None:
+        self._max = message_max
+        self._partial = bytearray()
+        # The message whose data is arriving: _left bytes of it are still to come.
+        self._type = self._stream_id = self._flags = self._length = 0
+        self._left = 0
+        self._buffer: Optional[bytearray] = None
+        self._filled = 0
+
+    def receive(self, data: Buffer) -> Iterator[Message]:
+        """Yield the messages that are complete with ``data``, in order.
+
+        Every sequence of bytes is a sequence of messages, so nothing is raised here; an oversized message
+        is yielded, without data, when the last byte of it has been skipped.
+        """
+        view = memoryview(data)
+        position, end = 0, len(view)
+        while position < end:
+            if self._left:
+                piece = view[position : position + self._left]
+                position += len(piece)
+                message = self._continue(piece)
+            else:
+                if not self._partial and end - position >= HEADER_LENGTH:
+                    header = _HEADER.unpack_from(view, position)
+                    position += HEADER_LENGTH
+                else:
+                    missing = HEADER_LENGTH - len(self._partial)
+                    self._partial += view[position : position + missing]
+                    position += missing
+                    if len(self._partial) < HEADER_LENGTH:
+                        return
+                    header = _HEADER.unpack(self._partial)
+                    self._partial.clear()
+                length, stream_id, type, flags = header
+                if length <= end - position and length <= self._max:
+                    # The usual case: the whole message is here, and one copy makes it ours.
+                    message = Message(
+                        type, stream_id, flags, length, bytes(view[position : position + length])
+                    )
+                    position += length
+                else:
+                    self._begin(type, stream_id, flags, length)
+                    message = None
+            if message is not None:
+                yield message
+
+    def _begin(self, type: int, stream_id: int, flags: int, length: int) -> None:
+        self._type, self._stream_id, self._flags, self._length = type, stream_id, flags, length
+        self._left = length
+        self._filled = 0
+        self._buffer = bytearray(length) if length <= self._max else None
+
+    def _continue(self, piece: memoryview) -> Optional[Message]:
+        self._left -= len(piece)
+        if self._buffer is not None:
+            filled = self._filled + len(piece)
+            self._buffer[self._filled : filled] = piece
+            self._filled = filled
+        if self._left:
+            return None
+        data, self._buffer = self._buffer, None
+        return Message(self._type, self._stream_id, self._flags, self._length, data)
+
+    def receive_eof(self) -> None:
+        """Check that the stream may end here.
+
+        Raises:
+            RemoteProtocolError: it ended inside a message.
+        """
+        if self._partial or self._left:
+            raise RemoteProtocolError("the ttRPC connection ended in the middle of a message")
