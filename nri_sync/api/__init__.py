@@ -1,0 +1,5 @@
+"""The NRI protocol's messages, and helpers on them."""
+
+from __future__ import annotations
+
+__all__: list[str] = []

@@ -1,0 +1,134 @@
+"""Regenerate the code that comes from the .proto files, or check that it is current.
+
+    python tools/gen.py            write the generated files
+    python tools/gen.py --check    exit with 1 and name the files that differ
+
+The generator's release is the floor of what users need: generated code refuses
+an older protobuf or grpcio. So it is an old one on purpose, and pinned; the
+`gen` environment of tox has it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import keyword
+import re
+import sys
+import tempfile
+from importlib import metadata, resources
+from pathlib import Path
+
+from google.protobuf import descriptor_pb2
+
+ROOT = Path(__file__).resolve().parent.parent
+GENERATOR = "1.62.3"
+
+# Each .proto file, and whether its services are generated too.
+SOURCES = {
+    "nri_sync/api/nri.proto": True,
+    "nri_sync/ttrpc/envelope.proto": False,
+}
+
+
+def generate(target: Path) -> list[str]:
+    """Generate everything below *target*; return the paths relative to it."""
+    from grpc_tools import protoc
+
+    names: list[str] = []
+    # The repository's root as the include root makes generated imports
+    # absolute: `from nri_sync.api import nri_pb2`.
+    includes = [f"-I{ROOT}", f"-I{resources.files('grpc_tools') / '_proto'}"]
+    for source, services in SOURCES.items():
+        stem = source[: -len(".proto")]
+        descriptor = target / "descriptor.pb"
+        arguments = [f"--python_out={target}", f"--pyi_out={target}"]
+        arguments.append(f"--descriptor_set_out={descriptor}")
+        names += [f"{stem}_pb2.py", f"{stem}_pb2.pyi"]
+        if services:
+            arguments.append(f"--grpc_python_out={target}")
+            names += [f"{stem}_pb2_grpc.py", f"{stem}_pb2_grpc.pyi"]
+        if protoc.main(["protoc", *includes, *arguments, source]) != 0:
+            raise SystemExit(f"protoc failed for {source}")
+        types = target / f"{stem}_pb2.pyi"
+        types.write_text(strict_types(types.read_text()))
+        if services:
+            files = descriptor_pb2.FileDescriptorSet.FromString(descriptor.read_bytes())
+            types = target / f"{stem}_pb2_grpc.pyi"
+            types.write_text(grpc_types(stem.replace("/", "."), files.file[0]))
+    return names
+
+
+def strict_types(text: str) -> str:
+    """Repair what protoc writes so that a strict type checker reads it.
+
+    An enum value `None` is declared, which is no syntax; getattr() and
+    Enum.Value() reach it. A field `class` leaves an untyped **kwargs, and the
+    dict that may stand for a message has no type arguments.
+    """
+    lines = []
+    for line in text.splitlines():
+        name = re.match(r"\s*(\w+):", line)
+        if name is not None and keyword.iskeyword(name[1]):
+            continue
+        if "import" not in line:
+            line = re.sub(r"\b_Mapping\b(?!\[)", "_Mapping[str, object]", line)
+        lines.append(line.replace("**kwargs)", "**kwargs: object)"))
+    return "\n".join(lines) + "\n"
+
+
+def grpc_types(module: str, file: descriptor_pb2.FileDescriptorProto) -> str:
+    """The types of the generated stubs and servicers, which protoc does not write.
+
+    Only unary methods, as that is all there is.
+    """
+    package, _, messages = f"{module}_pb2".rpartition(".")
+    lines = ["import grpc as _grpc", f"from {package} import {messages} as _messages", ""]
+    for service in file.service:
+        methods = []
+        for method in service.method:
+            if method.client_streaming or method.server_streaming:
+                raise SystemExit(f"{service.name}.{method.name}: streams are not supported")
+            request, reply = (
+                "_messages." + name.rpartition(".")[2]
+                for name in (method.input_type, method.output_type)
+            )
+            methods.append((method.name, request, reply))
+        lines += [f"class {service.name}Stub:"]
+        lines += ["    def __init__(self, channel: _grpc.Channel) -> None: ..."]
+        for name, request, reply in methods:
+            lines.append(f"    {name}: _grpc.UnaryUnaryMultiCallable[{request}, {reply}]")
+        lines += ["", f"class {service.name}Servicer:"]
+        for name, request, reply in methods:
+            arguments = f"self, request: {request}, context: _grpc.ServicerContext"
+            lines.append(f"    def {name}({arguments}) -> {reply}: ...")
+        arguments = f"servicer: {service.name}Servicer, server: _grpc.Server"
+        lines += ["", f"def add_{service.name}Servicer_to_server({arguments}) -> None: ...", ""]
+    return "\n".join(lines)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--check", action="store_true", help="write nothing, compare")
+    options = parser.parse_args()
+
+    installed = metadata.version("grpcio-tools")
+    if installed != GENERATOR:
+        print(f"grpcio-tools {installed} is installed, {GENERATOR} is needed", file=sys.stderr)
+        return 2
+    with tempfile.TemporaryDirectory(prefix="nri") as directory:
+        target = Path(directory)
+        differing = []
+        for name in generate(target):
+            new = (target / name).read_bytes()
+            old = ROOT / name
+            if not old.exists() or old.read_bytes() != new:
+                differing.append(name)
+                if not options.check:
+                    old.write_bytes(new)
+    for name in differing:
+        print(f"{name}: {'differs from its .proto file' if options.check else 'written'}")
+    return 1 if options.check and differing else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
