@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from typing import Optional
 
 __all__ = ["Deadline"]
 
@@ -17,11 +16,11 @@ class Deadline:
 
     __slots__ = ("at",)
 
-    def __init__(self, timeout: Optional[float]) -> None:
+    def __init__(self, timeout: float | None) -> None:
         """``timeout`` is in seconds from now; ``None`` is no limit, zero or less is already over."""
-        self.at: Optional[float] = None if timeout is None else time.monotonic() + timeout
+        self.at: float | None = None if timeout is None else time.monotonic() + timeout
 
-    def remaining(self) -> Optional[float]:
+    def remaining(self) -> float | None:
         """Seconds left, at least 0.0; ``None`` when there is no limit."""
         if self.at is None:
             return None

@@ -22,8 +22,6 @@ Failures of a single RPC are not here: they are ``grpc.RpcError``, with a ``grpc
 
 from __future__ import annotations
 
-from typing import Optional
-
 __all__ = [
     "AlreadyStarted",
     "ConnectionLost",
@@ -65,7 +63,7 @@ class ConnectionLost(NRIError):
     ``"serve"`` for a plugin, ``None`` for a plain ttRPC connection.
     """
 
-    def __init__(self, message: str, *, phase: Optional[str] = None) -> None:
+    def __init__(self, message: str, *, phase: str | None = None) -> None:
         super().__init__(message)
         self.phase = phase
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import _thread
 import threading
 from collections import deque
-from typing import Any, Callable, Deque, Optional
+from typing import Any, Callable
 
 from nri_sync.deadline import Deadline
 
@@ -30,20 +30,21 @@ def on_main_thread() -> bool:
 class Latch:
     """A one-way flag that threads can wait for: ``threading.Event`` without ``clear()`` or a held lock.
 
-    All methods may be called from any thread, from a signal handler too, any number of times.
+    All methods may be called from any thread, any number of times; all but ``set()`` also where a signal
+    may interrupt them.
     """
 
     __slots__ = ("_is_set", "_waiters")
 
     def __init__(self) -> None:
         self._is_set = False
-        self._waiters: Deque[Any] = deque()
+        self._waiters: deque[Any] = deque()
 
     def is_set(self) -> bool:
         return self._is_set
 
     def set(self) -> None:
-        """Set the flag and wake all who wait for it. Never blocks."""
+        """Set the flag and wake all who wait for it. Never blocks; not for code that a signal may interrupt."""
         self._is_set = True
         while True:
             try:
@@ -52,7 +53,7 @@ class Latch:
                 return
             waiter.release()
 
-    def wait(self, deadline: Optional[Deadline] = None) -> bool:
+    def wait(self, deadline: Deadline | None = None) -> bool:
         """Block until the flag is set (True) or the deadline has passed (False)."""
         if self._is_set:
             return True
@@ -61,15 +62,12 @@ class Latch:
         # Attach, then look: set() either sees this waiter or has set the flag already.
         self._waiters.append(waiter)
         try:
-            while not self._is_set:
-                remaining = -1.0 if deadline is None else deadline.remaining()
-                if remaining is None:
-                    remaining = -1.0
-                elif remaining == 0.0:
-                    return self._is_set
-                if on_main_thread() and not 0.0 <= remaining < _MAIN_THREAD_SLICE:
-                    remaining = _MAIN_THREAD_SLICE
-                waiter.acquire(timeout=min(remaining, threading.TIMEOUT_MAX))
+            longest = _MAIN_THREAD_SLICE if on_main_thread() else threading.TIMEOUT_MAX
+            while not self.is_set():
+                remaining = None if deadline is None else deadline.remaining()
+                if remaining == 0.0:
+                    return self.is_set()
+                waiter.acquire(timeout=longest if remaining is None else min(remaining, longest))
             return True
         finally:
             try:

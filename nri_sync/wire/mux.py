@@ -16,8 +16,9 @@ the reference implementation.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from struct import Struct
-from typing import Iterator, List, Tuple, Union
+from typing import Union
 
 from nri_sync.errors import RemoteProtocolError
 
@@ -49,7 +50,7 @@ FIRST_FRAME_MAX = 4096
 _HEADER = Struct(">II")
 
 
-def frame_message(connection_id: int, header: bytes, payload: Buffer) -> List[Buffer]:
+def frame_message(connection_id: int, header: bytes, payload: Buffer) -> list[Buffer]:
     """Frame one message (its header and payload) in the one shape that every known peer accepts.
 
     Up to 4,096 bytes go in one frame; a longer message is cut once, after 4,096 bytes. A frame never holds
@@ -88,7 +89,7 @@ class FrameDecoder:
         self._connection_id = 0
         self._left = 0
 
-    def receive(self, data: Buffer) -> Iterator[Tuple[int, memoryview]]:
+    def receive(self, data: Buffer) -> Iterator[tuple[int, memoryview]]:
         """Yield ``(connection id, piece of its byte stream)`` in order of arrival.
 
         The pieces are views of ``data``: use them up before its buffer is used again.

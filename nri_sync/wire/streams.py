@@ -21,7 +21,7 @@ Source: PROTOCOL.md of containerd/ttrpc, and its Go implementation for what is a
 from __future__ import annotations
 
 import enum
-from typing import Dict, NamedTuple, Optional, Union
+from typing import NamedTuple, Union
 
 from nri_sync.errors import LocalProtocolError
 from nri_sync.wire.ttrpc import (
@@ -118,7 +118,7 @@ class DataReceived(NamedTuple):
     """One more message of a stream. ``data`` is ``None`` if there is none; ``end``: it was the last."""
 
     stream_id: int
-    data: Optional[Data]
+    data: Data | None
     end: bool
 
 
@@ -178,7 +178,7 @@ class ServerStreams:
     """
 
     def __init__(self) -> None:
-        self._states: Dict[int, State] = {}
+        self._states: dict[int, State] = {}
         self._last_id = 0
 
     def __len__(self) -> int:
@@ -193,7 +193,9 @@ class ServerStreams:
             return self._reject(stream_id, RESOURCE_EXHAUSTED, _oversized(message))
         if not stream_id & 1:
             return self._reject(
-                stream_id, INVALID_ARGUMENT, f"stream id {stream_id} is even, a client's must be odd"
+                stream_id,
+                INVALID_ARGUMENT,
+                f"stream id {stream_id} is even, a client's must be odd",
             )
         if message.type == REQUEST:
             if stream_id <= self._last_id:
@@ -220,7 +222,9 @@ class ServerStreams:
         following = SERVER_MOVES.get((state, move))
         if following is None:
             return self._reject(
-                stream_id, INVALID_ARGUMENT, f"data is not allowed on stream {stream_id}: it is {state.value}"
+                stream_id,
+                INVALID_ARGUMENT,
+                f"data is not allowed on stream {stream_id}: it is {state.value}",
             )
         self._states[stream_id] = following
         return DataReceived(stream_id, None if flags & NO_DATA and not data else data, end)
@@ -258,7 +262,7 @@ class ClientStreams:
     """
 
     def __init__(self) -> None:
-        self._states: Dict[int, State] = {}
+        self._states: dict[int, State] = {}
         self._next_id = 1
 
     def __len__(self) -> int:
@@ -302,7 +306,9 @@ class ClientStreams:
         stream_id = message.stream_id
         state = self._states.get(stream_id)
         if state is None:
-            return Ignored(stream_id, f"message of type {message.type} on a stream that is not active")
+            return Ignored(
+                stream_id, f"message of type {message.type} on a stream that is not active"
+            )
         data = message.data
         if data is None:
             return self._fail(stream_id, RESOURCE_EXHAUSTED, _oversized(message))
@@ -310,11 +316,15 @@ class ClientStreams:
             del self._states[stream_id]
             return ResponseReceived(stream_id, data)
         if message.type != DATA:
-            return self._fail(stream_id, INTERNAL, f"unexpected message type {message.type} from the server")
+            return self._fail(
+                stream_id, INTERNAL, f"unexpected message type {message.type} from the server"
+            )
         end = bool(message.flags & REMOTE_CLOSED)
         following = CLIENT_MOVES.get((state, Move.RECEIVE_CLOSE if end else Move.RECEIVE_DATA))
         if following is None:
-            return self._fail(stream_id, INTERNAL, "the server sent stream data in answer to a unary call")
+            return self._fail(
+                stream_id, INTERNAL, "the server sent stream data in answer to a unary call"
+            )
         if following is State.FINISHED:
             del self._states[stream_id]
         return DataReceived(stream_id, None if message.flags & NO_DATA and not data else data, end)

@@ -12,8 +12,9 @@ which message may follow which: see :mod:`nri_sync.wire.streams`. Source: PROTOC
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from struct import Struct
-from typing import Iterator, NamedTuple, Optional, Union
+from typing import NamedTuple, Union
 
 from nri_sync.errors import LocalProtocolError, RemoteProtocolError
 
@@ -61,7 +62,7 @@ class Message(NamedTuple):
     stream_id: int
     flags: int
     length: int
-    data: Optional[Union[bytes, bytearray]]
+    data: bytes | bytearray | None
 
 
 def encode_header(type: int, stream_id: int, flags: int, length: int) -> bytes:
@@ -86,7 +87,17 @@ class MessageDecoder:
     Not thread-safe.
     """
 
-    __slots__ = ("_buffer", "_filled", "_flags", "_left", "_length", "_max", "_partial", "_stream_id", "_type")
+    __slots__ = (
+        "_buffer",
+        "_filled",
+        "_flags",
+        "_left",
+        "_length",
+        "_max",
+        "_partial",
+        "_stream_id",
+        "_type",
+    )
 
     def __init__(self, message_max: int = MESSAGE_MAX) -> None:
         self._max = message_max
@@ -94,7 +105,7 @@ class MessageDecoder:
         # The message whose data is arriving: _left bytes of it are still to come.
         self._type = self._stream_id = self._flags = self._length = 0
         self._left = 0
-        self._buffer: Optional[bytearray] = None
+        self._buffer: bytearray | None = None
         self._filled = 0
 
     def receive(self, data: Buffer) -> Iterator[Message]:
@@ -141,7 +152,7 @@ class MessageDecoder:
         self._filled = 0
         self._buffer = bytearray(length) if length <= self._max else None
 
-    def _continue(self, piece: memoryview) -> Optional[Message]:
+    def _continue(self, piece: memoryview) -> Message | None:
         self._left -= len(piece)
         if self._buffer is not None:
             filled = self._filled + len(piece)
