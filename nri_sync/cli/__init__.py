@@ -19,9 +19,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="nri-sync", description="Tools for NRI plugins and runtimes."
     )
-    parser.add_argument(
-        "--version", action="version", version=f"%(prog)s {nri_sync.__version__}"
-    )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {nri_sync.__version__}")
     parser.parse_args(argv)
     parser.print_help()
     return 0

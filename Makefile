@@ -1,0 +1,43 @@
+# The checks and the demo need python3 (3.9 or newer), with its venv module, and make; the rest they install.
+# PYTHON=... chooses the interpreter; TOX_ARGS=... goes to tox, as in: make test TOX_ARGS="-e py311,lint"
+
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+TOX := $(PY) tools/run_tox.py
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test interop gen clean
+
+help:  ## Show the targets
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+
+demo: $(VENV)/.package  ## A plugin and a runtime talk to each other
+	$(PY) examples/demo.py
+
+test: $(VENV)/.tox  ## Everything that CI checks: tests on all Pythons, lint, types, docs, Go peers
+	$(TOX) $(TOX_ARGS)
+
+interop: $(VENV)/.tox  ## The tests against the Go implementation
+	$(TOX) -e interop $(TOX_ARGS)
+
+gen: $(VENV)/.tox  ## Generate the protobuf code anew
+	$(TOX) -e gen-write
+
+clean:  ## Remove what the other targets made
+	rm -rf $(VENV) .tox .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage* build dist docs/_build
+	rm -rf *.egg-info
+	find nri_sync tests tools -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/.created:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 9) and "Python 3.9 or newer is needed")'
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.package: $(VENV)/.created setup.cfg pyproject.toml
+	$(PY) -m pip install --quiet --editable .
+	@touch $@
+
+$(VENV)/.tox: $(VENV)/.created
+	$(PY) -m pip install --quiet 'tox>=4.11,<5'
+	@touch $@

@@ -1,0 +1,52 @@
+"""What all tests share: a short directory for sockets, and a check that no thread is left behind."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import hypothesis
+import pytest
+
+__all__: list[str] = []
+
+# Seconds that the threads of a test have to end once it is over.
+THREADS_END_WITHIN = 5.0
+
+hypothesis.settings.register_profile("local", deadline=None)
+# A failure in CI is one that anybody can repeat.
+hypothesis.settings.register_profile("ci", deadline=None, derandomize=True, database=None)
+hypothesis.settings.load_profile("ci" if os.environ.get("CI") == "true" else "local")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line(
+        "markers", "leaves_threads: threads that the test has started may outlive it"
+    )
+
+
+@pytest.fixture
+def socket_dir() -> Iterator[Path]:
+    """A directory with a short path, as the path of a unix socket has room for 108 bytes only."""
+    path = Path(tempfile.mkdtemp(prefix="nri"))
+    yield path
+    shutil.rmtree(path)
+
+
+@pytest.fixture(autouse=True)
+def _no_thread_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fail a test whose threads do not end with it."""
+    before = set(threading.enumerate())
+    yield
+    if request.node.get_closest_marker("leaves_threads"):
+        return
+    give_up = time.monotonic() + THREADS_END_WITHIN
+    for thread in set(threading.enumerate()) - before:
+        thread.join(max(0.0, give_up - time.monotonic()))
+        if thread.is_alive():
+            pytest.fail(f"the test is over, but its thread {thread.name!r} still runs")

@@ -1,0 +1,108 @@
+"""The documentation works: its examples run, its commands print what it says, its links lead somewhere.
+
+A ``python`` block of README.md or docs/ is executed. The blocks of one page run in order and share a
+namespace, like the cells of a notebook; the current directory is an empty one. A block that opens
+with ```` ```python no-run ```` is only compiled. In a ``console run`` block each ``$`` line is run by the
+shell, and must succeed and print what follows it, where ``...`` stands for anything.
+"""
+
+from __future__ import annotations
+
+import doctest
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import NamedTuple
+
+import pytest
+
+__all__: list[str] = []
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [page for page in PAGES if "_build" not in page.parts]
+
+BLOCK = re.compile(
+    r"^(?P<fence>`{3,})(?P<info>[^\n`]*)\n(?P<body>.*?)^(?P=fence)[ ]*$", re.MULTILINE | re.DOTALL
+)
+LINK = re.compile(r"(?<!!)\[[^\]]*\]\((?P<target>[^)\s]+)\)")
+
+
+class Block(NamedTuple):
+    """A fenced block: the words after the fence, the line that its text starts on, and the text."""
+
+    info: list[str]
+    line: int
+    body: str
+
+
+def blocks(text: str, language: str) -> list[Block]:
+    """The fenced blocks of a page that are in ``language``."""
+    found = []
+    for match in BLOCK.finditer(text):
+        info = match["info"].split()
+        if info[:1] == [language]:
+            found.append(Block(info, text.count("\n", 0, match.start("body")) + 1, match["body"]))
+    return found
+
+
+def pages_with(language: str, *words: str) -> list[Path]:
+    return [
+        page
+        for page in PAGES
+        if any(set(words) <= set(block.info) for block in blocks(page.read_text(), language))
+    ]
+
+
+def page_id(page: object) -> str:
+    return str(page.relative_to(ROOT)) if isinstance(page, Path) else str(page)
+
+
+@pytest.mark.parametrize("page", pages_with("python"), ids=page_id)
+def test_python_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    module = ModuleType(f"page_{page.stem}")
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    for block in blocks(page.read_text(), "python"):
+        # The empty lines in front make a traceback show the line of the page.
+        code = compile("\n" * (block.line - 1) + block.body, str(page), "exec", dont_inherit=True)
+        if "no-run" not in block.info:
+            exec(code, module.__dict__)
+
+
+@pytest.mark.parametrize("page", pages_with("console", "run"), ids=page_id)
+def test_console_prints_what_the_page_says(page: Path, tmp_path: Path) -> None:
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
+    for block in blocks(page.read_text(), "console"):
+        if "run" not in block.info:
+            continue
+        for step in re.split(r"^\$ ", block.body, flags=re.MULTILINE)[1:]:
+            command, _, expected = step.partition("\n")
+            done = subprocess.run(
+                command, shell=True, cwd=tmp_path, env={**os.environ, "PATH": path},
+                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
+            )  # fmt: skip
+            where = f"{page_id(page)}:{block.line}: $ {command}"
+            assert done.returncode == 0, f"{where}\n{done.stdout}"
+            assert doctest.OutputChecker().check_output(expected, done.stdout, doctest.ELLIPSIS), (
+                f"{where}\nprinted:\n{done.stdout}\ninstead of:\n{expected}"
+            )
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_id)
+def test_links_lead_somewhere(page: Path) -> None:
+    broken = []
+    for match in LINK.finditer(BLOCK.sub("", page.read_text())):
+        target = match["target"].partition("#")[0]
+        if target and "://" not in target and not (page.parent / target).exists():
+            broken.append(target)
+    assert broken == []
+
+
+def test_a_failing_example_would_be_noticed() -> None:
+    text = "text\n\n```python\nassert 1 + 1 == 3\n```\n\n```console run\n$ false\n```\n"
+    assert blocks(text, "python") == [Block(["python"], 4, "assert 1 + 1 == 3\n")]
+    assert blocks(text, "console") == [Block(["console", "run"], 8, "$ false\n")]

@@ -1,0 +1,35 @@
+"""The top level of the package is what the reference documents, no more and no less."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import nri_sync
+
+__all__: list[str] = []
+
+REFERENCE = Path(__file__).resolve().parent.parent / "docs" / "reference.md"
+
+
+def documented() -> set[str]:
+    """The names that headings of the reference introduce: ``### `nri_sync.Stub` `` and the like."""
+    text = REFERENCE.read_text()
+    return set(re.findall(r"^#+ `nri_sync\.(\w+)[^`]*`", text, re.MULTILINE))
+
+
+def test_all_that_is_exported_is_documented() -> None:
+    assert set(nri_sync.__all__) - documented() == set()
+
+
+def test_all_that_is_documented_is_exported() -> None:
+    assert documented() - set(nri_sync.__all__) == set()
+
+
+def test_all_that_is_exported_exists() -> None:
+    missing = [name for name in nri_sync.__all__ if not hasattr(nri_sync, name)]
+    assert missing == []
+
+
+def test_exports_are_listed_once_and_in_order() -> None:
+    assert nri_sync.__all__ == sorted(set(nri_sync.__all__))

@@ -1,0 +1,181 @@
+"""The shape of the package: imports only go down, and each module has its `__all__` and its tests."""
+
+from __future__ import annotations
+
+import ast
+import graphlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+__all__: list[str] = []
+
+TESTS = Path(__file__).resolve().parent
+ROOT = TESTS.parent
+PACKAGE = "nri_sync"
+
+# From the bottom up: a module imports from layers below its own. What stands in one layer may import
+# each other (not in a circle), except PEERS, which never do.
+LAYERS = [
+    {"errors", "deadline", "threads"},
+    {"wire", "api"},
+    {"net"},
+    {"ttrpc"},
+    {"session"},
+    {"plugin", "runtime"},
+    {"kit"},
+    {"__init__"},
+    {"testing", "cli"},
+    {"pytest_plugin", "__main__"},
+]
+PEERS = [{"wire", "api"}, {"plugin", "runtime"}]
+# Usable without NRI: nothing of its schema.
+WITHOUT_API = {"net", "ttrpc"}
+
+# All that the protocol core may have from outside: no I/O, no threads, no clock, no gRPC, no protobuf.
+WIRE_MAY_IMPORT = {
+    "__future__", "abc", "collections", "dataclasses", "enum", "functools", "itertools", "struct",
+    "typing",
+}  # fmt: skip
+
+GENERATED = ("_pb2.py", "_pb2_grpc.py")
+# Modules without tests of their own name, and why.
+UNTESTED: dict[str, str] = {}
+
+
+def modules() -> dict[str, Path]:
+    """Every module that is written by hand, by its dotted name."""
+    found = {}
+    for path in sorted((ROOT / PACKAGE).rglob("*.py")):
+        if not path.name.endswith(GENERATED):
+            parts = path.relative_to(ROOT).with_suffix("").parts
+            found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+MODULES = modules()
+# What an imported name is measured against; generated modules are modules too.
+IMPORTABLE = set(MODULES) | {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts)
+    for path in (ROOT / PACKAGE).rglob("*_pb2*.py")
+}
+
+
+def owner(name: str) -> str:
+    """The module that an imported dotted name leads to: the name itself, or where it is defined."""
+    while name not in IMPORTABLE and "." in name:
+        name = name.rpartition(".")[0]
+    return name
+
+
+def imports(module: str) -> Iterator[tuple[int, str]]:
+    """Line and full name of each import in ``module``, wherever it stands in the file."""
+    path = MODULES[module]
+    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+    for node in ast.walk(ast.parse(path.read_text(), str(path))):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield node.lineno, owner(alias.name)
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                above = package.split(".")[: len(package.split(".")) - node.level + 1]
+                base = ".".join([*above, base] if base else above)
+            for alias in node.names:
+                yield node.lineno, owner(f"{base}.{alias.name}")
+
+
+def part(module: str) -> str:
+    """The part of the package that a module belongs to, as LAYERS names it."""
+    names = module.split(".")
+    return names[1] if len(names) > 1 else "__init__"
+
+
+def layer(module: str) -> int:
+    for number, names in enumerate(LAYERS):
+        if part(module) in names:
+            return number
+    pytest.fail(f"{module}: give {part(module)!r} a place in LAYERS of {__file__}")
+
+
+def is_allowed(importer: str, imported: str) -> bool:
+    here, there = part(importer), part(imported)
+    if here == there:
+        return True
+    if any({here, there} <= peers for peers in PEERS) or (here in WITHOUT_API and there == "api"):
+        return False
+    return layer(imported) <= layer(importer)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_go_down(module: str) -> None:
+    wrong = [
+        f"{MODULES[module].relative_to(ROOT)}:{line}: {module} may not import {name}"
+        for line, name in imports(module)
+        if name.split(".")[0] == PACKAGE and not is_allowed(module, name)
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_modules_do_not_import_each_other_in_a_circle() -> None:
+    graph = {
+        module: {name for _, name in imports(module) if name in MODULES and name != module}
+        for module in MODULES
+    }
+    graphlib.TopologicalSorter(graph).prepare()
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if part(name) == "wire"])
+def test_the_protocol_core_does_no_io(module: str) -> None:
+    wrong = [
+        f"{MODULES[module].relative_to(ROOT)}:{line}: nri_sync.wire may not import {name}"
+        for line, name in imports(module)
+        if name.split(".")[0] not in WIRE_MAY_IMPORT | {PACKAGE}
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_every_module_says_what_it_exports(module: str) -> None:
+    tree = ast.parse(MODULES[module].read_text())
+    assigned = {
+        target.id
+        for node in tree.body
+        if isinstance(node, (ast.Assign, ast.AnnAssign))
+        for target in (node.targets if isinstance(node, ast.Assign) else [node.target])
+        if isinstance(target, ast.Name)
+    }
+    assert "__all__" in assigned, f"{module} has no __all__"
+
+
+def test_every_module_has_its_tests() -> None:
+    missing = []
+    for module, path in MODULES.items():
+        if path.name in ("__init__.py", "__main__.py") or module in UNTESTED:
+            continue
+        inside = path.relative_to(ROOT / PACKAGE)
+        tests = TESTS / inside.parent / f"test_{inside.name.lstrip('_')}"
+        if not tests.exists():
+            missing.append(f"{module}: no {tests.relative_to(ROOT)}")
+    assert not missing, "\n".join(missing)
+    assert UNTESTED.keys() <= MODULES.keys(), "UNTESTED names modules that are gone"
+
+
+def test_every_test_file_belongs_to_a_module() -> None:
+    stray = []
+    for package in sorted({path.parent for path in MODULES.values()} - {ROOT / PACKAGE}):
+        inside = package.relative_to(ROOT / PACKAGE)
+        named = [package.name, *(path.stem.lstrip("_") for path in package.glob("*.py"))]
+        prefixes = tuple(f"test_{name}" for name in named)
+        for tests in sorted((TESTS / inside).glob("test_*.py")):
+            if not any(tests.stem == p or tests.stem.startswith(f"{p}_") for p in prefixes):
+                stray.append(f"{tests.relative_to(ROOT)} tests no module of {package.name}/")
+    assert not stray, "\n".join(stray)
+
+
+def test_the_tests_are_packages() -> None:
+    # Otherwise two test files of one name in different directories clash.
+    wanted = {path.parent.relative_to(ROOT / PACKAGE) for path in MODULES.values()}
+    missing = [str(p) for p in wanted if not (TESTS / p / "__init__.py").exists()]
+    assert not missing, f"tests/{missing[0]} needs an __init__.py"
