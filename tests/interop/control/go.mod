@@ -1,0 +1,3 @@
+module nri-sync.test/control
+
+go 1.24.0
