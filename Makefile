@@ -7,7 +7,7 @@ PY := $(VENV)/bin/python
 TOX := $(PY) tools/run_tox.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test interop gen clean
+.PHONY: help demo test interop fuzz gen clean
 
 help:  ## Show the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -21,11 +21,14 @@ test: $(VENV)/.tox  ## Everything that CI checks: tests on all Pythons, lint, ty
 interop: $(VENV)/.tox  ## The tests against the Go implementation
 	$(TOX) -e interop $(TOX_ARGS)
 
+fuzz: $(VENV)/.tox  ## Coverage-guided fuzzing of the parsers, some minutes
+	$(TOX) -e fuzz $(TOX_ARGS)
+
 gen: $(VENV)/.tox  ## Generate the protobuf code anew
 	$(TOX) -e gen-write
 
 clean:  ## Remove what the other targets made
-	rm -rf $(VENV) .tox .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage* build dist docs/_build
+	rm -rf $(VENV) .tox .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage* build dist docs/_build
 	rm -rf *.egg-info
 	find nri_sync tests tools -name __pycache__ -type d -prune -exec rm -rf {} +
 
