@@ -12,6 +12,8 @@ from google.protobuf import descriptor_pb2
 from nri_sync.api import nri_pb2
 from tests.interop import gopeer
 
+__all__: list[str] = []
+
 Facts = dict[str, tuple[Union[int, str, bool], ...]]
 
 

@@ -1,0 +1,107 @@
+"""Checks on values that go into messages.
+
+protobuf checks as well, but its errors differ between implementations and name neither the field
+nor the value. Every function returns the value, or raises TypeError for a wrong type and
+ValueError for a value that the wire type cannot hold.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple, NoReturn, SupportsIndex
+
+__all__ = [
+    "INT32",
+    "INT64",
+    "UINT32",
+    "UINT64",
+    "Range",
+    "flag",
+    "integer",
+    "show",
+    "text",
+    "text_map",
+    "texts",
+    "unmarked",
+    "wrong_type",
+]
+
+
+class Range(NamedTuple):
+    """The values of an integer type, both ends included."""
+
+    name: str
+    low: int
+    high: int
+
+
+INT32 = Range("int32", -(2**31), 2**31 - 1)
+UINT32 = Range("uint32", 0, 2**32 - 1)
+INT64 = Range("int64", -(2**63), 2**63 - 1)
+UINT64 = Range("uint64", 0, 2**64 - 1)
+
+
+def show(value: object) -> str:
+    """A value for an error message, which a large one must not flood."""
+    shown = repr(value)
+    return shown if len(shown) <= 100 else f"{shown[:97]}..."
+
+
+def wrong_type(field: str, wanted: str, value: object) -> NoReturn:
+    raise TypeError(f"{field} must be {wanted}, not {type(value).__name__}: {show(value)}")
+
+
+def integer(field: str, value: SupportsIndex, kind: Range) -> int:
+    # True is an int to Python; as an amount it is a mistake.
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        wrong_type(field, "an int", value)
+    number = operator.index(value)
+    if not kind.low <= number <= kind.high:
+        raise ValueError(
+            f"{field} must be from {kind.low} to {kind.high} ({kind.name}), not {show(number)}"
+        )
+    return number
+
+
+def flag(field: str, value: bool) -> bool:
+    if not isinstance(value, bool):
+        wrong_type(field, "a bool", value)
+    return value
+
+
+def text(field: str, value: str) -> str:
+    if not isinstance(value, str):
+        wrong_type(field, "a str", value)
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise ValueError(
+            f"{field} cannot be written as UTF-8, which protobuf demands: {show(value)}"
+        ) from None
+    return value
+
+
+def texts(field: str, values: Iterable[str]) -> list[str]:
+    # A str is an iterable of str, but nobody means its letters.
+    if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
+        wrong_type(field, "a sequence of str", values)
+    return [text(f"{field}[{number}]", value) for number, value in enumerate(values)]
+
+
+def text_map(field: str, values: Mapping[str, str]) -> dict[str, str]:
+    if not isinstance(values, Mapping):
+        wrong_type(field, "a mapping from str to str", values)
+    return {
+        text(f"key of {field}", key): text(f"{field}[{key!r}]", value)
+        for key, value in values.items()
+    }
+
+
+def unmarked(field: str, key: str, remove: str) -> str:
+    """A key that NRI would not take for the removal of an entry."""
+    if text(field, key).startswith("-"):
+        raise ValueError(
+            f"{field} {show(key)} starts with '-', which stands for a removal; use {remove} for one"
+        )
+    return key

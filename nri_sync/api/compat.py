@@ -1,0 +1,163 @@
+"""Which NRI release brought what, so that a plugin can tell what a runtime knows.
+
+A runtime ignores what is newer than its NRI release, and says nothing about it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.message import Message
+
+from . import nri_pb2
+from .events import EventMask
+from .version import Version
+
+__all__ = ["knows", "since", "unknown_fields", "valid_events"]
+
+# What came after v0.2.0. A message stands for all of its fields that are not listed themselves.
+# tests/interop/test_since.py compares this with every release.
+_SINCE = {
+    "v0.4.0": "POSIXRlimit Container.rlimits ContainerAdjustment.rlimits",
+    "v0.7.0": """
+        CDIDevice LinuxPids ConfigureRequest.registration_timeout ConfigureRequest.request_timeout
+        ContainerAdjustment.CDI_devices LinuxContainerAdjustment.oom_score_adj LinuxResources.pids
+        SynchronizeRequest.more SynchronizeResponse.more
+        """,
+    "v0.8.0": "PodSandbox.ips",
+    "v0.9.0": "HostFunctions LogRequest LogRequest.Level",
+    "v0.10.0": """
+        Container.created_at Container.started_at Container.finished_at Container.exit_code
+        Container.status_reason Container.status_message Container.CDI_devices
+        ContainerAdjustment.args LinuxContainer.io_priority LinuxContainer.seccomp_profile
+        LinuxContainer.seccomp_policy LinuxContainerAdjustment.io_priority
+        LinuxContainerAdjustment.namespaces LinuxContainerAdjustment.seccomp_policy
+        LinuxIOPriority IOPrioClass LinuxSeccomp LinuxSyscall LinuxSeccompArg
+        SecurityProfile SecurityProfile.ProfileType
+        Field FieldOwners CompoundFieldOwners OwningPlugins PluginInstance
+        Event.UPDATE_POD_SANDBOX Event.POST_UPDATE_POD_SANDBOX Event.VALIDATE_CONTAINER_ADJUSTMENT
+        Plugin.UpdatePodSandbox UpdatePodSandboxRequest UpdatePodSandboxResponse
+        Plugin.ValidateContainerAdjustment ValidateContainerAdjustmentRequest
+        ValidateContainerAdjustmentResponse
+        """,
+    "v0.11.0": """
+        User Container.user LinuxContainer.sysctl LinuxContainer.net_devices
+        LinuxContainer.scheduler LinuxContainer.rdt LinuxContainerAdjustment.sysctl
+        LinuxContainerAdjustment.net_devices LinuxContainerAdjustment.scheduler
+        LinuxContainerAdjustment.rdt LinuxNetDevice LinuxRdt LinuxScheduler LinuxSchedulerPolicy
+        LinuxSchedulerFlag OptionalRepeatedString Field.Sysctl Field.LinuxNetDevices
+        Field.LinuxSched Field.RdtClosID Field.RdtSchemata Field.RdtEnableMonitoring
+        """,
+    "v0.12.0": """
+        RegisterPluginRequest.NRI_version ConfigureRequest.NRI_version
+        LinuxContainerAdjustment.memory_policy LinuxMemoryPolicy MpolMode MpolFlag
+        Field.MemoryPolicy
+        Plugin.RunPodSandbox RunPodSandboxRequest RunPodSandboxResponse
+        Plugin.PostUpdatePodSandbox PostUpdatePodSandboxRequest PostUpdatePodSandboxResponse
+        Plugin.StopPodSandbox StopPodSandboxRequest StopPodSandboxResponse
+        Plugin.RemovePodSandbox RemovePodSandboxRequest RemovePodSandboxResponse
+        Plugin.PostCreateContainer PostCreateContainerRequest PostCreateContainerResponse
+        Plugin.StartContainer StartContainerRequest StartContainerResponse
+        Plugin.PostStartContainer PostStartContainerRequest PostStartContainerResponse
+        Plugin.PostUpdateContainer PostUpdateContainerRequest PostUpdateContainerResponse
+        Plugin.RemoveContainer RemoveContainerRequest RemoveContainerResponse
+        """,
+    "v0.12.2": "Image Container.image",
+    "v0.12.4": "FailurePolicy ConfigureResponse.failure_policy",
+}
+_FIRST = {name: release for release, names in _SINCE.items() for name in names.split()}
+
+
+def _known_names() -> frozenset[str]:
+    file = nri_pb2.DESCRIPTOR
+    names: set[str] = set()
+    for message in file.message_types_by_name.values():
+        names.add(message.name)
+        names.update(f"{message.name}.{field.name}" for field in message.fields)
+        for nested in message.enum_types:
+            names.add(f"{message.name}.{nested.name}")
+            names.update(f"{message.name}.{nested.name}.{value.name}" for value in nested.values)
+    for enum in file.enum_types_by_name.values():
+        names.add(enum.name)
+        names.update(f"{enum.name}.{value.name}" for value in enum.values)
+    for service in file.services_by_name.values():
+        names.add(service.name)
+        names.update(f"{service.name}.{method.name}" for method in service.methods)
+    return frozenset(names)
+
+
+_NAMES = _known_names()
+
+
+def since(name: str) -> str:
+    """The NRI release that brought a part of the protocol; ``"v0.2.0"`` for what it began with.
+
+    ``name`` is a message (``"LinuxRdt"``), a field of one (``"Container.user"``), a value of an enum
+    (``"Event.UPDATE_POD_SANDBOX"``) or a method (``"Plugin.StartContainer"``). Raises ValueError if
+    there is no such thing.
+    """
+    if name not in _NAMES:
+        raise ValueError(f"the NRI protocol has no {name!r}; a field is written 'Container.user'")
+    while name:
+        if name in _FIRST:
+            return _FIRST[name]
+        name = name.rpartition(".")[0]
+    return "v0.2.0"
+
+
+def knows(nri_version: str | None, name: str, *, unsure: bool = False) -> bool:
+    """Whether a runtime of this NRI release knows a part of the protocol.
+
+    An older runtime ignores fields that it does not know, without an error. ``name`` is as for
+    ``since``. ``unsure`` is the answer for a release that is None or no version.
+
+    Knowing a field is not filling it: a runtime may leave any field of a pod or container empty.
+    """
+    first = since(name)
+    try:
+        return Version.parse(nri_version or "") >= Version.parse(first)
+    except ValueError:
+        return unsure
+
+
+def unknown_fields(message: Message, nri_version: str | None) -> list[str]:
+    """The fields that are set in a message and that a runtime of this NRI release would ignore.
+
+    As paths in the message, such as ``"linux.sysctl"``. Empty if the release is not known.
+    """
+    return list(_unknown_fields(message, nri_version, ""))
+
+
+def _unknown_fields(message: Message, nri_version: str | None, path: str) -> Iterator[str]:
+    for field, value in message.ListFields():
+        if not knows(nri_version, f"{message.DESCRIPTOR.name}.{field.name}", unsure=True):
+            yield path + field.name
+        else:
+            for key, nested in _nested(field, value):
+                yield from _unknown_fields(nested, nri_version, f"{path}{field.name}{key}.")
+
+
+def _nested(field: FieldDescriptor, value: object) -> Iterator[tuple[str, Message]]:
+    """The messages of this file that are directly in a field."""
+    kind = field.message_type
+    if kind is None or kind.GetOptions().map_entry:
+        # No message in a map is newer than the map.
+        return
+    if isinstance(value, Message):
+        yield "", value
+    elif isinstance(value, Sequence):
+        for number, item in enumerate(value):
+            yield f"[{number}]", item
+
+
+def valid_events(nri_version: str | None) -> EventMask:
+    """The events that a runtime of this NRI release accepts in a subscription.
+
+    All of them if the release is not known.
+    """
+    mask = EventMask.ALL
+    for number in mask.numbers:
+        if not knows(nri_version, f"Event.{nri_pb2.Event.Name(number)}", unsure=True):
+            mask &= ~EventMask.of(number)
+    return mask

@@ -1,0 +1,76 @@
+"""What nri_sync.api says about the release that brought something is true for every release."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from nri_sync.api import since
+from tests.interop.gopeer import go_command
+
+__all__: list[str] = []
+
+MODULE = "github.com/containerd/nri"
+# Where the protocol is as it is now; v0.1.0 had another one.
+FIRST = "v0.2.0"
+
+TOKEN = re.compile(
+    r"(?P<kind>message|service|enum)\s+(?P<name>\w+)\s*{"
+    r"|rpc\s+(?P<method>\w+)\s*\([^;{]*(?:{\s*}|;)"
+    r"|(?P<end>})"
+    r"|(?:[\w.]+|map<[^>]*>)\s+(?P<field>\w+)\s*=\s*\d+\s*;"
+    r"|(?P<value>\w+)\s*=\s*\d+\s*;"
+)
+
+
+def names(text: str) -> Iterator[str]:
+    """All that a .proto file defines, as nri_sync.api.since names it."""
+    text = re.sub(r"/\*.*?\*/|//[^\n]*", "", text, flags=re.DOTALL)
+    outer: list[str] = []
+    for token in TOKEN.finditer(text):
+        if token["end"]:
+            outer.pop()
+        elif token["kind"]:
+            outer.append(token["name"])
+            yield ".".join(outer)
+        else:
+            yield ".".join([*outer, token["method"] or token["field"] or token["value"]])
+
+
+def go(*arguments: str) -> str:
+    return subprocess.run(
+        [go_command(), *arguments], check=True, stdout=subprocess.PIPE, text=True
+    ).stdout
+
+
+@pytest.fixture(scope="module")
+def history() -> dict[str, str]:
+    """The first release of everything there has ever been, up to the release in go.mod."""
+    tested = Path(__file__).with_name("schema").joinpath("go.mod").read_text()
+    last = re.search(rf"{MODULE} (v[0-9.]+)$", tested, re.MULTILINE)
+    assert last is not None
+    releases = json.loads(go("list", "-m", "-versions", "-json", f"{MODULE}@{last[1]}"))["Versions"]
+    releases = releases[releases.index(FIRST) : releases.index(last[1]) + 1]
+    first: dict[str, str] = {}
+    for release in releases:
+        found = json.loads(go("mod", "download", "-json", f"{MODULE}@{release}"))
+        proto = Path(found["Dir"], "pkg", "api", "api.proto").read_text()
+        for name in names(proto):
+            first.setdefault(name, release)
+    return first
+
+
+def test_the_history_is_read(history: dict[str, str]) -> None:
+    assert len(history) > 500
+    assert len(set(history.values())) > 8
+
+
+# That nothing is missing here or there is what test_schema.py is for.
+def test_since_agrees_with_every_release(history: dict[str, str]) -> None:
+    told = {name: since(name) for name in history}
+    assert {name: told[name] for name in history if told[name] != history[name]} == {}
