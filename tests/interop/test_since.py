@@ -54,7 +54,7 @@ def history() -> dict[str, str]:
     tested = Path(__file__).with_name("schema").joinpath("go.mod").read_text()
     last = re.search(rf"{MODULE} (v[0-9.]+)$", tested, re.MULTILINE)
     assert last is not None
-    releases = json.loads(go("list", "-m", "-versions", "-json", f"{MODULE}@{last[1]}"))["Versions"]
+    releases = json.loads(go("list", "-m", "-versions", "-retracted", "-json", MODULE))["Versions"]
     releases = releases[releases.index(FIRST) : releases.index(last[1]) + 1]
     first: dict[str, str] = {}
     for release in releases:
