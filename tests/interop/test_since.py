@@ -69,7 +69,7 @@ def test_the_history_ends_with_the_release_that_the_schema_is_compared_with() ->
 
 
 def test_the_history_is_read(history: dict[str, str]) -> None:
-    assert len(history) > 500
+    assert len(history) > 400
     assert len(set(history.values())) > 8
 
 
