@@ -1,0 +1,42 @@
+"""Compare the installed package with the source tree: a wheel leaves out what setup.cfg forgets.
+
+Run outside of the source directory, in an environment that the wheel is installed in.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import nri_sync
+
+__all__ = ["main"]
+
+SOURCE = Path(__file__).resolve().parent.parent / "nri_sync"
+
+
+def files(package: Path) -> set[str]:
+    """The files of a package, compiled ones aside."""
+    return {
+        str(path.relative_to(package))
+        for path in package.rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+
+
+def main() -> int:
+    """Print what differs; return 1 when anything does."""
+    installed = Path(nri_sync.__file__).parent
+    if installed == SOURCE:
+        print(
+            "check_wheel: this is the source tree itself, not an installed wheel", file=sys.stderr
+        )
+        return 1
+    differing = files(SOURCE) ^ files(installed)
+    for name in sorted(differing):
+        print(f"nri_sync/{name}: not in both the source tree and the wheel", file=sys.stderr)
+    return 1 if differing else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
