@@ -1,0 +1,572 @@
+"""One connected socket and the threads that serve it.
+
+Any number of threads take turns. At every moment one of them holds the *token* and reads; it hands what it
+read to the receiver, and gets back the jobs (requests to serve) that it contained. The thread that read a
+request also serves it, because handing work to another thread costs more than most handlers do. While it
+serves, the token is free and the socket is armed in an epoll set, where one more thread, the *sentinel*,
+waits: if anything arrives before the handler is done, the sentinel takes the token and becomes the reader.
+Before it sends its answer the first thread takes the token back, where it is still free, and disarms the
+socket, so that an exchange of request and answer, one after the other, wakes nobody else::
+
+             +------------------- token taken back, answer sent ------------------+
+             v                                                                    |
+    +--------+-------+  a request: arm, release the token   +---------------------+-+
+    | reader (token) | -----------------------------------> | serving (no token)    |
+    +--------+-------+                                      +-----------+-----------+
+             ^ socket readable, token taken                             | token is someone else's
+    +--------+-------+                                      +-----------v-----------+
+    |    sentinel    | <----------------------------------- | idle, or gone         |
+    +----------------+   appointed by the reader            +-----------------------+
+
+Invariants: there is at most one reader and one sentinel; no job runs while its thread holds the token; one
+of reader and sentinel always waits for the socket, whatever handlers do.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import math
+import os
+import select
+import socket
+import struct
+import termios
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from typing import Any, Union
+
+from nri_sync.deadline import Deadline
+from nri_sync.errors import ConnectionLost, NRIError, RemoteProtocolError
+from nri_sync.threads import spawn
+
+__all__ = ["Buffer", "Job", "Link", "Receiver"]
+
+Buffer = Union[bytes, bytearray, memoryview]
+
+logger = logging.getLogger("nri_sync.net")
+
+_READ_SIZE = 256 * 1024
+_ARMED = select.EPOLLIN | select.EPOLLONESHOT
+_DISARMED = select.EPOLLONESHOT
+_IDLE_THREADS = 8
+# A Go peer may lose data that it has not read yet when it sees the end of the connection.
+_LINGER = 0.02
+
+
+class Job:
+    """Something that the peer asked for, to be run by a worker thread."""
+
+    #: Bytes of memory that the job holds while it waits for a thread.
+    size = 0
+    #: When :meth:`Receiver.tick` wants to look at it, on the monotonic clock.
+    due = math.inf
+
+    def run(self) -> Sequence[Buffer]:
+        """Do it. May block. Must not raise. Returns what to send, contiguously."""
+        raise NotImplementedError
+
+    def refuse(self) -> Sequence[Buffer]:
+        """What to send instead of running it, when there is neither a thread nor room to wait."""
+        raise NotImplementedError
+
+
+class Receiver:
+    """What a link serves. The link calls each method from one thread at a time."""
+
+    def receive(self, data: memoryview, jobs: list[Job]) -> None:
+        """Take bytes in, and append the jobs in them to ``jobs``. Must not block or run user code.
+
+        ``data`` is only valid during the call. An NRIError raised here ends the link, after the jobs that
+        came before it were started.
+        """
+        raise NotImplementedError
+
+    def tick(self, now: float) -> float:
+        """Do what is due, without blocking; returns when to look again (``math.inf``: at the next job)."""
+        return math.inf
+
+    def lost(self, cause: NRIError | None) -> None:
+        """The link is over, its descriptors are closed. ``cause`` is ``None`` after ``close()``. Once."""
+        raise NotImplementedError
+
+
+class _Seat:
+    """Where an idle thread waits for its next task."""
+
+    __slots__ = ("lock", "task")
+
+    def __init__(self) -> None:
+        self.task: Any = None
+        self.lock = threading.Lock()
+        self.lock.acquire()
+
+
+_READ = object()
+_WATCH = object()
+
+
+class Link:
+    """A socket, its reading and writing, and its end. Owns the socket.
+
+    Methods may be called from any thread, but not where a signal may interrupt them: the main thread goes
+    through another one.
+    """
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        receiver: Receiver,
+        *,
+        name: str,
+        max_threads: int = 64,
+        max_backlog: int = 1024,
+        max_backlog_bytes: int = 64 * 1024 * 1024,
+    ) -> None:
+        """``max_threads`` bounds the threads (at least 2), the others the jobs waiting for one."""
+        self.name = name
+        self._sock = sock
+        self._fd = sock.fileno()
+        self._receiver = receiver
+        self._max_threads = max(2, max_threads)
+        self._max_backlog = max_backlog
+        self._max_backlog_bytes = max_backlog_bytes
+        self._epoll = select.epoll()
+        self._epoll.register(self._fd, _DISARMED)
+        # A byte in this pipe sends the sentinel to look at the clock.
+        self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._epoll.register(self._wake_read, select.EPOLLIN)
+        # The reader holds it. It guards the receiver's parsers, the registration in the epoll set, _sentinel
+        # and _ended. Not re-entrant, and bound to no thread. Taken before _lock.
+        self._token = threading.Lock()
+        self._sentinel = False
+        self._ended = False
+        # When the sentinel will look at the clock next.
+        self._wake_at = math.inf
+        # Guards _threads, _spawned, _idle, _backlog, _backlog_bytes, _cause, _closing and, with them, the
+        # lifetime of the descriptors. Innermost; never held while blocking.
+        self._lock = threading.Lock()
+        self._threads = 0
+        self._spawned = 0
+        self._idle: list[_Seat] = []
+        self._backlog: deque[Job] = deque()
+        self._backlog_bytes = 0
+        self._cause: NRIError | None = None
+        self._closing = False
+        self._open = True
+        # Held while the buffers of one send are written. Taken before _lock.
+        self._write_lock = threading.Lock()
+
+    # Ending
+
+    def close(self, cause: NRIError | None = None) -> None:
+        """End the link, now. Returns at once; :meth:`Receiver.lost` is called when it is done.
+
+        Idempotent: the cause of the first call (or what the peer did before it) counts.
+        """
+        with self._lock:
+            if not self._closing:
+                self._closing = True
+                self._cause = cause
+            if self._open:
+                # The reader sees the end of the stream, and ends the link.
+                with contextlib.suppress(OSError):
+                    self._sock.shutdown(socket.SHUT_RDWR)
+
+    def drain(self, deadline: Deadline) -> None:
+        """Block until the peer has read what was sent, and a moment longer, or until the deadline."""
+        while not deadline.expired:
+            with self._lock:
+                if not self._open or self._closing:
+                    return
+                queued = struct.unpack("i", fcntl.ioctl(self._fd, termios.TIOCOUTQ, b"\0\0\0\0"))[0]
+            if queued == 0:
+                break
+            time.sleep(0.001)
+        remaining = deadline.remaining()
+        time.sleep(_LINGER if remaining is None else min(_LINGER, remaining))
+
+    def abandon(self) -> None:
+        """In a forked child: let go of the descriptors without touching the connection of the parent."""
+        self._open = False
+        self._close_descriptors()
+
+    def _close_descriptors(self) -> None:
+        self._sock.close()
+        self._epoll.close()
+        os.close(self._wake_read)
+        os.close(self._wake_write)
+
+    def _end(self, cause: NRIError) -> None:
+        """End the link; called with the token, by the reader."""
+        with self._lock:
+            if not self._closing:
+                self._closing = True
+                self._cause = cause
+            self._ended = True
+            idle, self._idle = self._idle, []
+            dropped = len(self._backlog)
+            self._backlog.clear()
+            # Writers that are blocked return, and the epoll set reports the socket for good.
+            with contextlib.suppress(OSError):
+                self._sock.shutdown(socket.SHUT_RDWR)
+        if dropped:
+            logger.warning("%s: %d requests were still waiting when it ended", self.name, dropped)
+        for seat in idle:
+            seat.lock.release()
+        self._epoll.modify(self._fd, select.EPOLLIN)
+        if self._sentinel:
+            self._token.release()
+        else:
+            self._finish()
+
+    def _finish(self) -> None:
+        """Close the descriptors; called with the token, when no thread uses them for reading any more."""
+        with self._write_lock, self._lock:
+            self._open = False
+            self._close_descriptors()
+        self._token.release()
+        self._receiver.lost(self._cause)
+
+    # Threads
+
+    def run(self) -> None:
+        """Serve the link from the calling thread, and others, until it is over. To be called once.
+
+        Returns when this thread is not needed any more, which may be before the end.
+        """
+        self._token.acquire()
+        self._threads = 1
+        self._appoint()
+        self._work(_READ)
+
+    def _work(self, task: Any) -> None:
+        try:
+            while task is not None:
+                if task is _READ:
+                    task = self._read()
+                elif task is _WATCH:
+                    task = self._watch()
+                else:
+                    self._answer(task.run())
+                    task = self._next()
+        finally:
+            with self._lock:
+                self._threads -= 1
+
+    def _give(self, task: Any, *, may_wait: bool = False) -> bool:
+        """Have another thread do ``task``: an idle one, a new one, or with ``may_wait`` the next free one."""
+        with self._lock:
+            if self._ended:
+                return False
+            seat = self._idle.pop() if self._idle else None
+            if seat is None:
+                if self._threads >= self._max_threads:
+                    return may_wait and self._wait_in_line_locked(task)
+                self._threads += 1
+                self._spawned += 1
+            name = f"{self.name}-{self._spawned}"
+        if seat is not None:
+            seat.task = task
+            seat.lock.release()
+            return True
+        try:
+            spawn(name, self._work, task)
+        except RuntimeError as error:
+            logger.error("%s: no new thread: %s", self.name, error)
+            with self._lock:
+                self._threads -= 1
+                return may_wait and self._wait_in_line_locked(task)
+        return True
+
+    def _wait_in_line_locked(self, job: Job) -> bool:
+        # Somebody must come for it: the sentinel frees this thread to serve, all others are serving.
+        if (
+            self._threads < 2
+            or len(self._backlog) >= self._max_backlog
+            or self._backlog_bytes + job.size > self._max_backlog_bytes
+        ):
+            return False
+        self._backlog.append(job)
+        self._backlog_bytes += job.size
+        return True
+
+    def _next_in_line(self) -> Job | None:
+        with self._lock:
+            return self._next_in_line_locked()
+
+    def _next_in_line_locked(self) -> Job | None:
+        if not self._backlog:
+            return None
+        job = self._backlog.popleft()
+        self._backlog_bytes -= job.size
+        return job
+
+    def _next(self) -> Any:
+        """The next task of a thread that has none: a waiting job, or what comes while it sits idle."""
+        with self._lock:
+            job = self._next_in_line_locked()
+            if job is not None:
+                return job
+            if self._ended or len(self._idle) >= _IDLE_THREADS:
+                return None
+            seat = _Seat()
+            self._idle.append(seat)
+        seat.lock.acquire()
+        return seat.task
+
+    def _appoint(self) -> bool:
+        """See to it that there is a sentinel; called with the token."""
+        if not self._sentinel:
+            # Set first: the sentinel that starts to work clears it.
+            self._sentinel = True
+            self._sentinel = self._give(_WATCH)
+        return self._sentinel
+
+    def dispatch(self, job: Job) -> None:
+        """Have ``job`` run by another thread, in its turn; refused when too many wait. Never blocks."""
+        if self._give(job, may_wait=True) or self._ended:
+            return
+        logger.warning("%s: too many requests at once, one was refused", self.name)
+        if not self.try_send(job.refuse()):
+            self.close(RemoteProtocolError("the peer floods the connection and reads no answers"))
+
+    def wake_by(self, due: float) -> None:
+        """See to it that :meth:`Receiver.tick` is called at ``due``; to be called once tick() knows it."""
+        if due < self._wake_at:
+            with self._lock:
+                if self._open:
+                    self._wake_at = due
+                    with contextlib.suppress(BlockingIOError):  # full: it will wake all the same
+                        os.write(self._wake_write, b"\0")
+
+    def _watch(self) -> Any:
+        """The sentinel's work: the clock, and the socket while the thread that read it serves."""
+        tick = self._receiver.tick
+        while True:
+            self._wake_at = wake_at = tick(time.monotonic())
+            # Mark, then look: what became due meanwhile has either seen _wake_at or is seen here.
+            if tick(time.monotonic()) < wake_at:
+                continue
+            timeout = None if wake_at == math.inf else max(0.0, wake_at - time.monotonic())
+            ready = [fd for fd, _ in self._epoll.poll(timeout)]
+            if self._wake_read in ready:
+                os.read(self._wake_read, 4096)
+            if self._fd in ready:
+                break
+        self._token.acquire()
+        self._sentinel = False
+        self._wake_at = math.inf
+        if self._ended:
+            self._finish()
+            return None
+        self._epoll.modify(self._fd, _DISARMED)
+        return _READ
+
+    # Reading
+
+    def _read(self) -> Any:
+        """The reader's work; called with the token, returns the thread's next task without it."""
+        view = memoryview(bytearray(_READ_SIZE))
+        recv_into = self._sock.recv_into
+        receive = self._receiver.receive
+        while True:
+            cause: NRIError
+            try:
+                count = recv_into(view)
+                cause = ConnectionLost("the peer closed the connection")
+            except OSError as error:
+                count = 0
+                cause = ConnectionLost(f"reading from the connection failed: {error}")
+            jobs: list[Job] = []
+            try:
+                if count:
+                    receive(view[:count], jobs)
+            except NRIError as error:
+                cause = error
+                count = 0
+            except Exception as error:
+                logger.exception("%s: cannot handle what the peer sent", self.name)
+                cause = RemoteProtocolError(f"what the peer sent could not be handled: {error!r}")
+                count = 0
+            if not count:
+                for job in jobs:
+                    self.dispatch(job)
+                self._end(cause)
+                return None
+            while jobs or (self._backlog and self._appoint()):
+                if not self._serve(jobs):
+                    return self._next()
+                jobs = []
+
+    def _serve(self, jobs: list[Job]) -> bool:
+        """Run the first of ``jobs`` here and have the others run; called with the token.
+
+        Returns whether this thread has the token again (else another thread reads).
+        """
+        if self._backlog or not self._appoint():
+            for job in jobs:
+                self.dispatch(job)
+            first = self._next_in_line() if self._sentinel else None
+            if first is None:
+                return True
+        else:
+            first = jobs[0]
+            for job in jobs[1:]:
+                self.dispatch(job)
+        # Armed while the token is still held: so every change of the registration is made under it. The
+        # sentinel may wake at once, and waits for the token.
+        self._epoll.modify(self._fd, _ARMED)
+        self._token.release()
+        if first.due < self._wake_at:
+            self.wake_by(first.due)
+        buffers = first.run()
+        if not self._regain():
+            self._answer(buffers)
+            return False
+        return not buffers or self._answer_reading(buffers)
+
+    def _answer_reading(self, buffers: Sequence[Buffer]) -> bool:
+        """Send while holding the token, unless that blocks: then somebody else may read meanwhile.
+
+        Returns whether this thread still has the token.
+        """
+        rest: Sequence[Buffer] = buffers
+        writing = self._write_lock.acquire(blocking=False)
+        if writing:
+            try:
+                rest = self._write(buffers)
+            except ConnectionLost:
+                return True  # the next read tells
+            if not rest:
+                self._write_lock.release()
+                return True
+        # There is a sentinel: the token was free a moment ago.
+        self._epoll.modify(self._fd, _ARMED)
+        self._token.release()
+        if writing:
+            with contextlib.suppress(ConnectionLost):
+                self._write_rest(rest, None)
+        else:
+            self._answer(buffers)
+        return self._regain()
+
+    def _regain(self) -> bool:
+        """Take the token back, if nobody else reads, and stop the sentinel from waking."""
+        if not self._token.acquire(blocking=False):
+            return False
+        if self._ended:
+            self._token.release()
+            return False
+        self._epoll.modify(self._fd, _DISARMED)
+        return True
+
+    # Writing
+
+    def send(self, buffers: Sequence[Buffer], deadline: Deadline | None = None) -> None:
+        """Write ``buffers``, with nothing between them.
+
+        Blocks while the peer does not read. What was begun is always finished, if need be by another
+        thread after the deadline.
+
+        Raises:
+            TimeoutError: the deadline passed.
+            ConnectionLost: the link is over.
+        """
+        remaining = None if deadline is None else deadline.remaining()
+        if not self._write_lock.acquire(timeout=-1 if remaining is None else remaining):
+            raise TimeoutError(
+                f"{self.name}: other messages are in the way, the peer does not read"
+            )
+        rest = self._write(buffers)
+        if rest:
+            self._write_rest(rest, deadline)
+        else:
+            self._write_lock.release()
+
+    def try_send(self, buffers: Sequence[Buffer]) -> bool:
+        """Write ``buffers`` without blocking; False when nothing of them could be written now.
+
+        What was begun is finished by another thread. True as well when the link is over.
+        """
+        if not self._write_lock.acquire(blocking=False):
+            return False
+        try:
+            rest = self._write(buffers)
+        except ConnectionLost:
+            return True
+        if not rest:
+            self._write_lock.release()
+        elif rest is buffers:
+            self._write_lock.release()
+            return False
+        else:
+            self._delegate(rest)
+        return True
+
+    def _answer(self, buffers: Sequence[Buffer]) -> None:
+        if buffers:
+            try:
+                self.send(buffers)
+            except ConnectionLost:
+                logger.debug("%s: an answer came after the end of the connection", self.name)
+
+    def _write(self, buffers: Sequence[Buffer]) -> Sequence[Buffer]:
+        """Write without blocking; called with the write lock. Returns the rest, ``buffers`` if it is all.
+
+        Raises:
+            ConnectionLost: the link is over; the lock has been released.
+        """
+        try:
+            if not self._open:
+                raise ConnectionLost("the connection is closed")
+            try:
+                sent = self._sock.sendmsg(buffers, (), socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+            except BlockingIOError:
+                return buffers
+        except (OSError, ConnectionLost) as error:
+            self._write_lock.release()
+            lost = ConnectionLost(f"writing to the connection failed: {error}")
+            self.close(lost)
+            raise lost from error
+        for index, buffer in enumerate(buffers):
+            if sent < len(buffer):
+                return [memoryview(buffer)[sent:], *buffers[index + 1 :]]
+            sent -= len(buffer)
+        return ()
+
+    def _write_rest(self, rest: Sequence[Buffer], deadline: Deadline | None) -> None:
+        """Write ``rest`` to its end; called with the write lock, which is released whatever happens."""
+        poller = select.poll()
+        poller.register(self._fd, select.POLLOUT)
+        while rest:
+            remaining = None if deadline is None else deadline.remaining()
+            if not poller.poll(None if remaining is None else math.ceil(remaining * 1000)):
+                self._delegate(rest)
+                raise TimeoutError(f"{self.name}: the peer does not read")
+            rest = self._write(rest)
+        self._write_lock.release()
+
+    def _delegate(self, rest: Sequence[Buffer]) -> None:
+        """Have another thread write ``rest``; the write lock goes with it."""
+        if not self._give(_Writing(self, rest)):
+            self._write_lock.release()
+            self.close(
+                ConnectionLost("the peer does not read, and no thread was left to wait for it")
+            )
+
+
+class _Writing(Job):
+    """The rest of a message that was begun; owns the write lock."""
+
+    def __init__(self, link: Link, rest: Sequence[Buffer]) -> None:
+        self._link = link
+        self._rest = rest
+
+    def run(self) -> Sequence[Buffer]:
+        with contextlib.suppress(ConnectionLost):
+            self._link._write_rest(self._rest, None)
+        return ()

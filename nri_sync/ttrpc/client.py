@@ -1,0 +1,339 @@
+"""The client's end of one ttRPC connection: calls out, answers in."""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+from collections.abc import Sequence
+from typing import Callable, Optional, Union, cast
+
+import grpc
+
+from nri_sync.deadline import Deadline
+from nri_sync.errors import ConnectionLost, LocalProtocolError, NRIError
+from nri_sync.net.link import Job, Link
+from nri_sync.threads import Latch, spawn
+from nri_sync.ttrpc import envelope_pb2
+from nri_sync.ttrpc.inbox import Inbox
+from nri_sync.ttrpc.service import Framing
+from nri_sync.ttrpc.status import Status
+from nri_sync.wire.streams import (
+    ClientStreams,
+    DataReceived,
+    Ignored,
+    ResponseReceived,
+    State,
+    StreamFailed,
+)
+from nri_sync.wire.ttrpc import (
+    DATA,
+    MESSAGE_MAX,
+    NO_DATA,
+    REMOTE_CLOSED,
+    REMOTE_OPEN,
+    REQUEST,
+    MessageDecoder,
+    encode_header,
+)
+
+__all__ = ["ClientCall", "ClientEnd"]
+
+logger = logging.getLogger("nri_sync.ttrpc")
+
+_FLAGS = {State.UNARY: 0, State.OPEN: REMOTE_OPEN, State.HALF_CLOSED: REMOTE_CLOSED}
+_OK = Status.of(grpc.StatusCode.OK, "")
+
+Metadata = Optional[Sequence[tuple[str, Union[str, bytes]]]]
+
+
+class ClientCall:
+    """One call in flight, and then its outcome.
+
+    One of reply, deadline, cancellation and loss of the connection wins; the others find it finished.
+    """
+
+    __slots__ = (
+        "callbacks",
+        "deadline",
+        "done",
+        "inbox",
+        "method",
+        "payload",
+        "status",
+        "stream_id",
+        "timed",
+    )
+
+    def __init__(self, method: str, deadline: Deadline, inbox: Inbox | None) -> None:
+        self.method = method
+        self.deadline = deadline
+        #: Set when ``status`` and ``payload`` are final.
+        self.done = Latch()
+        self.stream_id = 0
+        #: Where the messages of a stream of responses arrive.
+        self.inbox = inbox
+        #: How it ended; OK together with the payload of a unary response.
+        self.status: Status | None = None
+        self.payload: bytes | None = None
+        #: Whether the clock ends it at its deadline, because no thread waits for it.
+        self.timed = False
+        #: To be called when it is done; ``None`` once they were.
+        self.callbacks: list[Callable[[], object]] | None = []
+
+
+class _Callbacks(Job):
+    def __init__(self, callbacks: Sequence[Callable[[], object]]) -> None:
+        self._callbacks = callbacks
+
+    def run(self) -> Sequence[bytes]:
+        run_callbacks(self._callbacks)
+        return ()
+
+    def refuse(self) -> Sequence[bytes]:
+        spawn("nri-callbacks", run_callbacks, self._callbacks)
+        return ()
+
+
+def run_callbacks(callbacks: Sequence[Callable[[], object]]) -> None:
+    for callback in callbacks:
+        try:
+            callback()
+        except Exception:
+            logger.exception("a callback of a finished call failed")
+
+
+class ClientEnd:
+    """Makes calls over one logical connection; thread-safe.
+
+    The link that reads calls :meth:`receive`, :meth:`tick` and :meth:`lost`. A failure of a call is its
+    outcome, never an exception of these methods.
+    """
+
+    def __init__(self, *, frame: Framing, name: str) -> None:
+        self.frame = frame
+        self.name = name
+        self.link: Link
+        self._decoder = MessageDecoder()
+        # Held from the allocation of a stream id to the end of its request on the wire: the peer refuses
+        # ids that do not grow. Taken before _lock and before the link's locks.
+        self._send_lock = threading.Lock()
+        # Guards what follows, and the callbacks of the calls. Innermost.
+        self._lock = threading.Lock()
+        self._streams = ClientStreams()
+        self._calls: dict[int, ClientCall] = {}
+        self._closed: Status | None = None
+        self._ignored = 0
+
+    # For the caller
+
+    def start(
+        self,
+        method: str,
+        payload: bytes,
+        *,
+        state: State = State.UNARY,
+        deadline: Deadline,
+        metadata: Metadata = None,
+        inbox: Inbox | None = None,
+    ) -> ClientCall:
+        """Send a request. Blocks while the peer does not read, until the deadline."""
+        call = ClientCall(method, deadline, inbox)
+        service, _, name = method.lstrip("/").rpartition("/")
+        request = envelope_pb2.Request(service=service, method=name, payload=payload)
+        for key, value in metadata or ():
+            if not isinstance(value, str):
+                raise ValueError(
+                    f"ttRPC metadata values are text; {key!r} is {type(value).__name__}"
+                )
+            request.metadata.add(key=key, value=value)
+        remaining = deadline.remaining()
+        if remaining is not None:
+            request.timeout_nano = max(1, int(remaining * 1e9))
+        data = request.SerializeToString()
+        if len(data) > MESSAGE_MAX:
+            self._conclude(
+                call,
+                Status.of(
+                    grpc.StatusCode.RESOURCE_EXHAUSTED,
+                    f"request of {len(data)} bytes exceeds the {MESSAGE_MAX} that ttRPC allows",
+                ),
+            )
+        elif remaining == 0.0 or not self._send_lock.acquire(
+            timeout=-1 if remaining is None else remaining
+        ):
+            self._conclude(call, _too_late(call))
+        else:
+            try:
+                self._send_request(call, state, data)
+            finally:
+                self._send_lock.release()
+        return call
+
+    def _send_request(self, call: ClientCall, state: State, data: bytes) -> None:
+        try:
+            with self._lock:
+                closed = self._closed
+                if closed is None:
+                    call.stream_id = self._streams.open(state)
+                    self._calls[call.stream_id] = call
+            if closed is not None:
+                self._conclude(call, closed)
+                return
+            header = encode_header(REQUEST, call.stream_id, _FLAGS[state], len(data))
+            self.link.send(self.frame(header, data), call.deadline)
+        except TimeoutError:
+            self.finish(call, _too_late(call))
+        except (ConnectionLost, LocalProtocolError) as error:
+            self.finish(call, Status.of(grpc.StatusCode.UNAVAILABLE, f"{self.name}: {error}"))
+
+    def send_data(self, call: ClientCall, data: bytes, *, last: bool = False) -> bool:
+        """Send a message of a stream, or with ``last`` the end of it; False when the call is over."""
+        if len(data) > MESSAGE_MAX:
+            text = f"message of {len(data)} bytes exceeds the {MESSAGE_MAX} that ttRPC allows"
+            self.finish(call, Status.of(grpc.StatusCode.RESOURCE_EXHAUSTED, text))
+            return False
+        with self._lock:
+            if self._calls.get(call.stream_id) is not call:
+                return False
+            self._streams.send_data(call.stream_id, end=last)
+        flags = REMOTE_CLOSED | NO_DATA if last else 0
+        try:
+            header = encode_header(DATA, call.stream_id, flags, len(data))
+            self.link.send(self.frame(header, data), call.deadline)
+        except TimeoutError:
+            self.finish(call, _too_late(call))
+        except ConnectionLost as error:
+            self.finish(call, Status.of(grpc.StatusCode.UNAVAILABLE, f"{self.name}: {error}"))
+        return True
+
+    def wait(self, call: ClientCall) -> None:
+        """Block until the call is done, at its deadline at the latest."""
+        if not call.done.wait(call.deadline):
+            self.finish(call, _too_late(call))
+            call.done.wait()
+
+    def watch(self, call: ClientCall) -> None:
+        """Have the clock end the call at its deadline, since no thread waits for it."""
+        if call.deadline.at is not None:
+            call.timed = True
+            self.link.wake_by(call.deadline.at)
+
+    def add_callback(self, call: ClientCall, callback: Callable[[], object]) -> bool:
+        """Have ``callback()`` called, on a thread of the link, when the call is done; False if it is."""
+        with self._lock:
+            if call.callbacks is None:
+                return False
+            call.callbacks.append(callback)
+            return True
+
+    def finish(self, call: ClientCall, status: Status, payload: bytes | None = None) -> bool:
+        """End a call; False when it has ended before. Nothing is sent: ttRPC has no message for it."""
+        with self._lock:
+            if self._calls.pop(call.stream_id, None) is None:
+                return False
+            self._streams.forget(call.stream_id)
+        self._conclude(call, status, payload)
+        return True
+
+    def _conclude(self, call: ClientCall, status: Status, payload: bytes | None = None) -> None:
+        """Record the outcome; called by the one that took the call off the table."""
+        call.payload = payload
+        call.status = status
+        with self._lock:
+            callbacks, call.callbacks = call.callbacks, None
+        call.done.set()
+        if call.inbox is not None:
+            call.inbox.end()
+        if callbacks:
+            if self._closed is None:
+                self.link.dispatch(_Callbacks(callbacks))
+            else:
+                spawn(f"{self.name}-callbacks", run_callbacks, callbacks)
+
+    # For the link
+
+    def receive(self, data: memoryview, jobs: list[Job]) -> None:
+        """Take bytes in, and deliver what they answer."""
+        for message in self._decoder.receive(data):
+            with self._lock:
+                event = self._streams.receive(message)
+                call = self._calls.get(event.stream_id)
+                if call is not None and not isinstance(event, (DataReceived, Ignored)):
+                    del self._calls[event.stream_id]
+            if call is None or isinstance(event, Ignored):
+                reason = event.reason if isinstance(event, Ignored) else "late data"
+                self._ignored += 1
+                level = logging.WARNING if self._ignored == 1 else logging.DEBUG
+                logger.log(
+                    level, "%s: ignored on stream %d: %s", self.name, event.stream_id, reason
+                )
+            elif isinstance(event, ResponseReceived):
+                self._receive_response(call, event.data)
+            elif isinstance(event, StreamFailed):
+                self._conclude(call, Status(event.code, event.reason))
+            else:
+                self._receive_data(call, event)
+
+    def _receive_response(self, call: ClientCall, data: bytes | bytearray) -> None:
+        try:
+            response = envelope_pb2.Response.FromString(cast(bytes, data))
+        except Exception as error:
+            text = f"{call.method}: cannot parse the response: {error}"
+            self._conclude(call, Status.of(grpc.StatusCode.INTERNAL, text))
+            return
+        # The status first: the payload of a failed call may be anything.
+        if response.HasField("status") and response.status.code != 0:
+            self._conclude(call, Status.from_message(response.status))
+            return
+        if call.inbox is not None and response.payload:
+            call.inbox.put(response.payload)
+        self._conclude(call, _OK, response.payload)
+
+    def _receive_data(self, call: ClientCall, event: DataReceived) -> None:
+        if call.inbox is None:
+            text = (
+                f"{call.method}: the server answered with a stream where one response was expected"
+            )
+            self.finish(call, Status.of(grpc.StatusCode.INTERNAL, text))
+            return
+        if event.data is not None and not call.inbox.put(event.data):
+            text = f"{call.method}: the responses were not taken for too long"
+            self.finish(call, Status.of(grpc.StatusCode.RESOURCE_EXHAUSTED, text))
+        elif event.end:
+            self.finish(call, _OK)
+
+    def tick(self, now: float) -> float:
+        """End the calls whose time is over and that nobody waits for; returns when the next one is."""
+        next_due = math.inf
+        for call in list(self._calls.values()):
+            if call.timed and call.deadline.at is not None:
+                if call.deadline.at <= now:
+                    self.finish(call, _too_late(call))
+                else:
+                    next_due = min(next_due, call.deadline.at)
+        return next_due
+
+    def shut(self, status: Status) -> None:
+        """End all calls with ``status``, those to come as well. Idempotent: the first status counts."""
+        with self._lock:
+            if self._closed is None:
+                self._closed = status
+            calls = list(self._calls.values())
+            self._calls.clear()
+            self._streams = ClientStreams()
+        for call in calls:
+            self._conclude(call, self._closed)
+
+    def lost(self, cause: NRIError | None) -> None:
+        """The connection is gone."""
+        if self._ignored > 1:
+            logger.warning("%s: %d messages were ignored in all", self.name, self._ignored)
+        text = "the connection was closed" if cause is None else str(cause)
+        self.shut(Status.of(grpc.StatusCode.UNAVAILABLE, f"{self.name}: {text}"))
+
+
+def _too_late(call: ClientCall) -> Status:
+    return Status.of(
+        grpc.StatusCode.DEADLINE_EXCEEDED, f"{call.method}: no answer before the deadline"
+    )

@@ -1,0 +1,101 @@
+"""A plain ttRPC connection: one logical connection on a socket of its own, in one direction."""
+
+from __future__ import annotations
+
+import socket
+from typing import Callable
+
+from nri_sync.deadline import Deadline
+from nri_sync.errors import NRIError
+from nri_sync.net import sockets
+from nri_sync.net.link import Buffer, Link, Receiver
+from nri_sync.threads import spawn
+from nri_sync.ttrpc.channel import Channel
+from nri_sync.ttrpc.client import ClientEnd
+from nri_sync.ttrpc.router import Router
+from nri_sync.ttrpc.service import ServerEnd
+
+__all__ = ["ClientConnection", "ServerConnection", "connect", "frame"]
+
+# Joining a small message costs less than a second buffer.
+_JOIN_MAX = 16 * 1024
+
+
+def frame(header: bytes, payload: Buffer) -> list[Buffer]:
+    """A message as it goes on a socket that carries nothing else."""
+    if len(payload) <= _JOIN_MAX:
+        return [b"".join((header, payload))]
+    return [header, payload]
+
+
+class ServerConnection(Receiver):
+    """A connection that a server has accepted."""
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        router: Router,
+        *,
+        name: str,
+        peer: str,
+        max_threads: int,
+        admit: Callable[[], bool],
+        done: Callable[[], object],
+        lost: Callable[[ServerConnection, NRIError | None], object],
+    ) -> None:
+        self._lost = lost
+        self.end = ServerEnd(router, frame=frame, peer=peer, admit=admit, done=done)
+        self.receive = self.end.receive  # type: ignore[method-assign]
+        self.tick = self.end.tick  # type: ignore[method-assign]
+        self.link = self.end.link = Link(sock, self, name=name, max_threads=max_threads)
+
+    def lost(self, cause: NRIError | None) -> None:
+        self.end.lost(cause)
+        self._lost(self, cause)
+
+
+class ClientConnection(Receiver):
+    """A connection that this side has made."""
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        *,
+        name: str,
+        on_close: Callable[[NRIError | None], object] | None = None,
+    ) -> None:
+        self._on_close = on_close
+        self.end = ClientEnd(frame=frame, name=name)
+        self.receive = self.end.receive  # type: ignore[method-assign]
+        self.tick = self.end.tick  # type: ignore[method-assign]
+        self.link = self.end.link = Link(sock, self, name=name)
+        self.channel = Channel(self.end, self.link.close)
+
+    def lost(self, cause: NRIError | None) -> None:
+        self.end.lost(cause)
+        self.channel.lost(cause)
+        if self._on_close is not None:
+            spawn(f"{self.link.name}-on-close", self._on_close, cause)
+
+
+def connect(
+    target: str,
+    *,
+    timeout: float | None = None,
+    name: str | None = None,
+    on_close: Callable[[NRIError | None], object] | None = None,
+) -> Channel:
+    """Connect to a ttRPC server, and return a ``grpc.Channel``. Blocks until connected.
+
+    ``target`` is ``unix:///path``, ``timeout`` is in seconds. ``on_close(cause)`` is called once, on a thread
+    of its own, when the connection has ended; ``cause`` is ``None`` after ``channel.close()``.
+
+    Raises:
+        ValueError: the target is not a unix socket.
+        OSError: nobody listens there, or it may not be reached; TimeoutError after ``timeout``.
+    """
+    path = sockets.parse_target(target)
+    sock = sockets.connect(path, Deadline(timeout))
+    connection = ClientConnection(sock, name=name or f"ttrpc-{target}", on_close=on_close)
+    spawn(connection.link.name, connection.link.run)
+    return connection.channel

@@ -1,0 +1,204 @@
+"""What a handler can ask and say about the call that it serves."""
+
+from __future__ import annotations
+
+import contextvars
+import logging
+import threading
+from collections.abc import Mapping, Sequence
+from typing import Any, Callable, NamedTuple, NoReturn
+
+import grpc
+
+from nri_sync.deadline import Deadline
+from nri_sync.ttrpc.status import DETAILS_KEY, Status, code_of
+
+__all__ = ["Aborted", "Metadatum", "ServicerContext", "current_context"]
+
+logger = logging.getLogger("nri_sync.ttrpc")
+
+#: The context of the call that the current thread serves.
+current_context: contextvars.ContextVar[ServicerContext] = contextvars.ContextVar(
+    "nri_sync.context"
+)
+
+
+class Metadatum(NamedTuple):
+    key: str
+    value: str
+
+
+class Aborted(Exception):
+    """Raised by ``context.abort()`` to leave the handler."""
+
+
+class ServicerContext(grpc.ServicerContext):
+    """A ``grpc.ServicerContext`` for a call over ttRPC. All methods may be called from any thread.
+
+    ttRPC has no initial metadata, no compression and no credentials, and of trailing metadata only the
+    rich status (``grpc-status-details-bin``): what cannot be sent raises ValueError.
+    """
+
+    def __init__(
+        self,
+        method: str,
+        metadata: tuple[Metadatum, ...],
+        deadline: Deadline,
+        peer: str,
+        cancel: Callable[[], object],
+    ) -> None:
+        #: The full method name, ``/package.Service/Method``.
+        self.method = method
+        self._metadata = metadata
+        self._deadline = deadline
+        self._peer = peer
+        self._cancel = cancel
+        # Guards the fields below.
+        self._lock = threading.Lock()
+        self._code: grpc.StatusCode | int | None = None
+        self._details: str | None = None
+        self._rich: bytes | None = None
+        self._aborted = False
+        self._ended = False
+        self._callbacks: list[Callable[[], object]] = []
+
+    # What the caller said
+
+    def invocation_metadata(self) -> tuple[Metadatum, ...]:
+        """The metadata of the request, in order; keys as they came."""
+        return self._metadata
+
+    def time_remaining(self) -> float | None:  # type: ignore[override]
+        """Seconds until the caller gives up, at least 0.0; ``None`` when it set no deadline.
+
+        The server itself does not end a call whose time is over: the handler goes on.
+        """
+        return self._deadline.remaining()
+
+    def peer(self) -> str:
+        return self._peer
+
+    def peer_identities(self) -> None:
+        return None
+
+    def peer_identity_key(self) -> None:
+        return None
+
+    def auth_context(self) -> Mapping[str, bytes]:
+        return {}
+
+    # How the call ends
+
+    def is_active(self) -> bool:
+        """Whether an answer is still wanted: False once the call was answered, cancelled or cut off."""
+        return not self._ended
+
+    def cancel(self) -> bool:
+        """End the call with CANCELLED; the handler goes on, and its result is dropped."""
+        return bool(self._cancel())
+
+    def add_callback(self, callback: Callable[[], object]) -> bool:
+        """Have ``callback()`` called when the call is over. False, and not called, when it is already."""
+        with self._lock:
+            if self._ended:
+                return False
+            self._callbacks.append(callback)
+            return True
+
+    def abort(self, code: grpc.StatusCode, details: str) -> NoReturn:
+        """Leave the handler and answer with an error.
+
+        Raises:
+            Aborted: always, when ``code`` is an error; let it pass.
+            ValueError: ``code`` is OK.
+        """
+        if code is grpc.StatusCode.OK:
+            raise ValueError("abort() needs an error code, not StatusCode.OK")
+        with self._lock:
+            self._code = code
+            self._details = details
+            self._aborted = True
+        raise Aborted(details)
+
+    def abort_with_status(self, status: Any) -> NoReturn:
+        """Like :meth:`abort`, with a ``grpc.Status``, as ``grpc_status.rpc_status`` makes them."""
+        self.set_trailing_metadata(status.trailing_metadata or ())
+        self.abort(status.code, status.details)
+
+    def set_code(self, code: grpc.StatusCode) -> None:
+        with self._lock:
+            self._code = code
+
+    def set_details(self, details: str) -> None:
+        with self._lock:
+            self._details = details
+
+    def code(self) -> grpc.StatusCode | None:
+        return code_of(self._code) if isinstance(self._code, int) else self._code
+
+    def details(self) -> str | None:
+        return self._details
+
+    def set_trailing_metadata(self, trailing_metadata: Any) -> None:
+        """Takes ``grpc-status-details-bin`` only.
+
+        Raises:
+            ValueError: any other key, which ttRPC could not transport.
+        """
+        for key, value in trailing_metadata:
+            if key != DETAILS_KEY:
+                raise ValueError(f"ttRPC cannot send trailing metadata (key {key!r})")
+            with self._lock:
+                self._rich = bytes(value)
+
+    def trailing_metadata(self) -> tuple[tuple[str, bytes], ...]:
+        return () if self._rich is None else ((DETAILS_KEY, self._rich),)
+
+    def send_initial_metadata(self, initial_metadata: Any) -> None:
+        """Raises ValueError unless there is none to send: ttRPC has no initial metadata."""
+        if initial_metadata:
+            raise ValueError("ttRPC cannot send initial metadata")
+
+    def set_compression(self, compression: grpc.Compression) -> None:
+        """Raises ValueError unless it is NoCompression: ttRPC does not compress."""
+        if compression is not grpc.Compression.NoCompression:
+            raise ValueError("ttRPC cannot compress messages")
+
+    def disable_next_message_compression(self) -> None:
+        """Nothing to do: ttRPC never compresses."""
+
+    # For the server
+
+    @property
+    def aborted(self) -> bool:
+        """Whether the handler left by ``abort()``."""
+        return self._aborted
+
+    def status(self, error: Status | None) -> Status | None:
+        """The error to answer with: what the handler set, or what it raised; ``None`` for success."""
+        with self._lock:
+            code, details = self._code, self._details
+            if code is None or (code is grpc.StatusCode.OK and error is not None):
+                return error
+            if code is grpc.StatusCode.OK:
+                return None
+            if details is None:
+                details = "" if error is None else error.details
+            return Status.of(
+                code if isinstance(code, grpc.StatusCode) else code_of(code), details, self._rich
+            )
+
+    def end(self) -> list[Callable[[], object]]:
+        """The call is over; returns the callbacks to call, the first time."""
+        with self._lock:
+            self._ended = True
+            callbacks, self._callbacks = self._callbacks, []
+            return callbacks
+
+    @staticmethod
+    def run_callbacks(callbacks: Sequence[Callable[[], object]]) -> None:
+        for callback in callbacks:
+            try:
+                callback()
+            except Exception:
+                logger.exception("a callback of a finished call failed")

@@ -1,0 +1,99 @@
+"""What has arrived on a stream and was not taken yet."""
+
+from __future__ import annotations
+
+import queue
+from typing import Union
+
+from nri_sync.deadline import Deadline
+from nri_sync.threads import Latch, on_main_thread
+
+__all__ = ["END", "Inbox"]
+
+Data = Union[bytes, bytearray]
+
+#: What :meth:`Inbox.get` returns when there is nothing more to come.
+END = None
+
+# ttRPC has no flow control of its own. When the consumer of a stream is this far behind, nothing more is
+# read from the connection until it has caught up: that slows the sender down, and every other call too.
+_LIMIT = 16 * 1024 * 1024
+# A consumer that takes nothing for so long gives up its stream, for the sake of the others.
+_STALL = 10.0
+
+
+class Inbox:
+    """The messages of one stream, from the thread that reads to the one that consumes them."""
+
+    def __init__(self, limit: int = _LIMIT, stall: float = _STALL) -> None:
+        self._limit = limit
+        self._stall = stall
+        # C-level and re-entrant: a signal in the consumer cannot leave it locked for the reader.
+        self._queue: queue.SimpleQueue[Data | None] = queue.SimpleQueue()
+        # Each is written by one side only.
+        self._put_bytes = 0
+        self._taken_bytes = 0
+        self._room: Latch | None = None
+        self._discarding = False
+
+    def put(self, data: Data) -> bool:
+        """Add a message; reading thread only. Blocks while the consumer is too far behind.
+
+        Returns False when it stays behind: the stream should be given up.
+        """
+        if self._discarding:
+            return True
+        while self._put_bytes - self._taken_bytes > self._limit:
+            taken = self._taken_bytes
+            self._room = room = Latch()
+            # Attach, then look.
+            if self._taken_bytes != taken or self._discarding:
+                continue
+            room.wait(Deadline(self._stall))
+            if self._taken_bytes == taken and not self._discarding:
+                return False
+        self._put_bytes += len(data) + 1
+        self._queue.put(data)
+        return True
+
+    def end(self) -> None:
+        """Nothing more will come; what is there can still be taken."""
+        self._queue.put(END)
+
+    def discard(self) -> None:
+        """The consumer wants no more."""
+        self._discarding = True
+        self._queue.put(END)
+        self._make_room()
+
+    def get(self, deadline: Deadline | None = None) -> Data | None:
+        """The next message, or :data:`END`. Blocks until there is one.
+
+        Raises:
+            TimeoutError: the deadline passed.
+        """
+        if self._discarding:
+            return END
+        while True:
+            remaining = None if deadline is None else deadline.remaining()
+            timeout = remaining
+            if on_main_thread():
+                # See nri_sync.threads: a signal may just have missed the wait.
+                timeout = 1.0 if remaining is None else min(remaining, 1.0)
+            try:
+                data = self._queue.get(timeout=timeout)
+                break
+            except queue.Empty:
+                if timeout == remaining:
+                    raise TimeoutError("no message arrived in time") from None
+        if data is END:
+            self._queue.put(END)
+        else:
+            self._taken_bytes += len(data) + 1
+            self._make_room()
+        return data
+
+    def _make_room(self) -> None:
+        room, self._room = self._room, None
+        if room is not None:
+            room.set()

@@ -1,0 +1,192 @@
+"""A ``grpc.Server`` that speaks ttRPC on unix sockets."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import grpc
+
+from nri_sync.deadline import Deadline
+from nri_sync.errors import NRIError
+from nri_sync.net import sockets
+from nri_sync.net.link import Link
+from nri_sync.threads import spawn
+from nri_sync.ttrpc.connection import ServerConnection
+from nri_sync.ttrpc.router import Router
+
+__all__ = ["Server"]
+
+logger = logging.getLogger("nri_sync.ttrpc")
+
+# When the process is out of descriptors, accepting again at once would only spin.
+_ACCEPT_PAUSE = 0.1
+
+
+class Server(grpc.Server):
+    """Serves ttRPC on any number of unix sockets. Thread-safe.
+
+    Every connection has its own few threads, which serve its calls; a call that blocks occupies one.
+    """
+
+    def __init__(
+        self,
+        *,
+        handlers: Sequence[grpc.GenericRpcHandler] = (),
+        interceptors: Sequence[Any] = (),
+        maximum_concurrent_rpcs: int | None = None,
+        max_threads_per_connection: int = 64,
+    ) -> None:
+        """``interceptors`` are ``grpc.ServerInterceptor``; the first is the outermost.
+
+        Calls beyond ``maximum_concurrent_rpcs``, over all connections, fail with RESOURCE_EXHAUSTED. Calls
+        beyond the threads of a connection wait for one, up to a bound, and fail the same way after it.
+        """
+        self._router = Router(interceptors)
+        self._router.add_generic_rpc_handlers(handlers)
+        self._maximum = maximum_concurrent_rpcs
+        self._max_threads = max_threads_per_connection
+        # Guards all below. Not held while blocking.
+        self._lock = threading.Lock()
+        self._idle = threading.Condition(self._lock)
+        self._listeners: dict[str, socket.socket] = {}
+        self._connections: set[ServerConnection] = set()
+        self._running = 0
+        self._started = False
+        self._stopping = False
+        self._stopped = threading.Event()
+
+    def add_generic_rpc_handlers(self, generic_rpc_handlers: Iterable[Any]) -> None:
+        self._router.add_generic_rpc_handlers(generic_rpc_handlers)
+
+    def add_registered_method_handlers(self, service_name: str, method_handlers: Any) -> None:
+        self._router.add_registered_method_handlers(service_name, method_handlers)
+
+    def add_insecure_port(self, address: str) -> int:
+        """Listen on ``unix:///path``; connections wait until the server is started. Returns 1.
+
+        Raises:
+            ValueError: the address is not a unix socket.
+            RuntimeError: it cannot be listened on; the OSError is its cause.
+        """
+        path = sockets.parse_target(address)
+        try:
+            listener = sockets.listen(path)
+        except OSError as error:
+            raise RuntimeError(f"cannot listen on {address}: {error}") from error
+        with self._lock:
+            self._listeners[path] = listener
+            started = self._started
+        if started:
+            self._accept_on(path, listener)
+        return 1
+
+    def add_secure_port(self, address: str, server_credentials: Any) -> int:
+        """Raises ValueError: ttRPC has no transport security."""
+        raise ValueError("ttRPC has no transport security; use add_insecure_port")
+
+    def start(self) -> None:
+        """Begin to accept connections. Returns at once.
+
+        Raises:
+            ValueError: it was started before.
+        """
+        with self._lock:
+            if self._started:
+                raise ValueError("a server can be started once only")
+            self._started = True
+            listeners = list(self._listeners.items())
+        for path, listener in listeners:
+            self._accept_on(path, listener)
+
+    def _accept_on(self, path: str, listener: socket.socket) -> None:
+        spawn(f"ttrpc-accept-{os.path.basename(path)}", self._accept, path, listener)
+
+    def _accept(self, path: str, listener: socket.socket) -> None:
+        while True:
+            try:
+                sock, _ = listener.accept()
+            except OSError as error:
+                if self._stopping:
+                    return
+                logger.error("cannot accept on %s: %s", path, error)
+                time.sleep(_ACCEPT_PAUSE)
+                continue
+            connection = ServerConnection(
+                sock,
+                self._router,
+                name=f"ttrpc-{os.path.basename(path)}",
+                peer=f"unix:{path}",
+                max_threads=self._max_threads,
+                admit=self._admit,
+                done=self._done,
+                lost=self._lost,
+            )
+            with self._lock:
+                stopping = self._stopping
+                if not stopping:
+                    self._connections.add(connection)
+            if stopping:
+                sock.close()
+                return
+            spawn(connection.link.name, connection.link.run)
+
+    def _admit(self) -> bool:
+        with self._lock:
+            if self._stopping or (self._maximum is not None and self._running >= self._maximum):
+                self._running += 1  # taken back when the refusal is done
+                return False
+            self._running += 1
+            return True
+
+    def _done(self) -> None:
+        with self._lock:
+            self._running -= 1
+            if not self._running:
+                self._idle.notify_all()
+
+    def _lost(self, connection: ServerConnection, cause: NRIError | None) -> None:
+        with self._lock:
+            self._connections.discard(connection)
+            self._idle.notify_all()
+
+    def stop(self, grace: float | None) -> threading.Event:
+        """Stop accepting and end all connections; those with calls in flight after ``grace`` seconds.
+
+        New calls on existing connections are refused meanwhile. Does not wait for handlers longer than
+        that, and returns at once: the event returned is set when all connections are closed. Idempotent.
+        """
+        with self._lock:
+            again, self._stopping = self._stopping, True
+            listeners = list(self._listeners.items())
+        if not again:
+            for path, listener in listeners:
+                with contextlib.suppress(OSError):
+                    listener.shutdown(socket.SHUT_RDWR)
+                listener.close()
+                if not path.startswith("\0"):
+                    with contextlib.suppress(OSError):
+                        os.unlink(path)
+        spawn("ttrpc-server-stop", self._end_connections, grace)
+        return self._stopped
+
+    def _end_connections(self, grace: float | None) -> None:
+        deadline = Deadline(grace or 0.0)
+        with self._lock:
+            self._idle.wait_for(lambda: not self._running, deadline.remaining())
+            links: list[Link] = [connection.link for connection in self._connections]
+        for link in links:
+            link.close()
+        with self._lock:
+            self._idle.wait_for(lambda: not self._connections)
+        self._stopped.set()
+
+    def wait_for_termination(self, timeout: float | None = None) -> bool:
+        """Block until the server has stopped. Returns True if ``timeout`` (seconds) passed before that."""
+        return not self._stopped.wait(timeout)

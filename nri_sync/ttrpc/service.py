@@ -1,0 +1,471 @@
+"""The server's end of one ttRPC connection: calls in, answers out."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import math
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any, Callable, Union, cast
+
+import grpc
+
+from nri_sync.deadline import Deadline
+from nri_sync.errors import ConnectionLost, NRIError
+from nri_sync.net.link import Buffer, Job, Link
+from nri_sync.threads import spawn
+from nri_sync.ttrpc import envelope_pb2
+from nri_sync.ttrpc.context import Metadatum, ServicerContext, current_context
+from nri_sync.ttrpc.inbox import END, Inbox
+from nri_sync.ttrpc.router import Router
+from nri_sync.ttrpc.status import Status, from_exception
+from nri_sync.wire.streams import (
+    DataReceived,
+    Ignored,
+    Rejected,
+    RequestReceived,
+    ServerStreams,
+    State,
+)
+from nri_sync.wire.ttrpc import (
+    DATA,
+    MESSAGE_MAX,
+    NO_DATA,
+    REMOTE_CLOSED,
+    RESPONSE,
+    MessageDecoder,
+    encode_header,
+)
+
+__all__ = ["Framing", "LatePolicy", "ServerCall", "ServerEnd", "encode_error", "encode_success"]
+
+logger = logging.getLogger("nri_sync.ttrpc")
+
+#: Puts a message (its header and payload) into the shape in which it travels on the link.
+Framing = Callable[[bytes, Union[bytes, bytearray, memoryview]], list[Buffer]]
+
+_NO_METADATA: tuple[Metadatum, ...] = ()
+_PAYLOAD_TAG = b"\x12"  # field 2 of the Response envelope, length-delimited
+
+
+class _RequestEnded(Exception):
+    """The stream that a handler reads from was cut off."""
+
+
+def _varint(value: int) -> bytes:
+    encoded = bytearray()
+    while value > 0x7F:
+        encoded.append(value & 0x7F | 0x80)
+        value >>= 7
+    encoded.append(value)
+    return bytes(encoded)
+
+
+def encode_success(stream_id: int, payload: bytes, frame: Framing) -> list[Buffer]:
+    """A response with a payload and no status. The envelope is written around the payload, not copied.
+
+    A payload too large for a message is answered for with RESOURCE_EXHAUSTED.
+    """
+    envelope = _PAYLOAD_TAG + _varint(len(payload)) if payload else b""
+    length = len(envelope) + len(payload)
+    if length > MESSAGE_MAX:
+        return encode_error(
+            stream_id,
+            Status.of(
+                grpc.StatusCode.RESOURCE_EXHAUSTED,
+                f"response of {length} bytes exceeds the {MESSAGE_MAX} that ttRPC allows",
+            ),
+            frame,
+        )
+    return frame(encode_header(RESPONSE, stream_id, 0, length) + envelope, payload)
+
+
+def encode_error(stream_id: int, status: Status, frame: Framing) -> list[Buffer]:
+    """A response with an error status."""
+    data = envelope_pb2.Response(status=status.to_message()).SerializeToString()
+    if len(data) > MESSAGE_MAX:
+        return encode_error(stream_id, Status(status.number, status.details[:1000] + "..."), frame)
+    return frame(encode_header(RESPONSE, stream_id, 0, len(data)), data)
+
+
+class LatePolicy:
+    """When, and how, a call is answered for whose handler takes too long."""
+
+    def limit(self) -> float | None:
+        """Seconds after which a call that arrives now is answered for; ``None``: never."""
+        return None
+
+    def answer(self, call: ServerCall) -> bytes | Status:
+        """What to answer in place of the handler: a serialized message or an error."""
+        raise NotImplementedError
+
+    def finished(self, call: ServerCall, error: Status | None) -> None:
+        """The handler is done, after its call was answered for. ``error`` is what it failed with."""
+
+
+class _Reply(Job):
+    """Something to send that is already known."""
+
+    def __init__(self, buffers: Sequence[Buffer]) -> None:
+        self._buffers = buffers
+
+    def run(self) -> Sequence[Buffer]:
+        return self._buffers
+
+    refuse = run
+
+
+class ServerCall(Job):
+    """One call, from the arrival of its request to its answer."""
+
+    def __init__(
+        self, end: ServerEnd, stream_id: int, data: bytes | bytearray, state: State
+    ) -> None:
+        self.stream_id = stream_id
+        self.size = len(data)
+        #: The full method name, once known.
+        self.method = ""
+        #: Whether it was answered for, before its handler was done.
+        self.late = False
+        self._end = end
+        self._data: bytes | bytearray = data
+        self._state = state
+        self.inbox = Inbox() if state is State.OPEN else None
+        self.context: ServicerContext | None = None
+
+    def refuse(self) -> Sequence[Buffer]:
+        status = Status.of(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many requests at once")
+        return self._answer(status)
+
+    def run(self) -> Sequence[Buffer]:
+        """Serve the call, in this thread; returns what is left to send."""
+        end = self._end
+        try:
+            request = envelope_pb2.Request.FromString(cast(bytes, self._data))
+        except Exception as error:
+            return self._answer(
+                Status.of(grpc.StatusCode.INVALID_ARGUMENT, f"unmarshal request: {error}")
+            )
+        self._data = b""
+        self.method = method = f"/{request.service}/{request.method}"
+        metadata = (
+            tuple(Metadatum(pair.key, pair.value) for pair in request.metadata)
+            if request.metadata
+            else _NO_METADATA
+        )
+        timeout = request.timeout_nano
+        deadline = Deadline(timeout / 1e9) if timeout else _NO_DEADLINE
+        context = ServicerContext(method, metadata, deadline, end.peer, self._cancel)
+        self.context = context
+        if end.is_lost:
+            context.end()  # lost() may have come before this context was there
+        token = current_context.set(context)
+        try:
+            handler = end.router.find(method, metadata)
+            if handler is None:
+                outcome: bytes | Status | None = self._unknown(request.service, request.method)
+            elif handler.request_streaming or handler.response_streaming:
+                outcome = self._stream(handler, request.payload, context)
+            else:
+                outcome = self._unary(handler, request.payload, context)
+        except BaseException as error:
+            outcome = self._failure(error, context)
+        finally:
+            current_context.reset(token)
+        buffers = self._answer(outcome)
+        callbacks = context.end()
+        if callbacks:
+            context.run_callbacks(callbacks)
+        return buffers
+
+    def _unary(self, handler: Any, payload: bytes, context: ServicerContext) -> bytes | Status:
+        deserialize = handler.request_deserializer
+        try:
+            message = payload if deserialize is None else deserialize(payload)
+        except Exception as error:
+            return Status.of(grpc.StatusCode.INTERNAL, f"cannot deserialize the request: {error}")
+        return self._serialize(handler, handler.unary_unary(message, context), context)
+
+    def _serialize(self, handler: Any, response: Any, context: ServicerContext) -> bytes | Status:
+        status = context.status(None)
+        if status is not None:
+            return status
+        if response is None:
+            return Status.of(
+                grpc.StatusCode.UNKNOWN, f"the handler of {self.method} returned nothing"
+            )
+        serialize = handler.response_serializer
+        try:
+            payload = response if serialize is None else serialize(response)
+        except Exception as error:
+            logger.exception("cannot serialize the response of %s", self.method)
+            return Status.of(grpc.StatusCode.INTERNAL, f"cannot serialize the response: {error}")
+        return bytes(payload)
+
+    def _stream(
+        self, handler: Any, payload: bytes, context: ServicerContext
+    ) -> bytes | Status | None:
+        """Serve a streaming call; ``None`` when its last data message has been sent instead of a response."""
+        if self._state is State.UNARY and handler.response_streaming:
+            return Status.of(
+                grpc.StatusCode.INVALID_ARGUMENT,
+                f"{self.method} is a stream, but was called as unary",
+            )
+        argument: Any
+        if handler.request_streaming:
+            argument = self._requests(handler.request_deserializer, payload)
+        else:
+            deserialize = handler.request_deserializer
+            try:
+                argument = payload if deserialize is None else deserialize(payload)
+            except Exception as error:
+                return Status.of(
+                    grpc.StatusCode.INTERNAL, f"cannot deserialize the request: {error}"
+                )
+        if not handler.response_streaming:
+            return self._serialize(handler, handler.stream_unary(argument, context), context)
+        behaviour = handler.stream_stream if handler.request_streaming else handler.unary_stream
+        for response in behaviour(argument, context):
+            data = self._serialize(handler, response, context)
+            if isinstance(data, Status):
+                return data
+            if len(data) > MESSAGE_MAX:
+                return Status.of(
+                    grpc.StatusCode.RESOURCE_EXHAUSTED,
+                    f"message of {len(data)} bytes exceeds the {MESSAGE_MAX} that ttRPC allows",
+                )
+            if not self._end.send_data(self, data):
+                return None
+        status = context.status(None)
+        if status is None:
+            self._end.send_data(self, b"", last=True)
+        return status
+
+    def _requests(self, deserialize: Any, first: bytes) -> Iterator[Any]:
+        """The request messages of a stream, as they arrive."""
+        inbox = self.inbox
+        head = [first] if first or inbox is None else []
+        tail = iter(inbox.get, END) if inbox is not None else iter(())
+        for data in itertools.chain(head, tail):
+            yield data if deserialize is None else deserialize(bytes(data))
+        if self.context is not None and not self.context.is_active():
+            raise _RequestEnded(f"{self.method}: the call ended before the stream of requests did")
+
+    def _unknown(self, service: str, method: str) -> Status:
+        what = f"method {method}" if self._end.router.has_service(service) else f"service {service}"
+        return Status.of(grpc.StatusCode.UNIMPLEMENTED, what)
+
+    def _failure(self, error: BaseException, context: ServicerContext) -> Status:
+        status = context.status(from_exception(error))
+        assert status is not None
+        if not context.is_active():
+            logger.debug("%s ended after its call did: %r", self.method, error)
+        elif not context.aborted:
+            logger.error("%s failed", self.method, exc_info=error)
+        return status
+
+    def _cancel(self) -> bool:
+        """End the call from inside; returns whether it was still going on."""
+        buffers = self._answer(Status.of(grpc.StatusCode.CANCELLED, "cancelled by the server"))
+        if not buffers:
+            return False
+        self.stop()
+        self._end.link.dispatch(_Reply(buffers))
+        return True
+
+    def answer_late(self, policy: LatePolicy) -> Sequence[Buffer]:
+        """Answer for the handler, which goes on; empty when it was faster."""
+        self.late = True
+        return self._answer(policy.answer(self), late=True)
+
+    def _answer(self, outcome: bytes | Status | None, *, late: bool = False) -> Sequence[Buffer]:
+        """Finish the stream; the buffers to send, none if it is finished already."""
+        end = self._end
+        if not end.finish(self):
+            if not late:
+                if self.late and end.late_policy is not None:
+                    error = outcome if isinstance(outcome, Status) else None
+                    end.late_policy.finished(self, error)
+                elif outcome is not None:
+                    logger.debug("%s: the answer is not wanted any more", self.method)
+            return ()
+        if isinstance(outcome, Status):
+            return encode_error(self.stream_id, outcome, end.frame)
+        return encode_success(self.stream_id, outcome or b"", end.frame)
+
+    def stop(self) -> list[Callable[[], object]]:
+        """Nobody waits for the answer any more. Returns the callbacks of the context, to be called."""
+        if self.inbox is not None:
+            self.inbox.discard()
+        return [] if self.context is None else self.context.end()
+
+
+_NO_DEADLINE = Deadline(None)
+
+
+class ServerEnd:
+    """Serves the calls that come in on one logical connection.
+
+    The link that reads calls :meth:`receive`, :meth:`tick` and :meth:`lost`; calls are run by its threads.
+    """
+
+    def __init__(
+        self,
+        router: Router,
+        *,
+        frame: Framing,
+        peer: str,
+        late_policy: LatePolicy | None = None,
+        admit: Callable[[], bool] = lambda: True,
+        done: Callable[[], object] = lambda: None,
+    ) -> None:
+        """``admit`` is asked for each new call, ``done`` told when an admitted one is finished."""
+        self.router = router
+        self.frame = frame
+        self.peer = peer
+        self.late_policy = late_policy
+        self.link: Link
+        self.is_lost = False
+        self._admit = admit
+        self._done = done
+        self._decoder = MessageDecoder()
+        # Guards the two tables. Innermost.
+        self._lock = threading.Lock()
+        self._streams = ServerStreams()
+        self._calls: dict[int, ServerCall] = {}
+        self._ignored = 0
+
+    @property
+    def active(self) -> int:
+        """How many calls are being served or wait to be."""
+        return len(self._calls)
+
+    # For the link
+
+    def receive(self, data: memoryview, jobs: list[Job]) -> None:
+        """Take bytes in; the calls that begin with them are appended to ``jobs``."""
+        rejections: list[Buffer] = []
+        for message in self._decoder.receive(data):
+            with self._lock:
+                event = self._streams.receive(message)
+                if isinstance(event, RequestReceived):
+                    call = ServerCall(self, event.stream_id, event.data, event.state)
+                    self._calls[event.stream_id] = call
+                elif not isinstance(event, Ignored):
+                    found = self._calls.get(event.stream_id)
+            if isinstance(event, RequestReceived):
+                if self._admit():
+                    if self.late_policy is not None:
+                        limit = self.late_policy.limit()
+                        call.due = math.inf if limit is None else time.monotonic() + limit
+                    jobs.append(call)
+                else:
+                    rejections += call.refuse()
+            elif isinstance(event, DataReceived):
+                if found is not None:
+                    rejections += self._receive_data(found, event)
+            elif isinstance(event, Rejected):
+                rejections += self._reject(event)
+            else:
+                self._ignore(event)
+        if rejections:
+            # Joined, since a flood of bad messages may come in one read.
+            jobs.append(_Reply([b"".join(rejections)]))
+
+    def _receive_data(self, call: ServerCall, event: DataReceived) -> Sequence[Buffer]:
+        inbox = call.inbox
+        if inbox is None:
+            return ()
+        if event.data is not None and not inbox.put(event.data):
+            with self._lock:
+                self._streams.send_response(event.stream_id)
+            return self._reject(
+                Rejected(
+                    event.stream_id,
+                    grpc.StatusCode.RESOURCE_EXHAUSTED.value[0],
+                    "the handler does not take the data of the stream",
+                    finished=True,
+                )
+            )
+        if event.end:
+            inbox.end()
+        return ()
+
+    def _reject(self, event: Rejected) -> Sequence[Buffer]:
+        logger.debug("%s: %s", self.peer, event.reason)
+        if event.finished:
+            with self._lock:
+                call = self._calls.pop(event.stream_id, None)
+            if call is not None:
+                self._done()
+                self._run_callbacks(call.stop())
+        return encode_error(event.stream_id, Status(event.code, event.reason), self.frame)
+
+    def _ignore(self, event: Ignored) -> None:
+        self._ignored += 1
+        level = logging.WARNING if self._ignored == 1 else logging.DEBUG
+        logger.log(level, "%s: ignored on stream %d: %s", self.peer, event.stream_id, event.reason)
+
+    def tick(self, now: float) -> float:
+        """Answer for the handlers that take too long; returns when the next one will."""
+        if self.late_policy is None:
+            return math.inf
+        next_due = math.inf
+        for call in list(self._calls.values()):
+            if call.due > now:
+                next_due = min(next_due, call.due)
+            else:
+                buffers = call.answer_late(self.late_policy)
+                if buffers and not self.link.try_send(buffers):
+                    self.link.dispatch(_Reply(buffers))
+        return next_due
+
+    def lost(self, cause: NRIError | None) -> None:
+        """The connection is gone: nobody waits for any answer."""
+        with self._lock:
+            self.is_lost = True
+            calls = list(self._calls.values())
+            self._calls.clear()
+            self._streams = ServerStreams()
+        if self._ignored > 1:
+            logger.warning("%s: %d messages were ignored in all", self.peer, self._ignored)
+        callbacks: list[Callable[[], object]] = []
+        for call in calls:
+            self._done()
+            callbacks += call.stop()
+        self._run_callbacks(callbacks)
+
+    def _run_callbacks(self, callbacks: list[Callable[[], object]]) -> None:
+        if callbacks:  # the application's code: not on a thread of the link
+            spawn(f"{self.link.name}-callbacks", ServicerContext.run_callbacks, callbacks)
+
+    # For the calls
+
+    def finish(self, call: ServerCall) -> bool:
+        """Take a call off the table; False when somebody else has."""
+        with self._lock:
+            if self._calls.pop(call.stream_id, None) is None:
+                return False
+            self._streams.send_response(call.stream_id)
+        self._done()
+        return True
+
+    def send_data(self, call: ServerCall, data: bytes, *, last: bool = False) -> bool:
+        """Send a message of a stream, or the end of it; False when nobody wants it. Blocks."""
+        with self._lock:
+            if self._calls.get(call.stream_id) is not call:
+                return False
+            if not self._streams.send_data(call.stream_id, end=last):
+                return False
+            if last:
+                del self._calls[call.stream_id]
+        if last:
+            self._done()
+        flags = REMOTE_CLOSED | NO_DATA if last else 0
+        try:
+            self.link.send(self.frame(encode_header(DATA, call.stream_id, flags, len(data)), data))
+        except ConnectionLost:
+            return False
+        return True
