@@ -41,7 +41,7 @@ from typing import Any, Union
 
 from nri_sync.deadline import Deadline
 from nri_sync.errors import ConnectionLost, NRIError, RemoteProtocolError
-from nri_sync.threads import spawn
+from nri_sync.threads import Latch, on_main_thread, spawn
 
 __all__ = ["Buffer", "Job", "Link", "Receiver"]
 
@@ -122,15 +122,22 @@ class Link:
         receiver: Receiver,
         *,
         name: str,
+        callers_read: bool = False,
         max_threads: int = 64,
         max_backlog: int = 1024,
         max_backlog_bytes: int = 64 * 1024 * 1024,
     ) -> None:
-        """``max_threads`` bounds the threads (at least 2), the others the jobs waiting for one."""
+        """``max_threads`` bounds the threads (at least 2), the others the jobs waiting for one.
+
+        With ``callers_read`` no thread sits reading while nothing happens, but the sentinel watches: so that
+        a thread that waits for an answer can read it itself (see :meth:`begin_reading`). Right for a side
+        that calls more than it serves.
+        """
         self.name = name
         self._sock = sock
         self._fd = sock.fileno()
         self._receiver = receiver
+        self._callers_read = callers_read
         self._max_threads = max(2, max_threads)
         self._max_backlog = max_backlog
         self._max_backlog_bytes = max_backlog_bytes
@@ -157,6 +164,7 @@ class Link:
         self._cause: NRIError | None = None
         self._closing = False
         self._open = True
+        self._caller_buffers: list[memoryview] = []
         # Held while the buffers of one send are written. Taken before _lock.
         self._write_lock = threading.Lock()
 
@@ -371,28 +379,10 @@ class Link:
     def _read(self) -> Any:
         """The reader's work; called with the token, returns the thread's next task without it."""
         view = memoryview(bytearray(_READ_SIZE))
-        recv_into = self._sock.recv_into
-        receive = self._receiver.receive
         while True:
-            cause: NRIError
-            try:
-                count = recv_into(view)
-                cause = ConnectionLost("the peer closed the connection")
-            except OSError as error:
-                count = 0
-                cause = ConnectionLost(f"reading from the connection failed: {error}")
             jobs: list[Job] = []
-            try:
-                if count:
-                    receive(view[:count], jobs)
-            except NRIError as error:
-                cause = error
-                count = 0
-            except Exception as error:
-                logger.exception("%s: cannot handle what the peer sent", self.name)
-                cause = RemoteProtocolError(f"what the peer sent could not be handled: {error!r}")
-                count = 0
-            if not count:
+            cause = self._receive(view, jobs)
+            if cause is not None:
                 for job in jobs:
                     self.dispatch(job)
                 self._end(cause)
@@ -401,6 +391,71 @@ class Link:
                 if not self._serve(jobs):
                     return self._next()
                 jobs = []
+            if self._callers_read:
+                task = self._next if self._sentinel else _WATCH
+                self._sentinel = True
+                self._release()
+                return task() if callable(task) else task
+
+    def _receive(self, view: memoryview, jobs: list[Job]) -> NRIError | None:
+        """Read once and hand it on; called with the token. Returns why the link is over, if it is."""
+        try:
+            if self._callers_read:
+                # What woke this thread may have been read by a caller meanwhile.
+                count = self._sock.recv_into(view, 0, socket.MSG_DONTWAIT)
+            else:
+                count = self._sock.recv_into(view)
+            if not count:
+                return ConnectionLost("the peer closed the connection")
+            self._receiver.receive(view[:count], jobs)
+        except BlockingIOError:
+            pass
+        except OSError as error:
+            return ConnectionLost(f"reading from the connection failed: {error}")
+        except NRIError as error:
+            return error
+        except Exception as error:
+            logger.exception("%s: cannot handle what the peer sent", self.name)
+            return RemoteProtocolError(f"what the peer sent could not be handled: {error!r}")
+        return None
+
+    def begin_reading(self) -> bool:
+        """Take over reading, to wait for an answer that is yet to be asked for; False if somebody else reads.
+
+        When True, the thread must not block until it has called :meth:`read_until` or :meth:`end_reading`.
+        """
+        return self._callers_read and not on_main_thread() and self._regain()
+
+    def read_until(self, done: Latch, deadline: Deadline) -> None:
+        """Read until ``done`` is set, or the deadline, or the end of the link; then let others read."""
+        buffers = self._caller_buffers
+        view = buffers.pop() if buffers else memoryview(bytearray(_READ_SIZE))
+        poller = select.poll()
+        poller.register(self._fd, select.POLLIN)
+        while not done.is_set():
+            remaining = deadline.remaining()
+            if not poller.poll(None if remaining is None else math.ceil(remaining * 1000)):
+                break
+            jobs: list[Job] = []
+            cause = self._receive(view, jobs)
+            for job in jobs:
+                self.dispatch(job)
+            if cause is not None:
+                self._end(cause)
+                return
+        buffers.append(view)
+        self._release()
+
+    def end_reading(self) -> None:
+        """Let others read again, after :meth:`begin_reading`."""
+        self._release()
+
+    def _release(self) -> None:
+        """Hand the reading to the sentinel; called with the token."""
+        # Armed while the token is still held: so every change of the registration is made under it. The
+        # sentinel may wake at once, and waits for the token.
+        self._epoll.modify(self._fd, _ARMED)
+        self._token.release()
 
     def _serve(self, jobs: list[Job]) -> bool:
         """Run the first of ``jobs`` here and have the others run; called with the token.
@@ -417,10 +472,7 @@ class Link:
             first = jobs[0]
             for job in jobs[1:]:
                 self.dispatch(job)
-        # Armed while the token is still held: so every change of the registration is made under it. The
-        # sentinel may wake at once, and waits for the token.
-        self._epoll.modify(self._fd, _ARMED)
-        self._token.release()
+        self._release()
         if first.due < self._wake_at:
             self.wake_by(first.due)
         buffers = first.run()
@@ -445,8 +497,7 @@ class Link:
                 self._write_lock.release()
                 return True
         # There is a sentinel: the token was free a moment ago.
-        self._epoll.modify(self._fd, _ARMED)
-        self._token.release()
+        self._release()
         if writing:
             with contextlib.suppress(ConnectionLost):
                 self._write_rest(rest, None)

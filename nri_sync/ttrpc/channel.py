@@ -257,6 +257,7 @@ class _Method:
         metadata: Any,
         credentials: Any,
         compression: Any,
+        wait: bool = False,
     ) -> ClientCall:
         if credentials is not None:
             raise ValueError("ttRPC has no call credentials")
@@ -274,6 +275,7 @@ class _Method:
                 deadline=deadline,
                 metadata=metadata,
                 inbox=inbox,
+                wait=wait,
             )
         call = self._end.start(
             self._method, b"", state=State.OPEN, deadline=deadline, metadata=metadata, inbox=inbox
@@ -341,7 +343,7 @@ class _ToUnary(_Method):
         compression: Any = None,
     ) -> tuple[Any, _Call]:
         """Like calling it, but returns the ``grpc.Call`` as well."""
-        call = self._begin(request, timeout, metadata, credentials, compression)
+        call = self._begin(request, timeout, metadata, credentials, compression, wait=True)
         self._end.wait(call)
         wrapped = self._wrap(call)
         assert call.status is not None

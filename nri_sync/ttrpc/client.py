@@ -136,8 +136,12 @@ class ClientEnd:
         deadline: Deadline,
         metadata: Metadata = None,
         inbox: Inbox | None = None,
+        wait: bool = False,
     ) -> ClientCall:
-        """Send a request. Blocks while the peer does not read, until the deadline."""
+        """Send a request. Blocks while the peer does not read, until the deadline.
+
+        With ``wait`` it blocks until the call is done, and may read the answer on this thread.
+        """
         call = ClientCall(method, deadline, inbox)
         service, _, name = method.lstrip("/").rpartition("/")
         request = envelope_pb2.Request(service=service, method=name, payload=payload)
@@ -164,13 +168,19 @@ class ClientEnd:
         ):
             self._conclude(call, _too_late(call))
         else:
+            reading = wait and self.link.begin_reading()
             try:
-                self._send_request(call, state, data)
+                reading = self._send_request(call, state, data, reading)
             finally:
                 self._send_lock.release()
+            if reading:
+                self.link.read_until(call.done, deadline)
+        if wait:
+            self.wait(call)
         return call
 
-    def _send_request(self, call: ClientCall, state: State, data: bytes) -> None:
+    def _send_request(self, call: ClientCall, state: State, data: bytes, reading: bool) -> bool:
+        """Send the request; returns whether this thread still reads."""
         try:
             with self._lock:
                 closed = self._closed
@@ -179,13 +189,21 @@ class ClientEnd:
                     self._calls[call.stream_id] = call
             if closed is not None:
                 self._conclude(call, closed)
-                return
+                return reading
             header = encode_header(REQUEST, call.stream_id, _FLAGS[state], len(data))
-            self.link.send(self.frame(header, data), call.deadline)
+            buffers = self.frame(header, data)
+            if reading:
+                if self.link.try_send(buffers):
+                    return True
+                # The peer does not read, perhaps because it waits for somebody to read here.
+                reading = False
+                self.link.end_reading()
+            self.link.send(buffers, call.deadline)
         except TimeoutError:
             self.finish(call, _too_late(call))
         except (ConnectionLost, LocalProtocolError) as error:
             self.finish(call, Status.of(grpc.StatusCode.UNAVAILABLE, f"{self.name}: {error}"))
+        return reading
 
     def send_data(self, call: ClientCall, data: bytes, *, last: bool = False) -> bool:
         """Send a message of a stream, or with ``last`` the end of it; False when the call is over."""

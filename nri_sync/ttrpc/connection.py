@@ -68,7 +68,7 @@ class ClientConnection(Receiver):
         self.end = ClientEnd(frame=frame, name=name)
         self.receive = self.end.receive  # type: ignore[method-assign]
         self.tick = self.end.tick  # type: ignore[method-assign]
-        self.link = self.end.link = Link(sock, self, name=name)
+        self.link = self.end.link = Link(sock, self, name=name, callers_read=True)
         self.channel = Channel(self.end, self.link.close)
 
     def lost(self, cause: NRIError | None) -> None:
