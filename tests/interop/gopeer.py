@@ -25,7 +25,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 __all__ = ["GoMissing", "Peer", "PeerError", "PeerGone", "build", "go_command"]
 
@@ -41,6 +41,9 @@ BUILD_TIMEOUT = 900.0
 START_TIMEOUT = 30.0
 # What a call waits for an answer, unless it says otherwise.
 CALL_TIMEOUT = 30.0
+
+
+P = TypeVar("P", bound="Peer")
 
 
 class GoMissing(RuntimeError):
@@ -226,7 +229,7 @@ class Peer:
         return future
 
     def wait_event(
-        self, name: str, timeout: float = CALL_TIMEOUT, **matching: Any
+        self, name: str, /, timeout: float = CALL_TIMEOUT, **matching: Any
     ) -> dict[str, Any]:
         """The first event of that name whose data has these items; it is taken, others stay."""
         give_up = time.monotonic() + timeout
@@ -280,7 +283,7 @@ class Peer:
             self._process.stdout.close()
         self._stderr.close()
 
-    def __enter__(self) -> Peer:
+    def __enter__(self: P) -> P:
         return self
 
     def __exit__(self, *_exc_info: object) -> None:
