@@ -14,6 +14,8 @@
      |    +-- StubStopped            start() was ended by a stop()
      |    +-- NotConnected           a call to the runtime without a session
      |    +-- WouldDeadlock          a blocking call that the runtime could never answer
+     +-- OwnershipConflict (ValueError)   two plugins set the same thing in a container
+     +-- ValidationRejected          a validator refused what the plugins have set
      +-- StartError                  start() failed; ``phase`` tells how far it got
           +-- StartTimeout (TimeoutError)
 
@@ -30,12 +32,14 @@ __all__ = [
     "LocalProtocolError",
     "NRIError",
     "NotConnected",
+    "OwnershipConflict",
     "PluginError",
     "ProtocolError",
     "RemoteProtocolError",
     "StartError",
     "StartTimeout",
     "StubStopped",
+    "ValidationRejected",
     "WouldDeadlock",
 ]
 
@@ -110,3 +114,29 @@ class StartError(NRIError):
 
 class StartTimeout(StartError, TimeoutError):
     """``start()`` did not get through its ``phase`` before the deadline."""
+
+
+class OwnershipConflict(NRIError, ValueError):
+    """Two plugins set the same thing in a container.
+
+    ``plugin`` came later, ``other`` holds it, or has cleared it for itself. ``field`` is the number
+    of the api.Field, and ``key`` the entry if the field is a map or list, else None.
+    """
+
+    def __init__(
+        self, message: str, *, plugin: str, other: str, field: int, key: str | None
+    ) -> None:
+        super().__init__(message)
+        self.plugin = plugin
+        self.other = other
+        self.field = field
+        self.key = key
+
+
+class ValidationRejected(NRIError):
+    """A validator refused what the plugins have set; ``validator`` and ``reason`` tell the rest."""
+
+    def __init__(self, validator: str, reason: str) -> None:
+        super().__init__(f"validator {validator!r} rejected container adjustment, reason: {reason}")
+        self.validator = validator
+        self.reason = reason

@@ -8,8 +8,10 @@ ValueError for a value that the wire type cannot hold.
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import NamedTuple, NoReturn, SupportsIndex
+
+from google.protobuf.internal.enum_type_wrapper import EnumTypeWrapper
 
 __all__ = [
     "INT32",
@@ -17,11 +19,12 @@ __all__ = [
     "UINT32",
     "UINT64",
     "Range",
+    "enumerator",
+    "enumerators",
     "flag",
     "integer",
     "show",
     "text",
-    "text_map",
     "texts",
     "unmarked",
     "wrong_type",
@@ -52,9 +55,9 @@ def wrong_type(field: str, wanted: str, value: object) -> NoReturn:
     raise TypeError(f"{field} must be {wanted}, not {type(value).__name__}: {show(value)}")
 
 
-def integer(field: str, value: SupportsIndex, kind: Range) -> int:
+def integer(field: str, value: object, kind: Range) -> int:
     # True is an int to Python; as an amount it is a mistake.
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
+    if isinstance(value, bool) or not isinstance(value, SupportsIndex):
         wrong_type(field, "an int", value)
     number = operator.index(value)
     if not kind.low <= number <= kind.high:
@@ -64,13 +67,13 @@ def integer(field: str, value: SupportsIndex, kind: Range) -> int:
     return number
 
 
-def flag(field: str, value: bool) -> bool:
+def flag(field: str, value: object) -> bool:
     if not isinstance(value, bool):
         wrong_type(field, "a bool", value)
     return value
 
 
-def text(field: str, value: str) -> str:
+def text(field: str, value: object) -> str:
     if not isinstance(value, str):
         wrong_type(field, "a str", value)
     try:
@@ -82,26 +85,37 @@ def text(field: str, value: str) -> str:
     return value
 
 
-def texts(field: str, values: Iterable[str]) -> list[str]:
+def texts(field: str, values: object) -> list[str]:
     # A str is an iterable of str, but nobody means its letters.
     if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
         wrong_type(field, "a sequence of str", values)
     return [text(f"{field}[{number}]", value) for number, value in enumerate(values)]
 
 
-def text_map(field: str, values: Mapping[str, str]) -> dict[str, str]:
-    if not isinstance(values, Mapping):
-        wrong_type(field, "a mapping from str to str", values)
-    return {
-        text(f"key of {field}", key): text(f"{field}[{key!r}]", value)
-        for key, value in values.items()
-    }
-
-
-def unmarked(field: str, key: str, remove: str) -> str:
+def unmarked(field: str, key: object, remove: str) -> str:
     """A key that NRI would not take for the removal of an entry."""
-    if text(field, key).startswith("-"):
+    checked = text(field, key)
+    if checked.startswith("-"):
         raise ValueError(
             f"{field} {show(key)} starts with '-', which stands for a removal; use {remove} for one"
         )
-    return key
+    return checked
+
+
+def enumerator(field: str, kind: EnumTypeWrapper, value: object) -> str:
+    """The name of an enum's value, which is given by name or number."""
+    names = kind.keys()
+    if isinstance(value, str):
+        if value not in names:
+            raise ValueError(f"{field} must be one of {', '.join(names)}, not {show(value)}")
+        return value
+    number = integer(field, value, INT32)
+    if number not in kind.values():
+        raise ValueError(f"{field} must be one of {kind.items()}, not {number}")
+    return kind.Name(number)
+
+
+def enumerators(field: str, kind: EnumTypeWrapper, values: object) -> list[str]:
+    if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
+        wrong_type(field, f"a sequence of {kind.DESCRIPTOR.name}", values)
+    return [enumerator(f"{field}[{number}]", kind, value) for number, value in enumerate(values)]

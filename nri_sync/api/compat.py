@@ -10,9 +10,9 @@ from collections.abc import Iterator, Sequence
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
-from . import nri_pb2
-from .events import EventMask
-from .version import Version
+from nri_sync.api import nri_pb2
+from nri_sync.api.events import EventMask
+from nri_sync.api.version import Version
 
 __all__ = ["knows", "since", "unknown_fields", "valid_events"]
 

@@ -10,8 +10,8 @@ import difflib
 import enum
 from collections.abc import Iterable
 
-from . import _check
-from .nri_pb2 import Event
+from nri_sync.api import _check
+from nri_sync.api.nri_pb2 import Event
 
 __all__ = ["EventMask", "pretty_name"]
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-from . import _check
+from nri_sync.api import _check
 
 __all__ = ["PluginId", "check_index", "check_name", "full_name", "parse_file_name"]
 

@@ -1,0 +1,330 @@
+"""What a plugin wants changed in a container that is being created.
+
+An Adjustment builds a ContainerAdjustment message; a handler returns either. It is a class, where
+functions on the message would do as well, because a plugin makes one change after another to one
+thing, and because messages alone invite mistakes that go unnoticed: in which of three nested
+messages a setting is, which values need presence, how a removal is written, and values that the
+wire cannot carry. The setters check, with errors that name the field; the message is always at
+hand, as ``message``, for whatever else is to be done with it::
+
+    adjustment = Adjustment()
+    adjustment.add_env("GREETING", "hello").remove_env("DEBUG")
+    adjustment.add_mount("/data", source="/srv/data", type="bind", options=["bind", "ro"])
+    adjustment.set_cpu(cpus="2-3", shares=512).set_memory(limit=512 << 20)
+    return adjustment
+
+Setters return the object itself. An Adjustment is not locked: use it on one thread at a time.
+
+Two plugins that set the same thing for one container conflict, and the creation fails. A removal in
+the same adjustment avoids that: it takes the thing over from the other plugin.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Literal, SupportsIndex
+
+from nri_sync.api import _check, optional, removal
+from nri_sync.api.nri_pb2 import (
+    ContainerAdjustment,
+    Hook,
+    Hooks,
+    IOPrioClass,
+    LinuxDevice,
+    LinuxIOPriority,
+    LinuxMemoryPolicy,
+    LinuxNetDevice,
+    LinuxResources,
+    LinuxScheduler,
+    LinuxSchedulerFlag,
+    LinuxSchedulerPolicy,
+    LinuxSeccomp,
+    MpolFlag,
+    MpolMode,
+)
+from nri_sync.api.resources import ResourceSettings, overlay
+
+__all__ = ["Adjustment", "HookStage"]
+
+HookStage = Literal[
+    "prestart", "create_runtime", "create_container", "start_container", "poststart", "poststop"
+]
+
+
+class Adjustment(ResourceSettings):
+    """Builds a ContainerAdjustment, from nothing or on top of one that is given."""
+
+    def __init__(self, message: ContainerAdjustment | None = None) -> None:
+        #: The message that the setters write to.
+        self.message = ContainerAdjustment() if message is None else message
+
+    @property
+    def resources(self) -> LinuxResources:
+        return self.message.linux.resources
+
+    def __repr__(self) -> str:
+        return f"Adjustment({' '.join(str(self.message).split())})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Adjustment) and self.message == other.message
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def add_annotation(self, key: str, value: str) -> Adjustment:
+        _check.unmarked("annotation key", key, "remove_annotation")
+        self.message.annotations[key] = _check.text(f"annotation {key!r}", value)
+        return self
+
+    def remove_annotation(self, key: str) -> Adjustment:
+        self.message.annotations[removal.mark(key)] = ""
+        return self
+
+    def add_mount(
+        self, destination: str, *, source: str = "", type: str = "", options: Iterable[str] = ()
+    ) -> Adjustment:
+        """Mount something at a path in the container. ``options`` are those of mount(8)."""
+        _check.unmarked("mount destination", destination, "remove_mount")
+        self.message.mounts.add(
+            destination=destination,
+            source=_check.text("Mount.source", source),
+            type=_check.text("Mount.type", type),
+            options=_check.texts("Mount.options", options),
+        )
+        return self
+
+    def remove_mount(self, destination: str) -> Adjustment:
+        self.message.mounts.add(destination=removal.mark(destination))
+        return self
+
+    def add_env(self, key: str, value: str) -> Adjustment:
+        _check.unmarked("environment key", key, "remove_env")
+        self.message.env.add(key=key, value=_check.text(f"environment variable {key!r}", value))
+        return self
+
+    def remove_env(self, key: str) -> Adjustment:
+        self.message.env.add(key=removal.mark(key))
+        return self
+
+    def set_args(self, args: Iterable[str]) -> Adjustment:
+        """Replace the command line. It conflicts with another plugin that has done so.
+
+        No arguments at all leave the command line as it is.
+        """
+        checked = _check.texts("args", args)
+        if checked[:1] == [""]:
+            raise ValueError("args starts with an empty text, which NRI reads as replace_args")
+        self.message.args[:] = checked
+        return self
+
+    def replace_args(self, args: Iterable[str]) -> Adjustment:
+        """Replace the command line, also if another plugin has done so."""
+        # Runtimes read an empty first argument as "take it over".
+        self.message.args[:] = ["", *_check.texts("args", args)]
+        return self
+
+    def add_hook(
+        self,
+        stage: HookStage,
+        path: str,
+        *,
+        args: Iterable[str] = (),
+        env: Iterable[str] = (),
+        timeout: SupportsIndex | None = None,
+    ) -> Adjustment:
+        """Run a program of the host at a stage of the container's life.
+
+        ``args[0]`` is the program's own name, ``env`` has ``KEY=value`` entries, and ``timeout`` is
+        in seconds.
+        """
+        hook = Hook(
+            path=_check.text("Hook.path", path),
+            args=_check.texts("Hook.args", args),
+            env=_check.texts("Hook.env", env),
+        )
+        optional.put(hook, "timeout", timeout)
+        if stage not in Hooks.DESCRIPTOR.fields_by_name:
+            stages = ", ".join(Hooks.DESCRIPTOR.fields_by_name)
+            raise ValueError(f"hook stage must be one of {stages}, not {_check.show(stage)}")
+        getattr(self.message.hooks, stage).append(hook)
+        return self
+
+    def add_hooks(self, hooks: Hooks) -> Adjustment:
+        """Add the hooks of all stages; ``hooks`` is copied."""
+        self.message.hooks.SetInParent()
+        self.message.hooks.MergeFrom(hooks)
+        return self
+
+    def add_rlimit(self, type: str, *, hard: SupportsIndex, soft: SupportsIndex) -> Adjustment:
+        """Set a POSIX limit such as ``"RLIMIT_NOFILE"``."""
+        self.message.rlimits.add(
+            type=_check.text("POSIXRlimit.type", type),
+            hard=_check.integer("POSIXRlimit.hard", hard, _check.UINT64),
+            soft=_check.integer("POSIXRlimit.soft", soft, _check.UINT64),
+        )
+        return self
+
+    def add_device(
+        self,
+        path: str,
+        type: str,
+        major: SupportsIndex,
+        minor: SupportsIndex,
+        *,
+        file_mode: SupportsIndex | None = None,
+        uid: SupportsIndex | None = None,
+        gid: SupportsIndex | None = None,
+    ) -> Adjustment:
+        """Create a device node; ``type`` is ``"c"``, ``"b"`` and so on, as for mknod(1)."""
+        _check.unmarked("device path", path, "remove_device")
+        device = LinuxDevice(
+            path=path,
+            type=_check.text("LinuxDevice.type", type),
+            major=_check.integer("LinuxDevice.major", major, _check.INT64),
+            minor=_check.integer("LinuxDevice.minor", minor, _check.INT64),
+        )
+        optional.put(device, "file_mode", file_mode)
+        optional.put(device, "uid", uid)
+        optional.put(device, "gid", gid)
+        self.message.linux.devices.append(device)
+        return self
+
+    def remove_device(self, path: str) -> Adjustment:
+        self.message.linux.devices.add(path=removal.mark(path))
+        return self
+
+    def add_cdi_device(self, name: str) -> Adjustment:
+        """Add a device of the Container Device Interface, ``"vendor.com/class=name"``."""
+        self.message.CDI_devices.add(name=_check.text("CDIDevice.name", name))
+        return self
+
+    def set_namespace(self, type: str, path: str = "") -> Adjustment:
+        """Join the namespace at ``path``, or without one have a new one, in place of what there is.
+
+        ``type`` is the OCI runtime specification's: pid, network, mount, ipc, uts, user, cgroup, time.
+        """
+        self.message.linux.namespaces.add(
+            type=_check.unmarked("namespace type", type, "remove_namespace"),
+            path=_check.text("LinuxNamespace.path", path),
+        )
+        return self
+
+    def remove_namespace(self, type: str) -> Adjustment:
+        """Share the host's namespace of this type."""
+        self.message.linux.namespaces.add(type=removal.mark(type))
+        return self
+
+    def add_net_device(self, host_name: str, name: str = "") -> Adjustment:
+        """Move a network interface of the host into the container, under another name if given."""
+        _check.unmarked("network device", host_name, "remove_net_device")
+        device = LinuxNetDevice(name=_check.text("LinuxNetDevice.name", name))
+        self.message.linux.net_devices[host_name].CopyFrom(device)
+        return self
+
+    def remove_net_device(self, host_name: str) -> Adjustment:
+        self.message.linux.net_devices[removal.mark(host_name)].Clear()
+        return self
+
+    def set_sysctl(self, key: str, value: str) -> Adjustment:
+        _check.unmarked("sysctl", key, "remove_sysctl")
+        self.message.linux.sysctl[key] = _check.text(f"sysctl {key!r}", value)
+        return self
+
+    def remove_sysctl(self, key: str) -> Adjustment:
+        self.message.linux.sysctl[removal.mark(key)] = ""
+        return self
+
+    def set_cgroups_path(self, path: str) -> Adjustment:
+        """Put the container into another cgroup. An empty path is the same as none."""
+        self.message.linux.cgroups_path = _check.text("cgroups_path", path)
+        return self
+
+    def set_oom_score_adj(self, score: SupportsIndex | None) -> Adjustment:
+        """Make the kernel kill the container sooner (up to 1000) or later (down to -1000).
+
+        None takes the setting out of the adjustment.
+        """
+        optional.put(self.message.linux, "oom_score_adj", score)
+        return self
+
+    def set_io_priority(
+        self, io_class: IOPrioClass | str | int, priority: SupportsIndex = 0
+    ) -> Adjustment:
+        """Set ``"IOPRIO_CLASS_BE"`` or another class, and in it a level from 0 (first) to 7."""
+        message = LinuxIOPriority(
+            priority=_check.integer("LinuxIOPriority.priority", priority, _check.INT32),
+            # `class` is a keyword of Python.
+            **{"class": _check.enumerator("LinuxIOPriority.class", IOPrioClass, io_class)},
+        )
+        self.message.linux.io_priority.CopyFrom(message)
+        return self
+
+    def set_scheduler(
+        self,
+        policy: LinuxSchedulerPolicy | str | int,
+        *,
+        nice: SupportsIndex = 0,
+        priority: SupportsIndex = 0,
+        flags: Iterable[LinuxSchedulerFlag | str | int] = (),
+        runtime: SupportsIndex = 0,
+        deadline: SupportsIndex = 0,
+        period: SupportsIndex = 0,
+    ) -> Adjustment:
+        """Set all that sched_setattr(2) sets, ``"SCHED_FIFO"`` and so on; times in nanoseconds."""
+        name = "LinuxScheduler"
+        message = LinuxScheduler(
+            policy=_check.enumerator(f"{name}.policy", LinuxSchedulerPolicy, policy),
+            flags=_check.enumerators(f"{name}.flags", LinuxSchedulerFlag, flags),
+            nice=_check.integer(f"{name}.nice", nice, _check.INT32),
+            priority=_check.integer(f"{name}.priority", priority, _check.INT32),
+            runtime=_check.integer(f"{name}.runtime", runtime, _check.UINT64),
+            deadline=_check.integer(f"{name}.deadline", deadline, _check.UINT64),
+            period=_check.integer(f"{name}.period", period, _check.UINT64),
+        )
+        self.message.linux.scheduler.CopyFrom(message)
+        return self
+
+    def set_memory_policy(
+        self,
+        mode: MpolMode | str | int,
+        nodes: str = "",
+        flags: Iterable[MpolFlag | str | int] = (),
+    ) -> Adjustment:
+        """Set all that set_mempolicy(2) sets: ``"MPOL_BIND"``, nodes ``"0-1"``, and flags."""
+        name = "LinuxMemoryPolicy"
+        message = LinuxMemoryPolicy(
+            mode=_check.enumerator(f"{name}.mode", MpolMode, mode),
+            nodes=_check.text(f"{name}.nodes", nodes),
+            flags=_check.enumerators(f"{name}.flags", MpolFlag, flags),
+        )
+        self.message.linux.memory_policy.CopyFrom(message)
+        return self
+
+    def set_seccomp_policy(self, policy: LinuxSeccomp) -> Adjustment:
+        """Replace the seccomp filter; ``policy`` is copied. oci.seccomp_from_oci makes one."""
+        self.message.linux.seccomp_policy.CopyFrom(policy)
+        return self
+
+    def set_rdt(
+        self,
+        *,
+        clos_id: str | None = None,
+        schemata: Iterable[str] | None = None,
+        enable_monitoring: bool | None = None,
+    ) -> Adjustment:
+        """Set parts of cache and memory bandwidth control; None leaves a part as it is.
+
+        An empty ``schemata`` is set, and empty.
+        """
+        rdt = self.message.linux.rdt
+        checked = type(rdt)()
+        optional.put(checked, "clos_id", clos_id)
+        if schemata is not None:
+            optional.put(checked, "schemata", _check.texts("LinuxRdt.schemata", schemata))
+        optional.put(checked, "enable_monitoring", enable_monitoring)
+        overlay(checked, rdt, [field.name for field, _ in checked.ListFields()])
+        return self
+
+    def remove_rdt(self) -> Adjustment:
+        """Take away what the container has, before anything that is set here."""
+        self.message.linux.rdt.remove = True
+        return self

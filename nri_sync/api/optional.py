@@ -1,0 +1,143 @@
+"""Values that may be absent.
+
+Where 0, "" or False must differ from "not set", the protocol wraps the value in a message of its
+own, such as OptionalInt64. In Python an absent message reads as an empty one, so
+``memory.limit.value`` is 0 in both cases. ``get`` tells them apart::
+
+    limit = optional.get(container.linux.resources.memory, "limit")    # None if not set
+
+and ``put`` sets a value, or with None takes it away. Both are quick and safe on any thread that
+owns the message.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal, SupportsIndex, Union, overload
+
+from google.protobuf.message import Message
+
+from nri_sync.api import _check
+from nri_sync.api.nri_pb2 import (
+    Hook,
+    LinuxContainer,
+    LinuxContainerAdjustment,
+    LinuxCPU,
+    LinuxDevice,
+    LinuxDeviceCgroup,
+    LinuxMemory,
+    LinuxRdt,
+    LinuxResources,
+    LinuxSeccomp,
+    LinuxSyscall,
+)
+
+__all__ = ["get", "put"]
+
+Value = Union[int, bool, str, list[str]]
+
+_INTEGERS = {
+    "OptionalInt": _check.INT64,
+    "OptionalInt32": _check.INT32,
+    "OptionalUInt32": _check.UINT32,
+    "OptionalInt64": _check.INT64,
+    "OptionalUInt64": _check.UINT64,
+    "OptionalFileMode": _check.UINT32,
+}
+_OTHERS: dict[str, Callable[[str, object], Value]] = {
+    "OptionalString": _check.text,
+    "OptionalBool": _check.flag,
+}
+_REPEATED = "OptionalRepeatedString"
+
+
+@overload
+def get(
+    message: LinuxMemory,
+    field: Literal["limit", "reservation", "swap", "kernel", "kernel_tcp", "swappiness"],
+) -> int | None: ...
+@overload
+def get(
+    message: LinuxMemory, field: Literal["disable_oom_killer", "use_hierarchy"]
+) -> bool | None: ...
+@overload
+def get(
+    message: LinuxCPU,
+    field: Literal["shares", "quota", "period", "realtime_runtime", "realtime_period"],
+) -> int | None: ...
+@overload
+def get(message: LinuxResources, field: Literal["blockio_class", "rdt_class"]) -> str | None: ...
+@overload
+def get(
+    message: LinuxContainer | LinuxContainerAdjustment, field: Literal["oom_score_adj"]
+) -> int | None: ...
+@overload
+def get(message: LinuxDevice, field: Literal["file_mode", "uid", "gid"]) -> int | None: ...
+@overload
+def get(message: LinuxDeviceCgroup, field: Literal["major", "minor"]) -> int | None: ...
+@overload
+def get(message: LinuxRdt, field: Literal["clos_id"]) -> str | None: ...
+@overload
+def get(message: LinuxRdt, field: Literal["schemata"]) -> list[str] | None: ...
+@overload
+def get(message: LinuxRdt, field: Literal["enable_monitoring"]) -> bool | None: ...
+@overload
+def get(message: LinuxSeccomp, field: Literal["default_errno"]) -> int | None: ...
+@overload
+def get(message: LinuxSyscall, field: Literal["errno_ret"]) -> int | None: ...
+@overload
+def get(message: Hook, field: Literal["timeout"]) -> int | None: ...
+@overload
+def get(message: Message, field: str) -> Value | None: ...
+
+
+def get(message: Message, field: str) -> Value | None:
+    """The value of an optional field, or None if it is not set. A list is a copy.
+
+    Raises ValueError if the message has no such field, or one that is not optional in this way.
+    """
+    kind = _kind(message, field)
+    if not message.HasField(field):
+        return None
+    value = getattr(message, field).value
+    return list(value) if kind == _REPEATED else value
+
+
+def put(
+    message: Message,
+    field: str,
+    value: SupportsIndex | bool | str | list[str] | tuple[str, ...] | None,
+) -> None:
+    """Set an optional field, or with None make it absent.
+
+    Raises TypeError for a value of another type, and ValueError for a number that the field cannot
+    hold, for text that is not valid Unicode, and as ``get`` does.
+    """
+    kind = _kind(message, field)
+    if value is None:
+        message.ClearField(field)
+        return
+    checked = _checked(kind, f"{message.DESCRIPTOR.name}.{field}", value)
+    wrapper = getattr(message, field)
+    # An empty list and a default value count too.
+    wrapper.SetInParent()
+    if isinstance(checked, list):
+        wrapper.value[:] = checked
+    else:
+        wrapper.value = checked
+
+
+def _kind(message: Message, field: str) -> str:
+    descriptor = message.DESCRIPTOR.fields_by_name.get(field)
+    kind = descriptor and descriptor.message_type and descriptor.message_type.name
+    if not kind or not (kind in _INTEGERS or kind in _OTHERS or kind == _REPEATED):
+        raise ValueError(f"{message.DESCRIPTOR.name} has no optional field {field!r}")
+    return kind
+
+
+def _checked(kind: str, name: str, value: object) -> Value:
+    if kind in _INTEGERS:
+        return _check.integer(name, value, _INTEGERS[kind])
+    if kind == _REPEATED:
+        return _check.texts(name, value)
+    return _OTHERS[kind](name, value)

@@ -1,0 +1,139 @@
+"""Which plugin has set what in which container.
+
+A runtime keeps these notes while it asks one plugin after the other, so that two of them do not set
+the same thing; validators read them. ``Owners`` reads and writes the OwningPlugins message. It does
+not lock: use it on one thread at a time.
+
+A field of the api.Field enum has either one owner, or one for each of its entries, which a key
+names: an annotation key, a mount destination, and so on. Hooks are the exception: plugins add to
+them, and are all listed.
+"""
+
+from __future__ import annotations
+
+from nri_sync.api import _check, removal
+from nri_sync.api.nri_pb2 import Field, FieldOwners, OwningPlugins
+from nri_sync.errors import OwnershipConflict
+
+__all__ = ["COMPOUND_FIELDS", "Owners"]
+
+#: The fields that are owned entry by entry.
+COMPOUND_FIELDS = frozenset(
+    {
+        Field.Annotations,
+        Field.Mounts,
+        Field.Devices,
+        Field.CdiDevices,
+        Field.Env,
+        Field.HugepageLimits,
+        Field.CgroupsUnified,
+        Field.Rlimits,
+        Field.Namespace,
+        Field.Sysctl,
+        Field.LinuxNetDevices,
+    }
+)
+_RDT = (Field.RdtClosID, Field.RdtSchemata, Field.RdtEnableMonitoring)
+
+
+class Owners:
+    """The owners of fields, by container id.
+
+    Methods take the number of a Field, and a ``key`` exactly if that field is owned entry by entry;
+    otherwise they raise ValueError. Plugins are full names, ``NN-name``.
+    """
+
+    def __init__(self, message: OwningPlugins | None = None) -> None:
+        #: The message that is read and written.
+        self.message = OwningPlugins() if message is None else message
+
+    def owner(self, container_id: str, field: int, key: str | None = None) -> str | None:
+        """Who owns a field or an entry; None if nobody does.
+
+        ``"-NN-name"`` is a plugin that has cleared it, and may still set it. Hooks can have several
+        owners, with commas between them.
+        """
+        _check_field(field, key)
+        if container_id not in self.message.owners:
+            return None
+        owners = self.message.owners[container_id]
+        if key is None:
+            return owners.simple.get(field)
+        if field not in owners.compound:
+            return None
+        entries = owners.compound[field].owners
+        return entries.get(key)
+
+    def entries(self, container_id: str, field: int) -> dict[str, str]:
+        """The owners of all entries of a field, by key."""
+        _check_field(field, "")
+        if container_id not in self.message.owners:
+            return {}
+        compound = self.message.owners[container_id].compound
+        return dict(compound[field].owners) if field in compound else {}
+
+    def conflict(
+        self, container_id: str, field: int, plugin: str, key: str | None = None
+    ) -> OwnershipConflict | None:
+        """The error that a claim would raise, or None. Hooks never conflict."""
+        other = self.owner(container_id, field, key)
+        if other is None or field == Field.OciHooks:
+            return None
+        other, cleared = removal.unmark(other)
+        if cleared and other == plugin:
+            return None
+        # A second claim of the same plugin is a conflict as well: it would lose the first.
+        what = f"{_field_name(field)} {key!r}" if key is not None else _field_name(field)
+        return OwnershipConflict(
+            f"plugins {plugin!r} and {other!r} both tried to set {what} of container"
+            f" {container_id!r}",
+            plugin=plugin,
+            other=other,
+            field=field,
+            key=key,
+        )
+
+    def claim(self, container_id: str, field: int, plugin: str, key: str | None = None) -> None:
+        """Make a plugin the owner, or of hooks one more owner.
+
+        Raises OwnershipConflict, and changes nothing, if another plugin or the same one is the
+        owner already, or another one has cleared the field.
+        """
+        conflict = self.conflict(container_id, field, plugin, key)
+        if conflict is not None:
+            raise conflict
+        if field == Field.OciHooks:
+            owners = self.owner(container_id, field)
+            plugin = plugin if owners is None else f"{owners},{plugin}"
+        self._set(container_id, field, plugin, key)
+
+    def clear(self, container_id: str, field: int, plugin: str, key: str | None = None) -> None:
+        """Let a plugin clear a field or an entry, whoever owns it; only that plugin may then set it."""
+        _check_field(field, key)
+        self._set(container_id, field, removal.mark(plugin), key)
+
+    def clear_rdt(self, container_id: str, plugin: str) -> None:
+        """Let a plugin clear all fields of cache and memory bandwidth control."""
+        for field in _RDT:
+            self.clear(container_id, field, plugin)
+
+    def _set(self, container_id: str, field: int, owner: str, key: str | None) -> None:
+        owners: FieldOwners = self.message.owners[container_id]
+        if key is None:
+            owners.simple[field] = owner
+        else:
+            owners.compound[field].owners[key] = owner
+
+
+def _check_field(field: int, key: str | None) -> None:
+    if (field in COMPOUND_FIELDS) != (key is not None):
+        name = _field_name(field)
+        if key is None:
+            raise ValueError(f"{name} is owned entry by entry, so it needs a key")
+        raise ValueError(f"{name} has one owner, so it takes no key, and not {_check.show(key)}")
+    if field == 0 or field not in Field.values():
+        raise ValueError(f"{field} is not the number of a Field")
+
+
+def _field_name(field: int) -> str:
+    return Field.Name(field) if field in Field.values() else str(field)

@@ -1,0 +1,138 @@
+"""The resource settings that an adjustment and an update have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import SupportsIndex, TypeVar
+
+from google.protobuf.message import Message
+
+from nri_sync.api import _check, optional
+from nri_sync.api.nri_pb2 import LinuxResources
+
+__all__ = ["ResourceSettings", "overlay"]
+
+_Self = TypeVar("_Self", bound="ResourceSettings")
+
+
+class ResourceSettings:
+    """Setters for LinuxResources; each returns the object itself, so that calls can be chained.
+
+    An argument that is None leaves its setting as it is. Numbers may be anything that the wire can
+    carry; whether the kernel likes them shows when the runtime applies them.
+    """
+
+    @property
+    def resources(self) -> LinuxResources:
+        """The message that the setters write to. Reading it changes nothing."""
+        raise NotImplementedError
+
+    def set_memory(
+        self: _Self,
+        *,
+        limit: SupportsIndex | None = None,
+        reservation: SupportsIndex | None = None,
+        swap: SupportsIndex | None = None,
+        kernel: SupportsIndex | None = None,
+        kernel_tcp: SupportsIndex | None = None,
+        swappiness: SupportsIndex | None = None,
+        disable_oom_killer: bool | None = None,
+        use_hierarchy: bool | None = None,
+    ) -> _Self:
+        """Set amounts of memory in bytes, -1 for unlimited; ``swap`` is memory and swap together.
+
+        ``swappiness`` is a percentage, and cannot be negative.
+        """
+        return self._put(
+            "memory",
+            limit=limit,
+            reservation=reservation,
+            swap=swap,
+            kernel=kernel,
+            kernel_tcp=kernel_tcp,
+            swappiness=swappiness,
+            disable_oom_killer=disable_oom_killer,
+            use_hierarchy=use_hierarchy,
+        )
+
+    def set_cpu(
+        self: _Self,
+        *,
+        shares: SupportsIndex | None = None,
+        quota: SupportsIndex | None = None,
+        period: SupportsIndex | None = None,
+        realtime_runtime: SupportsIndex | None = None,
+        realtime_period: SupportsIndex | None = None,
+        cpus: str | None = None,
+        mems: str | None = None,
+    ) -> _Self:
+        """Set CPU shares, times in microseconds (quota -1 for unlimited), and the cpuset.
+
+        ``cpus`` and ``mems`` are lists such as ``"0-3,8"``. An empty one is the same as none.
+        """
+        return self._put(
+            "cpu",
+            shares=shares,
+            quota=quota,
+            period=period,
+            realtime_runtime=realtime_runtime,
+            realtime_period=realtime_period,
+            cpus=cpus,
+            mems=mems,
+        )
+
+    def set_pids_limit(self: _Self, limit: SupportsIndex) -> _Self:
+        """Set how many processes and threads there may be, -1 for unlimited."""
+        checked = _check.integer("LinuxPids.limit", limit, _check.INT64)
+        # 0 is a limit as well.
+        self.resources.pids.SetInParent()
+        self.resources.pids.limit = checked
+        return self
+
+    def add_hugepage_limit(self: _Self, page_size: str, limit: SupportsIndex) -> _Self:
+        """Limit huge pages of a size, ``"2MB"`` or ``"1GB"``, to a number of bytes."""
+        self.resources.hugepage_limits.add(
+            page_size=_check.text("HugepageLimit.page_size", page_size),
+            limit=_check.integer("HugepageLimit.limit", limit, _check.UINT64),
+        )
+        return self
+
+    def set_blockio_class(self: _Self, name: str) -> _Self:
+        """Set a class of block I/O that the runtime's configuration defines."""
+        optional.put(self.resources, "blockio_class", _check.text("blockio_class", name))
+        return self
+
+    def set_rdt_class(self: _Self, name: str) -> _Self:
+        """Set a class of cache and memory bandwidth that the runtime's configuration defines."""
+        optional.put(self.resources, "rdt_class", _check.text("rdt_class", name))
+        return self
+
+    def set_unified(self: _Self, key: str, value: str) -> _Self:
+        """Set a file of cgroup v2, such as ``"memory.high"``, to a text."""
+        _check.text("key of LinuxResources.unified", key)
+        self.resources.unified[key] = _check.text(f"LinuxResources.unified[{key!r}]", value)
+        return self
+
+    def _put(self: _Self, part: str, **values: SupportsIndex | str | bool | None) -> _Self:
+        message = getattr(self.resources, part)
+        # Into another message first, so that an error leaves nothing half done.
+        checked = type(message)()
+        given = [field for field, value in values.items() if value is not None]
+        for field in given:
+            if field in ("cpus", "mems"):
+                setattr(checked, field, _check.text(f"LinuxCPU.{field}", values[field]))
+            else:
+                optional.put(checked, field, values[field])
+        overlay(checked, message, given)
+        return self
+
+
+def overlay(source: Message, target: Message, fields: Iterable[str]) -> None:
+    """Replace fields of *target* by those of *source*, whose messages MergeFrom would merge."""
+    for field in fields:
+        if source.DESCRIPTOR.fields_by_name[field].message_type is None:
+            setattr(target, field, getattr(source, field))
+        else:
+            getattr(target, field).CopyFrom(getattr(source, field))
+        # A message with nothing but default values is there all the same.
+        target.SetInParent()

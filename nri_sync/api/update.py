@@ -1,0 +1,62 @@
+"""What a plugin wants changed in containers that exist.
+
+An Update builds a ContainerUpdate message for one container; wherever updates are asked for, either
+will do. Only resources can be updated::
+
+    return [Update(container.id).set_cpu(cpus="0-1") for container in containers]
+
+An Update is not locked: use it on one thread at a time.
+"""
+
+from __future__ import annotations
+
+from nri_sync.api import _check
+from nri_sync.api.nri_pb2 import ContainerEviction, ContainerUpdate, LinuxResources
+from nri_sync.api.resources import ResourceSettings
+
+__all__ = ["Update", "eviction"]
+
+
+class Update(ResourceSettings):
+    """Builds a ContainerUpdate.
+
+    With ``ignore_failure`` the operation that the update is a part of, such as the creation of
+    another container, succeeds even if the update fails.
+    """
+
+    def __init__(self, container_id: str, *, ignore_failure: bool = False) -> None:
+        #: The message that the setters write to.
+        self.message = ContainerUpdate(
+            container_id=_check.text("container_id", container_id),
+            ignore_failure=_check.flag("ignore_failure", ignore_failure),
+        )
+
+    @classmethod
+    def of(cls, message: ContainerUpdate) -> Update:
+        """An Update on top of a message, which is not copied."""
+        update = cls(message.container_id)
+        update.message = message
+        return update
+
+    @property
+    def resources(self) -> LinuxResources:
+        return self.message.linux.resources
+
+    def __repr__(self) -> str:
+        return f"Update({' '.join(str(self.message).split())})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Update) and self.message == other.message
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+def eviction(container_id: str, reason: str = "") -> ContainerEviction:
+    """A request to stop a container, with a reason for people to read.
+
+    For Stub.update_containers, or for a response that has evictions.
+    """
+    return ContainerEviction(
+        container_id=_check.text("container_id", container_id),
+        reason=_check.text("eviction reason", reason),
+    )
