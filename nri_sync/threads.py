@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import _thread
 import threading
-from collections import deque
+import weakref
 from typing import Any, Callable
 
 from nri_sync.deadline import Deadline
@@ -38,20 +38,24 @@ class Latch:
 
     def __init__(self) -> None:
         self._is_set = False
-        self._waiters: deque[Any] = deque()
+        self._waiters: set[weakref.ref[Any]] = set()
 
     def is_set(self) -> bool:
         return self._is_set
 
     def set(self) -> None:
-        """Set the flag and wake all who wait for it. Never blocks; not for code that a signal may interrupt."""
+        """Set the flag and wake all who wait for it. Never blocks.
+
+        Not for code that a signal may interrupt: a waiter might not be woken.
+        """
         self._is_set = True
         while True:
             try:
-                waiter = self._waiters.popleft()
-            except IndexError:
+                waiter = self._waiters.pop()()
+            except KeyError:
                 return
-            waiter.release()
+            if waiter is not None:
+                waiter.release()
 
     def wait(self, deadline: Deadline | None = None) -> bool:
         """Block until the flag is set (True) or the deadline has passed (False)."""
@@ -59,21 +63,16 @@ class Latch:
             return True
         waiter = _thread.allocate_lock()
         waiter.acquire()
-        # Attach, then look: set() either sees this waiter or has set the flag already.
-        self._waiters.append(waiter)
-        try:
-            longest = _MAIN_THREAD_SLICE if on_main_thread() else threading.TIMEOUT_MAX
-            while not self.is_set():
-                remaining = None if deadline is None else deadline.remaining()
-                if remaining == 0.0:
-                    return self.is_set()
-                waiter.acquire(timeout=longest if remaining is None else min(remaining, longest))
-            return True
-        finally:
-            try:
-                self._waiters.remove(waiter)
-            except ValueError:
-                pass  # set() has taken it
+        # Attach, then look: set() either sees this waiter or has set the flag already. It is attached by a
+        # weak reference, which goes with it however this call ends: no clean-up that could be interrupted.
+        self._waiters.add(weakref.ref(waiter, self._waiters.discard))
+        longest = _MAIN_THREAD_SLICE if on_main_thread() else threading.TIMEOUT_MAX
+        while not self.is_set():
+            remaining = None if deadline is None else deadline.remaining()
+            if remaining == 0.0:
+                return self.is_set()
+            waiter.acquire(timeout=longest if remaining is None else min(remaining, longest))
+        return True
 
 
 def spawn(name: str, target: Callable[..., object], *args: object) -> None:

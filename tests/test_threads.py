@@ -1,0 +1,448 @@
+"""Waiting and starting threads, with interrupts and wake-ups at every bytecode.
+
+Where a test says "at every bytecode", a trace function counts the bytecodes of the code under test, and one
+run after the other something happens before the first of them, the second, and so on: an exception is
+raised, as by a signal handler that raises, or the latch is set, as by another thread. All tracing is done on
+the main thread: Python 3.12 may crash when several threads are traced.
+"""
+
+from __future__ import annotations
+
+import _thread
+import math
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from functools import partial
+from types import FrameType
+from typing import Any, Callable
+
+import pytest
+
+from nri_sync import deadline, threads
+from nri_sync.deadline import Deadline
+from nri_sync.threads import Latch, off_main, on_main_thread, spawn
+
+#: Longer than anything here takes; a test that gets this far has failed.
+LONG = 20.0
+
+
+class Interrupt(BaseException):
+    """What a signal handler raises."""
+
+
+class Stepper:
+    """Runs a function; before the ``at``-th bytecode of the code under test, ``event`` happens.
+
+    ``happened`` tells whether there were so many bytecodes.
+    """
+
+    FILES = frozenset({threads.__file__, deadline.__file__, threading.__file__})
+
+    def __init__(self, at: int, event: Callable[[], None]) -> None:
+        self.happened = False
+        self._left = at
+        self._event = event
+
+    def run(self, function: Callable[..., Any], *arguments: object) -> Any:
+        previous = sys.gettrace()
+        # Python 3.12 sends no such events to a trace function that was set before any frame asked for them.
+        sys._getframe().f_trace_opcodes = True
+        sys.settrace(self._trace)
+        try:
+            return function(*arguments)
+        finally:
+            sys.settrace(previous)
+
+    def _trace(self, frame: FrameType, event: str, argument: object) -> Any:
+        if frame.f_code.co_filename not in self.FILES or self.happened:
+            return None
+        if event == "call":
+            # In this order: Python 3.13 turns on the events of a frame that has a trace function.
+            frame.f_trace = self._trace
+            frame.f_trace_lines = False
+            frame.f_trace_opcodes = True
+        elif event == "opcode":
+            self._left -= 1
+            if self._left < 0:
+                self.happened = True
+                sys.settrace(None)
+                self._event()
+        return self._trace
+
+
+def raise_interrupt() -> None:
+    raise Interrupt
+
+
+class WatchedLock:
+    """A lock that says when a thread is about to block on it, and does not block for ever."""
+
+    def __init__(self, watch: Watch) -> None:
+        self._lock = _thread.allocate_lock()
+        self._watch = watch
+
+    def acquire(self, timeout: float = -1) -> bool:
+        if self._lock.acquire(blocking=False):
+            return True
+        self._watch.blocks += 1
+        self._watch.before_blocking()
+        if self._lock.acquire(timeout=min(timeout, LONG)):
+            return True
+        assert timeout < LONG, "nobody has woken this thread"
+        return False
+
+    def release(self) -> None:
+        self._lock.release()
+
+
+class Watch:
+    """Stands in for the module ``_thread`` in the module under test, and reports what it is used for."""
+
+    get_ident = staticmethod(_thread.get_ident)
+
+    def __init__(self) -> None:
+        self.blocks = 0
+        self.before_blocking: Callable[[], object] = lambda: None
+        self.threads_started = 0
+
+    def allocate_lock(self) -> WatchedLock:
+        return WatchedLock(self)
+
+    def start_new_thread(self, function: Callable[..., object], arguments: tuple[Any, ...]) -> int:
+        self.threads_started += 1
+        return _thread.start_new_thread(function, arguments)
+
+
+@pytest.fixture
+def watch(monkeypatch: pytest.MonkeyPatch) -> Watch:
+    watch = Watch()
+    monkeypatch.setattr(threads, "_thread", watch)
+    return watch
+
+
+@pytest.fixture
+def not_main(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The main thread is taken for another: it does not look again now and then, which hid a lost wake-up."""
+    monkeypatch.setattr(threads, "on_main_thread", lambda: False)
+
+
+@pytest.fixture
+def interrupt() -> Iterator[Callable[[], object]]:
+    """A function that sends the main thread a signal whose handler raises :class:`Interrupt`."""
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        raise Interrupt
+
+    main = threading.main_thread().ident
+    assert main is not None
+    previous = signal.signal(signal.SIGUSR1, handle)
+    yield partial(signal.pthread_kill, main, signal.SIGUSR1)
+    signal.signal(signal.SIGUSR1, previous)
+
+
+def run_in_threads(count: int, function: Callable[..., object]) -> list[threading.Thread]:
+    started = [threading.Thread(target=function, daemon=True) for _ in range(count)]
+    for thread in started:
+        thread.start()
+    return started
+
+
+def join_all(started: list[threading.Thread]) -> None:
+    for thread in started:
+        thread.join(LONG)
+        assert not thread.is_alive()
+
+
+def check_usable(latch: Latch, watch: Watch) -> None:
+    """Another thread can wait for the latch, and is woken."""
+    watch.before_blocking = latch.set
+    results: list[bool] = []
+    join_all(run_in_threads(1, lambda: results.append(latch.wait())))
+    assert results == [True]
+    assert latch.is_set()
+    assert not latch._waiters
+
+
+class TestLatch:
+    def test_is_not_set_at_first(self) -> None:
+        latch = Latch()
+        assert not latch.is_set()
+        assert not latch.wait(Deadline(0))
+
+    def test_stays_set(self) -> None:
+        latch = Latch()
+        latch.set()
+        latch.set()
+        assert latch.is_set()
+        assert latch.wait()
+        assert latch.wait(Deadline(0))
+
+    @pytest.mark.parametrize("timeout", [0.05, -1])
+    def test_gives_up_at_the_deadline(self, timeout: float) -> None:
+        latch = Latch()
+        started = time.monotonic()
+        assert not latch.wait(Deadline(timeout))
+        assert timeout <= time.monotonic() - started < LONG
+        assert not latch._waiters
+
+    def test_gives_up_at_the_deadline_on_other_threads(self) -> None:
+        latch = Latch()
+        results: list[bool] = []
+        join_all(run_in_threads(5, lambda: results.append(latch.wait(Deadline(0.05)))))
+        assert results == [False] * 5
+        assert not latch._waiters
+
+    @pytest.mark.parametrize("timeout", [None, math.inf, 1e9])
+    def test_waits_as_long_as_it_takes(self, watch: Watch, timeout: float | None) -> None:
+        latch = Latch()
+        watch.before_blocking = latch.set
+        assert latch.wait(Deadline(timeout))
+        assert watch.blocks == 1
+
+    @pytest.mark.parametrize("setters", [1, 8])
+    def test_wakes_all_who_wait(self, setters: int) -> None:
+        for _ in range(20):
+            latch = Latch()
+            barrier = threading.Barrier(16 + setters)
+            results: list[bool] = []
+            wait = partial(after, barrier, lambda latch, results: results.append(latch.wait()))
+            set_it = partial(after, barrier, lambda latch: latch.set())
+            join_all(
+                run_in_threads(16, partial(wait, latch, results))
+                + run_in_threads(setters, partial(set_it, latch))
+            )
+            assert results == [True] * 16
+            assert not latch._waiters
+
+    def test_no_wake_up_is_lost_when_it_is_set_at_any_bytecode_of_wait(
+        self, watch: Watch, not_main: None
+    ) -> None:
+        at, happened = 0, True
+        while happened:
+            latch = Latch()
+            watch.before_blocking = latch.set
+            stepper = Stepper(at, latch.set)
+            assert stepper.run(latch.wait)
+            assert not latch._waiters
+            at, happened = at + 1, stepper.happened
+        assert at > 20
+
+    @pytest.mark.parametrize("timeout", [None, 0])
+    def test_an_interrupt_at_any_bytecode_of_wait_leaves_nothing_behind(
+        self, watch: Watch, timeout: float | None
+    ) -> None:
+        at, happened = 0, True
+        while happened:
+            latch = Latch()
+            watch.before_blocking = latch.set
+            stepper = Stepper(at, raise_interrupt)
+            try:
+                assert stepper.run(latch.wait, Deadline(timeout)) is (timeout is None)
+            except Interrupt:
+                assert stepper.happened
+            assert not latch._waiters, f"interrupted at bytecode {at}"
+            check_usable(latch, watch)
+            at, happened = at + 1, stepper.happened
+        assert at > 20
+
+    def test_a_signal_handler_may_set_it_at_any_bytecode_of_set(self, watch: Watch) -> None:
+        at, happened = 0, True
+        while happened:
+            latch = Latch()
+            blocking = threading.Semaphore(0)
+            watch.before_blocking = blocking.release
+            waiters = run_in_threads(2, latch.wait)
+            for _ in waiters:
+                assert blocking.acquire(timeout=LONG)
+            stepper = Stepper(at, latch.set)
+            stepper.run(latch.set)
+            join_all(waiters)
+            assert latch.is_set()
+            assert not latch._waiters
+            at, happened = at + 1, stepper.happened
+        assert at > 10
+
+    def test_a_signal_ends_a_wait_when_its_handler_raises(
+        self, watch: Watch, interrupt: Callable[[], object], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        # The signal may come just before the thread blocks.
+        monkeypatch.setattr(threads, "_MAIN_THREAD_SLICE", 0.05)
+        latch = Latch()
+        blocking = threading.Event()
+        watch.before_blocking = blocking.set
+        interrupter = run_in_threads(1, lambda: (blocking.wait(LONG), interrupt()))
+        with pytest.raises(Interrupt):
+            latch.wait(Deadline(LONG))
+        join_all(interrupter)
+        assert not latch._waiters
+        check_usable(latch, watch)
+
+    def test_the_main_thread_looks_again_now_and_then(
+        self, watch: Watch, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        # As after a signal that came just before the thread blocked, whose handler runs when it wakes.
+        monkeypatch.setattr(threads, "_MAIN_THREAD_SLICE", 0.01)
+        latch = Latch()
+
+        def set_without_waking() -> None:
+            latch._is_set = watch.blocks > 3
+
+        watch.before_blocking = set_without_waking
+        assert latch.wait()
+        assert watch.blocks == 4
+
+    def test_other_threads_sleep_until_they_are_woken(
+        self, watch: Watch, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(threads, "_MAIN_THREAD_SLICE", 0.0)
+        latch = Latch()
+        check_usable(latch, watch)
+        assert watch.blocks == 1
+
+
+def after(barrier: threading.Barrier, function: Callable[..., object], *arguments: object) -> None:
+    barrier.wait(LONG)
+    function(*arguments)
+
+
+class Target:
+    """Something to run on a thread: counts its runs, and remembers the last one's thread and arguments."""
+
+    def __init__(self) -> None:
+        self.runs = 0
+        self.arguments: tuple[object, ...] = ()
+        self.thread: threading.Thread | None = None
+        self._ran = threading.Event()
+
+    def __call__(self, *arguments: object) -> None:
+        self.runs += 1
+        self.arguments = arguments
+        self.thread = threading.current_thread()
+        self._ran.set()
+
+    def wait(self) -> threading.Thread:
+        """Wait until it has run, and its thread, if another one, is over."""
+        assert self._ran.wait(LONG)
+        assert self.thread is not None
+        if self.thread is not threading.current_thread():
+            self.thread.join(LONG)
+            assert not self.thread.is_alive()
+        return self.thread
+
+
+def on_other_thread(function: Callable[[], None]) -> threading.Thread:
+    [thread] = run_in_threads(1, function)
+    join_all([thread])
+    return thread
+
+
+def test_the_main_thread_is_told_from_others() -> None:
+    results = [on_main_thread()]
+    on_other_thread(lambda: results.append(on_main_thread()))
+    assert results == [True, False]
+
+
+@pytest.mark.parametrize("caller", ["main", "other"])
+def test_spawn_runs_the_target_on_a_named_daemon_thread(caller: str) -> None:
+    target = Target()
+    before = set(threading.enumerate())
+    if caller == "main":
+        spawn("10-test-reader", target, 1, "two")
+    else:
+        on_other_thread(lambda: spawn("10-test-reader", target, 1, "two"))
+    thread = target.wait()
+    assert thread.name == "10-test-reader"
+    assert thread.daemon
+    assert thread is not threading.main_thread()
+    assert target.arguments == (1, "two")
+    assert target.runs == 1
+    # The thread that started it is known to nobody and leaves no dummy behind.
+    assert set(threading.enumerate()) == before
+
+
+@pytest.mark.parametrize("caller", ["main", "other"])
+def test_what_a_spawned_target_raises_goes_to_the_excepthook(
+    caller: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reported: list[tuple[str, object]] = []
+    target = Target()
+
+    def hook(arguments: threading.ExceptHookArgs) -> None:
+        assert arguments.thread is not None
+        reported.append((arguments.thread.name, arguments.exc_value))
+
+    def fail() -> None:
+        target()
+        raise error
+
+    error = ValueError("from the target")
+    monkeypatch.setattr(threading, "excepthook", hook)
+    if caller == "main":
+        spawn("failing", fail)
+    else:
+        on_other_thread(lambda: spawn("failing", fail))
+    target.wait()
+    assert reported == [("failing", error)]
+
+
+@pytest.mark.parametrize("start", [spawn, off_main])
+def test_an_interrupt_at_any_bytecode_starts_the_thread_or_does_not(
+    start: Callable[[str, Callable[[], object]], None], watch: Watch
+) -> None:
+    outcomes = set()
+    at, happened = 0, True
+    while happened:
+        target = Target()
+        before = set(threading.enumerate())
+        watch.threads_started = 0
+        stepper = Stepper(at, raise_interrupt)
+        try:
+            stepper.run(start, "interrupted", target)
+        except Interrupt:
+            assert stepper.happened
+        if watch.threads_started:
+            assert target.wait().name == "interrupted"
+        assert target.runs == watch.threads_started
+        assert set(threading.enumerate()) == before, f"interrupted at bytecode {at}"
+        outcomes.add((stepper.happened, target.runs))
+        at, happened = at + 1, stepper.happened
+    assert outcomes == {(True, 0), (True, 1), (False, 1)}
+
+
+def test_off_main_runs_the_target_here_on_other_threads() -> None:
+    target = Target()
+    caller = on_other_thread(lambda: off_main("unused", target))
+    assert target.wait() is caller
+    assert target.runs == 1
+
+
+def test_off_main_passes_on_what_the_target_raises_here() -> None:
+    caught = []
+
+    def call() -> None:
+        with pytest.raises(Interrupt) as error:
+            off_main("unused", raise_interrupt)
+        caught.append(error.type)
+
+    on_other_thread(call)
+    assert caught == [Interrupt]
+
+
+def test_off_main_leaves_the_main_thread_at_once() -> None:
+    target = Target()
+    go = threading.Event()
+
+    def run() -> None:
+        assert go.wait(LONG)
+        target()
+
+    off_main("10-test-teardown", run)
+    assert target.runs == 0
+    go.set()
+    thread = target.wait()
+    assert thread.name == "10-test-teardown"
+    assert thread.daemon
+    assert target.runs == 1
