@@ -1,0 +1,39 @@
+"""Fuzz target: any bytes, in any chunks, through the mux decoder; and messages framed and taken apart."""
+
+from __future__ import annotations
+
+from nri_sync.errors import RemoteProtocolError
+from nri_sync.wire.mux import FrameDecoder, frame_message
+from tests.wire.models import chunked, joined, parse_frames
+
+__all__ = ["decode", "one_input"]
+
+
+def decode(chunks: list[bytes]) -> tuple[list[tuple[int, bytes]], str]:
+    """What the decoder makes of a trunk, in the words of the model."""
+    decoder = FrameDecoder()
+    pieces: list[tuple[int, bytes]] = []
+    try:
+        for chunk in chunks:
+            for connection_id, piece in decoder.receive(chunk):
+                assert len(piece), "an empty piece says nothing"
+                pieces.append((connection_id, bytes(piece)))
+    except RemoteProtocolError:
+        return pieces, "too long"
+    try:
+        decoder.receive_eof()
+    except RemoteProtocolError:
+        return pieces, "cut off"
+    return pieces, ""
+
+
+def one_input(data: bytes) -> None:
+    chunks = chunked(data)
+    trunk = b"".join(chunks)
+    pieces, end = decode(chunks)
+    expected, expected_end = parse_frames(trunk)
+    assert (joined(pieces), end) == (joined(expected), expected_end)
+
+    header, payload = trunk[:10], trunk[10:]
+    pieces, end = decode([bytes(buffer) for buffer in frame_message(7, header, payload)])
+    assert (joined(pieces), end) == (joined([(7, trunk)]), "")

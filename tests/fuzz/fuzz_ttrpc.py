@@ -1,0 +1,33 @@
+"""Fuzz target: any bytes, in any chunks, through the ttRPC message decoder."""
+
+from __future__ import annotations
+
+from nri_sync.errors import RemoteProtocolError
+from nri_sync.wire.ttrpc import Message, MessageDecoder, encode_header
+from tests.wire.models import chunked, parse_messages
+
+__all__ = ["LIMIT", "decode", "one_input"]
+
+#: Small, so that a fuzzer's short inputs are on both sides of it.
+LIMIT = 32
+
+
+def decode(chunks: list[bytes], limit: int = LIMIT) -> tuple[list[Message], str]:
+    """What the decoder makes of a stream, in the words of the model."""
+    decoder = MessageDecoder(limit)
+    messages = [message for chunk in chunks for message in decoder.receive(chunk)]
+    try:
+        decoder.receive_eof()
+    except RemoteProtocolError:
+        return messages, "cut off"
+    return messages, ""
+
+
+def one_input(data: bytes) -> None:
+    chunks = chunked(data)
+    messages, end = decode(chunks)
+    assert (messages, end) == parse_messages(b"".join(chunks), LIMIT)
+    for message in messages:
+        if message.data is not None:
+            again = encode_header(message.type, message.stream_id, message.flags, message.length)
+            assert decode([again + message.data]) == ([message], "")
