@@ -47,6 +47,7 @@ MIXED_SIZES = [0, 1, 100, 1000, *range(4020, 4100, 7), 5000, 70_000]
 LARGE_SIZES = [0, 1, 4096, 65_536, 262_144, 1 << 20, 3 << 20, largest_echo()]
 # Longer than any answer takes, shorter than a test may last.
 PROMPTLY = 10.0
+LARGE_TIMEOUT = 45.0
 
 TYPE = "type.googleapis.com/google.protobuf."
 
@@ -92,6 +93,16 @@ class TestPythonCallsGo:
     @pytest.mark.parametrize("size", LARGE_SIZES)
     def test_payload(self, echo: Echo, size: int) -> None:
         assert echo.echo(BytesValue(value=pattern(size))).value == pattern(size)
+
+    def test_large_payloads_at_once(self, echo: Echo) -> None:
+        # More than the sockets hold, both ways: whoever writes must be read meanwhile.
+        def call(number: int) -> bool:
+            payload = numbered(number, 3 << 20)
+            answer: bytes = echo.echo(BytesValue(value=payload), timeout=LARGE_TIMEOUT).value
+            return answer == payload
+
+        with ThreadPoolExecutor(CALLERS) as callers:
+            assert all(callers.map(call, range(3 * CALLERS)))
 
     def test_the_largest_reply(self, echo: Echo) -> None:
         size = largest_echo(reply=True)
@@ -210,6 +221,22 @@ class TestPythonCallsGo:
             echo.sized(Int64Value(value=MAX_MESSAGE), timeout=PROMPTLY)
         assert code_of(error) is grpc.StatusCode.UNAVAILABLE
 
+    def test_a_server_that_closes_the_connection(
+        self, server: Peer, echo: Echo, socket_path: Path
+    ) -> None:
+        call = echo.sleep.future(Int64Value(value=60_000))
+        server.wait_event("sleeping")
+        assert server.call("close") == 1
+        assert call.exception(PROMPTLY).code() is grpc.StatusCode.UNAVAILABLE
+        # A channel is one connection: what is asked later fails at once, and another channel works.
+        with pytest.raises(grpc.RpcError) as error:
+            echo.echo(BytesValue(value=b"later"))
+        assert code_of(error) is grpc.StatusCode.UNAVAILABLE
+        with nri_sync.ttrpc.connect(f"unix://{socket_path}") as channel:
+            assert (
+                Echo(channel).echo(BytesValue(value=b"again"), timeout=PROMPTLY).value == b"again"
+            )
+
     def test_a_server_killed_in_mid_message(self, server: Peer, echo: Echo) -> None:
         waiting = [echo.sleep.future(Int64Value(value=60_000)) for _ in range(3)]
         for _ in waiting:
@@ -261,6 +288,10 @@ class TestGoCallsPython:
     def test_payload(self, client: Peer, size: int) -> None:
         result = client.call("calls", count=2, callers=2, sizes=[size])
         assert (result["done"], result["wrong"], result["errors"]) == (2, 0, {})
+
+    def test_large_payloads_at_once(self, client: Peer) -> None:
+        result = client.call("calls", count=3 * CALLERS, callers=CALLERS, sizes=[3 << 20])
+        assert (result["done"], result["wrong"], result["errors"]) == (3 * CALLERS, 0, {})
 
     def test_streams(self, client: Peer) -> None:
         result = client.call("streams", count=600, callers=CALLERS, sizes=[0, 1, 5000, 70_000])
