@@ -137,6 +137,8 @@ class ValidationRejected(NRIError):
     """A validator refused what the plugins have set; ``validator`` and ``reason`` tell the rest."""
 
     def __init__(self, validator: str, reason: str) -> None:
-        super().__init__(f"validator {validator!r} rejected container adjustment, reason: {reason}")
+        super().__init__(
+            f"validator {validator!r} rejected the adjustment: {reason or 'no reason given'}"
+        )
         self.validator = validator
         self.reason = reason

@@ -59,7 +59,8 @@ def integer(field: str, value: object, kind: Range) -> int:
     # True is an int to Python; as an amount it is a mistake.
     if isinstance(value, bool) or not isinstance(value, SupportsIndex):
         wrong_type(field, "an int", value)
-    number = operator.index(value)
+    # An IntEnum stays one before Python 3.10.
+    number = int(operator.index(value))
     if not kind.low <= number <= kind.high:
         raise ValueError(
             f"{field} must be from {kind.low} to {kind.high} ({kind.name}), not {show(number)}"
