@@ -106,6 +106,10 @@ SERVER_MOVES = {
 }
 
 
+# The state of a new stream, by the flags of its request: none, REMOTE_CLOSED, REMOTE_OPEN, both.
+_REQUEST_STATES = (State.UNARY, State.HALF_CLOSED, State.OPEN, State.OPEN)
+
+
 class RequestReceived(NamedTuple):
     """A call has begun; ``state`` tells whether it is unary and whether more data follows."""
 
@@ -164,12 +168,6 @@ def _oversized(message: Message) -> str:
     return f"message length {message.length} exceeds the maximum message size of {MESSAGE_MAX}"
 
 
-def _request_state(flags: int) -> State:
-    if flags & REMOTE_OPEN:
-        return State.OPEN
-    return State.HALF_CLOSED if flags & REMOTE_CLOSED else State.UNARY
-
-
 class ServerStreams:
     """The streams that a peer has opened on this server.
 
@@ -207,7 +205,8 @@ class ServerStreams:
                     finished=False,
                 )
             self._last_id = stream_id
-            state = self._states[stream_id] = _request_state(message.flags)
+            state = _REQUEST_STATES[message.flags & (REMOTE_CLOSED | REMOTE_OPEN)]
+            self._states[stream_id] = state
             return RequestReceived(stream_id, data, state)
         if message.type == DATA:
             return self._receive_data(stream_id, message.flags, data)

@@ -156,7 +156,8 @@ class MessageDecoder:
         self._left -= len(piece)
         if self._buffer is not None:
             filled = self._filled + len(piece)
-            self._buffer[self._filled : filled] = piece
+            # Through a view: assigned to a slice of the bytearray itself, the piece would be copied twice.
+            memoryview(self._buffer)[self._filled : filled] = piece
             self._filled = filled
         if self._left:
             return None
