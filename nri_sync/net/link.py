@@ -19,7 +19,8 @@ socket, so that an exchange of request and answer, one after the other, wakes no
     +----------------+   appointed by the reader            +-----------------------+
 
 Invariants: there is at most one reader and one sentinel; no job runs while its thread holds the token; one
-of reader and sentinel always waits for the socket, whatever handlers do.
+of reader and sentinel always waits for the socket, whatever handlers do. The sentinel may wait for the token
+of a reader that was faster, which is why the clock has a thread of its own, from when it is first needed.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ import contextlib
 import fcntl
 import logging
 import math
-import os
+import queue
 import select
 import socket
 import struct
@@ -55,6 +56,10 @@ _DISARMED = select.EPOLLONESHOT
 _IDLE_THREADS = 8
 # A Go peer may lose data that it has not read yet when it sees the end of the connection.
 _LINGER = 0.02
+# A flood is slowed down by not reading on while a refusal cannot be written, for so long (seconds).
+_PATIENCE = 5.0
+# In milliseconds: poll() takes no more.
+_LONGEST_POLL = 0x7FFFFFFF
 
 
 class Job:
@@ -69,8 +74,14 @@ class Job:
         """Do it. May block. Must not raise. Returns what to send, contiguously."""
         raise NotImplementedError
 
+    def sent(self) -> None:
+        """What :meth:`run` returned has been written, or could not be."""
+
     def refuse(self) -> Sequence[Buffer]:
-        """What to send instead of running it, when there is neither a thread nor room to wait."""
+        """What to send instead of running it, when there is neither a thread nor room to wait.
+
+        Called as well when the link is over, where nothing is sent. Must neither block nor raise.
+        """
         raise NotImplementedError
 
 
@@ -86,7 +97,7 @@ class Receiver:
         raise NotImplementedError
 
     def tick(self, now: float) -> float:
-        """Do what is due, without blocking; returns when to look again (``math.inf``: at the next job)."""
+        """Do what is due, without blocking; returns when to look again (``math.inf``: when woken)."""
         return math.inf
 
     def lost(self, cause: NRIError | None) -> None:
@@ -133,6 +144,7 @@ class Link:
         a thread that waits for an answer can read it itself (see :meth:`begin_reading`). Right for a side
         that calls more than it serves.
         """
+        sock.setblocking(True)
         self.name = name
         self._sock = sock
         self._fd = sock.fileno()
@@ -143,20 +155,21 @@ class Link:
         self._max_backlog_bytes = max_backlog_bytes
         self._epoll = select.epoll()
         self._epoll.register(self._fd, _DISARMED)
-        # A byte in this pipe sends the sentinel to look at the clock.
-        self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        self._epoll.register(self._wake_read, select.EPOLLIN)
-        # The reader holds it. It guards the receiver's parsers, the registration in the epoll set, _sentinel
-        # and _ended. Not re-entrant, and bound to no thread. Taken before _lock.
+        # The reader holds it. It guards the receiver's parsers, _view, the registration in the epoll set,
+        # _sentinel and _ended. Not re-entrant, and bound to no thread. Taken before _lock.
         self._token = threading.Lock()
+        self._view = memoryview(bytearray(_READ_SIZE))
         self._sentinel = False
         self._ended = False
-        # When the sentinel will look at the clock next.
+        # When the clock will be looked at next. What is put into _alarms makes that now.
         self._wake_at = math.inf
-        # Guards _threads, _spawned, _idle, _backlog, _backlog_bytes, _cause, _closing and, with them, the
-        # lifetime of the descriptors. Innermost; never held while blocking.
+        self._alarms: queue.SimpleQueue[None] = queue.SimpleQueue()
+        # Guards what follows and, with it, the lifetime of the descriptors. Innermost; never held while
+        # blocking.
         self._lock = threading.Lock()
-        self._threads = 0
+        self._has_clock = False
+        # The one that calls run() counts from the start.
+        self._threads = 1
         self._spawned = 0
         self._idle: list[_Seat] = []
         self._backlog: deque[Job] = deque()
@@ -164,7 +177,8 @@ class Link:
         self._cause: NRIError | None = None
         self._closing = False
         self._open = True
-        self._caller_buffers: list[memoryview] = []
+        # Only for the log.
+        self._refused = 0
         # Held while the buffers of one send are written. Taken before _lock.
         self._write_lock = threading.Lock()
 
@@ -183,6 +197,11 @@ class Link:
                 # The reader sees the end of the stream, and ends the link.
                 with contextlib.suppress(OSError):
                     self._sock.shutdown(socket.SHUT_RDWR)
+
+    @property
+    def closing(self) -> bool:
+        """Whether the link is over, or about to be."""
+        return self._closing
 
     def drain(self, deadline: Deadline) -> None:
         """Block until the peer has read what was sent, and a moment longer, or until the deadline."""
@@ -205,8 +224,6 @@ class Link:
     def _close_descriptors(self) -> None:
         self._sock.close()
         self._epoll.close()
-        os.close(self._wake_read)
-        os.close(self._wake_write)
 
     def _end(self, cause: NRIError) -> None:
         """End the link; called with the token, by the reader."""
@@ -216,15 +233,21 @@ class Link:
                 self._cause = cause
             self._ended = True
             idle, self._idle = self._idle, []
-            dropped = len(self._backlog)
+            dropped = list(self._backlog)
             self._backlog.clear()
             # Writers that are blocked return, and the epoll set reports the socket for good.
             with contextlib.suppress(OSError):
                 self._sock.shutdown(socket.SHUT_RDWR)
-        if dropped:
-            logger.warning("%s: %d requests were still waiting when it ended", self.name, dropped)
+        self._alarms.put(None)
         for seat in idle:
             seat.lock.release()
+        if dropped:
+            logger.warning(
+                "%s: %d requests were still waiting when it ended", self.name, len(dropped)
+            )
+        for job in dropped:
+            job.refuse()
+            job.sent()
         self._epoll.modify(self._fd, select.EPOLLIN)
         if self._sentinel:
             self._token.release()
@@ -247,23 +270,22 @@ class Link:
         Returns when this thread is not needed any more, which may be before the end.
         """
         self._token.acquire()
-        self._threads = 1
-        self._appoint()
+        if self._ended:  # a thread that waited for an answer has read the end
+            self._token.release()
+            return
+        if not self._callers_read:
+            self._appoint()
         self._work(_READ)
 
     def _work(self, task: Any) -> None:
-        try:
-            while task is not None:
-                if task is _READ:
-                    task = self._read()
-                elif task is _WATCH:
-                    task = self._watch()
-                else:
-                    self._answer(task.run())
-                    task = self._next()
-        finally:
-            with self._lock:
-                self._threads -= 1
+        while task is not None:
+            if task is _READ:
+                task = self._read()
+            elif task is _WATCH:
+                task = self._watch()
+            else:
+                self._answer(task, task.run())
+                task = self._next()
 
     def _give(self, task: Any, *, may_wait: bool = False) -> bool:
         """Have another thread do ``task``: an idle one, a new one, or with ``may_wait`` the next free one."""
@@ -283,7 +305,7 @@ class Link:
             return True
         try:
             spawn(name, self._work, task)
-        except RuntimeError as error:
+        except (RuntimeError, MemoryError) as error:
             logger.error("%s: no new thread: %s", self.name, error)
             with self._lock:
                 self._threads -= 1
@@ -320,6 +342,7 @@ class Link:
             if job is not None:
                 return job
             if self._ended or len(self._idle) >= _IDLE_THREADS:
+                self._threads -= 1
                 return None
             seat = _Seat()
             self._idle.append(seat)
@@ -335,39 +358,65 @@ class Link:
         return self._sentinel
 
     def dispatch(self, job: Job) -> None:
-        """Have ``job`` run by another thread, in its turn; refused when too many wait. Never blocks."""
-        if self._give(job, may_wait=True) or self._ended:
+        """Have ``job`` run by another thread, in its turn; refused when too many wait, or the link is over.
+
+        Blocks only to deliver a refusal, and not for long: a peer that neither waits for its answers nor
+        reads them is cut off.
+        """
+        if self._give(job, may_wait=True):
             return
-        logger.warning("%s: too many requests at once, one was refused", self.name)
-        if not self.try_send(job.refuse()):
-            self.close(RemoteProtocolError("the peer floods the connection and reads no answers"))
+        buffers = job.refuse()
+        if buffers and not self._ended:
+            self._refused += 1
+            level = logging.WARNING if self._refused == 1 else logging.DEBUG
+            logger.log(level, "%s: too many requests at once, one was refused", self.name)
+            try:
+                self.send(buffers, Deadline(_PATIENCE))
+            except TimeoutError:
+                self.close(
+                    RemoteProtocolError("the peer floods the connection and reads no answers")
+                )
+            except ConnectionLost:
+                pass
+        job.sent()
 
     def wake_by(self, due: float) -> None:
         """See to it that :meth:`Receiver.tick` is called at ``due``; to be called once tick() knows it."""
-        if due < self._wake_at:
-            with self._lock:
-                if self._open:
-                    self._wake_at = due
-                    with contextlib.suppress(BlockingIOError):  # full: it will wake all the same
-                        os.write(self._wake_write, b"\0")
+        if due >= self._wake_at:
+            return
+        with self._lock:
+            if self._ended or due >= self._wake_at:
+                return
+            self._wake_at = due
+            start, self._has_clock = not self._has_clock, True
+        self._alarms.put(None)
+        if start:
+            try:
+                spawn(f"{self.name}-clock", self._watch_clock)
+            except (RuntimeError, MemoryError) as error:
+                logger.error("%s: no thread to watch the clock: %s", self.name, error)
+                with self._lock:
+                    self._has_clock = False
+                    self._wake_at = math.inf
+
+    def _watch_clock(self) -> None:
+        while not self._ended:
+            # Mark, then look: what becomes due from here on finds the mark, and sounds the alarm.
+            self._wake_at = math.inf
+            try:
+                self._wake_at = wake_at = self._receiver.tick(time.monotonic())
+            except Exception:
+                logger.exception("%s: cannot do what is due", self.name)
+                wake_at = math.inf
+            timeout = max(0.0, min(wake_at - time.monotonic(), threading.TIMEOUT_MAX))
+            with contextlib.suppress(queue.Empty):
+                self._alarms.get(timeout=timeout)
 
     def _watch(self) -> Any:
-        """The sentinel's work: the clock, and the socket while the thread that read it serves."""
-        tick = self._receiver.tick
-        while True:
-            self._wake_at = wake_at = tick(time.monotonic())
-            # Mark, then look: what became due meanwhile has either seen _wake_at or is seen here.
-            if tick(time.monotonic()) < wake_at:
-                continue
-            timeout = None if wake_at == math.inf else max(0.0, wake_at - time.monotonic())
-            ready = [fd for fd, _ in self._epoll.poll(timeout)]
-            if self._wake_read in ready:
-                os.read(self._wake_read, 4096)
-            if self._fd in ready:
-                break
+        """The sentinel's work: watch the socket while the thread that read from it serves."""
+        self._epoll.poll()
         self._token.acquire()
         self._sentinel = False
-        self._wake_at = math.inf
         if self._ended:
             self._finish()
             return None
@@ -378,10 +427,9 @@ class Link:
 
     def _read(self) -> Any:
         """The reader's work; called with the token, returns the thread's next task without it."""
-        view = memoryview(bytearray(_READ_SIZE))
         while True:
             jobs: list[Job] = []
-            cause = self._receive(view, jobs)
+            cause = self._receive(jobs)
             if cause is not None:
                 for job in jobs:
                     self.dispatch(job)
@@ -397,17 +445,18 @@ class Link:
                 self._release()
                 return task() if callable(task) else task
 
-    def _receive(self, view: memoryview, jobs: list[Job]) -> NRIError | None:
+    def _receive(self, jobs: list[Job]) -> NRIError | None:
         """Read once and hand it on; called with the token. Returns why the link is over, if it is."""
+        # With callers_read, what woke this thread may have been read by a caller meanwhile.
+        flags = socket.MSG_DONTWAIT if self._callers_read else 0
         try:
-            if self._callers_read:
-                # What woke this thread may have been read by a caller meanwhile.
-                count = self._sock.recv_into(view, 0, socket.MSG_DONTWAIT)
-            else:
-                count = self._sock.recv_into(view)
+            count = self._sock.recv_into(self._view, 0, flags)
             if not count:
                 return ConnectionLost("the peer closed the connection")
-            self._receiver.receive(view[:count], jobs)
+            self._receiver.receive(self._view[:count], jobs)
+            for job in jobs:
+                if job.due < self._wake_at:
+                    self.wake_by(job.due)
         except BlockingIOError:
             pass
         except OSError as error:
@@ -428,22 +477,20 @@ class Link:
 
     def read_until(self, done: Latch, deadline: Deadline) -> None:
         """Read until ``done`` is set, or the deadline, or the end of the link; then let others read."""
-        buffers = self._caller_buffers
-        view = buffers.pop() if buffers else memoryview(bytearray(_READ_SIZE))
-        poller = select.poll()
-        poller.register(self._fd, select.POLLIN)
-        while not done.is_set():
-            remaining = deadline.remaining()
-            if not poller.poll(None if remaining is None else math.ceil(remaining * 1000)):
-                break
-            jobs: list[Job] = []
-            cause = self._receive(view, jobs)
-            for job in jobs:
-                self.dispatch(job)
-            if cause is not None:
-                self._end(cause)
-                return
-        buffers.append(view)
+        try:
+            poller = select.poll()
+            poller.register(self._fd, select.POLLIN)
+            while not done.is_set() and _is_ready(poller, deadline):
+                jobs: list[Job] = []
+                cause = self._receive(jobs)
+                for job in jobs:
+                    self.dispatch(job)
+                if cause is not None:
+                    self._end(cause)
+                    return
+        except BaseException:
+            self._release()
+            raise
         self._release()
 
     def end_reading(self) -> None:
@@ -473,15 +520,16 @@ class Link:
             for job in jobs[1:]:
                 self.dispatch(job)
         self._release()
-        if first.due < self._wake_at:
-            self.wake_by(first.due)
         buffers = first.run()
         if not self._regain():
-            self._answer(buffers)
+            self._answer(first, buffers)
             return False
-        return not buffers or self._answer_reading(buffers)
+        if buffers:
+            return self._answer_reading(first, buffers)
+        first.sent()
+        return True
 
-    def _answer_reading(self, buffers: Sequence[Buffer]) -> bool:
+    def _answer_reading(self, job: Job, buffers: Sequence[Buffer]) -> bool:
         """Send while holding the token, unless that blocks: then somebody else may read meanwhile.
 
         Returns whether this thread still has the token.
@@ -492,17 +540,20 @@ class Link:
             try:
                 rest = self._write(buffers)
             except ConnectionLost:
+                job.sent()
                 return True  # the next read tells
             if not rest:
                 self._write_lock.release()
+                job.sent()
                 return True
         # There is a sentinel: the token was free a moment ago.
         self._release()
         if writing:
             with contextlib.suppress(ConnectionLost):
-                self._write_rest(rest, None)
+                self._write_rest(rest)
+            job.sent()
         else:
-            self._answer(buffers)
+            self._answer(job, buffers)
         return self._regain()
 
     def _regain(self) -> bool:
@@ -524,17 +575,19 @@ class Link:
         thread after the deadline.
 
         Raises:
-            TimeoutError: the deadline passed.
+            TimeoutError: the deadline passed; what was not begun will not be sent.
             ConnectionLost: the link is over.
         """
         remaining = None if deadline is None else deadline.remaining()
-        if not self._write_lock.acquire(timeout=-1 if remaining is None else remaining):
+        if not self._write_lock.acquire(
+            timeout=-1 if remaining is None else min(remaining, threading.TIMEOUT_MAX)
+        ):
             raise TimeoutError(
                 f"{self.name}: other messages are in the way, the peer does not read"
             )
         rest = self._write(buffers)
         if rest:
-            self._write_rest(rest, deadline)
+            self._write_rest(rest, deadline, begun=rest is not buffers)
         else:
             self._write_lock.release()
 
@@ -558,12 +611,13 @@ class Link:
             self._delegate(rest)
         return True
 
-    def _answer(self, buffers: Sequence[Buffer]) -> None:
+    def _answer(self, job: Job, buffers: Sequence[Buffer]) -> None:
         if buffers:
             try:
                 self.send(buffers)
             except ConnectionLost:
                 logger.debug("%s: an answer came after the end of the connection", self.name)
+        job.sent()
 
     def _write(self, buffers: Sequence[Buffer]) -> Sequence[Buffer]:
         """Write without blocking; called with the write lock. Returns the rest, ``buffers`` if it is all.
@@ -589,16 +643,22 @@ class Link:
             sent -= len(buffer)
         return ()
 
-    def _write_rest(self, rest: Sequence[Buffer], deadline: Deadline | None) -> None:
+    def _write_rest(
+        self, rest: Sequence[Buffer], deadline: Deadline | None = None, *, begun: bool = True
+    ) -> None:
         """Write ``rest`` to its end; called with the write lock, which is released whatever happens."""
         poller = select.poll()
         poller.register(self._fd, select.POLLOUT)
         while rest:
-            remaining = None if deadline is None else deadline.remaining()
-            if not poller.poll(None if remaining is None else math.ceil(remaining * 1000)):
-                self._delegate(rest)
+            if not _is_ready(poller, deadline):
+                if begun:
+                    self._delegate(rest)
+                else:
+                    self._write_lock.release()
                 raise TimeoutError(f"{self.name}: the peer does not read")
-            rest = self._write(rest)
+            left = self._write(rest)
+            begun = begun or left is not rest
+            rest = left
         self._write_lock.release()
 
     def _delegate(self, rest: Sequence[Buffer]) -> None:
@@ -610,6 +670,19 @@ class Link:
             )
 
 
+def _is_ready(poller: select.poll, deadline: Deadline | None) -> bool:
+    """Block until the descriptor is ready (True) or the deadline has passed (False)."""
+    remaining = None if deadline is None else deadline.remaining()
+    while remaining is None or not poller.poll(math.ceil(min(remaining * 1000, _LONGEST_POLL))):
+        if remaining is None:
+            return bool(poller.poll())
+        if remaining == 0.0:
+            return False
+        assert deadline is not None
+        remaining = deadline.remaining()
+    return True
+
+
 class _Writing(Job):
     """The rest of a message that was begun; owns the write lock."""
 
@@ -619,5 +692,5 @@ class _Writing(Job):
 
     def run(self) -> Sequence[Buffer]:
         with contextlib.suppress(ConnectionLost):
-            self._link._write_rest(self._rest, None)
+            self._link._write_rest(self._rest)
         return ()

@@ -59,14 +59,23 @@ class ClientCall:
         "done",
         "inbox",
         "method",
+        "on_done",
         "payload",
         "status",
         "stream_id",
         "timed",
     )
 
-    def __init__(self, method: str, deadline: Deadline, inbox: Inbox | None) -> None:
+    def __init__(
+        self,
+        method: str,
+        deadline: Deadline,
+        inbox: Inbox | None,
+        on_done: Callable[[ClientCall], object] | None,
+    ) -> None:
         self.method = method
+        #: Called once it is done, by whichever thread found out: must not block.
+        self.on_done = on_done
         self.deadline = deadline
         #: Set when ``status`` and ``payload`` are final.
         self.done = Latch()
@@ -137,12 +146,13 @@ class ClientEnd:
         metadata: Metadata = None,
         inbox: Inbox | None = None,
         wait: bool = False,
+        on_done: Callable[[ClientCall], object] | None = None,
     ) -> ClientCall:
         """Send a request. Blocks while the peer does not read, until the deadline.
 
         With ``wait`` it blocks until the call is done, and may read the answer on this thread.
         """
-        call = ClientCall(method, deadline, inbox)
+        call = ClientCall(method, deadline, inbox, on_done)
         service, _, name = method.lstrip("/").rpartition("/")
         request = envelope_pb2.Request(service=service, method=name, payload=payload)
         for key, value in metadata or ():
@@ -263,6 +273,8 @@ class ClientEnd:
         call.done.set()
         if call.inbox is not None:
             call.inbox.end()
+        if call.on_done is not None:
+            call.on_done(call)
         if callbacks:
             if self._closed is None:
                 self.link.dispatch(_Callbacks(callbacks))

@@ -11,6 +11,7 @@ from typing import Any, Callable, NamedTuple, NoReturn
 import grpc
 
 from nri_sync.deadline import Deadline
+from nri_sync.threads import Latch
 from nri_sync.ttrpc.status import DETAILS_KEY, Status, code_of
 
 __all__ = ["Aborted", "Metadatum", "ServicerContext", "current_context"]
@@ -53,6 +54,8 @@ class ServicerContext(grpc.ServicerContext):
         self._deadline = deadline
         self._peer = peer
         self._cancel = cancel
+        #: For the layers above: set when the answer has been handed to the kernel, where they ask for it.
+        self.answered: Latch | None = None
         # Guards the fields below.
         self._lock = threading.Lock()
         self._code: grpc.StatusCode | int | None = None
@@ -173,6 +176,12 @@ class ServicerContext(grpc.ServicerContext):
     def aborted(self) -> bool:
         """Whether the handler left by ``abort()``."""
         return self._aborted
+
+    def forget_abort(self) -> None:
+        """Answer as if the handler had not called ``abort()``, ``set_code()`` and so on."""
+        with self._lock:
+            self._code = self._details = self._rich = None
+            self._aborted = False
 
     def status(self, error: Status | None) -> Status | None:
         """The error to answer with: what the handler set, or what it raised; ``None`` for success."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 import math
@@ -97,8 +98,8 @@ class LatePolicy:
         """Seconds after which a call that arrives now is answered for; ``None``: never."""
         return None
 
-    def answer(self, call: ServerCall) -> bytes | Status:
-        """What to answer in place of the handler: a serialized message or an error."""
+    def answer(self, call: ServerCall) -> bytes | Status | None:
+        """What to answer in place of the handler: a serialized message or an error; ``None``: nothing."""
         raise NotImplementedError
 
     def finished(self, call: ServerCall, error: Status | None) -> None:
@@ -135,6 +136,10 @@ class ServerCall(Job):
         self.inbox = Inbox() if state is State.OPEN else None
         self.context: ServicerContext | None = None
 
+    def sent(self) -> None:
+        if self.context is not None and self.context.answered is not None:
+            self.context.answered.set()
+
     def refuse(self) -> Sequence[Buffer]:
         status = Status.of(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many requests at once")
         return self._answer(status)
@@ -148,8 +153,8 @@ class ServerCall(Job):
             return self._answer(
                 Status.of(grpc.StatusCode.INVALID_ARGUMENT, f"unmarshal request: {error}")
             )
-        self._data = b""
         self.method = method = f"/{request.service}/{request.method}"
+        self._data = b""
         metadata = (
             tuple(Metadatum(pair.key, pair.value) for pair in request.metadata)
             if request.metadata
@@ -276,9 +281,17 @@ class ServerCall(Job):
         return True
 
     def answer_late(self, policy: LatePolicy) -> Sequence[Buffer]:
-        """Answer for the handler, which goes on; empty when it was faster."""
+        """Answer for the handler, which goes on; empty when it was faster, or the policy will not."""
+        self.due = math.inf
+        if not self.method:  # still waiting for a thread
+            with contextlib.suppress(Exception):
+                request = envelope_pb2.Request.FromString(cast(bytes, self._data))
+                self.method = f"/{request.service}/{request.method}"
+        outcome = policy.answer(self)
+        if outcome is None:
+            return ()
         self.late = True
-        return self._answer(policy.answer(self), late=True)
+        return self._answer(outcome, late=True)
 
     def _answer(self, outcome: bytes | Status | None, *, late: bool = False) -> Sequence[Buffer]:
         """Finish the stream; the buffers to send, none if it is finished already."""
@@ -333,6 +346,7 @@ class ServerEnd:
         self._decoder = MessageDecoder()
         # Guards the two tables. Innermost.
         self._lock = threading.Lock()
+        self._none_left = threading.Condition(self._lock)
         self._streams = ServerStreams()
         self._calls: dict[int, ServerCall] = {}
         self._ignored = 0
@@ -420,6 +434,7 @@ class ServerEnd:
                 buffers = call.answer_late(self.late_policy)
                 if buffers and not self.link.try_send(buffers):
                     self.link.dispatch(_Reply(buffers))
+                call.sent()
         return next_due
 
     def lost(self, cause: NRIError | None) -> None:
@@ -429,6 +444,7 @@ class ServerEnd:
             calls = list(self._calls.values())
             self._calls.clear()
             self._streams = ServerStreams()
+            self._none_left.notify_all()
         if self._ignored > 1:
             logger.warning("%s: %d messages were ignored in all", self.peer, self._ignored)
         callbacks: list[Callable[[], object]] = []
@@ -441,6 +457,11 @@ class ServerEnd:
         if callbacks:  # the application's code: not on a thread of the link
             spawn(f"{self.link.name}-callbacks", ServicerContext.run_callbacks, callbacks)
 
+    def quiet(self, deadline: Deadline) -> bool:
+        """Block until no call is being served, or the deadline; returns whether it is so."""
+        with self._lock:
+            return self._none_left.wait_for(lambda: not self._calls, deadline.remaining())
+
     # For the calls
 
     def finish(self, call: ServerCall) -> bool:
@@ -449,6 +470,8 @@ class ServerEnd:
             if self._calls.pop(call.stream_id, None) is None:
                 return False
             self._streams.send_response(call.stream_id)
+            if not self._calls:
+                self._none_left.notify_all()
         self._done()
         return True
 

@@ -1,0 +1,9 @@
+"""The plugin side: the stub, and what it is made of.
+
+:mod:`.stub` is the handle, :mod:`.lifecycle` and :mod:`.state` say what it may do when, :mod:`.connection` is one
+session of it, :mod:`.servicer` and :mod:`.handlers` serve the runtime's requests.
+"""
+
+from __future__ import annotations
+
+__all__ = ()

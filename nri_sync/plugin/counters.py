@@ -1,0 +1,59 @@
+"""What a stub has done so far, in numbers."""
+
+from __future__ import annotations
+
+import threading
+from typing import NamedTuple
+
+__all__ = ["Counters", "Tally"]
+
+
+class Counters(NamedTuple):
+    """A snapshot of a stub's counters; all since the stub was made."""
+
+    #: Sessions that got as far as being configured.
+    sessions: int = 0
+    #: Starts that failed.
+    failed_starts: int = 0
+    #: Sessions that ended other than by ``stop()``.
+    losses: int = 0
+    #: Requests for which a handler was called.
+    requests: int = 0
+    #: Handlers that raised.
+    errors: int = 0
+    #: Container adjustments that were rejected by raising.
+    rejections: int = 0
+    #: Requests that were answered for, because the handler took too long.
+    late_replies: int = 0
+    #: Handlers that were done after their request had been answered for; their results were dropped.
+    late_results: int = 0
+    #: Calls of ``update_containers``.
+    updates: int = 0
+
+    @property
+    def restarts(self) -> int:
+        """Sessions after the first."""
+        return max(0, self.sessions - 1)
+
+
+class Tally:
+    """Counts; safe from any thread that a signal cannot interrupt."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._values = dict.fromkeys(Counters._fields, 0)
+
+    def add(self, name: str) -> None:
+        with self._lock:
+            self._values[name] += 1
+
+    def snapshot(self) -> Counters:
+        """The counters now; takes no lock, so it may be called from anywhere."""
+        return Counters(**self._values)
+
+    @classmethod
+    def copy_of(cls, other: Tally) -> Tally:
+        """The same numbers under a lock of its own; for a forked child, where the old one may be held."""
+        copy = cls()
+        copy._values.update(other._values)
+        return copy

@@ -1,0 +1,234 @@
+"""The handlers that a plugin may have: ONE table of event, method, arguments and reply."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Iterable, Mapping
+from typing import Any, Callable, NamedTuple
+
+from nri_sync.api import EventMask, nri_pb2, pretty_name
+from nri_sync.errors import PluginError
+from nri_sync.plugin.base import Plugin
+
+__all__ = ["BY_EVENT", "HANDLERS", "Handler", "find_handlers"]
+
+
+def _nothing(result: Any) -> Any:
+    """The reply of a handler that has nothing to say; its response messages are all empty."""
+    if result is not None:
+        raise TypeError(f"the handler returned {type(result).__name__}, but nothing is expected")
+
+
+def _updates(response_type: Any) -> Callable[[Any], Any]:
+    def reply(result: Any) -> Any:
+        if isinstance(result, response_type):
+            return result
+        return response_type(update=_checked_updates(result))
+
+    return reply
+
+
+def _checked_updates(result: Any) -> list[nri_pb2.ContainerUpdate]:
+    if result is None:
+        return []
+    if isinstance(result, nri_pb2.ContainerUpdate) or not isinstance(result, Iterable):
+        raise TypeError(
+            f"the handler returned {type(result).__name__}, but a list of ContainerUpdate is expected"
+        )
+    updates = list(result)
+    for update in updates:
+        if not isinstance(update, nri_pb2.ContainerUpdate):
+            raise TypeError(
+                f"the updates hold {type(update).__name__}, but ContainerUpdate is expected"
+            )
+    return updates
+
+
+def _create(result: Any) -> nri_pb2.CreateContainerResponse:
+    if isinstance(result, nri_pb2.CreateContainerResponse):
+        return result
+    adjustment, updates = (
+        result if isinstance(result, tuple) and len(result) == 2 else (result, None)
+    )
+    if adjustment is not None and not isinstance(adjustment, nri_pb2.ContainerAdjustment):
+        raise TypeError(
+            f"create_container returned {type(result).__name__}, but a ContainerAdjustment, a pair of it "
+            "and a list of ContainerUpdate, a CreateContainerResponse or None is expected"
+        )
+    return nri_pb2.CreateContainerResponse(adjust=adjustment, update=_checked_updates(updates))
+
+
+class Handler(NamedTuple):
+    """A method that a plugin may have, and the RPC that it serves."""
+
+    name: str
+    #: The method of the Plugin service.
+    rpc: str
+    #: The number of its event; 0 for what cannot be subscribed to.
+    event: int
+    #: The names of the arguments, and the fields of the request that hold them.
+    parameters: tuple[str, ...]
+    fields: tuple[str, ...]
+    #: Turns what the handler returned into the response; ``None`` stands for an empty one.
+    reply: Callable[[Any], Any]
+    #: Runtimes before NRI v0.12 send it as a StateChange.
+    by_state_change: bool
+
+    @property
+    def signature(self) -> str:
+        return f"{self.name}({', '.join(self.parameters)})"
+
+
+_POD = {"pod": "pod"}
+_CONTAINER = {"pod": "pod", "container": "container"}
+
+
+def _event(
+    number: int,
+    arguments: Mapping[str, str],
+    reply: Callable[[Any], Any] = _nothing,
+    *,
+    own: bool = False,
+) -> Handler:
+    """``own``: the event has had a method of its own in all releases that know it."""
+    rpc = pretty_name(number)
+    name = nri_pb2.Event.Name(number).lower()
+    return Handler(name, rpc, number, tuple(arguments), tuple(arguments.values()), reply, not own)
+
+
+HANDLERS: tuple[Handler, ...] = (
+    Handler(
+        "configure",
+        "Configure",
+        0,
+        ("config", "runtime", "version"),
+        ("config", "runtime_name", "runtime_version"),
+        lambda result: result,
+        False,
+    ),
+    Handler(
+        "synchronize",
+        "Synchronize",
+        0,
+        ("pods", "containers"),
+        ("pods", "containers"),
+        _updates(nri_pb2.SynchronizeResponse),
+        False,
+    ),
+    Handler("shutdown", "Shutdown", 0, (), (), _nothing, False),
+    _event(nri_pb2.RUN_POD_SANDBOX, _POD),
+    _event(
+        nri_pb2.UPDATE_POD_SANDBOX,
+        {"pod": "pod", "overhead": "overhead_linux_resources", "resources": "linux_resources"},
+        own=True,
+    ),
+    _event(nri_pb2.POST_UPDATE_POD_SANDBOX, _POD),
+    _event(nri_pb2.STOP_POD_SANDBOX, _POD),
+    _event(nri_pb2.REMOVE_POD_SANDBOX, _POD),
+    _event(nri_pb2.CREATE_CONTAINER, _CONTAINER, _create, own=True),
+    _event(nri_pb2.POST_CREATE_CONTAINER, _CONTAINER),
+    _event(nri_pb2.START_CONTAINER, _CONTAINER),
+    _event(nri_pb2.POST_START_CONTAINER, _CONTAINER),
+    _event(
+        nri_pb2.UPDATE_CONTAINER,
+        {**_CONTAINER, "resources": "linux_resources"},
+        _updates(nri_pb2.UpdateContainerResponse),
+        own=True,
+    ),
+    _event(nri_pb2.POST_UPDATE_CONTAINER, _CONTAINER),
+    _event(nri_pb2.STOP_CONTAINER, _CONTAINER, _updates(nri_pb2.StopContainerResponse), own=True),
+    _event(nri_pb2.REMOVE_CONTAINER, _CONTAINER),
+    Handler(
+        "validate_container_adjustment",
+        "ValidateContainerAdjustment",
+        nri_pb2.VALIDATE_CONTAINER_ADJUSTMENT,
+        ("request",),
+        (),
+        _nothing,
+        False,
+    ),
+)
+
+#: The handlers of the events that a StateChange may bring.
+BY_EVENT: dict[int, Handler] = {
+    handler.event: handler for handler in HANDLERS if handler.by_state_change
+}
+
+_BY_NAME = {handler.name: handler for handler in HANDLERS}
+
+
+def _squeezed(name: str) -> str:
+    return name.replace("_", "").lower()
+
+
+_BY_SQUEEZED_NAME = {_squeezed(handler.name): handler for handler in HANDLERS}
+
+
+def find_handlers(plugin: object) -> tuple[dict[str, Callable[..., Any]], EventMask]:
+    """The handlers that ``plugin`` has, by name, and the events that they are for.
+
+    Raises:
+        PluginError: there are none; one is not callable, or not with the arguments it would get; or a
+            method looks like a misspelt handler.
+    """
+    found: dict[str, Callable[..., Any]] = {}
+    mask = EventMask(0)
+    for name in dir(plugin):
+        handler = _BY_NAME.get(name)
+        if handler is None:
+            _check_spelling(plugin, name)
+            continue
+        if getattr(type(plugin), name, None) is getattr(Plugin, name):
+            continue  # inherited, and does nothing
+        method = getattr(plugin, name)
+        if method is None:
+            continue
+        _check_arguments(plugin, handler, method)
+        found[name] = method
+        if handler.event:
+            mask |= EventMask.of(handler.event)
+    if not found:
+        names = ", ".join(handler.name for handler in HANDLERS)
+        raise PluginError(f"{_describe(plugin)} has no handlers; it needs at least one of: {names}")
+    return found, mask
+
+
+def _describe(plugin: object) -> str:
+    return "the plugin None" if plugin is None else f"the plugin {type(plugin).__qualname__}"
+
+
+def _check_arguments(plugin: object, handler: Handler, method: Any) -> None:
+    if not callable(method):
+        raise PluginError(
+            f"{_describe(plugin)}: {handler.name} is not a method; expected {handler.signature}"
+        )
+    if inspect.iscoroutinefunction(method):
+        raise PluginError(
+            f"{_describe(plugin)}: {handler.name} is async; handlers are ordinary functions"
+        )
+    try:
+        signature = inspect.signature(method)
+    except (TypeError, ValueError):
+        return  # a builtin: nothing to check against
+    try:
+        signature.bind(*handler.parameters)
+    except TypeError as error:
+        raise PluginError(
+            f"{_describe(plugin)}: {handler.name}{signature} cannot be called as {handler.signature}: {error}"
+        ) from None
+
+
+def _check_spelling(plugin: object, name: str) -> None:
+    """Refuse a method that would silently never be called."""
+    if name.startswith("_"):
+        return
+    likely: Handler | None = _BY_SQUEEZED_NAME.get(_squeezed(name))
+    if likely is None:
+        close = difflib.get_close_matches(name, _BY_NAME, 1, cutoff=0.88)
+        likely = _BY_NAME[close[0]] if close else None
+    if likely is not None and callable(getattr(plugin, name, None)):
+        raise PluginError(
+            f"{_describe(plugin)}: {name} is not a handler, is {likely.signature} meant? "
+            "(a method that is meant to be something else needs another name, or a leading underscore)"
+        )

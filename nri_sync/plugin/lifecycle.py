@@ -1,0 +1,110 @@
+"""What a stub is doing, and with which connection: ONE lock and condition variable guard both.
+
+Only threads of the stub itself, or others that no signal can interrupt, may call these methods: the main
+thread hands such work over (see :mod:`nri_sync.threads`). Nothing in here blocks but :meth:`admit`, and
+nothing but fields is touched under the lock: no user code, no socket, no RPC, no join.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+from nri_sync.errors import AlreadyStarted, LifecycleError, StubStopped
+from nri_sync.plugin.state import Move, State, following
+
+if TYPE_CHECKING:
+    from nri_sync.plugin.connection import Connection
+    from nri_sync.session import Session
+
+__all__ = ["Lifecycle"]
+
+
+class Lifecycle:
+    """The state of a stub and its current connection.
+
+    Reading ``state`` and ``conn`` needs no lock: each is replaced as a whole.
+    """
+
+    def __init__(self) -> None:
+        # Guards state and conn, and of each connection over, session, error and is_configured. Innermost.
+        self._changed = threading.Condition(threading.Lock())
+        self.state = State.IDLE
+        self.conn: Connection | None = None
+
+    def _move_locked(self, move: Move) -> None:
+        """Requires the lock."""
+        self.state = following(self.state, move)
+        self._changed.notify_all()
+
+    def admit(self, conn: Connection) -> LifecycleError | None:
+        """Make ``conn`` the current connection: IDLE to STARTING. Returns why not, if it cannot be.
+
+        Blocks while the connection before it is ending, until the deadline of ``conn``; not at all when
+        ``conn`` is being made inside a handler, whose answer that end may be waiting for.
+        """
+        with self._changed:
+            while self.state is State.STOPPING and not conn.over and not conn.inside_handler:
+                if not self._changed.wait(conn.deadline.remaining()):
+                    break
+            if conn.over:
+                return StubStopped("stopped before it began to start")
+            if self.state is not State.IDLE:
+                return AlreadyStarted(f"the stub is {self.state.value}")
+            self.conn = conn
+            self._move_locked(Move.START)
+            return None
+
+    def attach(self, conn: Connection, session: Session) -> bool:
+        """Give ``conn`` its session; False when it is over already."""
+        with self._changed:
+            if conn.over:
+                return False
+            conn.session = session
+            return True
+
+    def configured(self, conn: Connection) -> bool:
+        """STARTING to STARTED; False when ``conn`` is not starting (any more)."""
+        with self._changed:
+            if self.conn is not conn or self.state is not State.STARTING:
+                return False
+            self._move_locked(Move.CONFIGURED)
+            conn.is_configured = True
+            return True
+
+    def begin_end(self, conn: Connection, error: Exception) -> tuple[bool, Session | None]:
+        """This side ends ``conn``, with ``error`` for whoever is starting it.
+
+        Returns whether this is the first reason, and the session that is to be closed. Without a session the
+        connection is over at once: the caller must then conclude it.
+        """
+        with self._changed:
+            if conn.over:
+                return False, None
+            first = self.state is not State.STOPPING
+            if self.conn is not conn:
+                conn.over = True
+                conn.error = error
+                self._changed.notify_all()
+                return True, None
+            if first:
+                conn.error = error
+                self._move_locked(Move.END)
+            if conn.session is None:
+                self._end_locked(conn)
+            return first, conn.session
+
+    def ended(self, conn: Connection) -> State | None:
+        """``conn`` is over, its sockets are closed. Returns the state before; ``None`` if known already."""
+        with self._changed:
+            if conn.over:
+                return None
+            before = self.state
+            self._end_locked(conn)
+            return before
+
+    def _end_locked(self, conn: Connection) -> None:
+        """Requires the lock."""
+        conn.over = True
+        self.conn = None
+        self._move_locked(Move.ENDED)

@@ -1,0 +1,279 @@
+"""The Plugin service: requests in, handlers called, replies out. One servicer for each connection."""
+
+from __future__ import annotations
+
+import _thread
+import logging
+import threading
+import time
+from collections.abc import Sequence
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Callable,
+    NamedTuple,
+)
+
+import grpc
+from google.protobuf.message_factory import GetMessageClass
+
+from nri_sync import api
+from nri_sync.api import EventMask, nri_pb2
+from nri_sync.plugin.handlers import BY_EVENT, HANDLERS, Handler
+from nri_sync.threads import Latch
+from nri_sync.ttrpc.context import ServicerContext
+from nri_sync.ttrpc.router import Router
+from nri_sync.ttrpc.service import LatePolicy, ServerCall
+from nri_sync.ttrpc.status import Status
+
+if TYPE_CHECKING:
+    from nri_sync.plugin.connection import Connection
+
+__all__ = ["Late", "Served", "Servicer"]
+
+_SERVICE = nri_pb2.DESCRIPTOR.services_by_name["Plugin"]
+_TYPES: dict[str, tuple[Any, Any]] = {
+    method.name: (GetMessageClass(method.input_type), GetMessageClass(method.output_type))
+    for method in _SERVICE.methods
+}
+
+# The state of a node comes in parts of up to 4 MiB. A node that fills this has millions of containers.
+_SYNCHRONIZE_MAX = 1 << 30
+
+# What must never be answered for: an empty Configure subscribes to everything.
+_NEVER_LATE = frozenset({"Configure", "Shutdown"})
+
+
+class Served(NamedTuple):
+    """A request whose handler is running."""
+
+    handler: str
+    since: float
+    context: ServicerContext
+
+    def answered(self) -> Latch:
+        """A latch that is set when the answer has been sent; to be asked for inside the handler."""
+        if self.context.answered is None:
+            self.context.answered = Latch()
+        return self.context.answered
+
+
+class Servicer:
+    """Serves one connection; every method may be called from several threads at once."""
+
+    def __init__(self, conn: Connection) -> None:
+        self._conn = conn
+        self._plugin = conn.plugin
+        # Guards the parts.
+        self._lock = threading.Lock()
+        self._pods: list[nri_pb2.PodSandbox] = []
+        self._containers: list[nri_pb2.Container] = []
+        self._collected = 0
+
+    def router(self, interceptors: Sequence[Any]) -> Router:
+        """The methods of the service, for a ServerEnd."""
+        behaviours: dict[str, Callable[[Any, ServicerContext], Any]] = {
+            "Configure": self._configure,
+            "Synchronize": self._synchronize,
+            "StateChange": self._state_change,
+            "ValidateContainerAdjustment": self._validate,
+        }
+        for handler in HANDLERS:
+            if handler.rpc not in behaviours:
+                behaviours[handler.rpc] = self._behaviour(handler)
+        router = Router(interceptors)
+        router.add_registered_method_handlers(
+            _SERVICE.full_name,
+            {
+                rpc: grpc.unary_unary_rpc_method_handler(
+                    behaviour,
+                    request_deserializer=_TYPES[rpc][0].FromString,
+                    response_serializer=_TYPES[rpc][1].SerializeToString,
+                )
+                for rpc, behaviour in behaviours.items()
+            },
+        )
+        return router
+
+    def _behaviour(self, handler: Handler) -> Callable[[Any, ServicerContext], Any]:
+        empty = _TYPES[handler.rpc][1]()
+        fields = handler.fields
+
+        def behaviour(request: Any, context: ServicerContext) -> Any:
+            arguments = [getattr(request, field) for field in fields]
+            reply = self._call(handler, arguments, context)
+            return empty if reply is None else reply
+
+        return behaviour
+
+    def _call(self, handler: Handler, arguments: Sequence[Any], context: ServicerContext) -> Any:
+        """Call the plugin's handler, if it has it, and make the reply of what it returns."""
+        method = self._plugin.handlers.get(handler.name)
+        if method is None:
+            return handler.reply(None)
+        tally = self._plugin.tally
+        tally.add("requests")
+        serving = self._conn.serving
+        thread = _thread.get_ident()
+        serving[thread] = Served(handler.name, time.monotonic(), context)
+        try:
+            return handler.reply(method(*arguments))
+        except BaseException:
+            tally.add("errors")
+            raise
+        finally:
+            del serving[thread]
+
+    def _state_change(
+        self, request: nri_pb2.StateChangeEvent, context: ServicerContext
+    ) -> nri_pb2.Empty:
+        """What runtimes before NRI v0.12 send in place of most methods. Unknown events have no effect."""
+        handler = BY_EVENT.get(request.event)
+        if handler is None:
+            self._conn.logger.debug(
+                "StateChange with event %d, which is not one of its", request.event
+            )
+        else:
+            self._call(handler, [getattr(request, field) for field in handler.fields], context)
+        return nri_pb2.Empty()
+
+    def _validate(
+        self, request: nri_pb2.ValidateContainerAdjustmentRequest, context: ServicerContext
+    ) -> nri_pb2.ValidateContainerAdjustmentResponse:
+        """Raising is the answer here, and no error of the call."""
+        try:
+            self._call(_HANDLERS["validate_container_adjustment"], [request], context)
+        except Exception as error:
+            self._plugin.tally.add("rejections")
+            reason = str(error) or type(error).__name__
+            self._conn.logger.info(
+                "rejected the adjustment of %s: %s", request.container.id, reason
+            )
+            context.forget_abort()
+            return nri_pb2.ValidateContainerAdjustmentResponse(reject=True, reason=reason)
+        return nri_pb2.ValidateContainerAdjustmentResponse()
+
+    def _configure(
+        self, request: nri_pb2.ConfigureRequest, context: ServicerContext
+    ) -> nri_pb2.ConfigureResponse:
+        conn = self._conn
+        conn.phase = "configure"
+        conn.plugin.learn(request)
+        handler = _HANDLERS["configure"]
+        try:
+            arguments = [getattr(request, field) for field in handler.fields]
+            events = self._events(self._call(handler, arguments, context))
+        except BaseException as error:
+            conn.configure_failed(error, context)
+            raise
+        response = nri_pb2.ConfigureResponse(
+            events=int(events), failure_policy=self._plugin.failure_policy
+        )
+        self._plugin.events = events
+        conn.configured()
+        return response
+
+    def _events(self, asked: Any) -> EventMask:
+        """The events to subscribe to. Never none of them: to the runtime that means all."""
+        handled = self._plugin.handled
+        if asked is not None and not isinstance(asked, int):
+            raise TypeError(
+                f"configure returned {type(asked).__name__}, but an EventMask or None is expected"
+            )
+        if asked:
+            events = EventMask(asked)
+            without = events & ~handled
+            if without:
+                raise ValueError(
+                    f"configure subscribes to events that have no handler: {without} ({int(without):#x})"
+                )
+            return events
+        version = self._plugin.runtime_nri_version
+        events = handled & api.valid_events(version)
+        if events != handled:
+            self._conn.logger.warning(
+                "the runtime speaks NRI %s, which does not have: %s", version, handled & ~events
+            )
+        # A plugin without events of its own takes the one that comes least often.
+        return events or EventMask.REMOVE_POD_SANDBOX
+
+    def _synchronize(
+        self, request: nri_pb2.SynchronizeRequest, context: ServicerContext
+    ) -> nri_pb2.SynchronizeResponse:
+        """State that is too large for one message comes in parts; the handler gets all of it at once."""
+        with self._lock:
+            self._collected += request.ByteSize()
+            if self._collected > _SYNCHRONIZE_MAX:
+                pods, containers = self._take_locked()
+                context.abort(
+                    grpc.StatusCode.RESOURCE_EXHAUSTED,
+                    f"more than {_SYNCHRONIZE_MAX} bytes of state: {len(containers)} containers",
+                )
+            self._pods.extend(request.pods)
+            self._containers.extend(request.containers)
+            if request.more:
+                return nri_pb2.SynchronizeResponse(more=True)
+            pods, containers = self._take_locked()
+        self._conn.logger.debug("synchronize: %d pods, %d containers", len(pods), len(containers))
+        reply = self._call(_HANDLERS["synchronize"], [pods, containers], context)
+        self._conn.phase = "serve"
+        reply.more = False
+        return reply  # type: ignore[no-any-return]
+
+    def _take_locked(self) -> tuple[list[nri_pb2.PodSandbox], list[nri_pb2.Container]]:
+        """Requires the lock."""
+        pods, self._pods = self._pods, []
+        containers, self._containers = self._containers, []
+        self._collected = 0
+        return pods, containers
+
+
+_HANDLERS = {handler.name: handler for handler in HANDLERS}
+
+
+class Late(LatePolicy):
+    """Answers for handlers just before the runtime would give up on them, and cut the plugin off.
+
+    The answer is empty, or an error if the failure policy wants requests to fail. A validation always
+    fails: an empty answer would approve what nobody has looked at.
+    """
+
+    def __init__(self, conn: Connection) -> None:
+        self._conn = conn
+        self._plugin = conn.plugin
+
+    def limit(self) -> float | None:
+        if not self._conn.is_configured:
+            return None
+        timeout = self._plugin.request_timeout
+        # The runtime's clock began a little earlier, and the answer takes a moment to get there.
+        return timeout - min(max(0.1 * timeout, 0.05), 0.5 * timeout)
+
+    def answer(self, call: ServerCall) -> bytes | Status | None:
+        rpc = call.method.rpartition("/")[2]
+        if rpc in _NEVER_LATE:
+            return None
+        self._plugin.tally.add("late_replies")
+        policy = self._plugin.failure_policy
+        fails = rpc == "ValidateContainerAdjustment" or (policy is not None and policy.fail_request)
+        self._conn.logger.warning(
+            "%s has not answered within the request timeout of %g s; answered for it with %s",
+            rpc,
+            self._plugin.request_timeout,
+            "an error" if fails else "an empty reply",
+        )
+        if fails:
+            text = f"plugin {self._plugin.name} has not handled {rpc} in time"
+            return Status.of(grpc.StatusCode.DEADLINE_EXCEEDED, text)
+        return b""
+
+    def finished(self, call: ServerCall, error: Status | None) -> None:
+        self._plugin.tally.add("late_results")
+        rpc = call.method.rpartition("/")[2]
+        outcome = "succeeded" if error is None else f"failed ({error.details})"
+        self._conn.logger.log(
+            logging.WARNING if error is None else logging.ERROR,
+            "%s %s after it had been answered for; its result is dropped",
+            rpc,
+            outcome,
+        )

@@ -1,0 +1,434 @@
+"""The stub: a thread-safe, restartable handle on a plugin's connection to the runtime."""
+
+from __future__ import annotations
+
+import _thread
+import functools
+import logging
+import os
+import socket
+import weakref
+from collections.abc import Iterable, Sequence
+from typing import Any, Callable
+
+import grpc
+
+from nri_sync import api
+from nri_sync.api import EventMask, nri_pb2
+from nri_sync.deadline import Deadline
+from nri_sync.errors import AlreadyStarted, ConnectionLost, NotConnected, StubStopped, WouldDeadlock
+from nri_sync.plugin.connection import Connection
+from nri_sync.plugin.counters import Counters, Tally
+from nri_sync.plugin.handlers import find_handlers
+from nri_sync.plugin.lifecycle import Lifecycle
+from nri_sync.plugin.source import Dialer, Source, identify
+from nri_sync.plugin.state import State
+from nri_sync.threads import Latch, off_main, on_main_thread, spawn
+from nri_sync.ttrpc.context import ServicerContext, current_context
+
+__all__ = ["Stub", "request_context"]
+
+_UPDATE = "/nri.pkg.api.v1alpha1.Runtime/UpdateContainers"
+
+# These hold one lock while they relay an event, and while they apply unsolicited updates.
+_LOCKING_RUNTIMES = frozenset({"containerd", "cri-o"})
+
+_CLIENT_INTERCEPTORS = (
+    grpc.UnaryUnaryClientInterceptor,
+    grpc.UnaryStreamClientInterceptor,
+    grpc.StreamUnaryClientInterceptor,
+    grpc.StreamStreamClientInterceptor,
+)
+
+
+def request_context() -> ServicerContext:
+    """The context of the request that the calling handler serves: deadline, metadata, cancellation.
+
+    A ``grpc.ServicerContext``. Raises RuntimeError outside a handler.
+    """
+    try:
+        return current_context.get()
+    except LookupError:
+        raise RuntimeError(
+            "request_context() is for handlers, while they serve a request"
+        ) from None
+
+
+class _PluginLogger(logging.LoggerAdapter):  # type: ignore[type-arg]  # generic from 3.11 on
+    def process(self, msg: Any, kwargs: Any) -> tuple[Any, Any]:
+        assert self.extra is not None
+        return f"{self.extra['plugin']}: {msg}", kwargs
+
+
+class Stub:
+    """A plugin's handle on the runtime. All methods may be called from any thread, at any time.
+
+    One stub serves many sessions, one after the other: :meth:`start` begins one, which ends by :meth:`stop`,
+    or because the runtime ends it; then ``on_close`` tells, and the application may :meth:`start` again when
+    it is safe. The stub never reconnects on its own.
+
+    Methods may also be called in a handler, in ``on_close``, and in a signal handler on the main thread.
+    """
+
+    def __init__(
+        self,
+        plugin: object,
+        *,
+        name: str | None = None,
+        idx: str | int | None = None,
+        socket_path: str | None = None,
+        connection: socket.socket | None = None,
+        dialer: Dialer | None = None,
+        on_close: Callable[[Stub], object] | None = None,
+        registration_timeout: float = api.DEFAULT_REGISTRATION_TIMEOUT,
+        failure_policy: nri_pb2.FailurePolicy | None = None,
+        late_reply: bool = True,
+        interceptors: Sequence[Any] = (),
+        logger: logging.Logger | None = None,
+    ) -> None:
+        """Check everything that can be checked; connect nothing.
+
+        Args:
+            plugin: an object with at least one handler: see :class:`nri_sync.Plugin`.
+            name: the plugin's name; default NRI_PLUGIN_NAME, or the program's file name.
+            idx: its index, "00" to "99", which decides the order of plugins; default NRI_PLUGIN_IDX, or
+                from a program called ``NN-name``.
+            socket_path: the runtime's socket; default /var/run/nri/nri.sock.
+            connection: a connected socket to use instead, for one session; the stub owns it.
+            dialer: called with the socket path to make each connection instead; returns a connected socket.
+            on_close: called with the stub, once for each session that ended other than by ``stop()``, on a
+                thread of its own, when the stub is IDLE again. May call any method. What it raises goes to
+                ``threading.excepthook``.
+            registration_timeout: seconds for ``start()``, until the runtime tells its own.
+            failure_policy: what the runtime is to do when this plugin fails to answer; from NRI v0.12.4 on.
+            late_reply: answer for a handler just before the runtime's request timeout would cut the plugin
+                off: with an empty reply, or an error if the failure policy has ``fail_request``.
+            interceptors: ``grpc.ServerInterceptor`` for the requests of the runtime, and client interceptors
+                for the calls to it; the first is the outermost.
+            logger: default ``logging.getLogger("nri_sync.stub")``.
+
+        A plugin that the runtime launched inherits its connection by NRI_PLUGIN_SOCKET, which is taken out of
+        the environment, and used unless ``connection`` is given.
+
+        Raises:
+            PluginError: the plugin has no handlers, or one of a wrong name or shape.
+            IdentityError: name, index or connection are missing or unusable.
+            TypeError, ValueError: another argument is of a wrong type or value.
+        """
+        self.handlers, self.handled = find_handlers(plugin)
+        identity = identify(name, idx)
+        self.idx = identity.idx
+        self.base_name = identity.name
+        #: The full name, ``NN-name``.
+        self.name = api.full_name(identity.idx, identity.name)
+        for option, value in (("dialer", dialer), ("on_close", on_close)):
+            if value is not None and not callable(value):
+                raise TypeError(f"{option} must be callable, not {type(value).__name__}")
+        if failure_policy is not None and not isinstance(failure_policy, nri_pb2.FailurePolicy):
+            raise TypeError(
+                f"failure_policy must be an api.FailurePolicy, not {type(failure_policy).__name__}"
+            )
+        if not registration_timeout > 0:
+            raise ValueError(f"registration_timeout must be positive, not {registration_timeout!r}")
+        self.failure_policy = failure_policy
+        self.late_reply = late_reply
+        self.server_interceptors, self._client_interceptors = _sort(interceptors)
+        self.logger: logging.LoggerAdapter[Any] = _PluginLogger(
+            logger or logging.getLogger("nri_sync.stub"), {"plugin": self.name}
+        )
+        self._on_close = on_close
+        #: The events subscribed to, in the last session that was configured; before that, those handled.
+        self.events: EventMask = self.handled
+        #: Why the last session ended: ConnectionLost, or None after ``stop()``.
+        self.close_reason: ConnectionLost | None = None
+        self._default_registration_timeout = float(registration_timeout)
+        #: Seconds; the defaults, until a runtime tells its own. Like the versions, they outlive the session.
+        self.registration_timeout: float = self._default_registration_timeout
+        self.request_timeout: float = api.DEFAULT_REQUEST_TIMEOUT
+        self.runtime_name: str = ""
+        self.runtime_version: str = ""
+        #: The NRI release of the runtime, as told or inferred; "unknown" until, and unless, that is possible.
+        self.runtime_nri_version: str = "unknown"
+        #: The NRI release that this package implements.
+        self.plugin_nri_version: str = api.NRI_VERSION
+        self.tally = Tally()
+        self.lifecycle = Lifecycle()
+        # The connections that are not over: the current one, and those that wait to become it. A dict for
+        # its single-step operations; written by their starters and their own threads.
+        self._conns: dict[Connection, None] = {}
+        self.source = Source(connection, dialer, socket_path)
+        _stubs.add(self)
+
+    # Lifecycle
+
+    def start(self, timeout: float | None = None) -> None:
+        """Connect, register and be configured. Blocks until that is done.
+
+        ``timeout`` is in seconds, for all of it; default is ``registration_timeout``. While the session
+        before is still ending it waits for that, too; but not in a handler, where that end may be waiting
+        for it. When it fails, everything is released, and the stub can be started again.
+
+        Raises:
+            AlreadyStarted: a session is starting or up.
+            StubStopped: ``stop()`` was called meanwhile.
+            StartError: the runtime cannot be reached, or refused the plugin, or the connection was lost, or
+                ``configure`` raised; ``phase`` tells when.
+            StartTimeout: the time was over.
+        """
+        self._start(timeout)
+
+    def _start(self, timeout: float | None) -> Connection:
+        # Every step here is one that a signal may interrupt: what matters happens on the connection's thread.
+        if self.lifecycle.state in (State.STARTING, State.STARTED):
+            raise AlreadyStarted(f"plugin {self.name} is {self.lifecycle.state.value}")
+        here = _thread.get_ident()
+        inside = any(here in conn.serving for conn in self._live())
+        deadline = Deadline(self.registration_timeout if timeout is None else timeout)
+        conn = Connection(self, deadline, inside_handler=inside)
+        try:
+            self._conns[conn] = None
+            spawn(self.name, conn.run)
+            if not conn.decided.wait(deadline):
+                off_main(f"{self.name}-timeout", conn.expire)
+                conn.decided.wait()
+        except BaseException:
+            off_main(f"{self.name}-stop", conn.stop)
+            raise
+        finally:
+            conn.starter = None
+        if not conn.is_configured:
+            assert conn.error is not None
+            raise conn.error
+        return conn
+
+    def stop(self, grace: float | None = None) -> None:
+        """End the session, or the start that is under way. Idempotent; does nothing when there is neither.
+
+        Blocks until the sockets are closed and the stub is IDLE, but not for handlers that are still running.
+        ``grace`` gives requests in flight so many seconds to be answered; without it their answers may be
+        cut off. In a handler it returns at once, and the session ends when the handler's answer was sent;
+        likewise in a signal handler that interrupts ``start()``. ``on_close`` is not called.
+        """
+        here = _thread.get_ident()
+        conns = self._live()
+        for conn in conns:
+            served = conn.serving.get(here)
+            off_main(f"{self.name}-stop", functools.partial(conn.stop, grace, served))
+        for conn in conns:
+            if here not in conn.serving and conn.starter != here:
+                conn.ended.wait()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Block until the session that is up now has ended, however it does.
+
+        Returns True, at once if there is none, and False after ``timeout`` seconds. A session that is started
+        meanwhile, in ``on_close`` for example, is another one.
+        """
+        conn = self.lifecycle.conn
+        return conn is None or self._wait(conn, timeout)
+
+    def _wait(self, conn: Connection, timeout: float | None) -> bool:
+        served = conn.serving.get(_thread.get_ident())
+        if served is not None and self.lifecycle.state is State.STOPPING:
+            # The end waits for the answer of this handler, which waits for the end: the answer gives way.
+            served.answered().set()
+        return conn.ended.wait(Deadline(timeout))
+
+    def run(self) -> None:
+        """:meth:`start`, and :meth:`wait` until that session has ended.
+
+        Returns after ``stop()``, also one that came while it was starting.
+
+        Raises:
+            ConnectionLost: the session ended otherwise.
+            AlreadyStarted, StartError: as :meth:`start`.
+        """
+        try:
+            conn = self._start(None)
+        except StubStopped:
+            return
+        try:
+            self._wait(conn, None)
+        except BaseException:
+            off_main(f"{self.name}-stop", conn.stop)
+            raise
+        if conn.close_reason is not None:
+            raise conn.close_reason
+
+    def _live(self) -> list[Connection]:
+        while True:
+            try:
+                return list(self._conns)
+            except RuntimeError:  # changed meanwhile, which takes a finalizer run inside list()
+                continue
+
+    def __enter__(self) -> Stub:
+        self.start()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.stop()
+
+    # Calls to the runtime
+
+    def update_containers(
+        self,
+        updates: Iterable[nri_pb2.ContainerUpdate] = (),
+        evict: Iterable[nri_pb2.ContainerEviction] = (),
+        timeout: float | None = None,
+    ) -> list[nri_pb2.ContainerUpdate]:
+        """Ask the runtime to update containers, outside of any event. Returns those that failed.
+
+        Blocks until the runtime has answered. ``timeout`` is in seconds, default is ``request_timeout``.
+        ``evict`` asks for containers to be evicted, which no known runtime does yet.
+
+        Raises:
+            NotConnected: no session is up.
+            WouldDeadlock: called in a handler, with a runtime that cannot answer before the handler has.
+            grpc.RpcError: the runtime refused, or the time was over, or the connection was lost.
+        """
+        conn = self.lifecycle.conn
+        session = None if conn is None else conn.session
+        if conn is None or session is None or not conn.is_configured:
+            raise NotConnected(
+                f"plugin {self.name} is {self.lifecycle.state.value}: start() it first"
+            )
+        served = conn.serving.get(_thread.get_ident())
+        if (
+            served is not None
+            and served.handler != "configure"
+            and self.runtime_name in _LOCKING_RUNTIMES
+        ):
+            raise WouldDeadlock(
+                f"update_containers() inside {served.handler}: {self.runtime_name} does not answer it "
+                "before the handler has returned; return the updates, or call it from another thread later"
+            )
+        request = nri_pb2.UpdateContainersRequest(update=updates, evict=evict)
+        channel: grpc.Channel = session.channel
+        if self._client_interceptors:
+            channel = grpc.intercept_channel(channel, *self._client_interceptors)
+        call = channel.unary_unary(
+            _UPDATE,
+            request_serializer=nri_pb2.UpdateContainersRequest.SerializeToString,
+            response_deserializer=nri_pb2.UpdateContainersResponse.FromString,
+        )
+        seconds = self.request_timeout if timeout is None else timeout
+        response = self._off_main(lambda: call(request, timeout=seconds))
+        return list(response.failed)
+
+    def _off_main(self, call: Callable[[], Any]) -> Any:
+        """Make a call that takes locks; on the main thread by way of another one."""
+
+        def count_and_call() -> Any:
+            self.tally.add("updates")
+            return call()
+
+        if not on_main_thread():
+            return count_and_call()
+        done = Latch()
+        outcome: list[tuple[Any, BaseException | None]] = []
+
+        def run() -> None:
+            try:
+                outcome.append((count_and_call(), None))
+            except BaseException as error:
+                outcome.append((None, error))
+            finally:
+                done.set()
+
+        spawn(f"{self.name}-call", run)
+        done.wait()
+        result, error = outcome[0]
+        if error is not None:
+            raise error
+        return result
+
+    # What the stub knows
+
+    @property
+    def started(self) -> bool:
+        """Whether a session is up: configured, and neither lost nor being stopped."""
+        return self.lifecycle.state is State.STARTED
+
+    @property
+    def state(self) -> State:
+        """What the stub is doing."""
+        return self.lifecycle.state
+
+    @property
+    def counters(self) -> Counters:
+        """What it has done so far; a snapshot."""
+        return self.tally.snapshot()
+
+    # For its connections
+
+    def learn(self, request: nri_pb2.ConfigureRequest) -> None:
+        """Take in what the runtime says of itself in Configure."""
+        self.runtime_name = request.runtime_name
+        self.runtime_version = request.runtime_version
+        # Runtimes up to NRI v0.6 do not tell: 0 is no timeout, it is no answer.
+        self.registration_timeout = (
+            request.registration_timeout / 1000
+            if request.registration_timeout > 0
+            else self._default_registration_timeout
+        )
+        self.request_timeout = (
+            request.request_timeout / 1000
+            if request.request_timeout > 0
+            else api.DEFAULT_REQUEST_TIMEOUT
+        )
+        version = api.runtime_nri_version(
+            request.NRI_version, request.runtime_name, request.runtime_version
+        )
+        if version is None:
+            self.logger.warning(
+                "the NRI version of runtime %r, version %r, is not known",
+                request.runtime_name,
+                request.runtime_version,
+            )
+        self.runtime_nri_version = version or "unknown"
+
+    def concluded(self, conn: Connection, *, lost: ConnectionLost | None) -> None:
+        """``conn`` is over: wake all who wait for it, and tell the application."""
+        self._conns.pop(conn, None)
+        if conn.is_configured:
+            self.close_reason = lost
+        if lost is not None:
+            self.tally.add("losses")
+        conn.decided.set()
+        conn.ended.set()
+        if lost is not None and self._on_close is not None:
+            spawn(f"{self.name}-on-close", self._on_close, self)
+
+    def after_fork_in_child(self) -> None:
+        """The connection is the parent's: let go of its descriptors, without a word to the runtime."""
+        conns, self._conns = self._live(), {}
+        self.lifecycle = Lifecycle()
+        self.tally = Tally.copy_of(self.tally)
+        for conn in conns:
+            if conn.session is not None:
+                conn.session.link.abandon()
+
+    def __repr__(self) -> str:
+        return f"<nri_sync.Stub {self.name} {self.lifecycle.state.value}>"
+
+
+def _sort(interceptors: Sequence[Any]) -> tuple[list[Any], list[Any]]:
+    """Server and client interceptors, from one list; an object may be both."""
+    server = [item for item in interceptors if isinstance(item, grpc.ServerInterceptor)]
+    client = [item for item in interceptors if isinstance(item, _CLIENT_INTERCEPTORS)]
+    for item in interceptors:
+        if not isinstance(item, (grpc.ServerInterceptor, *_CLIENT_INTERCEPTORS)):
+            raise TypeError(f"{item!r} is neither a server nor a client interceptor of grpc")
+    return server, client
+
+
+_stubs: weakref.WeakSet[Stub] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    for stub in list(_stubs):
+        stub.after_fork_in_child()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

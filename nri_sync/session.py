@@ -1,0 +1,101 @@
+"""One NRI connection: a socket that carries two ttRPC connections, one in each direction.
+
+Both sides are the same but for the numbers: the plugin serves the Plugin service on logical connection 1
+and calls the Runtime service on 2, the runtime the other way round.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import math
+import socket
+from typing import Callable
+
+from nri_sync.errors import NRIError
+from nri_sync.net.link import Job, Link, Receiver
+from nri_sync.ttrpc.channel import Channel
+from nri_sync.ttrpc.client import ClientEnd
+from nri_sync.ttrpc.router import Router
+from nri_sync.ttrpc.service import LatePolicy, ServerEnd
+from nri_sync.wire.mux import FrameDecoder, frame_message
+
+__all__ = ["Session"]
+
+logger = logging.getLogger("nri_sync.session")
+
+
+class Session(Receiver):
+    """A connection between a runtime and a plugin, seen from either side. Owns the socket.
+
+    Nothing is read before :meth:`Link.run` of :attr:`link` is called, so that no frame can come before
+    there is somebody to take it.
+    """
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        router: Router,
+        *,
+        serve: int,
+        call: int,
+        name: str,
+        peer: str,
+        lost: Callable[[NRIError | None], object],
+        tick: Callable[[float], float] | None = None,
+        late_policy: LatePolicy | None = None,
+        callers_read: bool = False,
+    ) -> None:
+        """``serve`` and ``call`` are the ids of the logical connections.
+
+        ``lost(cause)`` is called once, when the descriptors are closed; ``tick(now)`` as in
+        :meth:`Receiver.tick`.
+        """
+        self._on_lost = lost
+        self._on_tick = tick
+        self.server = ServerEnd(
+            router,
+            frame=functools.partial(frame_message, serve),
+            peer=peer,
+            late_policy=late_policy,
+        )
+        self.client = ClientEnd(frame=functools.partial(frame_message, call), name=name)
+        self._ends: dict[int, ServerEnd | ClientEnd] = {serve: self.server, call: self.client}
+        self._decoder = FrameDecoder()
+        self._discarded: dict[int, int] = {}
+        self.link = Link(sock, self, name=name, callers_read=callers_read)
+        self.server.link = self.client.link = self.link
+        self.channel = Channel(self.client, self.link.close)
+
+    def receive(self, data: memoryview, jobs: list[Job]) -> None:
+        for connection_id, piece in self._decoder.receive(data):
+            end = self._ends.get(connection_id)
+            if end is not None:
+                end.receive(piece, jobs)
+            else:
+                self._discard(connection_id, len(piece))
+
+    def _discard(self, connection_id: int, length: int) -> None:
+        # As in the reference, and what makes the mux extensible. Known ids are few: so is what is counted.
+        key = connection_id if len(self._discarded) < 16 else -1
+        if key not in self._discarded:
+            logger.warning(
+                "%s: data for connection %d, which nobody serves, is discarded",
+                self.link.name,
+                connection_id,
+            )
+        self._discarded[key] = self._discarded.get(key, 0) + length
+
+    def tick(self, now: float) -> float:
+        due = math.inf if self._on_tick is None else self._on_tick(now)
+        return min(due, self.server.tick(now), self.client.tick(now))
+
+    def lost(self, cause: NRIError | None) -> None:
+        for connection_id, length in self._discarded.items():
+            logger.debug(
+                "%s: %d bytes for connection %d discarded", self.link.name, length, connection_id
+            )
+        self.server.lost(cause)
+        self.client.lost(cause)
+        self.channel.lost(cause)
+        self._on_lost(cause)
