@@ -1,6 +1,6 @@
-"""Compare the installed package with the source tree: a wheel leaves out what setup.cfg forgets.
+"""Compare the installed package with the source tree: a distribution lacks what setup.cfg forgets.
 
-Run outside of the source directory, in an environment that the wheel is installed in.
+Run outside of the source directory, in an environment that the distribution is installed in.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ def main() -> int:
     installed = Path(nri_sync.__file__).parent
     if installed == SOURCE:
         print(
-            "check_wheel: this is the source tree itself, not an installed wheel", file=sys.stderr
+            "check_dist: this is the source tree itself, not an installed package", file=sys.stderr
         )
         return 1
     differing = files(SOURCE) ^ files(installed)
     for name in sorted(differing):
-        print(f"nri_sync/{name}: not in both the source tree and the wheel", file=sys.stderr)
+        print(f"nri_sync/{name}: not in both the source tree and the distribution", file=sys.stderr)
     return 1 if differing else 0
 
 
