@@ -477,21 +477,20 @@ class Link:
 
     def read_until(self, done: Latch, deadline: Deadline) -> None:
         """Read until ``done`` is set, or the deadline, or the end of the link; then let others read."""
+        cause = None
         try:
             poller = select.poll()
             poller.register(self._fd, select.POLLIN)
-            while not done.is_set() and _is_ready(poller, deadline):
+            while cause is None and not done.is_set() and _is_ready(poller, deadline):
                 jobs: list[Job] = []
                 cause = self._receive(jobs)
                 for job in jobs:
                     self.dispatch(job)
-                if cause is not None:
-                    self._end(cause)
-                    return
-        except BaseException:
-            self._release()
-            raise
-        self._release()
+        finally:
+            if cause is None:
+                self._release()
+        if cause is not None:
+            self._end(cause)
 
     def end_reading(self) -> None:
         """Let others read again, after :meth:`begin_reading`."""
@@ -672,15 +671,13 @@ class Link:
 
 def _is_ready(poller: select.poll, deadline: Deadline | None) -> bool:
     """Block until the descriptor is ready (True) or the deadline has passed (False)."""
-    remaining = None if deadline is None else deadline.remaining()
-    while remaining is None or not poller.poll(math.ceil(min(remaining * 1000, _LONGEST_POLL))):
-        if remaining is None:
-            return bool(poller.poll())
+    while True:
+        remaining = None if deadline is None else deadline.remaining()
+        timeout = None if remaining is None else math.ceil(min(remaining * 1000, _LONGEST_POLL))
+        if poller.poll(timeout):
+            return True
         if remaining == 0.0:
             return False
-        assert deadline is not None
-        remaining = deadline.remaining()
-    return True
 
 
 class _Writing(Job):
