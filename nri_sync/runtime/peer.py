@@ -40,7 +40,8 @@ _RESPONSES: dict[str, Any] = {
 class Peer:
     """A connected plugin. Owns the socket. Thread-safe.
 
-    Call, in this order, :meth:`registered`, :meth:`configure`, :meth:`synchronize`; then :meth:`call` for each event.
+    Call, in this order, :meth:`registered`, :meth:`configure` and :meth:`synchronize`; then :meth:`call` for
+    each event.
     """
 
     def __init__(
