@@ -147,7 +147,7 @@ def without_empty(message: Any) -> Any:
 
 
 def known_to(release: Release, adjustment: dict[str, Any]) -> dict[str, Any]:
-    """What a release of the reference has fields for."""
+    """What of an adjustment a release of the reference passes on."""
     message = json_format.ParseDict(adjustment, nri_pb2.ContainerAdjustment())
     known: dict[str, Any] = without_empty(message)
     for path in api.unknown_fields(message, release.nri):
@@ -156,6 +156,9 @@ def known_to(release: Release, adjustment: dict[str, Any]) -> dict[str, Any]:
         for parent in parents:
             holder = holder[parent]
         del holder[last]
+    if not release.has_pod_updates_and_validation:
+        # These have the field, and forget what a plugin puts there.
+        del known["linux"]["resources"]["devices"]
     return known
 
 

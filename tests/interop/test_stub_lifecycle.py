@@ -1,0 +1,388 @@
+"""How sessions between nri_sync.Stub and the reference runtime side begin and end, release by release.
+
+NRI_SYNC_INTEROP_RESTARTS is the number of runtime restarts; `make interop-full` sets it to 2,000.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import sys
+import textwrap
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+import nri_sync
+from nri_sync import errors
+from nri_sync.api import nri_pb2
+from tests.interop.conftest import Connect
+from tests.interop.gopeer import PeerError
+from tests.interop.goruntime import RELEASES, GoRuntime, Release
+from tests.interop.plugins import (
+    CONTAINER,
+    POD,
+    PROMPTLY,
+    Recorder,
+    Validator,
+    padded,
+    padding,
+    without_empty,
+)  # fmt: skip
+
+__all__: list[str] = []
+
+RESTARTS = int(os.environ.get("NRI_SYNC_INTEROP_RESTARTS", "50"))
+
+LAUNCHED = f"#!{sys.executable}\n" + textwrap.dedent(
+    """
+    import json, os
+    import nri_sync
+    from nri_sync.api import nri_pb2
+
+    class Plugin:
+        def configure(self, config, runtime, version):
+            report = {"environment": environment, "name": stub.name, "pid": os.getpid()}
+            with open(config, "w") as file:
+                json.dump(report, file)
+
+        def create_container(self, pod, container):
+            variable = nri_pb2.KeyValue(key="LAUNCHED", value=container.id)
+            return nri_pb2.ContainerAdjustment(env=[variable])
+
+    environment = dict(os.environ)
+    stub = nri_sync.Stub(Plugin())
+    stub.run()
+    """
+)
+
+
+@pytest.mark.parametrize("release", RELEASES, ids=str)
+class TestEveryRelease:
+    """What has to work with whatever runtime."""
+
+    def test_versions(self, runtime: GoRuntime, make_stub: Connect, release: Release) -> None:
+        runtime.start()
+        plugin = Recorder()
+        stub = make_stub(plugin)
+        stub.start()
+        runtime.wait_connected("10-py")
+        assert plugin.expect("configure") == ("", "containerd", release.containerd)
+        assert (stub.runtime_name, stub.runtime_version) == ("containerd", release.containerd)
+        assert stub.runtime_nri_version == release.inferred
+
+    def test_timeouts(self, runtime: GoRuntime, connect: Connect, release: Release) -> None:
+        runtime.start(registration_timeout_ms=7000, request_timeout_ms=3000)
+        stub = connect(Recorder())
+        if release.nri == "v0.6.1":
+            # It does not tell them: the defaults stay.
+            assert (stub.registration_timeout, stub.request_timeout) == (5.0, 2.0)
+        else:
+            assert (stub.registration_timeout, stub.request_timeout) == (7.0, 3.0)
+
+    def test_default_mask_is_what_the_runtime_knows(
+        self, runtime: GoRuntime, connect: Connect, release: Release
+    ) -> None:
+        runtime.start()
+        stub = connect(Validator())
+        everything = nri_sync.EventMask.ALL
+        if release.has_pod_updates_and_validation:
+            assert stub.events == everything
+        else:
+            assert stub.events == nri_sync.EventMask(0x7FF)
+
+    def test_registration_refused(
+        self, runtime: GoRuntime, make_stub: Connect, closed: queue.SimpleQueue[object]
+    ) -> None:
+        runtime.start(register_error="we do not know you")
+        stub = make_stub(Recorder())
+        with pytest.raises(errors.StartError, match="we do not know you") as error:
+            stub.start()
+        assert error.value.phase == "register"
+        assert not stub.started
+        runtime.call("script")
+        # The reference takes its next plugin when it has given up on this one.
+        stub.start()
+        runtime.wait_connected("10-py")
+        assert closed.empty()
+
+    def test_registration_unanswered(self, runtime: GoRuntime, make_stub: Connect) -> None:
+        runtime.start(register_delay_ms=60_000)
+        stub = make_stub(Recorder())
+        began = time.monotonic()
+        with pytest.raises(errors.StartTimeout) as error:
+            stub.start(timeout=0.5)
+        assert error.value.phase == "register"
+        assert 0.4 < time.monotonic() - began < PROMPTLY
+        assert not stub.started
+
+    def test_a_slow_handler_is_cut_off(
+        self, runtime: GoRuntime, connect: Connect, closed: queue.SimpleQueue[object]
+    ) -> None:
+        runtime.start(request_timeout_ms=300)
+        release_handler = threading.Event()
+        plugin = Recorder(create_container=lambda pod, container: release_handler.wait(PROMPTLY))
+        stub = connect(plugin, late_reply=False)
+        try:
+            # The container is created without the plugin.
+            reply = runtime.request("CreateContainer", pod=POD, container=CONTAINER)
+            assert without_empty(reply.adjust) == {}
+            assert closed.get(timeout=PROMPTLY) is not None
+            assert not stub.started
+            plugin.answers["create_container"] = padded(10)
+            stub.start()
+            runtime.wait_connected("10-py")
+            reply = runtime.request("CreateContainer", pod=POD, container=CONTAINER)
+            assert padding(reply) == "x" * 10
+        finally:
+            release_handler.set()
+
+    def test_a_slow_handler_is_answered_for(self, runtime: GoRuntime, connect: Connect) -> None:
+        # With the timeout of 2 s that everybody has by default: the oldest does not tell another.
+        runtime.start()
+        release_handler = threading.Event()
+        plugin = Recorder(create_container=lambda pod, container: release_handler.wait(PROMPTLY))
+        stub = connect(plugin)
+        try:
+            reply = runtime.request("CreateContainer", pod=POD, container=CONTAINER)
+            assert without_empty(reply.adjust) == {}
+        finally:
+            release_handler.set()
+        runtime.request("RunPodSandbox", pod=POD)
+        assert stub.started
+
+    def test_configure_that_raises(self, runtime: GoRuntime, make_stub: Connect) -> None:
+        runtime.start()
+        plugin = Recorder(configure=ValueError("bad configuration"))
+        stub = make_stub(plugin)
+        with pytest.raises(Exception, match="bad configuration"):
+            stub.start()
+        assert not stub.started
+        log = runtime.wait_event("log")["data"]
+        assert "bad configuration" in log["text"]
+        del plugin.answers["configure"]
+        stub.start()
+        runtime.wait_connected("10-py")
+
+    def test_stop_and_start(self, runtime: GoRuntime, connect: Connect) -> None:
+        runtime.start()
+        plugin = Recorder()
+        stub = connect(plugin)
+        for _ in range(20):
+            stub.stop()
+            runtime.wait_event("closed", name="10-py")
+            stub.start()
+            runtime.wait_connected("10-py")
+            plugin.expect("configure")
+            plugin.expect("synchronize")
+        runtime.request("RunPodSandbox", pod=POD)
+        plugin.expect("run_pod_sandbox")
+
+    def test_stop_in_a_handler_answers_first(
+        self, runtime: GoRuntime, connect: Connect, closed: queue.SimpleQueue[object]
+    ) -> None:
+        runtime.start()
+
+        def stop_and_adjust(pod: object, container: object) -> nri_pb2.ContainerAdjustment:
+            stub.stop()
+            return padded(10)
+
+        stub = connect(Recorder(create_container=stop_and_adjust))
+        reply = runtime.request("CreateContainer", pod=POD, container=CONTAINER)
+        assert padding(reply) == "x" * 10
+        runtime.wait_event("closed", name="10-py")
+        assert stub.wait(PROMPTLY)
+        assert closed.empty()
+
+    @pytest.mark.timeout(60 + RESTARTS)
+    def test_the_runtime_restarts(
+        self, runtime: GoRuntime, make_stub: Connect, release: Release
+    ) -> None:
+        failures: queue.SimpleQueue[BaseException] = queue.SimpleQueue()
+
+        def come_back(stub: nri_sync.Stub) -> None:
+            give_up = time.monotonic() + PROMPTLY
+            while True:
+                try:
+                    stub.start()
+                except errors.StartError as error:
+                    if time.monotonic() > give_up:
+                        failures.put(error)
+                        return
+                else:
+                    return
+
+        runtime.start()
+        plugin = Recorder(create_container=padded(10))
+        stub = make_stub(plugin, on_close=come_back)
+        stub.start()
+        runtime.wait_connected("10-py")
+        for _ in range(RESTARTS):
+            runtime.take_events()
+            runtime.call("restart")
+            runtime.wait_connected("10-py")
+            reply = runtime.request("CreateContainer", pod=POD, container=CONTAINER)
+            assert padding(reply) == "x" * 10
+        assert failures.empty()
+
+    def test_the_runtime_is_killed(
+        self, runtime: GoRuntime, connect: Connect, closed: queue.SimpleQueue[object]
+    ) -> None:
+        runtime.start()
+        stub = connect(Recorder())
+        runner = threading.Thread(target=stub.wait, args=(PROMPTLY,))
+        runner.start()
+        runtime.kill()
+        assert closed.get(timeout=PROMPTLY) is not None
+        runner.join(PROMPTLY)
+        assert not runner.is_alive()
+        assert not stub.started
+
+    def test_launched_by_the_runtime(
+        self, runtime: GoRuntime, socket_dir: Path, release: Release
+    ) -> None:
+        plugins, config, report = (socket_dir / name for name in ("plugins", "conf.d", "report"))
+        plugins.mkdir()
+        config.mkdir()
+        (config / "20-launched.conf").write_text(str(report))
+        executable = plugins / "20-launched"
+        executable.write_text(LAUNCHED)
+        executable.chmod(0o755)
+        # It is up when the reference has started.
+        runtime.start(plugin_path=str(plugins), config_path=str(config))
+        told = json.loads(report.read_text())
+        # All that the reference gives to a plugin it launches; Python itself may add LC_CTYPE.
+        told["environment"].pop("LC_CTYPE", None)
+        assert told["environment"] == {
+            "NRI_PLUGIN_NAME": "launched",
+            "NRI_PLUGIN_IDX": "20",
+            "NRI_PLUGIN_SOCKET": "3",
+        }
+        assert told["name"] == "20-launched"
+        reply = runtime.request("CreateContainer", pod=POD, container=CONTAINER)
+        assert [(env.key, env.value) for env in reply.adjust.env] == [("LAUNCHED", "ctr0")]
+        runtime.call("stop")
+        with pytest.raises(ProcessLookupError):
+            os.kill(told["pid"], 0)
+
+
+class TestNewestRelease:
+    """What only the newest release has, or what does not depend on the release."""
+
+    def test_synchronization_blocked(self, runtime: GoRuntime, make_stub: Connect) -> None:
+        runtime.start()
+        plugin = Recorder()
+        stub = make_stub(plugin)
+        with runtime.sync_blocked():
+            stub.start()
+            plugin.expect("configure")
+            assert stub.started
+            assert plugin.calls.empty()
+        plugin.expect("synchronize")
+        runtime.wait_connected("10-py")
+
+    def test_failing_synchronize(
+        self, runtime: GoRuntime, make_stub: Connect, closed: queue.SimpleQueue[object]
+    ) -> None:
+        runtime.start()
+        stub = make_stub(Recorder(synchronize=ValueError("cannot cope")))
+        stub.start()
+        assert closed.get(timeout=PROMPTLY) is not None
+        assert not stub.started
+        texts = [event["data"]["text"] for event in runtime.take_events("log")]
+        assert any("cannot cope" in text for text in texts), texts
+
+    def test_explicit_mask(self, runtime: GoRuntime, connect: Connect) -> None:
+        runtime.start(trace=True)
+        mask = nri_sync.EventMask.parse("runpodsandbox,createcontainer")
+        plugin = Recorder(configure=mask)
+        stub = connect(plugin)
+        assert stub.events == mask
+        runtime.request("StopPodSandbox", pod=POD)
+        runtime.request("RunPodSandbox", pod=POD)
+        plugin.expect("run_pod_sandbox")
+        methods = [event["data"]["method"] for event in runtime.take_events("rpc")]
+        assert methods == ["Configure", "Synchronize", "RunPodSandbox"]
+
+    def test_a_timeout_with_keep_connected(self, runtime: GoRuntime, connect: Connect) -> None:
+        runtime.start(request_timeout_ms=300)
+        go_on = threading.Event()
+        plugin = Recorder(create_container=lambda pod, container: go_on.wait(PROMPTLY) and None)
+        policy = nri_pb2.FailurePolicy(keep_connected=True)
+        stub = connect(plugin, failure_policy=policy, late_reply=False)
+        try:
+            runtime.request("CreateContainer", pod=POD, container=CONTAINER)
+            runtime.request("RunPodSandbox", pod=POD)
+        finally:
+            go_on.set()
+        assert plugin.expect("create_container")
+        assert plugin.expect("run_pod_sandbox")
+        assert stub.started
+
+    def test_a_timeout_with_fail_request(
+        self, runtime: GoRuntime, connect: Connect, closed: queue.SimpleQueue[object]
+    ) -> None:
+        runtime.start(request_timeout_ms=300)
+        go_on = threading.Event()
+        plugin = Recorder(create_container=lambda pod, container: go_on.wait(PROMPTLY) and None)
+        policy = nri_pb2.FailurePolicy(fail_request=True)
+        connect(plugin, failure_policy=policy, late_reply=False)
+        try:
+            with pytest.raises(PeerError, match="10-py failed to handle CreateContainer") as error:
+                runtime.request("CreateContainer", pod=POD, container=CONTAINER)
+            assert error.value.code == "deadline"
+            assert closed.get(timeout=PROMPTLY) is not None
+        finally:
+            go_on.set()
+
+    def test_fail_request_with_a_late_reply(self, runtime: GoRuntime, connect: Connect) -> None:
+        runtime.start(request_timeout_ms=1000)
+        go_on = threading.Event()
+        plugin = Recorder(create_container=lambda pod, container: go_on.wait(PROMPTLY) and None)
+        stub = connect(plugin, failure_policy=nri_pb2.FailurePolicy(fail_request=True))
+        try:
+            with pytest.raises(PeerError) as error:
+                runtime.request("CreateContainer", pod=POD, container=CONTAINER)
+            assert error.value.code == "DeadlineExceeded"
+        finally:
+            go_on.set()
+        runtime.request("RunPodSandbox", pod=POD)
+        assert stub.started
+
+    def test_the_connection_is_cut_in_mid_call(
+        self, runtime: GoRuntime, connect: Connect, closed: queue.SimpleQueue[object]
+    ) -> None:
+        runtime.start(request_timeout_ms=20_000)
+        in_handler, go_on = threading.Event(), threading.Event()
+
+        def wait(pod: object, container: object) -> None:
+            in_handler.set()
+            go_on.wait(PROMPTLY)
+
+        plugin = Recorder(create_container=wait)
+        stub = connect(plugin)
+        request = runtime.begin("request", op="CreateContainer", request={"container": {"id": "c"}})
+        try:
+            assert in_handler.wait(PROMPTLY)
+            assert runtime.call("cut") == 1
+            assert closed.get(timeout=PROMPTLY) is not None
+            request.result(PROMPTLY)
+            stub.start()
+            runtime.wait_connected("10-py")
+        finally:
+            go_on.set()
+
+
+@pytest.mark.parametrize("release", RELEASES[2:], ids=str)
+def test_an_explicit_mask_is_not_trimmed(
+    runtime: GoRuntime, make_stub: Connect, closed: queue.SimpleQueue[object]
+) -> None:
+    # Whoever asks for what the runtime does not have is to know.
+    runtime.start()
+    stub = make_stub(Recorder(configure=nri_sync.EventMask.parse("updatepodsandbox")))
+    stub.start()
+    assert closed.get(timeout=PROMPTLY) is not None
+    assert "0x800" in runtime.wait_event("log")["data"]["text"]
