@@ -150,8 +150,8 @@ class Adjustment(ResourceSettings):
 
     def add_hooks(self, hooks: Hooks) -> Adjustment:
         """Add the hooks of all stages; ``hooks`` is copied."""
-        self.message.hooks.SetInParent()
         self.message.hooks.MergeFrom(hooks)
+        self.message.hooks.SetInParent()
         return self
 
     def add_rlimit(self, type: str, *, hard: SupportsIndex, soft: SupportsIndex) -> Adjustment:

@@ -1,0 +1,3 @@
+module nri-sync.test/exports
+
+go 1.24.0

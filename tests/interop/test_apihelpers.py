@@ -1,0 +1,533 @@
+"""The helpers of nri_sync.api do what those of the Go package api do, for whatever arguments.
+
+Where they differ on purpose is in test_api_defects.py.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from typing import Any, Callable
+
+import pytest
+from google.protobuf.message import Message
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nri_sync import api
+from nri_sync.api import Adjustment, EventMask, Field, Owners, Update, nri_pb2, optional, removal
+from nri_sync.api.strip import strip
+from nri_sync.errors import OwnershipConflict, ValidationRejected
+from tests.interop.gohelpers import GoHelpers, read, same, wire
+from tests.interop.strategies import INT32, INT64, UINT32, UINT64, keys, messages, texts
+
+__all__: list[str] = []
+
+MANY = settings(max_examples=400)
+
+
+@pytest.fixture(scope="module")
+def go() -> Iterator[GoHelpers]:
+    helpers = GoHelpers()
+    yield helpers
+    helpers.close()
+
+
+# A call to Go: the method and its arguments, and what does the same here.
+Call = tuple[str, list[Any], Callable[[Any], object]]
+
+
+def calls(
+    method: str, ours: Callable[..., object], *arguments: st.SearchStrategy[Any]
+) -> st.SearchStrategy[Call]:
+    def call(values: tuple[Any, ...]) -> Call:
+        args = [wire(value) if isinstance(value, Message) else value for value in values]
+        return method, args, lambda builder: ours(builder, *values)
+
+    return st.tuples(*arguments).map(call)
+
+
+def memory(go_name: str, field: str, values: st.SearchStrategy[Any]) -> st.SearchStrategy[Call]:
+    return calls(f"SetLinuxMemory{go_name}", lambda b, v: b.set_memory(**{field: v}), values)
+
+
+def cpu(go_name: str, field: str, values: st.SearchStrategy[Any]) -> st.SearchStrategy[Call]:
+    return calls(f"SetLinuxCPU{go_name}", lambda b, v: b.set_cpu(**{field: v}), values)
+
+
+RESOURCES = [
+    memory("Limit", "limit", INT64),
+    memory("Reservation", "reservation", INT64),
+    memory("Swap", "swap", INT64),
+    memory("Kernel", "kernel", INT64),
+    memory("KernelTCP", "kernel_tcp", INT64),
+    memory("Swappiness", "swappiness", UINT64),
+    calls("SetLinuxMemoryDisableOomKiller", lambda b: b.set_memory(disable_oom_killer=True)),
+    calls("SetLinuxMemoryUseHierarchy", lambda b: b.set_memory(use_hierarchy=True)),
+    cpu("Shares", "shares", UINT64),
+    cpu("Quota", "quota", INT64),
+    cpu("Period", "period", st.integers(0, 2**63 - 1)),
+    cpu("RealtimeRuntime", "realtime_runtime", INT64),
+    cpu("RealtimePeriod", "realtime_period", UINT64),
+    cpu("SetCPUs", "cpus", texts),
+    cpu("SetMems", "mems", texts),
+    calls("SetLinuxPidLimits", lambda b, v: b.set_pids_limit(v), INT64),
+    calls("AddLinuxHugepageLimit", lambda b, s, v: b.add_hugepage_limit(s, v), texts, UINT64),
+    calls("SetLinuxBlockIOClass", lambda b, v: b.set_blockio_class(v), texts),
+    calls("SetLinuxRDTClass", lambda b, v: b.set_rdt_class(v), texts),
+    calls("AddLinuxUnified", lambda b, k, v: b.set_unified(k, v), texts, texts),
+]
+
+
+def add_mount(adjustment: Adjustment, mount: api.Mount) -> None:
+    adjustment.add_mount(
+        mount.destination, source=mount.source, type=mount.type, options=mount.options
+    )
+
+
+def add_device(adjustment: Adjustment, device: api.LinuxDevice) -> None:
+    adjustment.add_device(
+        device.path,
+        device.type,
+        device.major,
+        device.minor,
+        file_mode=optional.get(device, "file_mode"),
+        uid=optional.get(device, "uid"),
+        gid=optional.get(device, "gid"),
+    )
+
+
+def set_io_priority(adjustment: Adjustment, priority: api.LinuxIOPriority) -> None:
+    adjustment.set_io_priority(getattr(priority, "class"), priority.priority)
+
+
+def set_scheduler(adjustment: Adjustment, scheduler: api.LinuxScheduler) -> None:
+    fields = ("nice", "priority", "flags", "runtime", "deadline", "period")
+    adjustment.set_scheduler(
+        scheduler.policy, **{field: getattr(scheduler, field) for field in fields}
+    )
+
+
+def unmarked(field: str) -> Callable[[Any], bool]:
+    return lambda message: not getattr(message, field).startswith("-")
+
+
+lists = st.lists(texts, max_size=3)
+
+ADJUSTMENTS = [
+    *RESOURCES,
+    calls("AddAnnotation", lambda a, k, v: a.add_annotation(k, v), keys, texts),
+    calls("RemoveAnnotation", lambda a, k: a.remove_annotation(k), texts),
+    calls("AddMount", add_mount, messages(api.Mount).filter(unmarked("destination"))),
+    calls("RemoveMount", lambda a, k: a.remove_mount(k), texts),
+    calls("AddEnv", lambda a, k, v: a.add_env(k, v), keys, texts),
+    calls("RemoveEnv", lambda a, k: a.remove_env(k), texts),
+    calls("SetArgs", lambda a, v: a.set_args(v), lists.filter(lambda v: v[:1] != [""])),
+    calls("UpdateArgs", lambda a, v: a.replace_args(v), lists),
+    calls("AddHooks", lambda a, v: a.add_hooks(v), messages(api.Hooks)),
+    calls("AddRlimit", lambda a, t, h, s: a.add_rlimit(t, hard=h, soft=s), texts, UINT64, UINT64),
+    calls("AddDevice", add_device, messages(api.LinuxDevice).filter(unmarked("path"))),
+    calls("RemoveDevice", lambda a, k: a.remove_device(k), texts),
+    calls("AddCDIDevice", lambda a, v: a.add_cdi_device(v.name), messages(api.CDIDevice)),
+    calls(
+        "AddOrReplaceNamespace",
+        lambda a, v: a.set_namespace(v.type, v.path),
+        messages(api.LinuxNamespace).filter(unmarked("type")),
+    ),
+    calls("RemoveNamespace", lambda a, v: a.remove_namespace(v.type), messages(api.LinuxNamespace)),
+    calls(
+        "AddLinuxNetDevice",
+        lambda a, k, v: a.add_net_device(k, v.name),
+        keys,
+        messages(api.LinuxNetDevice),
+    ),
+    calls("RemoveLinuxNetDevice", lambda a, k: a.remove_net_device(k), texts),
+    calls("SetLinuxCgroupsPath", lambda a, v: a.set_cgroups_path(v), texts),
+    calls("SetLinuxOomScoreAdj", lambda a, v: a.set_oom_score_adj(v), st.none() | INT64),
+    calls("SetLinuxIOPriority", set_io_priority, messages(api.LinuxIOPriority)),
+    calls(
+        "SetLinuxSeccompPolicy", lambda a, v: a.set_seccomp_policy(v), messages(api.LinuxSeccomp)
+    ),
+    calls("SetLinuxSysctl", lambda a, k, v: a.set_sysctl(k, v), keys, texts),
+    calls("SetLinuxScheduler", set_scheduler, messages(api.LinuxScheduler)),
+    calls("SetLinuxRDTClosID", lambda a, v: a.set_rdt(clos_id=v), texts),
+    calls("SetLinuxRDTSchemata", lambda a, v: a.set_rdt(schemata=v), lists),
+    calls(
+        "SetLinuxRDTEnableMonitoring", lambda a, v: a.set_rdt(enable_monitoring=v), st.booleans()
+    ),
+    calls("RemoveLinuxRDT", lambda a: a.remove_rdt()),
+    calls(
+        "SetLinuxMemoryPolicy",
+        lambda a, m, n, *f: a.set_memory_policy(m, n, f),
+        st.sampled_from(api.MpolMode.values()),
+        texts,
+        st.sampled_from(api.MpolFlag.values()),
+        st.sampled_from(api.MpolFlag.values()),
+    ),
+]
+
+
+def compare(go: GoHelpers, builder: Adjustment | Update, made: list[Call]) -> None:
+    theirs, _ = go.each(builder.message, [(method, args) for method, args, _ in made])
+    for _, _, ours in made:
+        ours(builder)
+    assert same(builder.message, theirs)
+
+
+@settings(max_examples=1000)
+@given(st.lists(st.one_of(ADJUSTMENTS), min_size=1, max_size=6))
+def test_adjustments(go: GoHelpers, made: list[Call]) -> None:
+    compare(go, Adjustment(), made)
+
+
+@settings(max_examples=40)
+@given(st.data())
+@pytest.mark.parametrize("number", range(len(ADJUSTMENTS)))
+def test_each_adjustment(go: GoHelpers, number: int, data: st.DataObject) -> None:
+    compare(go, Adjustment(), [data.draw(ADJUSTMENTS[number])])
+
+
+@MANY
+@given(texts, st.booleans(), st.lists(st.one_of(RESOURCES), max_size=6))
+def test_updates(go: GoHelpers, container: str, ignore: bool, made: list[Call]) -> None:
+    start: list[Call] = [("SetContainerId", [container], bool)]
+    if ignore:
+        start.append(("SetIgnoreFailure", [], bool))
+    theirs, _ = go.each(nri_pb2.ContainerUpdate(), [call[:2] for call in (*start, *made)])
+    update = Update(container, ignore_failure=ignore)
+    for _, _, ours in made:
+        ours(update)
+    assert same(update.message, theirs)
+
+
+STRIPPED: list[type[Message]] = [
+    *(nri_pb2.ContainerAdjustment, nri_pb2.ContainerUpdate, nri_pb2.Hooks),
+    *(nri_pb2.LinuxContainerAdjustment, nri_pb2.LinuxContainerUpdate, nri_pb2.LinuxCPU),
+    *(nri_pb2.LinuxIOPriority, nri_pb2.LinuxMemory, nri_pb2.LinuxMemoryPolicy, nri_pb2.LinuxPids),
+    *(nri_pb2.LinuxRdt, nri_pb2.LinuxResources, nri_pb2.LinuxScheduler, nri_pb2.LinuxSeccomp),
+]
+
+
+@settings(max_examples=100)
+@given(st.data())
+@pytest.mark.parametrize("kind", STRIPPED)
+def test_strip(go: GoHelpers, kind: type[Message], data: st.DataObject) -> None:
+    message = data.draw(messages(kind))
+    _, theirs = go.call(f"{kind.__name__}.Strip", wire(message))
+    ours = strip(message)  # type: ignore[type-var]
+    assert theirs is None if ours is None else same(ours, theirs)
+
+
+@MANY
+@given(messages(nri_pb2.LinuxResources))
+def test_copies_of_resources(go: GoHelpers, resources: nri_pb2.LinuxResources) -> None:
+    _, theirs = go.call("LinuxResources.Copy", wire(resources))
+    assert same(copy.deepcopy(resources), theirs)
+
+
+EVENTS = ["all", "pod", "podsandbox", "container", *(api.pretty_name(n) for n in range(16))]
+
+
+@MANY
+@given(st.lists(st.lists(st.sampled_from(EVENTS) | texts, max_size=3).map(",".join), max_size=3))
+def test_event_masks_from_texts(go: GoHelpers, listed: list[str]) -> None:
+    mask, error = go.call("ParseEventMask", *listed)
+    if error is None:
+        assert EventMask.parse(*listed) == mask
+    else:
+        with pytest.raises(ValueError, match="unknown event"):
+            EventMask.parse(*listed)
+
+
+@MANY
+@given(st.integers(0, 2**31 - 1))
+def test_texts_of_event_masks(go: GoHelpers, mask: int) -> None:
+    assert go.call("EventMask.PrettyString", mask) == [str(EventMask(mask))]
+
+
+@MANY
+@given(INT32 | st.integers(0, 16))
+def test_names_of_events(go: GoHelpers, number: int) -> None:
+    assert go.call("Event.PrettyName", number) == [api.pretty_name(number)]
+
+
+def accepts(check: Callable[[str], object], text: str) -> bool:
+    try:
+        check(text)
+    except ValueError:
+        return False
+    return True
+
+
+names = st.text("ab01-_.+/ é", max_size=5)
+
+
+@MANY
+@given(names | texts)
+def test_identities(go: GoHelpers, text: str) -> None:
+    assert accepts(api.check_name, text) == (go.call("CheckPluginName", text) == [None])
+    assert accepts(api.check_index, text) == (go.call("CheckPluginIndex", text) == [None])
+
+
+@MANY
+@given(st.text("059a٣", max_size=3))
+def test_indices(go: GoHelpers, text: str) -> None:
+    assert accepts(api.check_index, text) == (go.call("CheckPluginIndex", text) == [None])
+
+
+@MANY
+@given(st.tuples(st.text("05a", min_size=1, max_size=3), names).map("-".join) | names)
+def test_file_names(go: GoHelpers, text: str) -> None:
+    idx, name, error = go.call("ParsePluginName", text)
+    if error is None:
+        assert api.parse_file_name(text) == (idx, name)
+    else:
+        assert not accepts(api.parse_file_name, text)
+
+
+@MANY
+@given(st.text("-a", max_size=4) | texts)
+def test_marks_of_removal(go: GoHelpers, key: str) -> None:
+    assert go.call("MarkForRemoval", key) == [removal.mark(key)]
+    assert go.call("IsMarkedForRemoval", key) == list(removal.unmark(key))
+    assert go.call("ClearRemovalMarker", key) == [removal.unmark(key).key]
+    for message in (
+        nri_pb2.Mount(destination=key),
+        nri_pb2.KeyValue(key=key),
+        nri_pb2.LinuxDevice(path=key),
+        nri_pb2.LinuxNamespace(type=key),
+    ):
+        _, *theirs = go.call(f"{type(message).__name__}.IsMarkedForRemoval", wire(message))
+        assert theirs == list(removal.unmark(key))
+
+
+numbers = st.sampled_from(["0", "1", "2", "7", "02", "26", "99", "225", "18446744073709551616"])
+suffixes = st.sampled_from(
+    [
+        *("", "-rc.1", "-0", "-01", "-225-ge9dc15b7a", "-225-ge9dc15b7a.m", "-1-gxyz", "-1-g"),
+        *("-x-g1", "-rc.1-5-gabc", "+meta", "-225-gabc+meta", "-", "+", "-a..b", "-1-gabc-d"),
+        *("-18446744073709551616-gabc", "-1-g10000000000000000", "-é"),
+    ]
+)
+versions = st.builds(
+    lambda parts, suffix: "v" + ".".join(parts) + suffix, st.lists(numbers, max_size=4), suffixes
+)
+
+
+def runtime_versions() -> list[tuple[str, str]]:
+    """Everything around each release that the tables name."""
+    found = [("containerd", minor, patch) for minor in range(5, 9) for patch in range(32)]
+    releases = [(runtime, f"v1.{minor}.{patch}") for runtime, minor, patch in found]
+    releases += [("containerd", f"v2.{minor}.{patch}") for minor in range(4) for patch in range(8)]
+    releases += [("cri-o", f"v1.{minor}.{patch}") for minor in range(25, 38) for patch in range(15)]
+    return releases
+
+
+def infer(go: GoHelpers, runtime: str, version: str) -> str | None:
+    release, error = go.call("InferVersionFromRuntime", runtime, version)
+    return None if error else release
+
+
+@pytest.mark.parametrize("suffix", ["", "-rc.1", "-3-gabc", "+x"])
+def test_inferred_versions(go: GoHelpers, suffix: str) -> None:
+    for runtime, release in runtime_versions():
+        version = release + suffix
+        theirs = infer(go, runtime, version)
+        assert api.infer_nri_version(runtime, version) == theirs, version
+        assert api.infer_nri_version(runtime, version[1:]) == theirs, version
+
+
+@settings(max_examples=1000)
+@given(st.sampled_from(["containerd", "cri-o", "Containerd", ""]), versions | texts)
+def test_inferred_versions_of_any_text(go: GoHelpers, runtime: str, version: str) -> None:
+    theirs = infer(go, runtime, version)
+    if version.startswith("v"):
+        assert api.infer_nri_version(runtime, version) == theirs
+        assert api.infer_nri_version(runtime, version[1:]) == theirs
+
+
+OPTIONALS = [
+    ("String", "string", texts, nri_pb2.LinuxResources, "rdt_class"),
+    ("RepeatedString", "[]string", lists, nri_pb2.LinuxRdt, "schemata"),
+    ("Int", "int", INT64, nri_pb2.Hook, "timeout"),
+    ("UInt32", "uint32", UINT32, nri_pb2.LinuxDevice, "uid"),
+    ("Int64", "int64", INT64, nri_pb2.LinuxMemory, "limit"),
+    ("Int64", "int", INT64, nri_pb2.LinuxMemory, "limit"),
+    ("UInt64", "uint64", UINT64, nri_pb2.LinuxCPU, "shares"),
+    ("Bool", "bool", st.booleans(), nri_pb2.LinuxMemory, "use_hierarchy"),
+    ("FileMode", "os.FileMode", UINT32, nri_pb2.LinuxDevice, "file_mode"),
+]
+
+
+@settings(max_examples=100)
+@given(st.data())
+@pytest.mark.parametrize(("function", "kind", "values", "message", "field"), OPTIONALS)
+def test_optional_values(
+    go: GoHelpers,
+    function: str,
+    kind: str,
+    values: st.SearchStrategy[Any],
+    message: Callable[[], Message],
+    field: str,
+    data: st.DataObject,
+) -> None:
+    value = data.draw(values)
+    (theirs,) = go.call(function, {"type": kind, "value": value})
+    ours = message()
+    optional.put(ours, field, value)
+    assert same(getattr(ours, field), theirs)
+    _, got = go.call(f"{getattr(ours, field).DESCRIPTOR.name}.Get", theirs)
+    # Go writes an empty list as null.
+    assert ([] if got is None else got) == optional.get(ours, field) == value
+
+
+# What Go calls a field in the names of its methods.
+OWNED = {
+    **{name: name for name in ("Env", "Namespace", "Sysctl", "Args", "PidsLimit", "CgroupsPath")},
+    **{name: name for name in ("MemLimit", "MemReservation", "MemSwapLimit", "MemKernelLimit")},
+    **{name: name for name in ("MemTCPLimit", "MemSwappiness", "MemDisableOomKiller")},
+    **{name: name for name in ("MemUseHierarchy", "CPUShares", "CPUQuota", "CPUPeriod")},
+    **{name: name for name in ("CPURealtimeRuntime", "CPURealtimePeriod", "CPUSetCPUs")},
+    **{name: name for name in ("CPUSetMems", "BlockioClass", "RdtClass", "OomScoreAdj")},
+    **{name: name for name in ("SeccompPolicy", "RdtClosID", "RdtSchemata", "MemoryPolicy")},
+    **{name: name for name in ("RdtEnableMonitoring", "CgroupsUnified")},
+    "Annotations": "Annotation",
+    "Mounts": "Mount",
+    "Devices": "Device",
+    "CdiDevices": "CdiDevice",
+    "HugepageLimits": "HugepageLimit",
+    "Rlimits": "Rlimit",
+    "IoPriority": "IOPriority",
+    "LinuxNetDevices": "LinuxNetDevice",
+    "LinuxSched": "LinuxScheduler",
+    "OciHooks": "Hooks",
+}
+
+
+def test_all_fields_have_owners() -> None:
+    assert set(OWNED) == set(Field.keys()) - {"None"}
+
+
+owned = st.tuples(
+    st.sampled_from(["Claim", "Clear", "Owner"]),
+    # Mostly the same few, so that there are conflicts.
+    st.sampled_from([*OWNED, *(["Env", "Args", "OciHooks"] * 10)]),
+    st.sampled_from(["c", "d"]),
+    st.sampled_from(["", "k", "-k"]),
+    st.sampled_from(["10-a", "20-b"]),
+)
+
+
+@settings(max_examples=1000)
+@given(st.lists(owned, min_size=1, max_size=12))
+def test_owners(go: GoHelpers, steps: list[tuple[str, str, str, str, str]]) -> None:
+    calls: list[tuple[str, list[Any]]] = []
+    ours: list[list[Any]] = []
+    owners = Owners()
+    for action, name, container, key, plugin in steps:
+        field = Field.Value(name)
+        keys = [key] if field in api.COMPOUND_FIELDS else []
+        method = f"{OWNED[name]}Owner" if action == "Owner" else action + OWNED[name]
+        calls.append((method, [container, *keys, *([] if action == "Owner" else [plugin])]))
+        if action == "Owner":
+            owner = owners.owner(container, field, *keys)
+            ours.append([owner or "", owner is not None])
+        elif action == "Clear":
+            owners.clear(container, field, plugin, *keys)
+            ours.append([])
+        else:
+            try:
+                owners.claim(container, field, plugin, *keys)
+                ours.append([None])
+            except OwnershipConflict as error:
+                what = f"{name} {error.key or ''}"
+                ours.append(
+                    [f'plugins "{error.plugin}" and "{error.other}" both tried to set {what}']
+                )
+    # An empty message has no maps in Go, which it panics on; this one it makes itself.
+    start = nri_pb2.OwningPlugins()
+    for container in ("c", "d"):
+        start.owners[container].simple[0] = start.owners[container].compound[0].owners["-"] = ""
+    theirs, results = go.each(start, calls)
+    assert results == ours
+    after = read(nri_pb2.OwningPlugins, theirs)
+    for container in ("c", "d"):
+        fields = after.owners[container]
+        del fields.simple[0], fields.compound[0]
+        assert fields == owners.message.owners[container]
+
+
+def test_namespace_owners(go: GoHelpers) -> None:
+    owners = Owners()
+    owners.claim("c", Field.Namespace, "10-a", "pid")
+    _, theirs, found = go.call("OwningPlugins.NamespaceOwners", wire(owners.message), "c")
+    assert found
+    assert theirs == owners.entries("c", Field.Namespace)
+
+
+@given(st.lists(st.tuples(keys, keys), max_size=3))
+def test_validation_requests(go: GoHelpers, plugins: list[tuple[str, str]]) -> None:
+    response = nri_pb2.CreateContainerResponse(
+        adjust=Adjustment().add_env("A", "1").message, update=[Update("d").message]
+    )
+    owners = Owners()
+    owners.claim("c", Field.Env, "10-a", "A")
+    request = api.validation_request(
+        nri_pb2.PodSandbox(),
+        nri_pb2.Container(),
+        response,
+        owners,
+        [api.PluginId(idx, name) for idx, name in plugins],
+    )
+    theirs, _ = go.each(
+        nri_pb2.ValidateContainerAdjustmentRequest(pod={}, container={}),
+        [
+            ("AddResponse", [wire(response)]),
+            ("AddOwners", [wire(owners.message)]),
+            *(("AddPlugin", [name, idx]) for idx, name in plugins),
+        ],
+    )
+    assert same(request, theirs)
+    _, by_name = go.call("ValidateContainerAdjustmentRequest.GetPluginMap", wire(request))
+    assert set(by_name) == set(api.plugins_by_name(request))
+
+
+@given(st.booleans(), texts)
+def test_validation_results(go: GoHelpers, reject: bool, reason: str) -> None:
+    response = nri_pb2.ValidateContainerAdjustmentResponse(reject=reject, reason=reason)
+    _, error = go.call("ValidateContainerAdjustmentResponse.ValidationResult", wire(response), "v")
+    try:
+        api.check_validation(response, "v")
+    except ValidationRejected:
+        assert error is not None
+    else:
+        assert error is None
+
+
+annotation_keys = st.sampled_from(["k", "k/pod", "k/container.c", "k/container.d", "l"])
+
+
+@given(st.dictionaries(annotation_keys, texts), st.sampled_from(["c", "d", ""]))
+def test_effective_annotations(go: GoHelpers, annotations: dict[str, str], container: str) -> None:
+    pod = nri_pb2.PodSandbox(annotations=annotations)
+    ours = api.effective_annotation(pod, "k", container)
+    theirs = go.call("GetEffectiveAnnotation", wire(pod), "k", container)
+    assert theirs == [ours or "", ours is not None]
+
+
+@pytest.mark.parametrize(
+    ("function", "ours"),
+    [
+        ("RequiredPluginsAnnotation", api.REQUIRED_PLUGINS),
+        ("DefaultSocketPath", api.DEFAULT_SOCKET_PATH),
+        ("PluginNameEnvVar", api.ENV_PLUGIN_NAME),
+        ("PluginIdxEnvVar", api.ENV_PLUGIN_IDX),
+        ("PluginSocketEnvVar", api.ENV_PLUGIN_SOCKET),
+        ("DefaultRegistrationTimeout", api.DEFAULT_REGISTRATION_TIMEOUT),
+        ("DefaultRequestTimeout", api.DEFAULT_REQUEST_TIMEOUT),
+        ("SELinuxRelabel", api.SELINUX_RELABEL),
+        ("UnlimitedPidsLimit", api.oci.UNLIMITED_PIDS),
+    ],
+)
+def test_constants(go: GoHelpers, function: str, ours: object) -> None:
+    assert go.call(function) == [ours]
