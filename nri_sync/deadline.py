@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 
 __all__ = ["Deadline"]
@@ -17,7 +18,12 @@ class Deadline:
     __slots__ = ("at",)
 
     def __init__(self, timeout: float | None) -> None:
-        """``timeout`` is in seconds from now; ``None`` is no limit, zero or less is already over."""
+        """``timeout`` is in seconds from now; ``None`` is no limit, zero or less is already over.
+
+        More than a lock can wait for (some 292 years) is no limit either.
+        """
+        if timeout is not None and timeout > threading.TIMEOUT_MAX:
+            timeout = None
         self.at: float | None = None if timeout is None else time.monotonic() + timeout
 
     def remaining(self) -> float | None:

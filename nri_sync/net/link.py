@@ -203,8 +203,8 @@ class Link:
         """Whether the link is over, or about to be."""
         return self._closing
 
-    def drain(self, deadline: Deadline) -> None:
-        """Block until the peer has read what was sent, and a moment longer, or until the deadline."""
+    def drain(self, deadline: Deadline, *, linger: bool = True) -> None:
+        """Block until the peer has read what was sent, with ``linger`` a moment longer, or to the deadline."""
         while not deadline.expired:
             with self._lock:
                 if not self._open or self._closing:
@@ -213,8 +213,9 @@ class Link:
             if queued == 0:
                 break
             time.sleep(0.001)
-        remaining = deadline.remaining()
-        time.sleep(_LINGER if remaining is None else min(_LINGER, remaining))
+        if linger:
+            remaining = deadline.remaining()
+            time.sleep(_LINGER if remaining is None else min(_LINGER, remaining))
 
     def abandon(self) -> None:
         """In a forked child: let go of the descriptors without touching the connection of the parent."""
@@ -275,6 +276,7 @@ class Link:
             return
         if not self._callers_read:
             self._appoint()
+        self.wake_by(self._receiver.tick(time.monotonic()))
         self._work(_READ)
 
     def _work(self, task: Any) -> None:
@@ -578,9 +580,7 @@ class Link:
             ConnectionLost: the link is over.
         """
         remaining = None if deadline is None else deadline.remaining()
-        if not self._write_lock.acquire(
-            timeout=-1 if remaining is None else min(remaining, threading.TIMEOUT_MAX)
-        ):
+        if not self._write_lock.acquire(timeout=-1 if remaining is None else remaining):
             raise TimeoutError(
                 f"{self.name}: other messages are in the way, the peer does not read"
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import socket
@@ -94,9 +95,12 @@ def listen(path: str, backlog: int = 128) -> socket.socket:
         try:
             sock.bind(path)
         except OSError as error:
+            if error.errno is None:
+                raise  # the path is too long
             if error.errno != errno.EADDRINUSE or not _is_stale(path):
-                raise OSError(error.errno, os.strerror(error.errno or 0), path) from None
-            os.unlink(path)
+                raise OSError(error.errno, os.strerror(error.errno), path) from None
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)
             sock.bind(path)
         sock.listen(backlog)
     except BaseException:
@@ -106,11 +110,16 @@ def listen(path: str, backlog: int = 128) -> socket.socket:
 
 
 def _is_stale(path: str) -> bool:
-    if path.startswith("\0") or not stat.S_ISSOCK(os.lstat(path).st_mode):
+    if path.startswith("\0"):
         return False
+    try:
+        if not stat.S_ISSOCK(os.lstat(path).st_mode):
+            return False
+    except FileNotFoundError:
+        return True  # gone meanwhile
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.setblocking(False)
-        return probe.connect_ex(path) == errno.ECONNREFUSED
+        return probe.connect_ex(path) in (errno.ECONNREFUSED, errno.ENOENT)
 
 
 def adopt(fd: int) -> socket.socket:
@@ -119,7 +128,8 @@ def adopt(fd: int) -> socket.socket:
     The socket owns the descriptor from then on, and does not hand it on to child processes.
 
     Raises:
-        OSError: EBADF or ENOTSOCK, or EPROTOTYPE for a socket that is not a unix stream socket.
+        OSError: EBADF or ENOTSOCK, EPROTOTYPE for a socket that is not a unix stream socket, or ENOTCONN. The
+            descriptor still belongs to the caller.
     """
     if fd < 0:
         raise OSError(errno.EBADF, os.strerror(errno.EBADF))
@@ -130,6 +140,11 @@ def adopt(fd: int) -> socket.socket:
     if sock.family != socket.AF_UNIX or sock.type != socket.SOCK_STREAM:
         sock.detach()
         raise OSError(errno.EPROTOTYPE, "not a unix stream socket")
+    try:
+        sock.getpeername()
+    except OSError:
+        sock.detach()
+        raise
     sock.set_inheritable(False)
     sock.setblocking(True)
     return sock

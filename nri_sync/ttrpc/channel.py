@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import threading
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterator, Sequence
 from typing import Any, Callable, NoReturn
 
 import grpc
@@ -12,6 +14,7 @@ import grpc
 from nri_sync.deadline import Deadline
 from nri_sync.errors import NRIError
 from nri_sync.threads import spawn
+from nri_sync.ttrpc.callbacks import Callback, run_callbacks, run_elsewhere
 from nri_sync.ttrpc.client import ClientCall, ClientEnd
 from nri_sync.ttrpc.inbox import END, Inbox
 from nri_sync.ttrpc.status import Status
@@ -63,7 +66,7 @@ class CallError(grpc.RpcError, grpc.Call, grpc.Future):  # type: ignore[type-arg
         return False
 
     def cancelled(self) -> bool:
-        return self.code() is grpc.StatusCode.CANCELLED
+        return self._status is _CANCELLED
 
     def running(self) -> bool:
         return False
@@ -131,8 +134,8 @@ class _Call(grpc.Call, grpc.Future):  # type: ignore[type-arg]
     # grpc.Future
 
     def cancelled(self) -> bool:
-        status = self._call.status
-        return status is not None and status.code is grpc.StatusCode.CANCELLED
+        """Whether :meth:`cancel` has ended it."""
+        return self._call.status is _CANCELLED
 
     def running(self) -> bool:
         return not self.done()
@@ -189,8 +192,11 @@ class _Call(grpc.Call, grpc.Future):  # type: ignore[type-arg]
         try:
             return self._deserialize(payload)
         except Exception as error:
-            text = f"cannot deserialize the response: {error}"
-            raise CallError(self._call.method, Status.of(grpc.StatusCode.INTERNAL, text)) from error
+            raise CallError(self._call.method, _undecodable(error)) from error
+
+
+def _undecodable(error: Exception) -> Status:
+    return Status.of(grpc.StatusCode.INTERNAL, f"cannot deserialize the response: {error}")
 
 
 class _StreamCall(_Call):
@@ -217,7 +223,13 @@ class _StreamCall(_Call):
             if status.number == 0:
                 raise StopIteration
             raise CallError(call.method, status)
-        return bytes(data) if self._deserialize is None else self._deserialize(bytes(data))
+        try:
+            return bytes(data) if self._deserialize is None else self._deserialize(bytes(data))
+        except Exception as error:
+            undecodable = _undecodable(error)
+            self._end.finish(call, undecodable)
+            call.inbox.discard()
+            raise CallError(call.method, undecodable) from error
 
     def cancel(self) -> bool:
         cancelled = super().cancel()
@@ -280,7 +292,11 @@ class _Method:
         call = self._end.start(
             self._method, b"", state=State.OPEN, deadline=deadline, metadata=metadata, inbox=inbox
         )
-        spawn(f"{self._end.name}-requests", self._feed, call, request)
+        try:
+            spawn(f"{self._end.name}-requests", self._feed, call, request)
+        except RuntimeError as error:
+            text = f"no thread to send the requests: {error}"
+            self._end.finish(call, Status.of(grpc.StatusCode.RESOURCE_EXHAUSTED, text))
         return call
 
     def _encode(self, request: Any) -> bytes:
@@ -394,10 +410,12 @@ class Channel(grpc.Channel):
     def __init__(self, end: ClientEnd, close: Callable[[], object]) -> None:
         self.end = end
         self._close = close
-        # Guards the two below.
+        # Guards what is below.
         self._lock = threading.Lock()
         self._state = grpc.ChannelConnectivity.READY
         self._subscribers: list[Callable[[grpc.ChannelConnectivity], object]] = []
+        # What the subscribers are still to be told, in order; one thread at a time does.
+        self._news: deque[Callback] = deque()
 
     def unary_unary(
         self,
@@ -443,31 +461,38 @@ class Channel(grpc.Channel):
         """Have ``callback(state)`` called, on another thread, with the state now and when it changes."""
         with self._lock:
             self._subscribers.append(callback)
-            state = self._state
-        self._tell([callback], state)
+            begin = self._queue_locked([callback])
+        if begin:
+            run_elsewhere(self.end.name, [self._tell])
 
     def unsubscribe(self, callback: Callable[[grpc.ChannelConnectivity], object]) -> None:
         with self._lock:
             if callback in self._subscribers:
                 self._subscribers.remove(callback)
 
-    def _tell(self, callbacks: list[Any], state: grpc.ChannelConnectivity) -> None:
-        def tell() -> None:
-            for callback in callbacks:
-                try:
-                    callback(state)
-                except Exception:
-                    logger.exception("%s: a connectivity callback failed", self.end.name)
+    def _queue_locked(self, callbacks: Sequence[Callable[..., object]]) -> bool:
+        """Let them be called with the state as it is; returns whether a thread is needed to do so."""
+        idle = not self._news
+        self._news.extend(functools.partial(callback, self._state) for callback in callbacks)
+        return idle and bool(self._news)
 
-        if callbacks:
-            spawn(f"{self.end.name}-connectivity", tell)
+    def _tell(self) -> None:
+        while True:
+            with self._lock:
+                if not self._news:
+                    return
+                news = self._news[0]
+            run_callbacks([news])
+            with self._lock:
+                self._news.popleft()
 
     def lost(self, cause: NRIError | None) -> None:
         """The connection is gone; called by its owner."""
         with self._lock:
             self._state = grpc.ChannelConnectivity.SHUTDOWN
-            subscribers = list(self._subscribers)
-        self._tell(subscribers, grpc.ChannelConnectivity.SHUTDOWN)
+            begin = self._queue_locked(self._subscribers)
+        if begin:
+            run_elsewhere(self.end.name, [self._tell])
 
     def close(self) -> None:
         """End the connection; calls in flight fail with CANCELLED. Idempotent, does not block."""

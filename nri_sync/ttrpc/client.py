@@ -13,8 +13,9 @@ import grpc
 from nri_sync.deadline import Deadline
 from nri_sync.errors import ConnectionLost, LocalProtocolError, NRIError
 from nri_sync.net.link import Job, Link
-from nri_sync.threads import Latch, spawn
+from nri_sync.threads import Latch
 from nri_sync.ttrpc import envelope_pb2
+from nri_sync.ttrpc.callbacks import Callback, run_callbacks, run_elsewhere
 from nri_sync.ttrpc.inbox import Inbox
 from nri_sync.ttrpc.service import Framing
 from nri_sync.ttrpc.status import Status
@@ -88,11 +89,12 @@ class ClientCall:
         #: Whether the clock ends it at its deadline, because no thread waits for it.
         self.timed = False
         #: To be called when it is done; ``None`` once they were.
-        self.callbacks: list[Callable[[], object]] | None = []
+        self.callbacks: list[Callback] | None = []
 
 
 class _Callbacks(Job):
-    def __init__(self, callbacks: Sequence[Callable[[], object]]) -> None:
+    def __init__(self, name: str, callbacks: Sequence[Callback]) -> None:
+        self._name = name
         self._callbacks = callbacks
 
     def run(self) -> Sequence[bytes]:
@@ -100,16 +102,9 @@ class _Callbacks(Job):
         return ()
 
     def refuse(self) -> Sequence[bytes]:
-        spawn("nri-callbacks", run_callbacks, self._callbacks)
+        # They must be called all the same: this is how their owner learns about the end.
+        run_elsewhere(self._name, self._callbacks)
         return ()
-
-
-def run_callbacks(callbacks: Sequence[Callable[[], object]]) -> None:
-    for callback in callbacks:
-        try:
-            callback()
-        except Exception:
-            logger.exception("a callback of a finished call failed")
 
 
 class ClientEnd:
@@ -178,9 +173,11 @@ class ClientEnd:
         ):
             self._conclude(call, _too_late(call))
         else:
-            reading = wait and self.link.begin_reading()
             try:
-                reading = self._send_request(call, state, data, reading)
+                reading = self._send_request(call, state, data, wait)
+            except BaseException:
+                self.finish(call, Status.of(grpc.StatusCode.UNKNOWN, "the request was not sent"))
+                raise
             finally:
                 self._send_lock.release()
             if reading:
@@ -189,31 +186,38 @@ class ClientEnd:
             self.wait(call)
         return call
 
-    def _send_request(self, call: ClientCall, state: State, data: bytes, reading: bool) -> bool:
-        """Send the request; returns whether this thread still reads."""
+    def _send_request(self, call: ClientCall, state: State, data: bytes, read: bool) -> bool:
+        """Send the request; returns whether this thread, which would like to read the answer, may do so."""
+        closed = self._register(call, state)
+        if closed is not None:
+            self._conclude(call, closed)
+            return False
+        header = encode_header(REQUEST, call.stream_id, _FLAGS[state], len(data))
+        buffers = self.frame(header, data)
+        if read and self.link.begin_reading():
+            if self.link.try_send(buffers):
+                return True
+            # The peer does not read, perhaps because it waits for somebody to read here.
+            self.link.end_reading()
         try:
-            with self._lock:
-                closed = self._closed
-                if closed is None:
-                    call.stream_id = self._streams.open(state)
-                    self._calls[call.stream_id] = call
-            if closed is not None:
-                self._conclude(call, closed)
-                return reading
-            header = encode_header(REQUEST, call.stream_id, _FLAGS[state], len(data))
-            buffers = self.frame(header, data)
-            if reading:
-                if self.link.try_send(buffers):
-                    return True
-                # The peer does not read, perhaps because it waits for somebody to read here.
-                reading = False
-                self.link.end_reading()
             self.link.send(buffers, call.deadline)
         except TimeoutError:
             self.finish(call, _too_late(call))
-        except (ConnectionLost, LocalProtocolError) as error:
+        except ConnectionLost as error:
             self.finish(call, Status.of(grpc.StatusCode.UNAVAILABLE, f"{self.name}: {error}"))
-        return reading
+        return False
+
+    def _register(self, call: ClientCall, state: State) -> Status | None:
+        """Give the call a stream; returns why it cannot have one."""
+        with self._lock:
+            if self._closed is not None:
+                return self._closed
+            try:
+                call.stream_id = self._streams.open(state)
+            except LocalProtocolError as error:
+                return Status.of(grpc.StatusCode.UNAVAILABLE, f"{self.name}: {error}")
+            self._calls[call.stream_id] = call
+            return None
 
     def send_data(self, call: ClientCall, data: bytes, *, last: bool = False) -> bool:
         """Send a message of a stream, or with ``last`` the end of it; False when the call is over."""
@@ -247,7 +251,7 @@ class ClientEnd:
             call.timed = True
             self.link.wake_by(call.deadline.at)
 
-    def add_callback(self, call: ClientCall, callback: Callable[[], object]) -> bool:
+    def add_callback(self, call: ClientCall, callback: Callback) -> bool:
         """Have ``callback()`` called, on a thread of the link, when the call is done; False if it is."""
         with self._lock:
             if call.callbacks is None:
@@ -268,18 +272,15 @@ class ClientEnd:
         """Record the outcome; called by the one that took the call off the table."""
         call.payload = payload
         call.status = status
-        with self._lock:
-            callbacks, call.callbacks = call.callbacks, None
         call.done.set()
         if call.inbox is not None:
             call.inbox.end()
         if call.on_done is not None:
             call.on_done(call)
+        with self._lock:
+            callbacks, call.callbacks = call.callbacks, None
         if callbacks:
-            if self._closed is None:
-                self.link.dispatch(_Callbacks(callbacks))
-            else:
-                spawn(f"{self.name}-callbacks", run_callbacks, callbacks)
+            self.link.dispatch(_Callbacks(self.name, callbacks))
 
     # For the link
 
@@ -336,7 +337,9 @@ class ClientEnd:
     def tick(self, now: float) -> float:
         """End the calls whose time is over and that nobody waits for; returns when the next one is."""
         next_due = math.inf
-        for call in list(self._calls.values()):
+        with self._lock:
+            calls = list(self._calls.values())
+        for call in calls:
             if call.timed and call.deadline.at is not None:
                 if call.deadline.at <= now:
                     self.finish(call, _too_late(call))

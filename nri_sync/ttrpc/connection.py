@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import socket
 from typing import Callable
 
@@ -10,10 +11,12 @@ from nri_sync.errors import NRIError
 from nri_sync.net import sockets
 from nri_sync.net.link import Buffer, Link, Receiver
 from nri_sync.threads import spawn
+from nri_sync.ttrpc.callbacks import Callback, run_elsewhere
 from nri_sync.ttrpc.channel import Channel
 from nri_sync.ttrpc.client import ClientEnd
 from nri_sync.ttrpc.router import Router
 from nri_sync.ttrpc.service import ServerEnd
+from nri_sync.ttrpc.status import Status
 
 __all__ = ["ClientConnection", "ServerConnection", "connect", "frame"]
 
@@ -39,8 +42,8 @@ class ServerConnection(Receiver):
         name: str,
         peer: str,
         max_threads: int,
-        admit: Callable[[], bool],
-        done: Callable[[], object],
+        admit: Callable[[], Status | None],
+        done: Callback,
         lost: Callable[[ServerConnection, NRIError | None], object],
     ) -> None:
         self._lost = lost
@@ -52,6 +55,11 @@ class ServerConnection(Receiver):
     def lost(self, cause: NRIError | None) -> None:
         self.end.lost(cause)
         self._lost(self, cause)
+
+    def close(self) -> None:
+        """End it, now."""
+        self.end.cut_off()
+        self.link.close()
 
 
 class ClientConnection(Receiver):
@@ -75,7 +83,7 @@ class ClientConnection(Receiver):
         self.end.lost(cause)
         self.channel.lost(cause)
         if self._on_close is not None:
-            spawn(f"{self.link.name}-on-close", self._on_close, cause)
+            run_elsewhere(self.link.name, [functools.partial(self._on_close, cause)])
 
 
 def connect(
@@ -93,9 +101,18 @@ def connect(
     Raises:
         ValueError: the target is not a unix socket.
         OSError: nobody listens there, or it may not be reached; TimeoutError after ``timeout``.
+        RuntimeError: the system has no more threads.
     """
     path = sockets.parse_target(target)
     sock = sockets.connect(path, Deadline(timeout))
-    connection = ClientConnection(sock, name=name or f"ttrpc-{target}", on_close=on_close)
-    spawn(connection.link.name, connection.link.run)
+    try:
+        connection = ClientConnection(sock, name=name or f"ttrpc-{target}", on_close=on_close)
+    except BaseException:
+        sock.close()
+        raise
+    try:
+        spawn(connection.link.name, connection.link.run)
+    except BaseException:
+        connection.link.abandon()
+        raise
     return connection.channel

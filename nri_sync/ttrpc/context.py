@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import contextvars
-import logging
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Callable, NamedTuple, NoReturn
 
 import grpc
 
 from nri_sync.deadline import Deadline
 from nri_sync.threads import Latch
+from nri_sync.ttrpc import envelope_pb2
+from nri_sync.ttrpc.callbacks import Callback
 from nri_sync.ttrpc.status import DETAILS_KEY, Status, code_of
 
 __all__ = ["Aborted", "Metadatum", "ServicerContext", "current_context"]
-
-logger = logging.getLogger("nri_sync.ttrpc")
 
 #: The context of the call that the current thread serves.
 current_context: contextvars.ContextVar[ServicerContext] = contextvars.ContextVar(
@@ -51,19 +50,20 @@ class ServicerContext(grpc.ServicerContext):
         #: The full method name, ``/package.Service/Method``.
         self.method = method
         self._metadata = metadata
-        self._deadline = deadline
+        #: When the caller gives up.
+        self.deadline = deadline
         self._peer = peer
         self._cancel = cancel
         #: For the layers above: set when the answer has been handed to the kernel, where they ask for it.
         self.answered: Latch | None = None
         # Guards the fields below.
         self._lock = threading.Lock()
-        self._code: grpc.StatusCode | int | None = None
+        self._code: grpc.StatusCode | None = None
         self._details: str | None = None
         self._rich: bytes | None = None
         self._aborted = False
         self._ended = False
-        self._callbacks: list[Callable[[], object]] = []
+        self._callbacks: list[Callback] = []
 
     # What the caller said
 
@@ -76,7 +76,7 @@ class ServicerContext(grpc.ServicerContext):
 
         The server itself does not end a call whose time is over: the handler goes on.
         """
-        return self._deadline.remaining()
+        return self.deadline.remaining()
 
     def peer(self) -> str:
         return self._peer
@@ -100,7 +100,7 @@ class ServicerContext(grpc.ServicerContext):
         """End the call with CANCELLED; the handler goes on, and its result is dropped."""
         return bool(self._cancel())
 
-    def add_callback(self, callback: Callable[[], object]) -> bool:
+    def add_callback(self, callback: Callback) -> bool:
         """Have ``callback()`` called when the call is over. False, and not called, when it is already."""
         with self._lock:
             if self._ended:
@@ -114,7 +114,9 @@ class ServicerContext(grpc.ServicerContext):
         Raises:
             Aborted: always, when ``code`` is an error; let it pass.
             ValueError: ``code`` is OK.
+            TypeError: ``code`` is no status code.
         """
+        code, details = _code(code), _text(details)
         if code is grpc.StatusCode.OK:
             raise ValueError("abort() needs an error code, not StatusCode.OK")
         with self._lock:
@@ -129,28 +131,35 @@ class ServicerContext(grpc.ServicerContext):
         self.abort(status.code, status.details)
 
     def set_code(self, code: grpc.StatusCode) -> None:
+        """Raises TypeError if ``code`` is neither a ``grpc.StatusCode`` nor the number of one."""
+        code = _code(code)
         with self._lock:
             self._code = code
 
     def set_details(self, details: str) -> None:
+        details = _text(details)
         with self._lock:
             self._details = details
 
     def code(self) -> grpc.StatusCode | None:
-        return code_of(self._code) if isinstance(self._code, int) else self._code
+        return self._code
 
     def details(self) -> str | None:
         return self._details
 
     def set_trailing_metadata(self, trailing_metadata: Any) -> None:
-        """Takes ``grpc-status-details-bin`` only.
+        """Takes ``grpc-status-details-bin`` only: a serialized ``google.rpc.Status``.
 
         Raises:
-            ValueError: any other key, which ttRPC could not transport.
+            ValueError: any other key, which ttRPC could not transport, or another value.
         """
         for key, value in trailing_metadata:
             if key != DETAILS_KEY:
                 raise ValueError(f"ttRPC cannot send trailing metadata (key {key!r})")
+            try:
+                envelope_pb2.Status.FromString(value)
+            except Exception as error:
+                raise ValueError(f"{DETAILS_KEY} is not a google.rpc.Status: {error}") from error
             with self._lock:
                 self._rich = bytes(value)
 
@@ -193,21 +202,25 @@ class ServicerContext(grpc.ServicerContext):
                 return None
             if details is None:
                 details = "" if error is None else error.details
-            return Status.of(
-                code if isinstance(code, grpc.StatusCode) else code_of(code), details, self._rich
-            )
+            return Status.of(code, details, self._rich)
 
-    def end(self) -> list[Callable[[], object]]:
+    def end(self) -> list[Callback]:
         """The call is over; returns the callbacks to call, the first time."""
         with self._lock:
             self._ended = True
             callbacks, self._callbacks = self._callbacks, []
             return callbacks
 
-    @staticmethod
-    def run_callbacks(callbacks: Sequence[Callable[[], object]]) -> None:
-        for callback in callbacks:
-            try:
-                callback()
-            except Exception:
-                logger.exception("a callback of a finished call failed")
+
+def _code(code: Any) -> grpc.StatusCode:
+    if isinstance(code, grpc.StatusCode):
+        return code
+    if isinstance(code, int):
+        return code_of(code)
+    raise TypeError(f"{code!r} is not a grpc.StatusCode")
+
+
+def _text(details: Any) -> str:
+    if isinstance(details, bytes):
+        return details.decode("utf-8", "replace")
+    return "" if details is None else str(details)

@@ -30,10 +30,11 @@ class Inbox:
         self._stall = stall
         # C-level and re-entrant: a signal in the consumer cannot leave it locked for the reader.
         self._queue: queue.SimpleQueue[Data | None] = queue.SimpleQueue()
-        # Each is written by one side only.
+        # Each is written by one side only, but for the last two, which only ever become true.
         self._put_bytes = 0
         self._taken_bytes = 0
         self._room: Latch | None = None
+        self._ended = False
         self._discarding = False
 
     def put(self, data: Data) -> bool:
@@ -41,30 +42,31 @@ class Inbox:
 
         Returns False when it stays behind: the stream should be given up.
         """
-        if self._discarding:
-            return True
-        while self._put_bytes - self._taken_bytes > self._limit:
+        while not self._ended and self._put_bytes - self._taken_bytes > self._limit:
             taken = self._taken_bytes
             self._room = room = Latch()
             # Attach, then look.
-            if self._taken_bytes != taken or self._discarding:
+            if self._taken_bytes != taken or self._ended:
                 continue
             room.wait(Deadline(self._stall))
-            if self._taken_bytes == taken and not self._discarding:
+            if self._taken_bytes == taken and not self._ended:
                 return False
-        self._put_bytes += len(data) + 1
-        self._queue.put(data)
+        self._room = None
+        if not self._ended:
+            self._put_bytes += len(data) + 1
+            self._queue.put(data)
         return True
 
     def end(self) -> None:
-        """Nothing more will come; what is there can still be taken."""
-        self._queue.put(END)
-
-    def discard(self) -> None:
-        """The consumer wants no more."""
-        self._discarding = True
+        """Nothing more will come; what is there can still be taken. Any thread."""
+        self._ended = True
         self._queue.put(END)
         self._make_room()
+
+    def discard(self) -> None:
+        """The consumer wants no more. Any thread."""
+        self._discarding = True
+        self.end()
 
     def get(self, deadline: Deadline | None = None) -> Data | None:
         """The next message, or :data:`END`. Blocks until there is one.
@@ -94,6 +96,6 @@ class Inbox:
         return data
 
     def _make_room(self) -> None:
-        room, self._room = self._room, None
+        room = self._room
         if room is not None:
             room.set()

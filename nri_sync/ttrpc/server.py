@@ -16,10 +16,10 @@ import grpc
 from nri_sync.deadline import Deadline
 from nri_sync.errors import NRIError
 from nri_sync.net import sockets
-from nri_sync.net.link import Link
-from nri_sync.threads import spawn
+from nri_sync.threads import Latch, spawn
 from nri_sync.ttrpc.connection import ServerConnection
 from nri_sync.ttrpc.router import Router
+from nri_sync.ttrpc.status import Status
 
 __all__ = ["Server"]
 
@@ -27,6 +27,11 @@ logger = logging.getLogger("nri_sync.ttrpc")
 
 # When the process is out of descriptors, accepting again at once would only spin.
 _ACCEPT_PAUSE = 0.1
+
+_STOPPING = Status.of(grpc.StatusCode.UNAVAILABLE, "the server is stopping")
+_TOO_MANY = Status.of(
+    grpc.StatusCode.RESOURCE_EXHAUSTED, "the maximum of concurrent calls is reached"
+)
 
 
 class Server(grpc.Server):
@@ -52,14 +57,15 @@ class Server(grpc.Server):
         self._router.add_generic_rpc_handlers(handlers)
         self._maximum = maximum_concurrent_rpcs
         self._max_threads = max_threads_per_connection
-        # Guards all below. Not held while blocking.
-        self._lock = threading.Lock()
+        # Guards all below. Not held while blocking. Re-entrant for a stop() in a signal handler.
+        self._lock = threading.RLock()
         self._idle = threading.Condition(self._lock)
         self._listeners: dict[str, socket.socket] = {}
         self._connections: set[ServerConnection] = set()
         self._running = 0
         self._started = False
         self._stopping = False
+        self._terminated = Latch()
         self._stopped = threading.Event()
 
     def add_generic_rpc_handlers(self, generic_rpc_handlers: Iterable[Any]) -> None:
@@ -81,8 +87,12 @@ class Server(grpc.Server):
         except OSError as error:
             raise RuntimeError(f"cannot listen on {address}: {error}") from error
         with self._lock:
-            self._listeners[path] = listener
-            started = self._started
+            started, stopping = self._started, self._stopping
+            if not stopping:
+                self._listeners[path] = listener
+        if stopping:
+            _close(path, listener)
+            raise RuntimeError(f"cannot listen on {address}: the server is stopped")
         if started:
             self._accept_on(path, listener)
         return 1
@@ -95,10 +105,10 @@ class Server(grpc.Server):
         """Begin to accept connections. Returns at once.
 
         Raises:
-            ValueError: it was started before.
+            ValueError: it was started or stopped before.
         """
         with self._lock:
-            if self._started:
+            if self._started or self._stopping:
                 raise ValueError("a server can be started once only")
             self._started = True
             listeners = list(self._listeners.items())
@@ -109,41 +119,55 @@ class Server(grpc.Server):
         spawn(f"ttrpc-accept-{os.path.basename(path)}", self._accept, path, listener)
 
     def _accept(self, path: str, listener: socket.socket) -> None:
-        while True:
-            try:
-                sock, _ = listener.accept()
-            except OSError as error:
-                if self._stopping:
-                    return
-                logger.error("cannot accept on %s: %s", path, error)
-                time.sleep(_ACCEPT_PAUSE)
-                continue
+        # Closed here, and only shut down elsewhere: never under the hands of accept().
+        with listener:
+            while not self._stopping:
+                try:
+                    sock, _ = listener.accept()
+                    self._serve(path, sock)
+                except (OSError, RuntimeError) as error:
+                    if not self._stopping:
+                        logger.error("cannot accept on %s: %s", path, error)
+                        time.sleep(_ACCEPT_PAUSE)
+
+    def _serve(self, path: str, sock: socket.socket) -> None:
+        name = f"ttrpc-{os.path.basename(path)}"
+        try:
             connection = ServerConnection(
                 sock,
                 self._router,
-                name=f"ttrpc-{os.path.basename(path)}",
+                name=name,
                 peer=f"unix:{path}",
                 max_threads=self._max_threads,
                 admit=self._admit,
                 done=self._done,
                 lost=self._lost,
             )
-            with self._lock:
-                stopping = self._stopping
-                if not stopping:
-                    self._connections.add(connection)
-            if stopping:
-                sock.close()
-                return
-            spawn(connection.link.name, connection.link.run)
-
-    def _admit(self) -> bool:
+        except BaseException:
+            sock.close()
+            raise
         with self._lock:
-            if self._stopping or (self._maximum is not None and self._running >= self._maximum):
-                self._running += 1  # taken back when the refusal is done
-                return False
+            stopping = self._stopping
+            if not stopping:
+                self._connections.add(connection)
+        try:
+            if not stopping:
+                spawn(name, connection.link.run)
+                return
+        except BaseException:
+            self._lost(connection, None)
+            connection.link.abandon()
+            raise
+        connection.link.abandon()
+
+    def _admit(self) -> Status | None:
+        with self._lock:
+            if self._stopping:
+                return _STOPPING
+            if self._maximum is not None and self._running >= self._maximum:
+                return _TOO_MANY
             self._running += 1
-            return True
+            return None
 
     def _done(self) -> None:
         with self._lock:
@@ -164,15 +188,16 @@ class Server(grpc.Server):
         """
         with self._lock:
             again, self._stopping = self._stopping, True
+            started = self._started
             listeners = list(self._listeners.items())
         if not again:
             for path, listener in listeners:
-                with contextlib.suppress(OSError):
-                    listener.shutdown(socket.SHUT_RDWR)
-                listener.close()
-                if not path.startswith("\0"):
+                if started:
+                    _unlink(path)
                     with contextlib.suppress(OSError):
-                        os.unlink(path)
+                        listener.shutdown(socket.SHUT_RDWR)
+                else:
+                    _close(path, listener)
         spawn("ttrpc-server-stop", self._end_connections, grace)
         return self._stopped
 
@@ -180,13 +205,29 @@ class Server(grpc.Server):
         deadline = Deadline(grace or 0.0)
         with self._lock:
             self._idle.wait_for(lambda: not self._running, deadline.remaining())
-            links: list[Link] = [connection.link for connection in self._connections]
-        for link in links:
-            link.close()
+            connections = list(self._connections)
+        if not deadline.expired:
+            # So that the last answers are not lost: see Link.drain().
+            for connection in connections:
+                connection.link.drain(deadline, linger=connection is connections[-1])
+        for connection in connections:
+            connection.close()
         with self._lock:
             self._idle.wait_for(lambda: not self._connections)
+        self._terminated.set()
         self._stopped.set()
 
     def wait_for_termination(self, timeout: float | None = None) -> bool:
         """Block until the server has stopped. Returns True if ``timeout`` (seconds) passed before that."""
-        return not self._stopped.wait(timeout)
+        return not self._terminated.wait(Deadline(timeout))
+
+
+def _close(path: str, listener: socket.socket) -> None:
+    _unlink(path)
+    listener.close()
+
+
+def _unlink(path: str) -> None:
+    if not path.startswith("\0"):
+        with contextlib.suppress(OSError):
+            os.unlink(path)

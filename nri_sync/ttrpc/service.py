@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import logging
 import math
 import threading
@@ -16,8 +15,8 @@ import grpc
 from nri_sync.deadline import Deadline
 from nri_sync.errors import ConnectionLost, NRIError
 from nri_sync.net.link import Buffer, Job, Link
-from nri_sync.threads import spawn
 from nri_sync.ttrpc import envelope_pb2
+from nri_sync.ttrpc.callbacks import Callback, run_callbacks, run_elsewhere
 from nri_sync.ttrpc.context import Metadatum, ServicerContext, current_context
 from nri_sync.ttrpc.inbox import END, Inbox
 from nri_sync.ttrpc.router import Router
@@ -51,8 +50,15 @@ _NO_METADATA: tuple[Metadatum, ...] = ()
 _PAYLOAD_TAG = b"\x12"  # field 2 of the Response envelope, length-delimited
 
 
-class _RequestEnded(Exception):
-    """The stream that a handler reads from was cut off."""
+_TOO_MANY = Status.of(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many requests at once")
+
+
+class _RequestsBroken(Exception):
+    """The stream that a handler reads from was cut off, or has something else in it."""
+
+    def __init__(self, status: Status) -> None:
+        super().__init__(status.details)
+        self.status = status
 
 
 def _varint(value: int) -> bytes:
@@ -72,15 +78,13 @@ def encode_success(stream_id: int, payload: bytes, frame: Framing) -> list[Buffe
     envelope = _PAYLOAD_TAG + _varint(len(payload)) if payload else b""
     length = len(envelope) + len(payload)
     if length > MESSAGE_MAX:
-        return encode_error(
-            stream_id,
-            Status.of(
-                grpc.StatusCode.RESOURCE_EXHAUSTED,
-                f"response of {length} bytes exceeds the {MESSAGE_MAX} that ttRPC allows",
-            ),
-            frame,
-        )
+        return encode_error(stream_id, _oversized("response", length), frame)
     return frame(encode_header(RESPONSE, stream_id, 0, length) + envelope, payload)
+
+
+def _oversized(what: str, length: int) -> Status:
+    text = f"{what} of {length} bytes exceeds the {MESSAGE_MAX} that ttRPC allows"
+    return Status.of(grpc.StatusCode.RESOURCE_EXHAUSTED, text)
 
 
 def encode_error(stream_id: int, status: Status, frame: Framing) -> list[Buffer]:
@@ -109,11 +113,16 @@ class LatePolicy:
 class _Reply(Job):
     """Something to send that is already known."""
 
-    def __init__(self, buffers: Sequence[Buffer]) -> None:
+    def __init__(self, buffers: Sequence[Buffer], sent: Callback = lambda: None) -> None:
+        self.size = sum(map(len, buffers))
         self._buffers = buffers
+        self._sent = sent
 
     def run(self) -> Sequence[Buffer]:
         return self._buffers
+
+    def sent(self) -> None:
+        self._sent()
 
     refuse = run
 
@@ -130,6 +139,9 @@ class ServerCall(Job):
         self.method = ""
         #: Whether it was answered for, before its handler was done.
         self.late = False
+        #: Whether it was admitted, and counts for the server until it is settled: its answer is out.
+        self.counts = False
+        self.settled = False
         self._end = end
         self._data: bytes | bytearray = data
         self._state = state
@@ -137,11 +149,12 @@ class ServerCall(Job):
         self.context: ServicerContext | None = None
 
     def sent(self) -> None:
+        """The answer is out, or will never be."""
+        self._end.settle(self)
         if self.context is not None and self.context.answered is not None:
             self.context.answered.set()
 
-    def refuse(self) -> Sequence[Buffer]:
-        status = Status.of(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many requests at once")
+    def refuse(self, status: Status = _TOO_MANY) -> Sequence[Buffer]:
         return self._answer(status)
 
     def run(self) -> Sequence[Buffer]:
@@ -164,8 +177,8 @@ class ServerCall(Job):
         deadline = Deadline(timeout / 1e9) if timeout else _NO_DEADLINE
         context = ServicerContext(method, metadata, deadline, end.peer, self._cancel)
         self.context = context
-        if end.is_lost:
-            context.end()  # lost() may have come before this context was there
+        if not end.has(self):
+            context.end()  # it was over before this context was there to be told
         token = current_context.set(context)
         try:
             handler = end.router.find(method, metadata)
@@ -182,32 +195,39 @@ class ServerCall(Job):
         buffers = self._answer(outcome)
         callbacks = context.end()
         if callbacks:
-            context.run_callbacks(callbacks)
+            run_callbacks(callbacks)
         return buffers
 
     def _unary(self, handler: Any, payload: bytes, context: ServicerContext) -> bytes | Status:
+        request = self._decode(handler, payload)
+        if isinstance(request, Status):
+            return request
+        return self._result(handler, handler.unary_unary(request, context), context)
+
+    def _decode(self, handler: Any, payload: bytes) -> Any:
+        """The request, or a Status."""
         deserialize = handler.request_deserializer
         try:
-            message = payload if deserialize is None else deserialize(payload)
+            return payload if deserialize is None else deserialize(payload)
         except Exception as error:
             return Status.of(grpc.StatusCode.INTERNAL, f"cannot deserialize the request: {error}")
-        return self._serialize(handler, handler.unary_unary(message, context), context)
 
-    def _serialize(self, handler: Any, response: Any, context: ServicerContext) -> bytes | Status:
+    def _result(self, handler: Any, response: Any, context: ServicerContext) -> bytes | Status:
+        """What the one response of a handler becomes."""
         status = context.status(None)
-        if status is not None:
-            return status
+        return self._encode(handler, response) if status is None else status
+
+    def _encode(self, handler: Any, response: Any) -> bytes | Status:
         if response is None:
             return Status.of(
                 grpc.StatusCode.UNKNOWN, f"the handler of {self.method} returned nothing"
             )
         serialize = handler.response_serializer
         try:
-            payload = response if serialize is None else serialize(response)
+            return bytes(response if serialize is None else serialize(response))
         except Exception as error:
             logger.exception("cannot serialize the response of %s", self.method)
             return Status.of(grpc.StatusCode.INTERNAL, f"cannot serialize the response: {error}")
-        return bytes(payload)
 
     def _stream(
         self, handler: Any, payload: bytes, context: ServicerContext
@@ -218,29 +238,23 @@ class ServerCall(Job):
                 grpc.StatusCode.INVALID_ARGUMENT,
                 f"{self.method} is a stream, but was called as unary",
             )
-        argument: Any
         if handler.request_streaming:
-            argument = self._requests(handler.request_deserializer, payload)
+            argument: Any = self._requests(handler.request_deserializer, payload)
         else:
-            deserialize = handler.request_deserializer
-            try:
-                argument = payload if deserialize is None else deserialize(payload)
-            except Exception as error:
-                return Status.of(
-                    grpc.StatusCode.INTERNAL, f"cannot deserialize the request: {error}"
-                )
+            if self.inbox is not None:
+                self.inbox.discard()  # whatever else the peer sends, nobody will take it
+            argument = self._decode(handler, payload)
+            if isinstance(argument, Status):
+                return argument
         if not handler.response_streaming:
-            return self._serialize(handler, handler.stream_unary(argument, context), context)
+            return self._result(handler, handler.stream_unary(argument, context), context)
         behaviour = handler.stream_stream if handler.request_streaming else handler.unary_stream
         for response in behaviour(argument, context):
-            data = self._serialize(handler, response, context)
+            data = self._encode(handler, response)
             if isinstance(data, Status):
                 return data
             if len(data) > MESSAGE_MAX:
-                return Status.of(
-                    grpc.StatusCode.RESOURCE_EXHAUSTED,
-                    f"message of {len(data)} bytes exceeds the {MESSAGE_MAX} that ttRPC allows",
-                )
+                return _oversized("message", len(data))
             if not self._end.send_data(self, data):
                 return None
         status = context.status(None)
@@ -250,23 +264,34 @@ class ServerCall(Job):
 
     def _requests(self, deserialize: Any, first: bytes) -> Iterator[Any]:
         """The request messages of a stream, as they arrive."""
-        inbox = self.inbox
-        head = [first] if first or inbox is None else []
-        tail = iter(inbox.get, END) if inbox is not None else iter(())
-        for data in itertools.chain(head, tail):
-            yield data if deserialize is None else deserialize(bytes(data))
-        if self.context is not None and not self.context.is_active():
-            raise _RequestEnded(f"{self.method}: the call ended before the stream of requests did")
+        inbox, context = self.inbox, self.context
+        assert context is not None
+        # A client that streams sends its request without a payload, the one of generated code does not.
+        data: bytes | bytearray | None = (
+            first if first or inbox is None else inbox.get(context.deadline)
+        )
+        while data is not END:
+            try:
+                request = data if deserialize is None else deserialize(bytes(data))
+            except Exception as error:
+                text = f"cannot deserialize the request: {error}"
+                raise _RequestsBroken(Status.of(grpc.StatusCode.INTERNAL, text)) from error
+            yield request
+            data = END if inbox is None else inbox.get(context.deadline)
+        if not context.is_active():
+            text = f"{self.method}: the call ended before the stream of requests did"
+            raise _RequestsBroken(Status.of(grpc.StatusCode.CANCELLED, text))
 
     def _unknown(self, service: str, method: str) -> Status:
         what = f"method {method}" if self._end.router.has_service(service) else f"service {service}"
         return Status.of(grpc.StatusCode.UNIMPLEMENTED, what)
 
     def _failure(self, error: BaseException, context: ServicerContext) -> Status:
-        status = context.status(from_exception(error))
+        broken = error.status if isinstance(error, _RequestsBroken) else None
+        status = context.status(broken or from_exception(error))
         assert status is not None
-        if not context.is_active():
-            logger.debug("%s ended after its call did: %r", self.method, error)
+        if broken is not None or not context.is_active():
+            logger.debug("%s failed: %s", self.method, status.details)
         elif not context.aborted:
             logger.error("%s failed", self.method, exc_info=error)
         return status
@@ -276,8 +301,8 @@ class ServerCall(Job):
         buffers = self._answer(Status.of(grpc.StatusCode.CANCELLED, "cancelled by the server"))
         if not buffers:
             return False
-        self.stop()
-        self._end.link.dispatch(_Reply(buffers))
+        self._end.run_elsewhere(self.stop())
+        self._end.link.dispatch(_Reply(buffers, self.sent))
         return True
 
     def answer_late(self, policy: LatePolicy) -> Sequence[Buffer]:
@@ -287,16 +312,22 @@ class ServerCall(Job):
             with contextlib.suppress(Exception):
                 request = envelope_pb2.Request.FromString(cast(bytes, self._data))
                 self.method = f"/{request.service}/{request.method}"
-        outcome = policy.answer(self)
+        try:
+            outcome = policy.answer(self)
+        except Exception as error:
+            logger.exception("%s: cannot answer for its handler", self.method)
+            outcome = Status.of(grpc.StatusCode.INTERNAL, f"no answer in time: {error!r}")
         if outcome is None:
             return ()
-        self.late = True
-        return self._answer(outcome, late=True)
+        buffers = self._answer(outcome, late=True)
+        if buffers:
+            self._end.run_elsewhere(self.stop())
+        return buffers
 
     def _answer(self, outcome: bytes | Status | None, *, late: bool = False) -> Sequence[Buffer]:
         """Finish the stream; the buffers to send, none if it is finished already."""
         end = self._end
-        if not end.finish(self):
+        if not end.finish(self, late=late):
             if not late:
                 if self.late and end.late_policy is not None:
                     error = outcome if isinstance(outcome, Status) else None
@@ -308,7 +339,7 @@ class ServerCall(Job):
             return encode_error(self.stream_id, outcome, end.frame)
         return encode_success(self.stream_id, outcome or b"", end.frame)
 
-    def stop(self) -> list[Callable[[], object]]:
+    def stop(self) -> list[Callback]:
         """Nobody waits for the answer any more. Returns the callbacks of the context, to be called."""
         if self.inbox is not None:
             self.inbox.discard()
@@ -331,24 +362,27 @@ class ServerEnd:
         frame: Framing,
         peer: str,
         late_policy: LatePolicy | None = None,
-        admit: Callable[[], bool] = lambda: True,
-        done: Callable[[], object] = lambda: None,
+        admit: Callable[[], Status | None] = lambda: None,
+        done: Callback = lambda: None,
     ) -> None:
-        """``admit`` is asked for each new call, ``done`` told when an admitted one is finished."""
+        """``admit`` is asked for each new call, and returns why it is refused, if it is; ``done`` is told
+        when an admitted one is over, its answer sent.
+        """
         self.router = router
         self.frame = frame
         self.peer = peer
         self.late_policy = late_policy
         self.link: Link
-        self.is_lost = False
         self._admit = admit
         self._done = done
         self._decoder = MessageDecoder()
-        # Guards the two tables. Innermost.
+        # Guards the two tables, of the calls that are not answered yet, and the number of those whose answer
+        # is not sent yet. Innermost.
         self._lock = threading.Lock()
         self._none_left = threading.Condition(self._lock)
         self._streams = ServerStreams()
         self._calls: dict[int, ServerCall] = {}
+        self._unsettled = 0
         self._ignored = 0
 
     @property
@@ -367,16 +401,20 @@ class ServerEnd:
                 if isinstance(event, RequestReceived):
                     call = ServerCall(self, event.stream_id, event.data, event.state)
                     self._calls[event.stream_id] = call
-                elif not isinstance(event, Ignored):
+                    self._unsettled += 1
+                else:
                     found = self._calls.get(event.stream_id)
             if isinstance(event, RequestReceived):
-                if self._admit():
+                refusal = self._admit()
+                if refusal is None:
+                    call.counts = True
                     if self.late_policy is not None:
                         limit = self.late_policy.limit()
                         call.due = math.inf if limit is None else time.monotonic() + limit
                     jobs.append(call)
                 else:
-                    rejections += call.refuse()
+                    rejections += call.refuse(refusal)
+                    call.sent()
             elif isinstance(event, DataReceived):
                 if found is not None:
                     rejections += self._receive_data(found, event)
@@ -413,8 +451,8 @@ class ServerEnd:
             with self._lock:
                 call = self._calls.pop(event.stream_id, None)
             if call is not None:
-                self._done()
-                self._run_callbacks(call.stop())
+                self.run_elsewhere(call.stop())
+                self.settle(call)
         return encode_error(event.stream_id, Status(event.code, event.reason), self.frame)
 
     def _ignore(self, event: Ignored) -> None:
@@ -427,53 +465,78 @@ class ServerEnd:
         if self.late_policy is None:
             return math.inf
         next_due = math.inf
-        for call in list(self._calls.values()):
+        with self._lock:
+            calls = list(self._calls.values())
+        for call in calls:
             if call.due > now:
                 next_due = min(next_due, call.due)
             else:
                 buffers = call.answer_late(self.late_policy)
-                if buffers and not self.link.try_send(buffers):
-                    self.link.dispatch(_Reply(buffers))
-                call.sent()
+                if buffers:
+                    if self.link.try_send(buffers):
+                        call.sent()
+                    else:
+                        self.link.dispatch(_Reply(buffers, call.sent))
         return next_due
 
     def lost(self, cause: NRIError | None) -> None:
         """The connection is gone: nobody waits for any answer."""
         with self._lock:
-            self.is_lost = True
             calls = list(self._calls.values())
             self._calls.clear()
             self._streams = ServerStreams()
-            self._none_left.notify_all()
         if self._ignored > 1:
             logger.warning("%s: %d messages were ignored in all", self.peer, self._ignored)
-        callbacks: list[Callable[[], object]] = []
+        callbacks: list[Callback] = []
         for call in calls:
-            self._done()
             callbacks += call.stop()
-        self._run_callbacks(callbacks)
+            self.settle(call)
+        self.run_elsewhere(callbacks)
 
-    def _run_callbacks(self, callbacks: list[Callable[[], object]]) -> None:
-        if callbacks:  # the application's code: not on a thread of the link
-            spawn(f"{self.link.name}-callbacks", ServicerContext.run_callbacks, callbacks)
+    def cut_off(self) -> None:
+        """Let no stream hold up the reading: whatever comes for one from now on is dropped."""
+        with self._lock:
+            calls = list(self._calls.values())
+        for call in calls:
+            if call.inbox is not None:
+                call.inbox.end()
+
+    def run_elsewhere(self, callbacks: list[Callback]) -> None:
+        """Run what the application wants to be told: not on a thread that others wait for."""
+        run_elsewhere(self.link.name, callbacks)
 
     def quiet(self, deadline: Deadline) -> bool:
-        """Block until no call is being served, or the deadline; returns whether it is so."""
+        """Block until all calls are answered, the answers sent, or the deadline; returns whether it is so."""
         with self._lock:
-            return self._none_left.wait_for(lambda: not self._calls, deadline.remaining())
+            return self._none_left.wait_for(lambda: not self._unsettled, deadline.remaining())
 
     # For the calls
 
-    def finish(self, call: ServerCall) -> bool:
-        """Take a call off the table; False when somebody else has."""
+    def has(self, call: ServerCall) -> bool:
+        """Whether an answer to the call is still wanted."""
+        return self._calls.get(call.stream_id) is call
+
+    def finish(self, call: ServerCall, *, late: bool = False) -> bool:
+        """Take a call off the table, to answer it; False when somebody else has."""
         with self._lock:
-            if self._calls.pop(call.stream_id, None) is None:
+            if self._calls.get(call.stream_id) is not call:
                 return False
+            del self._calls[call.stream_id]
             self._streams.send_response(call.stream_id)
-            if not self._calls:
-                self._none_left.notify_all()
-        self._done()
+            call.late = late
         return True
+
+    def settle(self, call: ServerCall) -> None:
+        """The answer to the call is sent, or will never be. The first time counts."""
+        with self._lock:
+            if call.settled:
+                return
+            call.settled = True
+            self._unsettled -= 1
+            if not self._unsettled:
+                self._none_left.notify_all()
+        if call.counts:
+            self._done()
 
     def send_data(self, call: ServerCall, data: bytes, *, last: bool = False) -> bool:
         """Send a message of a stream, or the end of it; False when nobody wants it. Blocks."""
@@ -484,8 +547,6 @@ class ServerEnd:
                 return False
             if last:
                 del self._calls[call.stream_id]
-        if last:
-            self._done()
         flags = REMOTE_CLOSED | NO_DATA if last else 0
         try:
             self.link.send(self.frame(encode_header(DATA, call.stream_id, flags, len(data)), data))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 from typing import Any, NamedTuple
 
 import grpc
@@ -76,14 +77,17 @@ def from_exception(error: BaseException) -> Status:
     a plugin that says so for one of an older protocol, from then on.
     """
     code = grpc.StatusCode.UNKNOWN
-    text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    text = _describe(error)
     if isinstance(error, grpc.RpcError):
-        # As raised by a call: it has the methods of grpc.Call as well.
-        call: Any = error
-        if hasattr(call, "code"):
-            code = call.code() or code
-        if hasattr(call, "details"):
-            text = call.details() or text
+        # As raised by a call: it has the methods of grpc.Call as well. Anybody can make one that has not.
+        said: Any = None
+        details: Any = None
+        with contextlib.suppress(Exception):
+            said, details = error.code(), error.details()
+        if isinstance(said, grpc.StatusCode):
+            code = said
+        if isinstance(details, str):
+            text = details or text
     else:
         for kind, mapped in _BY_EXCEPTION:
             if isinstance(error, kind):
@@ -92,3 +96,11 @@ def from_exception(error: BaseException) -> Status:
     if code in (grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.OK):
         code = grpc.StatusCode.UNKNOWN
     return Status.of(code, text)
+
+
+def _describe(error: BaseException) -> str:
+    name = type(error).__name__
+    try:
+        return f"{name}: {error}" if str(error) else name
+    except Exception:  # raised by its __str__()
+        return name

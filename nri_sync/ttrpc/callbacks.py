@@ -1,0 +1,33 @@
+"""Running what an application wants to be called when a call is over."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Callable
+
+from nri_sync.threads import spawn
+
+__all__ = ["Callback", "run_callbacks", "run_elsewhere"]
+
+logger = logging.getLogger("nri_sync.ttrpc")
+
+Callback = Callable[[], object]
+
+
+def run_callbacks(callbacks: Sequence[Callback]) -> None:
+    """Call all of them, in order. What one raises is logged, and keeps none of the others from running."""
+    for callback in callbacks:
+        try:
+            callback()
+        except Exception:
+            logger.exception("a callback of a finished call failed")
+
+
+def run_elsewhere(name: str, callbacks: Sequence[Callback]) -> None:
+    """Call them on a thread of their own, or here if the system has no more threads. Does not raise."""
+    if callbacks:
+        try:
+            spawn(f"{name}-callbacks", run_callbacks, callbacks)
+        except RuntimeError:
+            run_callbacks(callbacks)
