@@ -218,6 +218,7 @@ class TestEveryRelease:
         runtime.start()
         plugin = Recorder(create_container=padded(10))
         stub = make_stub(plugin, on_close=come_back)
+        before = os.listdir("/proc/self/fd")
         stub.start()
         runtime.wait_connected("10-py")
         for _ in range(RESTARTS):
@@ -227,6 +228,8 @@ class TestEveryRelease:
             reply = runtime.request("CreateContainer", pod=POD, container=CONTAINER)
             assert padding(reply) == "x" * 10
         assert failures.empty()
+        stub.stop()
+        assert os.listdir("/proc/self/fd") == before
 
     def test_the_runtime_is_killed(
         self, runtime: GoRuntime, connect: Connect, closed: queue.SimpleQueue[object]
