@@ -9,7 +9,9 @@ the main thread: Python 3.12 may crash when several threads are traced.
 from __future__ import annotations
 
 import _thread
+import faulthandler
 import math
+import os
 import signal
 import sys
 import threading
@@ -388,6 +390,16 @@ def test_what_a_spawned_target_raises_goes_to_the_excepthook(
     assert reported == [("failing", error)]
 
 
+@pytest.fixture
+def watchdog() -> Iterator[None]:
+    """Ends the process when a test hangs: without Python's locks, which a mistake may leave held."""
+    with open(os.dup(2), "w", encoding="utf-8") as file:
+        faulthandler.dump_traceback_later(LONG, exit=True, file=file)
+        yield
+        faulthandler.cancel_dump_traceback_later()
+
+
+@pytest.mark.usefixtures("watchdog")
 @pytest.mark.parametrize("start", [spawn, off_main])
 def test_an_interrupt_at_any_bytecode_starts_the_thread_or_does_not(
     start: Callable[[str, Callable[[], object]], None], watch: Watch
