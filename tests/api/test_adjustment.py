@@ -86,7 +86,7 @@ def test_hooks_of_all_stages_are_appended() -> None:
     adjustment = Adjustment().add_hooks(hooks).add_hooks(hooks)
     assert len(Hooks.DESCRIPTOR.fields_by_name) == 6
     for name in Hooks.DESCRIPTOR.fields_by_name:
-        assert getattr(adjustment.message.hooks, name) == [Hook(path=name), Hook(path=name)]
+        assert list(getattr(adjustment.message.hooks, name)) == [Hook(path=name)] * 2
 
 
 def test_an_unknown_hook_stage() -> None:
