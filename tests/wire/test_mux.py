@@ -6,7 +6,7 @@ import tracemalloc
 from typing import Any
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from nri_sync.errors import RemoteProtocolError
@@ -200,7 +200,6 @@ FRAMES = st.lists(
 SIZES = st.lists(st.integers(0, 30), max_size=5)
 
 
-@settings(deadline=None)
 @given(FRAMES, SIZES, st.integers(0, 12))
 def test_the_cuts_of_a_trunk_do_not_matter(
     frames: list[tuple[int, bytes]], sizes: list[int], missing: int
@@ -215,14 +214,12 @@ def test_the_cuts_of_a_trunk_do_not_matter(
     assert (joined(pieces), actual_end) == (joined(parsed), end)
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=200))
 @example(b"\x01\x01" + b"\xff" * 8)
 def test_any_bytes_are_pieces_or_a_protocol_error(data: bytes) -> None:
     one_input(data)
 
 
-@settings(deadline=None)
 @given(
     st.integers(0, 0xFFFFFFFF),
     st.integers(0, 20_000),

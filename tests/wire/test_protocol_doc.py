@@ -1,4 +1,4 @@
-"""The page about the protocol says what the code does: its examples run, its tables are the code's."""
+"""The page about the protocol says what the code does: its tables are the code's."""
 
 from __future__ import annotations
 
@@ -106,15 +106,3 @@ def test_answers_name_events_and_codes_of_the_code() -> None:
         for name, number in re.findall(r"([A-Z_]{3,}) \((\d+)\)", answer):
             if name != "UNIMPLEMENTED":
                 assert getattr(streams, name) == int(number)
-
-
-def test_examples_run(capsys: pytest.CaptureFixture[str]) -> None:
-    blocks = list(re.finditer(r"^```python\n(.*?)^```$", TEXT, re.DOTALL | re.MULTILINE))
-    assert len(blocks) == 5
-    lines: list[str] = []
-    for block in blocks:
-        # Blank lines, so that an error names the line of the page.
-        start = TEXT.count("\n", 0, block.start(1))
-        lines += [""] * (start - len(lines)) + block[1].splitlines()
-    exec(compile("\n".join(lines), str(PAGE), "exec"), {"__name__": "protocol"})
-    assert capsys.readouterr().out == ""

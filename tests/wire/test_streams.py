@@ -375,7 +375,7 @@ class TestClient:
         assert client.receive(message(RESPONSE, other)) == ResponseReceived(other, b"data")
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(
     st.lists(
         st.tuples(

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from nri_sync.errors import LocalProtocolError, RemoteProtocolError
@@ -203,7 +203,6 @@ MESSAGES = st.lists(
 )
 
 
-@settings(deadline=None)
 @given(MESSAGES, st.lists(st.integers(0, 30), max_size=5), st.integers(0, 12))
 def test_the_cuts_of_a_stream_do_not_matter(
     messages: list[tuple[int, int, int, bytes]], sizes: list[int], missing: int
@@ -216,14 +215,12 @@ def test_the_cuts_of_a_stream_do_not_matter(
     assert decode(cut(stream, sizes)) == parse_messages(stream, LIMIT)
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=200))
 @example(b"\x00" + b"\xff" * 30)
 def test_any_bytes_are_messages(data: bytes) -> None:
     one_input(data)
 
 
-@settings(deadline=None)
 @given(st.lists(st.binary(min_size=1, max_size=300), max_size=20))
 def test_any_bytes_stay_within_the_bound(chunks: list[bytes]) -> None:
     limit = 10_000
