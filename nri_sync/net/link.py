@@ -138,7 +138,7 @@ class Link:
         max_backlog: int = 1024,
         max_backlog_bytes: int = 64 * 1024 * 1024,
     ) -> None:
-        """``max_threads`` bounds the threads (at least 2), the others the jobs waiting for one.
+        """``max_threads`` bounds the threads (at least 3), the others the jobs waiting for one.
 
         With ``callers_read`` no thread sits reading while nothing happens, but the sentinel watches: so that
         a thread that waits for an answer can read it itself (see :meth:`begin_reading`). Right for a side
@@ -150,7 +150,8 @@ class Link:
         self._fd = sock.fileno()
         self._receiver = receiver
         self._callers_read = callers_read
-        self._max_threads = max(2, max_threads)
+        # A reader, a sentinel, and one that is neither: it comes for the jobs in line.
+        self._max_threads = max(3, max_threads)
         self._max_backlog = max_backlog
         self._max_backlog_bytes = max_backlog_bytes
         self._epoll = select.epoll()
@@ -170,6 +171,7 @@ class Link:
         self._has_clock = False
         # The one that calls run() counts from the start.
         self._threads = 1
+        self._starting = 0
         self._spawned = 0
         self._idle: list[_Seat] = []
         self._backlog: deque[Job] = deque()
@@ -289,35 +291,43 @@ class Link:
                 self._answer(task, task.run())
                 task = self._next()
 
-    def _give(self, task: Any, *, may_wait: bool = False) -> bool:
-        """Have another thread do ``task``: an idle one, a new one, or with ``may_wait`` the next free one."""
-        with self._lock:
-            if self._ended:
-                return False
-            seat = self._idle.pop() if self._idle else None
-            if seat is None:
-                if self._threads >= self._max_threads:
-                    return may_wait and self._wait_in_line_locked(task)
-                self._threads += 1
-                self._spawned += 1
-            name = f"{self.name}-{self._spawned}"
-        if seat is not None:
-            seat.task = task
-            seat.lock.release()
-            return True
-        try:
-            spawn(name, self._work, task)
-        except (RuntimeError, MemoryError) as error:
-            logger.error("%s: no new thread: %s", self.name, error)
-            with self._lock:
-                self._threads -= 1
-                return may_wait and self._wait_in_line_locked(task)
-        return True
+    def _give(self, task: Any, *, may_wait: bool = False, coming: bool = False) -> bool:
+        """Have another thread do ``task``: an idle one, a new one, or with ``may_wait`` the next free one.
 
-    def _wait_in_line_locked(self, job: Job) -> bool:
-        # Somebody must come for it: the sentinel frees this thread to serve, all others are serving.
+        ``coming``: the calling thread itself will look at the jobs in line.
+        """
+        may_spawn = True
+        while True:
+            with self._lock:
+                if self._ended:
+                    return False
+                seat = self._idle.pop() if self._idle else None
+                if seat is None:
+                    if not may_spawn or self._threads >= self._max_threads:
+                        return may_wait and self._wait_in_line_locked(task, coming)
+                    self._threads += 1
+                    self._starting += 1
+                    self._spawned += 1
+                name = f"{self.name}-{self._spawned}"
+            if seat is not None:
+                seat.task = task
+                seat.lock.release()
+                return True
+            try:
+                spawn(name, self._work, task)
+            except (RuntimeError, MemoryError) as error:
+                logger.error("%s: no new thread: %s", self.name, error)
+                may_spawn = False
+            with self._lock:
+                self._starting -= 1
+                if may_spawn:
+                    return True
+                self._threads -= 1
+
+    def _wait_in_line_locked(self, job: Job, coming: bool) -> bool:
+        # Somebody must come for it: a thread that is neither reader nor sentinel is serving, and will.
         if (
-            self._threads < 2
+            not (coming or self._threads - self._starting > 1 + self._sentinel)
             or len(self._backlog) >= self._max_backlog
             or self._backlog_bytes + job.size > self._max_backlog_bytes
         ):
@@ -365,7 +375,10 @@ class Link:
         Blocks only to deliver a refusal, and not for long: a peer that neither waits for its answers nor
         reads them is cut off.
         """
-        if self._give(job, may_wait=True):
+        self._dispatch(job, coming=False)
+
+    def _dispatch(self, job: Job, *, coming: bool) -> None:
+        if self._give(job, may_wait=True, coming=coming):
             return
         buffers = job.refuse()
         if buffers and not self._ended:
@@ -416,7 +429,7 @@ class Link:
 
     def _watch(self) -> Any:
         """The sentinel's work: watch the socket while the thread that read from it serves."""
-        self._epoll.poll()
+        self._epoll.poll(maxevents=1)
         self._token.acquire()
         self._sentinel = False
         if self._ended:
@@ -512,14 +525,14 @@ class Link:
         """
         if self._backlog or not self._appoint():
             for job in jobs:
-                self.dispatch(job)
+                self._dispatch(job, coming=self._sentinel)
             first = self._next_in_line() if self._sentinel else None
             if first is None:
                 return True
         else:
             first = jobs[0]
             for job in jobs[1:]:
-                self.dispatch(job)
+                self._dispatch(job, coming=True)
         self._release()
         buffers = first.run()
         if not self._regain():
