@@ -42,7 +42,7 @@ from nri_sync.api.nri_pb2 import (
     MpolFlag,
     MpolMode,
 )
-from nri_sync.api.resources import ResourceSettings, overlay
+from nri_sync.api.resources import ResourceSettings, put_all
 
 __all__ = ["Adjustment", "HookStage"]
 
@@ -315,13 +315,10 @@ class Adjustment(ResourceSettings):
 
         An empty ``schemata`` is set, and empty.
         """
-        rdt = self.message.linux.rdt
-        checked = type(rdt)()
-        optional.put(checked, "clos_id", clos_id)
-        if schemata is not None:
-            optional.put(checked, "schemata", _check.texts("LinuxRdt.schemata", schemata))
-        optional.put(checked, "enable_monitoring", enable_monitoring)
-        overlay(checked, rdt, [field.name for field, _ in checked.ListFields()])
+        put_all(
+            self.message.linux.rdt,
+            {"clos_id": clos_id, "schemata": schemata, "enable_monitoring": enable_monitoring},
+        )
         return self
 
     def remove_rdt(self) -> Adjustment:

@@ -19,6 +19,7 @@ from google.protobuf.message import Message
 
 from nri_sync.api import _check
 from nri_sync.api.nri_pb2 import (
+    DESCRIPTOR,
     Hook,
     LinuxContainer,
     LinuxContainerAdjustment,
@@ -32,7 +33,7 @@ from nri_sync.api.nri_pb2 import (
     LinuxSyscall,
 )
 
-__all__ = ["get", "put"]
+__all__ = ["Value", "check", "get", "put", "store"]
 
 Value = Union[int, bool, str, list[str]]
 
@@ -113,11 +114,26 @@ def put(
     Raises TypeError for a value of another type, and ValueError for a number that the field cannot
     hold, for text that is not valid Unicode, and as ``get`` does.
     """
-    kind = _kind(message, field)
     if value is None:
+        _kind(message, field)
         message.ClearField(field)
-        return
-    checked = _checked(kind, f"{message.DESCRIPTOR.name}.{field}", value)
+    else:
+        store(message, field, check(message, field, value))
+
+
+def check(message: Message, field: str, value: object) -> Value:
+    """The value as ``store`` takes it; raises as ``put`` does, and sets nothing."""
+    kind = _kind(message, field)
+    name = f"{message.DESCRIPTOR.name}.{field}"
+    if kind in _INTEGERS:
+        return _check.integer(name, value, _INTEGERS[kind])
+    if kind == _REPEATED:
+        return _check.texts(name, value)
+    return _OTHERS[kind](name, value)
+
+
+def store(message: Message, field: str, checked: Value) -> None:
+    """Set an optional field to what ``check`` has returned for it."""
     wrapper = getattr(message, field)
     # An empty list and a default value count too.
     wrapper.SetInParent()
@@ -127,17 +143,18 @@ def put(
         wrapper.value = checked
 
 
+_KINDS = {
+    (descriptor.name, field.name): field.message_type.name
+    for descriptor in DESCRIPTOR.message_types_by_name.values()
+    for field in descriptor.fields
+    if field.message_type is not None
+    and field.message_type.name in {*_INTEGERS, *_OTHERS, _REPEATED}
+}
+
+
 def _kind(message: Message, field: str) -> str:
-    descriptor = message.DESCRIPTOR.fields_by_name.get(field)
-    kind = descriptor and descriptor.message_type and descriptor.message_type.name
-    if not kind or not (kind in _INTEGERS or kind in _OTHERS or kind == _REPEATED):
-        raise ValueError(f"{message.DESCRIPTOR.name} has no optional field {field!r}")
+    name = message.DESCRIPTOR.name
+    kind = _KINDS.get((name, field))
+    if kind is None:
+        raise ValueError(f"{name} has no optional field {field!r}")
     return kind
-
-
-def _checked(kind: str, name: str, value: object) -> Value:
-    if kind in _INTEGERS:
-        return _check.integer(name, value, _INTEGERS[kind])
-    if kind == _REPEATED:
-        return _check.texts(name, value)
-    return _OTHERS[kind](name, value)

@@ -33,6 +33,7 @@ COMPOUND_FIELDS = frozenset(
         Field.LinuxNetDevices,
     }
 )
+_FIELDS = frozenset(Field.values()) - {0}
 _RDT = (Field.RdtClosID, Field.RdtSchemata, Field.RdtEnableMonitoring)
 
 
@@ -131,9 +132,9 @@ def _check_field(field: int, key: str | None) -> None:
         if key is None:
             raise ValueError(f"{name} is owned entry by entry, so it needs a key")
         raise ValueError(f"{name} has one owner, so it takes no key, and not {_check.show(key)}")
-    if field == 0 or field not in Field.values():
+    if field not in _FIELDS:
         raise ValueError(f"{field} is not the number of a Field")
 
 
 def _field_name(field: int) -> str:
-    return Field.Name(field) if field in Field.values() else str(field)
+    return Field.Name(field) if field in _FIELDS else str(field)

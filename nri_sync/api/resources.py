@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 from typing import SupportsIndex, TypeVar
 
 from google.protobuf.message import Message
@@ -10,7 +10,10 @@ from google.protobuf.message import Message
 from nri_sync.api import _check, optional
 from nri_sync.api.nri_pb2 import LinuxResources
 
-__all__ = ["ResourceSettings", "overlay"]
+__all__ = ["ResourceSettings", "put_all"]
+
+# The fields of LinuxCPU that are not optional values.
+_TEXTS = frozenset({"cpus", "mems"})
 
 _Self = TypeVar("_Self", bound="ResourceSettings")
 
@@ -115,24 +118,27 @@ class ResourceSettings:
 
     def _put(self: _Self, part: str, **values: SupportsIndex | str | bool | None) -> _Self:
         message = getattr(self.resources, part)
-        # Into another message first, so that an error leaves nothing half done.
-        checked = type(message)()
-        given = [field for field, value in values.items() if value is not None]
-        for field in given:
-            if field in ("cpus", "mems"):
-                setattr(checked, field, _check.text(f"LinuxCPU.{field}", values[field]))
-            else:
-                optional.put(checked, field, values[field])
-        overlay(checked, message, given)
+        put_all(message, values)
         return self
 
 
-def overlay(source: Message, target: Message, fields: Iterable[str]) -> None:
-    """Replace fields of *target* by those of *source*, whose messages MergeFrom would merge."""
-    for field in fields:
-        if source.DESCRIPTOR.fields_by_name[field].message_type is None:
-            setattr(target, field, getattr(source, field))
+def put_all(message: Message, values: Mapping[str, object]) -> None:
+    """Set those fields whose values are not None: optional ones, and plain texts.
+
+    If any value cannot be used, none is.
+    """
+    checked: dict[str, optional.Value] = {}
+    for field, value in values.items():
+        if value is not None:
+            if field in _TEXTS:
+                checked[field] = _check.text(f"{message.DESCRIPTOR.name}.{field}", value)
+            else:
+                checked[field] = optional.check(message, field, value)
+    for field, ready in checked.items():
+        if field in _TEXTS:
+            setattr(message, field, ready)
         else:
-            getattr(target, field).CopyFrom(getattr(source, field))
-        # A message with nothing but default values is there all the same.
-        target.SetInParent()
+            optional.store(message, field, ready)
+    if checked:
+        # Empty texts count too, as that there is a message.
+        message.SetInParent()
