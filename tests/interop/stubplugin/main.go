@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"sort"
 	"strings"
+	"time"
 
 	"github.com/containerd/nri/pkg/api"
 	"github.com/containerd/nri/pkg/log"
@@ -33,6 +34,7 @@ var (
 	reject      = flag.String("reject", "", "reason to reject every adjustment")
 	failure     = flag.String("error", "", "error of every event handler")
 	trace       = flag.Bool("trace", false, "report each event")
+	reconnect   = flag.Bool("reconnect", false, "start again when the connection is lost")
 )
 
 type plugin struct {
@@ -45,7 +47,14 @@ func main() {
 	p := &plugin{}
 	options := []stub.Option{
 		stub.WithPluginName(*name), stub.WithPluginIdx(*idx),
-		stub.WithOnClose(func() { control.Emit("closed", nil) }),
+		stub.WithOnClose(func() {
+			control.Emit("closed", nil)
+			if *reconnect {
+				if err := p.stub.Start(context.Background()); err != nil {
+					control.Emit("log", err.Error())
+				}
+			}
+		}),
 	}
 	if *socket != "" {
 		options = append(options, stub.WithSocketPath(*socket))
@@ -56,10 +65,21 @@ func main() {
 	}
 	p.stub = s
 	control.Serve(nil, map[string]control.Handler{
-		"start":  control.Bind(func(struct{}) (any, error) { return nil, s.Start(context.Background()) }),
+		"start": control.Bind(func(struct{}) (any, error) { return p.start() }),
+		"restart": control.Bind(func(struct{}) (any, error) {
+			s.Stop()
+			return p.start()
+		}),
 		"stop":   control.Bind(func(struct{}) (any, error) { s.Stop(); return nil, nil }),
 		"update": control.Bind(p.update),
 	})
+}
+
+// start returns the microseconds that it took.
+func (p *plugin) start() (any, error) {
+	begin := time.Now()
+	err := p.stub.Start(context.Background())
+	return float64(time.Since(begin).Nanoseconds()) / 1e3, err
 }
 
 type updateArgs struct {

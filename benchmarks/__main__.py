@@ -1,0 +1,37 @@
+"""``python -m benchmarks [--rounds N] [--write FOLDER] [CASE ...]``"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from benchmarks import report
+from benchmarks.cases import CASES
+from benchmarks.measure import measure
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("cases", nargs="*", metavar="CASE", help="which to run; all by default")
+    parser.add_argument("--rounds", type=int, default=5, help="how often each is run (default: 5)")
+    parser.add_argument("--write", type=Path, metavar="FOLDER", help="write a page and plots there")
+    options = parser.parse_args()
+    known = {case.name: case for case in CASES}
+    unknown = [name for name in options.cases if name not in known]
+    if unknown:
+        parser.error(f"no such case: {', '.join(unknown)}; there are: {', '.join(known)}")
+    outcomes = []
+    for case in [known[name] for name in options.cases] or CASES:
+        outcome = measure(case, options.rounds, lambda line: print(line, file=sys.stderr))
+        outcomes.append(outcome)
+        print(f"\n{case.title}\n", *report.table(outcome), sep="\n", flush=True)
+    if options.write is not None:
+        options.write.mkdir(parents=True, exist_ok=True)
+        pictures = report.plots(outcomes, options.write)
+        page = report.page(outcomes, options.rounds, pictures)
+        (options.write / "index.md").write_text(page + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,295 @@
+"""What is measured."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Callable
+
+from benchmarks import echo
+from benchmarks.measure import Aim, Case, percentiles
+from benchmarks.peers import (
+    CONTAINER,
+    FLOOR,
+    GO,
+    OURS,
+    POD,
+    as_json,
+    echo_server,
+    go_runtime,
+    plugin,
+)
+from nri_sync.api import nri_pb2
+
+__all__ = ["CASES"]
+
+_LATENCY = {"p50": "us", "p99": "us"}
+
+
+def _on_a_thread(work: Callable[[], None]) -> None:
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+
+
+def _echo(kind: str, *, main_thread: bool = False) -> Mapping[str, float]:
+    """Unary calls with 100 bytes, one after the other."""
+    taken: list[float] = []
+    with echo_server(kind) as path:
+        call = echo.connect(kind, path)
+        payload = b"x" * 100
+
+        def work() -> None:
+            for number in range(5500):
+                begin = time.perf_counter()
+                call(payload)
+                if number >= 500:
+                    taken.append(time.perf_counter() - begin)
+
+        if main_thread:
+            work()
+        else:
+            _on_a_thread(work)
+    return percentiles(taken)
+
+
+def _request(
+    op: str, count: int, *, annotation: int = 0, size: int = 0
+) -> Callable[[str], Mapping[str, float]]:
+    request: dict[str, object] = {"pod": as_json(POD)}
+    if "Container" in op:
+        container = nri_pb2.Container()
+        container.CopyFrom(CONTAINER)
+        # A container that somebody has put large annotations on.
+        container.annotations["large"] = "x" * annotation
+        request["container"] = as_json(container)
+
+    def run(kind: str) -> Mapping[str, float]:
+        with go_runtime() as runtime, plugin(kind, runtime, size=size):
+            result = runtime.call("bench", op=op, request=request, count=count, warmup=200)
+        return {"p50": result["p50_us"], "p99": result["p99_us"]}
+
+    return run
+
+
+def _synchronize(containers: int) -> Callable[[str], Mapping[str, float]]:
+    def run(kind: str) -> Mapping[str, float]:
+        options = {"make_pods": containers // 2, "make_containers": containers, "make_size": 1000}
+        with (
+            go_runtime(**options, request_timeout_ms=60_000) as runtime,
+            plugin(kind, runtime, start=False) as process,
+        ):
+            begin = time.perf_counter()
+            process.call("start")
+            runtime.wait_connected("10-bench")
+            return {"time": (time.perf_counter() - begin) * 1e3}
+
+    return run
+
+
+def _start(kind: str) -> Mapping[str, float]:
+    """The first start() of a process that has everything loaded."""
+    taken = []
+    with go_runtime() as runtime:
+        for _ in range(8):
+            with plugin(kind, runtime, start=False) as process:
+                taken.append(process.call("start") / 1e6)
+                runtime.wait_connected("10-bench")
+    return percentiles(taken)
+
+
+def _reconnect(kind: str) -> Mapping[str, float]:
+    """From the moment that the runtime cuts a plugin off until it is back, synchronized."""
+    taken = []
+    with go_runtime() as runtime, plugin(kind, runtime, reconnect=True):
+        for number in range(40):
+            begin = time.perf_counter()
+            runtime.call("cut", name="10-bench")
+            runtime.wait_connected("10-bench")
+            if number >= 10:
+                taken.append(time.perf_counter() - begin)
+    return percentiles(taken)
+
+
+def _fleet(plugins: int) -> Callable[[str], Mapping[str, float]]:
+    def run(kind: str) -> Mapping[str, float]:
+        request = {"pod": as_json(POD)}
+        with go_runtime() as runtime, contextlib.ExitStack() as stack:
+            for number in range(plugins):
+                stack.enter_context(plugin(kind, runtime, idx=number))
+            result = runtime.call(
+                "bench", op="RunPodSandbox", request=request, count=300, warmup=30
+            )
+        return {"p50": result["p50_us"], "p99": result["p99_us"]}
+
+    return run
+
+
+def _status(pid: int, field: str) -> int:
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith(field + ":"):
+            return int(line.split()[1])
+    raise KeyError(field)
+
+
+def _cpu_seconds(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def _switches(pid: int) -> int:
+    """How often the threads of a process have gone to sleep by themselves, so woke up."""
+    total = 0
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        for line in (task / "status").read_text().splitlines():
+            if line.startswith("voluntary_ctxt_switches"):
+                total += int(line.split()[1])
+    return total
+
+
+def _footprint(kind: str) -> Mapping[str, float]:
+    request = {"pod": as_json(POD), "container": as_json(CONTAINER)}
+    with go_runtime() as runtime, plugin(kind, runtime) as process:
+        memory = _status(process.pid, "VmRSS")
+        runtime.call("bench", op="CreateContainer", request=request, count=1000, warmup=0)
+        before = _cpu_seconds(process.pid)
+        runtime.call(
+            "bench", op="CreateContainer", request=request, count=10_000, warmup=0, timeout=120.0
+        )
+        cpu = _cpu_seconds(process.pid) - before
+        after = _status(process.pid, "VmRSS")
+        time.sleep(3.0)  # let what follows a request settle
+        switches = _switches(process.pid)
+        time.sleep(10.0)
+        woken = _switches(process.pid) - switches
+    return {
+        "memory": memory / 1024,
+        "growth over 11,000 requests": (after - memory) / 1024,
+        "CPU of 1,000 requests": cpu * 100,
+        "wake-ups in 10 s of idling": woken,
+    }
+
+
+def _import_time(kind: str) -> Mapping[str, float]:
+    module = {OURS: "nri_sync", "grpcio": "grpc", "Python": "sys"}[kind]
+    code = f"import time; t = time.perf_counter(); import {module}; print(time.perf_counter() - t)"
+    best = min(
+        float(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout)
+        for _ in range(3)
+    )
+    return {"time": best * 1e3}
+
+
+CASES = (
+    Case(
+        "ttrpc",
+        "ttRPC: unary echo of 100 bytes, called on a thread",
+        {**_LATENCY, "rate": "calls/s"},
+        (OURS, "grpcio", "Go ttrpc", "socket"),
+        _echo,
+        (Aim("rate", OURS, "grpcio", at_least=3.0), Aim("p50", OURS, "socket", at_most=2.5)),
+    ),
+    Case(
+        "ttrpc-main",
+        "ttRPC: unary echo of 100 bytes, called on the main thread",
+        {**_LATENCY, "rate": "calls/s"},
+        (OURS, "grpcio", "socket"),
+        lambda kind: _echo(kind, main_thread=True),
+        (Aim("rate", OURS, "grpcio", at_least=3.0),),
+    ),
+    Case(
+        "create",
+        "CreateContainer, 30 variables and 12 mounts",
+        _LATENCY,
+        (OURS, GO, FLOOR),
+        _request("CreateContainer", 3000),
+        (
+            Aim("p50", OURS, GO, at_most=0.75),
+            Aim("p99", OURS, GO, at_most=0.55),
+            Aim("p50", OURS, FLOOR, at_most=1.8),
+        ),
+    ),
+    Case(
+        "event",
+        "RunPodSandbox, an event without an answer",
+        _LATENCY,
+        (OURS, GO),
+        _request("RunPodSandbox", 3000),
+        (Aim("p50", OURS, GO),),
+    ),
+    Case(
+        "large",
+        "CreateContainer with an annotation of 200 KiB",
+        _LATENCY,
+        (OURS, GO),
+        _request("CreateContainer", 500, annotation=200 * 1024),
+        (Aim("p50", OURS, GO),),
+    ),
+    Case(
+        "reply",
+        "CreateContainer answered with 100 KiB",
+        _LATENCY,
+        (OURS, GO),
+        _request("CreateContainer", 500, size=100 * 1024),
+        (Aim("p50", OURS, GO),),
+    ),
+    *(
+        Case(
+            f"synchronize-{count}",
+            f"From start() to synchronized with {count:,} containers of 1 kB",
+            {"time": "ms"},
+            (OURS, GO),
+            _synchronize(count),
+            (Aim("time", OURS, GO, at_most=0.9 if count == 10_000 else None),),
+        )
+        for count in (100, 1_000, 10_000, 50_000)
+    ),
+    Case(
+        "start",
+        "start(), to registered and configured",
+        _LATENCY,
+        (OURS, GO),
+        _start,
+        (Aim("p50", OURS, GO, at_most=1.2),),
+    ),
+    Case(
+        "reconnect",
+        "Back after a lost connection",
+        _LATENCY,
+        (OURS, GO),
+        _reconnect,
+        (Aim("p50", OURS, GO, at_most=1.2),),
+    ),
+    *(
+        Case(
+            f"fleet-{count}",
+            f"RunPodSandbox through {count} plugins",
+            _LATENCY,
+            (OURS, GO),
+            _fleet(count),
+            (Aim("p50", OURS, GO),),
+            rounds=3,
+        )
+        for count in (10, 50)
+    ),
+    Case(
+        "footprint",
+        "Memory, CPU and idling of a small plugin",
+        {
+            "memory": "MB",
+            "growth over 11,000 requests": "MB",
+            "CPU of 1,000 requests": "10 ms",
+            "wake-ups in 10 s of idling": "",
+        },
+        (OURS, GO),
+        _footprint,
+        rounds=3,
+    ),
+    Case("import", "Import", {"time": "ms"}, (OURS, "grpcio", "Python"), _import_time, rounds=3),
+)

@@ -1,0 +1,125 @@
+"""The contestants, as processes that are started and ended: plugins on a Go runtime, and echo servers."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from google.protobuf import json_format
+from google.protobuf.message import Message
+
+from nri_sync.api import nri_pb2
+from tests.interop.gopeer import Peer
+from tests.interop.goruntime import RELEASES, GoRuntime
+
+__all__ = [
+    "CONTAINER",
+    "FLOOR",
+    "GO",
+    "OURS",
+    "POD",
+    "as_json",
+    "echo_server",
+    "go_runtime",
+    "plugin",
+    "scratch",
+]
+
+OURS = "nri_sync"
+GO = "Go stub"
+FLOOR = "canned C"
+
+POD = nri_pb2.PodSandbox(
+    id="pod0",
+    name="pod",
+    uid="0d0f8a4e-0000-4000-8000-000000000000",
+    namespace="default",
+    labels={f"label-{number}": "value" for number in range(5)},
+    annotations={f"annotation-{number}": "value" for number in range(5)},
+)
+CONTAINER = nri_pb2.Container(
+    id="ctr0",
+    pod_sandbox_id="pod0",
+    name="ctr",
+    args=["sh", "-c", "sleep 1000"],
+    env=[f"VARIABLE_{number}=value number {number}" for number in range(30)],
+    mounts=[
+        nri_pb2.Mount(
+            destination=f"/mnt/{number}", source="/src", type="bind", options=["rbind", "ro"]
+        )
+        for number in range(12)
+    ],
+)
+
+
+def as_json(message: Message) -> object:
+    return json_format.MessageToDict(message, preserving_proto_field_name=True)
+
+
+@contextlib.contextmanager
+def scratch() -> Iterator[Path]:
+    """A folder with a name short enough for sockets in it."""
+    path = Path(tempfile.mkdtemp(prefix="nri"))
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def go_runtime(**options: object) -> Iterator[GoRuntime]:
+    """The reference runtime side, of the newest release, started."""
+    with scratch() as folder, GoRuntime(RELEASES[0], folder / "nri.sock") as runtime:
+        runtime.start(**options)
+        yield runtime
+
+
+@contextlib.contextmanager
+def plugin(
+    kind: str,
+    runtime: GoRuntime,
+    *,
+    env: int = 3,
+    mounts: int = 2,
+    size: int = 0,
+    idx: int = 10,
+    reconnect: bool = False,
+    start: bool = True,
+) -> Iterator[Peer]:
+    """A plugin of that kind, connected to the runtime."""
+    path, name = str(runtime.socket_path), "bench"
+    if kind == FLOOR:
+        process = Peer("floor", path, f"{idx:02d}", name)
+    elif kind == GO:
+        arguments: list[str] = ["-socket", path, "-idx", f"{idx:02d}", "-name", name]
+        arguments += ["-env", str(env), "-mounts", str(mounts), "-size", str(size)]
+        arguments += ["-events", "runpodsandbox,createcontainer"]
+        process = Peer("stubplugin", *arguments, *(["-reconnect"] if reconnect else []))
+    else:
+        process = Peer(
+            Path(sys.executable), "-m", "benchmarks.plugin", path, f"{idx:02d}", name,
+            str(env), str(mounts), str(size),
+        )  # fmt: skip
+    with process:
+        if start:
+            if kind != FLOOR:
+                process.call("start")
+            runtime.wait_connected(f"{idx:02d}-{name}")
+        yield process
+
+
+@contextlib.contextmanager
+def echo_server(kind: str) -> Iterator[str]:
+    """An echo server of that kind; yields the path of its socket."""
+    with scratch() as folder:
+        path = str(folder / "echo.sock")
+        if kind == "Go ttrpc":
+            process = Peer("ttrpcpeer", "server", path)
+        else:
+            process = Peer(Path(sys.executable), "-m", "benchmarks.echo", kind, path)
+        with process:
+            yield path

@@ -1,0 +1,91 @@
+"""A plugin as users write it, to measure: ``python -m benchmarks.plugin SOCKET IDX NAME ENV MOUNTS SIZE``."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+
+import nri_sync
+from benchmarks import control
+from nri_sync import api
+from nri_sync.api import nri_pb2
+
+__all__ = ["Adjuster", "main"]
+
+
+class Adjuster:
+    """Adjusts every container in the same way, and makes the adjustment anew each time."""
+
+    def __init__(self, env: int, mounts: int, size: int) -> None:
+        self.env = env
+        self.mounts = mounts
+        self.padding = "x" * size
+        self.synchronized = 0
+
+    def synchronize(
+        self, pods: list[nri_pb2.PodSandbox], containers: list[nri_pb2.Container]
+    ) -> None:
+        self.synchronized = len(containers)
+
+    def run_pod_sandbox(self, pod: nri_pb2.PodSandbox) -> None:
+        pass
+
+    def create_container(
+        self, pod: nri_pb2.PodSandbox, container: nri_pb2.Container
+    ) -> nri_pb2.ContainerAdjustment:
+        adjustment = nri_pb2.ContainerAdjustment()
+        for number in range(self.env):
+            adjustment.env.add(key=f"KEY_{number}", value="value")
+        for number in range(self.mounts):
+            adjustment.mounts.add(
+                destination=f"/mnt/{number}", type="bind", source="/src", options=["ro"]
+            )
+        if self.padding:
+            adjustment.annotations["padding"] = self.padding
+        return adjustment
+
+
+def main(socket_path: str, idx: str, name: str, env: str, mounts: str, size: str) -> None:
+    lost: list[float] = []
+    back = threading.Event()
+
+    def come_back(stub: nri_sync.Stub) -> None:
+        lost.append(time.monotonic())
+        try:
+            stub.start()
+        except nri_sync.errors.StartError:
+            control.emit("not back")
+        else:
+            back.set()
+
+    plugin = Adjuster(int(env), int(mounts), int(size))
+    stub = nri_sync.Stub(plugin, name=name, idx=idx, socket_path=socket_path, on_close=come_back)
+
+    def start() -> float:
+        begin = time.perf_counter()
+        stub.start()
+        return (time.perf_counter() - begin) * 1e6
+
+    def restart() -> float:
+        stub.stop()
+        return start()
+
+    def wait(timeout: float) -> float | None:
+        return stub.wait(timeout) or None
+
+    control.serve(
+        {
+            "start": start,
+            "stop": stub.stop,
+            "restart": restart,
+            "wait": wait,
+            "counters": lambda: stub.counters._asdict(),
+            "synchronized": lambda: plugin.synchronized,
+            "version": lambda: api.NRI_VERSION,
+        }
+    )
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,109 @@
+"""The results as a page of the documentation, with plots."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from benchmarks.measure import Outcome
+
+__all__ = ["machine", "page", "plots", "table"]
+
+
+def machine() -> str:
+    """The machine in a few words."""
+    model = "unknown processor"
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            model = line.partition(":")[2].strip()
+            break
+    return (
+        f"{os.cpu_count()} logical cores of {model}, Linux {platform.release()}, "
+        f"{platform.python_implementation()} {platform.python_version()}; "
+        f"load average at the end {os.getloadavg()[0]:.1f}"
+    )
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def table(outcome: Outcome) -> list[str]:
+    """Medians, spreads and ratios of a case, as Markdown."""
+    case = outcome.case
+    heads = [f"{metric} ({unit})" if unit else metric for metric, unit in case.units.items()]
+    lines = [f"| | {' | '.join(heads)} |", "|---" * (len(heads) + 1) + "|"]
+    for name in case.contestants:
+        cells = [
+            f"{_number(outcome.median(name, metric))} ± {_number(outcome.spread(name, metric))}"
+            for metric in case.units
+        ]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    for aim in case.aims:
+        ratio = f"{aim.metric}, {aim.ours} / {aim.peer}: **{outcome.ratio(aim):.2f}**"
+        if aim.at_most is not None:
+            ratio += f" (aim: at most {aim.at_most})"
+        if aim.at_least is not None:
+            ratio += f" (aim: at least {aim.at_least})"
+        lines += ["", ratio]
+    return lines
+
+
+def page(outcomes: Sequence[Outcome], rounds: int, pictures: Iterable[str]) -> str:
+    """The whole page."""
+    lines = [
+        "# Measurements",
+        "",
+        "Written by `make bench`; do not edit. Every contestant is measured in turn, in fresh processes, and",
+        "the numbers are medians over the rounds, with half of the range between the quartiles. A ratio is",
+        "the median of the ratios of the rounds. Absolute numbers mean little on a shared machine.",
+        "",
+        f"Machine: {machine()}. Rounds: {rounds}.",
+        "",
+    ]
+    for picture in pictures:
+        lines += [f"![{picture}]({picture})", ""]
+    for outcome in outcomes:
+        lines += [f"## {outcome.case.title}", "", *table(outcome), ""]
+    return "\n".join(lines)
+
+
+def plots(outcomes: Sequence[Outcome], folder: Path) -> list[str]:
+    """Draw the latencies; returns the names of the pictures. Needs matplotlib."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    matplotlib.rcParams["svg.hashsalt"] = "nri_sync"
+    from matplotlib import pyplot
+
+    names = []
+    for metric, file_name in (("p50", "latency-p50.svg"), ("p99", "latency-p99.svg")):
+        cases = [outcome for outcome in outcomes if metric in outcome.case.units]
+        if not cases:
+            continue
+        figure, axes = pyplot.subplots(figsize=(9, 0.9 + 0.75 * len(cases)))
+        labels = []
+        position = 0.0
+        colours: dict[str, str] = {}
+        for outcome in reversed(cases):
+            for name in reversed(outcome.case.contestants):
+                colour = colours.setdefault(name, f"C{len(colours)}")
+                axes.barh(
+                    position,
+                    outcome.median(name, metric),
+                    xerr=outcome.spread(name, metric),
+                    color=colour,
+                )
+                labels.append((position, f"{outcome.case.name}: {name}"))
+                position += 1
+            position += 0.6
+        axes.set_yticks([at for at, _ in labels], [text for _, text in labels], fontsize=7)
+        axes.set_xscale("log")
+        axes.set_xlabel(f"{metric} in microseconds, median of the rounds")
+        figure.tight_layout()
+        figure.savefig(folder / file_name, metadata={"Date": None})
+        pyplot.close(figure)
+        names.append(file_name)
+    return names
