@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Optional, Union
 
-from nri_sync.api import EventMask
+from nri_sync.api import Adjustment, EventMask, Update
 from nri_sync.api.nri_pb2 import (
     Container,
     ContainerAdjustment,
@@ -21,11 +21,12 @@ from nri_sync.api.nri_pb2 import (
 
 __all__ = ["CreateResult", "Plugin", "Updates"]
 
-Updates = Optional[Iterable[ContainerUpdate]]
+Updates = Optional[Iterable[Union[ContainerUpdate, Update]]]
 CreateResult = Union[
     None,
     ContainerAdjustment,
-    tuple[Optional[ContainerAdjustment], Updates],
+    Adjustment,
+    tuple[Union[ContainerAdjustment, Adjustment, None], Updates],
     CreateContainerResponse,
 ]
 

@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Iterable, Mapping
 from typing import Any, Callable, NamedTuple
 
-from nri_sync.api import EventMask, nri_pb2, pretty_name
+from nri_sync.api import Adjustment, EventMask, Update, nri_pb2, pretty_name
 from nri_sync.errors import PluginError
 from nri_sync.plugin.base import Plugin
 
@@ -32,11 +32,11 @@ def _updates(response_type: Any) -> Callable[[Any], Any]:
 def _checked_updates(result: Any) -> list[nri_pb2.ContainerUpdate]:
     if result is None:
         return []
-    if isinstance(result, nri_pb2.ContainerUpdate) or not isinstance(result, Iterable):
+    if isinstance(result, (nri_pb2.ContainerUpdate, Update)) or not isinstance(result, Iterable):
         raise TypeError(
             f"the handler returned {type(result).__name__}, but a list of ContainerUpdate is expected"
         )
-    updates = list(result)
+    updates = [item.message if isinstance(item, Update) else item for item in result]
     for update in updates:
         if not isinstance(update, nri_pb2.ContainerUpdate):
             raise TypeError(
@@ -51,6 +51,8 @@ def _create(result: Any) -> nri_pb2.CreateContainerResponse:
     adjustment, updates = (
         result if isinstance(result, tuple) and len(result) == 2 else (result, None)
     )
+    if isinstance(adjustment, Adjustment):
+        adjustment = adjustment.message
     if adjustment is not None and not isinstance(adjustment, nri_pb2.ContainerAdjustment):
         raise TypeError(
             f"create_container returned {type(result).__name__}, but a ContainerAdjustment, a pair of it "

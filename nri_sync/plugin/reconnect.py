@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import random
 import threading
@@ -81,7 +82,8 @@ def run_forever(
             failed start.
 
     Raises:
-        StartError: the first start failed, and ``fail_fast`` is set.
+        StartError: the first start failed, and ``fail_fast`` is set; or there is nothing to connect to again, as
+            the stub was given, or inherited from the runtime that launched it, one connection only.
         AlreadyStarted: somebody else has started the stub.
     """
     backoff = backoff or Backoff()
@@ -96,7 +98,7 @@ def run_forever(
             except StubStopped:
                 return
             except StartError as error:
-                if first and fail_fast:
+                if (first and fail_fast) or _is_final(error):
                     raise
                 reason = error
             if reason is None:
@@ -110,6 +112,12 @@ def run_forever(
         delay = backoff.delay(attempt)
         logger.info("%s: next attempt in %.1f s", stub.name, delay)
         _pause(stop_event, delay)
+
+
+def _is_final(error: StartError) -> bool:
+    """Whether each further attempt would fail in the same way: the one connection has been used up."""
+    cause = error.__cause__
+    return isinstance(cause, OSError) and cause.errno == errno.ENOTCONN
 
 
 def _run_once(

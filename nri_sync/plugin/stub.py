@@ -273,7 +273,7 @@ class Stub:
 
     def update_containers(
         self,
-        updates: Iterable[nri_pb2.ContainerUpdate] = (),
+        updates: Iterable[nri_pb2.ContainerUpdate | api.Update] = (),
         evict: Iterable[nri_pb2.ContainerEviction] = (),
         timeout: float | None = None,
     ) -> list[nri_pb2.ContainerUpdate]:
@@ -303,7 +303,8 @@ class Stub:
                 f"update_containers() inside {served.handler}: {self.runtime_name} does not answer it "
                 "before the handler has returned; return the updates, or call it from another thread later"
             )
-        request = nri_pb2.UpdateContainersRequest(update=updates, evict=evict)
+        messages = [item.message if isinstance(item, api.Update) else item for item in updates]
+        request = nri_pb2.UpdateContainersRequest(update=messages, evict=evict)
         channel: grpc.Channel = session.channel
         if self._client_interceptors:
             channel = grpc.intercept_channel(channel, *self._client_interceptors)
