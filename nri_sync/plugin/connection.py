@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import _thread
 import logging
 import math
 import socket
 import time
+from collections import deque
 from typing import Any, Protocol
 
 import grpc
@@ -78,22 +78,32 @@ class Connection:
         self.deadline = deadline
         #: Made by a handler of this stub that is still running.
         self.inside_handler = inside_handler
-        #: The thread in start(), as long as it is.
-        self.starter: int | None = _thread.get_ident()
-        #: How far it got: dial, register, configure, synchronize, serve.
-        self.phase = "dial"
+        #: Whether the runtime has accepted the registration, and has told what exists.
+        self.registered = False
+        self.synchronized = False
         #: The handlers that are running, by thread.
         self.serving: dict[int, Served] = {}
         #: Set when start() is decided: configured, or over.
         self.decided = Latch()
         #: Set when it is over: sockets closed, state IDLE.
         self.ended = Latch()
-        self.close_reason: ConnectionLost | None = None
+        # Set when they have been sent: the answers of the handlers that have asked to end it.
+        self._last_answers: deque[Latch] = deque()
         # Written under the lifecycle's lock.
+        self.close_reason: ConnectionLost | None = None
         self.is_configured = False
         self.over = False
         self.error: Exception | None = None
         self.session: Session | None = None
+
+    @property
+    def phase(self) -> str:
+        """How far it got: dial, register, configure, synchronize, serve. Never goes back."""
+        if self.is_configured:
+            return "serve" if self.synchronized else "synchronize"
+        if self.session is None:
+            return "dial"
+        return "configure" if self.registered else "register"
 
     # Starting
 
@@ -105,7 +115,7 @@ class Connection:
             return
         try:
             self.logger.info("connecting to %s", self.plugin.source.describe())
-            sock = self.plugin.source.open(self.deadline)
+            sock = self.plugin.source.open(self.deadline, lambda: self.over)
         except BaseException as error:
             self.fail(self._dial_error(error))
             return
@@ -118,7 +128,10 @@ class Connection:
         if not self.plugin.lifecycle.attach(self, session):
             session.link.abandon()
             return
-        self._register(session)
+        try:
+            self._register(session)
+        except BaseException as error:
+            self.fail(self._dial_error(error))
         session.link.run()
 
     def _make_session(self, sock: socket.socket) -> Session:
@@ -138,7 +151,6 @@ class Connection:
         )
 
     def _register(self, session: Session) -> None:
-        self.phase = "register"
         request = nri_pb2.RegisterPluginRequest(
             plugin_name=self.plugin.base_name,
             plugin_idx=self.plugin.idx,
@@ -153,8 +165,7 @@ class Connection:
         """The runtime has answered RegisterPlugin, or never will. Must not block."""
         status = call.status
         if status.number == 0:
-            if self.phase == "register":
-                self.phase = "configure"
+            self.registered = True
             self.logger.info("registered with the runtime")
         elif status.code is grpc.StatusCode.DEADLINE_EXCEEDED:
             self.expire()
@@ -171,10 +182,10 @@ class Connection:
     def configured(self) -> None:
         """Configure has been handled; its answer is about to be sent."""
         if self.plugin.lifecycle.configured(self):
-            self.phase = "synchronize"
             self.plugin.tally.add("sessions")
-            self.logger.info("configured, subscribed to %s", self.plugin.events)
+            # Before anything of the application's runs, as its logger: nothing else would end start().
             self.decided.set()
+            self.logger.info("configured, subscribed to %s", self.plugin.events)
 
     def configure_failed(self, error: BaseException, context: ServicerContext) -> None:
         """The configure handler raised: tell the runtime, then end."""
@@ -189,20 +200,20 @@ class Connection:
 
     def expire(self) -> None:
         """The time for starting is over."""
-        if not self.is_configured:
-            doing = {
-                "dial": "to connect",
-                "register": "for the answer to RegisterPlugin; does an NRI runtime listen there?",
-            }.get(self.phase, "to be configured; is the runtime busy with another plugin?")
-            if self.phase == "configure" and self.serving:
-                doing = "for the configure handler"
-            where = self.plugin.source.path
-            self.fail(
-                StartTimeout(
-                    f"plugin {self.plugin.name}: no time left while waiting {doing} ({where})",
-                    phase=self.phase if self.phase in ("dial", "register") else "configure",
-                )
+        phase = self.phase
+        if self.is_configured:
+            return
+        doing = _WAITING[phase]
+        if self.plugin.lifecycle.conn is not self:
+            doing = "for the session before to end"
+        elif phase == "configure" and self.serving:
+            doing = "for the plugin's own configure handler to return"
+        self.fail(
+            StartTimeout(
+                f"plugin {self.plugin.name}: the time for starting was over while waiting {doing}",
+                phase=phase,
             )
+        )
 
     def _tick(self, now: float) -> float:
         # Whoever is in start() has the same deadline; this one holds even where that was interrupted.
@@ -232,6 +243,8 @@ class Connection:
         self, error: Exception, *, after: Latch | None = None, grace: float | None = None
     ) -> None:
         """End it, with ``error`` for whoever is in start(), once ``after`` is set or within ``grace``."""
+        if after is not None:
+            self._last_answers.append(after)
         first, session = self.plugin.lifecycle.begin_end(self, error)
         if session is None:
             if first:
@@ -239,36 +252,45 @@ class Connection:
         elif after is None and not grace:
             session.link.close()
         elif first:
-            spawn(f"{self.plugin.name}-stop", self._close_gently, session, after, grace)
+            try:
+                spawn(f"{self.plugin.name}-stop", self._close_gently, session, grace)
+            except (RuntimeError, MemoryError):
+                self.logger.warning("no thread to end the session gently; it ends now")
+                session.link.close()
 
-    def _close_gently(self, session: Session, after: Latch | None, grace: float | None) -> None:
-        if after is not None:
-            # Past this the runtime gives up on the answer anyway.
-            after.wait(Deadline(self.plugin.request_timeout))
-        if grace:
-            session.server.quiet(Deadline(grace))
-        session.link.drain(Deadline(_DRAIN))
+    def _close_gently(self, session: Session, grace: float | None) -> None:
+        # Past this the runtime gives up on the answers anyway.
+        deadline = Deadline(self.plugin.request_timeout)
+        quiet_by = Deadline(grace or 0.0)
+        while True:
+            while self._last_answers:
+                self._last_answers.popleft().wait(deadline)
+            if grace:
+                session.server.quiet(quiet_by)
+            session.link.drain(Deadline(_DRAIN))
+            if not self._last_answers:
+                break
         session.link.close()
 
     def _lost(self, cause: NRIError | None) -> None:
         """The link is over, its descriptors are closed."""
-        before = self.plugin.lifecycle.ended(self)
+        phase, text = self.phase, self._explain(cause)
+        error = StartError(text, phase=phase)
+        lost = ConnectionLost(text, phase=phase)
+        error.__cause__ = lost.__cause__ = cause
+        before = self.plugin.lifecycle.ended(self, lost)
         if before is State.STARTING:
-            self.error = self._start_error(cause)
-            self._conclude(None)
-        elif before is State.STARTED:
-            lost = ConnectionLost(self._explain(cause), phase=self.phase)
-            lost.__cause__ = cause
-            self.close_reason = lost
-            self._conclude(lost)
-        elif before is State.STOPPING:
-            self._conclude(None)
+            self.error = error
+        if before is not None:
+            self._conclude(self.close_reason)
 
     def _conclude(self, lost: ConnectionLost | None) -> None:
         if not self.is_configured:
             self.plugin.tally.add("failed_starts")
-        self.logger.info("disconnected%s", "" if lost is None else f": {lost}")
-        self.plugin.concluded(self, lost=lost)
+        try:
+            self.logger.info("disconnected%s", "" if lost is None else f": {lost}")
+        finally:  # whatever a logger of the application's does
+            self.plugin.concluded(self, lost=lost)
 
     def _conclude_refused(self, refused: Exception) -> None:
         first, _ = self.plugin.lifecycle.begin_end(self, refused)
@@ -278,36 +300,37 @@ class Connection:
     # Explaining
 
     def _dial_error(self, error: BaseException) -> Exception:
-        where = self.plugin.source.path
         kind = StartTimeout if isinstance(error, TimeoutError) else StartError
         failure = kind(
-            f"plugin {self.plugin.name}: cannot connect to {where}: {error}", phase="dial"
+            f"plugin {self.plugin.name}: cannot connect: {self.plugin.source.explain(error)}",
+            phase="dial",
         )
         failure.__cause__ = error
         return failure
 
-    def _start_error(self, cause: NRIError | None) -> Exception:
-        phase = self.phase if self.phase in ("register", "configure") else "configure"
-        error = StartError(self._explain(cause), phase=phase)
-        error.__cause__ = cause
-        return error
-
     def _explain(self, cause: NRIError | None) -> str:
         """What happened, in which phase, and why it probably did."""
-        return f"plugin {self.plugin.name}: {cause} {_WHILE[self.phase]}; {self._likely()}"
+        phase = self.phase
+        likely = self._slow() or _LIKELY[phase]
+        return f"plugin {self.plugin.name}: {cause} {_WHILE[phase]}; {likely}"
 
-    def _likely(self) -> str:
+    def _slow(self) -> str:
         timeout = self.plugin.request_timeout
         now = time.monotonic()
         slow: list[Served] = [
             served for served in list(self.serving.values()) if now - served.since > 0.9 * timeout
         ]
-        if slow:
-            names = ", ".join(f"{served.handler} ({now - served.since:.1f} s)" for served in slow)
-            return f"a handler took longer than the request timeout of {timeout:g} s: {names}"
-        return _LIKELY[self.phase]
+        if not slow:
+            return ""
+        names = ", ".join(f"{served.handler} ({now - served.since:.1f} s)" for served in slow)
+        return f"a handler took longer than the request timeout of {timeout:g} s: {names}"
 
 
+_WAITING = {
+    "dial": "to connect",
+    "register": "for an answer to RegisterPlugin; does an NRI runtime listen there, and is it alive?",
+    "configure": "to be configured; is the runtime busy with other plugins?",
+}
 _WHILE = {
     "register": "before it answered RegisterPlugin",
     "configure": "after the registration, before the plugin was configured",

@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING
 
-from nri_sync.errors import AlreadyStarted, LifecycleError, StubStopped
+from nri_sync.errors import AlreadyStarted, ConnectionLost, NRIError, StartTimeout, StubStopped
 from nri_sync.plugin.state import Move, State, following
 
 if TYPE_CHECKING:
@@ -23,34 +23,41 @@ __all__ = ["Lifecycle"]
 class Lifecycle:
     """The state of a stub and its current connection.
 
-    Reading ``state`` and ``conn`` needs no lock: each is replaced as a whole.
+    Reading ``state``, ``conn`` and ``close_reason`` needs no lock: each is replaced as a whole.
     """
 
     def __init__(self) -> None:
-        # Guards state and conn, and of each connection over, session, error and is_configured. Innermost.
+        # Guards the fields below, and of each connection those that say so. Innermost.
         self._changed = threading.Condition(threading.Lock())
         self.state = State.IDLE
         self.conn: Connection | None = None
+        #: Why the last connection that was configured ended: ``None`` if this side ended it.
+        self.close_reason: ConnectionLost | None = None
 
     def _move_locked(self, move: Move) -> None:
         """Requires the lock."""
         self.state = following(self.state, move)
         self._changed.notify_all()
 
-    def admit(self, conn: Connection) -> LifecycleError | None:
+    def admit(self, conn: Connection) -> NRIError | None:
         """Make ``conn`` the current connection: IDLE to STARTING. Returns why not, if it cannot be.
 
         Blocks while the connection before it is ending, until the deadline of ``conn``; not at all when
         ``conn`` is being made inside a handler, whose answer that end may be waiting for.
         """
+        name = conn.plugin.name
         with self._changed:
             while self.state is State.STOPPING and not conn.over and not conn.inside_handler:
-                if not self._changed.wait(conn.deadline.remaining()):
-                    break
+                if conn.deadline.expired:
+                    return StartTimeout(
+                        f"plugin {name}: no time left while waiting for the session before to end",
+                        phase="dial",
+                    )
+                self._changed.wait(conn.deadline.remaining())
             if conn.over:
-                return StubStopped("stopped before it began to start")
+                return StubStopped(f"plugin {name}: stopped before it began to start")
             if self.state is not State.IDLE:
-                return AlreadyStarted(f"the stub is {self.state.value}")
+                return AlreadyStarted(f"plugin {name} is {self.state.value}")
             self.conn = conn
             self._move_locked(Move.START)
             return None
@@ -94,12 +101,17 @@ class Lifecycle:
                 self._end_locked(conn)
             return first, conn.session
 
-    def ended(self, conn: Connection) -> State | None:
-        """``conn`` is over, its sockets are closed. Returns the state before; ``None`` if known already."""
+    def ended(self, conn: Connection, lost: ConnectionLost) -> State | None:
+        """``conn`` is over, its sockets are closed: ``lost``, unless this side has ended it.
+
+        Returns the state before; ``None`` if it was known already.
+        """
         with self._changed:
             if conn.over:
                 return None
             before = self.state
+            if before is State.STARTED:
+                conn.close_reason = lost
             self._end_locked(conn)
             return before
 
@@ -107,4 +119,7 @@ class Lifecycle:
         """Requires the lock."""
         conn.over = True
         self.conn = None
+        if conn.is_configured:
+            # Here, and not later: by then the reason of the next one could have been overwritten.
+            self.close_reason = conn.close_reason
         self._move_locked(Move.ENDED)

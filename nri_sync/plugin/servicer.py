@@ -157,7 +157,7 @@ class Servicer:
         self, request: nri_pb2.ConfigureRequest, context: ServicerContext
     ) -> nri_pb2.ConfigureResponse:
         conn = self._conn
-        conn.phase = "configure"
+        conn.registered = True  # whose reply may still be on its way
         conn.plugin.learn(request)
         handler = _HANDLERS["configure"]
         try:
@@ -216,7 +216,7 @@ class Servicer:
             pods, containers = self._take_locked()
         self._conn.logger.debug("synchronize: %d pods, %d containers", len(pods), len(containers))
         reply = self._call(_HANDLERS["synchronize"], [pods, containers], context)
-        self._conn.phase = "serve"
+        self._conn.synchronized = True
         reply.more = False
         return reply  # type: ignore[no-any-return]
 

@@ -15,6 +15,9 @@ from nri_sync.net import sockets
 
 __all__ = ["Dialer", "Source", "identify"]
 
+# While the runtime accepts no connections, how often to look whether one is still wanted.
+_SLICE = 0.05
+
 #: Connects to the socket path that it is given.
 Dialer = Callable[[str], socket.socket]
 
@@ -71,20 +74,22 @@ class Source:
         """Raises IdentityError when the connection that was given or inherited cannot be used."""
         self.path = socket_path or api.DEFAULT_SOCKET_PATH
         self._dialer = dialer
-        self._once: socket.socket | None = None
+        # The connection that serves once. A list, for a pop() that only one of two threads can win: what is
+        # left of a start that was stopped may still be dialling.
+        self._once: list[socket.socket] = []
         # Why there is no second connection, where there is none.
         self._spent = ""
         if connection is not None:
             if connection.fileno() < 0:
                 raise IdentityError("the connection that was given is closed")
-            self._once = connection
+            self._once.append(connection)
             if dialer is None and socket_path is None:
                 self._spent = (
                     "the connection given to the stub has been used up; "
                     "to start again, pass dialer= or socket_path= as well"
                 )
         elif os.environ.get(api.ENV_PLUGIN_SOCKET):
-            self._once = _inherited(os.environ[api.ENV_PLUGIN_SOCKET])
+            self._once.append(_inherited(os.environ[api.ENV_PLUGIN_SOCKET]))
             # The number means nothing any more, to this process and to those that it starts.
             del os.environ[api.ENV_PLUGIN_SOCKET]
             self._spent = (
@@ -94,20 +99,22 @@ class Source:
 
     def describe(self) -> str:
         """For messages: the other end of the next connection."""
-        if self._once is not None:
+        if self._once:
             return "the connection that was given"
         return self.path
 
-    def open(self, deadline: Deadline) -> socket.socket:
-        """A new connection. Blocks until it is made, at most until the deadline (a dialer sees to itself).
+    def open(self, deadline: Deadline, unwanted: Callable[[], bool]) -> socket.socket:
+        """A new connection. Blocks until it is made, at most until the deadline, or until a moment after
+        ``unwanted()`` became true (a dialer sees to itself).
 
         Raises:
             OSError: it cannot be made; the text says what to do.
             TimeoutError: the deadline passed.
         """
-        once, self._once = self._once, None
-        if once is not None:
-            return once
+        try:
+            return self._once.pop()
+        except IndexError:
+            pass
         if self._spent:
             raise OSError(errno.ENOTCONN, self._spent)
         if self._dialer is not None:
@@ -117,26 +124,41 @@ class Source:
                     f"the dialer returned {type(sock).__name__}, not a connected socket"
                 )
             return sock
-        try:
-            return sockets.connect(self.path, deadline)
-        except TimeoutError:
-            raise
-        except OSError as error:
-            raise type(error)(
-                error.errno, f"{error.strerror}: {_advice(error)}", self.path
-            ) from error
+        return self._connect(deadline, unwanted)
+
+    def explain(self, error: BaseException) -> str:
+        """Why :meth:`open` failed with ``error``, and what to do about it."""
+        reason = (isinstance(error, OSError) and error.strerror) or str(error) or repr(error)
+        if reason == self._spent:
+            return reason
+        if self._dialer is not None:
+            return f"the dialer failed for {self.path}: {type(error).__name__}: {reason}"
+        advice = _advice(error)
+        return f"{self.path}: {reason}" + (f"; {advice}" if advice else "")
+
+    def _connect(self, deadline: Deadline, unwanted: Callable[[], bool]) -> socket.socket:
+        while True:
+            remaining = deadline.remaining()
+            part = _SLICE if remaining is None else min(remaining, _SLICE)
+            try:
+                return sockets.connect(self.path, Deadline(part))
+            except TimeoutError:
+                if deadline.expired or unwanted():
+                    raise
 
 
-def _advice(error: OSError) -> str:
+def _advice(error: BaseException) -> str:
     if isinstance(error, FileNotFoundError):
         return "is the runtime running, with NRI enabled, and is this its nri socket path?"
     if isinstance(error, PermissionError):
         return "the socket belongs to root as a rule; run the plugin as a user that may use it"
     if isinstance(error, ConnectionRefusedError):
-        return "nobody listens on it; the runtime has stopped, or made a new socket elsewhere"
-    if error.errno == errno.EPROTOTYPE:
-        return "this is a socket of another type"
-    return "cannot connect to it"
+        return "nobody listens there: the runtime has stopped, or this is not a socket"
+    if isinstance(error, TimeoutError):
+        return "the runtime is there, but does not get round to plugins"
+    if isinstance(error, OSError) and error.errno == errno.EPROTOTYPE:
+        return "this is a socket of another type, not that of a runtime"
+    return ""
 
 
 def _inherited(text: str) -> socket.socket:

@@ -7,6 +7,7 @@ import functools
 import logging
 import os
 import socket
+import sys
 import weakref
 from collections.abc import Iterable, Sequence
 from typing import Any, Callable
@@ -16,7 +17,14 @@ import grpc
 from nri_sync import api
 from nri_sync.api import EventMask, nri_pb2
 from nri_sync.deadline import Deadline
-from nri_sync.errors import AlreadyStarted, ConnectionLost, NotConnected, StubStopped, WouldDeadlock
+from nri_sync.errors import (
+    AlreadyStarted,
+    ConnectionLost,
+    NotConnected,
+    StartError,
+    StubStopped,
+    WouldDeadlock,
+)
 from nri_sync.plugin.connection import Connection
 from nri_sync.plugin.counters import Counters, Tally
 from nri_sync.plugin.handlers import find_handlers
@@ -139,8 +147,6 @@ class Stub:
         self._on_close = on_close
         #: The events subscribed to, in the last session that was configured; before that, those handled.
         self.events: EventMask = self.handled
-        #: Why the last session ended: ConnectionLost, or None after ``stop()``.
-        self.close_reason: ConnectionLost | None = None
         self._default_registration_timeout = float(registration_timeout)
         #: Seconds; the defaults, until a runtime tells its own. Like the versions, they outlive the session.
         self.registration_timeout: float = self._default_registration_timeout
@@ -175,48 +181,72 @@ class Stub:
                 ``configure`` raised; ``phase`` tells when.
             StartTimeout: the time was over.
         """
-        self._start(timeout)
+        self._start(self._new_connection(timeout))
 
-    def _start(self, timeout: float | None) -> Connection:
-        # Every step here is one that a signal may interrupt: what matters happens on the connection's thread.
+    def _new_connection(self, timeout: float | None) -> Connection:
         if self.lifecycle.state in (State.STARTING, State.STARTED):
             raise AlreadyStarted(f"plugin {self.name} is {self.lifecycle.state.value}")
         here = _thread.get_ident()
         inside = any(here in conn.serving for conn in self._live())
         deadline = Deadline(self.registration_timeout if timeout is None else timeout)
-        conn = Connection(self, deadline, inside_handler=inside)
+        return Connection(self, deadline, inside_handler=inside)
+
+    def _start(self, conn: Connection) -> None:
+        # Every step here is one that a signal may interrupt: what matters happens on the connection's thread.
         try:
+            # Known to stop() first, then begun: one that comes in between ends it before it begins.
             self._conns[conn] = None
-            spawn(self.name, conn.run)
-            if not conn.decided.wait(deadline):
+            try:
+                spawn(self.name, conn.run)
+            except (RuntimeError, MemoryError) as error:
+                raise StartError(
+                    f"plugin {self.name}: no thread to start with: {error}", phase="dial"
+                ) from error
+            if not conn.decided.wait(conn.deadline):
                 off_main(f"{self.name}-timeout", conn.expire)
                 conn.decided.wait()
         except BaseException:
             off_main(f"{self.name}-stop", conn.stop)
             raise
-        finally:
-            conn.starter = None
         if not conn.is_configured:
             assert conn.error is not None
             raise conn.error
-        return conn
 
     def stop(self, grace: float | None = None) -> None:
         """End the session, or the start that is under way. Idempotent; does nothing when there is neither.
 
         Blocks until the sockets are closed and the stub is IDLE, but not for handlers that are still running.
         ``grace`` gives requests in flight so many seconds to be answered; without it their answers may be
-        cut off. In a handler it returns at once, and the session ends when the handler's answer was sent;
-        likewise in a signal handler that interrupts ``start()``. ``on_close`` is not called.
+        cut off; a further ``stop()`` without it ends the wait for them. ``on_close`` is not called.
+
+        In a handler it returns at once, and the session ends when the handler's answer was sent. In a signal
+        handler that interrupts another call of this stub it returns at once, too, and that call goes on to
+        its end: ``start()`` to StubStopped, the others to where the session is over.
         """
         here = _thread.get_ident()
         conns = self._live()
         for conn in conns:
             served = conn.serving.get(here)
             off_main(f"{self.name}-stop", functools.partial(conn.stop, grace, served))
+        if self._is_nested():
+            return
         for conn in conns:
-            if here not in conn.serving and conn.starter != here:
+            if here not in conn.serving:
                 conn.ended.wait()
+
+    def _is_nested(self) -> bool:
+        """Whether the method that asks runs in a signal handler, which interrupts another of these.
+
+        Seen from the stack: a mark that a method sets, and clears when it is left, would stay when the
+        clearing is interrupted.
+        """
+        if on_main_thread():
+            frame = sys._getframe(1).f_back
+            while frame is not None:
+                if frame.f_code in _BLOCKING and frame.f_locals.get("self") is self:
+                    return True
+                frame = frame.f_back
+        return False
 
     def wait(self, timeout: float | None = None) -> bool:
         """Block until the session that is up now has ended, however it does.
@@ -243,12 +273,12 @@ class Stub:
             ConnectionLost: the session ended otherwise.
             AlreadyStarted, StartError: as :meth:`start`.
         """
+        conn = self._new_connection(None)
         try:
-            conn = self._start(None)
+            self._start(conn)
+            self._wait(conn, None)
         except StubStopped:
             return
-        try:
-            self._wait(conn, None)
         except BaseException:
             off_main(f"{self.name}-stop", conn.stop)
             raise
@@ -256,11 +286,8 @@ class Stub:
             raise conn.close_reason
 
     def _live(self) -> list[Connection]:
-        while True:
-            try:
-                return list(self._conns)
-            except RuntimeError:  # changed meanwhile, which takes a finalizer run inside list()
-                continue
+        # A copy is made in one step; iterating, a finalizer could let other threads in.
+        return list(self._conns.copy())
 
     def __enter__(self) -> Stub:
         self.start()
@@ -314,31 +341,44 @@ class Stub:
             response_deserializer=nri_pb2.UpdateContainersResponse.FromString,
         )
         seconds = self.request_timeout if timeout is None else timeout
-        response = self._off_main(lambda: call(request, timeout=seconds))
+        if on_main_thread():
+            response = self._call_elsewhere(call, request, seconds)
+        else:
+            self.tally.add("updates")
+            response = call(request, timeout=seconds)
         return list(response.failed)
 
-    def _off_main(self, call: Callable[[], Any]) -> Any:
-        """Make a call that takes locks; on the main thread by way of another one."""
-
-        def count_and_call() -> Any:
-            self.tally.add("updates")
-            return call()
-
-        if not on_main_thread():
-            return count_and_call()
+    def _call_elsewhere(self, call: Any, request: Any, seconds: float) -> Any:
+        """Make a call, which takes locks, by way of another thread; cancel it if that is interrupted."""
         done = Latch()
+        unwanted: list[None] = []
+        futures: list[Any] = []
         outcome: list[tuple[Any, BaseException | None]] = []
 
         def run() -> None:
             try:
-                outcome.append((count_and_call(), None))
+                self.tally.add("updates")
+                futures.append(call.future(request, timeout=seconds))
+                if unwanted:
+                    futures[0].cancel()
+                outcome.append((futures[0].result(), None))
             except BaseException as error:
                 outcome.append((None, error))
             finally:
                 done.set()
 
-        spawn(f"{self.name}-call", run)
-        done.wait()
+        def cancel() -> None:
+            # Mark, then look; the other thread attaches, then looks.
+            unwanted.append(None)
+            for future in futures:
+                future.cancel()
+
+        try:
+            spawn(f"{self.name}-call", run)
+            done.wait()
+        except BaseException:
+            off_main(f"{self.name}-cancel", cancel)
+            raise
         result, error = outcome[0]
         if error is not None:
             raise error
@@ -355,6 +395,11 @@ class Stub:
     def state(self) -> State:
         """What the stub is doing."""
         return self.lifecycle.state
+
+    @property
+    def close_reason(self) -> ConnectionLost | None:
+        """Why the last session ended: ConnectionLost, or ``None`` after ``stop()``."""
+        return self.lifecycle.close_reason
 
     @property
     def counters(self) -> Counters:
@@ -391,20 +436,24 @@ class Stub:
 
     def concluded(self, conn: Connection, *, lost: ConnectionLost | None) -> None:
         """``conn`` is over: wake all who wait for it, and tell the application."""
-        self._conns.pop(conn, None)
-        if conn.is_configured:
-            self.close_reason = lost
         if lost is not None:
             self.tally.add("losses")
+        self._conns.pop(conn, None)
         conn.decided.set()
         conn.ended.set()
         if lost is not None and self._on_close is not None:
-            spawn(f"{self.name}-on-close", self._on_close, self)
+            try:
+                spawn(f"{self.name}-on-close", self._on_close, self)
+                return
+            except (RuntimeError, MemoryError):
+                pass  # no more threads; nobody else needs this one
+            self._on_close(self)
 
     def after_fork_in_child(self) -> None:
         """The connection is the parent's: let go of its descriptors, without a word to the runtime."""
         conns, self._conns = self._live(), {}
-        self.lifecycle = Lifecycle()
+        close_reason, self.lifecycle = self.lifecycle.close_reason, Lifecycle()
+        self.lifecycle.close_reason = close_reason
         self.tally = Tally.copy_of(self.tally)
         for conn in conns:
             if conn.session is not None:
@@ -412,6 +461,13 @@ class Stub:
 
     def __repr__(self) -> str:
         return f"<nri_sync.Stub {self.name} {self.lifecycle.state.value}>"
+
+
+# The methods in which a thread may be when a signal handler calls stop().
+_BLOCKING = frozenset(
+    function.__code__
+    for function in (Stub.start, Stub.stop, Stub.wait, Stub.run, Stub.update_containers)
+)
 
 
 def _sort(interceptors: Sequence[Any]) -> tuple[list[Any], list[Any]]:
