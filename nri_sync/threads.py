@@ -83,12 +83,22 @@ def spawn(name: str, target: Callable[..., object], *args: object) -> None:
     locks that an interrupt would leave held.
 
     Raises:
-        RuntimeError: the system has no more threads, or the interpreter is shutting down.
+        RuntimeError, MemoryError: the system has no more threads, or the interpreter is shutting down.
     """
     if on_main_thread():
-        _thread.start_new_thread(_start, (name, target, args))
+        _thread.start_new_thread(_start_or_run, (name, target, args))
     else:
         _start(name, target, args)
+
+
+def _start_or_run(name: str, target: Callable[..., object], args: Any) -> None:
+    """The helper thread's work. If it was the last that there was, it stands in, under no name."""
+    try:
+        _start(name, target, args)
+        return
+    except (RuntimeError, MemoryError):
+        pass  # nobody could be told any more
+    target(*args)
 
 
 def _start(name: str, target: Callable[..., object], args: Any) -> None:
@@ -96,8 +106,14 @@ def _start(name: str, target: Callable[..., object], args: Any) -> None:
 
 
 def off_main(name: str, target: Callable[[], object]) -> None:
-    """Run ``target()`` here; or, called on the main thread, on a thread of its own without waiting."""
+    """Run ``target()`` here; or, called on the main thread, on a thread of its own without waiting.
+
+    Without a thread to be had, it runs here after all: an interrupt might do harm, but not to run it will.
+    """
     if on_main_thread():
-        spawn(name, target)
-    else:
-        target()
+        try:
+            spawn(name, target)
+            return
+        except (RuntimeError, MemoryError):
+            pass
+    target()

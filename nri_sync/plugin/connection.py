@@ -317,9 +317,9 @@ class Connection:
     def _slow(self) -> str:
         timeout = self.plugin.request_timeout
         now = time.monotonic()
-        slow: list[Served] = [
-            served for served in list(self.serving.values()) if now - served.since > 0.9 * timeout
-        ]
+        # A copy is made in one step, while handlers come and go.
+        serving = self.serving.copy().values()
+        slow = [served for served in serving if now - served.since > 0.9 * timeout]
         if not slow:
             return ""
         names = ", ".join(f"{served.handler} ({now - served.since:.1f} s)" for served in slow)
