@@ -99,6 +99,14 @@ class FrameDecoder:
                 came before it was yielded. The trunk cannot be used any further.
         """
         view = memoryview(data)
+        if not self._left and not self._partial and len(view) > 8:
+            connection_id, length = _HEADER.unpack_from(view)
+            if length == len(view) - 8 and length <= FRAME_PAYLOAD_MAX:
+                # The usual case, one whole frame, without the cost of a generator.
+                return iter(((connection_id, view[8:]),))
+        return self._receive(view)
+
+    def _receive(self, view: memoryview) -> Iterator[tuple[int, memoryview]]:
         position, end = 0, len(view)
         while position < end:
             if not self._left:

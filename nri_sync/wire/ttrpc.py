@@ -115,6 +115,14 @@ class MessageDecoder:
         is yielded, without data, when the last byte of it has been skipped.
         """
         view = memoryview(data)
+        if not self._left and not self._partial and len(view) >= HEADER_LENGTH:
+            length, stream_id, type, flags = _HEADER.unpack_from(view)
+            if length == len(view) - HEADER_LENGTH and length <= self._max:
+                # The usual case, one whole message, without the cost of a generator.
+                return iter((Message(type, stream_id, flags, length, bytes(view[HEADER_LENGTH:])),))
+        return self._receive(view)
+
+    def _receive(self, view: memoryview) -> Iterator[Message]:
         position, end = 0, len(view)
         while position < end:
             if self._left:
@@ -135,7 +143,7 @@ class MessageDecoder:
                     self._partial.clear()
                 length, stream_id, type, flags = header
                 if length <= end - position and length <= self._max:
-                    # The usual case: the whole message is here, and one copy makes it ours.
+                    # The whole message is here, and one copy makes it ours.
                     message = Message(
                         type, stream_id, flags, length, bytes(view[position : position + length])
                     )
