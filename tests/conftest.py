@@ -46,7 +46,11 @@ def _no_thread_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
     if request.node.get_closest_marker("leaves_threads"):
         return
     give_up = time.monotonic() + THREADS_END_WITHIN
-    for thread in set(threading.enumerate()) - before:
-        thread.join(max(0.0, give_up - time.monotonic()))
-        if thread.is_alive():
+    while left := set(threading.enumerate()) - before:
+        thread = left.pop()
+        if time.monotonic() > give_up:
             pytest.fail(f"the test is over, but its thread {thread.name!r} still runs")
+        try:
+            thread.join(give_up - time.monotonic())
+        except RuntimeError:  # another thread is starting it just now
+            time.sleep(0.001)

@@ -39,7 +39,8 @@ RESTARTS = int(os.environ.get("NRI_SYNC_INTEROP_RESTARTS", "50"))
 
 LAUNCHED = f"#!{sys.executable}\n" + textwrap.dedent(
     """
-    import json, os
+    import json, os, sys
+    sys.path.insert(0, os.path.dirname(__file__) + "/../package")
     import nri_sync
     from nri_sync.api import nri_pb2
 
@@ -254,6 +255,8 @@ class TestEveryRelease:
         executable = plugins / "20-launched"
         executable.write_text(LAUNCHED)
         executable.chmod(0o755)
+        # The package that is tested, which need not be an installed one.
+        (socket_dir / "package").symlink_to(Path(nri_sync.__file__).parent.parent)
         # It is up when the reference has started.
         runtime.start(plugin_path=str(plugins), config_path=str(config))
         told = json.loads(report.read_text())
