@@ -15,7 +15,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("cases", nargs="*", metavar="CASE", help="which to run; all by default")
     parser.add_argument("--rounds", type=int, default=5, help="how often each is run (default: 5)")
-    parser.add_argument("--write", type=Path, metavar="FOLDER", help="write a page and plots there")
+    parser.add_argument("--write", type=Path, metavar="FOLDER", help="write performance.md and plots there")
     options = parser.parse_args()
     known = {case.name: case for case in CASES}
     unknown = [name for name in options.cases if name not in known]
@@ -27,10 +27,11 @@ def main() -> None:
         outcomes.append(outcome)
         print(f"\n{case.title}\n", *report.table(outcome), sep="\n", flush=True)
     if options.write is not None:
-        options.write.mkdir(parents=True, exist_ok=True)
-        pictures = report.plots(outcomes, options.write)
+        folder = options.write / "performance"
+        folder.mkdir(parents=True, exist_ok=True)
+        pictures = [f"performance/{name}" for name in report.plots(outcomes, folder)]
         page = report.page(outcomes, options.rounds, pictures)
-        (options.write / "index.md").write_text(page + "\n")
+        (options.write / "performance.md").write_text(page)
 
 
 if __name__ == "__main__":
