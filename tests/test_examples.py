@@ -1,0 +1,73 @@
+"""The examples do what their pages say."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from examples.device_injector.plugin import DeviceInjector
+from nri_sync import api
+
+__all__: list[str] = []
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def test_the_readme_shows_the_plugin_as_it_is() -> None:
+    shown = re.findall(r"^```python\n(.*?)^```$", (ROOT / "README.md").read_text(), re.M | re.S)
+    assert (ROOT / "examples" / "device_injector" / "plugin.py").read_text() in shown
+
+
+class TestDeviceInjector:
+    @pytest.fixture
+    def plugin(self) -> Any:
+        return DeviceInjector()
+
+    @pytest.fixture
+    def container(self) -> api.Container:
+        return api.Container(id="c0", name="main")
+
+    @pytest.mark.parametrize(
+        "key", ["device.example.com", "device.example.com/pod", "device.example.com/container.main"]
+    )
+    def test_the_device_that_is_named(
+        self, key: str, plugin: Any, container: api.Container
+    ) -> None:
+        pod = api.PodSandbox(annotations={key: "/dev/zero"})
+        (device,) = plugin.create_container(pod, container).message.linux.devices
+        status = os.stat("/dev/zero")
+        assert (device.path, device.type) == ("/dev/zero", "c")
+        assert os.makedev(device.major, device.minor) == status.st_rdev
+
+    def test_no_device_without_the_annotation(self, plugin: Any, container: api.Container) -> None:
+        pod = api.PodSandbox(annotations={"device.example.com/container.other": "/dev/zero"})
+        assert plugin.create_container(pod, container) is None
+
+    def test_a_device_that_does_not_exist(self, plugin: Any, container: api.Container) -> None:
+        pod = api.PodSandbox(annotations={"device.example.com": "/dev/no-such"})
+        with pytest.raises(FileNotFoundError, match="/dev/no-such"):
+            plugin.create_container(pod, container)
+
+
+def test_the_demo() -> None:
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "examples" / "demo.py")],
+        capture_output=True, text=True, check=False, timeout=50,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    answers = [
+        json.loads(text) for text in re.findall(r"^\{\}$|^\{\n.*?^\}$", done.stdout, re.M | re.S)
+    ]
+    assert [devices(answer) for answer in answers] == [[], ["/dev/null"], ["/dev/zero"]]
+    assert done.stderr.count("registered with the runtime") == 2
+
+
+def devices(answer: dict[str, Any]) -> list[str]:
+    return [device["path"] for device in answer.get("linux", {}).get("devices", [])]
