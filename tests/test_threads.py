@@ -16,6 +16,7 @@ import signal
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from functools import partial
 from types import FrameType
@@ -250,6 +251,13 @@ class TestLatch:
             at, happened = at + 1, stepper.happened
         assert at > 20
 
+    def test_a_waiter_that_was_interrupted_is_passed_over(self) -> None:
+        latch = Latch()
+        # One that is gone, although nobody has been told yet: as seen by set() on another thread.
+        latch._waiters.add(weakref.ref(Target()))
+        latch.set()
+        assert not latch._waiters
+
     def test_a_signal_handler_may_set_it_at_any_bytecode_of_set(self, watch: Watch) -> None:
         at, happened = 0, True
         while happened:
@@ -422,6 +430,48 @@ def test_an_interrupt_at_any_bytecode_starts_the_thread_or_does_not(
         outcomes.add((stepper.happened, target.runs))
         at, happened = at + 1, stepper.happened
     assert outcomes == {(True, 0), (True, 1), (False, 1)}
+
+
+def no_more_threads(*_: object) -> None:
+    raise RuntimeError("can't start new thread")
+
+
+def test_spawn_says_so_when_there_are_no_more_threads(
+    watch: Watch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = Target()
+    monkeypatch.setattr(watch, "start_new_thread", no_more_threads)
+    with pytest.raises(RuntimeError, match="can't start new thread"):
+        spawn("unused", target)
+    assert target.runs == 0
+
+
+def test_the_helper_of_the_main_thread_stands_in_when_it_was_the_last(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ran = threading.Event()
+    runs: list[tuple[int, str]] = []
+
+    def target(text: str) -> None:
+        runs.append((_thread.get_ident(), text))
+        ran.set()
+
+    monkeypatch.setattr(threads, "_start", no_more_threads)
+    spawn("unused", target, "argument")
+    assert ran.wait(LONG)
+    [(ident, text)] = runs
+    assert ident != threading.main_thread().ident
+    assert text == "argument"
+
+
+def test_off_main_stays_on_the_main_thread_when_there_is_no_other(
+    watch: Watch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = Target()
+    monkeypatch.setattr(watch, "start_new_thread", no_more_threads)
+    off_main("unused", target)
+    assert target.runs == 1
+    assert target.thread is threading.main_thread()
 
 
 def test_off_main_runs_the_target_here_on_other_threads() -> None:
