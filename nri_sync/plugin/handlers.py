@@ -181,11 +181,10 @@ def find_handlers(plugin: object) -> tuple[dict[str, Callable[..., Any]], EventM
         if handler is None:
             _check_spelling(plugin, name)
             continue
-        if getattr(type(plugin), name, None) is getattr(Plugin, name):
-            continue  # inherited, and does nothing
         method = getattr(plugin, name)
-        if method is None:
-            continue
+        inherited = getattr(Plugin, name)
+        if method is None or inherited in (method, getattr(method, "__func__", None)):
+            continue  # what the base class has does nothing
         _check_arguments(plugin, handler, method)
         found[name] = method
         if handler.event:
@@ -197,7 +196,12 @@ def find_handlers(plugin: object) -> tuple[dict[str, Callable[..., Any]], EventM
 
 
 def _describe(plugin: object) -> str:
-    return "the plugin None" if plugin is None else f"the plugin {type(plugin).__qualname__}"
+    if plugin is None:
+        return "the plugin None"
+    if isinstance(plugin, type):
+        name = plugin.__qualname__
+        return f"the plugin class {name} (is an instance meant, {name}()?)"
+    return f"the plugin {type(plugin).__qualname__}"
 
 
 def _check_arguments(plugin: object, handler: Handler, method: Any) -> None:

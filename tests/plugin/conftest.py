@@ -1,0 +1,66 @@
+"""Fixtures of the tests of the plugin side."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Callable
+
+import pytest
+
+import nri_sync
+from nri_sync import api
+from tests.plugin.harness import LONG, Runtime, descriptors
+
+__all__: list[str] = []
+
+
+@pytest.fixture(autouse=True)
+def _no_descriptor_left_behind() -> Iterator[None]:
+    """Fail a test that leaves a descriptor open."""
+    before = descriptors()
+    yield
+    give_up = time.monotonic() + LONG
+    while left := descriptors() - before:
+        if time.monotonic() > give_up:
+            pytest.fail(f"the test is over, but these are still open: {sorted(left)}")
+        time.sleep(0.001)
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the environment of the tests is, a stub finds nothing in it."""
+    for name in (api.ENV_PLUGIN_NAME, api.ENV_PLUGIN_IDX, api.ENV_PLUGIN_SOCKET):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def serve(socket_dir: Path) -> Iterator[Callable[..., Runtime]]:
+    """Makes a :class:`Runtime` that listens on ``socket_dir/"nri.sock"``; closed at the end."""
+    made: list[Runtime] = []
+
+    def make(**options: Any) -> Runtime:
+        made.append(Runtime(socket_dir / "nri.sock", **options))
+        return made[-1]
+
+    yield make
+    for runtime in made:
+        runtime.close()
+
+
+@pytest.fixture
+def make_stub(socket_dir: Path) -> Iterator[Callable[..., nri_sync.Stub]]:
+    """Makes a stub "10-test" that connects to ``socket_dir/"nri.sock"``; stopped at the end."""
+    made: list[nri_sync.Stub] = []
+
+    def make(plugin: object, **options: Any) -> nri_sync.Stub:
+        options = {"name": "test", "idx": "10", **options}
+        if "connection" not in options:
+            options.setdefault("socket_path", str(socket_dir / "nri.sock"))
+        made.append(nri_sync.Stub(plugin, **options))
+        return made[-1]
+
+    yield make
+    for stub in made:
+        stub.stop()

@@ -1,0 +1,68 @@
+"""What a stub counts."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from nri_sync.plugin.counters import Counters, Tally
+from tests.plugin.harness import LONG
+
+__all__: list[str] = []
+
+
+def test_starts_with_zeros() -> None:
+    assert Tally().snapshot() == Counters()
+    assert set(Counters()) == {0}
+
+
+@pytest.mark.parametrize("name", Counters._fields)
+def test_counts_each(name: str) -> None:
+    tally = Tally()
+    tally.add(name)
+    tally.add(name)
+    assert tally.snapshot() == Counters(**{name: 2})
+
+
+def test_an_unknown_name_is_an_error() -> None:
+    with pytest.raises(KeyError):
+        Tally().add("typo")
+
+
+@pytest.mark.parametrize(("sessions", "restarts"), [(0, 0), (1, 0), (2, 1), (10, 9)])
+def test_restarts_are_the_sessions_after_the_first(sessions: int, restarts: int) -> None:
+    assert Counters(sessions=sessions).restarts == restarts
+
+
+def test_a_snapshot_does_not_change() -> None:
+    tally = Tally()
+    before = tally.snapshot()
+    tally.add("updates")
+    assert before.updates == 0
+
+
+def test_a_copy_counts_on_its_own_and_under_a_lock_of_its_own() -> None:
+    tally = Tally()
+    tally.add("requests")
+    with tally._lock:  # as another thread held it when the process was forked
+        copy = Tally.copy_of(tally)
+        copy.add("requests")
+    assert (tally.snapshot().requests, copy.snapshot().requests) == (1, 2)
+
+
+def test_no_count_is_lost_between_threads() -> None:
+    tally = Tally()
+    barrier = threading.Barrier(4)
+
+    def count() -> None:
+        barrier.wait(LONG)
+        for _ in range(500):
+            tally.add("requests")
+
+    threads = [threading.Thread(target=count) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(LONG)
+    assert tally.snapshot().requests == 2000

@@ -1,0 +1,301 @@
+"""Which handlers a plugin has, and what becomes of what they return."""
+
+from __future__ import annotations
+
+import functools
+import types
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+import nri_sync
+from nri_sync import api
+from nri_sync.api import EventMask, nri_pb2
+from nri_sync.errors import PluginError
+from nri_sync.plugin.handlers import BY_EVENT, HANDLERS, Handler, find_handlers
+from tests.plugin.harness import PluginWith
+
+__all__: list[str] = []
+
+BY_NAME = {handler.name: handler for handler in HANDLERS}
+EVENTS = {handler.event: handler for handler in HANDLERS if handler.event}
+SERVICE = nri_pb2.DESCRIPTOR.services_by_name["Plugin"]
+
+UPDATE = nri_pb2.ContainerUpdate(container_id="ctr0")
+OTHER = nri_pb2.ContainerUpdate(container_id="ctr1")
+
+
+class TestTable:
+    def test_every_event_has_a_handler(self) -> None:
+        assert sorted(EVENTS) == EventMask.ALL.numbers == list(range(1, 15))
+
+    def test_every_method_of_the_service_has_a_handler(self) -> None:
+        methods = {method.name for method in SERVICE.methods}
+        assert {handler.rpc for handler in HANDLERS} == methods - {"StateChange"}
+
+    @pytest.mark.parametrize("handler", HANDLERS, ids=lambda handler: handler.name)
+    def test_the_arguments_are_fields_of_the_request(self, handler: Handler) -> None:
+        request = SERVICE.methods_by_name[handler.rpc].input_type
+        assert set(handler.fields) <= {field.name for field in request.fields}
+
+    def test_nine_events_come_by_state_change(self) -> None:
+        assert sorted(BY_EVENT) == [1, 2, 3, 5, 6, 7, 9, 11, 13]
+        fields = {field.name for field in nri_pb2.StateChangeEvent.DESCRIPTOR.fields}
+        assert all(set(handler.fields) <= fields for handler in BY_EVENT.values())
+
+    def test_a_name_is_the_event_in_snake_case(self) -> None:
+        assert BY_NAME["post_update_pod_sandbox"].rpc == "PostUpdatePodSandbox"
+        for number, handler in EVENTS.items():
+            assert handler.name == nri_pb2.Event.Name(number).lower()
+            assert handler.rpc == api.pretty_name(number)
+
+
+class TestFinding:
+    @pytest.mark.parametrize("handler", HANDLERS, ids=lambda handler: handler.name)
+    def test_each_handler_alone(self, handler: Handler) -> None:
+        function = lambda *arguments: None  # noqa: E731
+        found, mask = find_handlers(PluginWith(**{handler.name: function}))
+        assert found == {handler.name: function}
+        assert mask == (EventMask.of(handler.event) if handler.event else EventMask(0))
+
+    def test_a_subclass_has_only_what_it_defines(self) -> None:
+        class Mine(nri_sync.Plugin):
+            def create_container(self, pod: object, container: object) -> None:
+                pass
+
+        class Further(Mine):
+            def run_pod_sandbox(self, pod: object) -> None:
+                pass
+
+        assert find_handlers(Mine())[1] == EventMask.CREATE_CONTAINER
+        found, mask = find_handlers(Further())
+        assert set(found) == {"create_container", "run_pod_sandbox"}
+        assert mask == EventMask.CREATE_CONTAINER | EventMask.RUN_POD_SANDBOX
+
+    def test_a_method_that_an_instance_of_the_base_class_was_given(self) -> None:
+        plugin = nri_sync.Plugin()
+        plugin.run_pod_sandbox = lambda pod: None  # type: ignore[method-assign]
+        assert find_handlers(plugin)[1] == EventMask.RUN_POD_SANDBOX
+
+    def test_a_module_may_be_a_plugin(self) -> None:
+        module = types.ModuleType("plugin")
+        module.__dict__["stop_container"] = lambda pod, container: []
+        assert find_handlers(module)[1] == EventMask.STOP_CONTAINER
+
+    def test_a_handler_that_is_none_is_not_there(self) -> None:
+        class Without(PluginWith):
+            run_pod_sandbox = None
+
+        found, _ = find_handlers(Without(stop_pod_sandbox=lambda pod: None))
+        assert set(found) == {"stop_pod_sandbox"}
+
+    def test_other_ways_to_be_callable(self) -> None:
+        class Callable:
+            def __call__(self, pod: object, container: object) -> None:
+                pass
+
+        class Plugin:
+            @staticmethod
+            def start_container(pod: object, container: object) -> None:
+                pass
+
+            @classmethod
+            def stop_container(cls, pod: object, container: object) -> None:
+                pass
+
+            create_container = Callable()
+            run_pod_sandbox = functools.partial(lambda extra, pod: None, 1)
+            remove_pod_sandbox = print
+
+        assert set(find_handlers(Plugin())[0]) == {
+            "create_container", "start_container", "stop_container", "run_pod_sandbox",
+            "remove_pod_sandbox",
+        }  # fmt: skip
+
+    def test_arguments_may_have_other_names_and_defaults(self) -> None:
+        def handler(p: object, c: object, *, verbose: bool = False) -> None:
+            pass
+
+        assert set(find_handlers(PluginWith(create_container=handler))[0]) == {"create_container"}
+
+    def test_properties_that_have_nothing_to_do_with_it_are_left_alone(self) -> None:
+        class Plugin(PluginWith):
+            @property
+            def inventory(self) -> None:
+                raise AssertionError("looked at")
+
+        find_handlers(Plugin(shutdown=lambda: None))
+
+
+class TestRefusing:
+    @pytest.mark.parametrize("plugin", [None, object(), 42, nri_sync.Plugin(), "create_container"])
+    def test_no_handlers(self, plugin: object) -> None:
+        with pytest.raises(
+            PluginError, match="has no handlers; it needs at least one of: configure"
+        ):
+            find_handlers(plugin)
+
+    def test_the_plugin_is_named(self) -> None:
+        with pytest.raises(PluginError, match="the plugin PluginWith has no handlers"):
+            find_handlers(PluginWith())
+        with pytest.raises(PluginError, match="the plugin None"):
+            find_handlers(None)
+
+    def test_a_class_instead_of_an_instance(self) -> None:
+        class Mine(nri_sync.Plugin):
+            def create_container(self, pod: object, container: object) -> None:
+                pass
+
+        for plugin in (Mine, nri_sync.Plugin):
+            with pytest.raises(PluginError, match=r"the plugin class \S+ \(is an instance meant"):
+                find_handlers(plugin)
+
+    @pytest.mark.parametrize(
+        ("wrong", "meant"),
+        [
+            ("CreateContainer", "create_container(pod, container)"),
+            ("createContainer", "create_container(pod, container)"),
+            ("create_containers", "create_container(pod, container)"),
+            ("creat_container", "create_container(pod, container)"),
+            ("run_podsandbox", "run_pod_sandbox(pod)"),
+            ("run_pod_sandboxes", "run_pod_sandbox(pod)"),
+            ("synchronise", "synchronize(pods, containers)"),
+            ("Configure", "configure(config, runtime, version)"),
+            ("shut_down", "shutdown()"),
+            ("validate_container_adjustments", "validate_container_adjustment(request)"),
+        ],
+    )
+    def test_a_misspelt_handler(self, wrong: str, meant: str) -> None:
+        plugin = PluginWith(**{wrong: lambda *arguments: None, "stop_container": lambda p, c: None})
+        with pytest.raises(PluginError) as caught:
+            find_handlers(plugin)
+        assert f"{wrong} is not a handler, is {meant} meant?" in str(caught.value)
+
+    @pytest.mark.parametrize(
+        "name", ["_create_container_", "containers", "update", "start", "run", "main", "on_close"]
+    )
+    def test_other_methods_are_no_misspelt_handlers(self, name: str) -> None:
+        plugin = PluginWith(**{name: lambda: None, "stop_container": lambda p, c: None})
+        assert set(find_handlers(plugin)[0]) == {"stop_container"}
+
+    def test_data_is_no_misspelt_handler(self) -> None:
+        plugin = PluginWith(create_containers=[1], stop_container=lambda p, c: None)
+        assert set(find_handlers(plugin)[0]) == {"stop_container"}
+
+    @pytest.mark.parametrize(
+        ("handler", "meant"),
+        [
+            (lambda pod: None, "missing|too many"),
+            (lambda pod, container, resources: None, "missing a required argument: 'resources'"),
+            (lambda: None, "too many positional arguments"),
+        ],
+    )
+    def test_wrong_arguments(self, handler: Any, meant: str) -> None:
+        with pytest.raises(PluginError, match=meant) as caught:
+            find_handlers(PluginWith(create_container=handler))
+        assert "cannot be called as create_container(pod, container)" in str(caught.value)
+
+    def test_a_keyword_only_argument(self) -> None:
+        def handler(pod: object, *, container: object) -> None:
+            pass
+
+        with pytest.raises(PluginError, match="cannot be called as create_container"):
+            find_handlers(PluginWith(create_container=handler))
+
+    def test_an_async_handler(self) -> None:
+        async def handler(pod: object, container: object) -> None:
+            pass
+
+        with pytest.raises(PluginError, match="create_container is async; handlers are ordinary"):
+            find_handlers(PluginWith(create_container=handler))
+
+    def test_not_a_method(self) -> None:
+        with pytest.raises(PluginError, match="create_container is not a method"):
+            find_handlers(PluginWith(create_container=42))
+
+    def test_it_is_a_type_error(self) -> None:
+        with pytest.raises(TypeError):
+            find_handlers(None)
+
+
+def generated() -> Iterator[nri_pb2.ContainerUpdate]:
+    yield UPDATE
+    yield OTHER
+
+
+class TestReplies:
+    @pytest.mark.parametrize(
+        "result",
+        [
+            nri_pb2.ContainerAdjustment(args=["x"]),
+            (nri_pb2.ContainerAdjustment(args=["x"]), None),
+            (nri_pb2.ContainerAdjustment(args=["x"]), []),
+            nri_pb2.CreateContainerResponse(adjust=nri_pb2.ContainerAdjustment(args=["x"])),
+        ],
+    )
+    def test_an_adjustment(self, result: Any) -> None:
+        reply = BY_NAME["create_container"].reply(result)
+        assert reply == nri_pb2.CreateContainerResponse(
+            adjust=nri_pb2.ContainerAdjustment(args=["x"])
+        )
+
+    def test_nothing_is_no_adjustment(self) -> None:
+        assert BY_NAME["create_container"].reply(None) == nri_pb2.CreateContainerResponse()
+        assert BY_NAME["create_container"].reply((None, None)) == nri_pb2.CreateContainerResponse()
+
+    def test_an_adjustment_and_updates(self) -> None:
+        adjustment = nri_pb2.ContainerAdjustment(args=["x"])
+        reply = BY_NAME["create_container"].reply((adjustment, (UPDATE,)))
+        assert (reply.adjust, list(reply.update)) == (adjustment, [UPDATE])
+        assert list(BY_NAME["create_container"].reply((None, [UPDATE])).update) == [UPDATE]
+
+    def test_builders(self) -> None:
+        reply = BY_NAME["create_container"].reply((api.Adjustment().add_env("A", "B"), None))
+        assert [(env.key, env.value) for env in reply.adjust.env] == [("A", "B")]
+        reply = BY_NAME["update_container"].reply([api.Update("ctr0"), UPDATE])
+        assert [update.container_id for update in reply.update] == ["ctr0", "ctr0"]
+
+    @pytest.mark.parametrize("name", ["update_container", "stop_container", "synchronize"])
+    @pytest.mark.parametrize("result", [[UPDATE, OTHER], (UPDATE, OTHER), generated])
+    def test_updates(self, name: str, result: Any) -> None:
+        reply = BY_NAME[name].reply(result() if callable(result) else result)
+        assert list(reply.update) == [UPDATE, OTHER]
+
+    @pytest.mark.parametrize("name", ["update_container", "stop_container", "synchronize"])
+    @pytest.mark.parametrize("result", [None, [], ()])
+    def test_no_updates(self, name: str, result: Any) -> None:
+        reply = BY_NAME[name].reply(result)
+        assert list(reply.update) == []
+
+    @pytest.mark.parametrize("name", ["update_container", "stop_container", "synchronize"])
+    def test_the_response_itself(self, name: str) -> None:
+        response = BY_NAME[name].reply([UPDATE])
+        assert BY_NAME[name].reply(response) is response
+
+    @pytest.mark.parametrize(
+        ("name", "result"),
+        [
+            ("create_container", "adjustment"),
+            ("create_container", UPDATE),
+            ("create_container", [UPDATE]),
+            ("create_container", (nri_pb2.ContainerAdjustment(), UPDATE)),
+            ("create_container", (nri_pb2.ContainerAdjustment(), [Exception()])),
+            ("create_container", (1, 2, 3)),
+            ("update_container", UPDATE),
+            ("update_container", True),
+            ("update_container", ["ctr0"]),
+            ("stop_container", nri_pb2.UpdateContainerResponse()),
+            ("synchronize", 5),
+            ("run_pod_sandbox", True),
+            ("post_update_container", [UPDATE]),
+            ("shutdown", 0),
+        ],
+    )
+    def test_results_of_a_wrong_type(self, name: str, result: Any) -> None:
+        with pytest.raises(TypeError, match="expected"):
+            BY_NAME[name].reply(result)
+
+    @pytest.mark.parametrize("name", [name for name in BY_NAME if name.startswith("post_")])
+    def test_nothing_is_expected_after_the_fact(self, name: str) -> None:
+        assert BY_NAME[name].reply(None) is None
