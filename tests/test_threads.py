@@ -254,7 +254,9 @@ class TestLatch:
     def test_a_waiter_that_was_interrupted_is_passed_over(self) -> None:
         latch = Latch()
         # One that is gone, although nobody has been told yet: as seen by set() on another thread.
-        latch._waiters.add(weakref.ref(Target()))
+        waiter = Target()
+        latch._waiters.add(weakref.ref(waiter))
+        del waiter
         latch.set()
         assert not latch._waiters
 
