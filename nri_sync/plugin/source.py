@@ -71,7 +71,7 @@ class Source:
         dialer: Dialer | None,
         socket_path: str | None,
     ) -> None:
-        """Raises IdentityError when the connection that was given or inherited cannot be used."""
+        """Raises IdentityError, or TypeError, when what was given or inherited is no usable connection."""
         self.path = socket_path or api.DEFAULT_SOCKET_PATH
         self._dialer = dialer
         # The connection that serves once. A list, for a pop() that only one of two threads can win: what is
@@ -80,8 +80,7 @@ class Source:
         # Why there is no second connection, where there is none.
         self._spent = ""
         if connection is not None:
-            if connection.fileno() < 0:
-                raise IdentityError("the connection that was given is closed")
+            _check_given(connection)
             self._once.append(connection)
             if dialer is None and socket_path is None:
                 self._spent = (
@@ -161,6 +160,21 @@ def _advice(error: BaseException) -> str:
     return ""
 
 
+def _check_given(connection: socket.socket) -> None:
+    if not isinstance(connection, socket.socket):
+        raise TypeError(f"connection must be a socket, not {type(connection).__name__}")
+    if connection.fileno() < 0:
+        raise IdentityError("the connection that was given is closed")
+    if connection.type != socket.SOCK_STREAM:
+        raise IdentityError(f"the connection that was given is {connection.type!r}, no stream")
+    try:
+        connection.getpeername()
+    except OSError as error:
+        raise IdentityError(
+            f"the connection that was given is not connected: {error.strerror}"
+        ) from None
+
+
 def _inherited(text: str) -> socket.socket:
     what = f"{api.ENV_PLUGIN_SOCKET}={text}"
     try:
@@ -169,6 +183,8 @@ def _inherited(text: str) -> socket.socket:
         raise IdentityError(f"{what} is not the number of a file descriptor") from None
     try:
         return sockets.adopt(fd)
+    except OverflowError:
+        raise IdentityError(f"{what} is not an open file descriptor") from None
     except OSError as error:
         if error.errno == errno.EBADF:
             raise IdentityError(f"{what} is not an open file descriptor") from None
