@@ -221,6 +221,7 @@ class Link:
 
     def abandon(self) -> None:
         """In a forked child: let go of the descriptors without touching the connection of the parent."""
+        self._ended = self._closing = True
         self._open = False
         self._close_descriptors()
 
@@ -278,7 +279,7 @@ class Link:
             return
         if not self._callers_read:
             self._appoint()
-        self.wake_by(self._receiver.tick(time.monotonic()))
+        self.wake_by(self._tick())
         self._work(_READ)
 
     def _work(self, task: Any) -> None:
@@ -418,14 +419,17 @@ class Link:
         while not self._ended:
             # Mark, then look: what becomes due from here on finds the mark, and sounds the alarm.
             self._wake_at = math.inf
-            try:
-                self._wake_at = wake_at = self._receiver.tick(time.monotonic())
-            except Exception:
-                logger.exception("%s: cannot do what is due", self.name)
-                wake_at = math.inf
+            self._wake_at = wake_at = self._tick()
             timeout = max(0.0, min(wake_at - time.monotonic(), threading.TIMEOUT_MAX))
             with contextlib.suppress(queue.Empty):
                 self._alarms.get(timeout=timeout)
+
+    def _tick(self) -> float:
+        try:
+            return self._receiver.tick(time.monotonic())
+        except Exception:
+            logger.exception("%s: cannot do what is due", self.name)
+            return math.inf
 
     def _watch(self) -> Any:
         """The sentinel's work: watch the socket while the thread that read from it serves."""
