@@ -16,12 +16,14 @@ from nri_sync.deadline import Deadline
 from nri_sync.errors import (
     ConnectionLost,
     NRIError,
+    RemoteProtocolError,
     StartError,
     StartTimeout,
     StubStopped,
 )
 from nri_sync.net.sockets import peer_credentials
 from nri_sync.plugin.counters import Tally
+from nri_sync.plugin.facts import Facts
 from nri_sync.plugin.lifecycle import Lifecycle
 from nri_sync.plugin.servicer import Late, Served, Servicer
 from nri_sync.plugin.source import Source
@@ -46,20 +48,15 @@ class PluginSide(Protocol):
     base_name: str
     handlers: dict[str, Any]
     handled: EventMask
-    events: EventMask
+    defaults: Facts
     failure_policy: nri_pb2.FailurePolicy | None
     late_reply: bool
-    request_timeout: float
-    runtime_nri_version: str
     plugin_nri_version: str
     server_interceptors: list[Any]
     tally: Tally
     source: Source
     lifecycle: Lifecycle
     logger: logging.LoggerAdapter[Any]
-
-    def learn(self, request: nri_pb2.ConfigureRequest) -> None:
-        """Take in what the runtime says of itself."""
 
     def concluded(self, conn: Connection, *, lost: ConnectionLost | None) -> None:
         """``conn`` is over, the state is IDLE. Called once for each, on a thread of the connection."""
@@ -89,6 +86,8 @@ class Connection:
         self.ended = Latch()
         # Set when they have been sent: the answers of the handlers that have asked to end it.
         self._last_answers: deque[Latch] = deque()
+        #: What its runtime has told.
+        self.facts = plugin.lifecycle.facts
         # Written under the lifecycle's lock.
         self.close_reason: ConnectionLost | None = None
         self.is_configured = False
@@ -171,21 +170,31 @@ class Connection:
             self.expire()
         elif self.session is not None and not self.session.link.closing:
             # (When the link is over, it tells so itself.)
-            self.fail(
-                StartError(
-                    f"plugin {self.plugin.name}: the runtime refused the registration: {status.details} "
-                    f"({status.code.name})",
-                    phase="register",
-                )
+            reason = f"the runtime refused the registration: {status.details} ({status.code.name})"
+            self.fail(StartError(f"plugin {self.plugin.name}: {reason}", phase="register"))
+            # For a runtime that has configured the plugin all the same, this is an end like any other.
+            self.session.link.close(RemoteProtocolError(reason))
+
+    def learn(self, request: nri_pb2.ConfigureRequest) -> None:
+        """Take in what the runtime says of itself."""
+        self.registered = True  # though the reply may still be on its way
+        self.facts = facts = self.facts.told(request, self.plugin.defaults)
+        self.plugin.lifecycle.learned(self)
+        if facts.runtime_nri_version == "unknown":
+            self.logger.warning(
+                "the NRI version of runtime %r, version %r, is not known",
+                facts.runtime_name,
+                facts.runtime_version,
             )
 
-    def configured(self) -> None:
+    def configured(self, events: EventMask) -> None:
         """Configure has been handled; its answer is about to be sent."""
+        self.facts = self.facts._replace(events=events)
         if self.plugin.lifecycle.configured(self):
             self.plugin.tally.add("sessions")
             # Before anything of the application's runs, as its logger: nothing else would end start().
             self.decided.set()
-            self.logger.info("configured, subscribed to %s", self.plugin.events)
+            self.logger.info("configured, subscribed to %s", events)
 
     def configure_failed(self, error: BaseException, context: ServicerContext) -> None:
         """The configure handler raised: tell the runtime, then end."""
@@ -237,15 +246,18 @@ class Connection:
             f"plugin {self.plugin.name}: stopped while it was starting ({self.phase})"
         )
         after = None if served is None else served.answered()
-        self.fail(error, after=after, grace=grace)
+        self._end(error, after, grace, started=True)
 
-    def fail(
-        self, error: Exception, *, after: Latch | None = None, grace: float | None = None
+    def fail(self, error: Exception, *, after: Latch | None = None) -> None:
+        """The start has failed: end it, once ``after`` is set. Does nothing when it has succeeded."""
+        self._end(error, after, None, started=False)
+
+    def _end(
+        self, error: Exception, after: Latch | None, grace: float | None, *, started: bool
     ) -> None:
-        """End it, with ``error`` for whoever is in start(), once ``after`` is set or within ``grace``."""
         if after is not None:
             self._last_answers.append(after)
-        first, session = self.plugin.lifecycle.begin_end(self, error)
+        first, session = self.plugin.lifecycle.begin_end(self, error, started=started)
         if session is None:
             if first:
                 self._conclude(None)
@@ -260,7 +272,7 @@ class Connection:
 
     def _close_gently(self, session: Session, grace: float | None) -> None:
         # Past this the runtime gives up on the answers anyway.
-        deadline = Deadline(self.plugin.request_timeout)
+        deadline = Deadline(self.facts.request_timeout)
         quiet_by = Deadline(grace or 0.0)
         while True:
             while self._last_answers:
@@ -315,7 +327,7 @@ class Connection:
         return f"plugin {self.plugin.name}: {cause} {_WHILE[phase]}; {likely}"
 
     def _slow(self) -> str:
-        timeout = self.plugin.request_timeout
+        timeout = self.facts.request_timeout
         now = time.monotonic()
         # A copy is made in one step, while handlers come and go.
         serving = self.serving.copy().values()

@@ -1,4 +1,4 @@
-"""What a stub is doing, and with which connection: ONE lock and condition variable guard both.
+"""What a stub is doing, with which connection, and what it knows: ONE lock and condition variable guard both.
 
 Only threads of the stub itself, or others that no signal can interrupt, may call these methods: the main
 thread hands such work over (see :mod:`nri_sync.threads`). Nothing in here blocks but :meth:`admit`, and
@@ -15,6 +15,7 @@ from nri_sync.plugin.state import Move, State, following
 
 if TYPE_CHECKING:
     from nri_sync.plugin.connection import Connection
+    from nri_sync.plugin.facts import Facts
     from nri_sync.session import Session
 
 __all__ = ["Lifecycle"]
@@ -23,16 +24,18 @@ __all__ = ["Lifecycle"]
 class Lifecycle:
     """The state of a stub and its current connection.
 
-    Reading ``state``, ``conn`` and ``close_reason`` needs no lock: each is replaced as a whole.
+    Reading the fields needs no lock: each is replaced as a whole.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, facts: Facts) -> None:
         # Guards the fields below, and of each connection those that say so. Innermost.
         self._changed = threading.Condition(threading.Lock())
         self.state = State.IDLE
         self.conn: Connection | None = None
         #: Why the last connection that was configured ended: ``None`` if this side ended it.
         self.close_reason: ConnectionLost | None = None
+        #: What the last connection that was current has learned.
+        self.facts = facts
 
     def _move_locked(self, move: Move) -> None:
         """Requires the lock."""
@@ -70,23 +73,36 @@ class Lifecycle:
             conn.session = session
             return True
 
+    def learned(self, conn: Connection) -> None:
+        """``conn`` has new facts."""
+        with self._changed:
+            if self.conn is conn:
+                self.facts = conn.facts
+
     def configured(self, conn: Connection) -> bool:
         """STARTING to STARTED; False when ``conn`` is not starting (any more)."""
         with self._changed:
-            if self.conn is not conn or self.state is not State.STARTING:
+            if self.conn is not conn:
                 return False
-            self._move_locked(Move.CONFIGURED)
-            conn.is_configured = True
-            return True
+            is_first = self.state is State.STARTING
+            if is_first:
+                self._move_locked(Move.CONFIGURED)
+                conn.is_configured = True
+            if conn.is_configured:
+                self.facts = conn.facts
+            return is_first
 
-    def begin_end(self, conn: Connection, error: Exception) -> tuple[bool, Session | None]:
-        """This side ends ``conn``, with ``error`` for whoever is starting it.
+    def begin_end(
+        self, conn: Connection, error: Exception, *, started: bool = False
+    ) -> tuple[bool, Session | None]:
+        """This side ends ``conn``, with ``error`` for whoever is starting it; ``started``: also if it has.
 
         Returns whether this is the first reason, and the session that is to be closed. Without a session the
         connection is over at once: the caller must then conclude it.
         """
         with self._changed:
-            if conn.over:
+            # What fails a start may come too late, and must not end a session as if stop() had.
+            if conn.over or (conn.is_configured and not started):
                 return False, None
             first = self.state is not State.STOPPING
             if self.conn is not conn:

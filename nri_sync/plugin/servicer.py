@@ -157,8 +157,7 @@ class Servicer:
         self, request: nri_pb2.ConfigureRequest, context: ServicerContext
     ) -> nri_pb2.ConfigureResponse:
         conn = self._conn
-        conn.registered = True  # whose reply may still be on its way
-        conn.plugin.learn(request)
+        conn.learn(request)
         handler = _HANDLERS["configure"]
         try:
             arguments = [getattr(request, field) for field in handler.fields]
@@ -169,8 +168,7 @@ class Servicer:
         response = nri_pb2.ConfigureResponse(
             events=int(events), failure_policy=self._plugin.failure_policy
         )
-        self._plugin.events = events
-        conn.configured()
+        conn.configured(events)
         return response
 
     def _events(self, asked: Any) -> EventMask:
@@ -188,7 +186,7 @@ class Servicer:
                     f"configure subscribes to events that have no handler: {without} ({int(without):#x})"
                 )
             return events
-        version = self._plugin.runtime_nri_version
+        version = self._conn.facts.runtime_nri_version
         events = handled & api.valid_events(version)
         if events != handled:
             self._conn.logger.warning(
@@ -245,7 +243,7 @@ class Late(LatePolicy):
     def limit(self) -> float | None:
         if not self._conn.is_configured:
             return None
-        timeout = self._plugin.request_timeout
+        timeout = self._conn.facts.request_timeout
         # The runtime's clock began a little earlier, and the answer takes a moment to get there.
         return timeout - min(max(0.1 * timeout, 0.05), 0.5 * timeout)
 
@@ -259,7 +257,7 @@ class Late(LatePolicy):
         self._conn.logger.warning(
             "%s has not answered within the request timeout of %g s; answered for it with %s",
             rpc,
-            self._plugin.request_timeout,
+            self._conn.facts.request_timeout,
             "an error" if fails else "an empty reply",
         )
         if fails:

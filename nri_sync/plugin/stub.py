@@ -27,6 +27,7 @@ from nri_sync.errors import (
 )
 from nri_sync.plugin.connection import Connection
 from nri_sync.plugin.counters import Counters, Tally
+from nri_sync.plugin.facts import Facts
 from nri_sync.plugin.handlers import find_handlers
 from nri_sync.plugin.lifecycle import Lifecycle
 from nri_sync.plugin.source import Dialer, Source, identify
@@ -145,20 +146,12 @@ class Stub:
             logger or logging.getLogger("nri_sync.stub"), {"plugin": self.name}
         )
         self._on_close = on_close
-        #: The events subscribed to, in the last session that was configured; before that, those handled.
-        self.events: EventMask = self.handled
-        self._default_registration_timeout = float(registration_timeout)
-        #: Seconds; the defaults, until a runtime tells its own. Like the versions, they outlive the session.
-        self.registration_timeout: float = self._default_registration_timeout
-        self.request_timeout: float = api.DEFAULT_REQUEST_TIMEOUT
-        self.runtime_name: str = ""
-        self.runtime_version: str = ""
-        #: The NRI release of the runtime, as told or inferred; "unknown" until, and unless, that is possible.
-        self.runtime_nri_version: str = "unknown"
+        #: What is taken for granted until a runtime tells, and what of it a runtime does not tell.
+        self.defaults = Facts(self.handled, float(registration_timeout))
         #: The NRI release that this package implements.
         self.plugin_nri_version: str = api.NRI_VERSION
         self.tally = Tally()
-        self.lifecycle = Lifecycle()
+        self.lifecycle = Lifecycle(self.defaults)
         # The connections that are not over: the current one, and those that wait to become it. A dict for
         # its single-step operations; written by their starters and their own threads.
         self._conns: dict[Connection, None] = {}
@@ -401,38 +394,44 @@ class Stub:
         """Why the last session ended: ConnectionLost, or ``None`` after ``stop()``."""
         return self.lifecycle.close_reason
 
+    # The facts of a session outlive it, until the next one is configured.
+
+    @property
+    def events(self) -> EventMask:
+        """The events subscribed to; before the first session, those that have a handler."""
+        return self.lifecycle.facts.events
+
+    @property
+    def registration_timeout(self) -> float:
+        """How long ``start()`` may take, in seconds: as given, then as the runtime tells."""
+        return self.lifecycle.facts.registration_timeout
+
+    @property
+    def request_timeout(self) -> float:
+        """How long the runtime waits for a handler, in seconds: 2, then as it tells."""
+        return self.lifecycle.facts.request_timeout
+
+    @property
+    def runtime_name(self) -> str:
+        """``"containerd"``, ``"cri-o"``, ...; empty before the first session."""
+        return self.lifecycle.facts.runtime_name
+
+    @property
+    def runtime_version(self) -> str:
+        """The runtime's own release."""
+        return self.lifecycle.facts.runtime_version
+
+    @property
+    def runtime_nri_version(self) -> str:
+        """The runtime's NRI release, told or inferred; "unknown" until and unless that is possible."""
+        return self.lifecycle.facts.runtime_nri_version
+
     @property
     def counters(self) -> Counters:
         """What it has done so far; a snapshot."""
         return self.tally.snapshot()
 
     # For its connections
-
-    def learn(self, request: nri_pb2.ConfigureRequest) -> None:
-        """Take in what the runtime says of itself in Configure."""
-        self.runtime_name = request.runtime_name
-        self.runtime_version = request.runtime_version
-        # Runtimes up to NRI v0.6 do not tell: 0 is no timeout, it is no answer.
-        self.registration_timeout = (
-            request.registration_timeout / 1000
-            if request.registration_timeout > 0
-            else self._default_registration_timeout
-        )
-        self.request_timeout = (
-            request.request_timeout / 1000
-            if request.request_timeout > 0
-            else api.DEFAULT_REQUEST_TIMEOUT
-        )
-        version = api.runtime_nri_version(
-            request.NRI_version, request.runtime_name, request.runtime_version
-        )
-        if version is None:
-            self.logger.warning(
-                "the NRI version of runtime %r, version %r, is not known",
-                request.runtime_name,
-                request.runtime_version,
-            )
-        self.runtime_nri_version = version or "unknown"
 
     def concluded(self, conn: Connection, *, lost: ConnectionLost | None) -> None:
         """``conn`` is over: wake all who wait for it, and tell the application."""
@@ -452,8 +451,8 @@ class Stub:
     def after_fork_in_child(self) -> None:
         """The connection is the parent's: let go of its descriptors, without a word to the runtime."""
         conns, self._conns = self._live(), {}
-        close_reason, self.lifecycle = self.lifecycle.close_reason, Lifecycle()
-        self.lifecycle.close_reason = close_reason
+        before, self.lifecycle = self.lifecycle, Lifecycle(self.lifecycle.facts)
+        self.lifecycle.close_reason = before.close_reason
         self.tally = Tally.copy_of(self.tally)
         for conn in conns:
             if conn.session is not None:

@@ -1,0 +1,42 @@
+"""What a stub knows of the runtime: from Configure, and before that by default."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from nri_sync import api
+from nri_sync.api import EventMask, nri_pb2
+
+__all__ = ["Facts"]
+
+
+class Facts(NamedTuple):
+    """Immutable, so that whoever reads it sees what belongs together."""
+
+    #: What the plugin is subscribed to.
+    events: EventMask
+    #: In seconds.
+    registration_timeout: float
+    request_timeout: float = api.DEFAULT_REQUEST_TIMEOUT
+    runtime_name: str = ""
+    runtime_version: str = ""
+    #: As told or inferred.
+    runtime_nri_version: str = "unknown"
+
+    def told(self, request: nri_pb2.ConfigureRequest, defaults: Facts) -> Facts:
+        """With what the runtime says of itself. Runtimes before NRI v0.7 do not tell their timeouts: 0
+        means that there is no answer, not that there is no time.
+        """
+        registration, answer = request.registration_timeout, request.request_timeout
+        version = api.runtime_nri_version(
+            request.NRI_version, request.runtime_name, request.runtime_version
+        )
+        return self._replace(
+            registration_timeout=registration / 1000
+            if registration > 0
+            else defaults.registration_timeout,
+            request_timeout=answer / 1000 if answer > 0 else defaults.request_timeout,
+            runtime_name=request.runtime_name,
+            runtime_version=request.runtime_version,
+            runtime_nri_version=version or "unknown",
+        )
