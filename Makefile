@@ -7,7 +7,7 @@ PY := $(VENV)/bin/python
 TOX := $(PY) tools/run_tox.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test interop bench fuzz gen clean
+.PHONY: help demo test interop interop-full bench fuzz gen clean
 
 help:  ## Show the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -20,6 +20,9 @@ test: $(VENV)/.tox  ## Everything that CI checks: tests on all Pythons, lint, ty
 
 interop: $(VENV)/.tox  ## The tests against the Go implementation
 	$(TOX) -e interop $(TOX_ARGS)
+
+interop-full: $(VENV)/.tox  ## The same with 100,000 calls each way and 2,000 restarts of each runtime
+	NRI_SYNC_INTEROP_CALLS=100000 NRI_SYNC_INTEROP_RESTARTS=2000 $(TOX) -e interop $(TOX_ARGS)
 
 bench: $(VENV)/.tox  ## Measure speed and footprint beside the Go peers, and write docs/performance.md
 	$(TOX) -e bench $(TOX_ARGS)
