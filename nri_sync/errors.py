@@ -15,6 +15,8 @@
      |    +-- NotConnected           a call to the runtime without a session
      |    +-- WouldDeadlock          a blocking call that the runtime could never answer
      +-- OwnershipConflict (ValueError)   two plugins set the same thing in a container
+     +-- ConflictError               the answers of plugins do not go together
+     +-- SpecError (ValueError)      an adjustment cannot be applied to an OCI specification
      +-- ValidationRejected          a validator refused what the plugins have set
      +-- StartError                  start() failed; ``phase`` tells how far it got
           +-- StartTimeout (TimeoutError)
@@ -26,6 +28,7 @@ from __future__ import annotations
 
 __all__ = [
     "AlreadyStarted",
+    "ConflictError",
     "ConnectionLost",
     "IdentityError",
     "LifecycleError",
@@ -36,6 +39,7 @@ __all__ = [
     "PluginError",
     "ProtocolError",
     "RemoteProtocolError",
+    "SpecError",
     "StartError",
     "StartTimeout",
     "StubStopped",
@@ -133,12 +137,32 @@ class OwnershipConflict(NRIError, ValueError):
         self.key = key
 
 
+class ConflictError(NRIError):
+    """The answer of ``plugin`` cannot be merged with those before it, so the request fails.
+
+    The text is the reference runtime's. ``__cause__`` is an OwnershipConflict if it was one; otherwise
+    the plugin wanted to update the container that is being created.
+    """
+
+    def __init__(self, message: str, *, plugin: str) -> None:
+        super().__init__(message)
+        self.plugin = plugin
+
+
+class SpecError(NRIError, ValueError):
+    """An adjustment cannot be applied to an OCI runtime specification."""
+
+
 class ValidationRejected(NRIError):
-    """A validator refused what the plugins have set; ``validator`` and ``reason`` tell the rest."""
+    """A validator refused what the plugins have set; ``validator`` and ``reason`` tell the rest.
+
+    The text is the reference runtime's.
+    """
 
     def __init__(self, validator: str, reason: str) -> None:
         super().__init__(
-            f"validator {validator!r} rejected the adjustment: {reason or 'no reason given'}"
+            f'validator "{validator}" rejected container adjustment,'
+            f" reason: {reason or 'unknown rejection reason'}"
         )
         self.validator = validator
         self.reason = reason

@@ -58,12 +58,12 @@ def test_plugins_by_name() -> None:
     }
 
 
-@pytest.mark.parametrize(("reason", "told"), [("no", "no"), ("", "no reason given")])
+@pytest.mark.parametrize(("reason", "told"), [("no", "no"), ("", "unknown rejection reason")])
 def test_a_rejection(reason: str, told: str) -> None:
     response = ValidateContainerAdjustmentResponse(reject=True, reason=reason)
     with pytest.raises(ValidationRejected) as error:
         check_validation(response, "90-v")
-    assert str(error.value) == f"validator '90-v' rejected the adjustment: {told}"
+    assert str(error.value) == f'validator "90-v" rejected container adjustment, reason: {told}'
     assert (error.value.validator, error.value.reason) == ("90-v", reason)
 
 

@@ -1,0 +1,231 @@
+"""What the answers of all plugins to one request come to.
+
+Three classes of one shape, for the requests whose answers say something. A relay makes one for a request,
+hands ``request`` to one plugin after the other, and each answer to ``apply``; then it has the ``reply``::
+
+    result = CreateResult(request)
+    for plugin in plugins:
+        result.apply(plugin.name, plugin.call(result.request))
+    return result.reply
+
+Nothing here does I/O, waits or locks: use a result on one thread at a time. The caller's request is copied,
+and not changed. After a ConflictError the request fails, and its result is of no more use.
+
+The results are those of the reference runtime side in Go, odd ones included, since a simulator that differs
+from containerd misleads. What gets lost in the odd ones is logged as a warning; docs/merging.md has the list.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from nri_sync.api import (
+    Container,
+    ContainerAdjustment,
+    ContainerEviction,
+    ContainerUpdate,
+    CreateContainerRequest,
+    CreateContainerResponse,
+    LinuxResources,
+    Owners,
+    StopContainerRequest,
+    StopContainerResponse,
+    UpdateContainerRequest,
+    UpdateContainerResponse,
+)
+from nri_sync.errors import ConflictError
+from nri_sync.runtime.merge_adjustment import merge_adjustment
+from nri_sync.runtime.merge_resources import merge_update
+from nri_sync.runtime.quoting import quote
+from nri_sync.runtime.turn import Turn
+
+__all__ = ["CreateResult", "StopResult", "UpdateResult"]
+
+
+class _Result:
+    """What the three have in common: owners, and updates of containers that exist."""
+
+    def __init__(self) -> None:
+        #: Which plugin has set what so far.
+        self.owners = Owners()
+        # By container id, in the order of first mention.
+        self._updates: dict[str, ContainerUpdate] = {}
+
+    def _merge_updates(self, plugin: str, updates: Iterable[ContainerUpdate]) -> None:
+        for update in updates:
+            self._merge_update(Turn(self.owners, plugin, update.container_id), update)
+
+    def _merge_update(self, turn: Turn, update: ContainerUpdate) -> None:
+        entry = self._entry(update)
+        base = self._base(entry)
+        if update.linux.HasField("resources"):
+            # A copy, as a conflict that is ignored must leave nothing behind but claims.
+            merged = LinuxResources()
+            merged.CopyFrom(base)
+            try:
+                merge_update(turn, update.linux.resources, merged)
+            except ConflictError as conflict:
+                if not update.ignore_failure:
+                    raise
+                turn.lost("the update", f"{str(conflict).rstrip()}, and it may fail")
+            else:
+                base.CopyFrom(merged)
+                entry.linux.resources.CopyFrom(merged)
+        if base != entry.linux.resources:
+            turn.lost(
+                "what the request itself sets",
+                "the first update of the container sets nothing; a later one brings it back",
+            )
+
+    def _entry(self, update: ContainerUpdate) -> ContainerUpdate:
+        """The merged update of the same container, made on first mention."""
+        entry = self._updates.get(update.container_id)
+        if entry is None:
+            entry = ContainerUpdate(
+                container_id=update.container_id, ignore_failure=update.ignore_failure
+            )
+            _fill_resources(entry.linux.resources)
+            self._updates[update.container_id] = entry
+        else:
+            entry.ignore_failure = entry.ignore_failure and update.ignore_failure
+        return entry
+
+    def _base(self, entry: ContainerUpdate) -> LinuxResources:
+        """What an update is merged into."""
+        return entry.linux.resources
+
+
+class CreateResult(_Result):
+    """The result of a CreateContainer request.
+
+    Raises ValueError for a request without a container.
+    """
+
+    def __init__(self, request: CreateContainerRequest) -> None:
+        super().__init__()
+        _check_container(request)
+        #: The request as the next plugin is to see it. ``apply`` changes it in place.
+        self.request = CreateContainerRequest()
+        self.request.CopyFrom(request)
+        _fill(self.request.container)
+        #: The container before any plugin, as validators are to see it.
+        self.original = Container()
+        self.original.CopyFrom(self.request.container)
+        self._adjust = ContainerAdjustment()
+        _fill(self._adjust)
+
+    def apply(self, plugin: str, response: CreateContainerResponse | None) -> None:
+        """Merge the answer of a plugin, by its full name ``NN-name``; None changes nothing.
+
+        Raises ConflictError if it cannot be merged.
+        """
+        if response is None:
+            return
+        container = self.request.container
+        if response.HasField("adjust"):
+            turn = Turn(self.owners, plugin, container.id)
+            merge_adjustment(turn, response.adjust, self.original, container, self._adjust)
+        self._merge_updates(plugin, response.update)
+        _drop_evictions(self.owners, plugin, response.evict)
+
+    def _merge_update(self, turn: Turn, update: ContainerUpdate) -> None:
+        if update.container_id == self.request.container.id:
+            raise ConflictError(
+                f"plugin {quote(turn.plugin)} asked update of {quote(update.container_id)}"
+                " during creation",
+                plugin=turn.plugin,
+            )
+        super()._merge_update(turn, update)
+
+    @property
+    def reply(self) -> CreateContainerResponse:
+        """All answers so far, as a new message. ``api.strip`` takes what is empty out of its ``adjust``."""
+        return CreateContainerResponse(adjust=self._adjust, update=self._updates.values())
+
+
+class UpdateResult(_Result):
+    """The result of an UpdateContainer request.
+
+    Raises ValueError for a request without a container.
+    """
+
+    def __init__(self, request: UpdateContainerRequest) -> None:
+        super().__init__()
+        _check_container(request)
+        #: The request as the next plugin is to see it. ``apply`` changes it in place.
+        self.request = UpdateContainerRequest()
+        self.request.CopyFrom(request)
+        _fill_resources(self.request.linux_resources)
+
+    def apply(self, plugin: str, response: UpdateContainerResponse | None) -> None:
+        """Merge the answer of a plugin, as for CreateResult."""
+        if response is not None:
+            self._merge_updates(plugin, response.update)
+            _drop_evictions(self.owners, plugin, response.evict)
+
+    def _base(self, entry: ContainerUpdate) -> LinuxResources:
+        if entry.container_id == self.request.container.id:
+            return self.request.linux_resources
+        return super()._base(entry)
+
+    @property
+    def requested(self) -> ContainerUpdate | None:
+        """The merged update of the container that the request is about: all that the runtime is to set.
+
+        None if no plugin had any; then the request stands as it is.
+        """
+        return self._updates.get(self.request.container.id)
+
+    @property
+    def reply(self) -> UpdateContainerResponse:
+        """All answers so far, as a new message; the requested container, if it is there, is the last.
+
+        The reference has a null for it if it is not there, which a message cannot have.
+        """
+        requested = self.requested
+        updates = [update for update in self._updates.values() if update is not requested]
+        if requested is not None:
+            updates.append(requested)
+        return UpdateContainerResponse(update=updates)
+
+
+class StopResult(_Result):
+    """The result of a StopContainer request."""
+
+    def __init__(self, request: StopContainerRequest) -> None:
+        super().__init__()
+        #: The request, which no answer changes.
+        self.request = request
+
+    def apply(self, plugin: str, response: StopContainerResponse | None) -> None:
+        """Merge the answer of a plugin, as for CreateResult."""
+        if response is not None:
+            self._merge_updates(plugin, response.update)
+
+    @property
+    def reply(self) -> StopContainerResponse:
+        """All answers so far, as a new message."""
+        return StopContainerResponse(update=self._updates.values())
+
+
+def _check_container(request: CreateContainerRequest | UpdateContainerRequest) -> None:
+    if not request.HasField("container"):
+        raise ValueError(f"the {type(request).__name__} has no container")
+
+
+def _fill(message: Container | ContainerAdjustment) -> None:
+    """Add the messages that the reference adds, for plugins and runtimes that do not expect less."""
+    message.hooks.SetInParent()
+    _fill_resources(message.linux.resources)
+
+
+def _fill_resources(resources: LinuxResources) -> None:
+    resources.memory.SetInParent()
+    resources.cpu.SetInParent()
+
+
+def _drop_evictions(owners: Owners, plugin: str, evictions: Iterable[ContainerEviction]) -> None:
+    for eviction in evictions:
+        Turn(owners, plugin, eviction.container_id).lost(
+            "the eviction", "the merged reply has none"
+        )
