@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from nri_sync import api, errors, ttrpc
 from nri_sync.api import EventMask
-from nri_sync.plugin.base import Plugin
+from nri_sync.api.plugin import Plugin
 from nri_sync.plugin.counters import Counters
 from nri_sync.plugin.reconnect import Backoff, run_forever
 from nri_sync.plugin.state import State

@@ -1,7 +1,7 @@
 """The plugin side: the stub, and what it is made of.
 
 :mod:`.stub` is the handle, :mod:`.lifecycle` and :mod:`.state` say what it may do when, :mod:`.connection` is one
-session of it, :mod:`.servicer` and :mod:`.handlers` serve the runtime's requests.
+session of it, :mod:`.servicer` serves the runtime's requests by the table in :mod:`nri_sync.api.handlers`.
 """
 
 from __future__ import annotations

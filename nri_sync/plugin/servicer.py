@@ -19,7 +19,7 @@ from google.protobuf.message_factory import GetMessageClass
 
 from nri_sync import api
 from nri_sync.api import EventMask, nri_pb2
-from nri_sync.plugin.handlers import BY_EVENT, HANDLERS, Handler
+from nri_sync.api.handlers import BY_EVENT, HANDLERS, Handler, asked_events
 from nri_sync.threads import Latch
 from nri_sync.ttrpc.context import ServicerContext
 from nri_sync.ttrpc.router import Router
@@ -174,17 +174,8 @@ class Servicer:
     def _events(self, asked: Any) -> EventMask:
         """The events to subscribe to. Never none of them: to the runtime that means all."""
         handled = self._plugin.handled
-        if asked is not None and not isinstance(asked, int):
-            raise TypeError(
-                f"configure returned {type(asked).__name__}, but an EventMask or None is expected"
-            )
-        if asked:
-            events = EventMask(asked)
-            without = events & ~handled
-            if without:
-                raise ValueError(
-                    f"configure subscribes to events that have no handler: {without} ({int(without):#x})"
-                )
+        events = asked_events(asked, handled)
+        if events:
             return events
         version = self._conn.facts.runtime_nri_version
         events = handled & api.valid_events(version)

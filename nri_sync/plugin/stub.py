@@ -16,6 +16,7 @@ import grpc
 
 from nri_sync import api
 from nri_sync.api import EventMask, nri_pb2
+from nri_sync.api.handlers import find_handlers
 from nri_sync.deadline import Deadline
 from nri_sync.errors import (
     AlreadyStarted,
@@ -28,7 +29,6 @@ from nri_sync.errors import (
 from nri_sync.plugin.connection import Connection
 from nri_sync.plugin.counters import Counters, Tally
 from nri_sync.plugin.facts import Facts
-from nri_sync.plugin.handlers import find_handlers
 from nri_sync.plugin.lifecycle import Lifecycle
 from nri_sync.plugin.source import Dialer, Source, identify
 from nri_sync.plugin.state import State

@@ -12,8 +12,8 @@ import pytest
 import nri_sync
 from nri_sync import api
 from nri_sync.api import EventMask, nri_pb2
+from nri_sync.api.handlers import BY_EVENT, HANDLERS, Handler, asked_events, find_handlers
 from nri_sync.errors import PluginError
-from nri_sync.plugin.handlers import BY_EVENT, HANDLERS, Handler, find_handlers
 from tests.plugin.harness import PluginWith
 
 __all__: list[str] = []
@@ -299,3 +299,22 @@ class TestReplies:
     @pytest.mark.parametrize("name", [name for name in BY_NAME if name.startswith("post_")])
     def test_nothing_is_expected_after_the_fact(self, name: str) -> None:
         assert BY_NAME[name].reply(None) is None
+
+
+class TestAskedEvents:
+    HANDLED = EventMask.RUN_POD_SANDBOX | EventMask.CREATE_CONTAINER
+
+    @pytest.mark.parametrize("result", [None, 0, EventMask(0)])
+    def test_leaves_it_open(self, result: Any) -> None:
+        assert asked_events(result, self.HANDLED) == EventMask(0)
+
+    def test_some(self) -> None:
+        assert asked_events(1, self.HANDLED) == EventMask.RUN_POD_SANDBOX
+
+    def test_one_without_a_handler(self) -> None:
+        with pytest.raises(ValueError, match="no handler: StopPodSandbox"):
+            asked_events(EventMask.STOP_POD_SANDBOX, self.HANDLED)
+
+    def test_no_mask(self) -> None:
+        with pytest.raises(TypeError, match="returned str"):
+            asked_events("all", self.HANDLED)

@@ -8,10 +8,10 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Callable, NamedTuple
 
 from nri_sync.api import Adjustment, EventMask, Update, nri_pb2, pretty_name
+from nri_sync.api.plugin import Plugin
 from nri_sync.errors import PluginError
-from nri_sync.plugin.base import Plugin
 
-__all__ = ["BY_EVENT", "HANDLERS", "Handler", "find_handlers"]
+__all__ = ["BY_EVENT", "HANDLERS", "Handler", "asked_events", "find_handlers"]
 
 
 def _nothing(result: Any) -> Any:
@@ -193,6 +193,26 @@ def find_handlers(plugin: object) -> tuple[dict[str, Callable[..., Any]], EventM
         names = ", ".join(handler.name for handler in HANDLERS)
         raise PluginError(f"{_describe(plugin)} has no handlers; it needs at least one of: {names}")
     return found, mask
+
+
+def asked_events(result: Any, handled: EventMask) -> EventMask:
+    """The events that a configure handler subscribes to by what it returned; none: it leaves that open.
+
+    Raises:
+        TypeError: it returned something else.
+        ValueError: the plugin does not handle them all.
+    """
+    if result is not None and not isinstance(result, int):
+        raise TypeError(
+            f"configure returned {type(result).__name__}, but an EventMask or None is expected"
+        )
+    events = EventMask(result or 0)
+    without = events & ~handled
+    if without:
+        raise ValueError(
+            f"configure subscribes to events that have no handler: {without} ({int(without):#x})"
+        )
+    return events
 
 
 def _describe(plugin: object) -> str:

@@ -6,8 +6,8 @@ import inspect
 import typing
 
 import nri_sync
-from nri_sync.plugin import base
-from nri_sync.plugin.handlers import HANDLERS
+from nri_sync.api import plugin
+from nri_sync.api.handlers import HANDLERS
 
 __all__: list[str] = []
 
@@ -26,7 +26,7 @@ def test_handlers_take_the_arguments_of_the_table() -> None:
 def test_handlers_are_typed_and_documented() -> None:
     for handler in HANDLERS:
         method = getattr(nri_sync.Plugin, handler.name)
-        hints = typing.get_type_hints(method, vars(base))
+        hints = typing.get_type_hints(method, vars(plugin))
         assert set(hints) == {*handler.parameters, "return"}, handler.name
         assert inspect.getdoc(method), handler.name
 
