@@ -11,9 +11,14 @@ import pytest
 
 import nri_sync
 from nri_sync import api
+from nri_sync.runtime import Peer
 from tests.plugin.harness import LONG, Runtime, descriptors
 
-__all__: list[str] = []
+__all__ = ["Connect", "MakeStub", "Serve"]
+
+Serve = Callable[..., Runtime]
+MakeStub = Callable[..., nri_sync.Stub]
+Connect = Callable[..., tuple[nri_sync.Stub, Peer]]
 
 
 @pytest.fixture(autouse=True)
@@ -36,7 +41,7 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def serve(socket_dir: Path) -> Iterator[Callable[..., Runtime]]:
+def serve(socket_dir: Path) -> Iterator[Serve]:
     """Makes a :class:`Runtime` that listens on ``socket_dir/"nri.sock"``; closed at the end."""
     made: list[Runtime] = []
 
@@ -50,7 +55,7 @@ def serve(socket_dir: Path) -> Iterator[Callable[..., Runtime]]:
 
 
 @pytest.fixture
-def make_stub(socket_dir: Path) -> Iterator[Callable[..., nri_sync.Stub]]:
+def make_stub(socket_dir: Path) -> Iterator[MakeStub]:
     """Makes a stub "10-test" that connects to ``socket_dir/"nri.sock"``; stopped at the end."""
     made: list[nri_sync.Stub] = []
 
@@ -64,3 +69,16 @@ def make_stub(socket_dir: Path) -> Iterator[Callable[..., nri_sync.Stub]]:
     yield make
     for stub in made:
         stub.stop()
+
+
+@pytest.fixture
+def connect(serve: Serve, make_stub: MakeStub) -> Connect:
+    """Connects a plugin to a runtime; returns its stub, and the runtime's side of the connection."""
+
+    def make(plugin: object, *, config: Any = None, **options: Any) -> tuple[nri_sync.Stub, Peer]:
+        runtime = serve(config=config)
+        stub = make_stub(plugin, **options)
+        stub.start()
+        return stub, runtime.peer()
+
+    return make

@@ -1,0 +1,679 @@
+"""Requests of the runtime, and what the plugin makes of them."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import grpc
+import pytest
+
+import nri_sync
+from nri_sync import api
+from nri_sync.api import EventMask, nri_pb2
+from nri_sync.api.handlers import BY_EVENT, HANDLERS, Handler
+from nri_sync.errors import StartError
+from nri_sync.plugin import servicer
+from nri_sync.runtime import Peer
+from tests.plugin.conftest import Connect, MakeStub, Serve
+from tests.plugin.harness import (
+    CONTAINER,
+    LONG,
+    POD,
+    PluginWith,
+    Recorder,
+    configuration,
+    eventually,
+)
+
+__all__: list[str] = []
+
+SERVICE = nri_pb2.DESCRIPTOR.services_by_name["Plugin"]
+RESOURCES = nri_pb2.LinuxResources(blockio_class=nri_pb2.OptionalString(value="slow"))
+OVERHEAD = nri_pb2.LinuxResources(blockio_class=nri_pb2.OptionalString(value="fast"))
+UPDATE = nri_pb2.ContainerUpdate(container_id="ctr1")
+
+ADJUSTED = nri_pb2.CreateContainerRequest(pod=POD, container=CONTAINER)
+SAMPLES: dict[str, Any] = {
+    "pod": POD,
+    "container": CONTAINER,
+    "overhead_linux_resources": OVERHEAD,
+    "linux_resources": RESOURCES,
+}
+EVENT_HANDLERS = [handler for handler in HANDLERS if handler.event]
+
+
+def request_of(handler: Handler) -> Any:
+    """A request with all fields of the event set."""
+    request = getattr(nri_pb2, SERVICE.methods_by_name[handler.rpc].input_type.name)()
+    for field, value in SAMPLES.items():
+        if field in request.DESCRIPTOR.fields_by_name:
+            getattr(request, field).CopyFrom(value)
+    return request
+
+
+def ready(plugin: Recorder) -> Recorder:
+    plugin.expect("configure")
+    plugin.expect("synchronize")
+    return plugin
+
+
+class TestEvents:
+    @pytest.mark.parametrize("handler", EVENT_HANDLERS, ids=lambda handler: handler.name)
+    def test_each_by_its_own_method(self, connect: Connect, handler: Handler) -> None:
+        plugin = Recorder()
+        _, peer = connect(plugin)
+        request = request_of(handler)
+        peer.call(handler.rpc, request, LONG)
+        expected = tuple(SAMPLES[field] for field in handler.fields) or (request,)
+        assert ready(plugin).expect(handler.name) == expected
+
+    @pytest.mark.parametrize("number", sorted(BY_EVENT))
+    def test_nine_by_state_change(self, connect: Connect, number: int) -> None:
+        plugin = Recorder()
+        _, peer = connect(plugin)
+        event = nri_pb2.StateChangeEvent(event=number, pod=POD, container=CONTAINER)  # type: ignore[arg-type]
+        assert peer.call("StateChange", event, LONG) == nri_pb2.Empty()
+        handler = BY_EVENT[number]
+        expected = tuple(SAMPLES[field] for field in handler.fields)
+        assert ready(plugin).expect(handler.name) == expected
+
+    @pytest.mark.parametrize("number", [0, 4, 8, 10, 12, 14, 15, 99, 2**31 - 1])
+    def test_other_numbers_by_state_change_have_no_effect(
+        self, connect: Connect, number: int
+    ) -> None:
+        plugin = Recorder()
+        stub, peer = connect(plugin)
+        event = nri_pb2.StateChangeEvent(event=number, pod=POD, container=CONTAINER)  # type: ignore[arg-type]
+        assert peer.call("StateChange", event, LONG) == nri_pb2.Empty()
+        assert ready(plugin).calls.empty()
+        assert stub.counters.requests == 2
+
+    @pytest.mark.parametrize("handler", EVENT_HANDLERS, ids=lambda handler: handler.name)
+    def test_without_a_handler_the_answer_is_empty(
+        self, connect: Connect, handler: Handler
+    ) -> None:
+        _, peer = connect(PluginWith(configure=lambda config, runtime, version: None))
+        response = peer.call(handler.rpc, request_of(handler), LONG)
+        assert response.ByteSize() == 0
+        event = nri_pb2.StateChangeEvent(event=handler.event)  # type: ignore[arg-type]
+        assert peer.call("StateChange", event, LONG) == nri_pb2.Empty()
+
+    def test_what_is_absent_is_passed_as_empty(self, connect: Connect) -> None:
+        plugin = Recorder()
+        _, peer = connect(plugin)
+        peer.call("UpdateContainer", nri_pb2.UpdateContainerRequest(), LONG)
+        assert ready(plugin).expect("update_container") == (
+            nri_pb2.PodSandbox(),
+            nri_pb2.Container(),
+            nri_pb2.LinuxResources(),
+        )
+        peer.call("StateChange", nri_pb2.StateChangeEvent(event=nri_pb2.RUN_POD_SANDBOX), LONG)
+        assert plugin.expect("run_pod_sandbox") == (nri_pb2.PodSandbox(),)
+
+    def test_shutdown(self, connect: Connect) -> None:
+        plugin = Recorder()
+        stub, peer = connect(plugin)
+        peer.call("Shutdown", nri_pb2.Empty(), LONG)
+        assert ready(plugin).expect("shutdown") == ()
+        assert stub.started
+
+    def test_replies(self, connect: Connect) -> None:
+        adjustment = nri_pb2.ContainerAdjustment(args=["x"])
+        plugin = Recorder(
+            create_container=(adjustment, [UPDATE]),
+            update_container=[UPDATE],
+            stop_container=lambda pod, container: iter([UPDATE]),
+        )
+        _, peer = connect(plugin)
+        created = peer.call("CreateContainer", ADJUSTED, LONG)
+        assert (created.adjust, list(created.update)) == (adjustment, [UPDATE])
+        updated = peer.call("UpdateContainer", nri_pb2.UpdateContainerRequest(), LONG)
+        assert list(updated.update) == [UPDATE]
+        stopped = peer.call("StopContainer", nri_pb2.StopContainerRequest(), LONG)
+        assert list(stopped.update) == [UPDATE]
+
+
+class TestErrors:
+    @pytest.mark.parametrize(
+        ("error", "code", "details"),
+        [
+            (ValueError("no such device"), grpc.StatusCode.UNKNOWN, "ValueError: no such device"),
+            (NotImplementedError("later"), grpc.StatusCode.UNKNOWN, "NotImplementedError: later"),
+            (TimeoutError(), grpc.StatusCode.DEADLINE_EXCEEDED, "TimeoutError"),
+            (SystemExit(1), grpc.StatusCode.UNKNOWN, "SystemExit: 1"),
+        ],
+    )
+    def test_what_a_handler_raises_fails_the_request_alone(
+        self, connect: Connect, error: BaseException, code: grpc.StatusCode, details: str
+    ) -> None:
+        stub, peer = connect(Recorder(create_container=error))
+        with pytest.raises(grpc.RpcError) as caught:
+            peer.call("CreateContainer", ADJUSTED, LONG)
+        assert (caught.value.code(), caught.value.details()) == (code, details)
+        peer.call("RunPodSandbox", nri_pb2.RunPodSandboxRequest(), LONG)
+        assert stub.counters.errors == 1
+        assert stub.started
+
+    def test_by_state_change(self, connect: Connect) -> None:
+        _, peer = connect(Recorder(run_pod_sandbox=ValueError("no")))
+        with pytest.raises(grpc.RpcError, match="ValueError: no"):
+            peer.call("StateChange", nri_pb2.StateChangeEvent(event=nri_pb2.RUN_POD_SANDBOX), LONG)
+
+    def test_a_result_of_a_wrong_type(self, connect: Connect) -> None:
+        stub, peer = connect(Recorder(create_container="adjustment"))
+        with pytest.raises(grpc.RpcError, match="create_container returned str, but"):
+            peer.call("CreateContainer", ADJUSTED, LONG)
+        assert stub.counters.errors == 1
+
+    def test_an_abort(self, connect: Connect) -> None:
+        def refuse(pod: object, container: object) -> None:
+            nri_sync.request_context().abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "no more devices")
+
+        _, peer = connect(PluginWith(create_container=refuse))
+        with pytest.raises(grpc.RpcError) as caught:
+            peer.call("CreateContainer", ADJUSTED, LONG)
+        assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert caught.value.details() == "no more devices"
+
+    def test_a_response_that_cannot_be_sent(self, connect: Connect) -> None:
+        huge = nri_pb2.ContainerAdjustment(args=["x" * 5_000_000])
+        stub, peer = connect(Recorder(create_container=huge))
+        with pytest.raises(grpc.RpcError, match="exceeds the 4194304") as caught:
+            peer.call("CreateContainer", ADJUSTED, LONG)
+        assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        peer.call("RunPodSandbox", nri_pb2.RunPodSandboxRequest(), LONG)
+        assert stub.started
+
+
+class TestValidation:
+    REQUEST = nri_pb2.ValidateContainerAdjustmentRequest(container=CONTAINER)
+
+    def validate(self, connect: Connect, handler: Any) -> Any:
+        self.stub, peer = connect(PluginWith(validate_container_adjustment=handler))
+        return peer.call("ValidateContainerAdjustment", self.REQUEST, LONG)
+
+    def test_returning_accepts(self, connect: Connect) -> None:
+        response = self.validate(connect, lambda request: None)
+        assert response == nri_pb2.ValidateContainerAdjustmentResponse()
+        assert self.stub.counters.rejections == 0
+
+    @pytest.mark.parametrize(
+        ("error", "reason"),
+        [
+            (ValueError("hooks are not allowed"), "hooks are not allowed"),
+            (PermissionError(), "PermissionError"),
+            (NotImplementedError("x"), "x"),
+        ],
+    )
+    def test_raising_rejects(self, connect: Connect, error: Exception, reason: str) -> None:
+        def handler(request: object) -> None:
+            raise error
+
+        response = self.validate(connect, handler)
+        assert (response.reject, response.reason) == (True, reason)
+        assert self.stub.counters.rejections == 1
+
+    def test_aborting_rejects(self, connect: Connect) -> None:
+        def handler(request: object) -> None:
+            nri_sync.request_context().abort(grpc.StatusCode.PERMISSION_DENIED, "not here")
+
+        response = self.validate(connect, handler)
+        assert (response.reject, response.reason) == (True, "not here")
+
+    def test_a_code_that_was_set_before_raising_does_not_make_it_an_error(
+        self, connect: Connect
+    ) -> None:
+        def handler(request: object) -> None:
+            nri_sync.request_context().set_code(grpc.StatusCode.INTERNAL)
+            raise ValueError("no")
+
+        assert self.validate(connect, handler).reason == "no"
+
+    def test_a_wrong_result_rejects(self, connect: Connect) -> None:
+        response = self.validate(connect, lambda request: True)
+        assert response.reject
+        assert "nothing is expected" in response.reason
+
+    def test_what_is_no_exception_fails_the_request(self, connect: Connect) -> None:
+        def handler(request: object) -> None:
+            raise SystemExit("bye")
+
+        with pytest.raises(grpc.RpcError, match="SystemExit"):
+            self.validate(connect, handler)
+
+
+class TestConfigure:
+    def test_the_handler_gets_the_configuration(self, connect: Connect) -> None:
+        plugin = Recorder()
+        config = configuration(config="level: 1", runtime_name="containerd")
+        connect(plugin, config=config)
+        assert plugin.expect("configure") == ("level: 1", "containerd", "v1.0.0")
+
+    def test_the_runtime_is_known_in_the_handler(self, serve: Serve, make_stub: MakeStub) -> None:
+        known = []
+
+        def configure(config: str, runtime: str, version: str) -> None:
+            known.append((stub.runtime_name, stub.runtime_nri_version, stub.state))
+
+        serve(config=configuration(runtime_name="cri-o", runtime_version="1.34.2", NRI_version=""))
+        stub = make_stub(PluginWith(configure=configure))
+        stub.start()
+        assert known == [("cri-o", "v0.10.0", nri_sync.State.STARTING)]
+
+    @pytest.mark.parametrize("result", [None, EventMask(0), 0])
+    def test_all_that_has_a_handler_by_default(self, connect: Connect, result: Any) -> None:
+        plugin = PluginWith(
+            configure=lambda config, runtime, version: result,
+            run_pod_sandbox=lambda pod: None,
+            validate_container_adjustment=lambda request: None,
+        )
+        stub, peer = connect(plugin)
+        mask = EventMask.RUN_POD_SANDBOX | EventMask.VALIDATE_CONTAINER_ADJUSTMENT
+        assert stub.events == peer.events == mask
+
+    @pytest.mark.parametrize("result", [EventMask.RUN_POD_SANDBOX, 1])
+    def test_a_subset(self, connect: Connect, result: Any) -> None:
+        stub, peer = connect(Recorder(configure=result))
+        assert stub.events == peer.events == EventMask.RUN_POD_SANDBOX
+
+    def test_never_nothing_as_that_means_everything(self, connect: Connect) -> None:
+        _, peer = connect(PluginWith(synchronize=lambda pods, containers: None))
+        assert peer.events == EventMask.REMOVE_POD_SANDBOX
+
+    @pytest.mark.parametrize("version", ["v0.6.1", "v0.9.0"])
+    def test_the_default_is_trimmed_for_an_old_runtime(
+        self, connect: Connect, version: str, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        stub, peer = connect(Recorder(), config=configuration(NRI_version=version))
+        assert stub.events == peer.events == EventMask(0x7FF)
+        assert (
+            f"the runtime speaks NRI {version}, which does not have: UpdatePodSandbox"
+            in caplog.text
+        )
+
+    def test_nothing_is_left_of_the_default_for_an_old_runtime(self, connect: Connect) -> None:
+        plugin = PluginWith(update_pod_sandbox=lambda pod, overhead, resources: None)
+        _, peer = connect(plugin, config=configuration(NRI_version="v0.6.1"))
+        assert peer.events == EventMask.REMOVE_POD_SANDBOX
+
+    @pytest.mark.parametrize(
+        ("name", "version"), [("containerd", "v1.7.20"), ("cri-o", "1.31.0"), ("cri-o", "v1.32.0")]
+    )
+    def test_it_is_trimmed_for_an_inferred_release_as_well(
+        self, connect: Connect, name: str, version: str
+    ) -> None:
+        config = configuration(runtime_name=name, runtime_version=version, NRI_version="")
+        _, peer = connect(Recorder(), config=config)
+        assert peer.events == EventMask(0x7FF)
+
+    def test_it_is_not_trimmed_for_an_unknown_release(self, connect: Connect) -> None:
+        _, peer = connect(Recorder(), config=configuration(NRI_version=""))
+        assert peer.events == EventMask.ALL
+
+    def test_an_explicit_mask_is_never_trimmed(self, connect: Connect) -> None:
+        mask = EventMask.UPDATE_POD_SANDBOX | EventMask.RUN_POD_SANDBOX
+        stub, peer = connect(Recorder(configure=mask), config=configuration(NRI_version="v0.6.1"))
+        assert stub.events == peer.events == mask
+
+    def test_any_number_of_times(self, connect: Connect) -> None:
+        masks = iter([EventMask.RUN_POD_SANDBOX, EventMask.STOP_POD_SANDBOX, None, None])
+        plugin = Recorder(configure=lambda *arguments: next(masks, None))
+        stub, peer = connect(plugin)
+        peer.configure(configuration(runtime_version="v2", request_timeout=1000), LONG)
+        assert (stub.events, peer.events) == (EventMask.STOP_POD_SANDBOX,) * 2
+        assert (stub.runtime_version, stub.request_timeout) == ("v2", 1.0)
+        for _ in range(5):
+            peer.configure(configuration(), LONG)
+        assert (stub.events, peer.events) == (EventMask.ALL,) * 2
+        assert stub.request_timeout == 2.0
+        assert stub.counters.sessions == 1
+
+    def test_a_repeated_one_that_fails_ends_nothing(self, connect: Connect) -> None:
+        results = iter([EventMask.RUN_POD_SANDBOX])
+        stub, peer = connect(Recorder(configure=lambda *arguments: next(results)))
+        with pytest.raises(grpc.RpcError):
+            peer.configure(configuration(), LONG)
+        peer.call("RunPodSandbox", nri_pb2.RunPodSandboxRequest(), LONG)
+        assert stub.started
+        assert stub.events == EventMask.RUN_POD_SANDBOX
+
+    @pytest.mark.parametrize(
+        ("version", "runtime"), [("", "test-runtime"), ("0.0.0-unknown", "test-runtime")]
+    )
+    def test_an_unknown_release_is_logged(
+        self, connect: Connect, version: str, runtime: str, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        stub, _ = connect(Recorder(), config=configuration(NRI_version=version))
+        assert (
+            "the NRI version of runtime 'test-runtime', version 'v1.0.0', is not known"
+            in caplog.text
+        )
+        assert stub.runtime_nri_version == "unknown"
+
+    @pytest.mark.parametrize(
+        "policy",
+        [
+            None,
+            nri_pb2.FailurePolicy(),
+            nri_pb2.FailurePolicy(fail_request=True),
+            nri_pb2.FailurePolicy(keep_connected=True),
+        ],
+    )
+    def test_the_failure_policy_is_in_each_response(self, connect: Connect, policy: Any) -> None:
+        _, peer = connect(Recorder(), failure_policy=policy)
+        assert peer.failure_policy == policy
+        peer.failure_policy = nri_pb2.FailurePolicy(fail_request=True, keep_connected=True)
+        peer.configure(configuration(), LONG)
+        assert peer.failure_policy == policy
+
+    @pytest.mark.parametrize(
+        ("result", "text"),
+        [
+            (ValueError("bad config"), "configure failed: ValueError('bad config')"),
+            ("all", "configure returned str, but an EventMask or None is expected"),
+            (EventMask.RUN_POD_SANDBOX, "events that have no handler: RunPodSandbox (0x1)"),
+            (-1, "events that have no handler"),
+            (1 << 14, "events that have no handler: unknown(15) (0x4000)"),
+        ],
+    )
+    def test_failing(
+        self,
+        serve: Serve,
+        make_stub: MakeStub,
+        result: Any,
+        text: str,
+    ) -> None:
+        runtime = serve()
+
+        def configure(config: str, runtime: str, version: str) -> Any:
+            if isinstance(result, Exception):
+                raise result
+            return result
+
+        stub = make_stub(PluginWith(configure=configure, stop_pod_sandbox=lambda pod: None))
+        with pytest.raises(StartError) as caught:
+            stub.start()
+        assert caught.value.phase == "configure"
+        assert text in str(caught.value)
+        # The runtime is told before the connection is closed.
+        failure = runtime.failures.get(timeout=LONG)
+        assert isinstance(failure, grpc.RpcError)
+        assert failure.code() is grpc.StatusCode.UNKNOWN
+        assert stub.state is nri_sync.State.IDLE
+
+
+class TestSynchronize:
+    def pods(self, *numbers: int) -> list[nri_pb2.PodSandbox]:
+        return [nri_pb2.PodSandbox(id=f"pod{number}") for number in numbers]
+
+    def containers(self, *numbers: int) -> list[nri_pb2.Container]:
+        return [nri_pb2.Container(id=f"ctr{number}") for number in numbers]
+
+    def part(self, peer: Peer, pods: Any, containers: Any, *, more: bool) -> Any:
+        request = nri_pb2.SynchronizeRequest(pods=pods, containers=containers, more=more)
+        return peer.call("Synchronize", request, LONG)
+
+    def test_in_one_part(self, connect: Connect) -> None:
+        plugin = Recorder(synchronize=[UPDATE])
+        _, peer = connect(plugin)
+        plugin.expect("configure")
+        assert plugin.expect("synchronize") == ([POD], [CONTAINER])
+        assert peer.synchronize(self.pods(1), [], LONG) == [UPDATE]
+        assert plugin.expect("synchronize") == (self.pods(1), [])
+
+    def test_in_several_parts(self, connect: Connect) -> None:
+        plugin = Recorder(synchronize=[UPDATE])
+        _, peer = connect(plugin)
+        ready(plugin)
+        parts = [
+            (self.pods(1, 2), self.containers(1)),
+            ([], self.containers(2, 3)),
+            (self.pods(3), []),
+            ([], []),
+        ]
+        for pods, containers in parts:
+            response = self.part(peer, pods, containers, more=True)
+            assert response == nri_pb2.SynchronizeResponse(more=True)
+            assert plugin.calls.empty()
+        response = self.part(peer, self.pods(4), self.containers(4), more=False)
+        assert response == nri_pb2.SynchronizeResponse(update=[UPDATE])
+        assert plugin.expect("synchronize") == (self.pods(1, 2, 3, 4), self.containers(1, 2, 3, 4))
+        # The next one starts from nothing.
+        self.part(peer, self.pods(5), [], more=False)
+        assert plugin.expect("synchronize") == (self.pods(5), [])
+
+    def test_without_a_handler(self, connect: Connect) -> None:
+        _, peer = connect(PluginWith(run_pod_sandbox=lambda pod: None))
+        assert self.part(peer, self.pods(1), [], more=True) == nri_pb2.SynchronizeResponse(
+            more=True
+        )
+        assert self.part(peer, [], [], more=False) == nri_pb2.SynchronizeResponse()
+
+    def test_the_response_itself_with_more_set_by_mistake(self, connect: Connect) -> None:
+        answer = nri_pb2.SynchronizeResponse(update=[UPDATE], more=True)
+        _, peer = connect(Recorder(synchronize=lambda pods, containers: answer))
+        assert self.part(peer, [], [], more=False) == nri_pb2.SynchronizeResponse(update=[UPDATE])
+
+    def test_failing(self, serve: Serve, make_stub: MakeStub) -> None:
+        runtime = serve()
+        stub = make_stub(Recorder(synchronize=ValueError("cannot cope")))
+        stub.start()
+        failure = runtime.failures.get(timeout=LONG)
+        assert "cannot cope" in str(failure)
+        assert stub.started  # a runtime would close the connection now
+
+    def test_more_than_any_node_has(
+        self, connect: Connect, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(servicer, "_SYNCHRONIZE_MAX", 1000)
+        plugin = Recorder()
+        _, peer = connect(plugin)
+        ready(plugin)
+        large = [nri_pb2.Container(id="x" * 600)]
+        self.part(peer, [], large, more=True)
+        with pytest.raises(grpc.RpcError, match="more than 1000 bytes of state") as caught:
+            self.part(peer, [], large, more=True)
+        assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        # What was collected is gone, and does not count any more.
+        self.part(peer, self.pods(1), large, more=False)
+        assert plugin.expect("synchronize") == (self.pods(1), large)
+
+
+class Slow:
+    """A handler that returns (or raises) ``outcome`` when it is told to."""
+
+    def __init__(self, outcome: Any = None) -> None:
+        self.entered = threading.Event()
+        self.go_on = threading.Event()
+        self.outcome = outcome
+
+    def __call__(self, *arguments: object) -> Any:
+        self.entered.set()
+        self.go_on.wait(LONG)
+        if isinstance(self.outcome, Exception):
+            raise self.outcome
+        return self.outcome
+
+
+@pytest.fixture
+def slow() -> Iterator[Slow]:
+    handler = Slow()
+    yield handler
+    handler.go_on.set()
+
+
+#: The runtime's timeout is short, so that an answer in its place comes soon.
+HURRIED = configuration(request_timeout=300)
+
+
+class TestLateReplies:
+    def test_an_empty_one(
+        self, connect: Connect, slow: Slow, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        slow.outcome = nri_pb2.ContainerAdjustment(args=["x"])
+        plugin = PluginWith(create_container=slow, run_pod_sandbox=lambda pod: None)
+        stub, peer = connect(plugin, config=HURRIED)
+        response = peer.call("CreateContainer", ADJUSTED, LONG)
+        assert response == nri_pb2.CreateContainerResponse()
+        assert "CreateContainer has not answered within the request timeout of 0.3 s" in caplog.text
+        assert (stub.counters.late_replies, stub.counters.late_results) == (1, 0)
+        # The connection is kept, and the handler goes on.
+        peer.call("RunPodSandbox", nri_pb2.RunPodSandboxRequest(), LONG)
+        assert stub.started
+        slow.go_on.set()
+        eventually(lambda: stub.counters.late_results == 1)
+        eventually(
+            lambda: "CreateContainer succeeded after it had been answered for" in caplog.text
+        )
+        peer.call("RunPodSandbox", nri_pb2.RunPodSandboxRequest(), LONG)
+
+    def test_a_result_that_is_an_error_is_logged_as_one(
+        self, connect: Connect, slow: Slow, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        slow.outcome = ValueError("too late")
+        stub, peer = connect(PluginWith(run_pod_sandbox=slow), config=HURRIED)
+        peer.call("RunPodSandbox", nri_pb2.RunPodSandboxRequest(), LONG)
+        slow.go_on.set()
+        eventually(lambda: stub.counters.late_results == 1)
+        text = "RunPodSandbox failed (ValueError: too late) after it had been answered for"
+        eventually(lambda: text in caplog.text)
+
+    def test_an_error_where_the_policy_wants_requests_to_fail(
+        self, connect: Connect, slow: Slow
+    ) -> None:
+        policy = nri_pb2.FailurePolicy(fail_request=True)
+        plugin = PluginWith(create_container=slow)
+        stub, peer = connect(plugin, config=HURRIED, failure_policy=policy)
+        with pytest.raises(
+            grpc.RpcError, match="10-test has not handled CreateContainer"
+        ) as caught:
+            peer.call("CreateContainer", ADJUSTED, LONG)
+        assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        assert stub.started
+
+    def test_a_validation_is_never_approved_unseen(self, connect: Connect, slow: Slow) -> None:
+        plugin = PluginWith(validate_container_adjustment=slow)
+        stub, peer = connect(plugin, config=HURRIED)
+        request = nri_pb2.ValidateContainerAdjustmentRequest()
+        with pytest.raises(grpc.RpcError, match="has not handled ValidateContainerAdjustment"):
+            peer.call("ValidateContainerAdjustment", request, LONG)
+        assert stub.started
+
+    def test_none_for_configure_and_shutdown(self, connect: Connect, slow: Slow) -> None:
+        plugin = PluginWith(shutdown=slow)
+        stub, peer = connect(plugin, config=HURRIED)
+        with pytest.raises(grpc.RpcError) as caught:
+            peer.call("Shutdown", nri_pb2.Empty(), 0.5)
+        assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        assert stub.counters.late_replies == 0
+
+    def test_none_where_they_are_off(self, connect: Connect, slow: Slow) -> None:
+        plugin = PluginWith(create_container=slow)
+        stub, peer = connect(plugin, config=HURRIED, late_reply=False)
+        with pytest.raises(grpc.RpcError) as caught:
+            peer.call("CreateContainer", ADJUSTED, 0.5)
+        assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        assert stub.counters.late_replies == 0
+
+    def test_the_context_tells(self, connect: Connect, slow: Slow) -> None:
+        told = threading.Event()
+
+        def handler(pod: object, container: object) -> None:
+            assert nri_sync.request_context().add_callback(told.set)
+            slow()
+
+        _, peer = connect(PluginWith(create_container=handler), config=HURRIED)
+        peer.call("CreateContainer", ADJUSTED, LONG)
+        assert told.wait(LONG)
+
+    @pytest.mark.parametrize(
+        ("timeout", "limit"), [(2.0, 1.8), (30.0, 27.0), (0.3, 0.25), (0.08, 0.04)]
+    )
+    def test_when(self, timeout: float, limit: float) -> None:
+        class FakeConnection:
+            is_configured = True
+            plugin = None
+            facts = nri_sync.Stub(PluginWith(shutdown=lambda: None), name="x", idx=1).defaults
+
+        conn: Any = FakeConnection
+        conn.facts = conn.facts._replace(request_timeout=timeout)
+        assert servicer.Late(conn).limit() == pytest.approx(limit)
+        conn.is_configured = False
+        assert servicer.Late(conn).limit() is None
+
+
+class TestContext:
+    def test_inside_a_handler(self, connect: Connect) -> None:
+        seen: dict[str, Any] = {}
+
+        def handler(pod: object) -> None:
+            context = nri_sync.request_context()
+            seen["method"] = context.method
+            seen["left"] = context.time_remaining()
+            seen["active"] = context.is_active()
+            seen["metadata"] = context.invocation_metadata()
+            seen["peer"] = context.peer()
+
+        _, peer = connect(PluginWith(run_pod_sandbox=handler))
+        call = peer._session.channel.unary_unary(
+            "/nri.pkg.api.v1alpha1.Plugin/RunPodSandbox",
+            request_serializer=nri_pb2.RunPodSandboxRequest.SerializeToString,
+        )
+        call(nri_pb2.RunPodSandboxRequest(), timeout=LONG, metadata=[("trace", "7")])
+        assert seen["method"].endswith("Plugin/RunPodSandbox")
+        assert 0 < seen["left"] <= LONG
+        assert seen["active"]
+        assert [(item.key, item.value) for item in seen["metadata"]] == [("trace", "7")]
+        assert seen["peer"].startswith("unix:")
+
+    def test_outside(self) -> None:
+        with pytest.raises(RuntimeError, match="for handlers, while they serve a request"):
+            nri_sync.request_context()
+
+    def test_the_loss_of_the_connection_cancels(self, connect: Connect, slow: Slow) -> None:
+        cancelled = threading.Event()
+
+        def handler(pod: object) -> None:
+            nri_sync.request_context().add_callback(cancelled.set)
+            slow()
+
+        _, peer = connect(PluginWith(run_pod_sandbox=handler))
+        caller = threading.Thread(target=self.call_and_be_cut_off, args=(peer,))
+        caller.start()
+        assert slow.entered.wait(LONG)
+        peer.close()
+        assert cancelled.wait(LONG)
+        caller.join(LONG)
+
+    def call_and_be_cut_off(self, peer: Peer) -> None:
+        with pytest.raises(grpc.RpcError):
+            peer.call("RunPodSandbox", nri_pb2.RunPodSandboxRequest(), LONG)
+
+
+def test_handlers_run_at_the_same_time(connect: Connect) -> None:
+    barrier = threading.Barrier(3)
+
+    def meet(*arguments: object) -> None:
+        barrier.wait(LONG)
+
+    plugin = PluginWith(create_container=meet, run_pod_sandbox=meet)
+    _, peer = connect(plugin)
+    calls = [
+        threading.Thread(target=peer.call, args=("CreateContainer", ADJUSTED, LONG)),
+        threading.Thread(
+            target=peer.call, args=("RunPodSandbox", nri_pb2.RunPodSandboxRequest(), LONG)
+        ),
+    ]
+    for call in calls:
+        call.start()
+    barrier.wait(LONG)
+    for call in calls:
+        call.join(LONG)
+    assert not barrier.broken
+
+
+def test_the_table_of_versions_knows_the_masks() -> None:
+    assert api.valid_events("v0.9.0") == EventMask(0x7FF)
+    assert api.valid_events("v0.10.0") == api.valid_events("unknown") == EventMask.ALL
