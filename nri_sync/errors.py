@@ -13,11 +13,15 @@
      |    +-- AlreadyStarted         start() while a session is up
      |    +-- StubStopped            start() was ended by a stop()
      |    +-- NotConnected           a call to the runtime without a session
-     |    +-- WouldDeadlock          a blocking call that the runtime could never answer
+     |    +-- WouldDeadlock          a blocking call that could never return
+     |    +-- RuntimeStopped         the Runtime is not started, or was stopped meanwhile
      +-- OwnershipConflict (ValueError)   two plugins set the same thing in a container
      +-- ConflictError               the answers of plugins do not go together
      +-- SpecError (ValueError)      an adjustment cannot be applied to an OCI specification
      +-- ValidationRejected          a validator refused what the plugins have set
+     +-- RequestFailed               a plugin has made a request of the Runtime fail
+     |    +-- NoAnswer               ... by not answering: too slow, disconnected, or not understood
+     +-- RequestTimeout (TimeoutError)    the caller's own time for a request was over
      +-- StartError                  start() failed; ``phase`` tells how far it got
           +-- StartTimeout (TimeoutError)
 
@@ -34,11 +38,15 @@ __all__ = [
     "LifecycleError",
     "LocalProtocolError",
     "NRIError",
+    "NoAnswer",
     "NotConnected",
     "OwnershipConflict",
     "PluginError",
     "ProtocolError",
     "RemoteProtocolError",
+    "RequestFailed",
+    "RequestTimeout",
+    "RuntimeStopped",
     "SpecError",
     "StartError",
     "StartTimeout",
@@ -101,14 +109,44 @@ class NotConnected(LifecycleError):
 
 
 class WouldDeadlock(LifecycleError):
-    """The runtime cannot answer this call before the handler that makes it has returned."""
+    """The call could only return after the code that makes it has: a handler, or a callback."""
+
+
+class RuntimeStopped(LifecycleError):
+    """The Runtime is not started, or was stopped while it served this call."""
+
+
+class RequestFailed(NRIError):
+    """A plugin has made a request fail that the Runtime relayed: it answered with an error.
+
+    ``plugin`` is its full name, ``event`` the name of the RPC, ``reason`` what the plugin said. ``__cause__``
+    is a ``grpc.RpcError`` with the status code, or what the handler of an in-process plugin has raised.
+    """
+
+    def __init__(self, message: str, *, plugin: str, event: str, reason: str) -> None:
+        super().__init__(message)
+        self.plugin = plugin
+        self.event = event
+        self.reason = reason
+
+
+class NoAnswer(RequestFailed):
+    """A plugin did not answer, and its failure policy, or that it validates, makes the request fail.
+
+    ``__cause__`` tells why: a TimeoutError, ConnectionLost or RemoteProtocolError.
+    """
+
+
+class RequestTimeout(NRIError, TimeoutError):
+    """The time that the caller gave for a request was over before all plugins had answered."""
 
 
 class StartError(NRIError):
-    """``start()`` failed and released everything; the stub can be started again.
+    """``start()`` failed and released everything; the stub, or Runtime, can be started again.
 
-    ``phase`` is the step that failed: ``"dial"``, ``"register"`` or ``"configure"``. The reason, where
-    it was an exception, is ``__cause__``.
+    ``phase`` is the step that failed: for a stub ``"dial"``, ``"register"`` or ``"configure"``, for a Runtime
+    ``"discover"``, ``"plugins"``, ``"synchronize"`` or ``"listen"``. The reason, where it was an exception, is
+    ``__cause__``.
     """
 
     def __init__(self, message: str, *, phase: str) -> None:

@@ -45,8 +45,9 @@ class Session(Receiver):
         tick: Callable[[float], float] | None = None,
         late_policy: LatePolicy | None = None,
         callers_read: bool = False,
+        max_threads: int = 64,
     ) -> None:
-        """``serve`` and ``call`` are the ids of the logical connections.
+        """``serve`` and ``call`` are the ids of the logical connections; the last two are for the link.
 
         ``lost(cause)`` is called once, when the descriptors are closed; ``tick(now)`` as in
         :meth:`Receiver.tick`.
@@ -63,7 +64,7 @@ class Session(Receiver):
         self._ends: dict[int, ServerEnd | ClientEnd] = {serve: self.server, call: self.client}
         self._decoder = FrameDecoder()
         self._discarded: dict[int, int] = {}
-        self.link = Link(sock, self, name=name, callers_read=callers_read)
+        self.link = Link(sock, self, name=name, callers_read=callers_read, max_threads=max_threads)
         self.server.link = self.client.link = self.link
         self.channel = Channel(self.client, self.link.close)
 

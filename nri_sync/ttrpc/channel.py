@@ -28,7 +28,11 @@ _CANCELLED = Status.of(grpc.StatusCode.CANCELLED, "cancelled by the caller")
 
 
 class CallError(grpc.RpcError, grpc.Call, grpc.Future):  # type: ignore[type-arg]
-    """A call that failed: the exception, and at the same time the finished call, as grpcio has it."""
+    """A call that failed: the exception, and at the same time the finished call, as grpcio has it.
+
+    ``__cause__`` tells why this side gave up: a TimeoutError, ConnectionLost or RemoteProtocolError. It is
+    ``None`` where the peer has answered with the error.
+    """
 
     def __init__(self, method: str, status: Status) -> None:
         super().__init__(method, status)
@@ -183,7 +187,9 @@ class _Call(grpc.Call, grpc.Future):  # type: ignore[type-arg]
             return None
         if status is _CANCELLED:
             raise grpc.FutureCancelledError()
-        return CallError(self._call.method, status)
+        failure = CallError(self._call.method, status)
+        failure.__cause__ = self._call.cause
+        return failure
 
     def _value(self) -> Any:
         payload = self._call.payload or b""
@@ -222,7 +228,7 @@ class _StreamCall(_Call):
             status = self._finished()
             if status.number == 0:
                 raise StopIteration
-            raise CallError(call.method, status)
+            raise CallError(call.method, status) from call.cause
         try:
             return bytes(data) if self._deserialize is None else self._deserialize(bytes(data))
         except Exception as error:
@@ -364,7 +370,7 @@ class _ToUnary(_Method):
         wrapped = self._wrap(call)
         assert call.status is not None
         if call.status.number != 0:
-            raise CallError(call.method, call.status)
+            raise CallError(call.method, call.status) from call.cause
         return wrapped._value(), wrapped
 
     def future(

@@ -11,7 +11,7 @@ from typing import Callable, Optional, Union, cast
 import grpc
 
 from nri_sync.deadline import Deadline
-from nri_sync.errors import ConnectionLost, LocalProtocolError, NRIError
+from nri_sync.errors import ConnectionLost, LocalProtocolError, NRIError, RemoteProtocolError
 from nri_sync.net.link import Job, Link
 from nri_sync.threads import Latch
 from nri_sync.ttrpc import envelope_pb2
@@ -56,6 +56,7 @@ class ClientCall:
 
     __slots__ = (
         "callbacks",
+        "cause",
         "deadline",
         "done",
         "inbox",
@@ -86,6 +87,8 @@ class ClientCall:
         #: How it ended; OK together with the payload of a unary response.
         self.status: Status | None = None
         self.payload: bytes | None = None
+        #: Why this side gave up on the call; ``None`` where the peer has answered, or the caller has cancelled.
+        self.cause: Exception | None = None
         #: Whether the clock ends it at its deadline, because no thread waits for it.
         self.timed = False
         #: To be called when it is done; ``None`` once they were.
@@ -127,6 +130,7 @@ class ClientEnd:
         self._streams = ClientStreams()
         self._calls: dict[int, ClientCall] = {}
         self._closed: Status | None = None
+        self._closed_by: Exception | None = None
         self._ignored = 0
 
     # For the caller
@@ -171,7 +175,8 @@ class ClientEnd:
         elif remaining == 0.0 or not self._send_lock.acquire(
             timeout=-1 if remaining is None else remaining
         ):
-            self._conclude(call, _too_late(call))
+            status = _too_late(call)
+            self._conclude(call, status, cause=TimeoutError(status.details))
         else:
             try:
                 reading = self._send_request(call, state, data, wait)
@@ -190,7 +195,7 @@ class ClientEnd:
         """Send the request; returns whether this thread, which would like to read the answer, may do so."""
         closed = self._register(call, state)
         if closed is not None:
-            self._conclude(call, closed)
+            self._conclude(call, closed, cause=self._closed_by)
             return False
         header = encode_header(REQUEST, call.stream_id, _FLAGS[state], len(data))
         buffers = self.frame(header, data)
@@ -202,9 +207,10 @@ class ClientEnd:
         try:
             self.link.send(buffers, call.deadline)
         except TimeoutError:
-            self.finish(call, _too_late(call))
+            self.expire(call)
         except ConnectionLost as error:
-            self.finish(call, Status.of(grpc.StatusCode.UNAVAILABLE, f"{self.name}: {error}"))
+            status = Status.of(grpc.StatusCode.UNAVAILABLE, f"{self.name}: {error}")
+            self.finish(call, status, cause=error)
         return False
 
     def _register(self, call: ClientCall, state: State) -> Status | None:
@@ -234,15 +240,16 @@ class ClientEnd:
             header = encode_header(DATA, call.stream_id, flags, len(data))
             self.link.send(self.frame(header, data), call.deadline)
         except TimeoutError:
-            self.finish(call, _too_late(call))
+            self.expire(call)
         except ConnectionLost as error:
-            self.finish(call, Status.of(grpc.StatusCode.UNAVAILABLE, f"{self.name}: {error}"))
+            status = Status.of(grpc.StatusCode.UNAVAILABLE, f"{self.name}: {error}")
+            self.finish(call, status, cause=error)
         return True
 
     def wait(self, call: ClientCall) -> None:
         """Block until the call is done, at its deadline at the latest."""
         if not call.done.wait(call.deadline):
-            self.finish(call, _too_late(call))
+            self.expire(call)
             call.done.wait()
 
     def watch(self, call: ClientCall) -> None:
@@ -259,18 +266,31 @@ class ClientEnd:
             call.callbacks.append(callback)
             return True
 
-    def finish(self, call: ClientCall, status: Status, payload: bytes | None = None) -> bool:
+    def finish(self, call: ClientCall, status: Status, *, cause: Exception | None = None) -> bool:
         """End a call; False when it has ended before. Nothing is sent: ttRPC has no message for it."""
         with self._lock:
             if self._calls.pop(call.stream_id, None) is None:
                 return False
             self._streams.forget(call.stream_id)
-        self._conclude(call, status, payload)
+        self._conclude(call, status, cause=cause)
         return True
 
-    def _conclude(self, call: ClientCall, status: Status, payload: bytes | None = None) -> None:
+    def expire(self, call: ClientCall) -> None:
+        """End a call whose time is over."""
+        status = _too_late(call)
+        self.finish(call, status, cause=TimeoutError(status.details))
+
+    def _conclude(
+        self,
+        call: ClientCall,
+        status: Status,
+        payload: bytes | None = None,
+        *,
+        cause: Exception | None = None,
+    ) -> None:
         """Record the outcome; called by the one that took the call off the table."""
         call.payload = payload
+        call.cause = cause
         call.status = status
         call.done.set()
         if call.inbox is not None:
@@ -302,7 +322,10 @@ class ClientEnd:
             elif isinstance(event, ResponseReceived):
                 self._receive_response(call, event.data)
             elif isinstance(event, StreamFailed):
-                self._conclude(call, Status(event.code, event.reason))
+                # An oversized answer is no more than that: the reference takes it for an error of the peer's.
+                oversized = event.code == grpc.StatusCode.RESOURCE_EXHAUSTED.value[0]
+                broken = None if oversized else RemoteProtocolError(event.reason)
+                self._conclude(call, Status(event.code, event.reason), cause=broken)
             else:
                 self._receive_data(call, event)
 
@@ -311,7 +334,8 @@ class ClientEnd:
             response = envelope_pb2.Response.FromString(cast(bytes, data))
         except Exception as error:
             text = f"{call.method}: cannot parse the response: {error}"
-            self._conclude(call, Status.of(grpc.StatusCode.INTERNAL, text))
+            status = Status.of(grpc.StatusCode.INTERNAL, text)
+            self._conclude(call, status, cause=RemoteProtocolError(text))
             return
         # The status first: the payload of a failed call may be anything.
         if response.HasField("status") and response.status.code != 0:
@@ -326,7 +350,8 @@ class ClientEnd:
             text = (
                 f"{call.method}: the server answered with a stream where one response was expected"
             )
-            self.finish(call, Status.of(grpc.StatusCode.INTERNAL, text))
+            status = Status.of(grpc.StatusCode.INTERNAL, text)
+            self.finish(call, status, cause=RemoteProtocolError(text))
             return
         if event.data is not None and not call.inbox.put(event.data):
             text = f"{call.method}: the responses were not taken for too long"
@@ -342,28 +367,30 @@ class ClientEnd:
         for call in calls:
             if call.timed and call.deadline.at is not None:
                 if call.deadline.at <= now:
-                    self.finish(call, _too_late(call))
+                    self.expire(call)
                 else:
                     next_due = min(next_due, call.deadline.at)
         return next_due
 
-    def shut(self, status: Status) -> None:
+    def shut(self, status: Status, cause: Exception | None = None) -> None:
         """End all calls with ``status``, those to come as well. Idempotent: the first status counts."""
         with self._lock:
             if self._closed is None:
+                self._closed_by = cause
                 self._closed = status
             calls = list(self._calls.values())
             self._calls.clear()
             self._streams = ClientStreams()
         for call in calls:
-            self._conclude(call, self._closed)
+            self._conclude(call, self._closed, cause=self._closed_by)
 
     def lost(self, cause: NRIError | None) -> None:
         """The connection is gone."""
         if self._ignored > 1:
             logger.warning("%s: %d messages were ignored in all", self.name, self._ignored)
         text = "the connection was closed" if cause is None else str(cause)
-        self.shut(Status.of(grpc.StatusCode.UNAVAILABLE, f"{self.name}: {text}"))
+        status = Status.of(grpc.StatusCode.UNAVAILABLE, f"{self.name}: {text}")
+        self.shut(status, ConnectionLost(text) if cause is None else cause)
 
 
 def _too_late(call: ClientCall) -> Status:
