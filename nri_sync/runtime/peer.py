@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import socket
+import threading
 from collections.abc import Iterable, Sequence
 from typing import Any, Callable
 
@@ -60,6 +61,8 @@ class Peer:
         self.failure_policy: nri_pb2.FailurePolicy | None = None
         self._update_containers = update_containers
         self._on_close = on_close
+        # Guards the registration, of which there is one.
+        self._lock = threading.Lock()
         self._registered = Latch()
         self._closed = Latch()
         self._cause: NRIError | None = None
@@ -103,10 +106,6 @@ class Peer:
     def _register(
         self, request: nri_pb2.RegisterPluginRequest, context: grpc.ServicerContext
     ) -> nri_pb2.Empty:
-        if self._registered.is_set():
-            context.abort(
-                grpc.StatusCode.FAILED_PRECONDITION, f"plugin {self.name} is registered already"
-            )
         try:
             api.check_name(request.plugin_name)
         except ValueError as error:
@@ -115,8 +114,13 @@ class Peer:
             api.check_index(request.plugin_idx)
         except ValueError as error:
             context.abort(grpc.StatusCode.UNKNOWN, f"invalid plugin index: {error}")
-        self.idx, self.base_name = request.plugin_idx, request.plugin_name
-        self.nri_version = request.NRI_version
+        with self._lock:
+            if self.base_name:
+                context.abort(
+                    grpc.StatusCode.FAILED_PRECONDITION, f"plugin {self.name} is registered already"
+                )
+            self.idx, self.base_name = request.plugin_idx, request.plugin_name
+            self.nri_version = request.NRI_version
         self._registered.set()
         return nri_pb2.Empty()
 

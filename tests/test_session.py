@@ -1,0 +1,216 @@
+"""One connection with both ends of it: calls in both directions, stray frames, the end."""
+
+from __future__ import annotations
+
+import math
+import queue
+import socket
+import threading
+from collections.abc import Iterator
+from typing import Any, Callable
+
+import grpc
+import pytest
+
+from nri_sync.deadline import Deadline
+from nri_sync.errors import ConnectionLost, NRIError, RemoteProtocolError
+from nri_sync.session import Session
+from nri_sync.ttrpc.router import Router
+from nri_sync.wire.mux import FRAME_PAYLOAD_MAX, PLUGIN_SERVICE, RUNTIME_SERVICE
+from tests.plugin.harness import encoded, request
+
+__all__: list[str] = []
+
+LONG = 20.0
+
+
+class End:
+    """One side of a connection, which answers ``/test/Echo`` and does ``/test/Call`` by calling back."""
+
+    def __init__(self, sock: socket.socket, serve: int, call: int, **options: Any) -> None:
+        self.lost: queue.SimpleQueue[NRIError | None] = queue.SimpleQueue()
+        router = Router()
+        behaviours = {"Echo": lambda request, context: b"echo " + request, "Back": self._back}
+        router.add_registered_method_handlers(
+            "test",
+            {
+                name: grpc.unary_unary_rpc_method_handler(behaviour)
+                for name, behaviour in behaviours.items()
+            },
+        )
+        self.session = Session(
+            sock,
+            router,
+            serve=serve,
+            call=call,
+            name=f"end{serve}",
+            peer="unix:test",
+            lost=self.lost.put,
+            **options,
+        )
+        self.thread = threading.Thread(target=self.session.link.run)
+
+    def _back(self, request: bytes, context: grpc.ServicerContext) -> bytes:
+        return b"back " + self.call("Echo", request)
+
+    def call(self, method: str, request: bytes) -> bytes:
+        response: bytes = self.session.channel.unary_unary(f"/test/{method}")(request, timeout=LONG)
+        return response
+
+    def close(self) -> None:
+        self.session.link.close()
+        self.thread.join(LONG)
+
+
+@pytest.fixture
+def sockets() -> Iterator[tuple[socket.socket, socket.socket]]:
+    one, other = socket.socketpair()
+    one.settimeout(LONG)
+    other.settimeout(LONG)
+    with one, other:
+        yield one, other
+
+
+@pytest.fixture
+def ends(sockets: tuple[socket.socket, socket.socket]) -> Iterator[tuple[End, End]]:
+    plugin = End(sockets[0], PLUGIN_SERVICE, RUNTIME_SERVICE)
+    runtime = End(sockets[1], RUNTIME_SERVICE, PLUGIN_SERVICE, callers_read=True)
+    for end in (plugin, runtime):
+        end.thread.start()
+    yield plugin, runtime
+    for end in (plugin, runtime):
+        end.close()
+
+
+@pytest.fixture
+def make_end(sockets: tuple[socket.socket, socket.socket]) -> Iterator[Callable[..., End]]:
+    """Makes the plugin's end; the other one is the bare socket."""
+    made: list[End] = []
+
+    def make(**options: Any) -> End:
+        made.append(End(sockets[0], PLUGIN_SERVICE, RUNTIME_SERVICE, **options))
+        made[-1].thread.start()
+        return made[-1]
+
+    yield make
+    for end in made:
+        end.close()
+
+
+@pytest.mark.parametrize("size", [0, 1, 4096, 100_000, 4_000_000])
+def test_both_sides_call(ends: tuple[End, End], size: int) -> None:
+    for end in ends:
+        assert end.call("Echo", b"x" * size) == b"echo " + b"x" * size
+
+
+def test_a_handler_calls_back(ends: tuple[End, End]) -> None:
+    for end in ends:
+        assert end.call("Back", b"x") == b"back echo x"
+
+
+@pytest.mark.parametrize("closer", [0, 1])
+def test_the_end_is_told_to_both_sides_once(ends: tuple[End, End], closer: int) -> None:
+    assert ends[0].call("Echo", b"") == b"echo "
+    ends[closer].session.link.close()
+    assert ends[closer].lost.get(timeout=LONG) is None
+    cause = ends[1 - closer].lost.get(timeout=LONG)
+    assert isinstance(cause, ConnectionLost)
+    assert str(cause) == "the peer closed the connection"
+    for end in ends:
+        end.thread.join(LONG)
+        assert end.lost.empty()
+
+
+def test_calls_after_the_end_fail(ends: tuple[End, End]) -> None:
+    ends[0].session.link.close()
+    ends[0].lost.get(timeout=LONG)
+    ends[1].lost.get(timeout=LONG)
+    for end in ends:
+        with pytest.raises(grpc.RpcError) as caught:
+            end.call("Echo", b"")
+        assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+
+
+def test_a_call_in_flight_fails_with_the_cause(
+    make_end: Callable[..., End], sockets: tuple[socket.socket, socket.socket]
+) -> None:
+    end = make_end()
+    future = end.session.channel.unary_unary("/test/Echo").future(b"", timeout=LONG)
+    assert sockets[1].recv(4096)
+    sockets[1].close()
+    with pytest.raises(grpc.RpcError, match="the peer closed the connection"):
+        future.result(timeout=LONG)
+
+
+def test_data_for_other_connections_is_discarded(
+    make_end: Callable[..., End],
+    sockets: tuple[socket.socket, socket.socket],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    end = make_end()
+    caplog.set_level("DEBUG", "nri_sync.session")
+    for connection_id in (0, 3, 3, 2**32 - 1, *range(100, 140)):
+        sockets[1].sendall(connection_id.to_bytes(4, "big") + b"\0\0\0\5" + b"hello")
+    # It goes on: a request for an unknown method is answered.
+    sockets[1].sendall(encoded(1, 1, 1, request("Nothing")))
+    assert sockets[1].recv(8)[:4] == b"\0\0\0\1"
+    warnings = [record for record in caplog.records if record.levelname == "WARNING"]
+    # Not one for each of what may be a great many.
+    assert len(warnings) <= 17
+    assert "end1: data for connection 3, which nobody serves, is discarded" in caplog.text
+    sockets[1].close()
+    end.lost.get(timeout=LONG)
+    assert "end1: 10 bytes for connection 3 discarded" in caplog.text
+
+
+def test_a_frame_that_is_too_long_ends_it(
+    make_end: Callable[..., End], sockets: tuple[socket.socket, socket.socket]
+) -> None:
+    end = make_end()
+    sockets[1].sendall(b"\0\0\0\1" + (FRAME_PAYLOAD_MAX + 1).to_bytes(4, "big"))
+    cause = end.lost.get(timeout=LONG)
+    assert isinstance(cause, RemoteProtocolError)
+    assert "claims 4194315 bytes" in str(cause)
+    assert sockets[1].recv(1) == b""
+
+
+def test_nothing_is_read_before_it_runs(sockets: tuple[socket.socket, socket.socket]) -> None:
+    end = End(sockets[0], PLUGIN_SERVICE, RUNTIME_SERVICE)
+    sockets[1].sendall(b"\0\0\0\1")
+    assert sockets[0].recv(4, socket.MSG_PEEK) == b"\0\0\0\1"
+    end.thread.start()
+    end.close()
+    assert end.lost.get(timeout=LONG) is None
+
+
+def test_the_clock_ticks_for_the_owner(make_end: Callable[..., End]) -> None:
+    ticks: queue.SimpleQueue[float] = queue.SimpleQueue()
+
+    def tick(now: float) -> float:
+        ticks.put(now)
+        # Twice at the start, and then as asked for.
+        return now + 0.01 if ticks.qsize() < 4 else math.inf
+
+    make_end(tick=tick)
+    times = [ticks.get(timeout=LONG) for _ in range(4)]
+    assert times == sorted(times)
+    assert times[3] >= times[0] + 0.01
+
+
+def test_requests_go_to_the_one_side_and_answers_to_the_other(ends: tuple[End, End]) -> None:
+    # Stream ids are counted for each direction: both sides use the same ones.
+    done = threading.Barrier(3)
+
+    def call(end: End) -> None:
+        for number in range(20):
+            assert end.call("Echo", b"%d" % number) == b"echo %d" % number
+        done.wait(LONG)
+
+    callers = [threading.Thread(target=call, args=(end,)) for end in ends]
+    for caller in callers:
+        caller.start()
+    done.wait(LONG)
+    for caller in callers:
+        caller.join(LONG)
+    for end in ends:
+        assert end.session.server.quiet(Deadline(LONG))
