@@ -282,6 +282,15 @@ class Link:
         self.wake_by(self._tick())
         self._work(_READ)
 
+    def _run(self, job: Job) -> Sequence[Buffer]:
+        try:
+            return job.run()
+        except (
+            BaseException
+        ):  # a bug, or sys.exit(), which must not take one of the threads with it
+            logger.exception("%s: a job failed", self.name)
+            return ()
+
     def _work(self, task: Any) -> None:
         while task is not None:
             if task is _READ:
@@ -289,7 +298,7 @@ class Link:
             elif task is _WATCH:
                 task = self._watch()
             else:
-                self._answer(task, task.run())
+                self._answer(task, self._run(task))
                 task = self._next()
 
     def _give(self, task: Any, *, may_wait: bool = False, coming: bool = False) -> bool:
@@ -538,7 +547,7 @@ class Link:
             for job in jobs[1:]:
                 self._dispatch(job, coming=True)
         self._release()
-        buffers = first.run()
+        buffers = self._run(first)
         if not self._regain():
             self._answer(first, buffers)
             return False
@@ -678,8 +687,15 @@ class Link:
         self._write_lock.release()
 
     def _delegate(self, rest: Sequence[Buffer]) -> None:
-        """Have another thread write ``rest``; the write lock goes with it."""
-        if not self._give(_Writing(self, rest)):
+        """Have another thread write ``rest``; the write lock goes with it, so there is one such thread."""
+
+        def write() -> None:
+            with contextlib.suppress(ConnectionLost):
+                self._write_rest(rest)
+
+        try:
+            spawn(f"{self.name}-writer", write)
+        except (RuntimeError, MemoryError):
             self._write_lock.release()
             self.close(
                 ConnectionLost("the peer does not read, and no thread was left to wait for it")
@@ -695,16 +711,3 @@ def _is_ready(poller: select.poll, deadline: Deadline | None) -> bool:
             return True
         if remaining == 0.0:
             return False
-
-
-class _Writing(Job):
-    """The rest of a message that was begun; owns the write lock."""
-
-    def __init__(self, link: Link, rest: Sequence[Buffer]) -> None:
-        self._link = link
-        self._rest = rest
-
-    def run(self) -> Sequence[Buffer]:
-        with contextlib.suppress(ConnectionLost):
-            self._link._write_rest(self._rest)
-        return ()

@@ -72,6 +72,7 @@ class Lines(Receiver):
         self.due = math.inf
         self.received = threading.Semaphore(0)
         self.answers: dict[str, Latch] = {}
+        self.has_ticked = threading.Event()
         self.on_tick: Callable[[float], float] = lambda now: math.inf
         self._partial = b""
 
@@ -110,7 +111,9 @@ class Lines(Receiver):
         self.received.release()
 
     def tick(self, now: float) -> float:
-        return self.on_tick(now)
+        due = self.on_tick(now)
+        self.has_ticked.set()
+        return due
 
     def lost(self, cause: NRIError | None) -> None:
         self.lost_causes.append(cause)
@@ -155,6 +158,7 @@ def linked(
     link = lines.link = kind(near, lines, name="rig", **options)
     if run:
         in_thread(link.run, "rig")
+        assert lines.has_ticked.wait(LONG)
         if link._callers_read:
             assert eventually(lambda: link._sentinel and not link._token.locked())
     try:

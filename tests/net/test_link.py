@@ -121,6 +121,23 @@ class TestServing:
             assert eventually(lambda: all(job.was_sent.is_set() for job in lines.jobs))
             assert len(lines.jobs) == 3
 
+    def test_a_job_that_raises_costs_no_thread(self, caplog: pytest.LogCaptureFixture) -> None:
+        lines = Lines()
+
+        def handle(text: str) -> list[bytes]:
+            if text == "answer":
+                return [b"answer\n"]
+            raise SystemExit(text)
+
+        lines.handle = handle  # type: ignore[method-assign]
+        with linked(lines, max_threads=3) as (_, peer):
+            for _ in range(5):
+                peer.send("1", "2", "3", "4")
+            peer.send("answer")
+            assert peer.read() == "answer"
+            assert eventually(lambda: all(job.was_sent.is_set() for job in lines.jobs))
+        assert caplog.text.count("a job failed") == 20
+
     def test_threads_are_named_after_the_link(self) -> None:
         with linked() as (lines, peer):
             peer.send("block a")

@@ -1,0 +1,633 @@
+"""The races of a link, each forced: some thread is held at the worst place while others go on."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import math
+import random
+import select
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any, Callable
+
+import pytest
+
+from nri_sync.deadline import Deadline
+from nri_sync.errors import ConnectionLost
+from nri_sync.net import link as link_module
+from nri_sync.net.link import Buffer, Job, Link
+from nri_sync.threads import Latch
+from tests.net.rig import (
+    LONG,
+    Lines,
+    Peer,
+    Task,
+    eventually,
+    in_thread,
+    linked,
+    open_descriptors,
+)
+
+__all__: list[str] = []
+
+
+class Hold:
+    """A place where threads stop while it is closed."""
+
+    def __init__(self) -> None:
+        self.reached = threading.Event()
+        self._open = threading.Event()
+        self._open.set()
+
+    def close(self) -> None:
+        self.reached.clear()
+        self._open.clear()
+
+    def open(self) -> None:
+        self._open.set()
+
+    def wait_here(self) -> None:
+        if not self._open.is_set():
+            self.reached.set()
+            assert self._open.wait(LONG)
+
+    def wait_until_reached(self) -> None:
+        assert self.reached.wait(LONG)
+
+
+class HeldEpoll:
+    """An epoll set whose poll() can be held when it has something to tell."""
+
+    def __init__(self, epoll: select.epoll, hold: Hold) -> None:
+        self._epoll = epoll
+        self._hold = hold
+
+    def poll(self, *arguments: Any, **options: Any) -> list[tuple[int, int]]:
+        ready = self._epoll.poll(*arguments, **options)
+        self._hold.wait_here()
+        return ready
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._epoll, name)
+
+
+class Held(Link):
+    """A link with holds."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.sentinel_woken = Hold()
+        self.before_next = Hold()
+        self.after_next = Hold()
+        self.before_release = Hold()
+        self.in_finish: Callable[[], object] = lambda: None
+        self._epoll = HeldEpoll(self._epoll, self.sentinel_woken)  # type: ignore[assignment]
+
+    def open_all(self) -> None:
+        for hold in (self.sentinel_woken, self.before_next, self.after_next, self.before_release):
+            hold.open()
+
+    def _next(self) -> Any:
+        self.before_next.wait_here()
+        task = super()._next()
+        self.after_next.wait_here()
+        return task
+
+    def _release(self) -> None:
+        self.before_release.wait_here()
+        super()._release()
+
+    def _close_descriptors(self) -> None:
+        self.in_finish()
+        super()._close_descriptors()
+
+
+class Rig:
+    def __init__(self, lines: Lines, link: Held, peer: Peer) -> None:
+        self.lines = lines
+        self.link = link
+        self.peer = peer
+
+    def block(self, name: str) -> None:
+        """Have a handler block."""
+        self.peer.send(f"block {name}")
+        assert self.lines.entered[f"block {name}"].wait(LONG)
+
+    def expect(self, *answers: str) -> None:
+        assert sorted(self.peer.read() for _ in answers) == sorted(answers)
+
+    def someone_reads(self, text: str = "") -> None:
+        """Wait until a thread sits in recv(); ``text`` is the beginning of a line that brings it there."""
+        self.peer.sock.sendall(text.encode())
+        assert eventually(self.link._token.locked)
+
+
+def rig_of(**options: Any) -> Iterator[Rig]:
+    with linked(kind=Held, **options) as (lines, peer):
+        assert isinstance(lines.link, Held)
+        try:
+            yield Rig(lines, lines.link, peer)
+        finally:
+            lines.link.open_all()
+
+
+@pytest.fixture
+def rig(request: pytest.FixtureRequest) -> Iterator[Rig]:
+    yield from rig_of(**getattr(request, "param", {}))
+
+
+callers_read = pytest.mark.parametrize("rig", [{"callers_read": True}], indirect=True)
+three_threads = pytest.mark.parametrize("rig", [{"max_threads": 3}], indirect=True)
+
+
+class TestTheSentinelIsLate:
+    """It woke, but before it can take the token another thread has it, and reads what woke it."""
+
+    @pytest.fixture
+    def rig(self) -> Iterator[Rig]:
+        for rig in rig_of():
+            rig.block("a")
+            rig.link.sentinel_woken.close()
+            rig.peer.send("b")
+            rig.link.sentinel_woken.wait_until_reached()
+            rig.lines.release("a")
+            # Both by the thread that served the first.
+            assert [rig.peer.read(), rig.peer.read()] == ["block a", "b"]
+            yield rig
+
+    def test_the_reader_goes_on_without_it(self, rig: Rig) -> None:
+        for number in range(10):
+            rig.peer.send(str(number))
+            rig.expect(str(number))
+
+    def test_it_reads_when_the_reader_serves(self, rig: Rig) -> None:
+        rig.someone_reads()
+        rig.link.sentinel_woken.open()
+        rig.block("c")
+        rig.peer.send("d")
+        rig.expect("d")
+        rig.lines.release("c")
+        rig.expect("block c")
+
+    def test_it_finds_nothing_to_read(self, rig: Rig) -> None:
+        # It takes the token while the reader serves, and must not miss the next message.
+        rig.block("c")
+        rig.link.sentinel_woken.open()
+        rig.someone_reads()
+        rig.lines.release("c")
+        rig.expect("block c")
+        rig.peer.send("d")
+        rig.expect("d")
+
+    @pytest.mark.parametrize("opened", ["before", "after"])
+    @pytest.mark.parametrize("how", ["close", "eof", "bad"])
+    def test_the_link_ends(self, rig: Rig, how: str, opened: str) -> None:
+        if opened == "before":
+            rig.link.sentinel_woken.open()
+        rig.someone_reads()
+        if how == "close":
+            rig.link.close()
+        elif how == "eof":
+            rig.peer.sock.shutdown(socket.SHUT_WR)
+        else:
+            rig.peer.send("bad")
+        if opened == "after":
+            # The one that reads must not close what the other still has to look at.
+            assert eventually(lambda: rig.link._ended)
+            assert not rig.lines.is_lost.is_set()
+            rig.link.sentinel_woken.open()
+        assert rig.lines.is_lost.wait(LONG)
+
+    def test_the_clock_goes_on(self, rig: Rig) -> None:
+        # The reader finds nothing to serve in what it reads, so the sentinel gets no token.
+        rig.link.sentinel_woken.open()
+        rig.lines.answers["pong"] = Latch()
+        rig.peer.send("pong")
+        assert rig.lines.answers["pong"].wait(Deadline(LONG))
+        rig.someone_reads()
+        ticked = threading.Event()
+        due = time.monotonic() + 0.02
+
+        def tick(now: float) -> float:
+            if now < due:
+                return due
+            ticked.set()
+            return math.inf
+
+        rig.lines.on_tick = tick
+        rig.link.wake_by(due)
+        assert ticked.wait(LONG)
+
+
+class TestParking:
+    """A thread is about to sit down, or about to get up."""
+
+    @three_threads
+    def test_a_job_gets_in_line_before_it_sits_down(self, rig: Rig) -> None:
+        rig.block("a")
+        rig.block("b")
+        rig.someone_reads("c")
+        rig.link.before_next.close()
+        rig.lines.release("a")
+        rig.expect("block a")
+        rig.link.before_next.wait_until_reached()
+        rig.peer.send("c")
+        assert eventually(lambda: len(rig.link._backlog) == 1)
+        rig.link.before_next.open()
+        rig.expect("cc")
+
+    @three_threads
+    def test_a_job_comes_after_it_sat_down(self, rig: Rig) -> None:
+        rig.block("a")
+        rig.block("b")
+        rig.someone_reads("c")
+        rig.lines.release("a")
+        rig.expect("block a")
+        assert eventually(lambda: len(rig.link._idle) == 1)
+        rig.peer.send("c")
+        rig.expect("cc")
+
+    def watch_while_held(self, rig: Rig) -> None:
+        """Bring about that an idle thread is appointed sentinel, and held before it watches."""
+        rig.block("a")
+        rig.peer.send("b")
+        rig.expect("b")
+        rig.lines.release("a")
+        rig.expect("block a")
+        assert eventually(lambda: len(rig.link._idle) == 1)
+        rig.block("c")
+        rig.link.after_next.close()
+        rig.peer.send("d")
+        rig.link.after_next.wait_until_reached()
+        rig.expect("d")
+
+    @pytest.mark.parametrize("how", ["close", "eof", "bad"])
+    def test_the_link_ends_before_the_new_sentinel_watches(self, rig: Rig, how: str) -> None:
+        self.watch_while_held(rig)
+        if how == "close":
+            rig.link.close()
+        elif how == "eof":
+            rig.peer.sock.shutdown(socket.SHUT_WR)
+        else:
+            rig.peer.send("bad")
+        assert eventually(lambda: rig.link._ended)
+        assert not rig.lines.is_lost.is_set()
+        rig.link.after_next.open()
+        assert rig.lines.is_lost.wait(LONG)
+
+    def test_a_message_comes_before_the_new_sentinel_watches(self, rig: Rig) -> None:
+        self.watch_while_held(rig)
+        rig.block("e")
+        # Serving have "c" and "e", reading has nobody until the sentinel watches.
+        rig.peer.send("f")
+        rig.link.after_next.open()
+        rig.expect("f")
+
+    @pytest.mark.parametrize("rig", [{"max_threads": 1}], indirect=True)
+    def test_a_job_of_another_thread_while_nobody_serves(self, rig: Rig) -> None:
+        # Neither reader nor sentinel would come for it, so it must not wait in line for them.
+        rig.peer.send("a")
+        rig.expect("a")
+        assert eventually(lambda: rig.link._threads == 2)
+        rig.link.dispatch(Task(rig.lines, "b"))
+        rig.expect("b")
+
+
+class TestNoThreads:
+    def test_two_fail_to_start_at_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        # Each counts as a thread until it has failed: the other must not wait in line for it.
+        hold = Hold()
+        hold.close()
+
+        def refuse(name: str, *arguments: object) -> None:
+            if threading.current_thread().name == "dispatcher":
+                hold.wait_here()
+            raise RuntimeError("can't start new thread")
+
+        monkeypatch.setattr(link_module, "spawn", refuse)
+        with linked() as (lines, peer):
+            other = in_thread(lambda: lines.link.dispatch(Task(lines, "one")), "dispatcher")
+            hold.wait_until_reached()
+            peer.send("two")
+            assert peer.read() == "refused two"
+            hold.open()
+            assert peer.read() == "refused one"
+            other.join(LONG)
+
+    def test_a_thread_sits_down_while_another_fails_to_start(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        hold = Hold()
+
+        def refuse(name: str, *arguments: object) -> None:
+            hold.wait_here()
+            raise RuntimeError("can't start new thread")
+
+        with linked() as (lines, peer):
+            peer.send("block a")
+            assert lines.entered["block a"].wait(LONG)
+            peer.send("b")
+            assert peer.read() == "b"
+            assert eventually(lambda: lines.link._threads == 3)
+            monkeypatch.setattr(link_module, "spawn", refuse)
+            hold.close()
+            other = in_thread(lambda: lines.link.dispatch(Task(lines, "c")))
+            hold.wait_until_reached()
+            lines.release("a")
+            assert peer.read() == "block a"
+            assert eventually(lambda: len(lines.link._idle) == 1)
+            hold.open()
+            assert peer.read() == "c"
+            other.join(LONG)
+
+
+class TestTheEnd:
+    def test_others_use_the_link_while_its_descriptors_are_closed(self, rig: Rig) -> None:
+        failures: list[BaseException] = []
+        threads: list[threading.Thread] = []
+
+        def use(function: Callable[[], object]) -> None:
+            try:
+                function()
+            except ConnectionLost:
+                pass
+            except BaseException as error:
+                failures.append(error)
+
+        def in_finish() -> None:
+            link = rig.link
+            uses: list[Callable[[], object]] = [
+                link.close,
+                lambda: link.close(ConnectionLost("late")),
+                lambda: link.send([b"x"]),
+                lambda: link.send([b"x"], Deadline(LONG)),
+                lambda: link.try_send([b"x"]),
+                lambda: link.wake_by(0.0),
+                lambda: link.drain(Deadline(LONG)),
+                lambda: link.dispatch(Task(rig.lines, "late")),
+                link.begin_reading,
+            ]
+            for function in uses:
+                threads.append(in_thread(lambda f=function: use(f)))  # type: ignore[misc]
+
+        rig.link.in_finish = in_finish
+        rig.link.close()
+        assert rig.lines.is_lost.wait(LONG)
+        for thread in threads:
+            thread.join(LONG)
+            assert not thread.is_alive()
+        assert failures == []
+        assert rig.lines.refused == ["late"]
+        assert rig.lines.lost_causes == [None]
+
+    def test_a_writer_is_in_the_way(self, rig: Rig) -> None:
+        writer = in_thread(lambda: rig.link.try_send([b"x" * (8 << 20)]))
+        writer.join(LONG)
+        assert rig.link._write_lock.locked()
+        rig.peer.sock.shutdown(socket.SHUT_WR)
+        assert rig.lines.is_lost.wait(LONG)
+
+    def test_a_handler_ends_at_the_same_time(self, rig: Rig) -> None:
+        rig.block("a")
+        rig.link.sentinel_woken.close()
+        rig.peer.sock.shutdown(socket.SHUT_WR)
+        rig.link.sentinel_woken.wait_until_reached()
+        rig.lines.release("a")
+        # The thread of the handler finds the token free, and the end.
+        assert eventually(lambda: rig.link._ended)
+        assert rig.peer.read() == "block a"
+        rig.link.sentinel_woken.open()
+        assert rig.lines.is_lost.wait(LONG)
+
+
+class TestTheClock:
+    def test_something_becomes_due_while_it_looks(self, rig: Rig) -> None:
+        ticked = threading.Event()
+        looking = threading.Event()
+        due = [math.inf]
+
+        def tick(now: float) -> float:
+            seen = due[0]
+            if seen == math.inf:
+                # It has looked, and found nothing; only now something is due.
+                looking.set()
+                assert eventually(lambda: due[0] != math.inf)
+            elif now >= seen:
+                ticked.set()
+                return math.inf
+            return seen
+
+        rig.lines.on_tick = tick
+        rig.link.wake_by(time.monotonic() + 1000)
+        assert looking.wait(LONG)
+        soon = time.monotonic() + 0.02
+        due[0] = soon
+        rig.link.wake_by(soon)
+        assert ticked.wait(LONG)
+
+    def test_the_link_ends_while_it_looks(self, rig: Rig) -> None:
+        hold = Hold()
+        hold.close()
+
+        def tick(now: float) -> float:
+            hold.wait_here()
+            return now + 1000
+
+        rig.lines.on_tick = tick
+        rig.link.wake_by(0.0)
+        hold.wait_until_reached()
+        rig.link.close()
+        assert rig.lines.is_lost.wait(LONG)
+        hold.open()
+        # That its thread ends is checked after every test.
+
+
+class TestCallers:
+    def ask(self, rig: Rig, question: str) -> threading.Thread:
+        done = rig.lines.answers[question] = Latch()
+
+        def call() -> None:
+            message: Sequence[Buffer] = [question.encode() + b"\n"]
+            if rig.link.begin_reading():
+                assert rig.link.try_send(message)
+                rig.link.read_until(done, Deadline(LONG))
+            else:
+                rig.link.send(message)
+            assert done.wait(Deadline(LONG))
+
+        thread = in_thread(call)
+        assert rig.peer.read() == question
+        return thread
+
+    @callers_read
+    def test_an_answer_comes_while_the_reader_leaves(self, rig: Rig) -> None:
+        first = self.ask(rig, "first")
+        second = self.ask(rig, "second")
+        rig.link.before_release.close()
+        rig.peer.send("first")
+        rig.link.before_release.wait_until_reached()
+        rig.peer.send("second")
+        rig.link.before_release.open()
+        first.join(LONG)
+        second.join(LONG)
+        assert not first.is_alive()
+        assert not second.is_alive()
+
+    @callers_read
+    def test_a_caller_reads_what_woke_the_sentinel(self, rig: Rig) -> None:
+        rig.link.sentinel_woken.close()
+        rig.peer.send("one")
+        rig.link.sentinel_woken.wait_until_reached()
+        caller = self.ask(rig, "ask")
+        rig.expect("one")
+        rig.peer.send("ask")
+        caller.join(LONG)
+        assert not caller.is_alive()
+        rig.link.sentinel_woken.open()
+        rig.peer.send("two")
+        rig.expect("two")
+
+    @callers_read
+    def test_the_end_in_a_caller_while_the_sentinel_is_late(self, rig: Rig) -> None:
+        rig.link.sentinel_woken.close()
+        rig.peer.send("one")
+        rig.link.sentinel_woken.wait_until_reached()
+        caller = self.ask(rig, "ask")
+        rig.lines.answers["ask"].set()  # nobody is to wait for the answer
+        rig.peer.sock.shutdown(socket.SHUT_WR)
+        caller.join(LONG)
+        assert not caller.is_alive()
+        assert eventually(lambda: rig.link._ended or not rig.link._token.locked())
+        rig.link.sentinel_woken.open()
+        assert rig.lines.is_lost.wait(LONG)
+
+
+@pytest.fixture
+def hasty_switching() -> Iterator[None]:
+    """Threads change places as often as the interpreter can make them."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(interval)
+
+
+class Random(Lines):
+    """Handlers that do whatever a handler may, at random."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        self.random = random.Random(seed)
+
+    def handle(self, text: str) -> Sequence[Buffer]:
+        action = self.random.randrange(12)
+        if action == 0:
+            self.link.dispatch(Task(self, f"{text} again"))
+        elif action == 1:
+            with contextlib.suppress(ConnectionLost):
+                self.link.send([f"note {text}\n".encode()])
+        elif action == 2:
+            self.link.try_send([b"note " + b"x" * 300_000 + b"\n"])
+        elif action == 3:
+            self.link.wake_by(time.monotonic() + self.random.random() / 1000)
+        elif action == 4:
+            return [b"note ", b"y" * 500_000, b"\n", text.encode(), b"\n"]
+        elif action == 5:
+            return [f"note {text}\n{text}\n".encode()]
+        return super().handle(text)
+
+
+REQUESTS = [f"request {number}" for number in range(60)]
+QUESTIONS = [f"question {number}" for number in range(20)]
+
+
+@pytest.mark.usefixtures("hasty_switching")
+@pytest.mark.parametrize("callers_read", [False, True])
+@pytest.mark.parametrize("seed", range(4))
+def test_at_random(seed: int, callers_read: bool) -> None:
+    """Whatever happens, each request is answered exactly once, and the end comes once."""
+    descriptors = open_descriptors()
+    dice = random.Random(seed)
+    for number in range(10):
+        lines = Random(dice.randrange(1 << 30))
+        lines.answers.update((question, Latch()) for question in QUESTIONS)
+        options: dict[str, Any] = {
+            "callers_read": callers_read,
+            "max_threads": dice.choice([3, 4, 64]),
+        }
+        with linked(lines, **options) as (_, peer):
+            callers = [in_thread(functools.partial(_ask, lines, q)) for q in QUESTIONS]
+            if number % 2:
+                _cut_off(lines, peer, dice)
+            else:
+                _talk(peer)
+            for caller in callers:
+                caller.join(LONG)
+                assert not caller.is_alive()
+    assert open_descriptors() == descriptors
+
+
+def _talk(peer: Peer) -> None:
+    """Send all requests, answer all questions, get all answers."""
+
+    def send() -> None:
+        for request in REQUESTS:
+            peer.send(request)
+
+    sender = in_thread(send)
+    received: list[str] = []
+    while len(received) < len(REQUESTS) + len(QUESTIONS):
+        line = peer.read()
+        assert line
+        if line in QUESTIONS:
+            peer.send(line)
+        if line in QUESTIONS or line in REQUESTS:
+            received.append(line)
+    assert sorted(received) == sorted(REQUESTS + QUESTIONS)
+    sender.join(LONG)
+
+
+def _cut_off(lines: Lines, peer: Peer, dice: random.Random) -> None:
+    """Send some requests, and then one side ends the connection."""
+    for request in REQUESTS[: dice.randrange(len(REQUESTS))]:
+        peer.send(request)
+    if dice.random() < 0.5:
+        lines.link.close()
+    else:
+        peer.sock.shutdown(socket.SHUT_RDWR)
+    assert lines.is_lost.wait(LONG)
+
+
+def _ask(lines: Lines, question: str) -> None:
+    """As a client does: when the link is over, somebody else ends the wait."""
+    done = lines.answers[question]
+    message = [question.encode() + b"\n"]
+    try:
+        if lines.link.begin_reading():
+            if lines.link.try_send(message):
+                lines.link.read_until(done, Deadline(LONG))
+            else:
+                lines.link.end_reading()
+                lines.link.send(message)
+        else:
+            lines.link.send(message)
+    except ConnectionLost:
+        return
+    assert eventually(lambda: done.is_set() or lines.is_lost.is_set())
+
+
+def test_a_hold_holds() -> None:
+    hold = Hold()
+    hold.wait_here()
+    assert not hold.reached.is_set()
+    hold.close()
+    thread = in_thread(hold.wait_here)
+    hold.wait_until_reached()
+    assert thread.is_alive()
+    hold.open()
+    thread.join(LONG)
+    assert not thread.is_alive()
+    assert isinstance(Task(Lines(), "x"), Job)
