@@ -264,6 +264,8 @@ class Connection:
         elif after is None and not grace:
             session.link.close()
         elif first:
+            # A request that comes now could still be handled, but its answer would come too late.
+            session.server.take_no_more()
             try:
                 spawn(f"{self.plugin.name}-stop", self._close_gently, session, grace)
             except (RuntimeError, MemoryError):

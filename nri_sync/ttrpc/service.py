@@ -383,6 +383,7 @@ class ServerEnd:
         self._streams = ServerStreams()
         self._calls: dict[int, ServerCall] = {}
         self._unsettled = 0
+        self._takes_calls = True
         self._ignored = 0
 
     @property
@@ -399,6 +400,8 @@ class ServerEnd:
             with self._lock:
                 event = self._streams.receive(message)
                 if isinstance(event, RequestReceived):
+                    if not self._takes_calls:
+                        continue
                     call = ServerCall(self, event.stream_id, event.data, event.state)
                     self._calls[event.stream_id] = call
                     self._unsettled += 1
@@ -504,6 +507,10 @@ class ServerEnd:
     def run_elsewhere(self, callbacks: list[Callback]) -> None:
         """Run what the application wants to be told: not on a thread that others wait for."""
         run_elsewhere(self.link.name, callbacks)
+
+    def take_no_more(self) -> None:
+        """Ignore calls from now on. The connection must end soon, which is the only answer they get."""
+        self._takes_calls = False
 
     def quiet(self, deadline: Deadline) -> bool:
         """Block until all calls are answered, the answers sent, or the deadline; returns whether it is so."""

@@ -1,0 +1,153 @@
+"""Restarts by the thousand: a plugin that stops itself, and books on what has become of each request.
+
+NRI_SYNC_TORTURE_RESTARTS is the number of restarts of each test; `make torture` sets it to 2,000.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import threading
+import time
+from typing import NamedTuple
+
+from examples.self_stopping.plugin import SelfStopping
+from nri_sync import Stub, api, errors
+
+__all__ = ["PROMPTLY", "RESTARTS", "Books", "Comeback", "Recorded", "Usage", "check_usage"]
+
+RESTARTS = int(os.environ.get("NRI_SYNC_TORTURE_RESTARTS", "100"))
+# Within which a plugin registers again, on a busy machine.
+PROMPTLY = 15.0
+# What the process may grow by, as caches and the pools of the allocator fill.
+GROWTH = 4 << 20
+MOST_REQUESTS = 1 << 20
+
+
+class Books:
+    """Who has seen which request. Requests have numbers, which are the ids of their containers.
+
+    One byte for each request and question, so that the books hardly grow, and threads need no lock.
+    """
+
+    def __init__(self) -> None:
+        self.sent = 0
+        #: The handler has run.
+        self.entered = bytearray(MOST_REQUESTS)
+        #: The runtime got the plugin's answer.
+        self.answered = bytearray(MOST_REQUESTS)
+        #: The runtime was waiting for the answer when it went away.
+        self.cut = bytearray(MOST_REQUESTS)
+        self.registrations = 0
+
+    def send(self) -> int:
+        """The number of the next request."""
+        self.sent += 1
+        return self.sent
+
+    def lost(self) -> list[int]:
+        """The requests that the plugin took, and that the runtime, being there, got no answer for."""
+        return [
+            number
+            for number in range(self.sent + 1)
+            if self.entered[number] and not self.answered[number] and not self.cut[number]
+        ]
+
+    def __str__(self) -> str:
+        answered, cut = self.answered.count(1), self.cut.count(1)
+        return (
+            f"{self.registrations} registrations, {self.sent} requests: {answered} answered, {cut} cut off by the "
+            f"runtime, {len(self.lost())} lost, {self.sent - answered - cut} that a stop came before"
+        )
+
+
+class Recorded(SelfStopping):
+    """The template, with books, and handlers that take a moment."""
+
+    def __init__(self, books: Books, socket_path: str, seed: int) -> None:
+        super().__init__(
+            requests=7, seconds=0.05, pause=0.002, socket_path=socket_path, registration_timeout=5.0
+        )
+        self.books = books
+        self.random = random.Random(seed)
+
+    def create_container(self, pod: api.PodSandbox, container: api.Container) -> api.Adjustment:
+        self.books.entered[int(container.id)] = 1
+        time.sleep(self.random.uniform(0, 0.002))  # work
+        return super().create_container(pod, container).add_annotation("id", container.id)
+
+
+class Comeback:
+    """The other template: a plugin that comes back inside ``on_close``, and is never stopped."""
+
+    def __init__(self, books: Books, socket_path: str) -> None:
+        self.books = books
+        self.finished = threading.Event()
+        self.stub = Stub(
+            self, name="comeback", idx="30", socket_path=socket_path, on_close=self._come_back
+        )
+
+    def create_container(self, pod: api.PodSandbox, container: api.Container) -> api.Adjustment:
+        self.books.entered[int(container.id)] = 1
+        return api.Adjustment().add_annotation("id", container.id)
+
+    def begin(self) -> None:
+        threading.Thread(target=self._come_back, args=(self.stub,)).start()
+
+    def finish(self) -> None:
+        self.finished.set()
+        self.stub.stop()
+
+    def _come_back(self, stub: Stub) -> None:
+        while not self.finished.is_set():
+            try:
+                stub.start()
+            except (errors.StartError, errors.StubStopped):
+                self.finished.wait(0.002)
+            else:
+                if self.finished.is_set():
+                    stub.stop()  # finish() may have come before this session was there
+                return
+
+
+class Usage(NamedTuple):
+    """What the process has of the machine."""
+
+    threads: int
+    descriptors: int
+    resident: int
+
+    @classmethod
+    def now(cls) -> Usage:
+        with open("/proc/self/statm") as statm:
+            pages = int(statm.read().split()[1])
+        return cls(
+            len(os.listdir("/proc/self/task")),
+            len(os.listdir("/proc/self/fd")),
+            pages * os.sysconf("SC_PAGE_SIZE"),
+        )
+
+
+def check_usage(before: Usage, trend: list[int]) -> str:
+    """Wait until what was used is free again; fail if it is not. Returns the figures.
+
+    ``before`` was taken before the first session, ``trend`` is the resident memory in the course of the test.
+    """
+    give_up = time.monotonic() + PROMPTLY
+    after = Usage.now()
+    while (
+        after.threads > before.threads or after.descriptors > before.descriptors
+    ) and time.monotonic() < give_up:
+        time.sleep(0.01)
+        after = Usage.now()
+    assert after.threads <= before.threads
+    assert after.descriptors <= before.descriptors
+    # The first quarter warms up. The least of a quarter is what is left when cycles have been collected.
+    quarter = len(trend) // 4
+    early, late = min(trend[quarter : 2 * quarter]), min(trend[-quarter:])
+    figures = (
+        f"threads {before.threads} -> {after.threads}, descriptors {before.descriptors} -> {after.descriptors}, "
+        f"of {len(trend)} restarts: resident {early >> 10} KiB in the second quarter, {late >> 10} in the last"
+    )
+    assert late - early < GROWTH, figures
+    return figures

@@ -1,0 +1,110 @@
+"""Runtimes of this package that go away at random moments, in the process of the plugin."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import socket
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Union
+
+import grpc
+import pytest
+
+from nri_sync import api, errors
+from nri_sync.runtime import Peer
+from tests.torture.harness import PROMPTLY, RESTARTS, Books, Comeback, Recorded, Usage, check_usage
+
+__all__: list[str] = []
+
+Tormented = Union[Recorded, Comeback]
+
+
+class Runtime:
+    """Takes a plugin, asks it this and that, and is gone a random moment later; again and again."""
+
+    def __init__(self, socket_path: str, books: Books, seed: int) -> None:
+        self.socket_path = socket_path
+        self.books = books
+        self.random = random.Random(seed)
+
+    def live(self) -> None:
+        """One life: listens, takes one plugin, and ends with that connection, however it does."""
+        with contextlib.closing(socket.socket(socket.AF_UNIX)) as listener:
+            with contextlib.suppress(FileNotFoundError):
+                Path(self.socket_path).unlink()
+            listener.bind(self.socket_path)
+            listener.listen()
+            listener.settimeout(PROMPTLY)
+            sock, _ = listener.accept()
+            if self.random.random() < 0.5:
+                # Nobody listens there in the meantime; whoever has come to the listener is turned away.
+                listener.close()
+            self.serve(Peer(sock))
+
+    def serve(self, peer: Peer) -> None:
+        gone = threading.Event()
+
+        def go() -> None:
+            gone.set()
+            peer.close()
+
+        fate = threading.Timer(self.random.uniform(0, 0.06), go)
+        fate.start()
+        try:
+            peer.registered(PROMPTLY)
+            peer.configure(
+                api.ConfigureRequest(runtime_name="torture", NRI_version="v0.12.0"), PROMPTLY
+            )
+            self.books.registrations += 1
+            peer.synchronize([], [], PROMPTLY)
+            while True:
+                self.ask(peer, gone)
+        except (grpc.RpcError, errors.ConnectionLost):
+            pass
+        finally:
+            fate.cancel()
+            fate.join()
+            peer.close()
+            assert peer.wait_closed(PROMPTLY)
+
+    def ask(self, peer: Peer, gone: threading.Event) -> None:
+        number = self.books.send()
+        request = api.CreateContainerRequest(container=api.Container(id=str(number)))
+        try:
+            reply = peer.call("CreateContainer", request, PROMPTLY)
+        except grpc.RpcError:
+            if gone.is_set():
+                self.books.cut[number] = 1
+            raise
+        assert reply.adjust.annotations["id"] == str(number)
+        self.books.answered[number] = 1
+
+
+@pytest.mark.timeout(30 + RESTARTS * 0.5)
+@pytest.mark.parametrize("seed", [1])
+@pytest.mark.parametrize(
+    "make",
+    [lambda books, path: Recorded(books, path, 0), Comeback],
+    ids=["stops-itself", "in-on-close"],
+)
+def test_restarts(make: Callable[[Books, str], Tormented], seed: int, socket_dir: Path) -> None:
+    books = Books()
+    runtime = Runtime(str(socket_dir / "s"), books, seed)
+    before = Usage.now()
+    plugin = make(books, runtime.socket_path)
+    plugin.begin()
+    trend = []
+    try:
+        for _ in range(RESTARTS):
+            runtime.live()
+            trend.append(Usage.now().resident)
+    finally:
+        plugin.finish()
+    assert books.lost() == []
+    # The others were over before they were configured.
+    assert books.registrations > RESTARTS / 2
+    assert books.cut.count(1) > 0
+    print(books, check_usage(before, trend), sep="\n")
