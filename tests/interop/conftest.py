@@ -13,7 +13,7 @@ import pytest
 import nri_sync
 from tests.interop.gopeer import Peer
 from tests.interop.goruntime import RELEASES, GoRuntime, Release
-from tests.interop.plugins import Recorder
+from tests.interop.plugins import Recorder, Slow
 
 __all__: list[str] = []
 
@@ -85,3 +85,10 @@ def connect(make_stub: Connect, runtime: GoRuntime) -> Connect:
         return stub
 
     return connect
+
+
+@pytest.fixture
+def slow() -> Iterator[Slow]:
+    plugin = Slow()
+    yield plugin
+    plugin.go_on.set()

@@ -5,6 +5,7 @@ The Go side of it is ttrpcpeer/server.go. All messages are protobuf's own wrappe
 
 from __future__ import annotations
 
+import os
 import queue
 import time
 from collections.abc import Iterator
@@ -19,6 +20,14 @@ from google.protobuf.wrappers_pb2 import BytesValue, Int64Value, StringValue
 from nri_sync.ttrpc import envelope_pb2
 
 __all__ = [
+    "CALLERS",
+    "CALLS",
+    "LARGE_SIZES",
+    "LARGE_TIMEOUT",
+    "LOAD_TIMEOUT",
+    "MAX_MESSAGE",
+    "MIXED_SIZES",
+    "PROMPTLY",
     "BytesValue",
     "Echo",
     "EchoService",
@@ -32,6 +41,7 @@ __all__ = [
 
 SERVICE = "nri_sync.testing.Echo"
 MAX_MESSAGE = 4 << 20
+
 
 M = TypeVar("M", bound=Message)
 
@@ -54,6 +64,19 @@ def largest_echo(reply: bool = False) -> int:
     # field of less than 128 bytes has 2 bytes before it, a large one has 1 and a length of 4.
     names = 0 if reply else 2 + len(SERVICE) + 2 + len("Echo")
     return MAX_MESSAGE - names - 5 - 5
+
+
+CALLS = int(os.environ.get("NRI_SYNC_INTEROP_CALLS", "5000"))
+CALLERS = 8
+# A call takes well under a millisecond; the rest is for a machine that does something else.
+LOAD_TIMEOUT = 60.0 + CALLS / 250
+# The sizes around which the shape on the wire changes: nothing, the 4,096-byte buffer of a Go reader less
+# the headers and names before a payload, and what does not fit a socket's buffer.
+MIXED_SIZES = [0, 1, 100, 1000, *range(4020, 4100, 7), 5000, 70_000]
+LARGE_SIZES = [0, 1, 4096, 65_536, 262_144, 1 << 20, 3 << 20, largest_echo()]
+# Longer than any answer takes, shorter than a test may last.
+PROMPTLY = 10.0
+LARGE_TIMEOUT = 45.0
 
 
 def failure(code: int, message: str, detail: str | None = None) -> struct_pb2.Struct:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import threading
 from typing import Any
 
 from google.protobuf import json_format
@@ -12,7 +13,7 @@ from nri_sync.api import nri_pb2
 from tests.interop.goruntime import Release
 
 __all__ = [
-    "CONTAINER", "FULL_ADJUSTMENT", "POD", "PROMPTLY", "RESOURCES", "Recorder", "Validator", "known_to",
+    "CONTAINER", "FULL_ADJUSTMENT", "POD", "PROMPTLY", "RESOURCES", "Recorder", "Slow", "Validator", "known_to",
     "padded", "padding", "update_of", "without_empty",
 ]  # fmt: skip
 
@@ -113,6 +114,20 @@ class Recorder:
 
     def remove_container(self, pod: Any, container: Any) -> Any:
         return self._handle("remove_container", pod, container)
+
+
+class Slow(Recorder):
+    """A plugin that takes its time to create a container: until it is let go on."""
+
+    def __init__(self) -> None:
+        super().__init__(create_container=self._wait)
+        self.entered = threading.Event()
+        self.go_on = threading.Event()
+
+    def _wait(self, pod: object, container: object) -> nri_pb2.ContainerAdjustment:
+        self.entered.set()
+        self.go_on.wait(PROMPTLY)
+        return padded(10)
 
 
 class Validator(Recorder):
