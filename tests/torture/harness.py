@@ -5,22 +5,26 @@ NRI_SYNC_TORTURE_RESTARTS is the number of restarts of each test; `make torture`
 
 from __future__ import annotations
 
+import gc
 import os
 import random
 import threading
 import time
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple, Union
 
 from examples.self_stopping.plugin import SelfStopping
 from nri_sync import Stub, api, errors
 
-__all__ = ["PROMPTLY", "RESTARTS", "Books", "Comeback", "Recorded", "Usage", "check_usage"]
+__all__ = ["PROMPTLY", "RESTARTS", "TEMPLATES", "Books", "Tormented", "survive"]
 
 RESTARTS = int(os.environ.get("NRI_SYNC_TORTURE_RESTARTS", "100"))
 # Within which a plugin registers again, on a busy machine.
 PROMPTLY = 15.0
 # What the process may grow by, as caches and the pools of the allocator fill.
 GROWTH = 4 << 20
+# Of the resident memory.
+SAMPLES = 16
 MOST_REQUESTS = 1 << 20
 
 
@@ -38,6 +42,7 @@ class Books:
         self.answered = bytearray(MOST_REQUESTS)
         #: The runtime was waiting for the answer when it went away.
         self.cut = bytearray(MOST_REQUESTS)
+        #: Lives of a runtime in which the plugin has registered, and was configured.
         self.registrations = 0
 
     def send(self) -> int:
@@ -57,19 +62,17 @@ class Books:
         answered, cut = self.answered.count(1), self.cut.count(1)
         return (
             f"{self.registrations} registrations, {self.sent} requests: {answered} answered, {cut} cut off by the "
-            f"runtime, {len(self.lost())} lost, {self.sent - answered - cut} that a stop came before"
+            f"runtime, {len(self.lost())} lost, {self.sent - answered - cut} that the plugin was not there for"
         )
 
 
 class Recorded(SelfStopping):
     """The template, with books, and handlers that take a moment."""
 
-    def __init__(self, books: Books, socket_path: str, seed: int) -> None:
-        super().__init__(
-            requests=7, seconds=0.05, pause=0.002, socket_path=socket_path, registration_timeout=5.0
-        )
+    def __init__(self, books: Books, socket_path: str) -> None:
+        super().__init__(requests=7, seconds=0.05, pause=0.002, socket_path=socket_path)
         self.books = books
-        self.random = random.Random(seed)
+        self.random = random.Random(0)
 
     def create_container(self, pod: api.PodSandbox, container: api.Container) -> api.Adjustment:
         self.books.entered[int(container.id)] = 1
@@ -110,6 +113,15 @@ class Comeback:
                 return
 
 
+Tormented = Union[Recorded, Comeback]
+
+#: What makes a plugin, by the name of its way to come back.
+TEMPLATES: dict[str, Callable[[Books, str], Tormented]] = {
+    "stops-itself": Recorded,
+    "starts-in-on-close": Comeback,
+}
+
+
 class Usage(NamedTuple):
     """What the process has of the machine."""
 
@@ -128,7 +140,26 @@ class Usage(NamedTuple):
         )
 
 
-def check_usage(before: Usage, trend: list[int]) -> str:
+def survive(plugin: Tormented, books: Books, live: Callable[[], None]) -> str:
+    """Run a plugin through RESTARTS lives of a runtime, check that all is well, and return the figures."""
+    before = Usage.now()
+    plugin.begin()
+    trend = []
+    try:
+        for number in range(RESTARTS):
+            live()
+            if number % max(1, RESTARTS // SAMPLES) == 0:
+                # Without garbage, which is collected when there is enough of it.
+                gc.collect()
+                trend.append(Usage.now().resident)
+    finally:
+        plugin.finish()
+    assert books.lost() == []
+    assert books.cut.count(1) > 0
+    return f"{books}\n{_check_usage(before, trend)}"
+
+
+def _check_usage(before: Usage, trend: list[int]) -> str:
     """Wait until what was used is free again; fail if it is not. Returns the figures.
 
     ``before`` was taken before the first session, ``trend`` is the resident memory in the course of the test.
@@ -142,12 +173,12 @@ def check_usage(before: Usage, trend: list[int]) -> str:
         after = Usage.now()
     assert after.threads <= before.threads
     assert after.descriptors <= before.descriptors
-    # The first quarter warms up. The least of a quarter is what is left when cycles have been collected.
+    # The first quarter warms up.
     quarter = len(trend) // 4
     early, late = min(trend[quarter : 2 * quarter]), min(trend[-quarter:])
     figures = (
         f"threads {before.threads} -> {after.threads}, descriptors {before.descriptors} -> {after.descriptors}, "
-        f"of {len(trend)} restarts: resident {early >> 10} KiB in the second quarter, {late >> 10} in the last"
+        f"of {RESTARTS} restarts: resident {early >> 10} KiB in the second quarter, {late >> 10} in the last"
     )
     assert late - early < GROWTH, figures
     return figures

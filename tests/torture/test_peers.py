@@ -6,20 +6,16 @@ import contextlib
 import random
 import socket
 import threading
-from collections.abc import Callable
 from pathlib import Path
-from typing import Union
 
 import grpc
 import pytest
 
 from nri_sync import api, errors
 from nri_sync.runtime import Peer
-from tests.torture.harness import PROMPTLY, RESTARTS, Books, Comeback, Recorded, Usage, check_usage
+from tests.torture.harness import PROMPTLY, RESTARTS, TEMPLATES, Books, survive
 
 __all__: list[str] = []
-
-Tormented = Union[Recorded, Comeback]
 
 
 class Runtime:
@@ -84,27 +80,10 @@ class Runtime:
 
 
 @pytest.mark.timeout(30 + RESTARTS * 0.5)
-@pytest.mark.parametrize("seed", [1])
-@pytest.mark.parametrize(
-    "make",
-    [lambda books, path: Recorded(books, path, 0), Comeback],
-    ids=["stops-itself", "in-on-close"],
-)
-def test_restarts(make: Callable[[Books, str], Tormented], seed: int, socket_dir: Path) -> None:
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_restarts(template: str, socket_dir: Path) -> None:
     books = Books()
-    runtime = Runtime(str(socket_dir / "s"), books, seed)
-    before = Usage.now()
-    plugin = make(books, runtime.socket_path)
-    plugin.begin()
-    trend = []
-    try:
-        for _ in range(RESTARTS):
-            runtime.live()
-            trend.append(Usage.now().resident)
-    finally:
-        plugin.finish()
-    assert books.lost() == []
+    runtime = Runtime(str(socket_dir / "s"), books, seed=1)
+    print(survive(TEMPLATES[template](books, runtime.socket_path), books, runtime.live))
     # The others were over before they were configured.
     assert books.registrations > RESTARTS / 2
-    assert books.cut.count(1) > 0
-    print(books, check_usage(before, trend), sep="\n")
