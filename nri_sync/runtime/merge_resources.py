@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from google.protobuf.message import Message
 
@@ -92,7 +92,7 @@ def _merge_common(turn: Turn, wanted: LinuxResources, targets: tuple[LinuxResour
 
 def _merge_optional(
     turn: Turn,
-    fields: dict[str, int],
+    fields: Mapping[str, int],
     wanted: Message,
     targets: Iterable[Message],
 ) -> None:

@@ -1,10 +1,10 @@
-"""One plugin, as the runtime sees it: its registration, and calls to it."""
+"""One plugin behind a socket, as the runtime sees it: its registration, and calls to it."""
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import socket
-import threading
 from collections.abc import Iterable, Sequence
 from typing import Any, Callable
 
@@ -12,16 +12,21 @@ import grpc
 from google.protobuf.message_factory import GetMessageClass
 
 from nri_sync import api
-from nri_sync.api import EventMask, nri_pb2
+from nri_sync.api import EventMask, PluginId, nri_pb2
+from nri_sync.api.handlers import Handler
 from nri_sync.deadline import Deadline
 from nri_sync.errors import ConnectionLost, NRIError, RemoteProtocolError
 from nri_sync.net.sockets import peer_credentials
 from nri_sync.session import Session
 from nri_sync.threads import Latch, spawn
+from nri_sync.ttrpc.channel import CallError
+from nri_sync.ttrpc.client import ClientCall
+from nri_sync.ttrpc.context import ServicerContext
 from nri_sync.ttrpc.router import Router
+from nri_sync.ttrpc.status import Status
 from nri_sync.wire.mux import PLUGIN_SERVICE, RUNTIME_SERVICE
 
-__all__ = ["Peer", "UpdateContainers"]
+__all__ = ["Peer", "Request", "UpdateContainers"]
 
 logger = logging.getLogger("nri_sync.runtime")
 
@@ -36,36 +41,103 @@ _PLUGIN = nri_pb2.DESCRIPTOR.services_by_name["Plugin"]
 _RESPONSES: dict[str, Any] = {
     method.name: GetMessageClass(method.output_type) for method in _PLUGIN.methods
 }
+# A reader, one that watches, and a few for the updates that a plugin asks for, which are applied one by one
+# anyway. A flood of them waits in line, and is refused in the end.
+_MAX_THREADS = 6
+# How long a refusal may take to get to a plugin that does not read it, in seconds.
+_REFUSAL = 1.0
+
+
+class Request:
+    """A request on its way to one plugin after the other. For use by one thread at a time."""
+
+    def __init__(self, handler: Handler, message: Any) -> None:
+        self.handler = handler
+        #: To be changed in place, then :meth:`changed` called.
+        self.message = message
+        self._payload: bytes | None = None
+
+    @property
+    def payload(self) -> bytes:
+        """The message, serialized: once for all plugins that get the same."""
+        if self._payload is None:
+            self._payload = self.message.SerializeToString()
+        return self._payload
+
+    def changed(self) -> None:
+        self._payload = None
 
 
 class Peer:
     """A connected plugin. Owns the socket. Thread-safe.
 
-    Call, in this order, :meth:`registered`, :meth:`configure` and :meth:`synchronize`; then :meth:`call` for
-    each event.
+    Call, in this order, :meth:`registered`, :meth:`configure` and :meth:`synchronize`; then :meth:`relay` or
+    :meth:`call` for each event. Nothing else is held back by this side: what a plugin asks for before it has been
+    configured is refused.
     """
 
     def __init__(
         self,
         sock: socket.socket,
         *,
+        identity: PluginId | None = None,
+        pid: int | None = None,
         update_containers: UpdateContainers | None = None,
         on_close: Callable[[Peer, NRIError | None], object] | None = None,
     ) -> None:
-        """Begins to read. ``on_close(peer, cause)`` is called once, on a thread of its own, at the end."""
-        self.idx = ""
-        self.base_name = ""
+        """Begins to read. ``on_close(peer, cause)`` is called once, on a thread of its own, at the end.
+
+        ``identity`` is that of a plugin which this side has launched: it counts, not what the plugin tells.
+        ``pid`` is its process; by default that of the other end.
+
+        Raises:
+            RuntimeError, OSError: the system has no more threads or descriptors. The socket has been closed.
+        """
+        self._launched = identity is not None
+        self.idx, self.base_name = identity or ("", "")
         #: The plugin's NRI release, as it told.
         self.nri_version = ""
         self.events = EventMask(0)
         self.failure_policy: nri_pb2.FailurePolicy | None = None
         self._update_containers = update_containers
         self._on_close = on_close
-        # Guards the registration, of which there is one.
-        self._lock = threading.Lock()
-        self._registered = Latch()
+        # Set when the plugin has asked to be registered, or never will.
+        self._asked = Latch()
+        # Of the first registration: why it was refused, and whether the answer is out.
+        self._refused = ""
+        self._answered: Latch | None = None
+        self._configured = False
+        self._by_state_change = False
+        # Events that the log has been told of: they came as a StateChange.
+        self._warned: set[int] = set()
         self._closed = Latch()
         self._cause: NRIError | None = None
+        if pid is None:
+            credentials = peer_credentials(sock)
+            pid = None if credentials is None else credentials.pid
+        self.pid = pid
+        try:
+            self._session = Session(
+                sock,
+                self._router(),
+                serve=RUNTIME_SERVICE,
+                call=PLUGIN_SERVICE,
+                name=f"nri-plugin-{self.pid}",
+                peer=f"unix:pid={self.pid}",
+                lost=self._lost,
+                callers_read=True,
+                max_threads=_MAX_THREADS,
+            )
+        except BaseException:
+            sock.close()
+            raise
+        try:
+            spawn(self._session.link.name, self._session.link.run)
+        except BaseException:
+            self._session.link.abandon()
+            raise
+
+    def _router(self) -> Router:
         router = Router()
         router.add_registered_method_handlers(
             _RUNTIME.full_name,
@@ -82,51 +154,47 @@ class Peer:
                 ),
             },
         )
-        credentials = peer_credentials(sock)
-        self.pid = None if credentials is None else credentials.pid
-        self._session = Session(
-            sock,
-            router,
-            serve=RUNTIME_SERVICE,
-            call=PLUGIN_SERVICE,
-            name=f"nri-plugin-{self.pid}",
-            peer=f"unix:pid={self.pid}",
-            lost=self._lost,
-            callers_read=True,
-        )
-        spawn(self._session.link.name, self._session.link.run)
+        return router
 
     @property
     def name(self) -> str:
         """The full name, ``NN-name``; before the registration, what is known of the process."""
-        return f"{self.idx}-{self.base_name}" if self.base_name else f"plugin with pid {self.pid}"
+        return f"{self.idx}-{self.base_name}" if self.idx else f"plugin with pid {self.pid}"
+
+    @property
+    def identity(self) -> PluginId:
+        return PluginId(self.idx, self.base_name)
+
+    @property
+    def closed(self) -> bool:
+        """Whether the connection is over, or about to be."""
+        return self._session.link.closing
 
     # What the plugin asks for
 
     def _register(
-        self, request: nri_pb2.RegisterPluginRequest, context: grpc.ServicerContext
+        self, request: nri_pb2.RegisterPluginRequest, context: ServicerContext
     ) -> nri_pb2.Empty:
-        try:
-            api.check_name(request.plugin_name)
-        except ValueError as error:
-            context.abort(grpc.StatusCode.UNKNOWN, f"invalid plugin name: {error}")
-        try:
-            api.check_index(request.plugin_idx)
-        except ValueError as error:
-            context.abort(grpc.StatusCode.UNKNOWN, f"invalid plugin index: {error}")
-        with self._lock:
-            if self.base_name:
-                context.abort(
-                    grpc.StatusCode.FAILED_PRECONDITION, f"plugin {self.name} is registered already"
-                )
-            self.idx, self.base_name = request.plugin_idx, request.plugin_name
+        if self._asked.is_set():
+            context.abort(
+                grpc.StatusCode.FAILED_PRECONDITION, f"plugin {self.name} is registered already"
+            )
+        self._answered = context.answered = Latch()
+        self._refused = "" if self._launched else _unfit(request)
+        if not self._refused:
+            if not self._launched:
+                self.idx, self.base_name = request.plugin_idx, request.plugin_name
             self.nri_version = request.NRI_version
-        self._registered.set()
+        self._asked.set()
+        if self._refused:
+            context.abort(grpc.StatusCode.UNKNOWN, self._refused)
         return nri_pb2.Empty()
 
     def _update(
-        self, request: nri_pb2.UpdateContainersRequest, context: grpc.ServicerContext
+        self, request: nri_pb2.UpdateContainersRequest, context: ServicerContext
     ) -> nri_pb2.UpdateContainersResponse:
+        if not self._configured:
+            context.abort(grpc.StatusCode.FAILED_PRECONDITION, f"{self.name} is not registered yet")
         if self._update_containers is None:
             context.abort(
                 grpc.StatusCode.FAILED_PRECONDITION, "the runtime takes no unsolicited updates"
@@ -137,17 +205,24 @@ class Peer:
     # What the runtime asks for
 
     def registered(self, timeout: float) -> None:
-        """Block until the plugin has registered.
+        """Block until the plugin has registered, and been told so.
 
         Raises:
             TimeoutError: it has not within ``timeout`` seconds.
             ConnectionLost: it is gone.
+            RemoteProtocolError: its name or index cannot be used; it has been told.
         """
         deadline = Deadline(timeout)
-        if not self._registered.wait(deadline):
-            self._check()
-            raise TimeoutError(f"{self.name} has not registered within {timeout:g} s")
+        self._asked.wait(deadline)
+        answered = self._answered
+        if answered is not None:
+            answered.wait(deadline)
         self._check()
+        if answered is None or not answered.is_set():
+            raise TimeoutError(f"{self.name} has not registered within {timeout:g} s")
+        if self._refused:
+            self._session.link.drain(Deadline(_REFUSAL))
+            raise RemoteProtocolError(f"{self.name}: {self._refused}")
 
     def configure(self, request: nri_pb2.ConfigureRequest, timeout: float) -> None:
         """Send the configuration, and take in what the plugin subscribes to.
@@ -164,6 +239,7 @@ class Peer:
         self.failure_policy = (
             response.failure_policy if response.HasField("failure_policy") else None
         )
+        self._configured = True
 
     def synchronize(
         self,
@@ -184,18 +260,78 @@ class Peer:
                 raise RemoteProtocolError(f"plugin {self.name} does not handle split sync requests")
         return list(response.update)
 
+    def relay(self, request: Request, deadline: Deadline) -> Any:
+        """Call the plugin for an event; returns its response. Blocks until it is answered.
+
+        A plugin of before NRI v0.12 that does not know the RPC gets it as a StateChange, from then on at once.
+
+        Raises:
+            grpc.RpcError: as :meth:`call`.
+        """
+        handler = request.handler
+        if not (handler.by_state_change and self._by_state_change):
+            try:
+                call = self._begin(handler.rpc, request.payload, deadline, wait=True)
+                return self._finish(handler.rpc, call)
+            except CallError as error:
+                unknown = error.code() is grpc.StatusCode.UNIMPLEMENTED and error.__cause__ is None
+                if not (handler.by_state_change and unknown):
+                    raise
+                self._by_state_change = True
+        return self._state_change(request, deadline)
+
+    def _state_change(self, request: Request, deadline: Deadline) -> Any:
+        handler = request.handler
+        arguments = {field: getattr(request.message, field) for field in handler.fields}
+        event = nri_pb2.StateChangeEvent(event=handler.event, **arguments)  # type: ignore[arg-type]
+        call = self._begin("StateChange", event.SerializeToString(), deadline, wait=True)
+        self._finish("StateChange", call)
+        if handler.event not in self._warned:
+            self._warned.add(handler.event)
+            logger.warning(
+                "plugin %s does not implement a dedicated %s RPC call, but the deprecated StateChange",
+                self.name,
+                handler.rpc,
+            )
+        return _RESPONSES[handler.rpc]()
+
+    def ask(self, request: Request, deadline: Deadline) -> Callable[[], Any]:
+        """Begin to call the plugin; what is returned waits for the response, as :meth:`call` does."""
+        rpc = request.handler.rpc
+        call = self._begin(rpc, request.payload, deadline, wait=False)
+
+        def response() -> Any:
+            self._session.client.wait(call)
+            return self._finish(rpc, call)
+
+        return response
+
     def call(self, rpc: str, request: Any, timeout: float | None) -> Any:
         """Call a method of the Plugin service. Blocks until it is answered.
 
         Raises:
-            grpc.RpcError: it failed, or was not answered within ``timeout`` seconds.
+            grpc.RpcError: it failed, or was not answered within ``timeout`` seconds. ``__cause__`` is None if the
+                plugin said so; otherwise a TimeoutError, ConnectionLost or RemoteProtocolError tells why there
+                is no answer.
         """
-        method = self._session.channel.unary_unary(
-            f"/{_PLUGIN.full_name}/{rpc}",
-            request_serializer=type(request).SerializeToString,
-            response_deserializer=_RESPONSES[rpc].FromString,
-        )
-        return method(request, timeout=timeout)
+        payload = request.SerializeToString()
+        return self._finish(rpc, self._begin(rpc, payload, Deadline(timeout), wait=True))
+
+    def _begin(self, rpc: str, payload: bytes, deadline: Deadline, *, wait: bool) -> ClientCall:
+        client = self._session.client
+        return client.start(f"/{_PLUGIN.full_name}/{rpc}", payload, deadline=deadline, wait=wait)
+
+    def _finish(self, rpc: str, call: ClientCall) -> Any:
+        """The response of a call that is done."""
+        assert call.status is not None
+        if call.status.number != 0:
+            raise CallError(call.method, call.status) from call.cause
+        try:
+            return _RESPONSES[rpc].FromString(call.payload or b"")
+        except Exception as error:
+            text = f"plugin {self.name}: what it answered to {rpc} cannot be parsed: {error}"
+            status = Status.of(grpc.StatusCode.INTERNAL, text)
+            raise CallError(call.method, status) from RemoteProtocolError(text)
 
     # The end
 
@@ -206,17 +342,33 @@ class Peer:
     def _lost(self, cause: NRIError | None) -> None:
         self._cause = cause
         self._closed.set()
-        self._registered.set()
+        self._asked.set()
         if self._on_close is not None:
-            spawn(f"{self._session.link.name}-on-close", self._on_close, self, cause)
+            with contextlib.suppress(RuntimeError, MemoryError):
+                spawn(f"{self._session.link.name}-on-close", self._on_close, self, cause)
+                return
+            self._on_close(self, cause)
 
-    def close(self) -> None:
-        """End the connection. Returns at once; idempotent."""
-        self._session.link.close()
+    def close(self, cause: NRIError | None = None) -> None:
+        """End the connection; ``cause`` tells why. Returns at once; idempotent."""
+        self._session.link.close(cause)
 
     def wait_closed(self, timeout: float | None = None) -> bool:
         """Block until the connection has ended; False after ``timeout`` seconds."""
         return self._closed.wait(Deadline(timeout))
+
+
+def _unfit(request: nri_pb2.RegisterPluginRequest) -> str:
+    """Why a plugin cannot be registered under its name."""
+    for what, check, value in (
+        ("name", api.check_name, request.plugin_name),
+        ("index", api.check_index, request.plugin_idx),
+    ):
+        try:
+            check(value)
+        except ValueError as error:
+            return f"invalid plugin {what}: {error}"
+    return ""
 
 
 # What the envelope of a request may add to its payload: two names, a timeout, and lengths.

@@ -36,9 +36,12 @@ def validation_request(
     ``plugins`` are those that were consulted, in that order: whoever was connected when its turn came,
     subscribed to the event or not, validators included.
     """
-    return api.validation_request(
+    request = api.validation_request(
         result.request.pod, result.original, result.reply, result.owners, list(plugins)
     )
+    if not result.request.HasField("pod"):
+        request.ClearField("pod")
+    return request
 
 
 @dataclass(frozen=True)
@@ -203,8 +206,10 @@ def _annotated_plugins(request: ValidateContainerAdjustmentRequest) -> Iterable[
         return []
     try:
         return parse_required_plugins(value)
-    except ValueError as error:
-        raise ValueError(f"invalid {REQUIRED_PLUGINS} annotation {quote(value)}: {error}") from None
+    except ValueError:
+        raise ValueError(
+            f"invalid {REQUIRED_PLUGINS} annotation {quote(value)}: not a list of plugin names"
+        ) from None
 
 
 # What Go's strconv.ParseBool takes.

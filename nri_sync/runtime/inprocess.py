@@ -1,0 +1,97 @@
+"""A plugin in the runtime's own process: an object with handlers, no socket."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any, Callable
+
+from nri_sync import api
+from nri_sync.api import EventMask, PluginId, nri_pb2
+from nri_sync.api.handlers import HANDLERS, asked_events, find_handlers
+from nri_sync.deadline import Deadline
+from nri_sync.errors import NRIError
+from nri_sync.runtime.peer import Request
+
+__all__ = ["InProcess"]
+
+logger = logging.getLogger("nri_sync.runtime")
+
+_HANDLERS = {handler.name: handler for handler in HANDLERS}
+
+
+class InProcess:
+    """Calls the handlers of a plugin, on the thread that relays. As :class:`Peer`, where they have the same methods.
+
+    Handlers get copies of messages, as if they had come over a wire. They are part of the runtime, so there is
+    neither a time limit nor a failure policy: what one raises fails the request.
+    """
+
+    failure_policy: nri_pb2.FailurePolicy | None = None
+    closed = False
+
+    def __init__(self, name: str, plugin: object) -> None:
+        """``name`` is the full name, ``NN-name``.
+
+        Raises:
+            ValueError: the name cannot be used.
+            PluginError: the plugin has no handlers, or wrong ones.
+        """
+        self.identity: PluginId = api.parse_file_name(name)
+        api.check_name(self.identity.name)
+        self.name = name
+        self.idx = self.identity.idx
+        self._handlers, self.events = find_handlers(plugin)
+        self._handled = self.events
+
+    def configure(self, request: nri_pb2.ConfigureRequest, timeout: float) -> None:
+        """Have the plugin choose its events. Raises what its handler raises, or for what it returned."""
+        method = self._handlers.get("configure")
+        if method is not None:
+            asked = method(request.config, request.runtime_name, request.runtime_version)
+            self.events = asked_events(asked, self._handled) or self._handled
+
+    def synchronize(
+        self, pods: Any, containers: Any, timeout: float
+    ) -> list[nri_pb2.ContainerUpdate]:
+        """Tell the plugin what exists; returns the updates that it asks for."""
+        method = self._handlers.get("synchronize")
+        if method is None:
+            return []
+        request = nri_pb2.SynchronizeRequest(pods=pods, containers=containers)
+        result = method(list(request.pods), list(request.containers))
+        response = _HANDLERS["synchronize"].reply(result)
+        return list(response.update)
+
+    def relay(self, request: Request, deadline: Deadline) -> Any:
+        """Call the handler of an event; returns its response."""
+        handler = request.handler
+        method = self._handlers[handler.name]
+        if handler.event == nri_pb2.VALIDATE_CONTAINER_ADJUSTMENT:
+            return self._validate(method, request)
+        message = type(request.message)()
+        message.CopyFrom(request.message)
+        return handler.reply(method(*[getattr(message, field) for field in handler.fields]))
+
+    def _validate(self, method: Callable[..., Any], request: Request) -> Any:
+        """Raising is the answer here, and no error of the call."""
+        message = type(request.message)()
+        message.CopyFrom(request.message)
+        try:
+            request.handler.reply(method(message))
+        except Exception as error:
+            reason = str(error) or type(error).__name__
+            return nri_pb2.ValidateContainerAdjustmentResponse(reject=True, reason=reason)
+        return nri_pb2.ValidateContainerAdjustmentResponse()
+
+    def ask(self, request: Request, deadline: Deadline) -> Callable[[], Any]:
+        """What is returned calls the handler."""
+        return lambda: self.relay(request, deadline)
+
+    def close(self, cause: NRIError | None = None) -> None:
+        """Tell the plugin that this is the end."""
+        method = self._handlers.get("shutdown")
+        if method is not None:
+            try:
+                method()
+            except Exception:
+                logger.exception("plugin %s: its shutdown handler failed", self.name)

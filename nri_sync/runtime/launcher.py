@@ -1,0 +1,290 @@
+"""Plugins that are installed as files: finding them, starting them, ending them.
+
+What is found, and what a plugin's process is given, is as with the reference; two things are not: what a
+plugin prints goes to the log instead of nowhere, and every process is reaped, whatever became of it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import logging
+import os
+import select
+import signal
+import socket
+import stat
+import threading
+from typing import NamedTuple
+
+from nri_sync import api
+from nri_sync.api import PluginId
+from nri_sync.deadline import Deadline
+from nri_sync.errors import StartError
+from nri_sync.threads import Latch, spawn
+
+__all__ = ["Installed", "Process", "discover", "launch"]
+
+logger = logging.getLogger("nri_sync.runtime.plugin")
+
+#: The descriptor that a plugin finds its connection on.
+SOCKET_FD = 3
+# The first bytes of a WebAssembly module.
+_WASM = b"\0asm\x01\0\0\0"
+_READ_SIZE = 64 * 1024
+# What is longer is logged in pieces.
+_LINE_MAX = 8 * 1024
+
+
+class Installed(NamedTuple):
+    """A plugin that is there to be launched."""
+
+    identity: PluginId
+    path: str
+    #: What the Configure request is to hand to it.
+    config: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.identity.idx}-{self.identity.name}"
+
+
+def discover(plugin_path: str, config_path: str) -> list[Installed]:
+    """The plugins that are installed in a directory, in the order of their file names.
+
+    Plugins are files that anybody may execute, called ``NN-name``; the first of ``NN-name.conf`` and
+    ``name.conf`` in ``config_path`` has their configuration. A directory that does not exist has none.
+
+    Raises:
+        StartError: a directory or configuration cannot be read, or an executable file has another name.
+    """
+    try:
+        with os.scandir(plugin_path) as entries:
+            found = sorted(entries, key=lambda entry: os.fsencode(entry.name))
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise _failed(f"cannot read the plugin directory {plugin_path}: {error}") from error
+    installed = []
+    for entry in found:
+        try:
+            mode = entry.stat(follow_symlinks=False).st_mode
+        except FileNotFoundError:
+            continue  # gone meanwhile
+        # A link counts as executable, wherever it leads to.
+        if stat.S_ISDIR(mode) or not mode & 0o111:
+            continue
+        try:
+            identity = api.parse_file_name(entry.name)
+        except ValueError as error:
+            raise _failed(f"cannot launch {entry.path}: {error}") from error
+        installed.append(Installed(identity, entry.path, _config(config_path, identity)))
+    return installed
+
+
+def _config(directory: str, identity: PluginId) -> str:
+    for name in (f"{identity.idx}-{identity.name}.conf", f"{identity.name}.conf"):
+        path = os.path.join(directory, name)
+        try:
+            with open(path, encoding="utf-8") as file:
+                return file.read()
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except (OSError, ValueError) as error:
+            raise _failed(
+                f"cannot read the configuration {path} of plugin"
+                f" {identity.idx}-{identity.name}: {error}"
+            ) from error
+    return ""
+
+
+def _failed(text: str) -> StartError:
+    return StartError(text, phase="discover")
+
+
+def launch(plugin: Installed, *, grace: float) -> tuple[Process, socket.socket]:
+    """Start the process of a plugin; returns it, and the runtime's end of its connection.
+
+    ``grace`` is for :meth:`Process.end`.
+
+    Raises:
+        OSError: the file cannot be executed; it may be a WebAssembly module, which this runtime has nothing for.
+    """
+    _refuse_wasm(plugin.path)
+    with contextlib.ExitStack() as cleanup:
+        ours, theirs = socket.socketpair()
+        cleanup.callback(ours.close)
+        with theirs:
+            read_end, write_end = os.pipe()
+            cleanup.callback(os.close, read_end)
+            try:
+                pid = _spawn(plugin, theirs.fileno(), write_end)
+            finally:
+                os.close(write_end)
+        process = Process(plugin.name, pid, read_end, grace)
+        cleanup.pop_all()
+    return process, ours
+
+
+def _refuse_wasm(path: str) -> None:
+    try:
+        with open(path, "rb") as file:
+            start = file.read(len(_WASM))
+    except PermissionError:
+        return  # it may be executed all the same
+    if start == _WASM:
+        raise OSError(errno.ENOEXEC, "WebAssembly plugins are not supported", path)
+
+
+def _spawn(plugin: Installed, connection: int, output: int) -> int:
+    environment = {
+        api.ENV_PLUGIN_NAME: plugin.identity.name,
+        api.ENV_PLUGIN_IDX: plugin.identity.idx,
+        api.ENV_PLUGIN_SOCKET: str(SOCKET_FD),
+    }
+    with contextlib.ExitStack() as cleanup:
+        # Out of the way of the numbers that they are to get.
+        above = [_duplicate_above(fd, cleanup) for fd in (output, connection)]
+        actions = [
+            (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+            (os.POSIX_SPAWN_DUP2, above[0], 1),
+            (os.POSIX_SPAWN_DUP2, above[0], 2),
+            (os.POSIX_SPAWN_DUP2, above[1], SOCKET_FD),
+        ]
+        # What Python ignores, and a thread of the application may block, is not for the plugin.
+        ignored = [signal.SIGPIPE, signal.SIGXFSZ]
+        return os.posix_spawn(
+            plugin.path, [plugin.path], environment,
+            file_actions=actions, setsigmask=[], setsigdef=ignored,
+        )  # fmt: skip
+
+
+def _duplicate_above(fd: int, cleanup: contextlib.ExitStack) -> int:
+    duplicate: int = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, SOCKET_FD + 1)
+    cleanup.callback(os.close, duplicate)
+    return duplicate
+
+
+class Process:
+    """The process of a plugin. Thread-safe. One thread logs its output, and reaps it when it has ended."""
+
+    def __init__(self, name: str, pid: int, output: int, grace: float) -> None:
+        """Owns the descriptor ``output`` from then on.
+
+        Raises:
+            RuntimeError, OSError: the system has no more threads or descriptors. The process has been killed.
+        """
+        self.name = name
+        self.pid = pid
+        self._grace = grace
+        self._output = output
+        #: Set when it has been reaped.
+        self.ended = Latch()
+        self._ending = Latch()
+        # Guards the descriptor, which cannot come to mean another process, as the pid can.
+        self._lock = threading.Lock()
+        self._pidfd = -1
+        try:
+            self._pidfd = os.pidfd_open(pid)
+            spawn(f"nri-plugin-{name}-output", self._watch)
+        except BaseException:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+            if self._pidfd >= 0:
+                os.close(self._pidfd)
+            raise
+
+    def end(self) -> None:
+        """End the process: wait, then SIGTERM, then SIGKILL, each after the grace. Blocks until it is reaped.
+
+        To be called when its connection has been closed, which by itself ends most plugins. Idempotent.
+        """
+        self._ending.set()
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            if self.ended.wait(Deadline(self._grace)):
+                return
+            logger.warning(
+                "%s: process %d has not ended within %g s; sending %s",
+                self.name, self.pid, self._grace, number.name,
+            )  # fmt: skip
+            with self._lock, contextlib.suppress(ProcessLookupError):
+                if self._pidfd >= 0:
+                    signal.pidfd_send_signal(self._pidfd, number)
+        self.ended.wait()
+
+    def _watch(self) -> None:
+        poller = select.poll()
+        poller.register(self._pidfd, select.POLLIN)
+        poller.register(self._output, select.POLLIN)
+        lines = _Lines(self.name)
+        try:
+            while True:
+                ready = [fd for fd, _ in poller.poll()]
+                # Read first: what it has printed before it ended is there now. Others may hold the other end
+                # of the pipe longer than that; nobody waits for them.
+                if self._output in ready and not lines.read(self._output):
+                    poller.unregister(self._output)
+                elif self._pidfd in ready and self._output not in ready:
+                    break
+                elif self._pidfd in ready:
+                    lines.drain(self._output)
+                    break
+        except Exception:
+            logger.exception("%s: its output is not read any more", self.name)
+        finally:
+            lines.flush()
+            self._reap()
+
+    def _reap(self) -> None:
+        try:
+            _, status = os.waitpid(self.pid, 0)
+            self._log_end(status)
+        except ChildProcessError:
+            logger.warning("%s: process %d was reaped by somebody else", self.name, self.pid)
+        finally:
+            os.close(self._output)
+            with self._lock:
+                os.close(self._pidfd)
+                self._pidfd = -1
+            self.ended.set()
+
+    def _log_end(self, status: int) -> None:
+        code = os.waitstatus_to_exitcode(status)
+        how = f"exited with status {code}" if code >= 0 else f"was ended by signal {-code}"
+        expected = code == 0 or self._ending.is_set()
+        level = logging.INFO if expected else logging.WARNING
+        logger.log(level, "%s: process %d %s", self.name, self.pid, how)
+
+
+class _Lines:
+    """Logs what a process prints, line by line."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._rest = b""
+
+    def read(self, fd: int) -> bool:
+        """Read once; False at the end."""
+        data = os.read(fd, _READ_SIZE)
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        while len(self._rest) > _LINE_MAX:
+            lines.append(self._rest[:_LINE_MAX])
+            self._rest = self._rest[_LINE_MAX:]
+        for line in lines:
+            self._log(line)
+        return bool(data)
+
+    def drain(self, fd: int) -> None:
+        """Read what is there, up to one pipe full of it."""
+        os.set_blocking(fd, False)
+        with contextlib.suppress(BlockingIOError):
+            self.read(fd)
+
+    def flush(self) -> None:
+        if self._rest:
+            self._log(self._rest)
+            self._rest = b""
+
+    def _log(self, line: bytes) -> None:
+        logger.info("%s: %s", self._name, line.decode("utf-8", "backslashreplace").rstrip("\r"))

@@ -1,0 +1,349 @@
+"""An adjustment applied to an OCI runtime specification.
+
+``adjust_spec`` is what a runtime does with the merged adjustment before it creates the container. Nothing is
+read from the machine; what only the runtime knows comes through callbacks. The outcome is that of the
+reference's generator over opencontainers/runtime-tools, as in containerd; what gets lost there gets lost
+here too, with a warning, and docs/merging.md has the list.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from nri_sync.api import (
+    CDIDevice,
+    ContainerAdjustment,
+    Hooks,
+    KeyValue,
+    LinuxContainerAdjustment,
+    LinuxDevice,
+    LinuxNamespace,
+    LinuxNetDevice,
+    LinuxRdt,
+    LinuxResources,
+    LinuxSeccomp,
+    device_access,
+    optional,
+    removal,
+)
+from nri_sync.api.oci import (
+    UNLIMITED_PIDS,
+    devices_to_oci,
+    hooks_to_oci,
+    io_priority_to_oci,
+    memory_policy_to_oci,
+    net_devices_to_oci,
+    rdt_to_oci,
+    resources_to_oci,
+    rlimits_to_oci,
+    scheduler_to_oci,
+    seccomp_to_oci,
+)
+from nri_sync.errors import SpecError
+from nri_sync.runtime.oci_mounts import adjust_mounts, host_propagation
+from nri_sync.runtime.quoting import quote
+from nri_sync.runtime.turn import logger
+
+__all__ = ["adjust_spec", "host_propagation"]
+
+Object = dict[str, Any]
+Filter = Callable[[dict[str, str]], Mapping[str, str]]
+
+# The runtime specification has "time" as well, but runtime-tools does not know it.
+_NAMESPACES = frozenset({"network", "pid", "mount", "ipc", "uts", "user", "cgroup"})
+
+
+def adjust_spec(
+    spec: Mapping[str, Any],
+    adjustment: ContainerAdjustment,
+    *,
+    filter_annotations: Filter | None = None,
+    filter_sysctl: Filter | None = None,
+    inject_cdi: Callable[[Object, list[str]], object] | None = None,
+    resolve_blockio: Callable[[str], Object | None] | None = None,
+    resolve_rdt: Callable[[str], Object | None] | None = None,
+    check_resources: Callable[[Object | None], object] | None = None,
+    propagation_of: Callable[[str], str] | None = None,
+) -> Object:
+    """The specification of a container with an adjustment applied; neither argument is changed.
+
+    ``spec`` is what ``json.loads`` makes of a config.json. What it has beyond the specification stays.
+
+    Args:
+        filter_annotations: takes annotations, with removals as in the adjustment; returns those to apply.
+        filter_sysctl: the same for sysctls.
+        inject_cdi: changes the new specification in place for CDI devices, by their names. Without it they
+            are ignored.
+        resolve_blockio: returns ``linux.resources.blockIO`` for a class. Without it classes are ignored.
+        resolve_rdt: returns ``linux.intelRdt`` for a class. Without it classes are ignored.
+        check_resources: raises to refuse the new ``linux.resources``, which may be None; may change it.
+        propagation_of: how the mount that a path of the host is on propagates, see ``host_propagation``.
+            Without it the sources of mounts are not checked.
+
+    Raises:
+        SpecError: the adjustment has an unknown namespace, or a mount that cannot propagate as it asks for.
+
+    What callbacks raise comes out unchanged.
+    """
+    new: Object = copy.deepcopy(dict(spec))
+    _adjust_annotations(new, dict(adjustment.annotations), filter_annotations)
+    _adjust_env(new, adjustment.env)
+    if adjustment.args:
+        _object(new, "process")["args"] = list(adjustment.args)
+    _adjust_hooks(new, adjustment.hooks)
+    _inject_cdi(new, adjustment.CDI_devices, inject_cdi)
+    wanted = adjustment.linux
+    _adjust_devices(new, wanted.devices)
+    if wanted.cgroups_path:
+        _object(new, "linux")["cgroupsPath"] = wanted.cgroups_path
+    _adjust_process(new, wanted)
+    if wanted.HasField("seccomp_policy"):
+        _adjust_seccomp(new, wanted.seccomp_policy)
+    _adjust_namespaces(new, wanted.namespaces)
+    _adjust_sysctl(new, dict(wanted.sysctl), filter_sysctl)
+    _adjust_net_devices(new, wanted.net_devices)
+    if wanted.HasField("memory_policy"):
+        _object(new, "linux")["memoryPolicy"] = memory_policy_to_oci(wanted.memory_policy)
+    if wanted.HasField("resources"):
+        _adjust_resources(new, wanted.resources)
+        if check_resources is not None:
+            check_resources(new["linux"].get("resources"))
+        _resolve(new, ("linux", "resources"), "blockIO", wanted.resources, resolve_blockio)
+        _resolve(new, ("linux",), "intelRdt", wanted.resources, resolve_rdt)
+    if wanted.HasField("rdt"):
+        _adjust_rdt(new, wanted.rdt)
+    if adjustment.mounts:
+        adjust_mounts(new, adjustment.mounts, propagation_of)
+    if adjustment.rlimits:
+        _list(_object(new, "process"), "rlimits").extend(rlimits_to_oci(adjustment.rlimits))
+    return new
+
+
+def _object(parent: Object, *keys: str) -> Object:
+    """The object below some keys, made where there is none."""
+    for key in keys:
+        # A null is the same as nothing.
+        if parent.get(key) is None:
+            parent[key] = {}
+        parent = parent[key]
+    return parent
+
+
+def _list(parent: Object, key: str) -> list[Any]:
+    if parent.get(key) is None:
+        parent[key] = []
+    found: list[Any] = parent[key]
+    return found
+
+
+def _lost(what: str, why: str) -> None:
+    logger.warning("OCI specification: %s is lost: %s", what, why)
+
+
+def _split(entries: Iterable[str]) -> tuple[list[str], list[str]]:
+    """What is to be removed, without the mark, and what is to be set."""
+    removed, kept = [], []
+    for key in entries:
+        name, marked = removal.unmark(key)
+        (removed if marked else kept).append(name)
+    return removed, kept
+
+
+def _adjust_annotations(spec: Object, wanted: dict[str, str], filtered: Filter | None) -> None:
+    entries = wanted if filtered is None else filtered(wanted)
+    removed, kept = _split(entries)
+    for key in removed:
+        (spec.get("annotations") or {}).pop(key, None)
+    for key in kept:
+        _object(spec, "annotations")[key] = entries[key]
+
+
+def _adjust_sysctl(spec: Object, wanted: dict[str, str], filtered: Filter | None) -> None:
+    entries = wanted if filtered is None else filtered(wanted)
+    removed, kept = _split(entries)
+    for key in removed:
+        ((spec.get("linux") or {}).get("sysctl") or {}).pop(key, None)
+    for key in kept:
+        _object(spec, "linux", "sysctl")[key] = entries[key]
+
+
+def _adjust_net_devices(spec: Object, wanted: Mapping[str, LinuxNetDevice]) -> None:
+    removed, kept = _split(wanted)
+    for name in removed:
+        _object(spec, "linux", "netDevices").pop(name, None)
+    if kept:
+        devices = net_devices_to_oci({name: wanted[name] for name in kept})
+        _object(spec, "linux", "netDevices").update(devices)
+
+
+def _adjust_env(spec: Object, wanted: Sequence[KeyValue]) -> None:
+    """Set and remove variables, those that are there already in their places."""
+    # The last entry of a key decides.
+    changes = {removal.unmark(entry.key).key: entry for entry in wanted}
+    if not changes:
+        return
+    env: dict[str, str] = {}
+    if spec.get("process") is not None:
+        for entry in spec["process"].get("env") or ():
+            name, equals, value = entry.partition("=")
+            if not equals:
+                _lost(f"environment variable {name!r}", "it has no value")
+                continue
+            change = changes.pop(name, None)
+            if change is None:
+                if name in env or name not in {removal.unmark(e.key).key for e in wanted}:
+                    env[name] = value
+                    continue
+                # It stood there twice, and the change counted for the first.
+                _lost(f"the change of environment variable {name!r}", "it is there twice")
+                env[name] = value
+            elif not removal.is_marked(change.key):
+                env[name] = change.value
+    for change in wanted:
+        if not removal.is_marked(change.key) and change.key in changes:
+            env[change.key] = change.value
+    env.pop("", None)
+    if env or spec.get("process") is not None:
+        _object(spec, "process")["env"] = [f"{name}={value}" for name, value in env.items()]
+
+
+def _adjust_hooks(spec: Object, wanted: Hooks) -> None:
+    for stage, hooks in hooks_to_oci(wanted).items():
+        _list(_object(spec, "hooks"), stage).extend(hooks)
+
+
+def _inject_cdi(
+    spec: Object,
+    devices: Sequence[CDIDevice],
+    inject: Callable[[Object, list[str]], object] | None,
+) -> None:
+    if devices and inject is not None:
+        inject(spec, [device.name for device in devices])
+
+
+def _adjust_devices(spec: Object, wanted: Sequence[LinuxDevice]) -> None:
+    for device in wanted:
+        path, marked = removal.unmark(device.path)
+        listed = (spec.get("linux") or {}).get("devices") or []
+        _replace(listed, "path", path, None)
+        if marked:
+            continue
+        listed = _list(_object(spec, "linux"), "devices")
+        _replace(listed, "path", path, devices_to_oci([device])[0])
+        # The reference's reading of the file mode has no effect.
+        access = "rwm" if device.type == "b" else "rw"
+        if access != device_access(device):
+            _lost(f"the access mode of device {path!r}", f"its cgroup allows {access}")
+        _list(_object(spec, "linux", "resources"), "devices").append(
+            {
+                "allow": True,
+                "type": device.type,
+                "major": device.major,
+                "minor": device.minor,
+                "access": access,
+            }
+        )
+
+
+def _replace(items: list[Object], key: str, name: str, new: Object | None) -> None:
+    """Put an object in the place of the first of that name, or at the end; None removes that one."""
+    for number, item in enumerate(items):
+        if item.get(key) == name:
+            items[number : number + 1] = [] if new is None else [new]
+            return
+    if new is not None:
+        items.append(new)
+
+
+def _adjust_process(spec: Object, wanted: LinuxContainerAdjustment) -> None:
+    score = optional.get(wanted, "oom_score_adj")
+    if score is not None:
+        _object(spec, "process")["oomScoreAdj"] = score
+    if wanted.HasField("io_priority"):
+        process = _object(spec, "process")
+        process["ioPriority"] = io_priority_to_oci(wanted.io_priority)
+        if not process["ioPriority"]["class"]:
+            del process["ioPriority"]
+    if wanted.HasField("scheduler"):
+        process = _object(spec, "process")
+        process["scheduler"] = scheduler_to_oci(wanted.scheduler)
+        if process["scheduler"] is None:
+            del process["scheduler"]
+
+
+def _adjust_seccomp(spec: Object, wanted: LinuxSeccomp) -> None:
+    seccomp = seccomp_to_oci(wanted)
+    if seccomp.pop("defaultErrnoRet", None) is not None:
+        _lost("the default errno of the seccomp policy", "it is not applied")
+    _object(spec, "linux")["seccomp"] = seccomp
+
+
+def _adjust_namespaces(spec: Object, wanted: Sequence[LinuxNamespace]) -> None:
+    for namespace in wanted:
+        kind, marked = removal.unmark(namespace.type)
+        if kind not in _NAMESPACES:
+            raise SpecError(f"unrecognized namespace {quote(kind)}")
+        if marked:
+            listed = (spec.get("linux") or {}).get("namespaces") or []
+            _replace(listed, "type", kind, None)
+        else:
+            listed = _list(_object(spec, "linux"), "namespaces")
+            entry = {"type": kind, "path": namespace.path} if namespace.path else {"type": kind}
+            _replace(listed, "type", kind, entry)
+
+
+def _adjust_resources(spec: Object, wanted: LinuxResources) -> None:
+    linux = _object(spec, "linux")
+    new = resources_to_oci(wanted)
+    if new["cpu"]:
+        _object(linux, "resources", "cpu").update(new["cpu"])
+    limit = new["memory"].get("limit")
+    if limit:
+        _object(linux, "resources", "memory").update(limit=limit, swap=limit)
+    for name in new["memory"]:
+        if name != "limit" or not limit:
+            _lost(f"memory.{name}", "of memory only a limit is applied, to swap as well")
+    for huge in new.get("hugepageLimits", ()):
+        listed = _list(_object(linux, "resources"), "hugepageLimits")
+        _replace(listed, "pageSize", huge["pageSize"], huge)
+    if wanted.unified:
+        _object(linux, "resources", "unified").update(wanted.unified)
+    if wanted.HasField("pids"):
+        pids = _object(linux, "resources", "pids")
+        if wanted.pids.limit > UNLIMITED_PIDS:
+            pids["limit"] = wanted.pids.limit
+        elif "limit" in pids:
+            _lost("the removal of the limit of processes", "a limit that is there stays")
+    if wanted.devices:
+        _list(_object(linux, "resources"), "devices").extend(new["devices"])
+
+
+def _resolve(
+    spec: Object,
+    path: tuple[str, ...],
+    key: str,
+    wanted: LinuxResources,
+    resolve: Callable[[str], Object | None] | None,
+) -> None:
+    """Put what a class stands for in its place; no class at all clears it."""
+    name = optional.get(wanted, "blockio_class" if key == "blockIO" else "rdt_class")
+    if name is None or resolve is None:
+        return
+    settings = resolve(name) if name else None
+    parent = _object(spec, *path)
+    if settings is None:
+        parent.pop(key, None)
+    else:
+        parent[key] = settings
+
+
+def _adjust_rdt(spec: Object, wanted: LinuxRdt) -> None:
+    if wanted.remove:
+        _object(spec, "linux").pop("intelRdt", None)
+    settings = rdt_to_oci(wanted)
+    for name in ("clos_id", "schemata", "enable_monitoring"):
+        if wanted.HasField(name):
+            _object(spec, "linux", "intelRdt").update(settings)
+            break

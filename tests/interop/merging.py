@@ -1,0 +1,466 @@
+"""Random cases for merging and validation, and what nri_sync makes of them.
+
+A case is as `difftest/main.go` reads it, made from a number alone, so that a failure can be repeated.
+"""
+
+from __future__ import annotations
+
+import base64
+import difflib
+import random
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple, TypeVar
+
+from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.message import Message
+
+from nri_sync import api
+from nri_sync.api import nri_pb2
+from nri_sync.errors import ConflictError, NRIError, ValidationRejected
+from nri_sync.runtime.result import CreateResult, StopResult, UpdateResult
+from nri_sync.runtime.validation import (
+    DefaultValidator,
+    DefaultValidatorConfig,
+    validation_request,
+)
+
+__all__ = ["Case", "Outcome", "Plugin", "leaves", "merge_case", "ours", "theirs"]
+
+_M = TypeVar("_M", bound=Message)
+
+VALIDATOR = "default-validator"
+
+
+class Plugin(NamedTuple):
+    """A plugin's answer, or None where it has not subscribed."""
+
+    idx: str
+    name: str
+    reply: Message | None
+    null: bool = False
+    validates: bool = False
+    reason: str = ""
+
+    @property
+    def full_name(self) -> str:
+        return f"{self.idx}-{self.name}"
+
+
+class Case(NamedTuple):
+    """One request, and the plugins that answer it, sorted by index."""
+
+    op: str
+    request: Message
+    plugins: list[Plugin]
+    validator: DefaultValidatorConfig | None = None
+
+    def wire(self) -> dict[str, Any]:
+        """The case as the Go peer reads it."""
+        return {
+            "op": self.op,
+            "request": _base64(self.request),
+            "plugins": [
+                {
+                    **plugin._asdict(),
+                    "index": plugin.idx,
+                    "reply": None if plugin.reply is None else _base64(plugin.reply),
+                }
+                for plugin in self.plugins
+            ],
+            "defaultValidator": None if self.validator is None else _settings(self.validator),
+        }
+
+
+class Outcome(NamedTuple):
+    """What came of a case; messages are without the orders that Go leaves to chance."""
+
+    error: str = ""
+    response: Message | None = None
+    # An update of the requested container is in the response.
+    requested: bool = False
+    # The request as each plugin, and as validators have seen it.
+    seen: tuple[Message, ...] = ()
+    validation: Message | None = None
+
+    def differs(self, other: Outcome) -> str:
+        """What differs from another outcome, for people to read."""
+        lines: list[str] = []
+        for name, mine, others in zip(self._fields, self, other):
+            if mine != others:
+                texts = [
+                    [str(item) for item in value] if isinstance(value, tuple) else [str(value)]
+                    for value in (mine, others)
+                ]
+                before, after = ("\n".join(text).splitlines() for text in texts)
+                lines += difflib.unified_diff(
+                    before, after, f"{name} ours", f"{name} theirs", "", ""
+                )
+        return "\n".join(lines)
+
+
+def _base64(message: Message) -> str:
+    return base64.b64encode(message.SerializeToString()).decode()
+
+
+def _settings(config: DefaultValidatorConfig) -> dict[str, Any]:
+    settings: dict[str, Any] = {
+        name.replace("_", ""): value for name, value in vars(config).items()
+    }
+    # The Go struct has another name for this one.
+    settings["TolerateMissingAnnotation"] = settings.pop("toleratemissingpluginsannotation")
+    return settings
+
+
+# ---- messages
+
+
+_TEXTS = ["", "x", "y", "é\n"]
+_KEYS = ["a", "b", "c", ""]
+_POOLS: dict[str, list[str]] = {
+    "Mount.destination": ["/a", "/b", "/a/b", "/a/"],
+    "Mount.options": ["ro", "rw", "rprivate"],
+    "KeyValue.key": _KEYS,
+    "Container.env": ["a=1", "b=2", "c", "a=3=4", "=", "d="],
+    "Container.args": ["sh", "-c", ""],
+    "ContainerAdjustment.args": ["sh", "-c", "", ""],
+    "LinuxDevice.path": ["/dev/a", "/dev/b", "/dev/c"],
+    "LinuxNamespace.type": ["pid", "ipc", "network"],
+    "POSIXRlimit.type": ["NOFILE", "nofile", "AS"],
+    "HugepageLimit.page_size": ["2MB", "1GB"],
+    "CDIDevice.name": ["v/c=a", "v/c=b"],
+    "ContainerUpdate.container_id": ["c0", "c1", "c2", ""],
+    "ContainerEviction.container_id": ["c0", "c1"],
+}
+# Whose keys can be marked for removal.
+_MARKED = {
+    "Mount.destination",
+    "KeyValue.key",
+    "LinuxDevice.path",
+    "LinuxNamespace.type",
+    "ContainerAdjustment.annotations",
+    "LinuxContainerAdjustment.sysctl",
+    "LinuxContainerAdjustment.net_devices",
+}
+_LARGE = {
+    FieldDescriptor.TYPE_INT32: 2**31 - 1,
+    FieldDescriptor.TYPE_INT64: -(2**63),
+    FieldDescriptor.TYPE_UINT32: 2**32 - 1,
+    FieldDescriptor.TYPE_UINT64: 2**64 - 1,
+}
+
+
+class _Maker:
+    """Makes random messages: any field, with probability ``density``."""
+
+    def __init__(self, rng: random.Random, density: float, marks: float = 0.0) -> None:
+        self._rng = rng
+        self._density = density
+        self._marks = marks
+        #: The fields that may be set, by their full names; None for all.
+        self.allowed: set[str] | None = None
+
+    def make(self, kind: type[_M]) -> _M:
+        message = kind()
+        self.fill(message)
+        return message
+
+    def fill(self, message: Message) -> None:
+        for field in message.DESCRIPTOR.fields:
+            nested = field.message_type is not None and not _is_list(message, field)
+            # Otherwise what is nested deeply would hardly ever be there.
+            chance = max(self._density, 0.4) if nested else self._density
+            if self._rng.random() < chance and self._may(field):
+                self._set(message, field)
+
+    def _may(self, field: Any) -> bool:
+        return self.allowed is None or _name(field) in self.allowed or _has_parts(field)
+
+    def _set(self, message: Message, field: Any) -> None:
+        current = getattr(message, field.name)
+        if _is_map(field):
+            values = field.message_type.fields_by_name["value"]
+            for _ in range(self._rng.randint(1, 3)):
+                key = self._key(_name(field), _KEYS)
+                if values.message_type is None:
+                    current[key] = "" if key.startswith("-") else self._scalar(values)
+                else:
+                    self.fill(current[key])
+        elif _is_list(message, field):
+            for _ in range(self._rng.randint(1, 3)):
+                if field.message_type is None:
+                    current.append(self._scalar(field))
+                else:
+                    self.fill(current.add())
+        elif field.message_type is not None:
+            current.SetInParent()
+            self.fill(current)
+        else:
+            setattr(message, field.name, self._scalar(field))
+
+    def _scalar(self, field: Any) -> Any:
+        if field.enum_type is not None:
+            return self._rng.choice(field.enum_type.values).number
+        if field.type == FieldDescriptor.TYPE_BOOL:
+            return self._rng.random() < 0.5
+        if field.type == FieldDescriptor.TYPE_STRING:
+            return self._key(_name(field), _POOLS.get(_name(field), _TEXTS))
+        return self._rng.choice([0, 1, 7, _LARGE[field.type]])
+
+    def _key(self, name: str, pool: Sequence[str]) -> str:
+        key = self._rng.choice(pool)
+        if name in _MARKED and self._rng.random() < self._marks:
+            return ("--" if self._rng.random() < 0.05 else "-") + key
+        return key
+
+
+def _name(field: Any) -> str:
+    return f"{field.containing_type.name}.{field.name}"
+
+
+def _is_map(field: Any) -> bool:
+    return field.message_type is not None and field.message_type.GetOptions().map_entry
+
+
+def _is_list(message: Message, field: Any) -> bool:
+    return hasattr(getattr(message, field.name), "extend") or _is_map(field)
+
+
+def _has_parts(field: Any) -> bool:
+    """Whether a field is no more than a place for others that are owned on their own."""
+    kind: Any = field.message_type
+    return kind is not None and kind.name in {
+        "ContainerAdjustment",
+        "LinuxContainerAdjustment",
+        "LinuxContainerUpdate",
+        "LinuxResources",
+        "LinuxMemory",
+        "LinuxCPU",
+        "LinuxRdt",
+    }
+
+
+def leaves(message: Message, path: str = "") -> set[str]:
+    """The fields that are set, at any depth, as paths without keys and numbers."""
+    found = set()
+    for field, value in message.ListFields():
+        here = f"{path}.{field.name}" if path else field.name
+        if _has_parts(field):
+            found |= leaves(value, here)
+        else:
+            found.add(here)
+    return found
+
+
+# ---- cases
+
+_ALL = {
+    _name(field)
+    for kind in nri_pb2.DESCRIPTOR.message_types_by_name.values()
+    for field in kind.fields
+}
+_OWNED = {
+    _name(field)
+    for kind in ("ContainerAdjustment", "LinuxContainerAdjustment", "LinuxResources")
+    for field in nri_pb2.DESCRIPTOR.message_types_by_name[kind].fields
+} | {
+    _name(field)
+    for kind in ("LinuxMemory", "LinuxCPU", "LinuxRdt")
+    for field in nri_pb2.DESCRIPTOR.message_types_by_name[kind].fields
+}
+_REQUIRED_VALUES = [
+    "p0", "[p0]", '["p0", "09-p9"]', "- p0\n- 'p1'\n", "", "null", "[]", "[ 1, yes ]", "{a: b}",
+]  # fmt: skip
+_TOLERATE = "tolerate.example.com"
+
+
+def merge_case(number: int) -> Case:
+    """The case of a number."""
+    rng = random.Random(number)
+    op = rng.choice(["CreateContainer", "CreateContainer", "UpdateContainer", "StopContainer"])
+    request = _Maker(rng, rng.choice([0.0, 0.3, 0.8])).make(getattr(nri_pb2, f"{op}Request"))
+    request.container.SetInParent()
+    request.container.id = rng.choice(["c0", "c0", "c1"])
+    request.container.name = "n"
+    plugins = _plugins(rng, op)
+    config = None
+    if op == "CreateContainer":
+        if rng.random() < 0.3 and not any(plugin.reason for plugin in plugins):
+            config = _config(rng)
+        if rng.random() < 0.3:
+            _annotate(rng, request.pod)
+    return Case(op, request, plugins, config)
+
+
+def _plugins(rng: random.Random, op: str) -> list[Plugin]:
+    count = rng.randint(1, 5)
+    density = rng.choice([0.03, 0.1, 0.3, 0.7])
+    makers = [_Maker(rng, density, marks=rng.choice([0.0, 0.2, 0.5])) for _ in range(count)]
+    if rng.random() < 0.6:
+        # To each its own, so that they rarely conflict.
+        owner = {name: rng.randrange(count) for name in sorted(_OWNED)}
+        for number, maker in enumerate(makers):
+            maker.allowed = (_ALL - _OWNED) | {n for n, who in owner.items() if who == number}
+    same = rng.random() < 0.05
+    # One at most, as Go reports whichever it hears of first.
+    rejecting = rng.randrange(10)
+    plugins = []
+    for number, maker in enumerate(makers):
+        reply = maker.make(getattr(nri_pb2, f"{op}Response"))
+        silent = rng.random() < 0.05
+        validates = op == "CreateContainer" and rng.random() < 0.2
+        plugins.append(
+            Plugin(
+                idx="05" if same else f"0{number}",
+                name="same" if same else f"p{number}",
+                reply=None if silent else reply,
+                null=rng.random() < 0.03,
+                validates=validates,
+                reason="no" if validates and number == rejecting else "",
+            )
+        )
+    return plugins
+
+
+def _config(rng: random.Random) -> DefaultValidatorConfig:
+    def flag() -> bool:
+        return rng.random() < 0.4
+
+    return DefaultValidatorConfig(
+        enable=rng.random() < 0.9,
+        reject_oci_hook_adjustment=flag(),
+        reject_runtime_default_seccomp_adjustment=flag(),
+        reject_unconfined_seccomp_adjustment=flag(),
+        reject_custom_seccomp_adjustment=flag(),
+        reject_namespace_adjustment=flag(),
+        reject_sysctl_adjustment=flag(),
+        required_plugins=rng.choice([(), (), ("p0",), ("p0", "p9", "01-p1", "p8")]),
+        tolerate_missing_plugins_annotation=rng.choice(["", _TOLERATE]),
+    )
+
+
+def _annotate(rng: random.Random, pod: nri_pb2.PodSandbox) -> None:
+    form = rng.choice(["", "/pod", "/container.n", "/container.other"])
+    pod.annotations[api.REQUIRED_PLUGINS + form] = rng.choice(_REQUIRED_VALUES)
+    if rng.random() < 0.5:
+        pod.annotations[_TOLERATE + form] = rng.choice(["true", "F", "maybe", ""])
+
+
+# ---- what comes of them
+
+_RESULTS: dict[str, type[Any]] = {
+    "CreateContainer": CreateResult,
+    "UpdateContainer": UpdateResult,
+    "StopContainer": StopResult,
+}
+
+
+def ours(case: Case) -> Outcome:
+    """What nri_sync makes of a case."""
+    result: Any = _RESULTS[case.op](case.request)
+    before = case.request.SerializeToString(deterministic=True)
+    seen: list[Message] = []
+    outcome = Outcome()
+    try:
+        for plugin in case.plugins:
+            if plugin.reply is not None:
+                seen.append(_ordered(result.request))
+                result.apply(plugin.full_name, None if plugin.null else plugin.reply)
+        if isinstance(result, CreateResult):
+            outcome = outcome._replace(validation=_validate(case, result))
+        outcome = outcome._replace(
+            response=_ordered(result.reply),
+            requested=isinstance(result, UpdateResult) and result.requested is not None,
+        )
+    except (ConflictError, _Rejected) as error:
+        asked = error.request if isinstance(error, _Rejected) else None
+        outcome = outcome._replace(error=str(error), validation=asked)
+    assert case.request.SerializeToString(deterministic=True) == before
+    return outcome._replace(seen=tuple(seen))
+
+
+class _Rejected(NRIError):
+    """A rejection, and the request that it answers."""
+
+    def __init__(self, cause: ValidationRejected, request: Message | None) -> None:
+        super().__init__(str(cause))
+        self.request = request
+
+
+def _validate(case: Case, result: CreateResult) -> Message | None:
+    """Ask the validators; returns the request as the plugins among them have seen it."""
+    ids = [api.PluginId(plugin.idx, plugin.name) for plugin in case.plugins]
+    builtin = case.validator is not None and case.validator.enable
+    if builtin:
+        ids = sorted([api.PluginId("00", VALIDATOR), *ids], key=lambda plugin: plugin.idx)
+    request = validation_request(result, ids)
+    validators = [plugin for plugin in case.plugins if plugin.validates]
+    asked = _ordered(request) if validators else None
+    try:
+        if builtin and case.validator is not None:
+            try:
+                DefaultValidator(case.validator).validate_container_adjustment(request)
+            except ValueError as error:
+                raise ValidationRejected(f"00-{VALIDATOR}", str(error)) from None
+        for plugin in validators:
+            answer = nri_pb2.ValidateContainerAdjustmentResponse(
+                reject=bool(plugin.reason), reason=plugin.reason
+            )
+            api.check_validation(answer, plugin.full_name)
+    except ValidationRejected as rejected:
+        raise _Rejected(rejected, asked) from None
+    return asked
+
+
+def theirs(case: Case, result: dict[str, Any]) -> Outcome:
+    """What Go has made of a case."""
+    assert not result["panic"], result["panic"]
+
+    def read(kind: str, data: str | None) -> Message:
+        # Go writes no bytes at all as null.
+        message: Message = getattr(nri_pb2, kind).FromString(base64.b64decode(data or ""))
+        return _ordered(message)
+
+    # What a YAML parser says is its own affair.
+    error = re.sub(
+        r'(required-plugins\S* annotation ".*": )yaml: .*',
+        r"\1not a list of plugin names",
+        result["error"],
+        flags=re.DOTALL,
+    )
+    asked = result["validation"]
+    return Outcome(
+        error=error,
+        response=None if error else read(f"{case.op}Response", result["response"]),
+        requested=case.op == "UpdateContainer" and not error and not result["null"],
+        seen=tuple(read(f"{case.op}Request", data) for data in result["seen"] or ()),
+        validation=None if asked is None else read("ValidateContainerAdjustmentRequest", asked),
+    )
+
+
+def _ordered(message: _M) -> _M:
+    """A copy of a message, in which what has no order in Go is sorted."""
+    copy: Any = type(message)()
+    copy.CopyFrom(message)
+    if hasattr(copy, "container") and copy.HasField("container"):
+        namespaces = copy.container.linux.namespaces
+        namespaces.sort(key=lambda namespace: str(namespace.type))
+    if hasattr(copy, "adjust"):
+        ordered = list(_mounts(copy.adjust.mounts))
+        mounts = nri_pb2.ContainerAdjustment(mounts=ordered).mounts
+        copy.adjust.ClearField("mounts")
+        copy.adjust.mounts.extend(mounts)
+    return copy  # type: ignore[no-any-return]
+
+
+def _mounts(mounts: Iterable[nri_pb2.Mount]) -> Iterable[nri_pb2.Mount]:
+    """Mounts, with each run of removals sorted."""
+    run: list[nri_pb2.Mount] = []
+    for mount in mounts:
+        if mount.destination.startswith("-"):
+            run.append(mount)
+        else:
+            yield from sorted(run, key=str)
+            run = []
+            yield mount
+    yield from sorted(run, key=str)
