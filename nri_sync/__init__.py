@@ -3,17 +3,24 @@
 A plugin is any object with handlers (see :class:`Plugin`); a :class:`Stub` connects it to a runtime, as often as
 the application wants. :mod:`nri_sync.api` has the messages and helpers on them, :mod:`nri_sync.errors` all
 exceptions, :mod:`nri_sync.ttrpc` is ttRPC on its own.
+
+Names are imported when they are first used: who needs only a part, such as :mod:`nri_sync.wire`, does not pay
+for grpcio and protobuf.
 """
 
 from __future__ import annotations
 
-from nri_sync import api, errors, ttrpc
-from nri_sync.api import EventMask
-from nri_sync.api.plugin import Plugin
-from nri_sync.plugin.counters import Counters
-from nri_sync.plugin.reconnect import Backoff, run_forever
-from nri_sync.plugin.state import State
-from nri_sync.plugin.stub import Stub, request_context
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from nri_sync import api, errors, ttrpc
+    from nri_sync.api import EventMask
+    from nri_sync.api.plugin import Plugin
+    from nri_sync.plugin.counters import Counters
+    from nri_sync.plugin.reconnect import Backoff, run_forever
+    from nri_sync.plugin.state import State
+    from nri_sync.plugin.stub import Stub, request_context
 
 __all__ = [
     "Backoff",
@@ -31,3 +38,30 @@ __all__ = [
 ]
 
 __version__ = "0.1.0.dev0"
+
+# Where the names above come from; what is not here is a submodule of its own name.
+_HOMES = {
+    "Backoff": "nri_sync.plugin.reconnect",
+    "Counters": "nri_sync.plugin.counters",
+    "EventMask": "nri_sync.api",
+    "Plugin": "nri_sync.api.plugin",
+    "State": "nri_sync.plugin.state",
+    "Stub": "nri_sync.plugin.stub",
+    "request_context": "nri_sync.plugin.stub",
+    "run_forever": "nri_sync.plugin.reconnect",
+}
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name):
+        if name not in __all__:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        if name in _HOMES:
+            value = getattr(importlib.import_module(_HOMES[name]), name)
+        else:
+            value = importlib.import_module(f"{__name__}.{name}")
+        globals()[name] = value
+        return value
+
+    def __dir__():
+        return sorted({*globals(), *__all__})

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
+
+import pytest
 
 import nri_sync
 
@@ -33,3 +37,18 @@ def test_all_that_is_exported_exists() -> None:
 
 def test_exports_are_listed_once() -> None:
     assert len(nri_sync.__all__) == len(set(nri_sync.__all__))
+
+
+def test_a_part_does_not_load_the_rest() -> None:
+    code = (
+        "import sys, nri_sync, nri_sync.wire.mux, nri_sync.wire.streams;"
+        "print({'grpc', 'google.protobuf', 'nri_sync.api'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)
+    assert done.stdout.strip() == "set()"
+
+
+def test_what_is_not_exported_is_no_attribute() -> None:
+    assert set(nri_sync.__all__) <= set(dir(nri_sync))
+    with pytest.raises(AttributeError, match="no attribute 'Stubb'"):
+        _ = nri_sync.Stubb  # type: ignore[attr-defined]
