@@ -182,6 +182,8 @@ class ServerCall(Job):
         token = current_context.set(context)
         try:
             handler = end.router.find(method, metadata)
+            if self.inbox is not None and not getattr(handler, "request_streaming", False):
+                self.inbox.discard()  # whatever else the peer sends, nobody will take it
             if handler is None:
                 outcome: bytes | Status | None = self._unknown(request.service, request.method)
             elif handler.request_streaming or handler.response_streaming:
@@ -241,8 +243,6 @@ class ServerCall(Job):
         if handler.request_streaming:
             argument: Any = self._requests(handler.request_deserializer, payload)
         else:
-            if self.inbox is not None:
-                self.inbox.discard()  # whatever else the peer sends, nobody will take it
             argument = self._decode(handler, payload)
             if isinstance(argument, Status):
                 return argument

@@ -1,0 +1,160 @@
+"""What arrives on a stream: order, ends, limits, and that nobody is left waiting."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Callable
+
+import pytest
+
+from nri_sync.deadline import Deadline
+from nri_sync.threads import Latch
+from nri_sync.ttrpc import inbox as inbox_module
+from nri_sync.ttrpc.inbox import END, Inbox
+from tests.net.rig import LONG, eventually, in_thread
+
+__all__: list[str] = []
+
+
+def test_in_order_and_then_the_end_again_and_again() -> None:
+    inbox = Inbox()
+    assert inbox.put(b"a")
+    assert inbox.put(bytearray(b"b"))
+    inbox.end()
+    assert [inbox.get() for _ in range(4)] == [b"a", b"b", END, END]
+
+
+def test_get_waits() -> None:
+    inbox = Inbox()
+    taken: list[object] = []
+    thread = in_thread(lambda: taken.append(inbox.get()))
+    inbox.put(b"a")
+    thread.join(LONG)
+    assert taken == [b"a"]
+
+
+@pytest.mark.parametrize("timeout", [0.0, 0.02])
+def test_get_gives_up(timeout: float) -> None:
+    began = time.monotonic()
+    with pytest.raises(TimeoutError):
+        Inbox().get(Deadline(timeout))
+    assert time.monotonic() - began >= timeout
+
+
+def test_get_gives_up_on_other_threads() -> None:
+    raised: list[Exception] = []
+
+    def get() -> None:
+        try:
+            Inbox().get(Deadline(0.02))
+        except TimeoutError as error:
+            raised.append(error)
+
+    in_thread(get).join(LONG)
+    assert len(raised) == 1
+
+
+def test_the_main_thread_looks_again_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    # A signal may just have missed the wait.
+    looks: list[object] = []
+    inbox = Inbox()
+
+    def on_main_thread() -> bool:
+        looks.append(None)
+        if len(looks) == 2:
+            inbox.put(b"a")
+        return True
+
+    monkeypatch.setattr(inbox_module, "on_main_thread", on_main_thread)
+    assert inbox.get() == b"a"
+    assert len(looks) == 2
+
+
+def full_inbox() -> Inbox:
+    inbox = Inbox(limit=10, stall=LONG)
+    assert inbox.put(b"x" * 20)
+    return inbox
+
+
+def blocked_put(inbox: Inbox, data: bytes) -> tuple[threading.Thread, list[bool]]:
+    results: list[bool] = []
+    thread = in_thread(lambda: results.append(inbox.put(data)))
+    assert eventually(lambda: inbox._room is not None)
+    assert results == []
+    return thread, results
+
+
+def test_put_waits_for_the_consumer() -> None:
+    inbox = full_inbox()
+    thread, results = blocked_put(inbox, b"y")
+    assert inbox.get() == b"x" * 20
+    thread.join(LONG)
+    assert results == [True]
+    assert inbox.get() == b"y"
+
+
+@pytest.mark.parametrize("end", [Inbox.end, Inbox.discard])
+def test_the_end_frees_put(end: Callable[[Inbox], None]) -> None:
+    inbox = full_inbox()
+    thread, results = blocked_put(inbox, b"y")
+    end(inbox)
+    thread.join(LONG)
+    assert results == [True]
+    assert inbox.put(b"z" * 100)
+    assert inbox.put(b"z" * 100)
+    assert inbox.get() == (b"x" * 20 if end is Inbox.end else END)
+    assert inbox.get() is END
+
+
+def test_empty_messages_count_too() -> None:
+    inbox = Inbox(limit=10, stall=0.0)
+    assert sum(inbox.put(b"") for _ in range(1000)) == 11
+
+
+def test_a_consumer_that_stalls_is_given_up() -> None:
+    inbox = Inbox(limit=10, stall=0.01)
+    assert inbox.put(b"x" * 20)
+    assert not inbox.put(b"y")
+
+
+def test_a_slow_consumer_is_not_given_up() -> None:
+    inbox = Inbox(limit=2, stall=LONG)
+    count = 2000
+    taken: list[object] = []
+
+    def take() -> None:
+        while (data := inbox.get()) is not END:
+            taken.append(data)
+
+    thread = in_thread(take)
+    for number in range(count):
+        assert inbox.put(b"%d" % number)
+    inbox.end()
+    thread.join(LONG)
+    assert taken == [b"%d" % number for number in range(count)]
+
+
+def test_the_consumer_makes_room_just_before_put_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Taken between the look at the limit and the wait: put() must see it.
+    inbox = full_inbox()
+    made = Latch
+
+    def take_first() -> object:
+        latch = made()
+        if inbox._taken_bytes == 0:
+            assert inbox.get() == b"x" * 20
+        return latch
+
+    monkeypatch.setattr(inbox_module, "Latch", take_first)
+    assert inbox.put(b"y")
+    assert inbox.get() == b"y"
+
+
+def test_a_discarded_inbox_wakes_its_consumer() -> None:
+    inbox = Inbox()
+    taken: list[object] = []
+    thread = in_thread(lambda: taken.append(inbox.get()))
+    inbox.discard()
+    thread.join(LONG)
+    assert taken == [END]

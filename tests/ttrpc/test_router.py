@@ -1,0 +1,92 @@
+"""Finding the handler of a method."""
+
+from __future__ import annotations
+
+from typing import Any, Callable
+
+import grpc
+import pytest
+
+from nri_sync.ttrpc.context import Metadatum
+from nri_sync.ttrpc.router import HandlerCallDetails, Router
+from tests.ttrpc.rig import echo, method
+
+__all__: list[str] = []
+
+ECHO = method("unary_unary", echo)
+OTHER = method("unary_unary", echo)
+
+
+def test_registered_methods() -> None:
+    router = Router()
+    router.add_registered_method_handlers("a.B", {"C": ECHO})
+    assert router.find("/a.B/C", ()) is ECHO
+    assert router.find("/a.B/D", ()) is None
+    assert router.find("/a.C/C", ()) is None
+    assert router.has_service("a.B")
+    assert not router.has_service("a.C")
+
+
+def test_generic_handlers_are_asked_in_order() -> None:
+    class Any_(grpc.GenericRpcHandler):
+        def service(self, handler_call_details: Any) -> Any:
+            assert isinstance(handler_call_details, grpc.HandlerCallDetails)
+            return OTHER if handler_call_details.method.startswith("/a.B") else None
+
+    router = Router()
+    router.add_generic_rpc_handlers(
+        (grpc.method_handlers_generic_handler("a.B", {"C": ECHO}), Any_())
+    )
+    assert router.find("/a.B/C", ()) is ECHO
+    assert router.find("/a.B/D", ()) is OTHER
+    assert router.find("/b.B/D", ()) is None
+    assert router.has_service("a.B")
+
+
+def test_a_registered_method_comes_first() -> None:
+    router = Router()
+    router.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("a.B", {"C": OTHER}),))
+    router.add_registered_method_handlers("a.B", {"C": ECHO})
+    assert router.find("/a.B/C", ()) is ECHO
+
+
+def test_what_is_no_handler_is_refused() -> None:
+    with pytest.raises(TypeError, match="GenericRpcHandler"):
+        Router().add_generic_rpc_handlers([object()])
+
+
+def test_interceptors_the_first_is_outermost() -> None:
+    seen: list[tuple[str, str, object]] = []
+
+    class Tracer(grpc.ServerInterceptor):
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def intercept_service(self, continuation: Callable[[Any], Any], details: Any) -> Any:
+            seen.append((self.name, details.method, details.invocation_metadata))
+            return continuation(details)
+
+    router = Router([Tracer("outer"), Tracer("inner")])
+    router.add_registered_method_handlers("a.B", {"C": ECHO})
+    metadata = (Metadatum("k", "v"),)
+    assert router.find("/a.B/C", metadata) is ECHO
+    assert router.find("/no/thing", ()) is None
+    assert seen == [
+        ("outer", "/a.B/C", metadata),
+        ("inner", "/a.B/C", metadata),
+        ("outer", "/no/thing", ()),
+        ("inner", "/no/thing", ()),
+    ]
+
+
+def test_an_interceptor_may_answer_itself_or_rewrite() -> None:
+    class Redirect(grpc.ServerInterceptor):
+        def intercept_service(self, continuation: Callable[[Any], Any], details: Any) -> Any:
+            if details.method == "/x/y":
+                return OTHER
+            return continuation(HandlerCallDetails("/a.B/C", ()))
+
+    router = Router([Redirect()])
+    router.add_registered_method_handlers("a.B", {"C": ECHO})
+    assert router.find("/x/y", ()) is OTHER
+    assert router.find("/any/thing", ()) is ECHO

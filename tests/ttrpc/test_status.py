@@ -1,0 +1,101 @@
+"""What an exception becomes, and statuses on the wire."""
+
+from __future__ import annotations
+
+import concurrent.futures
+from typing import Any
+
+import grpc
+import pytest
+from google.protobuf.wrappers_pb2 import StringValue
+
+from nri_sync.ttrpc import envelope_pb2
+from nri_sync.ttrpc.channel import CallError
+from nri_sync.ttrpc.status import DETAILS_KEY, Status, code_of, from_exception
+
+__all__: list[str] = []
+
+Code = grpc.StatusCode
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "details"),
+    [
+        (ValueError("wrong"), Code.UNKNOWN, "ValueError: wrong"),
+        (ValueError(), Code.UNKNOWN, "ValueError"),
+        (KeyError("k"), Code.UNKNOWN, "KeyError: 'k'"),
+        (SystemExit(3), Code.UNKNOWN, "SystemExit: 3"),
+        (KeyboardInterrupt(), Code.UNKNOWN, "KeyboardInterrupt"),
+        (TimeoutError("slow"), Code.DEADLINE_EXCEEDED, "TimeoutError: slow"),
+        (concurrent.futures.TimeoutError(), Code.DEADLINE_EXCEEDED, "TimeoutError"),
+        (concurrent.futures.CancelledError(), Code.CANCELLED, "CancelledError"),
+        (FileExistsError("a"), Code.ALREADY_EXISTS, "FileExistsError: a"),
+        (FileNotFoundError("a"), Code.NOT_FOUND, "FileNotFoundError: a"),
+        (PermissionError("a"), Code.PERMISSION_DENIED, "PermissionError: a"),
+        (BrokenPipeError("a"), Code.FAILED_PRECONDITION, "BrokenPipeError: a"),
+        (EOFError("a"), Code.OUT_OF_RANGE, "EOFError: a"),
+        # To an NRI runtime, UNIMPLEMENTED would mean a plugin of an older protocol.
+        (NotImplementedError("later"), Code.UNKNOWN, "NotImplementedError: later"),
+        (CallError("/a/b", Status.of(Code.NOT_FOUND, "gone")), Code.NOT_FOUND, "gone"),
+        (CallError("/a/b", Status.of(Code.UNIMPLEMENTED, "no")), Code.UNKNOWN, "no"),
+        (CallError("/a/b", Status.of(Code.OK, "?")), Code.UNKNOWN, "?"),
+        (grpc.RpcError("plain"), Code.UNKNOWN, "RpcError: plain"),
+    ],
+    ids=repr,
+)
+def test_from_exception(error: BaseException, code: grpc.StatusCode, details: str) -> None:
+    assert from_exception(error) == Status.of(code, details)
+
+
+class Odd(grpc.RpcError):
+    """Looks like a call that failed, but answers with anything."""
+
+    def __init__(self, code: Any, details: Any) -> None:
+        super().__init__()
+        self._code, self._details = code, details
+
+    def code(self) -> Any:
+        return self._code()
+
+    def details(self) -> Any:
+        return self._details
+
+    def __str__(self) -> str:
+        raise ZeroDivisionError
+
+
+@pytest.mark.parametrize(
+    ("code", "details"), [(lambda: None, None), (lambda: 5, 7), (lambda: 1 / 0, "x"), (list, [])]
+)
+def test_odd_exceptions_do_no_harm(code: Any, details: Any) -> None:
+    assert from_exception(Odd(code, details)) == Status.of(Code.UNKNOWN, "Odd")
+
+
+@pytest.mark.parametrize("code", Code)
+def test_codes_have_numbers(code: grpc.StatusCode) -> None:
+    assert code_of(code.value[0]) is code
+    assert Status.of(code, "x").code is code
+
+
+@pytest.mark.parametrize("number", [-1, 17, 99, 2**31 - 1])
+def test_numbers_without_a_code(number: int) -> None:
+    assert code_of(number) is Code.UNKNOWN
+    status = Status(number, "odd")
+    assert Status.from_message(status.to_message()) == status
+
+
+def test_details_are_kept() -> None:
+    message = envelope_pb2.Status(code=5, message="gone")
+    message.details.add().Pack(StringValue(value="more"))
+    status = Status.from_message(message)
+    assert (status.code, status.details) == (Code.NOT_FOUND, "gone")
+    assert status.to_message() == message
+    assert status.trailing_metadata == ((DETAILS_KEY, message.SerializeToString()),)
+
+
+def test_without_details_there_is_no_metadata() -> None:
+    assert Status.from_message(envelope_pb2.Status(code=5)).trailing_metadata == ()
+
+
+def test_what_utf8_cannot_hold_is_replaced() -> None:
+    assert Status(2, "a\udc80b").to_message().message == "a?b"
