@@ -281,7 +281,7 @@ class Connection:
                 self._last_answers.popleft().wait(deadline)
             if grace:
                 session.server.quiet(quiet_by)
-            session.link.drain(Deadline(_DRAIN))
+            session.link.drain(Deadline(min(_DRAIN, grace or _DRAIN)))
             if not self._last_answers:
                 break
         session.link.close()

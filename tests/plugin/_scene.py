@@ -1,0 +1,284 @@
+"""What the tests of the lifecycle share: a model that every move is checked against, a stub whose
+connections the test plays the runtime of, and gates that hold a thread at a chosen step.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import socket
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Callable
+
+import nri_sync
+from nri_sync.api import nri_pb2
+from nri_sync.plugin.connection import Connection
+from nri_sync.plugin.state import Move, State
+from nri_sync.threads import Latch
+from tests.plugin.harness import LONG, RawRuntime, configuration, descriptors, eventually
+
+__all__ = ["Call", "Gate", "Model", "Scene", "held_locks", "nothing_left", "threads"]
+
+# The specification, written down again.
+_MOVES = {
+    (State.IDLE, Move.START, State.STARTING),
+    (State.STARTING, Move.CONFIGURED, State.STARTED),
+    (State.STARTING, Move.END, State.STOPPING),
+    (State.STARTING, Move.ENDED, State.IDLE),
+    (State.STARTED, Move.END, State.STOPPING),
+    (State.STARTED, Move.ENDED, State.IDLE),
+    (State.STOPPING, Move.ENDED, State.IDLE),
+}
+
+
+class Model:
+    """Watches the lifecycle of a stub, and notes whatever is not as it has to be in ``wrong``."""
+
+    def __init__(self, stub: nri_sync.Stub) -> None:
+        self.stub = stub
+        self.wrong: list[str] = []
+        #: Sessions that were lost, and moves made.
+        self.losses = 0
+        self.moves = 0
+        #: All connections that were ever current, while they are needed.
+        self.conns: list[Connection] = []
+        self._state = State.IDLE
+        self._conn: Connection | None = None
+        self._move_locked = stub.lifecycle._move_locked
+        stub.lifecycle._move_locked = self._watch  # type: ignore[method-assign]
+
+    def _watch(self, move: Move) -> None:
+        """Stands in for the method that makes a move; called with the lock."""
+        lifecycle = self.stub.lifecycle
+        before = lifecycle.state
+        self._move_locked(move)
+        self.moves += 1
+        step = (before, move, lifecycle.state)
+        if step not in _MOVES or before is not self._state:
+            self.wrong.append(f"{step} after {self._state}")
+        if move is Move.START:
+            assert lifecycle.conn is not None
+            for conn in self.conns:
+                if conn.session is not None and conn.session.link._open:
+                    self.wrong.append("a second session, while the sockets of the first are open")
+            del self.conns[:-3]
+            self.conns.append(lifecycle.conn)
+        elif lifecycle.conn is not (None if move is Move.ENDED else self._conn):
+            self.wrong.append(f"{step} of another connection")
+        if step == (State.STARTED, Move.ENDED, State.IDLE):
+            self.losses += 1
+        self._state, self._conn = lifecycle.state, lifecycle.conn
+
+
+def threads() -> set[int]:
+    """The threads of this process, as the kernel counts them."""
+    return {int(name) for name in os.listdir("/proc/self/task")}
+
+
+@contextmanager
+def nothing_left() -> Iterator[None]:
+    """Check that no thread and no descriptor outlives the block by more than a moment."""
+    before = threads(), descriptors()
+    yield
+    eventually(lambda: threads() <= before[0], "the end of all threads")
+    eventually(lambda: descriptors() <= before[1], "the end of all descriptors")
+
+
+def held_locks(stub: nri_sync.Stub, conns: list[Connection]) -> list[str]:
+    """The locks of the stub and its connections that somebody holds."""
+    locks: dict[str, Any] = {
+        "lifecycle": stub.lifecycle._changed,
+        "tally": stub.tally._lock,
+    }
+    for number, conn in enumerate(conns):
+        if conn.session is not None:
+            link, client, server = conn.session.link, conn.session.client, conn.session.server
+            locks.update(
+                {
+                    f"{number}: token": link._token,
+                    f"{number}: link": link._lock,
+                    f"{number}: writing": link._write_lock,
+                    f"{number}: sending": client._send_lock,
+                    f"{number}: client": client._lock,
+                    f"{number}: server": server._lock,
+                    f"{number}: channel": conn.session.channel._lock,
+                }
+            )
+    held = []
+    for name, lock in locks.items():
+        if lock.acquire(timeout=LONG):
+            lock.release()
+        else:
+            held.append(name)
+    return held
+
+
+class Call:
+    """A function that runs in a thread of its own, and what came of it."""
+
+    def __init__(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
+        self._function = function
+        self._args, self._kwargs = args, kwargs
+        self.value: Any = None
+        self.error: BaseException | None = None
+        self.thread = threading.Thread(target=self._run, name=f"test-{function.__name__}")
+        self.thread.start()
+
+    def _run(self) -> None:
+        try:
+            self.value = self._function(*self._args, **self._kwargs)
+        except BaseException as error:
+            self.error = error
+
+    @property
+    def done(self) -> bool:
+        return not self.thread.is_alive()
+
+    def result(self, within: float = LONG) -> Any:
+        """What it returned, or raises what it raised."""
+        self.thread.join(within)
+        assert self.done, f"{self._function.__name__} has not returned within {within} s"
+        if self.error is not None:
+            raise self.error
+        return self.value
+
+    def outcome(self) -> BaseException | None:
+        """What it raised; ``None`` when it returned."""
+        self.thread.join(LONG)
+        assert self.done, f"{self._function.__name__} has not returned"
+        return self.error
+
+    def settle(self) -> None:
+        """Wait until it is done, or waits for something that the stub is to bring about."""
+        eventually(lambda: self.done or self._waits(), f"the wait of {self._function.__name__}")
+
+    def _waits(self) -> bool:
+        frame = sys._current_frames().get(self.thread.ident or 0)
+        return frame is not None and frame.f_code is Latch.wait.__code__
+
+
+class Gate:
+    """Holds the first thread, or all, that gets to a method of ``owner``, before or after it runs."""
+
+    def __init__(self, owner: Any, method: str, when: str, *, first_only: bool = True) -> None:
+        self.reached = threading.Event()
+        self._go = threading.Event()
+        self._first_only = first_only
+        self._first = threading.Lock()
+        self._owner, self._name, self._when = owner, method, when
+        self._method = getattr(owner, method)
+        setattr(owner, method, self._pass)
+
+    def _pass(self, *args: Any, **kwargs: Any) -> Any:
+        held = not self._first_only or self._first.acquire(blocking=False)
+        if held and self._when == "before":
+            self._hold()
+        value = self._method(*args, **kwargs)
+        if held and self._when == "after":
+            self._hold()
+        return value
+
+    def _hold(self) -> None:
+        self.reached.set()
+        assert self._go.wait(LONG), f"nobody has opened the gate at {self._name}"
+
+    def wait(self) -> None:
+        """Until a thread is held."""
+        assert self.reached.wait(LONG), f"nobody came to {self._name}"
+
+    def open(self) -> None:
+        self._go.set()
+
+
+class Scene:
+    """A stub, and the test in the part of the runtime: each connection comes out of :meth:`runtime`."""
+
+    def __init__(self, plugin: Any, **options: Any) -> None:
+        self.reasons: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
+        self.closes = 0
+        self.then: Callable[[nri_sync.Stub], object] | None = options.pop("on_close", None)
+        self._dialed: queue.SimpleQueue[RawRuntime | None] = queue.SimpleQueue()
+        self._runtimes: list[RawRuntime] = []
+        self._gates: list[Gate] = []
+        options.setdefault("dialer", self.dial)
+        self.stub = nri_sync.Stub(plugin, name="test", idx="10", on_close=self._on_close, **options)
+        self.model = Model(self.stub)
+
+    def dial(self, path: str) -> socket.socket:
+        ours, theirs = socket.socketpair()
+        self._dialed.put(RawRuntime(theirs))
+        return ours
+
+    def _on_close(self, stub: nri_sync.Stub) -> None:
+        self.closes += 1
+        self.reasons.put(stub.close_reason)
+        if self.then is not None:
+            self.then(stub)
+
+    def runtime(self) -> RawRuntime:
+        """The other end of the next connection."""
+        runtime = self._dialed.get(timeout=LONG)
+        if runtime is None:
+            raise queue.Empty
+        self._runtimes.append(runtime)
+        return runtime
+
+    def no_more(self) -> None:
+        """Have the one that waits in :meth:`runtime`, or comes next, told that there are no more."""
+        self._dialed.put(None)
+
+    def configure(self, runtime: RawRuntime, **fields: Any) -> None:
+        """Answer the registration, configure the plugin and take its answer."""
+        runtime.accept_registration()
+        self.call(runtime, 1, "Configure", configuration(**fields))
+
+    def call(self, runtime: RawRuntime, stream_id: int, method: str, message: Any = None) -> Any:
+        """Call the plugin, and take its answer."""
+        runtime.call(stream_id, method, message)
+        return runtime.response(stream_id)
+
+    def synchronize(self, runtime: RawRuntime) -> None:
+        self.call(runtime, 3, "Synchronize", nri_pb2.SynchronizeRequest())
+
+    def up(self) -> RawRuntime:
+        """Start a session, and bring it to where it serves."""
+        start = Call(self.stub.start)
+        runtime = self.runtime()
+        self.configure(runtime)
+        self.synchronize(runtime)
+        start.result()
+        return runtime
+
+    def gate(self, method: str, when: str, owner: Any = None, *, first_only: bool = True) -> Gate:
+        """Hold whoever gets to a method of the lifecycle (or of ``owner``) next."""
+        owner = self.stub.lifecycle if owner is None else owner
+        gate = Gate(owner, method, when, first_only=first_only)
+        self._gates.append(gate)
+        return gate
+
+    def finish(self) -> None:
+        """End everything, and check that nothing is left, and that all was as it has to be."""
+        for gate in self._gates:
+            gate.open()
+        Call(self.stub.stop).result()
+        name = self.stub.name
+        eventually(
+            lambda: not any(thread.name == name for thread in threading.enumerate()),
+            "the end of the threads that connect",
+        )
+        while not self._dialed.empty():
+            left = self._dialed.get()
+            if left is not None:
+                self._runtimes.append(left)
+        for runtime in self._runtimes:
+            runtime.sock.close()
+        eventually(lambda: self.closes == self.model.losses, "on_close for each loss")
+        assert self.model.wrong == []
+        assert self.stub.state is State.IDLE
+        assert self.stub.lifecycle.conn is None
+        eventually(lambda: not self.stub._conns, "that no connection is left")
+        assert held_locks(self.stub, self.model.conns) == []
+        assert Call(self.stub.wait, 0).result() is True
