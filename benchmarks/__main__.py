@@ -15,7 +15,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("cases", nargs="*", metavar="CASE", help="which to run; all by default")
     parser.add_argument("--rounds", type=int, default=5, help="how often each is run (default: 5)")
-    parser.add_argument("--write", type=Path, metavar="FOLDER", help="write performance.md and plots there")
+    parser.add_argument(
+        "--write", type=Path, metavar="FOLDER", help="write performance.md and plots there"
+    )
     options = parser.parse_args()
     known = {case.name: case for case in CASES}
     unknown = [name for name in options.cases if name not in known]
