@@ -356,7 +356,7 @@ def test_the_log_tells_the_story(
     connect: Connect, caplog: pytest.LogCaptureFixture, socket_dir: Path
 ) -> None:
     caplog.set_level("DEBUG", "nri_sync.stub")
-    stub, peer = connect(PluginWith(run_pod_sandbox=lambda pod: None))
+    stub, _ = connect(PluginWith(run_pod_sandbox=lambda pod: None))
     stub.stop()
     story = [record.getMessage() for record in caplog.records if record.name == "nri_sync.stub"]
     assert all(line.startswith("10-test: ") for line in story)
