@@ -1,0 +1,549 @@
+"""The client's end of a connection, with servers of all kinds: what they send is written as bytes."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from typing import Any
+
+import grpc
+import pytest
+
+from nri_sync.deadline import Deadline
+from nri_sync.errors import LocalProtocolError
+from nri_sync.net import link as link_module
+from nri_sync.ttrpc import Channel
+from nri_sync.ttrpc import channel as channel_module
+from nri_sync.ttrpc.client import ClientCall, ClientEnd
+from nri_sync.ttrpc.inbox import Inbox
+from nri_sync.ttrpc.status import Status
+from nri_sync.wire.streams import ClientStreams
+from nri_sync.wire.ttrpc import MESSAGE_MAX
+from tests.ttrpc.rig import (
+    DATA,
+    LONG,
+    REQUEST,
+    RESPONSE,
+    SERVICE,
+    Calls,
+    RawPeer,
+    StringValue,
+    error_of,
+    eventually,
+    in_thread,
+    raw_server,
+    text,
+)
+
+__all__: list[str] = []
+
+Code = grpc.StatusCode
+
+REMOTE_CLOSED, REMOTE_OPEN, NO_DATA = 1, 2, 4
+
+
+def works(calls: Calls, peer: RawPeer) -> bool:
+    """That the connection still works."""
+    future = calls.unary("Works").future(text("x"), timeout=LONG)
+    while (message := peer.expect()).request.method != "Works":
+        pass
+    peer.respond(message.stream_id, text("yes").SerializeToString())
+    return bool(future.result().value == "yes")
+
+
+class TestRequests:
+    def test_the_bytes(self) -> None:
+        with raw_server() as (channel, peer):
+            future = Calls(channel).unary("Echo").future(text("hi"))
+            expected = b"\x0a\x0ctest.Service\x12\x04Echo\x1a\x04\x0a\x02hi"
+            message = peer.expect()
+            assert message == (1, REQUEST, 0, expected)
+            peer.send(RESPONSE, 1, b"\x12\x04\x0a\x02ho")
+            assert future.result(LONG).value == "ho"
+
+    def test_ids_are_odd_and_grow(self) -> None:
+        with raw_server() as (channel, peer):
+            futures = [Calls(channel).unary("Echo").future(text("x")) for _ in range(5)]
+            assert [peer.expect().stream_id for _ in futures] == [1, 3, 5, 7, 9]
+
+    def test_ids_grow_in_the_order_of_sending(self) -> None:
+        with raw_server() as (channel, peer):
+            unary = Calls(channel).unary("Echo")
+
+            def call() -> None:
+                for _ in range(100):
+                    unary.future(text("x" * 100))
+
+            threads = [in_thread(call) for _ in range(8)]
+            ids = [peer.expect().stream_id for _ in range(800)]
+            assert ids == sorted(ids)
+            for thread in threads:
+                thread.join(LONG)
+
+    def test_the_deadline_and_metadata_are_sent(self) -> None:
+        with raw_server() as (channel, peer):
+            unary = Calls(channel).unary("Echo")
+            metadata = (("a", "1"), ("a", "2"), ("Key", "v"))
+            unary.future(text("x"), timeout=LONG, metadata=metadata)
+            request = peer.expect().request
+            assert 0 < request.timeout_nano <= LONG * 1e9
+            assert [(pair.key, pair.value) for pair in request.metadata] == list(metadata)
+
+    def test_an_empty_request(self) -> None:
+        with raw_server() as (channel, peer):
+            Calls(channel).unary("/a.b.C/D").future(text(""))
+            assert peer.expect().data == b"\x0a\x05a.b.C\x12\x01D"
+
+    def test_binary_metadata_is_refused(self) -> None:
+        with raw_server() as (channel, _), pytest.raises(ValueError, match="'k-bin' is bytes"):
+            Calls(channel).unary("Echo")(text("x"), metadata=(("k-bin", b"v"),))
+
+    def test_an_oversized_request_stays_here(self) -> None:
+        with raw_server() as (channel, peer):
+            code, details = error_of(lambda: Calls(channel).unary("Echo")(text("x" * MESSAGE_MAX)))
+            assert code is Code.RESOURCE_EXHAUSTED
+            assert str(MESSAGE_MAX) in details
+            assert works(Calls(channel), peer)
+
+    def test_the_ids_are_used_up(self) -> None:
+        with raw_server() as (channel, peer):
+            channel.end._streams._next_id = 0xFFFFFFFF
+            future = Calls(channel).unary("Echo").future(text("x"))
+            assert peer.expect().stream_id == 0xFFFFFFFF
+            for call in (lambda: Calls(channel).unary("Echo")(text("x")),) * 2:
+                code, details = error_of(call)
+                assert code is Code.UNAVAILABLE
+                assert "used up" in details
+            peer.respond(0xFFFFFFFF, b"")
+            assert future.result(LONG).value == ""
+
+    @pytest.mark.parametrize("timeout", [0, -1, 0.0])
+    def test_no_time_at_all(self, timeout: float) -> None:
+        with raw_server() as (channel, peer):
+            unary = Calls(channel).unary("Echo")
+            assert error_of(lambda: unary(text("x"), timeout=timeout))[0] is Code.DEADLINE_EXCEEDED
+            assert works(Calls(channel), peer)
+
+    def test_something_unforeseen_while_sending(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        with raw_server() as (channel, peer):
+            with monkeypatch.context() as patch:
+                patch.setattr(channel.end, "frame", lambda header, data: 1 / 0)
+                with pytest.raises(ZeroDivisionError):
+                    Calls(channel).unary("Echo")(text("x"))
+            assert not channel.end._calls
+            assert works(Calls(channel), peer)
+
+
+class TestResponses:
+    def answered(self, answer: Any, kind: str = "unary") -> tuple[Any, bool]:
+        """How a call ends that the server answers with ``answer(peer)``; whether the next one works."""
+        with raw_server() as (channel, peer):
+            calls = Calls(channel)
+            future = getattr(calls, kind)("M").future(text("x"), timeout=LONG)
+            assert peer.expect().stream_id == 1
+            answer(peer)
+            try:
+                outcome: Any = future.result(LONG).value
+            except grpc.RpcError as error:
+                outcome = error.code()
+            return outcome, works(calls, peer)
+
+    @pytest.mark.parametrize(
+        ("data", "outcome"),
+        [
+            (b"\x12\x03\x0a\x01y", "y"),
+            (b"", ""),
+            # A status that says OK is success, and the payload counts.
+            (b"\x0a\x02\x08\x00\x12\x03\x0a\x01y", "y"),
+            (b"\x0a\x00\x12\x03\x0a\x01y", "y"),
+            (b"\x0a\x02\x08\x05", Code.NOT_FOUND),
+            # The status comes first: beside it the payload may be anything.
+            (b"\x0a\x02\x08\x05\x12\x01\xff", Code.NOT_FOUND),
+            (b"\x0a\x02\x08\x63", Code.UNKNOWN),
+            (b"\xff", Code.INTERNAL),
+            (b"\x12\x01\xff", Code.INTERNAL),
+            (b"\x12\x03\x0a\x01\xff", Code.INTERNAL),
+        ],
+    )
+    def test_envelopes(self, data: bytes, outcome: Any) -> None:
+        assert self.answered(lambda peer: peer.send(RESPONSE, 1, data)) == (outcome, True)
+
+    @pytest.mark.parametrize("flags", [0, 0xFF])
+    def test_flags_do_not_matter(self, flags: int) -> None:
+        data = b"\x12\x03\x0a\x01y"
+        assert self.answered(lambda peer: peer.send(RESPONSE, 1, data, flags)) == ("y", True)
+
+    @pytest.mark.parametrize("type", [0, REQUEST, DATA, 4, 255])
+    def test_other_types_fail_the_call(self, type: int) -> None:
+        assert self.answered(lambda peer: peer.send(type, 1, b"x")) == (Code.INTERNAL, True)
+
+    def test_an_oversized_response(self) -> None:
+        data = b"x" * (MESSAGE_MAX + 1)
+        outcome = self.answered(lambda peer: peer.send(RESPONSE, 1, data))
+        assert outcome == (Code.RESOURCE_EXHAUSTED, True)
+
+    def test_responses_nobody_asked_for(self, caplog: pytest.LogCaptureFixture) -> None:
+        def answer(peer: RawPeer) -> None:
+            for stream_id in (0, 2, 3, 99):
+                peer.send(RESPONSE, stream_id, b"")
+            for _ in range(3):
+                peer.respond(1, text("y").SerializeToString())
+
+        assert self.answered(answer) == ("y", True)
+        warnings = [r.message for r in caplog.records if r.levelno == logging.WARNING]
+        assert len(warnings) == 2
+        assert "6 messages were ignored in all" in warnings[1]
+
+    def test_a_late_answer_is_ignored(self) -> None:
+        with raw_server() as (channel, peer):
+            calls = Calls(channel)
+            assert (
+                error_of(lambda: calls.unary("M")(text("x"), timeout=0.02))[0]
+                is Code.DEADLINE_EXCEEDED
+            )
+            peer.respond(peer.expect().stream_id, b"")
+            assert works(calls, peer)
+
+    @pytest.mark.parametrize("on_thread", [False, True])
+    def test_a_deadline_ends_the_wait(self, on_thread: bool) -> None:
+        with raw_server() as (channel, peer):
+            calls = Calls(channel)
+            codes: list[Any] = []
+            began = time.monotonic()
+
+            def call() -> None:
+                codes.append(error_of(lambda: calls.unary("M")(text("x"), timeout=0.05))[0])
+
+            if on_thread:
+                in_thread(call).join(LONG)
+            else:
+                call()
+            assert codes == [Code.DEADLINE_EXCEEDED]
+            assert time.monotonic() - began >= 0.05
+            assert works(calls, peer)
+
+    def test_garbage_is_one_message_or_another(self) -> None:
+        with raw_server() as (channel, peer):
+            peer.sock.sendall(b"\0\0\0\2\0\0\0\7\xff\xffab" * 1000)
+            assert works(Calls(channel), peer)
+
+
+class TestStreams:
+    def test_requests_and_one_response(self) -> None:
+        with raw_server() as (channel, peer):
+            future = Calls(channel).collect("M").future(iter([text("a"), text("b")]))
+            first = peer.expect()
+            assert (first.type, first.flags) == (REQUEST, REMOTE_OPEN)
+            assert first.request.payload == b""
+            assert peer.expect() == (1, DATA, 0, b"\x0a\x01a")
+            assert peer.expect() == (1, DATA, 0, b"\x0a\x01b")
+            assert peer.expect() == (1, DATA, REMOTE_CLOSED | NO_DATA, b"")
+            peer.respond(1, b"\x0a\x02ab")
+            assert future.result(LONG).value == "ab"
+
+    def test_responses(self) -> None:
+        with raw_server() as (channel, peer):
+            responses = Calls(channel).stream("M")(text("x"))
+            request = peer.expect()
+            assert (request.type, request.flags) == (REQUEST, REMOTE_CLOSED)
+            peer.send(DATA, 1, b"\x0a\x01a")
+            assert next(responses).value == "a"
+            peer.send(DATA, 1, b"")
+            assert next(responses).value == ""
+            peer.send(DATA, 1, b"", NO_DATA)
+            peer.send(DATA, 1, b"\x0a\x01b", REMOTE_CLOSED)
+            assert [message.value for message in responses] == ["b"]
+            assert responses.code() is Code.OK
+
+    def test_an_error_after_some(self) -> None:
+        with raw_server() as (channel, peer):
+            responses = Calls(channel).stream("M")(text("x"))
+            peer.expect()
+            peer.send(DATA, 1, b"\x0a\x01a")
+            peer.respond(1, code=5, details="gone")
+            assert next(responses).value == "a"
+            assert error_of(lambda: next(responses)) == (Code.NOT_FOUND, "gone")
+            assert error_of(lambda: next(responses)) == (Code.NOT_FOUND, "gone")
+
+    def test_a_final_response_with_a_payload(self) -> None:
+        with raw_server() as (channel, peer):
+            responses = Calls(channel).stream("M")(text("x"))
+            peer.expect()
+            peer.respond(1, b"\x0a\x01a")
+            assert [message.value for message in responses] == ["a"]
+
+    def test_a_stream_in_answer_to_one_that_wants_one_response(self) -> None:
+        with raw_server() as (channel, peer):
+            future = Calls(channel).collect("M").future(iter([text("a")]))
+            peer.expect()
+            peer.send(DATA, 1, b"x")
+            assert error_of(future.result)[0] is Code.INTERNAL
+            # What was on its way is let through.
+            assert peer.expect().type == DATA
+
+    def test_a_message_that_cannot_be_decoded(self) -> None:
+        with raw_server() as (channel, peer):
+            responses = Calls(channel).stream("M")(text("x"))
+            peer.expect()
+            peer.send(DATA, 1, b"\xff")
+            peer.send(DATA, 1, b"\x0a\x01a")
+            assert error_of(lambda: next(responses))[0] is Code.INTERNAL
+            assert error_of(lambda: next(responses))[0] is Code.INTERNAL
+            assert works(Calls(channel), peer)
+
+    def test_an_oversized_request(self) -> None:
+        with raw_server() as (channel, peer):
+            requests = iter([text("a"), text("x" * (MESSAGE_MAX + 1)), text("b")])
+            future = Calls(channel).collect("M").future(requests)
+            assert error_of(future.result)[0] is Code.RESOURCE_EXHAUSTED
+            assert peer.expect().type == REQUEST
+            assert peer.expect().data == b"\x0a\x01a"
+            assert works(Calls(channel), peer)
+
+    def test_a_consumer_that_stalls_loses_the_stream(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(channel_module, "Inbox", lambda: Inbox(limit=100, stall=0.02))
+        with raw_server() as (channel, peer):
+            responses = Calls(channel).stream("M")(text("x"))
+            peer.expect()
+            for _ in range(3):
+                peer.send(DATA, 1, text("x" * 100).SerializeToString())
+            assert responses.code() is Code.RESOURCE_EXHAUSTED
+            assert next(responses).value == "x" * 100
+            assert error_of(lambda: next(responses))[0] is Code.RESOURCE_EXHAUSTED
+            assert works(Calls(channel), peer)
+
+    def test_close_does_not_wait_for_a_stalled_consumer(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(channel_module, "Inbox", lambda: Inbox(limit=100, stall=LONG))
+        lost = threading.Event()
+        with raw_server(on_close=lambda cause: lost.set()) as (channel, peer):
+            responses = Calls(channel).stream("M")(text("x"))
+            peer.expect()
+            for _ in range(3):
+                peer.send(DATA, 1, text("x" * 100).SerializeToString())
+            assert eventually(lambda: responses._call.inbox._room is not None)
+            began = time.monotonic()
+            channel.close()
+            assert lost.wait(LONG)
+            assert time.monotonic() - began < LONG / 2
+
+    def test_the_end_of_the_data_cannot_be_sent_twice(self) -> None:
+        with raw_server() as (channel, _):
+            end = channel.end
+            call = end.start("/a/b", b"", state=_open_state(), deadline=Deadline(None))
+            assert end.send_data(call, b"", last=True)
+            with pytest.raises(LocalProtocolError):
+                end.send_data(call, b"", last=True)
+            assert end.finish(call, Status(1, ""))
+            assert not end.send_data(call, b"x")
+            assert not end.finish(call, Status(1, ""))
+
+
+def _open_state() -> Any:
+    from nri_sync.wire.streams import State
+
+    return State.OPEN
+
+
+class TestAPeerThatDoesNotRead:
+    def fill(self, channel: Channel) -> None:
+        while channel.end.link.try_send([b"\0\0\0\0\0\0\0\0\0\0" * 400]):
+            pass
+
+    def test_a_call_gives_up_at_its_deadline(self) -> None:
+        with raw_server() as (channel, _):
+            self.fill(channel)
+            unary = Calls(channel).unary("M")
+            assert error_of(lambda: unary(text("x"), timeout=0.05))[0] is Code.DEADLINE_EXCEEDED
+            future = unary.future(text("x"), timeout=0.05)
+            assert future.code() is Code.DEADLINE_EXCEEDED
+
+    def test_a_thread_of_its_own_gives_up_too(self) -> None:
+        # One that would read the answer itself, and must let others read while it cannot write.
+        with raw_server() as (channel, _):
+            self.fill(channel)
+            codes: list[Any] = []
+            unary = Calls(channel).unary("M")
+            in_thread(
+                lambda: codes.append(error_of(lambda: unary(text("x"), timeout=0.05))[0])
+            ).join(LONG)
+            assert codes == [Code.DEADLINE_EXCEEDED]
+            assert not channel.end.link._token.locked()
+
+    def test_waiting_behind_another_call(self) -> None:
+        with raw_server() as (channel, peer):
+            self.fill(channel)
+            unary = Calls(channel).unary("M")
+            first = in_thread(lambda: unary.future(text("x")))
+            assert eventually(channel.end._send_lock.locked)
+            assert error_of(lambda: unary(text("x"), timeout=0.05))[0] is Code.DEADLINE_EXCEEDED
+            peer.close()
+            first.join(LONG)
+
+    def test_data_of_a_stream_gives_up_at_the_deadline(self) -> None:
+        with raw_server() as (channel, peer):
+            gate = threading.Event()
+
+            def requests() -> Any:
+                assert gate.wait(LONG)
+                yield text("a")
+                yield text("b")
+
+            future = Calls(channel).collect("M").future(requests(), timeout=0.2)
+            assert peer.expect().type == REQUEST
+            self.fill(channel)
+            gate.set()
+            assert future.code() is Code.DEADLINE_EXCEEDED
+
+    def test_the_connection_ends_while_data_is_sent(self) -> None:
+        with raw_server() as (channel, peer):
+
+            def requests() -> Any:
+                while True:
+                    yield text("x" * 1000)
+
+            future = Calls(channel).collect("M").future(requests())
+            assert peer.expect().type == REQUEST
+            peer.close()
+            assert future.code() is Code.UNAVAILABLE
+
+
+class TestTheEnd:
+    def test_pending_and_later_calls_fail(self) -> None:
+        lost = threading.Event()
+        causes: list[Any] = []
+
+        def on_close(cause: Any) -> None:
+            causes.append(cause)
+            lost.set()
+
+        with raw_server(on_close=on_close) as (channel, peer):
+            unary = Calls(channel).unary("M")
+            futures = [unary.future(text("x")) for _ in range(3)]
+            codes: list[Any] = []
+            blocked = in_thread(lambda: codes.append(error_of(lambda: unary(text("x")))))
+            for _ in range(4):
+                peer.expect()
+            peer.close()
+            for future in futures:
+                code, details = error_of(future.result)
+                assert code is Code.UNAVAILABLE
+                assert "peer closed" in details
+            blocked.join(LONG)
+            assert [code for code, _ in codes] == [Code.UNAVAILABLE]
+            assert lost.wait(LONG)
+            assert "peer closed" in str(causes[0])
+            assert error_of(lambda: unary(text("x")))[0] is Code.UNAVAILABLE
+            thread_codes: list[Any] = []
+            in_thread(lambda: thread_codes.append(error_of(lambda: unary(text("x"))))).join(LONG)
+            assert thread_codes[0][0] is Code.UNAVAILABLE
+
+    def test_answers_that_came_before_the_end_count(self) -> None:
+        for _ in range(20):
+            with raw_server() as (channel, peer):
+                future = Calls(channel).unary("M").future(text("x"))
+                peer.expect()
+                peer.respond(1, b"\x0a\x01y")
+                peer.close()
+                assert future.result(LONG).value == "y"
+
+    def test_truncated(self) -> None:
+        with raw_server() as (channel, peer):
+            future = Calls(channel).unary("M").future(text("x"))
+            peer.expect()
+            peer.sock.sendall(b"\0\0\0\5\0\0")
+            peer.close()
+            assert error_of(future.result)[0] is Code.UNAVAILABLE
+
+    def test_close_cancels(self) -> None:
+        causes: list[Any] = []
+        with raw_server(on_close=causes.append) as (channel, peer):
+            unary = Calls(channel).unary("M")
+            future = unary.future(text("x"))
+            codes: list[Any] = []
+            blocked = in_thread(lambda: codes.append(error_of(lambda: unary(text("x")))))
+            for _ in range(2):
+                peer.expect()
+            channel.close()
+            channel.close()
+            blocked.join(LONG)
+            for code, details in [error_of(future.result), *codes]:
+                assert (code, details) == (Code.CANCELLED, "the channel was closed")
+            assert error_of(lambda: unary(text("x")))[0] is Code.CANCELLED
+            assert peer.receive() is None
+        assert causes == [None]
+
+    def test_callbacks_of_calls_that_end_with_the_connection(self) -> None:
+        for how in ("close", "eof"):
+            called: list[threading.Event] = []
+            with raw_server() as (channel, peer):
+                for _ in range(20):
+                    event = threading.Event()
+                    called.append(event)
+                    future = Calls(channel).unary("M").future(text("x"))
+                    future.add_done_callback(lambda _, e=event: e.set())
+                if how == "close":
+                    channel.close()
+                else:
+                    peer.close()
+                assert all(event.wait(LONG) for event in called)
+
+    def test_a_callback_that_finds_no_thread(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def refuse(*arguments: object) -> None:
+            raise RuntimeError("can't start new thread")
+
+        with raw_server() as (channel, peer):
+            future = Calls(channel).unary("M").future(text("x"))
+            called = threading.Event()
+            future.add_callback(called.set)
+            peer.expect()
+            monkeypatch.setattr(link_module, "spawn", refuse)
+            peer.respond(1, b"")
+            assert called.wait(LONG)
+
+    def test_a_deadline_races_with_the_answer(self) -> None:
+        with raw_server() as (channel, peer):
+
+            def answer() -> None:
+                while (message := peer.receive()) is not None:
+                    try:
+                        peer.respond(message.stream_id, b"\x0a\x01y")
+                    except OSError:
+                        return
+
+            server = in_thread(answer)
+            unary = Calls(channel).unary("M")
+            outcomes: list[Any] = []
+            for number in range(200):
+                future = unary.future(text("x"), timeout=number / 200_000)
+                error = future.exception(LONG)
+                outcomes.append("y" if error is None else error.code())
+            assert set(outcomes) <= {"y", Code.DEADLINE_EXCEEDED}
+            assert not channel.end._calls
+            channel.close()
+            server.join(LONG)
+
+
+def test_on_done_is_called_once() -> None:
+    with raw_server() as (channel, peer):
+        done: list[ClientCall] = []
+        call = channel.end.start(f"/{SERVICE}/M", b"", deadline=Deadline(None), on_done=done.append)
+        assert done == []
+        peer.respond(peer.expect().stream_id, b"x")
+        channel.end.wait(call)
+        assert eventually(lambda: done == [call])
+        assert call.status == Status(0, "")
+        assert call.payload == b"x"
+
+
+def test_late_data_without_a_call_is_ignored() -> None:
+    end = ClientEnd(frame=lambda header, data: [header + bytes(data)], name="x")
+    end._streams = ClientStreams()
+    end.receive(memoryview(b"\0\0\0\0\0\0\0\1\3\0"), [])
+    assert end._ignored == 1
+
+
+def test_the_message_type_is_what_the_test_thinks() -> None:
+    assert StringValue(value="y").SerializeToString() == b"\x0a\x01y"
