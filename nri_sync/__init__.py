@@ -2,7 +2,7 @@
 
 A plugin is any object with handlers (see :class:`Plugin`); a :class:`Stub` connects it to a runtime, as often as
 the application wants. :mod:`nri_sync.api` has the messages and helpers on them, :mod:`nri_sync.errors` all
-exceptions, :mod:`nri_sync.ttrpc` is ttRPC on its own.
+exceptions, :mod:`nri_sync.ttrpc` is ttRPC on its own, :mod:`nri_sync.runtime` the runtime side.
 
 Names are imported when they are first used: who needs only a part, such as :mod:`nri_sync.wire`, does not pay
 for grpcio and protobuf.
@@ -14,7 +14,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from nri_sync import api, errors, ttrpc
+    from nri_sync import api, errors, runtime, ttrpc
     from nri_sync.api import EventMask
     from nri_sync.api.plugin import Plugin
     from nri_sync.plugin.counters import Counters
@@ -34,6 +34,7 @@ __all__ = [
     "errors",
     "request_context",
     "run_forever",
+    "runtime",
     "ttrpc",
 ]
 

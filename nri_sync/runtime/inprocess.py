@@ -6,7 +6,7 @@ import logging
 from typing import Any, Callable
 
 from nri_sync import api
-from nri_sync.api import EventMask, PluginId, nri_pb2
+from nri_sync.api import PluginId, nri_pb2
 from nri_sync.api.handlers import HANDLERS, asked_events, find_handlers
 from nri_sync.deadline import Deadline
 from nri_sync.errors import NRIError
@@ -20,7 +20,7 @@ _HANDLERS = {handler.name: handler for handler in HANDLERS}
 
 
 class InProcess:
-    """Calls the handlers of a plugin, on the thread that relays. As :class:`Peer`, where they have the same methods.
+    """Calls the handlers of a plugin, on the thread that relays; has the methods of :class:`Peer` that it needs.
 
     Handlers get copies of messages, as if they had come over a wire. They are part of the runtime, so there is
     neither a time limit nor a failure policy: what one raises fails the request.
@@ -88,8 +88,9 @@ class InProcess:
         return lambda: self.relay(request, deadline)
 
     def close(self, cause: NRIError | None = None) -> None:
-        """Tell the plugin that this is the end."""
-        method = self._handlers.get("shutdown")
+        """Tell the plugin that this is the end; idempotent."""
+        method = None if self.closed else self._handlers.get("shutdown")
+        self.closed = True
         if method is not None:
             try:
                 method()

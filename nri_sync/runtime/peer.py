@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import socket
 from collections.abc import Iterable, Sequence
@@ -101,6 +102,8 @@ class Peer:
         self.failure_policy: nri_pb2.FailurePolicy | None = None
         self._update_containers = update_containers
         self._on_close = on_close
+        # How many there were: only the first counts, however many come at once.
+        self._registrations = itertools.count()
         # Set when the plugin has asked to be registered, or never will.
         self._asked = Latch()
         # Of the first registration: why it was refused, and whether the answer is out.
@@ -166,16 +169,26 @@ class Peer:
         return PluginId(self.idx, self.base_name)
 
     @property
+    def is_launched(self) -> bool:
+        """Whether this side has started the plugin's process."""
+        return self._launched
+
+    @property
     def closed(self) -> bool:
         """Whether the connection is over, or about to be."""
         return self._session.link.closing
+
+    @property
+    def gone(self) -> bool:
+        """Whether the connection is over, its descriptors closed."""
+        return self._closed.is_set()
 
     # What the plugin asks for
 
     def _register(
         self, request: nri_pb2.RegisterPluginRequest, context: ServicerContext
     ) -> nri_pb2.Empty:
-        if self._asked.is_set():
+        if next(self._registrations):
             context.abort(
                 grpc.StatusCode.FAILED_PRECONDITION, f"plugin {self.name} is registered already"
             )
@@ -351,6 +364,8 @@ class Peer:
 
     def close(self, cause: NRIError | None = None) -> None:
         """End the connection; ``cause`` tells why. Returns at once; idempotent."""
+        if cause is not None and not isinstance(cause, (ConnectionLost, RemoteProtocolError)):
+            cause = ConnectionLost(str(cause))
         self._session.link.close(cause)
 
     def wait_closed(self, timeout: float | None = None) -> bool:

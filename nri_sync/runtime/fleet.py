@@ -1,0 +1,355 @@
+"""All plugins of a runtime, from when they come until they go. One fleet lasts from start() to stop()."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import threading
+import time
+from collections import Counter
+from functools import partial
+from typing import Any, Callable, Union
+
+import grpc
+
+from nri_sync.api import PluginId, nri_pb2
+from nri_sync.deadline import Deadline
+from nri_sync.errors import NRIError, RuntimeStopped, StartError
+from nri_sync.runtime.gate import Gate
+from nri_sync.runtime.inprocess import InProcess
+from nri_sync.runtime.launcher import Installed, Process, discover, launch
+from nri_sync.runtime.listener import Listener
+from nri_sync.runtime.metrics import SafeMetrics
+from nri_sync.runtime.peer import Peer
+from nri_sync.runtime.relay import failure
+from nri_sync.runtime.settings import Settings
+from nri_sync.runtime.together import together
+from nri_sync.threads import Latch, spawn
+
+__all__ = ["Fleet", "Plugin"]
+
+logger = logging.getLogger("nri_sync.runtime")
+
+Plugin = Union[Peer, InProcess]
+
+# A connection is closed at once; so long to go on all the same if one is not. Seconds.
+_CLOSE_WITHIN = 5.0
+
+
+class Fleet:
+    """The plugins of a runtime. Thread-safe."""
+
+    def __init__(self, settings: Settings, metrics: SafeMetrics) -> None:
+        self._settings = settings
+        self._metrics = metrics
+        self.gate = Gate()
+        #: Those that are synchronized, in the order in which they are asked. Replaced, never changed.
+        self.members: tuple[Plugin, ...] = ()
+        #: Whether they are asked at all: between the end of start() and the beginning of close().
+        self.serving = False
+        # Guards the two above and what follows, and tells of changes.
+        self._changed = threading.Condition(threading.Lock())
+        self._peers: set[Peer] = set()
+        # Those that have not registered yet, in the order in which they came.
+        self._unregistered: dict[Peer, None] = {}
+        self._in_process: list[InProcess] = []
+        # Launched ones: by their connection, while that is up; and all until they are reaped.
+        self._processes: dict[Peer, Process] = {}
+        self._running: set[Process] = set()
+        self._listener: Listener | None = None
+        self._closing = False
+        self._closed = Latch()
+
+    # Starting
+
+    def start(self) -> None:
+        """Start the plugins of this process and the installed ones, synchronize them, and listen for others.
+
+        Raises:
+            StartError: this failed; to be closed.
+            RuntimeStopped: it was closed meanwhile.
+        """
+        settings = self._settings
+        path = settings.plugin_path
+        installed = [] if path is None else discover(path, settings.plugin_config_path)
+        ready: list[Plugin] = [self._start_in_process(*item) for item in settings.plugins.items()]
+        launched = together("nri-launch", [partial(self._launch, item) for item in installed])
+        ready += [peer for peer in launched if peer is not None]
+        self._check()
+        for plugin in self._synchronize_all(ready):
+            self._add(plugin)
+        if settings.socket_path is not None:
+            listener = Listener(settings.socket_path, self._arrived)
+            with self._changed:
+                self._listener = listener
+                closing = self._closing
+            if closing:  # which was too early to know of it
+                listener.close()
+        with self._changed:
+            self.serving = not self._closing
+        self._check()
+
+    def _check(self) -> None:
+        if self._closing:
+            raise RuntimeStopped("the runtime was stopped meanwhile")
+
+    def _start_in_process(self, name: str, plugin: object) -> InProcess:
+        made = InProcess(name, plugin)
+        try:
+            made.configure(self._settings.configuration(), self._settings.request_timeout)
+        except Exception as error:
+            text = f"failed to start the in-process plugin {name}: {error}"
+            raise StartError(text, phase="plugins") from error
+        with self._changed:
+            self._in_process.append(made)
+        return made
+
+    def _launch(self, plugin: Installed) -> Peer | None:
+        """A launched plugin that has been configured; None, and a warning, if that failed."""
+        try:
+            process, sock = launch(plugin, grace=self._settings.exit_grace)
+        except (OSError, RuntimeError) as error:
+            logger.warning("cannot launch plugin %s: %s", plugin.name, error)
+            return None
+        with self._changed:
+            self._running.add(process)
+        try:
+            peer = self._connect(sock, process=process, identity=plugin.identity)
+        except (OSError, RuntimeError) as error:
+            logger.warning("cannot connect plugin %s: %s", plugin.name, error)
+            self._end(process)
+            return None
+        return peer if self._introduce(peer, plugin.config) else None
+
+    def _synchronize_all(self, ready: list[Plugin]) -> list[Plugin]:
+        """Have the runtime synchronize the plugins of the start; returns those that did not fail."""
+        failed: list[Plugin] = []
+
+        def sync_one(plugin: Plugin, pods: Any, containers: Any) -> list[nri_pb2.ContainerUpdate]:
+            try:
+                return self._synchronize(plugin, pods, containers)
+            except Exception as error:
+                logger.warning("%s", error)
+                failed.append(plugin)
+                return []
+
+        def sync(pods: Any, containers: Any) -> list[nri_pb2.ContainerUpdate]:
+            calls = [partial(sync_one, plugin, pods, containers) for plugin in ready]
+            return [update for updates in together("nri-synchronize", calls) for update in updates]
+
+        try:
+            self._settings.call_back(sync, "the plugins of the start")
+        except Exception as error:
+            text = f"failed to synchronize the plugins of the start: {error}"
+            raise StartError(text, phase="synchronize") from error
+        return [plugin for plugin in ready if plugin not in failed]
+
+    # Plugins that come by themselves
+
+    def _arrived(self, sock: socket.socket) -> None:
+        """Somebody has connected."""
+        try:
+            peer = self._connect(sock)
+        except (OSError, RuntimeError, MemoryError) as error:
+            logger.warning("cannot serve a connection: %s", error)
+            return
+        self._make_room()
+        try:
+            spawn(f"nri-welcome-{peer.pid}", self._welcome, peer)
+        except (RuntimeError, MemoryError) as error:
+            logger.warning("cannot serve a connection: %s", error)
+            peer.close()
+
+    def _connect(
+        self,
+        sock: socket.socket,
+        *,
+        process: Process | None = None,
+        identity: PluginId | None = None,
+    ) -> Peer:
+        peer = Peer(
+            sock,
+            identity=identity,
+            pid=None if process is None else process.pid,
+            update_containers=self._settings.update_containers,
+            on_close=self._left,
+        )
+        with self._changed:
+            self._peers.add(peer)
+            self._unregistered[peer] = None
+            if process is not None:
+                self._processes[peer] = process
+            closing = self._closing
+        if closing:
+            peer.close()
+        if peer.gone:
+            # Perhaps so early that _left() did not know it.
+            self._left(peer, None)
+        return peer
+
+    def _make_room(self) -> None:
+        """See to it that connections that never register leave room for others.
+
+        Of too many the oldest must go, of the process that has the most of them: somebody else's flood cannot
+        drive out a plugin that is about to register.
+        """
+        with self._changed:
+            waiting = [peer for peer in self._unregistered if not peer.is_launched]
+            if len(waiting) <= self._settings.max_unregistered:
+                return
+            [(pid, count)] = Counter(peer.pid for peer in waiting).most_common(1)
+            victim = next(peer for peer in waiting if peer.pid == pid)
+            del self._unregistered[victim]
+        logger.warning(
+            "%d connections have not registered, %d of process %s: closing its oldest",
+            len(waiting),
+            count,
+            pid,
+        )
+        victim.close()
+
+    def _welcome(self, peer: Peer) -> None:
+        """Take in a plugin that has connected; on a thread of its own."""
+        if not self._introduce(peer, ""):
+            return
+        try:
+            with self.gate:
+                self._check()
+                self._settings.call_back(partial(self._synchronize, peer), f"plugin {peer.name}")
+                self._add(peer)
+        except Exception as error:
+            self._refuse(peer, "synchronize", error)
+
+    def _introduce(self, peer: Peer, config: str) -> bool:
+        """Have a plugin register, and configure it; False if it is closed instead."""
+        settings = self._settings
+        try:
+            try:
+                peer.registered(settings.registration_timeout)
+            finally:
+                with self._changed:
+                    self._unregistered.pop(peer, None)
+            peer.configure(settings.configuration(config), settings.request_timeout)
+        except Exception as error:
+            self._refuse(peer, "register", error)
+            return False
+        release = peer.nri_version or "of an unknown release"
+        logger.info(
+            "plugin %s registered (NRI %s), subscribed to %s", peer.name, release, peer.events
+        )
+        return True
+
+    def _refuse(self, peer: Peer, step: str, error: Exception) -> None:
+        if not self._closing:
+            expected = isinstance(error, (NRIError, TimeoutError, grpc.RpcError))
+            trace = None if expected else error
+            logger.warning("failed to %s plugin %s: %s", step, peer.name, error, exc_info=trace)
+        peer.close(error if isinstance(error, NRIError) else None)
+
+    def _synchronize(
+        self, plugin: Plugin, pods: Any, containers: Any
+    ) -> list[nri_pb2.ContainerUpdate]:
+        """Tell one plugin what exists. One that fails is closed, and RequestFailed raised."""
+        began = time.perf_counter()
+        error: Exception | None = None
+        updates: list[nri_pb2.ContainerUpdate] = []
+        try:
+            updates = plugin.synchronize(pods, containers, self._settings.request_timeout)
+        except Exception as caught:
+            error = caught
+        self._metrics.latency(plugin.name, "Synchronize", time.perf_counter() - began)
+        self._metrics.invocation(plugin.name, "Synchronize", error)
+        if error is not None:
+            failed = failure(plugin.name, "Synchronize", error)
+            plugin.close(failed)
+            raise failed
+        self._metrics.adjustments(plugin.name, "Synchronize", None, len(updates), 0)
+        return updates
+
+    # Coming and going
+
+    def _add(self, plugin: Plugin) -> None:
+        with self._changed:
+            if self._closing or plugin.closed:
+                return
+            # A stable sort: among equals, the one that came first is asked first.
+            self.members = tuple(sorted((*self.members, plugin), key=lambda member: member.idx))
+            count = len(self.members)
+            self._changed.notify_all()
+        logger.info("plugin %s connected and synchronized", plugin.name)
+        self._metrics.count(count)
+
+    def _left(self, peer: Peer, cause: NRIError | None) -> None:
+        """The connection of a plugin is over."""
+        with self._changed:
+            if peer not in self._peers:
+                return
+            self._peers.remove(peer)
+            self._unregistered.pop(peer, None)
+            process = self._processes.pop(peer, None)
+            was_member = peer in self.members
+            if was_member:
+                self.members = tuple(member for member in self.members if member != peer)
+            count = len(self.members)
+            self._changed.notify_all()
+        if was_member:
+            logger.info("connection to plugin %s closed: %s", peer.name, cause or "by this side")
+            self._metrics.count(count)
+        if process is not None:
+            self._end(process)
+
+    def _end(self, process: Process) -> None:
+        process.end()
+        with self._changed:
+            self._running.discard(process)
+            self._changed.notify_all()
+
+    def wait_for(self, condition: Callable[[tuple[str, ...]], object], deadline: Deadline) -> bool:
+        """Block until ``condition`` holds for the full names of the members; False at the deadline, or the end."""
+        while True:
+            members = self.members
+            if condition(tuple(member.name for member in members)):
+                return True
+            with self._changed:
+                while self.members is members:
+                    if self._closing or deadline.expired:
+                        return False
+                    self._changed.wait(deadline.remaining())
+
+    # Ending
+
+    def close(self) -> None:
+        """End the listener, all connections, all processes. Blocks until they have ended; idempotent."""
+        with self._changed:
+            first, self._closing = not self._closing, True
+            self.serving = False
+            members, self.members = self.members, ()
+            peers, in_process = list(self._peers), list(self._in_process)
+            listener = self._listener
+            self._changed.notify_all()
+        if first:
+            try:
+                self._close(listener, peers, in_process)
+                if members:
+                    self._metrics.count(0)
+            finally:
+                self._closed.set()
+        else:
+            self._closed.wait()
+        with self._changed:
+            while self._running:
+                self._changed.wait()
+
+    def _close(
+        self, listener: Listener | None, peers: list[Peer], in_process: list[InProcess]
+    ) -> None:
+        if listener is not None:
+            listener.close()
+        self.gate.close()
+        for peer in peers:
+            peer.close()
+        for plugin in in_process:
+            plugin.close()
+        deadline = Deadline(_CLOSE_WITHIN)
+        for peer in peers:
+            peer.wait_closed(deadline.remaining())

@@ -1,0 +1,38 @@
+"""Doing several things that block at the same time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Callable, TypeVar
+
+from nri_sync.threads import Latch, spawn
+
+__all__ = ["together"]
+
+T = TypeVar("T")
+
+
+def together(name: str, calls: Sequence[Callable[[], T]]) -> list[T]:
+    """The results of calls that are made at the same time, in their order. They must not raise.
+
+    One of them runs on the calling thread, the others on threads called ``name``-1 and so on.
+    """
+    results: dict[int, T] = {}
+    done = [Latch() for _ in calls]
+
+    def run(number: int) -> None:
+        try:
+            results[number] = calls[number]()
+        finally:
+            done[number].set()
+
+    for number in range(1, len(calls)):
+        try:
+            spawn(f"{name}-{number}", run, number)
+        except (RuntimeError, MemoryError):  # no more threads: then one after the other
+            run(number)
+    if calls:
+        run(0)
+    for latch in done:
+        latch.wait()
+    return [results[number] for number in range(len(calls))]
