@@ -144,7 +144,8 @@ def _lost(what: str, why: str) -> None:
 
 def _split(entries: Iterable[str]) -> tuple[list[str], list[str]]:
     """What is to be removed, without the mark, and what is to be set."""
-    removed, kept = [], []
+    removed: list[str] = []
+    kept: list[str] = []
     for key in entries:
         name, marked = removal.unmark(key)
         (removed if marked else kept).append(name)
@@ -184,23 +185,22 @@ def _adjust_env(spec: Object, wanted: Sequence[KeyValue]) -> None:
     changes = {removal.unmark(entry.key).key: entry for entry in wanted}
     if not changes:
         return
+    changed = set()
     env: dict[str, str] = {}
     if spec.get("process") is not None:
         for entry in spec["process"].get("env") or ():
             name, equals, value = entry.partition("=")
             if not equals:
                 _lost(f"environment variable {name!r}", "it has no value")
-                continue
-            change = changes.pop(name, None)
-            if change is None:
-                if name in env or name not in {removal.unmark(e.key).key for e in wanted}:
-                    env[name] = value
-                    continue
-                # It stood there twice, and the change counted for the first.
-                _lost(f"the change of environment variable {name!r}", "it is there twice")
+            elif name in changes:
+                change = changes.pop(name)
+                changed.add(name)
+                if not removal.is_marked(change.key):
+                    env[name] = change.value
+            else:
+                if name in changed:
+                    _lost(f"the change of environment variable {name!r}", "it is there twice")
                 env[name] = value
-            elif not removal.is_marked(change.key):
-                env[name] = change.value
     for change in wanted:
         if not removal.is_marked(change.key) and change.key in changes:
             env[change.key] = change.value
@@ -236,15 +236,10 @@ def _adjust_devices(spec: Object, wanted: Sequence[LinuxDevice]) -> None:
         access = "rwm" if device.type == "b" else "rw"
         if access != device_access(device):
             _lost(f"the access mode of device {path!r}", f"its cgroup allows {access}")
-        _list(_object(spec, "linux", "resources"), "devices").append(
-            {
-                "allow": True,
-                "type": device.type,
-                "major": device.major,
-                "minor": device.minor,
-                "access": access,
-            }
-        )
+        rule = {"allow": True, "type": device.type, "major": device.major, "minor": device.minor}
+        if not device.type:
+            del rule["type"]
+        _list(_object(spec, "linux", "resources"), "devices").append({**rule, "access": access})
 
 
 def _replace(items: list[Object], key: str, name: str, new: Object | None) -> None:

@@ -25,7 +25,17 @@ from nri_sync.runtime.validation import (
     validation_request,
 )
 
-__all__ = ["Case", "Outcome", "Plugin", "leaves", "merge_case", "ours", "theirs"]
+__all__ = [
+    "Case",
+    "Maker",
+    "Outcome",
+    "Plugin",
+    "all_leaves",
+    "leaves",
+    "merge_case",
+    "ours",
+    "theirs",
+]
 
 _M = TypeVar("_M", bound=Message)
 
@@ -112,14 +122,15 @@ def _settings(config: DefaultValidatorConfig) -> dict[str, Any]:
     return settings
 
 
-# ---- messages
+# Messages
 
 
 _TEXTS = ["", "x", "y", "é\n"]
 _KEYS = ["a", "b", "c", ""]
 _POOLS: dict[str, list[str]] = {
     "Mount.destination": ["/a", "/b", "/a/b", "/a/"],
-    "Mount.options": ["ro", "rw", "rprivate"],
+    "Mount.options": ["ro", "rw", "rprivate", "rshared", "rslave"],
+    "Mount.source": ["/", "/proc", "/proc/sys", "/tmp", "no/path"],
     "KeyValue.key": _KEYS,
     "Container.env": ["a=1", "b=2", "c", "a=3=4", "=", "d="],
     "Container.args": ["sh", "-c", ""],
@@ -150,7 +161,7 @@ _LARGE = {
 }
 
 
-class _Maker:
+class Maker:
     """Makes random messages: any field, with probability ``density``."""
 
     def __init__(self, rng: random.Random, density: float, marks: float = 0.0) -> None:
@@ -187,7 +198,8 @@ class _Maker:
                 else:
                     self.fill(current[key])
         elif _is_list(message, field):
-            for _ in range(self._rng.randint(1, 3)):
+            # More than one is often one twice, which is a conflict.
+            for _ in range(self._rng.choice([1, 1, 1, 2, 3])):
                 if field.message_type is None:
                     current.append(self._scalar(field))
                 else:
@@ -252,21 +264,36 @@ def leaves(message: Message, path: str = "") -> set[str]:
     return found
 
 
-# ---- cases
+def all_leaves(kind: Any, path: str = "") -> set[str]:
+    """All that ``leaves`` can find in a message of this kind."""
+    found: set[str] = set()
+    for field in kind.fields:
+        here = f"{path}.{field.name}" if path else field.name
+        found |= all_leaves(field.message_type, here) if _has_parts(field) else {here}
+    return found
+
+
+# Cases
+
 
 _ALL = {
     _name(field)
     for kind in nri_pb2.DESCRIPTOR.message_types_by_name.values()
     for field in kind.fields
 }
+# Those that have owners.
 _OWNED = {
     _name(field)
-    for kind in ("ContainerAdjustment", "LinuxContainerAdjustment", "LinuxResources")
+    for kind in (
+        "ContainerAdjustment",
+        "LinuxContainerAdjustment",
+        "LinuxResources",
+        "LinuxMemory",
+        "LinuxCPU",
+        "LinuxRdt",
+    )
     for field in nri_pb2.DESCRIPTOR.message_types_by_name[kind].fields
-} | {
-    _name(field)
-    for kind in ("LinuxMemory", "LinuxCPU", "LinuxRdt")
-    for field in nri_pb2.DESCRIPTOR.message_types_by_name[kind].fields
+    if not _has_parts(field)
 }
 _REQUIRED_VALUES = [
     "p0", "[p0]", '["p0", "09-p9"]', "- p0\n- 'p1'\n", "", "null", "[]", "[ 1, yes ]", "{a: b}",
@@ -278,7 +305,7 @@ def merge_case(number: int) -> Case:
     """The case of a number."""
     rng = random.Random(number)
     op = rng.choice(["CreateContainer", "CreateContainer", "UpdateContainer", "StopContainer"])
-    request = _Maker(rng, rng.choice([0.0, 0.3, 0.8])).make(getattr(nri_pb2, f"{op}Request"))
+    request = Maker(rng, rng.choice([0.0, 0.3, 0.8])).make(getattr(nri_pb2, f"{op}Request"))
     request.container.SetInParent()
     request.container.id = rng.choice(["c0", "c0", "c1"])
     request.container.name = "n"
@@ -295,8 +322,16 @@ def merge_case(number: int) -> Case:
 def _plugins(rng: random.Random, op: str) -> list[Plugin]:
     count = rng.randint(1, 5)
     density = rng.choice([0.03, 0.1, 0.3, 0.7])
-    makers = [_Maker(rng, density, marks=rng.choice([0.0, 0.2, 0.5])) for _ in range(count)]
-    if rng.random() < 0.6:
+    shared = rng.random() < 0.4
+    if shared:
+        # A few things that all of them may set, so that each is contended for now and then.
+        density = 0.85
+        few = set(rng.sample(sorted(_OWNED), 2))
+    makers = [Maker(rng, density, marks=rng.choice([0.0, 0.2, 0.5])) for _ in range(count)]
+    if shared:
+        for maker in makers:
+            maker.allowed = (_ALL - _OWNED) | few
+    elif rng.random() < 0.7:
         # To each its own, so that they rarely conflict.
         owner = {name: rng.randrange(count) for name in sorted(_OWNED)}
         for number, maker in enumerate(makers):
@@ -307,6 +342,8 @@ def _plugins(rng: random.Random, op: str) -> list[Plugin]:
     plugins = []
     for number, maker in enumerate(makers):
         reply = maker.make(getattr(nri_pb2, f"{op}Response"))
+        if shared and isinstance(reply, nri_pb2.CreateContainerResponse):
+            reply.ClearField("update")
         silent = rng.random() < 0.05
         validates = op == "CreateContainer" and rng.random() < 0.2
         plugins.append(
@@ -346,7 +383,7 @@ def _annotate(rng: random.Random, pod: nri_pb2.PodSandbox) -> None:
         pod.annotations[_TOLERATE + form] = rng.choice(["true", "F", "maybe", ""])
 
 
-# ---- what comes of them
+# What comes of them
 
 _RESULTS: dict[str, type[Any]] = {
     "CreateContainer": CreateResult,
@@ -376,7 +413,7 @@ def ours(case: Case) -> Outcome:
         asked = error.request if isinstance(error, _Rejected) else None
         outcome = outcome._replace(error=str(error), validation=asked)
     assert case.request.SerializeToString(deterministic=True) == before
-    return outcome._replace(seen=tuple(seen))
+    return outcome._replace(seen=tuple(seen), error=_sorted_plugins(outcome.error))
 
 
 class _Rejected(NRIError):
@@ -425,7 +462,7 @@ def theirs(case: Case, result: dict[str, Any]) -> Outcome:
     error = re.sub(
         r'(required-plugins\S* annotation ".*": )yaml: .*',
         r"\1not a list of plugin names",
-        result["error"],
+        _sorted_plugins(result["error"]),
         flags=re.DOTALL,
     )
     asked = result["validation"]
@@ -436,6 +473,12 @@ def theirs(case: Case, result: dict[str, Any]) -> Outcome:
         seen=tuple(read(f"{case.op}Request", data) for data in result["seen"] or ()),
         validation=None if asked is None else read("ValidateContainerAdjustmentRequest", asked),
     )
+
+
+def _sorted_plugins(error: str) -> str:
+    """The text of an error, with the list of plugins sorted that some have at their end."""
+    text, separator, plugins = error.partition("plugin(s) ")
+    return text + separator + ", ".join(sorted(plugins.split(", ")))
 
 
 def _ordered(message: _M) -> _M:
