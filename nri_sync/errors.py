@@ -23,6 +23,7 @@
      |    +-- NoAnswer               ... by not answering: too slow, disconnected, or not understood
      +-- RequestTimeout (TimeoutError)    the caller's own time for a request was over
      +-- StartError                  start() failed; ``phase`` tells how far it got
+          +-- ConnectionSpent        there is nothing to connect to again
           +-- StartTimeout (TimeoutError)
 
 Failures of a single RPC are not here: they are ``grpc.RpcError``, with a ``grpc.StatusCode``.
@@ -34,6 +35,7 @@ __all__ = [
     "AlreadyStarted",
     "ConflictError",
     "ConnectionLost",
+    "ConnectionSpent",
     "IdentityError",
     "LifecycleError",
     "LocalProtocolError",
@@ -152,6 +154,10 @@ class StartError(NRIError):
     def __init__(self, message: str, *, phase: str) -> None:
         super().__init__(message)
         self.phase = phase
+
+
+class ConnectionSpent(StartError):
+    """The one connection that the stub was given, or inherited, has been used: each further start fails."""
 
 
 class StartTimeout(StartError, TimeoutError):

@@ -15,6 +15,7 @@ from nri_sync.api import EventMask, nri_pb2
 from nri_sync.deadline import Deadline
 from nri_sync.errors import (
     ConnectionLost,
+    ConnectionSpent,
     NRIError,
     RemoteProtocolError,
     StartError,
@@ -314,6 +315,8 @@ class Connection:
     # Explaining
 
     def _dial_error(self, error: BaseException) -> Exception:
+        if isinstance(error, ConnectionSpent):
+            return ConnectionSpent(f"plugin {self.plugin.name}: {error}", phase="dial")
         kind = StartTimeout if isinstance(error, TimeoutError) else StartError
         failure = kind(
             f"plugin {self.plugin.name}: cannot connect: {self.plugin.source.explain(error)}",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 import random
 import threading
@@ -10,7 +9,7 @@ import time
 from dataclasses import dataclass
 from typing import Callable
 
-from nri_sync.errors import ConnectionLost, NRIError, StartError, StubStopped
+from nri_sync.errors import ConnectionLost, ConnectionSpent, NRIError, StartError, StubStopped
 from nri_sync.plugin.stub import Stub
 from nri_sync.threads import on_main_thread
 
@@ -82,8 +81,9 @@ def run_forever(
             failed start.
 
     Raises:
-        StartError: the first start failed, and ``fail_fast`` is set; or there is nothing to connect to again, as
-            the stub was given, or inherited from the runtime that launched it, one connection only.
+        ConnectionSpent: there is nothing to connect to again, as the stub was given, or inherited from the
+            runtime that launched it, one connection only.
+        StartError: the first start failed, and ``fail_fast`` is set.
         AlreadyStarted: somebody else has started the stub.
     """
     backoff = backoff or Backoff()
@@ -98,26 +98,20 @@ def run_forever(
             except StubStopped:
                 return
             except StartError as error:
-                if (first and fail_fast) or _is_final(error):
+                if (first and fail_fast) or isinstance(error, ConnectionSpent):
                     raise
                 reason = error
             if reason is None:
                 return
-            if on_disconnected is not None:
-                on_disconnected(stub, reason)
             if isinstance(reason, ConnectionLost) and time.monotonic() - began >= backoff.stable:
                 attempt = 0
             first = False
+            if on_disconnected is not None:
+                on_disconnected(stub, reason)
         attempt += 1
         delay = backoff.delay(attempt)
         logger.info("%s: next attempt in %.1f s", stub.name, delay)
         _pause(stop_event, delay)
-
-
-def _is_final(error: StartError) -> bool:
-    """Whether each further attempt would fail in the same way: the one connection has been used up."""
-    cause = error.__cause__
-    return isinstance(cause, OSError) and cause.errno == errno.ENOTCONN
 
 
 def _run_once(

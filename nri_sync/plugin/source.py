@@ -10,7 +10,7 @@ from typing import Callable
 
 from nri_sync import api
 from nri_sync.deadline import Deadline
-from nri_sync.errors import IdentityError
+from nri_sync.errors import ConnectionSpent, IdentityError
 from nri_sync.net import sockets
 
 __all__ = ["Dialer", "Source", "identify"]
@@ -107,7 +107,8 @@ class Source:
         ``unwanted()`` became true (a dialer sees to itself).
 
         Raises:
-            OSError: it cannot be made; the text says what to do.
+            ConnectionSpent: there was one, which has been used.
+            OSError: it cannot be made.
             TimeoutError: the deadline passed.
         """
         try:
@@ -115,7 +116,7 @@ class Source:
         except IndexError:
             pass
         if self._spent:
-            raise OSError(errno.ENOTCONN, self._spent)
+            raise ConnectionSpent(self._spent, phase="dial")
         if self._dialer is not None:
             sock = self._dialer(self.path)
             if not isinstance(sock, socket.socket):
@@ -128,8 +129,6 @@ class Source:
     def explain(self, error: BaseException) -> str:
         """Why :meth:`open` failed with ``error``, and what to do about it."""
         reason = (isinstance(error, OSError) and error.strerror) or str(error) or repr(error)
-        if reason == self._spent:
-            return reason
         if self._dialer is not None:
             return f"the dialer failed for {self.path}: {type(error).__name__}: {reason}"
         advice = _advice(error)

@@ -1,0 +1,386 @@
+"""The loop that keeps a plugin connected."""
+
+from __future__ import annotations
+
+import math
+import queue
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any, Callable
+
+import pytest
+
+import nri_sync
+from nri_sync import Backoff, errors, run_forever
+from nri_sync.plugin import reconnect
+from nri_sync.plugin.state import State
+from tests.plugin.conftest import MakeStub, Serve
+from tests.plugin.harness import LONG, PluginWith, Recorder, eventually
+
+__all__: list[str] = []
+
+LOST = errors.ConnectionLost("lost", phase="serve")
+FAILED = errors.StartError("failed", phase="dial")
+STEADY = Backoff(first=1.0, factor=2.0, most=8.0, jitter=0.0, stable=60.0)
+
+
+class TestBackoff:
+    def test_it_grows_up_to_the_most(self) -> None:
+        backoff = Backoff(first=0.5, factor=3.0, most=10.0, jitter=0.0)
+        assert [backoff.delay(attempt) for attempt in range(1, 6)] == [0.5, 1.5, 4.5, 10.0, 10.0]
+
+    def test_it_need_not_grow(self) -> None:
+        backoff = Backoff(first=2.0, factor=1.0, most=2.0, jitter=0.0)
+        assert {backoff.delay(attempt) for attempt in range(1, 50)} == {2.0}
+
+    def test_any_number_of_attempts(self) -> None:
+        assert Backoff(jitter=0.0).delay(10**6) == 30.0
+
+    @pytest.mark.parametrize("jitter", [0.5, 1.0])
+    def test_jitter_shortens_at_random(self, jitter: float) -> None:
+        backoff = Backoff(first=1.0, most=1.0, jitter=jitter)
+        delays = [backoff.delay(1) for _ in range(200)]
+        assert all(1.0 - jitter <= delay <= 1.0 for delay in delays)
+        assert len(set(delays)) > 100
+        assert max(delays) - min(delays) > jitter / 2
+
+    @pytest.mark.parametrize(
+        "options",
+        [
+            {"first": 0},
+            {"first": -1},
+            {"factor": 0.5},
+            {"first": 2, "most": 1},
+            {"jitter": -0.1},
+            {"jitter": 1.1},
+            {"stable": -1},
+            {"first": math.nan},
+        ],
+    )
+    def test_what_does_not_make_sense(self, options: dict[str, float]) -> None:
+        with pytest.raises(ValueError, match="does not make sense"):
+            Backoff(**options)
+
+
+class Script:
+    """Stands in for a stub. ``outcomes`` tell what comes of each start: an exception is raised, a
+    ConnectionLost ends the session, None is a stop; a function is called, and returns one of these.
+    """
+
+    name = "10-test"
+
+    def __init__(self, *outcomes: Any) -> None:
+        self.outcomes = list(outcomes)
+        self.calls: list[str] = []
+        self.close_reason: errors.ConnectionLost | None = None
+        self._outcome: Any = None
+
+    def start(self) -> None:
+        self.calls.append("start")
+        outcome = self.outcomes.pop(0)
+        self._outcome = outcome() if callable(outcome) else outcome
+        if isinstance(self._outcome, Exception) and not isinstance(
+            self._outcome, errors.ConnectionLost
+        ):
+            raise self._outcome
+
+    def wait(self, timeout: float) -> bool:
+        self.close_reason = self._outcome
+        return True
+
+    def stop(self) -> None:
+        self.calls.append("stop")
+
+
+class Clock:
+    """Stands in for the waiting, and for the time that passes."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.delays: list[float] = []
+        self.now = 1000.0
+        self.before_waiting: Callable[[], None] = lambda: None
+        monkeypatch.setattr(reconnect, "_pause", self._pause)
+        monkeypatch.setattr(reconnect, "time", SimpleNamespace(monotonic=lambda: self.now))
+
+    def _pause(self, stop_event: threading.Event, delay: float) -> None:
+        self.before_waiting()
+        self.delays.append(delay)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    return Clock(monkeypatch)
+
+
+def run(script: Script, **options: Any) -> None:
+    run_forever(script, **{"backoff": STEADY, **options})  # type: ignore[arg-type]
+
+
+class TestLoop:
+    def test_a_stop_ends_it(self, clock: Clock) -> None:
+        script = Script(None)
+        run(script)
+        assert (script.calls, clock.delays) == (["start"], [])
+
+    def test_a_stop_while_it_starts_ends_it(self, clock: Clock) -> None:
+        script = Script(LOST, errors.StubStopped("stopped"))
+        run(script)
+        assert script.calls == ["start", "start"]
+
+    def test_it_goes_on_after_losses_and_failures(self, clock: Clock) -> None:
+        script = Script(LOST, FAILED, errors.StartTimeout("late", phase="register"), LOST, None)
+        run(script)
+        assert script.calls == ["start"] * 5
+        assert clock.delays == [1.0, 2.0, 4.0, 8.0]
+
+    def test_a_stable_session_starts_the_backoff_anew(self, clock: Clock) -> None:
+        def long_session() -> Any:
+            clock.now += 60.0
+            return LOST
+
+        def short_session() -> Any:
+            clock.now += 59.9
+            return LOST
+
+        def long_failure() -> Any:
+            clock.now += 60.0
+            return FAILED
+
+        script = Script(FAILED, FAILED, short_session, long_failure, long_session, FAILED, None)
+        run(script)
+        assert clock.delays == [1.0, 2.0, 4.0, 8.0, 1.0, 2.0]
+
+    def test_fail_fast_is_for_the_first_start(self, clock: Clock) -> None:
+        with pytest.raises(errors.StartError) as caught:
+            run(Script(FAILED), fail_fast=True)
+        assert caught.value is FAILED
+        run(Script(LOST, FAILED, None), fail_fast=True)
+        assert clock.delays == [1.0, 2.0]
+
+    @pytest.mark.parametrize(
+        "error", [errors.AlreadyStarted("started"), ValueError("a bug"), errors.LifecycleError("x")]
+    )
+    def test_what_it_does_not_expect_goes_through(self, clock: Clock, error: Exception) -> None:
+        with pytest.raises(type(error)) as caught:
+            run(Script(LOST, error))
+        assert caught.value is error
+
+    def test_hooks(self, clock: Clock) -> None:
+        script = Script(FAILED, LOST, None)
+        told: list[Any] = []
+        run(
+            script,
+            on_connected=lambda stub: told.append((stub, "connected")),
+            on_disconnected=lambda stub, reason: told.append((stub, reason)),
+        )
+        assert told == [
+            (script, FAILED),
+            (script, "connected"),
+            (script, LOST),
+            (script, "connected"),
+        ]
+
+    @pytest.mark.parametrize("error", [ValueError("no"), KeyboardInterrupt()])
+    def test_a_hook_that_raises_ends_it_and_the_session(
+        self, clock: Clock, error: BaseException
+    ) -> None:
+        def fail(*arguments: object) -> None:
+            raise error
+
+        script = Script(LOST)
+        with pytest.raises(type(error)):
+            run(script, on_connected=fail)
+        assert script.calls == ["start", "stop"]
+        with pytest.raises(type(error)):
+            run(Script(LOST), on_disconnected=fail)
+
+    def test_it_comes_back_when_that_is_safe(self, clock: Clock) -> None:
+        answers = [False, False, True, True]
+        asked = []
+
+        def is_safe(stub: Any) -> bool:
+            asked.append(stub)
+            return answers.pop(0)
+
+        script = Script(LOST, LOST, None)
+        run(script, is_safe=is_safe)
+        # Not asked before the first start.
+        assert asked == [script] * 4
+        assert script.calls == ["start"] * 3
+        assert clock.delays == [1.0, 2.0, 4.0, 8.0]
+
+    def test_a_stop_event_that_is_set(self, clock: Clock) -> None:
+        event = threading.Event()
+        event.set()
+        script = Script()
+        run(script, stop_event=event)
+        assert script.calls == []
+
+    def test_a_stop_event_that_is_set_between_two_attempts(self, clock: Clock) -> None:
+        event = threading.Event()
+        clock.before_waiting = event.set
+        script = Script(FAILED)
+        run(script, stop_event=event)
+        assert script.calls == ["start"]
+
+    def test_a_stop_event_that_is_set_by_a_hook(self, clock: Clock) -> None:
+        event = threading.Event()
+        script = Script(LOST)
+        run(script, stop_event=event, on_disconnected=lambda stub, reason: event.set())
+        assert script.calls == ["start"]
+
+    def test_a_stop_event_that_is_set_during_a_session(self, clock: Clock) -> None:
+        event = threading.Event()
+
+        class Up(Script):
+            def wait(self, timeout: float) -> bool:
+                event.set()
+                return False
+
+        script = Up(None)
+        run(script, stop_event=event)
+        assert script.calls == ["start", "stop"]
+
+
+class TestPausing:
+    @pytest.mark.parametrize("on_main", [True, False])
+    def test_it_takes_its_time(self, on_main: bool) -> None:
+        began = time.monotonic()
+        pause(threading.Event(), 0.15, on_main)
+        assert 0.15 <= time.monotonic() - began < LONG
+
+    @pytest.mark.parametrize("on_main", [True, False])
+    def test_the_event_ends_it(self, on_main: bool) -> None:
+        event = threading.Event()
+        timer = threading.Timer(0.05, event.set)
+        timer.start()
+        began = time.monotonic()
+        pause(event, LONG, on_main)
+        assert time.monotonic() - began < LONG / 2
+        timer.join(LONG)
+
+
+def pause(event: threading.Event, delay: float, on_main: bool) -> None:
+    if on_main:
+        reconnect._pause(event, delay)
+    else:
+        thread = threading.Thread(target=reconnect._pause, args=(event, delay))
+        thread.start()
+        thread.join(LONG)
+        assert not thread.is_alive()
+
+
+class Loop:
+    """run_forever() on a thread of its own."""
+
+    def __init__(self, stub: nri_sync.Stub, **options: Any) -> None:
+        self._outcome: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
+        options.setdefault("backoff", Backoff(first=0.01, most=0.05))
+        self._thread = threading.Thread(target=self._run, args=(stub, options), name="loop")
+        self._thread.start()
+
+    def _run(self, stub: nri_sync.Stub, options: Any) -> None:
+        try:
+            run_forever(stub, **options)
+        except BaseException as error:
+            self._outcome.put(error)
+        else:
+            self._outcome.put(None)
+
+    def outcome(self) -> BaseException | None:
+        return self._outcome.get(timeout=LONG)
+
+
+class TestWithARuntime:
+    def test_it_comes_back_until_it_is_stopped(self, serve: Serve, make_stub: MakeStub) -> None:
+        reasons: queue.SimpleQueue[errors.NRIError] = queue.SimpleQueue()
+        stub = make_stub(Recorder())
+        loop = Loop(stub, on_disconnected=lambda stub, reason: reasons.put(reason))
+        # There is no runtime yet.
+        assert isinstance(reasons.get(timeout=LONG), errors.StartError)
+        for _ in range(3):
+            runtime = serve()
+            peer = runtime.peer()
+            while not reasons.empty():
+                reasons.get()
+            peer.close()
+            assert isinstance(reasons.get(timeout=LONG), errors.ConnectionLost)
+            runtime.close()
+            assert isinstance(reasons.get(timeout=LONG), errors.NRIError)
+        runtime = serve()
+        runtime.peer()
+        eventually(lambda: stub.started)
+        stub.stop()
+        assert loop.outcome() is None
+        assert stub.state is State.IDLE
+        assert stub.counters.sessions >= 4
+
+    def test_the_stop_event_ends_a_running_session(
+        self, serve: Serve, make_stub: MakeStub, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(reconnect, "_SLICE", 0.01)
+        event = threading.Event()
+        runtime = serve()
+        stub = make_stub(Recorder())
+        loop = Loop(stub, stop_event=event)
+        peer = runtime.peer()
+        event.set()
+        assert loop.outcome() is None
+        assert peer.wait_closed(LONG)
+        assert stub.state is State.IDLE
+
+    def test_a_stop_ends_a_start(self, serve: Serve, make_stub: MakeStub) -> None:
+        runtime = serve(configure=False)
+        stub = make_stub(Recorder())
+        loop = Loop(stub)
+        runtime.peer()
+        assert stub.state is State.STARTING
+        stub.stop()
+        assert loop.outcome() is None
+
+    def test_there_is_nothing_to_come_back_to(self, serve: Serve, make_stub: MakeStub) -> None:
+        runtime = serve()
+        sock = socket.socket(socket.AF_UNIX)
+        sock.connect(runtime.path)
+        stub = make_stub(Recorder(), connection=sock)
+        loop = Loop(stub)
+        runtime.peer().close()
+        outcome = loop.outcome()
+        assert isinstance(outcome, errors.ConnectionSpent)
+        assert "has been used up" in str(outcome)
+
+    def test_a_dialer_may_say_that_it_is_not_connected(self, make_stub: MakeStub) -> None:
+        attempts: queue.SimpleQueue[str] = queue.SimpleQueue()
+
+        def dialer(path: str) -> socket.socket:
+            attempts.put(path)
+            sock = socket.socket(socket.AF_UNIX)
+            try:
+                sock.getpeername()  # raises ENOTCONN
+            finally:
+                sock.close()
+            return sock
+
+        stub = make_stub(PluginWith(shutdown=lambda: None), dialer=dialer)
+        event = threading.Event()
+        loop = Loop(stub, stop_event=event)
+        for _ in range(3):
+            attempts.get(timeout=LONG)
+        event.set()
+        assert loop.outcome() is None
+
+    def test_somebody_else_has_started_it(self, serve: Serve, make_stub: MakeStub) -> None:
+        runtime = serve()
+        stub = make_stub(Recorder())
+        stub.start()
+        runtime.peer()
+        assert isinstance(Loop(stub).outcome(), errors.AlreadyStarted)
+        assert stub.started
+
+    @pytest.fixture(autouse=True)
+    def _end(self) -> Iterator[None]:
+        yield
+        eventually(lambda: all(thread.name != "loop" for thread in threading.enumerate()))
