@@ -1,0 +1,184 @@
+"""Builds what the tests run: containerd, its shim, runc, and an image; once for each set of versions.
+
+``python -m tests.e2e`` does it ahead of the tests. Everything is kept in .cache/e2e of the source directory, and
+needs Go, a C compiler, and the Go module proxy. With the headers of libseccomp (Debian: libseccomp-dev; fetched, if
+missing, where there is apt) runc can filter system calls.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import shutil
+import subprocess
+import tarfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from tests.interop.gopeer import go_command
+
+__all__ = ["CONTAINERD", "IMAGE", "Tools", "build"]
+
+CONTAINERD = "v2.4.2"
+RUNC = "v1.5.2"
+#: The one that this containerd is built with.
+CRI_API = "v0.37.0"
+IMAGE = "nri-sync.test/probe:1"
+
+HERE = Path(__file__).resolve().parent
+CACHE = HERE.parent.parent / ".cache" / "e2e"
+
+_SMALL = ("-trimpath", "-ldflags", "-s -w")
+
+
+class Tools:
+    """Where everything is."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.containerd = directory / "containerd"
+        self.shim = directory / "containerd-shim-runc-v2"
+        self.ctr = directory / "ctr"
+        self.runc = directory / "runc"
+        self.probe = directory / "probe"
+        self.image = directory / "image.tar"
+        self.cri = directory / "cri.pb"
+
+    @property
+    def has_seccomp(self) -> bool:
+        """Whether runc was built with it."""
+        features = subprocess.run(
+            [str(self.runc), "features"], check=True, capture_output=True, text=True
+        )
+        return bool(json.loads(features.stdout)["linux"]["seccomp"]["enabled"])
+
+
+def build() -> Tools:
+    """Build what is missing; prints what takes long."""
+    key = hashlib.sha256(repr((CONTAINERD, RUNC, CRI_API)).encode())
+    for path in (HERE / "build.py", HERE / "probe" / "main.go"):
+        key.update(path.read_bytes())
+    tools = Tools(CACHE / f"tools-{key.hexdigest()[:12]}")
+    if tools.cri.exists():  # the last one
+        return tools
+    tools.directory.mkdir(parents=True, exist_ok=True)
+    module = "github.com/containerd/containerd/v2/cmd"
+    _install(tools, *_SMALL, f"{module}/containerd@{CONTAINERD}", f"{module}/ctr@{CONTAINERD}")
+    _install(tools, *_SMALL, "-tags", "no_grpc", f"{module}/containerd-shim-runc-v2@{CONTAINERD}")
+    _build_runc(tools)
+    _run(
+        "build", *_SMALL, "-o", str(tools.probe), ".", cwd=HERE / "probe", env={"CGO_ENABLED": "0"}
+    )
+    _write_image(tools.probe, tools.image)
+    _describe_cri(tools.cri)
+    for old in CACHE.glob("tools-*"):
+        if old != tools.directory:
+            shutil.rmtree(old)
+    return tools
+
+
+def _run(*arguments: str, cwd: Path = HERE, env: Mapping[str, str] | None = None) -> str:
+    environment = {
+        **os.environ,
+        "GOTOOLCHAIN": "local",
+        "GOWORK": "off",
+        "GOFLAGS": "-buildvcs=false",
+    }
+    done = subprocess.run(
+        [go_command(), *arguments], cwd=cwd, env={**environment, **(env or {})},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    if done.returncode != 0:
+        raise RuntimeError(f"go {' '.join(arguments)} failed:\n{done.stdout}{done.stderr}")
+    return done.stdout
+
+
+def _install(tools: Tools, *arguments: str, **env: str) -> None:
+    began = time.monotonic()
+    _run("install", *arguments, env={"GOBIN": str(tools.directory), "CGO_ENABLED": "0", **env})
+    print(f"{time.monotonic() - began:6.1f} s  {arguments[-1]}", flush=True)
+
+
+def _build_runc(tools: Tools) -> None:
+    """Static, as containers have their own libraries; it needs cgo."""
+    tags, env = "osusergo,netgo", {"CGO_ENABLED": "1"}
+    sysroot = _libseccomp()
+    if sysroot is not None:
+        tags += ",seccomp"
+        if sysroot != Path("/"):
+            found = sorted(sysroot.glob("usr/lib/*/pkgconfig"))
+            env.update(PKG_CONFIG_SYSROOT_DIR=str(sysroot), PKG_CONFIG_PATH=str(found[0]))
+    flags = "-s -w -linkmode external -extldflags -static"
+    module = f"github.com/opencontainers/runc@{RUNC}"
+    _install(tools, "-trimpath", "-tags", tags, "-ldflags", flags, module, **env)
+
+
+def _libseccomp() -> Path | None:
+    """The root directory that has libseccomp's headers and static library; None where there is none."""
+    if shutil.which("pkg-config") is None:
+        return None
+    if subprocess.run(["pkg-config", "--exists", "libseccomp"], check=False).returncode == 0:
+        return Path("/")
+    if shutil.which("apt-get") is None or shutil.which("dpkg-deb") is None:
+        return None
+    root = CACHE / "libseccomp"
+    if not root.exists():
+        root.mkdir(parents=True)
+        fetched = subprocess.run(
+            ["apt-get", "download", "-q", "libseccomp-dev"],
+            cwd=root,
+            capture_output=True,
+            check=False,
+        )
+        for package in root.glob("*.deb"):
+            subprocess.run(["dpkg-deb", "-x", str(package), str(root)], check=True)
+        if fetched.returncode != 0:
+            shutil.rmtree(root)
+            return None
+    return root
+
+
+def _write_image(program: Path, target: Path) -> None:
+    """An image with one program, in the format of ``docker save``."""
+    layer = io.BytesIO()
+    with tarfile.open(fileobj=layer, mode="w") as archive:
+        for name in ("tmp", "etc"):
+            directory = tarfile.TarInfo(name)
+            directory.type, directory.mode = tarfile.DIRTYPE, 0o755
+            archive.addfile(directory)
+        _add(archive, "probe", program.read_bytes(), 0o755)
+    digest = hashlib.sha256(layer.getvalue()).hexdigest()
+    config = json.dumps(
+        {
+            "architecture": _run("env", "GOARCH").strip(),
+            "os": "linux",
+            "config": {"Entrypoint": ["/probe"], "Env": ["PATH=/", "FROM_IMAGE=yes"]},
+            "rootfs": {"type": "layers", "diff_ids": [f"sha256:{digest}"]},
+        }
+    ).encode()
+    name = f"{hashlib.sha256(config).hexdigest()}.json"
+    manifest = [{"Config": name, "RepoTags": [IMAGE], "Layers": [f"{digest}/layer.tar"]}]
+    with tarfile.open(target, mode="w") as archive:
+        _add(archive, name, config)
+        _add(archive, f"{digest}/layer.tar", layer.getvalue())
+        _add(archive, "manifest.json", json.dumps(manifest).encode())
+
+
+def _add(archive: tarfile.TarFile, name: str, data: bytes, mode: int = 0o644) -> None:
+    info = tarfile.TarInfo(name)
+    info.size, info.mode = len(data), mode
+    archive.addfile(info, io.BytesIO(data))
+
+
+def _describe_cri(target: Path) -> None:
+    """The schema of CRI, as a descriptor set: clients are made of it at run time."""
+    from grpc_tools import protoc
+
+    module = json.loads(_run("mod", "download", "-json", f"k8s.io/cri-api@{CRI_API}"))
+    source = Path(module["Dir"]) / "pkg" / "apis" / "runtime" / "v1"
+    arguments = [f"-I{source}", f"--descriptor_set_out={target}", "--include_imports", "api.proto"]
+    if protoc.main(["protoc", *arguments]) != 0:
+        raise RuntimeError(f"protoc failed for {source}/api.proto")

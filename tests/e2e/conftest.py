@@ -1,0 +1,146 @@
+"""One containerd for most tests, plugins connected to it, and the table of docs/e2e.md."""
+
+from __future__ import annotations
+
+import os
+import queue
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import nri_sync
+from tests.e2e import table
+from tests.e2e.build import CONTAINERD, Tools, build
+from tests.e2e.containerd import Containerd
+from tests.e2e.cri import Container, Cri, Pod
+from tests.e2e.inside import Inside
+from tests.e2e.machine import Machine
+from tests.interop.plugins import Recorder
+
+__all__: list[str] = []
+
+Connect = Callable[..., "nri_sync.Stub"]
+RunWith = Callable[..., Inside]
+
+RUNTIME = f"containerd {CONTAINERD}"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--write-docs", action="store_true", help="write the table of docs/e2e.md")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line(
+        "markers", "feature(name, proves): a row of docs/e2e.md, and its value if not yes"
+    )
+    config.stash[table.RESULTS] = {}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if os.geteuid() != 0 and items:
+        raise pytest.UsageError("the end-to-end tests need root: containerd does")
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+    outcome: Any = yield
+    report: pytest.TestReport = outcome.get_result()
+    for mark in item.iter_markers("feature"):
+        table.note(item.config.stash[table.RESULTS], mark.args[0], report, **mark.kwargs)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if session.config.getoption("--write-docs"):
+        table.write(RUNTIME, session.config.stash[table.RESULTS])
+
+
+@pytest.fixture(scope="session")
+def tools() -> Tools:
+    return build()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _nothing_left_behind() -> Iterator[None]:
+    """Compare the machine before the first and after the last test."""
+    before = Machine.now()
+    yield
+    assert Machine.now().beyond(before) == []
+
+
+@pytest.fixture(scope="session")
+def containerd(tools: Tools) -> Iterator[Containerd]:
+    with Containerd(tools) as containerd:
+        containerd.start()
+        yield containerd
+
+
+@pytest.fixture
+def cri(containerd: Containerd) -> Iterator[Cri]:
+    """A client; whatever the test has started ends with it."""
+    yield containerd.cri
+    containerd.cri.remove_all()
+
+
+@pytest.fixture
+def closed() -> queue.SimpleQueue[object]:
+    """The reasons of on_close, for the stubs of `connect`."""
+    return queue.SimpleQueue()
+
+
+@pytest.fixture
+def connect(containerd: Containerd, closed: queue.SimpleQueue[object]) -> Iterator[Connect]:
+    """Starts a stub; a Recorder is synchronized when it returns, and gets all events after that."""
+    stubs: list[nri_sync.Stub] = []
+
+    def connect(plugin: object, **options: Any) -> nri_sync.Stub:
+        options = {
+            "name": "py",
+            "idx": "10",
+            "socket_path": str(containerd.nri_socket),
+            "on_close": lambda stub: closed.put(stub.close_reason),
+            **options,
+        }
+        stub = nri_sync.Stub(plugin, **options)
+        stubs.append(stub)
+        stub.start()
+        if isinstance(plugin, Recorder):
+            plugin.expect("configure")
+            plugin.expect("synchronize")
+        return stub
+
+    yield connect
+    for stub in stubs:
+        stub.stop()
+
+
+@pytest.fixture
+def pod(cri: Cri) -> Pod:
+    """Of the host's network. Runs before plugins are connected by the test."""
+    return cri.run_pod()
+
+
+@pytest.fixture
+def run_with(pod: Pod, connect: Connect) -> RunWith:
+    """Runs a container with what a plugin answers to its creation."""
+
+    def run_with(answer: Any, **options: Any) -> Inside:
+        connect(Recorder(create_container=answer))
+        return Inside(pod.run(**options))
+
+    return run_with
+
+
+@pytest.fixture
+def scratch(containerd: Containerd, request: pytest.FixtureRequest) -> Path:
+    """A directory that goes with containerd."""
+    path = containerd.root / "scratch" / request.node.name
+    path.mkdir(parents=True)
+    return path
+
+
+@pytest.fixture
+def container(pod: Pod) -> Container:
+    """Running, created before any plugin was connected."""
+    return pod.run()

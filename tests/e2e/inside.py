@@ -1,0 +1,129 @@
+"""What a container really has, read from the host: by its process, not by what anybody has asked for."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import platform
+import time
+from pathlib import Path
+from typing import Optional
+
+from tests.e2e.cri import Container
+
+__all__ = ["CGROUP2", "Inside"]
+
+CGROUPS = Path("/sys/fs/cgroup")
+CGROUP2 = (CGROUPS / "cgroup.controllers").exists()
+
+_IOPRIO_GET = {"x86_64": 252, "aarch64": 31}
+_IOPRIO_WHO_PROCESS = 1
+
+START_TIMEOUT = 20.0
+
+
+class Inside:
+    """A running container."""
+
+    def __init__(self, container: Container) -> None:
+        self.pid = container.pid
+        self.proc = Path("/proc") / str(self.pid)
+        # The runtime says that it has started it when the process is about to become the program.
+        give_up = time.monotonic() + START_TIMEOUT
+        while not self._is_the_program():
+            if time.monotonic() > give_up:
+                raise TimeoutError(f"process {self.pid} has not become the probe")
+            time.sleep(0.005)
+
+    def _is_the_program(self) -> bool:
+        with contextlib.suppress(OSError):
+            return os.readlink(self.proc / "exe").endswith("/probe")
+        return False
+
+    @property
+    def env(self) -> dict[str, str]:
+        entries = (self.proc / "environ").read_text().split("\0")
+        return dict(entry.partition("=")[::2] for entry in entries if entry)
+
+    @property
+    def args(self) -> list[str]:
+        return (self.proc / "cmdline").read_text().split("\0")[:-1]
+
+    def path(self, path: str) -> Path:
+        """A path of the container, on the host."""
+        return self.proc / "root" / path.lstrip("/")
+
+    @property
+    def mounts(self) -> dict[str, set[str]]:
+        """The options of each mount, by its place."""
+        lines = (self.proc / "mounts").read_text().splitlines()
+        return {line.split()[1]: set(line.split()[3].split(",")) for line in lines}
+
+    def limits(self, name: str) -> list[str]:
+        """Soft and hard, as in /proc/PID/limits."""
+        for line in (self.proc / "limits").read_text().splitlines():
+            if line.startswith(name):
+                return line[len(name) :].split()[:2]
+        raise KeyError(name)
+
+    def namespace(self, kind: str) -> str:
+        return os.readlink(self.proc / "ns" / kind)
+
+    def status(self, field: str) -> str:
+        for line in (self.proc / "status").read_text().splitlines():
+            if line.startswith(f"{field}:"):
+                return line.split(":")[1].strip()
+        raise KeyError(field)
+
+    @property
+    def oom_score_adj(self) -> int:
+        return int((self.proc / "oom_score_adj").read_text())
+
+    @property
+    def io_priority(self) -> tuple[int, int]:
+        """Class and level."""
+        libc = ctypes.CDLL(None)
+        value = libc.syscall(_IOPRIO_GET[platform.machine()], _IOPRIO_WHO_PROCESS, self.pid)
+        return value >> 13, value & 7
+
+    def cgroup_directory(self, controller: str) -> Path:
+        for line in (self.proc / "cgroup").read_text().splitlines():
+            _, controllers, path = line.split(":", 2)
+            if CGROUP2 and not controllers:
+                return CGROUPS / path.lstrip("/")
+            if controller in controllers.split(","):
+                return CGROUPS / controllers / path.lstrip("/")
+        raise KeyError(controller)
+
+    def _cgroup(self, controller: str, v1: str, v2: str) -> str:
+        name = v2 if CGROUP2 else v1
+        return (self.cgroup_directory(controller) / name).read_text().strip()
+
+    @property
+    def memory_limit(self) -> int:
+        return int(self._cgroup("memory", "memory.limit_in_bytes", "memory.max"))
+
+    @property
+    def cpu_shares(self) -> Optional[int]:
+        """None on cgroup v2, where it has become a weight by a formula that has changed over time."""
+        return None if CGROUP2 else int(self._cgroup("cpu", "cpu.shares", ""))
+
+    @property
+    def cpu_quota(self) -> tuple[int, int]:
+        """Quota and period."""
+        if CGROUP2:
+            quota, period = self._cgroup("cpu", "", "cpu.max").split()
+            return int(quota), int(period)
+        return (
+            int(self._cgroup("cpu", "cpu.cfs_quota_us", "")),
+            int(self._cgroup("cpu", "cpu.cfs_period_us", "")),
+        )
+
+    @property
+    def cpus(self) -> str:
+        return self._cgroup("cpuset", "cpuset.cpus", "cpuset.cpus")
+
+    @property
+    def pids_limit(self) -> int:
+        return int(self._cgroup("pids", "pids.max", "pids.max"))

@@ -1,0 +1,3 @@
+module nri-sync.test/probe
+
+go 1.24
