@@ -93,10 +93,7 @@ def delete(items: Any, key: Callable[[Any], str], keys: Collection[str]) -> list
     """Delete the entries that have one of the keys; returns their keys."""
     if not keys:
         return []
-    deleted = []
-    for number in reversed(range(len(items))):
-        name = key(items[number])
-        if name in keys:
-            deleted.append(name)
-            del items[number]
-    return deleted
+    found = [(number, name) for number, name in enumerate(map(key, items)) if name in keys]
+    for number, _ in reversed(found):
+        del items[number]
+    return [name for _, name in found]
