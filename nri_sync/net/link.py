@@ -171,7 +171,6 @@ class Link:
         self._has_clock = False
         # The one that calls run() counts from the start.
         self._threads = 1
-        self._starting = 0
         self._spawned = 0
         self._idle: list[_Seat] = []
         self._backlog: deque[Job] = deque()
@@ -316,7 +315,6 @@ class Link:
                     if not may_spawn or self._threads >= self._max_threads:
                         return may_wait and self._wait_in_line_locked(task, coming)
                     self._threads += 1
-                    self._starting += 1
                     self._spawned += 1
                 name = f"{self.name}-{self._spawned}"
             if seat is not None:
@@ -328,16 +326,26 @@ class Link:
             except (RuntimeError, MemoryError) as error:
                 logger.error("%s: no new thread: %s", self.name, error)
                 may_spawn = False
-            with self._lock:
-                self._starting -= 1
-                if may_spawn:
-                    return True
-                self._threads -= 1
+            if may_spawn:
+                return True
+            self._uncount(self._sentinel and task is not _WATCH)
+
+    def _uncount(self, has_sentinel: bool) -> None:
+        """A thread that was counted did not come to be: nor will it come for the jobs in line."""
+        orphans: list[Job] = []
+        with self._lock:
+            self._threads -= 1
+            if self._threads <= 1 + has_sentinel:
+                orphans += self._backlog
+                self._backlog.clear()
+                self._backlog_bytes = 0
+        for job in orphans:
+            self._refuse(job)
 
     def _wait_in_line_locked(self, job: Job, coming: bool) -> bool:
         # Somebody must come for it: a thread that is neither reader nor sentinel is serving, and will.
         if (
-            not (coming or self._threads - self._starting > 1 + self._sentinel)
+            not (coming or self._threads > 1 + self._sentinel)
             or len(self._backlog) >= self._max_backlog
             or self._backlog_bytes + job.size > self._max_backlog_bytes
         ):
@@ -390,6 +398,9 @@ class Link:
     def _dispatch(self, job: Job, *, coming: bool) -> None:
         if self._give(job, may_wait=True, coming=coming):
             return
+        self._refuse(job)
+
+    def _refuse(self, job: Job) -> None:
         buffers = job.refuse()
         if buffers and not self._ended:
             self._refused += 1

@@ -16,6 +16,7 @@ from typing import Any, Callable
 
 import pytest
 
+from nri_sync import threads
 from nri_sync.deadline import Deadline
 from nri_sync.errors import ConnectionLost
 from nri_sync.net import link as link_module
@@ -299,7 +300,7 @@ class TestParking:
 
 class TestNoThreads:
     def test_two_fail_to_start_at_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        # Each counts as a thread until it has failed: the other must not wait in line for it.
+        # Each counts as a thread until it has failed, and would come for the job of the other.
         hold = Hold()
         hold.close()
 
@@ -313,9 +314,33 @@ class TestNoThreads:
             other = in_thread(lambda: lines.link.dispatch(Task(lines, "one")), "dispatcher")
             hold.wait_until_reached()
             peer.send("two")
-            assert peer.read() == "refused two"
+            assert eventually(lambda: len(lines.link._backlog) == 1)
             hold.open()
-            assert peer.read() == "refused one"
+            assert {peer.read(), peer.read()} == {"refused one", "refused two"}
+            other.join(LONG)
+
+    def test_one_that_starts_comes_for_the_job_of_the_other(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        hold = Hold()
+        hold.close()
+        spawn = threads.spawn
+
+        def start_late(name: str, *arguments: Any) -> None:
+            if threading.current_thread().name == "dispatcher":
+                hold.wait_here()
+                spawn(name, *arguments)
+            else:
+                raise RuntimeError("can't start new thread")
+
+        monkeypatch.setattr(link_module, "spawn", start_late)
+        with linked() as (lines, peer):
+            other = in_thread(lambda: lines.link.dispatch(Task(lines, "one")), "dispatcher")
+            hold.wait_until_reached()
+            peer.send("two")
+            assert eventually(lambda: len(lines.link._backlog) == 1)
+            hold.open()
+            assert {peer.read(), peer.read()} == {"one", "two"}
             other.join(LONG)
 
     def test_a_thread_sits_down_while_another_fails_to_start(
