@@ -1,0 +1,270 @@
+"""What the tests of the runtime side share: a host that has a Runtime, and plugins that are told what to do."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Callable
+
+import grpc
+from google.protobuf.message_factory import GetMessageClass
+
+from nri_sync import api
+from nri_sync.api import EventMask, nri_pb2
+from nri_sync.deadline import Deadline
+from nri_sync.net.sockets import connect
+from nri_sync.runtime import Metrics, Runtime
+from nri_sync.session import Session
+from nri_sync.threads import Latch, spawn
+from nri_sync.ttrpc.router import Router
+from nri_sync.wire.mux import PLUGIN_SERVICE, RUNTIME_SERVICE
+
+__all__ = [
+    "CONTAINER",
+    "LONG",
+    "OTHER",
+    "POD",
+    "RESOURCES",
+    "SHORT",
+    "Figures",
+    "Host",
+    "Never",
+    "PluginWith",
+    "RawPlugin",
+    "host_options",
+    "on_thread",
+    "set_request_timeout",
+    "update_of",
+]  # fmt: skip
+
+#: Longer than anything here takes; a test that gets this far has failed. In seconds.
+LONG = 20.0
+#: Shorter than it takes to notice; for plugins that do not answer.
+SHORT = 0.05
+
+POD = nri_pb2.PodSandbox(id="pod0", name="pod", namespace="default")
+CONTAINER = nri_pb2.Container(id="ctr1", pod_sandbox_id="pod0", name="ctr1", args=["sleep", "9"])
+OTHER = nri_pb2.Container(id="ctr0", pod_sandbox_id="pod0", name="ctr0")
+RESOURCES = nri_pb2.LinuxResources(cpu=nri_pb2.LinuxCPU(cpus="0-3"))
+
+_PLUGIN = nri_pb2.DESCRIPTOR.services_by_name["Plugin"]
+_RESPONSES: dict[str, Any] = {
+    method.name: GetMessageClass(method.output_type) for method in _PLUGIN.methods
+}
+
+
+def update_of(container_id: str, shares: int = 5, **fields: Any) -> nri_pb2.ContainerUpdate:
+    update = nri_pb2.ContainerUpdate(container_id=container_id, **fields)
+    update.linux.resources.cpu.shares.value = shares
+    return update
+
+
+class PluginWith:
+    """A plugin with the given handlers: ``PluginWith(run_pod_sandbox=function)``."""
+
+    def __init__(self, **handlers: Any) -> None:
+        self.__dict__.update(handlers)
+
+
+def on_thread(call: Callable[[], Any]) -> Callable[[], Any]:
+    """Make a call on a thread of its own; what is returned waits for its result, or raises what it raised."""
+    outcome: queue.SimpleQueue[tuple[Any, BaseException | None]] = queue.SimpleQueue()
+
+    def run() -> None:
+        try:
+            outcome.put((call(), None))
+        except BaseException as error:
+            outcome.put((None, error))
+
+    threading.Thread(target=run, daemon=True).start()
+
+    def result() -> Any:
+        value, error = outcome.get(timeout=LONG)
+        if error is not None:
+            raise error
+        return value
+
+    return result
+
+
+class Figures(Metrics):
+    """Keeps what it is told, in order."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[Any, ...]] = []
+        self.counts: queue.SimpleQueue[int] = queue.SimpleQueue()
+
+    def plugin_latency(self, plugin: str, event: str, seconds: float) -> None:
+        assert seconds >= 0
+        self.calls.append(("latency", plugin, event))
+
+    def plugin_invocation(self, plugin: str, event: str, error: Exception | None) -> None:
+        self.calls.append(("invocation", plugin, event, error))
+
+    def plugin_adjustments(
+        self,
+        plugin: str,
+        event: str,
+        adjustment: nri_pb2.ContainerAdjustment | None,
+        updates: int,
+        evictions: int,
+    ) -> None:
+        self.calls.append(
+            ("adjustments", plugin, event, adjustment is not None, updates, evictions)
+        )
+
+    def plugin_count(self, count: int) -> None:
+        self.counts.put(count)
+
+
+class Host:
+    """A container runtime: what it has, and what it was asked for."""
+
+    def __init__(self) -> None:
+        self.pods: list[nri_pb2.PodSandbox] = [POD]
+        self.containers: list[nri_pb2.Container] = [OTHER]
+        #: What synchronizations came to: updates, or an exception.
+        self.synchronized: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self.unsolicited: queue.SimpleQueue[tuple[Any, Any]] = queue.SimpleQueue()
+        self.failing: Iterable[nri_pb2.ContainerUpdate] = ()
+
+    def synchronize(self, sync: Any) -> None:
+        try:
+            self.synchronized.put(sync(self.pods, self.containers))
+        except Exception as error:
+            self.synchronized.put(error)
+            raise
+
+    def update_containers(self, updates: Any, evictions: Any) -> Any:
+        self.unsolicited.put((updates, evictions))
+        return self.failing
+
+
+def host_options(host: Host, directory: Path, **options: Any) -> dict[str, Any]:
+    """Arguments for a Runtime of that host, with everything below a directory."""
+    return {
+        "synchronize": host.synchronize,
+        "update_containers": host.update_containers,
+        "socket_path": str(directory / "nri.sock"),
+        "plugin_path": str(directory / "plugins"),
+        "plugin_config_path": str(directory / "conf.d"),
+        "registration_timeout": LONG,
+        "request_timeout": LONG,
+        **options,
+    }
+
+
+class Never:
+    """A handler that does not return before the test is over, or wants it to; ``called`` is set when it is in."""
+
+    def __init__(self) -> None:
+        self.called = threading.Event()
+        self.release = threading.Event()
+        #: How often it was called.
+        self.calls = 0
+
+    def __call__(self, *_arguments: Any) -> None:
+        self.calls += 1
+        self.called.set()
+        self.release.wait(LONG)
+
+
+class RawPlugin:
+    """A plugin's end of a connection, which can do everything wrong.
+
+    ``handlers`` are by RPC, called with the serialized request and the context; what they return is sent, a
+    message or any bytes. Other RPCs are answered with an empty message, but for those in ``unknown``.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        *,
+        events: int = int(EventMask.ALL & ~EventMask.VALIDATE_CONTAINER_ADJUSTMENT),
+        policy: nri_pb2.FailurePolicy | None = None,
+        unknown: Iterable[str] = (),
+        **handlers: Callable[[bytes, Any], Any],
+    ) -> None:
+        self.answer = nri_pb2.ConfigureResponse(events=events, failure_policy=policy)
+        #: The RPCs that came, in order.
+        self.calls: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self.configured: nri_pb2.ConfigureRequest | None = None
+        self.lost = Latch()
+        router = Router()
+        router.add_registered_method_handlers(
+            _PLUGIN.full_name,
+            {
+                rpc: grpc.unary_unary_rpc_method_handler(
+                    self._serve(rpc, handlers.get(rpc)), response_serializer=_bytes
+                )
+                for rpc in _RESPONSES
+                if rpc not in unknown
+            },
+        )
+        self.session = Session(
+            connect(path, Deadline(LONG)),
+            router,
+            serve=PLUGIN_SERVICE,
+            call=RUNTIME_SERVICE,
+            name="raw-plugin",
+            peer="test",
+            lost=lambda _cause: self.lost.set(),
+        )
+        spawn("raw-plugin", self.session.link.run)
+
+    def _serve(self, rpc: str, handler: Callable[[bytes, Any], Any] | None) -> Any:
+        def serve(request: bytes, context: Any) -> Any:
+            self.calls.put(rpc)
+            if handler is not None:
+                return handler(request, context)
+            if rpc == "Configure":
+                self.configured = nri_pb2.ConfigureRequest.FromString(request)
+                return self.answer
+            if rpc == "Synchronize":
+                more = nri_pb2.SynchronizeRequest.FromString(request).more
+                return nri_pb2.SynchronizeResponse(more=more)
+            return b""
+
+        return serve
+
+    def _call(self, rpc: str, message: Any, response: Any) -> Any:
+        method = self.session.channel.unary_unary(
+            f"/nri.pkg.api.v1alpha1.Runtime/{rpc}",
+            request_serializer=type(message).SerializeToString,
+            response_deserializer=response.FromString,
+        )
+        return method(message, timeout=LONG)
+
+    def register(self, name: str = "raw", idx: str = "10") -> RawPlugin:
+        """Register; raises grpc.RpcError if that is refused."""
+        request = nri_pb2.RegisterPluginRequest(
+            plugin_name=name, plugin_idx=idx, NRI_version=api.NRI_VERSION
+        )
+        self._call("RegisterPlugin", request, nri_pb2.Empty)
+        return self
+
+    def update_containers(self, *updates: nri_pb2.ContainerUpdate) -> Any:
+        request = nri_pb2.UpdateContainersRequest(update=updates)
+        return self._call("UpdateContainers", request, nri_pb2.UpdateContainersResponse)
+
+    def expect(self, *rpcs: str) -> None:
+        """The next calls are these."""
+        assert [self.calls.get(timeout=LONG) for _ in rpcs] == list(rpcs)
+
+    def close(self) -> None:
+        """Close the connection, and wait until that is done."""
+        self.session.link.close()
+        assert self.lost.wait(Deadline(LONG))
+
+
+def _bytes(message: Any) -> bytes:
+    return message if isinstance(message, bytes) else bytes(message.SerializeToString())
+
+
+def set_request_timeout(runtime: Runtime, seconds: float) -> None:
+    """From now on; so that only what is to take too long meets a short one, whatever else the machine does."""
+    serving = runtime._serving
+    assert serving is not None
+    serving.relay._request_timeout = seconds

@@ -1,0 +1,229 @@
+"""Installed plugins: which files are launched, what their processes get, and how they end."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Callable
+
+import pytest
+
+from nri_sync.api import PluginId
+from nri_sync.deadline import Deadline
+from nri_sync.errors import StartError
+from nri_sync.runtime.launcher import Installed, Process, discover, launch
+from tests.plugin.harness import eventually
+from tests.runtime.rig import LONG
+
+__all__: list[str] = []
+
+
+@pytest.fixture
+def plugins(tmp_path: Path) -> Path:
+    path = tmp_path / "plugins"
+    path.mkdir()
+    return path
+
+
+@pytest.fixture
+def configs(tmp_path: Path) -> Path:
+    path = tmp_path / "conf.d"
+    path.mkdir()
+    return path
+
+
+def _install(directory: Path, name: str, text: str = "", mode: int = 0o755) -> Path:
+    path = directory / name
+    path.write_text(text)
+    path.chmod(mode)
+    return path
+
+
+class TestDiscover:
+    def test_no_directory(self, tmp_path: Path) -> None:
+        assert discover(str(tmp_path / "none"), str(tmp_path / "none")) == []
+
+    def test_executables_in_the_order_of_their_names(self, plugins: Path, configs: Path) -> None:
+        for name in ("20-b", "10-z", "10-a-b,c", "05-"):
+            _install(plugins, name)
+        found = discover(str(plugins), str(configs))
+        assert [plugin.name for plugin in found] == ["05-", "10-a-b,c", "10-z", "20-b"]
+        assert found[1] == Installed(PluginId("10", "a-b,c"), str(plugins / "10-a-b,c"), "")
+
+    def test_what_is_passed_over(self, plugins: Path, configs: Path) -> None:
+        (plugins / "directory").mkdir()
+        _install(plugins, "README", mode=0o644)
+        _install(plugins, "10-no", mode=0o644)
+        _install(plugins, "20-for-others", mode=0o001)
+        assert [plugin.name for plugin in discover(str(plugins), str(configs))] == ["20-for-others"]
+
+    def test_links_count_as_executable(self, plugins: Path, configs: Path) -> None:
+        (plugins / "10-dangling").symlink_to("nowhere")
+        (plugins / "20-directory").symlink_to(plugins)
+        found = discover(str(plugins), str(configs))
+        assert [plugin.name for plugin in found] == ["10-dangling", "20-directory"]
+
+    @pytest.mark.parametrize("name", ["foo", "1-foo", "1a-foo"])
+    def test_a_bad_name(self, name: str, plugins: Path, configs: Path) -> None:
+        _install(plugins, name)
+        with pytest.raises(StartError, match=f"cannot launch .*{name}: plugin") as error:
+            discover(str(plugins), str(configs))
+        assert error.value.phase == "discover"
+
+    def test_a_directory_that_cannot_be_read(self, tmp_path: Path) -> None:
+        path = _install(tmp_path, "file")
+        with pytest.raises(StartError, match="cannot read the plugin directory"):
+            discover(str(path), "")
+
+    def test_the_configuration_of_full_name_or_name(self, plugins: Path, configs: Path) -> None:
+        for name in ("10-a", "20-a", "30-b"):
+            _install(plugins, name)
+        (configs / "10-a.conf").write_text("ten: ü\n")
+        (configs / "a.conf").write_text("any")
+        found = discover(str(plugins), str(configs))
+        assert [plugin.config for plugin in found] == ["ten: ü\n", "any", ""]
+
+    def test_a_configuration_that_cannot_be_read(self, plugins: Path, configs: Path) -> None:
+        _install(plugins, "10-a")
+        (configs / "10-a.conf").mkdir()
+        with pytest.raises(StartError, match=r"cannot read the configuration .* of plugin 10-a"):
+            discover(str(plugins), str(configs))
+
+
+Launch = Callable[..., Process]
+
+
+class TestLaunch:
+    @pytest.fixture
+    def launch(self, plugins: Path) -> Iterator[Launch]:
+        """Launches a shell script; the processes are killed at the end."""
+        made: list[Process] = []
+
+        def run(text: str, *, name: str = "10-test", grace: float = LONG) -> Process:
+            path = _install(plugins, name, f"#!/bin/sh\n{text}\n")
+            idx, _, base = name.partition("-")
+            process, sock = launch(Installed(PluginId(idx, base), str(path), ""), grace=grace)
+            sock.close()
+            made.append(process)
+            return process
+
+        yield run
+        for process in made:
+            if not process.ended.is_set():
+                os.kill(process.pid, signal.SIGKILL)
+            assert process.ended.wait(Deadline(LONG))
+
+    def test_environment_and_descriptors(self, plugins: Path, tmp_path: Path) -> None:
+        code = (
+            f"#!{sys.executable} -IS\n"
+            "import os, socket, sys\n"
+            "open(os.path.dirname(sys.argv[0]) + '/../out', 'w').write(repr((\n"
+            "    {k: v for k, v in os.environ.items() if k.startswith('NRI')}, len(sys.argv),\n"
+            "    os.path.realpath('/proc/self/fd/0'), os.path.realpath('/proc/self/cwd'),\n"
+            "    sorted(int(fd) for fd in os.listdir('/proc/self/fd'))[:4],\n"
+            "    [v.partition('=')[0] for v in open('/proc/self/environ').read().split('\\0') if v],\n"
+            ")))\n"
+            "sock = socket.socket(fileno=int(os.environ['NRI_PLUGIN_SOCKET']))\n"
+            "sock.sendall(sock.recv(5)[::-1])\n"
+        )
+        path = _install(plugins, "10-test", code)
+        process, sock = launch(Installed(PluginId("10", "test"), str(path), ""), grace=LONG)
+        with sock:
+            sock.sendall(b"hello")
+            assert sock.recv(5) == b"olleh"
+        process.end()
+        variables = {"NRI_PLUGIN_NAME": "test", "NRI_PLUGIN_IDX": "10", "NRI_PLUGIN_SOCKET": "3"}
+        assert (tmp_path / "out").read_text() == repr(
+            (variables, 1, "/dev/null", os.getcwd(), [0, 1, 2, 3], list(variables))
+        )
+
+    def test_what_it_prints_is_logged(
+        self, launch: Launch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        caplog.set_level(logging.INFO, "nri_sync.runtime.plugin")
+        process = launch("echo one; echo two >&2; printf 'three\\200'")
+        assert process.ended.wait(Deadline(LONG))
+        assert caplog.messages == [
+            "10-test: one",
+            "10-test: two",
+            "10-test: three\\x80",
+            f"10-test: process {process.pid} exited with status 0",
+        ]
+
+    def test_a_line_without_end_is_logged_in_pieces(
+        self, launch: Launch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        caplog.set_level(logging.INFO, "nri_sync.runtime.plugin")
+        process = launch("head -c 100000 /dev/zero | tr '\\0' x")
+        assert process.ended.wait(Deadline(LONG))
+        lines = [m[len("10-test: ") :] for m in caplog.messages if m.startswith("10-test: x")]
+        assert "".join(lines) == "x" * 100_000
+        assert max(map(len, lines)) <= 8192
+
+    def test_children_that_keep_its_output_open_are_not_waited_for(
+        self, launch: Launch, plugins: Path
+    ) -> None:
+        process = launch("sleep 60 & echo $! > $0.pid")
+        process.end()
+        assert process.ended.is_set()
+        os.kill(int((plugins / "10-test.pid").read_text()), signal.SIGKILL)
+
+    def test_a_bad_end_is_told(self, launch: Launch, caplog: pytest.LogCaptureFixture) -> None:
+        process = launch("kill -USR1 $$")
+        assert process.ended.wait(Deadline(LONG))
+        assert caplog.messages == [
+            f"10-test: process {process.pid} was ended by signal {int(signal.SIGUSR1)}"
+        ]
+
+    def test_ends_by_itself_then_by_sigterm_then_by_sigkill(
+        self, launch: Launch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        gentle = launch("exec cat <&3")  # until its connection is closed
+        gentle.end()
+        assert caplog.messages == []
+        slow = launch("exec sleep 60", grace=0.02)
+        slow.end()
+        assert [m.rpartition(" ")[2] for m in caplog.messages] == ["SIGTERM"]
+        caplog.clear()
+        deaf = launch("trap '' TERM; echo ready; while :; do sleep 0.01; done", grace=0.3)
+        deaf.end()
+        assert [m.rpartition(" ")[2] for m in caplog.messages] == ["SIGTERM", "SIGKILL"]
+
+    def test_no_process_stays_a_zombie(self, launch: Launch) -> None:
+        process = launch("exit 3")
+        eventually(lambda: not os.path.exists(f"/proc/{process.pid}"), "the end of the process")
+        process.end()
+        with pytest.raises(ChildProcessError):
+            os.waitpid(process.pid, os.WNOHANG)
+
+    def test_a_child_that_somebody_else_reaps(
+        self, launch: Launch, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def reaped(pid: int, options: int) -> tuple[int, int]:
+            real(pid, options)
+            raise ChildProcessError
+
+        real = os.waitpid
+        monkeypatch.setattr(os, "waitpid", reaped)
+        process = launch("exit 0")
+        assert process.ended.wait(Deadline(LONG))
+        assert caplog.messages == [f"10-test: process {process.pid} was reaped by somebody else"]
+
+    @pytest.mark.parametrize(
+        ("content", "error"),
+        [
+            (b"\0asm\x01\0\0\0rest", "WebAssembly"),
+            (b"#!/nowhere/interpreter\n", "No such file"),
+            (b"\x7fELF", "format error"),
+        ],
+    )
+    def test_what_cannot_be_executed(self, content: bytes, error: str, plugins: Path) -> None:
+        path = plugins / "10-test"
+        path.write_bytes(content)
+        path.chmod(0o755)
+        with pytest.raises(OSError, match=error):
+            launch(Installed(PluginId("10", "test"), str(path), ""), grace=LONG)

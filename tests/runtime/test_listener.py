@@ -1,0 +1,120 @@
+"""The socket that plugins connect to: its directory, its place, its end."""
+
+from __future__ import annotations
+
+import os
+import queue
+import socket
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Callable
+
+import pytest
+
+from nri_sync.deadline import Deadline
+from nri_sync.errors import StartError
+from nri_sync.net import sockets
+from nri_sync.runtime import listener as module
+from nri_sync.runtime.listener import Listener
+from tests.runtime.rig import LONG
+
+__all__: list[str] = []
+
+Listen = Callable[..., Listener]
+
+
+@pytest.fixture
+def arrived() -> queue.SimpleQueue[socket.socket]:
+    return queue.SimpleQueue()
+
+
+@pytest.fixture
+def listen(arrived: queue.SimpleQueue[socket.socket]) -> Iterator[Listen]:
+    made: list[Listener] = []
+
+    def listen(path: Path) -> Listener:
+        made.append(Listener(str(path), arrived.put))
+        return made[-1]
+
+    yield listen
+    for listener in made:
+        listener.close()
+
+
+def test_hands_on_each_connection(
+    listen: Listen, arrived: queue.SimpleQueue[socket.socket], socket_dir: Path
+) -> None:
+    listen(socket_dir / "s")
+    for text in (b"a", b"b"):
+        with sockets.connect(str(socket_dir / "s"), Deadline(LONG)) as ours:
+            with arrived.get(timeout=LONG) as theirs:
+                theirs.sendall(text)
+            assert ours.recv(1) == text
+
+
+def test_makes_private_directories(listen: Listen, socket_dir: Path) -> None:
+    os.chmod(socket_dir, 0o755)
+    listen(socket_dir / "a" / "b" / "s")
+    modes = [stat.S_IMODE(os.stat(socket_dir / path).st_mode) for path in ("a", "a/b", ".")]
+    assert modes == [0o700, 0o700, 0o755]
+
+
+def test_takes_the_place_of_a_stale_socket_and_of_nothing_else(
+    listen: Listen, socket_dir: Path
+) -> None:
+    path = socket_dir / "s"
+    with socket.socket(socket.AF_UNIX) as stale:
+        stale.bind(str(path))
+    listen(path)
+    with pytest.raises(StartError, match=f"cannot listen for plugins on {path}: .*in use") as error:
+        listen(path)
+    assert error.value.phase == "listen"
+    (socket_dir / "file").touch()
+    with pytest.raises(StartError):
+        listen(socket_dir / "file")
+    assert (socket_dir / "file").exists()
+
+
+def test_closing_removes_the_socket_but_not_one_of_somebody_else(
+    listen: Listen, socket_dir: Path
+) -> None:
+    path = socket_dir / "s"
+    listener = listen(path)
+    listener.close()
+    listener.close()
+    assert not path.exists()
+    second = listen(path)
+    path.unlink()
+    listen(path)
+    second.close()
+    assert path.exists()
+
+
+def test_accepting_goes_on_after_a_failure(
+    listen: Listen,
+    arrived: queue.SimpleQueue[socket.socket],
+    socket_dir: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Exhausted(socket.socket):
+        failed = False
+
+        def accept(self) -> Any:
+            if not self.failed:
+                self.failed = True
+                raise OSError(24, "Too many open files")
+            return super().accept()
+
+    def exhausted(path: str) -> socket.socket:
+        listener = sockets.listen(path)
+        return Exhausted(fileno=listener.detach())
+
+    monkeypatch.setattr(module, "_BREATHER", 0.001)
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "sockets", type("S", (), {"listen": staticmethod(exhausted)}))
+        listen(socket_dir / "s")
+    with sockets.connect(str(socket_dir / "s"), Deadline(LONG)):
+        arrived.get(timeout=LONG).close()
+    assert caplog.messages == ["cannot accept a connection: [Errno 24] Too many open files"]
