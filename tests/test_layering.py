@@ -44,6 +44,8 @@ GENERATED = ("_pb2.py", "_pb2_grpc.py")
 UNTESTED: dict[str, str] = {}
 # Test files that belong to no single module, and why.
 SHARED = {
+    "plugin/test_defects.py": "what the reference does wrong, by the numbers of docs/defects.md",
+    "plugin/test_startup_failures.py": "the table of docs/lifecycle.md",
     "wire/test_fuzz_cases.py": "replays what fuzzing has found in any of the parsers",
     "wire/test_protocol_doc.py": "checks the bytes that docs/protocol.md shows",
 }
