@@ -1,7 +1,7 @@
 """Builds what the tests run: containerd, its shim, runc, and an image; once for each set of versions.
 
-``python -m tests.e2e`` does it ahead of the tests. Everything is kept in .cache/e2e of the source directory, and
-needs Go, a C compiler, and the Go module proxy. With the headers of libseccomp (Debian: libseccomp-dev; fetched, if
+``python -m tests.e2e`` does it ahead of the tests. It needs Go, a C compiler, and the Go module proxy; everything
+is kept in .cache/e2e of the source directory. With the headers of libseccomp (Debian: libseccomp-dev; fetched, if
 missing, where there is apt) runc can filter system calls.
 """
 

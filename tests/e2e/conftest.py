@@ -135,7 +135,7 @@ def run_with(pod: Pod, connect: Connect) -> RunWith:
 @pytest.fixture
 def scratch(containerd: Containerd, request: pytest.FixtureRequest) -> Path:
     """A directory that goes with containerd."""
-    path = containerd.root / "scratch" / request.node.name
+    path = containerd.root / "scratch" / str(request.node.name)
     path.mkdir(parents=True)
     return path
 

@@ -127,16 +127,17 @@ class Containerd:
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
                 env={**os.environ, "PATH": f"{self.tools.directory}:{os.environ['PATH']}"},
             )  # fmt: skip
-        self._wait_for(lambda: self.nri_socket.exists() or self._process_ended())
-        if self._process_ended():
+        self._wait_for(lambda: _is_listening(self.nri_socket) or not self.running)
+        if not self.running:
             raise RuntimeError(f"containerd did not start:\n{self.log.read_text()[-4000:]}")
         self.cri.call("Status", timeout=START_TIMEOUT)
         if not self._has_image:
             self.ctr("images", "import", str(self.tools.image))
             self._has_image = True
 
-    def _process_ended(self) -> bool:
-        return self._process is None or self._process.poll() is not None
+    @property
+    def running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
 
     def ctr(self, *arguments: str) -> str:
         """What containerd's own client prints."""
@@ -156,16 +157,13 @@ class Containerd:
         if process is not None:
             process.send_signal(how)
             process.wait(END_TIMEOUT)
-            # What tells that the next one is ready.
-            with contextlib.suppress(FileNotFoundError):
-                self.nri_socket.unlink()
 
     def __enter__(self) -> Containerd:
         return self
 
     def __exit__(self, *_exc_info: object) -> None:
         try:
-            if not self._process_ended():
+            if self.running:
                 self.cri.remove_all()
         finally:
             self.cri.close()
@@ -223,6 +221,13 @@ class Containerd:
             if time.monotonic() > give_up:
                 raise TimeoutError(f"not within {START_TIMEOUT} s")
             time.sleep(0.02)
+
+
+def _is_listening(path: Path) -> bool:
+    """Whether a process listens on a unix socket. A crash leaves a file behind that nobody listens on."""
+    accepts = "00010000"
+    lines = [line.split() for line in Path("/proc/net/unix").read_text().splitlines()]
+    return any(line[-1] == str(path) and line[3] == accepts for line in lines)
 
 
 def _has_capability(number: int) -> bool:

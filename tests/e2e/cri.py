@@ -46,7 +46,7 @@ class Cri:
             raise ValueError(f"CRI has no method {name}")
         request = message_factory.GetMessageClass(method.input_type)(**fields)
         response = message_factory.GetMessageClass(method.output_type)
-        stub = self._channel.unary_unary(
+        stub: Any = self._channel.unary_unary(
             f"/{service.full_name}/{name}",
             request_serializer=lambda message: message.SerializeToString(),
             response_deserializer=response.FromString,

@@ -8,7 +8,6 @@ import os
 import platform
 import time
 from pathlib import Path
-from typing import Optional
 
 from tests.e2e.cri import Container
 
@@ -105,7 +104,7 @@ class Inside:
         return int(self._cgroup("memory", "memory.limit_in_bytes", "memory.max"))
 
     @property
-    def cpu_shares(self) -> Optional[int]:
+    def cpu_shares(self) -> int | None:
         """None on cgroup v2, where it has become a weight by a formula that has changed over time."""
         return None if CGROUP2 else int(self._cgroup("cpu", "cpu.shares", ""))
 

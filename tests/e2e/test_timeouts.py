@@ -1,0 +1,92 @@
+"""Handlers that take longer than the runtime waits, which is two seconds here as on any node."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from nri_sync import api
+from nri_sync.errors import ConnectionLost
+from tests.e2e.conftest import Connect
+from tests.e2e.cri import Pod
+from tests.e2e.inside import Inside
+from tests.interop.plugins import PROMPTLY, Recorder
+
+__all__: list[str] = []
+
+feature = pytest.mark.feature
+
+
+class Gate:
+    """An answer that comes when the test lets it."""
+
+    def __init__(self, answer: Any) -> None:
+        self.answer = answer
+        self.open = threading.Event()
+
+    def __call__(self, *_arguments: object) -> Any:
+        assert self.open.wait(4 * PROMPTLY)
+        return self.answer
+
+
+@pytest.fixture
+def slow() -> Iterator[Gate]:
+    """Opens at the end of the test at the latest."""
+    gate = Gate(api.Adjustment().add_env("SLOW", "1"))
+    yield gate
+    gate.open.set()
+
+
+@feature("A slow handler with late_reply: the connection is kept")
+def test_answered_for(
+    pod: Pod, connect: Connect, slow: Gate, closed: queue.SimpleQueue[object]
+) -> None:
+    stub = connect(Recorder(create_container=slow))
+    assert "SLOW" not in Inside(pod.run()).env
+    slow.open.set()
+    # It is the same session.
+    assert Inside(pod.run()).env["SLOW"] == "1"
+    assert stub.started
+    assert closed.empty()
+    assert stub.counters.late_replies == 1
+
+
+@feature("A slow handler without late_reply: cut off, and back after start()")
+def test_cut_off(pod: Pod, connect: Connect, slow: Gate, closed: queue.SimpleQueue[object]) -> None:
+    plugin = Recorder(create_container=slow)
+    stub = connect(plugin, late_reply=False)
+    assert "SLOW" not in Inside(pod.run()).env
+    reason = closed.get(timeout=PROMPTLY)
+    assert isinstance(reason, ConnectionLost)
+    assert "took longer than the request timeout of 2 s: create_container" in str(reason)
+    assert not stub.started
+    slow.open.set()
+    stub.start()
+    assert Inside(pod.run()).env["SLOW"] == "1"
+
+
+@feature("A slow synchronize with late_reply: the connection is kept")
+def test_slow_synchronization(
+    pod: Pod, connect: Connect, closed: queue.SimpleQueue[object]
+) -> None:
+    gate = Gate([])
+
+    class Plugin:
+        def synchronize(self, pods: list[api.PodSandbox], containers: list[api.Container]) -> None:
+            gate()
+
+        def create_container(self, pod: api.PodSandbox, ctr: api.Container) -> api.Adjustment:
+            return api.Adjustment().add_env("THERE", "1")
+
+    try:
+        stub = connect(Plugin())
+        # Its creation waits until all plugins are synchronized.
+        assert Inside(pod.run()).env["THERE"] == "1"
+        assert stub.started
+        assert closed.empty()
+    finally:
+        gate.open.set()
