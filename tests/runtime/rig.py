@@ -165,7 +165,7 @@ class Never:
         #: How often it was called.
         self.calls = 0
 
-    def __call__(self, *_arguments: Any) -> None:
+    def __call__(self, *_arguments: Any) -> Any:
         self.calls += 1
         self.called.set()
         self.release.wait(LONG)

@@ -1,428 +1,386 @@
-"""A plugin, as the runtime sees it: registration, configuration, state in parts, the end."""
+"""One plugin behind a socket: registration, configuration, synchronization, calls, and its end."""
 
 from __future__ import annotations
 
-import os
 import queue
 import socket
-import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, Callable
 
 import grpc
 import pytest
 
-import nri_sync
-from nri_sync.api import EventMask, nri_pb2
-from nri_sync.errors import ConnectionLost, NRIError, RemoteProtocolError
+from nri_sync import api
+from nri_sync.api import EventMask, PluginId, nri_pb2
+from nri_sync.api.handlers import HANDLERS
+from nri_sync.deadline import Deadline
+from nri_sync.errors import ConnectionLost, RemoteProtocolError
+from nri_sync.net.sockets import listen
 from nri_sync.runtime import Peer
-from nri_sync.session import Session
-from nri_sync.ttrpc.router import Router
-from nri_sync.wire.mux import PLUGIN_SERVICE, RUNTIME_SERVICE
-from tests.plugin.harness import LONG, Recorder, configuration, descriptors
+from nri_sync.runtime.peer import Request
+from tests.runtime.rig import (
+    CONTAINER,
+    LONG,
+    POD,
+    SHORT,
+    Never,
+    RawPlugin,
+    on_thread,
+    update_of,
+)
 
 __all__: list[str] = []
 
-MakePeer = Callable[..., Peer]
-UPDATE = nri_pb2.ContainerUpdate(container_id="ctr0")
+BY_RPC = {handler.rpc: handler for handler in HANDLERS}
+BY_STATE_CHANGE = [handler.rpc for handler in HANDLERS if handler.by_state_change]
 
-
-class Plugin:
-    """The plugin's side without a stub: what it answers is up to the test, by method name."""
-
-    def __init__(self, sock: socket.socket) -> None:
-        self.answers: dict[str, Any] = {}
-        self.requests: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        self.lost = threading.Event()
-        service = nri_pb2.DESCRIPTOR.services_by_name["Plugin"]
-        router = Router()
-        router.add_registered_method_handlers(
-            service.full_name,
-            {
-                method.name: grpc.unary_unary_rpc_method_handler(
-                    self._behaviour(method.name),
-                    request_deserializer=getattr(nri_pb2, method.input_type.name).FromString,
-                    response_serializer=lambda message: message.SerializeToString(),
-                )
-                for method in service.methods
-            },
-        )
-        self.session = Session(
-            sock,
-            router,
-            serve=PLUGIN_SERVICE,
-            call=RUNTIME_SERVICE,
-            name="plugin",
-            peer="unix:",
-            lost=lambda cause: self.lost.set(),
-        )
-        self.thread = threading.Thread(target=self.session.link.run)
-        self.thread.start()
-
-    def _behaviour(self, method: str) -> Any:
-        def behaviour(request: Any, context: grpc.ServicerContext) -> Any:
-            self.requests.put(request)
-            answer = self.answers[method]
-            return answer(request) if callable(answer) else answer
-
-        return behaviour
-
-    def call(self, method: str, request: Any) -> bytes:
-        stub = self.session.channel.unary_unary(
-            f"/nri.pkg.api.v1alpha1.Runtime/{method}",
-            request_serializer=type(request).SerializeToString,
-        )
-        response: bytes = stub(request, timeout=LONG)
-        return response
-
-    def register(self, name: str = "test", idx: str = "10", version: str = "v0.12.5") -> None:
-        self.call(
-            "RegisterPlugin",
-            nri_pb2.RegisterPluginRequest(plugin_name=name, plugin_idx=idx, NRI_version=version),
-        )
-
-    def close(self) -> None:
-        self.session.link.close()
-        self.thread.join(LONG)
-        assert self.lost.wait(LONG)
+Pair = Callable[..., "tuple[Peer, RawPlugin]"]
 
 
 @pytest.fixture
-def ends() -> Iterator[tuple[MakePeer, Plugin]]:
-    """Makes the peer, with options; and the plugin at the other end."""
-    before = descriptors()
-    ours, theirs = socket.socketpair()
-    plugin = Plugin(theirs)
-    made: list[Peer] = []
+def pair(socket_dir: Path) -> Iterator[Pair]:
+    """Makes a peer, with options ``peer``, and a plugin at its other end; nothing is asked yet."""
+    made: list[tuple[Peer, RawPlugin]] = []
+    path = str(socket_dir / "s")
+    with listen(path) as listener:
 
-    def make(**options: Any) -> Peer:
-        made.append(Peer(ours, **options))
-        return made[-1]
+        def make(peer: dict[str, Any] | None = None, **options: Any) -> tuple[Peer, RawPlugin]:
+            plugin = RawPlugin(path, **options)
+            made.append((Peer(listener.accept()[0], **(peer or {})), plugin))
+            return made[-1]
 
-    yield make, plugin
-    for peer in made:
-        peer.close()
-        assert peer.wait_closed(LONG)
-    plugin.close()
-    ours.close()
-    assert descriptors() == before
+        yield make
+        for peer, plugin in made:
+            peer.close()
+            assert peer.wait_closed(LONG)
+            plugin.close()
 
 
-@pytest.fixture
-def peer(ends: tuple[MakePeer, Plugin]) -> Peer:
-    return ends[0]()
+def _ready(peer: Peer, plugin: RawPlugin) -> None:
+    result = on_thread(plugin.register)
+    peer.registered(LONG)
+    result()
+    peer.configure(nri_pb2.ConfigureRequest(), LONG)
+    plugin.expect("Configure")
 
 
-@pytest.fixture
-def plugin(ends: tuple[MakePeer, Plugin]) -> Plugin:
-    return ends[1]
+def _request(rpc: str) -> Request:
+    fields: dict[str, Any] = {"pod": POD}
+    if "container" in BY_RPC[rpc].fields:
+        fields["container"] = CONTAINER
+    return Request(BY_RPC[rpc], getattr(nri_pb2, f"{rpc}Request")(**fields))
 
 
 class TestRegistration:
-    def test_it_tells_who_the_plugin_is(self, peer: Peer, plugin: Plugin) -> None:
-        assert peer.name == f"plugin with pid {os.getpid()}"
-        assert peer.pid == os.getpid()
-        plugin.register("device-injector", "05")
+    def test_name_index_and_release(self, pair: Pair) -> None:
+        peer, plugin = pair()
+        assert peer.name == f"plugin with pid {peer.pid}"
+        result = on_thread(lambda: plugin.register("abcd-0123+EFGH_4567.ijkl", "07"))
         peer.registered(LONG)
-        assert (peer.name, peer.idx, peer.base_name) == (
-            "05-device-injector",
-            "05",
-            "device-injector",
-        )
-        assert peer.nri_version == "v0.12.5"
+        assert peer.name == "07-abcd-0123+EFGH_4567.ijkl"
+        assert peer.nri_version == api.NRI_VERSION
+        result()
 
     @pytest.mark.parametrize(
         ("name", "idx", "text"),
         [
-            ("", "10", "invalid plugin name: plugin name is empty"),
-            ("a b", "10", "invalid plugin name"),
-            ("test", "", "invalid plugin index"),
-            ("test", "1", "invalid plugin index"),
-            ("test", "1x", "invalid plugin index"),
+            ("foo,bar", "10", "invalid plugin name: .*','"),
+            ("föö", "10", "invalid plugin name"),
+            ("", "10", "invalid plugin name: .*empty"),
+            ("foo", "1", "invalid plugin index: .*'1'"),
+            ("foo", "1a", "invalid plugin index: .*'1a'"),
+            ("foo", "١٢", "invalid plugin index"),
         ],
     )
-    def test_who_it_must_not_be(
-        self, peer: Peer, plugin: Plugin, name: str, idx: str, text: str
-    ) -> None:
-        with pytest.raises(grpc.RpcError, match=text) as caught:
-            plugin.register(name, idx)
-        assert caught.value.code() is grpc.StatusCode.UNKNOWN
-        # As the reference: another attempt on the same connection may do better.
-        plugin.register()
+    def test_a_name_that_cannot_be(self, name: str, idx: str, text: str, pair: Pair) -> None:
+        peer, plugin = pair()
+        result = on_thread(lambda: plugin.register(name, idx))
+        with pytest.raises(RemoteProtocolError, match=text):
+            peer.registered(LONG)
+        with pytest.raises(grpc.RpcError, match=text) as error:
+            result()
+        assert error.value.code() is grpc.StatusCode.UNKNOWN
+        # What was refused once has no second chance.
+        with pytest.raises(grpc.RpcError) as error:
+            plugin.register()
+        assert error.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+
+    def test_only_once(self, pair: Pair) -> None:
+        peer, plugin = pair()
+        _ready(peer, plugin)
+        for _ in range(3):  # the reference takes the second, and never answers the third
+            with pytest.raises(grpc.RpcError, match="10-raw is registered already"):
+                plugin.register("other", "20")
+        assert peer.name == "10-raw"
+
+    def test_the_name_of_a_launched_plugin_is_that_of_its_file(self, pair: Pair) -> None:
+        peer, plugin = pair({"identity": PluginId("05", "file,name"), "pid": 1})
+        result = on_thread(lambda: plugin.register("", "no index"))
         peer.registered(LONG)
+        result()
+        assert (peer.name, peer.pid, peer.is_launched) == ("05-file,name", 1, True)
 
-    def test_only_once(self, peer: Peer, plugin: Plugin) -> None:
-        plugin.register()
-        with pytest.raises(grpc.RpcError, match="plugin 10-test is registered already"):
-            plugin.register("other", "20")
-        assert peer.name == "10-test"
+    def test_silence(self, pair: Pair) -> None:
+        peer, _ = pair()
+        with pytest.raises(TimeoutError, match=r"has not registered within 0\.05 s"):
+            peer.registered(SHORT)
 
-    def test_once_also_at_the_same_time(self, peer: Peer, plugin: Plugin) -> None:
-        barrier = threading.Barrier(4)
-        outcomes: queue.SimpleQueue[str] = queue.SimpleQueue()
-
-        def register(number: int) -> None:
-            barrier.wait(LONG)
-            try:
-                plugin.register(f"plugin{number}")
-            except grpc.RpcError as error:
-                outcomes.put(error.code().name)
-            else:
-                outcomes.put(f"10-plugin{number}")
-
-        threads = [threading.Thread(target=register, args=(number,)) for number in range(4)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join(LONG)
-        results = sorted(outcomes.get(timeout=LONG) for _ in threads)
-        assert results == [peer.name] + ["FAILED_PRECONDITION"] * 3
-
-    def test_too_late(self, peer: Peer) -> None:
-        with pytest.raises(TimeoutError, match=r"has not registered within 0.05 s"):
-            peer.registered(0.05)
-
-    def test_gone_before(self, peer: Peer, plugin: Plugin) -> None:
+    def test_a_connection_that_is_lost_is_noticed_at_once(self, pair: Pair) -> None:
+        peer, plugin = pair()
+        result = on_thread(lambda: peer.registered(LONG))
         plugin.close()
-        with pytest.raises(ConnectionLost, match=r"with pid \d+: the peer closed the connection"):
-            peer.registered(LONG)
+        with pytest.raises(ConnectionLost, match="the peer closed the connection"):
+            result()
 
-    def test_gone_after(self, peer: Peer, plugin: Plugin) -> None:
-        plugin.register()
-        plugin.close()
-        assert peer.wait_closed(LONG)
-        with pytest.raises(ConnectionLost, match="10-test"):
-            peer.registered(LONG)
-
-    def test_closed_by_this_side(self, peer: Peer) -> None:
-        peer.close()
-        assert peer.wait_closed(LONG)
-        with pytest.raises(ConnectionLost, match="the connection was closed"):
-            peer.registered(LONG)
+    def test_updates_are_refused_before_it(self, pair: Pair) -> None:
+        calls: list[Any] = []
+        _, plugin = pair({"update_containers": lambda *call: calls.append(call)})
+        with pytest.raises(grpc.RpcError, match="not registered yet") as error:
+            plugin.update_containers(update_of("c"))
+        assert error.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+        assert calls == []
 
 
-class TestConfiguration:
-    def test_it_takes_in_the_answer(self, peer: Peer, plugin: Plugin) -> None:
+class TestConfigure:
+    def test_what_it_is_told_and_answers(self, pair: Pair) -> None:
         policy = nri_pb2.FailurePolicy(fail_request=True)
-        plugin.answers["Configure"] = nri_pb2.ConfigureResponse(events=5, failure_policy=policy)
-        peer.configure(configuration(config="x"), LONG)
-        assert plugin.requests.get(timeout=LONG).config == "x"
-        assert peer.events == EventMask.RUN_POD_SANDBOX | EventMask.REMOVE_POD_SANDBOX
+        peer, plugin = pair(events=0x9, policy=policy)
+        result = on_thread(plugin.register)
+        peer.registered(LONG)
+        result()
+        request = nri_pb2.ConfigureRequest(config="c", runtime_name="r", request_timeout=7)
+        peer.configure(request, LONG)
+        assert plugin.configured == request
+        assert peer.events == EventMask.RUN_POD_SANDBOX | EventMask.CREATE_CONTAINER
         assert peer.failure_policy == policy
 
-    def test_a_policy_may_be_present_and_empty(self, peer: Peer, plugin: Plugin) -> None:
-        policy = nri_pb2.FailurePolicy()
-        plugin.answers["Configure"] = nri_pb2.ConfigureResponse(events=1, failure_policy=policy)
-        peer.configure(configuration(), LONG)
-        assert peer.failure_policy == policy
-        plugin.answers["Configure"] = nri_pb2.ConfigureResponse(events=1)
-        peer.configure(configuration(), LONG)
+    def test_no_events_are_all(self, pair: Pair) -> None:
+        peer, plugin = pair(events=0)
+        _ready(peer, plugin)
+        assert peer.events == EventMask.ALL
         assert peer.failure_policy is None
 
-    def test_no_events_are_all_events(self, peer: Peer, plugin: Plugin) -> None:
-        plugin.answers["Configure"] = nri_pb2.ConfigureResponse()
-        peer.configure(configuration(), LONG)
-        assert peer.events == EventMask.ALL
+    def test_unknown_events(self, pair: Pair) -> None:
+        peer, _ = pair(events=0x4001)
+        with pytest.raises(RemoteProtocolError, match="unknown events"):
+            peer.configure(nri_pb2.ConfigureRequest(), LONG)
 
-    @pytest.mark.parametrize("events", [1 << 14, 0x4001, -1, -(2**31)])
-    def test_unknown_events(self, peer: Peer, plugin: Plugin, events: int) -> None:
-        plugin.answers["Configure"] = nri_pb2.ConfigureResponse(events=events)
-        with pytest.raises(RemoteProtocolError, match="subscribes to unknown events"):
-            peer.configure(configuration(), LONG)
-        assert peer.events == EventMask(0)
+    def test_a_failure(self, pair: Pair) -> None:
+        def configure(request: bytes, context: Any) -> Any:
+            context.abort(grpc.StatusCode.INTERNAL, "no")
 
-    def test_failing(self, peer: Peer, plugin: Plugin) -> None:
-        with pytest.raises(grpc.RpcError, match="KeyError"):
-            peer.configure(configuration(), LONG)
+        peer, _ = pair(Configure=configure)
+        with pytest.raises(grpc.RpcError, match="no"):
+            peer.configure(nri_pb2.ConfigureRequest(), LONG)
 
 
-class TestSynchronization:
-    def collect(self, plugin: Plugin) -> list[nri_pb2.SynchronizeRequest]:
-        """Answer as a plugin does that can take the state in parts."""
-        parts: list[nri_pb2.SynchronizeRequest] = []
+class TestSynchronize:
+    def _containers(self, count: int, size: int) -> list[nri_pb2.Container]:
+        return [
+            nri_pb2.Container(id=f"c{number}", annotations={"padding": "x" * size})
+            for number in range(count)
+        ]
 
-        def answer(request: nri_pb2.SynchronizeRequest) -> nri_pb2.SynchronizeResponse:
-            parts.append(request)
-            update = [] if request.more else [UPDATE]
-            return nri_pb2.SynchronizeResponse(more=request.more, update=update)
+    def test_at_once(self, pair: Pair) -> None:
+        asked: queue.SimpleQueue[bytes] = queue.SimpleQueue()
 
-        plugin.answers["Synchronize"] = answer
-        return parts
+        def synchronize(request: bytes, context: Any) -> Any:
+            asked.put(request)
+            return nri_pb2.SynchronizeResponse(update=[update_of("ctr1")])
 
-    def test_in_one_part(self, peer: Peer, plugin: Plugin) -> None:
-        parts = self.collect(plugin)
-        pods, containers = [nri_pb2.PodSandbox(id="p")], [nri_pb2.Container(id="c")]
-        assert peer.synchronize(pods, containers, LONG) == [UPDATE]
-        assert parts == [nri_pb2.SynchronizeRequest(pods=pods, containers=containers)]
+        peer, _ = pair(Synchronize=synchronize)
+        assert peer.synchronize([POD], [CONTAINER], LONG) == [update_of("ctr1")]
+        request = nri_pb2.SynchronizeRequest.FromString(asked.get())
+        assert request == nri_pb2.SynchronizeRequest(pods=[POD], containers=[CONTAINER])
 
-    def test_of_nothing(self, peer: Peer, plugin: Plugin) -> None:
-        parts = self.collect(plugin)
-        assert peer.synchronize([], [], LONG) == [UPDATE]
-        assert parts == [nri_pb2.SynchronizeRequest()]
+    @pytest.mark.parametrize("pods", [0, 40])
+    def test_in_parts(self, pods: int, pair: Pair) -> None:
+        # With no pods at all, the reference crashes here.
+        got: list[nri_pb2.SynchronizeRequest] = []
 
-    def test_in_several_parts(self, peer: Peer, plugin: Plugin) -> None:
-        parts = self.collect(plugin)
-        pods = [nri_pb2.PodSandbox(id=f"{n}", name="x" * 500_000) for n in range(10)]
-        containers = [nri_pb2.Container(id=f"{n}", args=["x" * 700_000]) for n in range(10)]
-        assert peer.synchronize(pods, containers, LONG) == [UPDATE]
-        assert [part.more for part in parts] == [True] * (len(parts) - 1) + [False]
-        assert [pod for part in parts for pod in part.pods] == pods
-        assert [container for part in parts for container in part.containers] == containers
-        assert len(parts) == 4
+        def synchronize(request: bytes, context: Any) -> Any:
+            got.append(nri_pb2.SynchronizeRequest.FromString(request))
+            more = got[-1].more
+            return nri_pb2.SynchronizeResponse(more=more, update=[] if more else [update_of("c1")])
 
-    def test_parts_are_about_as_large_as_they_can_be(self, peer: Peer, plugin: Plugin) -> None:
-        parts = self.collect(plugin)
-        containers = [nri_pb2.Container(id="x" * 100) for _ in range(80_000)]
-        peer.synchronize([], containers, LONG)
-        assert [part.ByteSize() // 1_000_000 for part in parts] == [4, 4, 0]
-
-    def test_a_pod_that_is_too_large(self, peer: Peer, plugin: Plugin) -> None:
-        self.collect(plugin)
-        pods = [nri_pb2.PodSandbox(id="x" * 4_194_304)]
-        with pytest.raises(grpc.RpcError) as caught:
-            peer.synchronize(pods, [], LONG)
-        assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        peer, _ = pair(Synchronize=synchronize)
+        containers = self._containers(20, 600_000)
+        assert peer.synchronize([POD] * pods, containers, LONG) == [update_of("c1")]
+        assert [part.more for part in got] == [True] * (len(got) - 1) + [False]
+        assert [c for part in got for c in part.containers] == containers
+        assert sum(len(part.pods) for part in got) == pods
+        assert len(got) == 4
 
     @pytest.mark.parametrize(
         "answer",
         [
             nri_pb2.SynchronizeResponse(),
-            nri_pb2.SynchronizeResponse(more=True, update=[UPDATE]),
+            nri_pb2.SynchronizeResponse(more=True, update=[update_of("c")]),
         ],
     )
-    def test_a_plugin_that_cannot_take_parts(
-        self, peer: Peer, plugin: Plugin, answer: nri_pb2.SynchronizeResponse
-    ) -> None:
-        plugin.answers["Synchronize"] = answer
-        pods = [nri_pb2.PodSandbox(id="x" * 4_000_000)] * 2
+    def test_a_plugin_that_does_not_take_parts(self, answer: Any, pair: Pair) -> None:
+        peer, _ = pair(Synchronize=lambda request, context: answer)
         with pytest.raises(RemoteProtocolError, match="does not handle split sync requests"):
-            peer.synchronize(pods, [], LONG)
+            peer.synchronize([], self._containers(9, 600_000), LONG)
 
-    def test_all_parts_share_one_timeout(self, peer: Peer, plugin: Plugin) -> None:
-        self.collect(plugin)
-        with pytest.raises(grpc.RpcError) as caught:
-            peer.synchronize([], [], 0.0)
-        assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    def test_one_budget_for_all_parts(self, pair: Pair) -> None:
+        never = Never()
+        peer, _ = pair(Synchronize=lambda request, context: never() or b"")
+        with pytest.raises(grpc.RpcError) as error:
+            peer.synchronize([], self._containers(9, 600_000), SHORT)
+        assert isinstance(error.value.__cause__, TimeoutError)
+        never.release.set()
 
 
-class TestCalls:
-    def test_a_method_that_the_plugin_does_not_have(self) -> None:
-        ours, theirs = socket.socketpair()
-        other = Peer(ours)
-        session = Session(
-            theirs,
-            Router(),
-            serve=PLUGIN_SERVICE,
-            call=RUNTIME_SERVICE,
-            name="old",
-            peer="unix:",
-            lost=lambda cause: None,
-        )
-        thread = threading.Thread(target=session.link.run)
-        thread.start()
-        with pytest.raises(grpc.RpcError) as caught:
-            other.call("RunPodSandbox", nri_pb2.RunPodSandboxRequest(), LONG)
-        assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
-        other.close()
-        assert other.wait_closed(LONG)
-        thread.join(LONG)
+class TestRelay:
+    def test_a_method_of_its_own(self, pair: Pair) -> None:
+        peer, plugin = pair()
+        for rpc in BY_STATE_CHANGE:
+            peer.relay(_request(rpc), Deadline(LONG))
+        plugin.expect(*BY_STATE_CHANGE)
 
-    def test_a_timeout(self, peer: Peer, plugin: Plugin) -> None:
-        go_on = threading.Event()
+    @pytest.mark.parametrize("first", BY_STATE_CHANGE)
+    def test_a_plugin_of_before_gets_a_state_change_from_then_on(
+        self, first: str, pair: Pair, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        got: list[Any] = []
 
-        def answer(request: Any) -> Any:
-            go_on.wait(LONG)
-            return nri_pb2.Empty()
+        def state_change(request: bytes, context: Any) -> Any:
+            got.append(nri_pb2.StateChangeEvent.FromString(request))
+            return b""
 
-        plugin.answers["Shutdown"] = answer
-        with pytest.raises(grpc.RpcError) as caught:
-            peer.call("Shutdown", nri_pb2.Empty(), 0.05)
-        assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-        go_on.set()
-        plugin.answers["Shutdown"] = nri_pb2.Empty()
-        assert peer.call("Shutdown", nri_pb2.Empty(), LONG) == nri_pb2.Empty()
+        peer, plugin = pair(unknown=[first], StateChange=state_change)
+        for rpc in (first, *BY_STATE_CHANGE, first):
+            response = peer.relay(_request(rpc), Deadline(LONG))
+            assert type(response).__name__ == f"{rpc}Response"
+        # Even what it has a method for.
+        plugin.expect(*["StateChange"] * 11)
+        expected = []
+        for rpc in (first, *BY_STATE_CHANGE, first):
+            container = CONTAINER if "Container" in rpc else None
+            event = BY_RPC[rpc].event
+            expected.append(nri_pb2.StateChangeEvent(event=event, pod=POD, container=container))  # type: ignore[arg-type]
+        assert got == expected
+        # Told once for each.
+        assert len([m for m in caplog.messages if "deprecated StateChange" in m]) == 9
+
+    @pytest.mark.parametrize("rpc", ["CreateContainer", "UpdateContainer", "StopContainer"])
+    def test_others_have_no_such_fallback(self, rpc: str, pair: Pair) -> None:
+        peer, _ = pair(unknown=[rpc])
+        with pytest.raises(grpc.RpcError) as error:
+            peer.relay(_request(rpc), Deadline(LONG))
+        assert error.value.code() is grpc.StatusCode.UNIMPLEMENTED
+        assert error.value.__cause__ is None
+
+    def test_a_request_is_serialized_once(self) -> None:
+        request = _request("CreateContainer")
+        assert request.payload is request.payload
+        before = request.payload
+        request.message.container.args.append("more")
+        request.changed()
+        assert request.payload != before
+
+
+class TestFailures:
+    def test_an_error_that_is_the_answer(self, pair: Pair) -> None:
+        def run(request: bytes, context: Any) -> Any:
+            context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "says the plugin")
+
+        peer, _ = pair(RunPodSandbox=run)
+        with pytest.raises(grpc.RpcError, match="says the plugin") as error:
+            peer.call("RunPodSandbox", nri_pb2.RunPodSandboxRequest(), LONG)
+        assert error.value.__cause__ is None
+
+    def test_no_answer_in_time(self, pair: Pair) -> None:
+        never = Never()
+        peer, _ = pair(RunPodSandbox=lambda request, context: never() or b"")
+        for ask in (peer.relay, lambda *arguments: peer.ask(*arguments)()):
+            with pytest.raises(grpc.RpcError) as error:
+                ask(_request("RunPodSandbox"), Deadline(SHORT))
+            assert isinstance(error.value.__cause__, TimeoutError)
+        never.release.set()
+
+    def test_a_connection_that_is_lost(self, pair: Pair) -> None:
+        holder: list[RawPlugin] = []
+        peer, plugin = pair(RunPodSandbox=lambda request, context: holder[0].session.link.close())
+        holder.append(plugin)
+        with pytest.raises(grpc.RpcError) as error:
+            peer.relay(_request("RunPodSandbox"), Deadline(LONG))
+        assert isinstance(error.value.__cause__, ConnectionLost)
+        assert peer.closed
+        with pytest.raises(grpc.RpcError) as error:
+            peer.relay(_request("RunPodSandbox"), Deadline(LONG))
+        assert isinstance(error.value.__cause__, ConnectionLost)
+
+    def test_an_answer_that_cannot_be_parsed(self, pair: Pair) -> None:
+        peer, _ = pair(CreateContainer=lambda request, context: b"\xff\xff\xff")
+        with pytest.raises(grpc.RpcError, match="cannot be parsed") as error:
+            peer.relay(_request("CreateContainer"), Deadline(LONG))
+        assert isinstance(error.value.__cause__, RemoteProtocolError)
+
+    def test_garbage_instead_of_messages(self, pair: Pair) -> None:
+        peer, plugin = pair()
+        result = on_thread(lambda: peer.registered(LONG))
+        plugin.session.link.send([b"\xff" * 64])
+        with pytest.raises(ConnectionLost):
+            result()
+        assert peer.wait_closed(LONG)
 
 
 class TestUpdates:
-    REQUEST = nri_pb2.UpdateContainersRequest(
-        update=[UPDATE], evict=[nri_pb2.ContainerEviction(container_id="ctr1", reason="why")]
-    )
-
-    def test_they_are_applied(self, ends: tuple[MakePeer, Plugin]) -> None:
-        seen = []
+    def test_they_get_through(self, pair: Pair) -> None:
+        got: list[Any] = []
 
         def update(updates: Any, evictions: Any) -> Any:
-            seen.append((updates, evictions))
-            return updates
+            got.append((updates, evictions))
+            return updates[1:]
 
-        ends[0](update_containers=update)
-        response = ends[1].call("UpdateContainers", self.REQUEST)
-        assert nri_pb2.UpdateContainersResponse.FromString(response).failed == [UPDATE]
-        assert seen == [(list(self.REQUEST.update), list(self.REQUEST.evict))]
+        peer, plugin = pair({"update_containers": update})
+        _ready(peer, plugin)
+        response = plugin.update_containers(update_of("a"), update_of("b"))
+        assert got == [([update_of("a"), update_of("b")], [])]
+        assert list(response.failed) == [update_of("b")]
 
-    def test_they_fail(self, ends: tuple[MakePeer, Plugin]) -> None:
+    def test_a_failure_is_told(self, pair: Pair) -> None:
         def update(updates: Any, evictions: Any) -> Any:
-            raise ValueError("no such container")
+            raise ValueError("of the test")
 
-        ends[0](update_containers=update)
-        with pytest.raises(grpc.RpcError, match="no such container"):
-            ends[1].call("UpdateContainers", self.REQUEST)
+        peer, plugin = pair({"update_containers": update})
+        _ready(peer, plugin)
+        with pytest.raises(grpc.RpcError, match="ValueError: of the test"):
+            plugin.update_containers()
 
-    def test_a_runtime_that_takes_none(self, peer: Peer, plugin: Plugin) -> None:
-        with pytest.raises(grpc.RpcError, match="takes no unsolicited updates") as caught:
-            plugin.call("UpdateContainers", self.REQUEST)
-        assert caught.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+    def test_where_nobody_takes_them(self, pair: Pair) -> None:
+        peer, plugin = pair()
+        _ready(peer, plugin)
+        with pytest.raises(grpc.RpcError, match="no unsolicited updates"):
+            plugin.update_containers()
 
 
 class TestEnd:
-    def test_on_close_after_a_loss(self, ends: tuple[MakePeer, Plugin]) -> None:
-        told: queue.SimpleQueue[tuple[Peer, NRIError | None]] = queue.SimpleQueue()
-        peer = ends[0](on_close=lambda peer, cause: told.put((peer, cause)))
-        assert not peer.wait_closed(0.0)
-        ends[1].close()
-        who, cause = told.get(timeout=LONG)
-        assert who is peer
+    def test_on_close_tells_the_cause(self, pair: Pair) -> None:
+        ends: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        peer, plugin = pair({"on_close": lambda *end: ends.put(end)})
+        plugin.close()
+        closed, cause = ends.get(timeout=LONG)
+        assert closed is peer
         assert isinstance(cause, ConnectionLost)
-        assert peer.wait_closed(0.0)
+        assert peer.gone
+        peer, _ = pair({"on_close": lambda *end: ends.put(end)})
+        peer.close(ValueError("why"))  # type: ignore[arg-type]
+        peer.close()
+        closed, cause = ends.get(timeout=LONG)
+        assert closed is peer
+        assert str(cause) == "why"
+        assert ends.empty()
 
-    def test_on_close_after_close(self, ends: tuple[MakePeer, Plugin]) -> None:
-        told: queue.SimpleQueue[NRIError | None] = queue.SimpleQueue()
-        peer = ends[0](on_close=lambda peer, cause: told.put(cause))
-        for _ in range(3):
-            peer.close()
-        assert told.get(timeout=LONG) is None
-        assert ends[1].lost.wait(LONG)
-        assert told.empty()
+    def test_without_threads_the_socket_is_closed(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def spawn(*_arguments: Any) -> None:
+            raise RuntimeError("can't start new thread")
 
-    def test_a_call_in_flight_fails(self, peer: Peer, plugin: Plugin) -> None:
-        def answer(request: Any) -> Any:
-            peer.close()
-            peer.wait_closed(LONG)
-            return nri_pb2.Empty()
-
-        plugin.answers["Shutdown"] = answer
-        with pytest.raises(grpc.RpcError) as caught:
-            peer.call("Shutdown", nri_pb2.Empty(), LONG)
-        assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
-
-
-def test_with_a_stub() -> None:
-    ours, theirs = socket.socketpair()
-    plugin = Recorder(synchronize=[UPDATE])
-    stub = nri_sync.Stub(plugin, name="test", idx=10, connection=theirs)
-    peer = Peer(ours, update_containers=lambda updates, evictions: updates)
-    outcome: queue.SimpleQueue[Any] = queue.SimpleQueue()
-
-    def run() -> None:
-        peer.registered(LONG)
-        peer.configure(configuration(), LONG)
-        outcome.put(peer.synchronize([], [], LONG))
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    with stub:
-        assert outcome.get(timeout=LONG) == [UPDATE]
-        assert peer.events == EventMask.ALL
-        assert stub.update_containers([UPDATE]) == [UPDATE]
-    assert peer.wait_closed(LONG)
-    thread.join(LONG)
+        monkeypatch.setattr("nri_sync.runtime.peer.spawn", spawn)
+        ours, theirs = socket.socketpair()
+        with theirs, pytest.raises(RuntimeError):
+            Peer(ours)
+        assert ours.fileno() == -1
