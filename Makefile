@@ -7,7 +7,7 @@ PY := $(VENV)/bin/python
 TOX := $(PY) tools/run_tox.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test interop interop-full bench fuzz gen clean
+.PHONY: help demo test interop interop-full torture e2e e2e-full bench fuzz gen clean
 
 help:  ## Show the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -23,6 +23,15 @@ interop: $(VENV)/.tox  ## The tests against the Go implementation
 
 interop-full: $(VENV)/.tox  ## The same with 100,000 calls each way and 2,000 restarts of each runtime
 	NRI_SYNC_INTEROP_CALLS=100000 NRI_SYNC_INTEROP_RESTARTS=2000 $(TOX) -e interop $(TOX_ARGS)
+
+torture: $(VENV)/.tox  ## 2,000 restarts of each kind of plugin, with runtimes of this package and the reference
+	NRI_SYNC_TORTURE_RESTARTS=2000 $(TOX) -e interop $(TOX_ARGS) -- -s tests/torture tests/interop/test_torture.py
+
+e2e: $(VENV)/.tox  ## Plugins with a real containerd, which is built first; needs root and a C compiler
+	$(TOX) -e e2e $(TOX_ARGS)
+
+e2e-full: $(VENV)/.tox  ## The same with 50 restarts of containerd; writes the table of docs/e2e.md
+	NRI_SYNC_E2E_RESTARTS=50 $(TOX) -e e2e $(TOX_ARGS) -- tests/e2e --write-docs
 
 bench: $(VENV)/.tox  ## Measure speed and footprint beside the Go peers, and write docs/performance.md
 	$(TOX) -e bench $(TOX_ARGS)

@@ -6,6 +6,7 @@ import sys
 import time
 
 from tests.e2e.build import build
+from tests.interop import gopeer
 
 __all__ = ["main"]
 
@@ -13,6 +14,7 @@ __all__ = ["main"]
 def main() -> int:
     began = time.monotonic()
     tools = build()
+    gopeer.build("stubplugin")
     print(f"{time.monotonic() - began:6.1f} s  in all, in {tools.directory}", flush=True)
     return 0
 

@@ -29,10 +29,9 @@ class Cri:
         self._numbers = itertools.count()
         pool = descriptor_pool.DescriptorPool()
         for file in descriptor_pb2.FileDescriptorSet.FromString(schema.read_bytes()).file:
-            pool.Add(file)  # type: ignore[no-untyped-call]
+            pool.Add(file)
         self._services = [
-            pool.FindServiceByName(f"runtime.v1.{name}Service")  # type: ignore[no-untyped-call]
-            for name in ("Runtime", "Image")
+            pool.FindServiceByName(f"runtime.v1.{name}Service") for name in ("Runtime", "Image")
         ]
         self._channel = grpc.insecure_channel(f"unix://{socket_path}")
 

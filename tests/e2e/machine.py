@@ -32,7 +32,7 @@ class Machine(NamedTuple):
 
     @classmethod
     def now(cls) -> Machine:
-        places = set()
+        places: set[str] = set()
         for place in PLACES:
             with contextlib.suppress(FileNotFoundError):
                 places.update(str(path) for path in Path(place).iterdir())

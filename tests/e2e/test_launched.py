@@ -51,9 +51,10 @@ nri_sync.Stub(Launched()).run()
 def node(tools: Tools) -> Iterator[Containerd]:
     """A containerd with a plugin to launch; not started yet."""
     with Containerd(tools) as node:
-        program = node.plugin_path / "20-launched"
+        program = node.root / "my-plugin"
         program.write_text(PLUGIN)
         program.chmod(0o755)
+        (node.plugin_path / "20-launched").symlink_to(program)
         configuration = {"greeting": "hello", "report": str(node.root / "report")}
         (node.config_path / "20-launched.conf").write_text(json.dumps(configuration))
         yield node

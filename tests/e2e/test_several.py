@@ -1,4 +1,4 @@
-"""Several plugins at once, of this package and of the reference: who comes when, and what becomes of their answers."""
+"""Several plugins at once, of this package and of the reference: their order, and how answers are merged."""
 
 from __future__ import annotations
 
