@@ -543,11 +543,11 @@ class Link:
         self._token.release()
 
     def _serve(self, jobs: list[Job]) -> bool:
-        """Run the first of ``jobs`` here and have the others run; called with the token.
+        """Run the first of ``jobs``, or the first in line, here and have the others run; called with the token.
 
         Returns whether this thread has the token again (else another thread reads).
         """
-        if self._backlog or not self._appoint():
+        if not jobs or self._backlog or not self._appoint():
             for job in jobs:
                 self._dispatch(job, coming=self._sentinel)
             first = self._next_in_line() if self._sentinel else None

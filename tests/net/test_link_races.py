@@ -85,18 +85,25 @@ class Held(Link):
         self.before_next = Hold()
         self.after_next = Hold()
         self.before_release = Hold()
+        self.after_appoint = Hold()
         self.in_finish: Callable[[], object] = lambda: None
         self._epoll = HeldEpoll(self._epoll, self.sentinel_woken)  # type: ignore[assignment]
 
     def open_all(self) -> None:
-        for hold in (self.sentinel_woken, self.before_next, self.after_next, self.before_release):
-            hold.open()
+        for hold in vars(self).values():
+            if isinstance(hold, Hold):
+                hold.open()
 
     def _next(self) -> Any:
         self.before_next.wait_here()
         task = super()._next()
         self.after_next.wait_here()
         return task
+
+    def _appoint(self) -> bool:
+        appointed = super()._appoint()
+        self.after_appoint.wait_here()
+        return appointed
 
     def _release(self) -> None:
         self.before_release.wait_here()
@@ -251,6 +258,22 @@ class TestParking:
         assert eventually(lambda: len(rig.link._idle) == 1)
         rig.peer.send("c")
         rig.expect("cc")
+
+    @pytest.mark.parametrize("rig", [{"callers_read": True, "max_threads": 3}], indirect=True)
+    def test_another_takes_the_job_in_line_first(self, rig: Rig) -> None:
+        rig.block("a")
+        rig.block("b")
+        rig.peer.send("c")
+        assert eventually(lambda: len(rig.link._backlog) == 1 and rig.link._sentinel)
+        # The thread of "a" gets the reading back, sees "c" in line, and is about to take it.
+        rig.link.after_appoint.close()
+        rig.lines.release("a")
+        rig.link.after_appoint.wait_until_reached()
+        rig.lines.release("b")
+        rig.expect("block a", "block b", "c")
+        rig.link.after_appoint.open()
+        rig.peer.send("d")
+        rig.expect("d")
 
     def watch_while_held(self, rig: Rig) -> None:
         """Bring about that an idle thread is appointed sentinel, and held before it watches."""
