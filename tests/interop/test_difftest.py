@@ -1,6 +1,6 @@
 """Merging, validation and OCI specifications come out as with the reference, case by random case.
 
-A case is made from its number, so that a failure can be repeated. ``NRI_DIFFTEST_CASES=20000`` runs more of
+A case is made from its number, so that a failure can be repeated. ``NRI_SYNC_DIFFTEST_CASES=20000`` runs more of
 them. Where the reference leaves something to chance, it has to come to our result in some of many runs.
 """
 
@@ -21,7 +21,7 @@ from tests.interop.specs import Generated, forgive, generate_case, generated, pl
 
 __all__: list[str] = []
 
-CASES = int(os.environ.get("NRI_DIFFTEST_CASES", "3000"))
+CASES = int(os.environ.get("NRI_SYNC_DIFFTEST_CASES", "3000"))
 BATCH = 100
 # How many batches of one case show all that Go can make of it.
 RUNS = 10
