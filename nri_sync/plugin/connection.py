@@ -117,7 +117,10 @@ class Connection:
             self.logger.info("connecting to %s", self.plugin.source.describe())
             sock = self.plugin.source.open(self.deadline, lambda: self.over)
         except BaseException as error:
-            self.fail(self._dial_error(error))
+            if isinstance(error, TimeoutError) and self.deadline.expired:
+                self.expire()
+            else:
+                self.fail(self._dial_error(error))
             return
         try:
             session = self._make_session(sock)
@@ -344,7 +347,7 @@ class Connection:
 
 
 _WAITING = {
-    "dial": "to connect",
+    "dial": "to connect; does the runtime still accept connections?",
     "register": "for an answer to RegisterPlugin; does an NRI runtime listen there, and is it alive?",
     "configure": "to be configured; is the runtime busy with other plugins?",
 }

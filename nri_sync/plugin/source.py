@@ -152,10 +152,10 @@ def _advice(error: BaseException) -> str:
         return "the socket belongs to root as a rule; run the plugin as a user that may use it"
     if isinstance(error, ConnectionRefusedError):
         return "nobody listens there: the runtime has stopped, or this is not a socket"
-    if isinstance(error, TimeoutError):
-        return "the runtime is there, but does not get round to plugins"
     if isinstance(error, OSError) and error.errno == errno.EPROTOTYPE:
         return "this is a socket of another type, not that of a runtime"
+    if isinstance(error, OSError) and error.errno == errno.EMFILE:
+        return "this process has run out of file descriptors, see ulimit -n"
     return ""
 
 
