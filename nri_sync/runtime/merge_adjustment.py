@@ -153,7 +153,7 @@ def _merge_mounts(
     removed, added = merge_list(turn, _MOUNTS, key, wanted, reply.mounts)
     replaced = set(map(key, added))
     reply.mounts.extend(mount for name, mount in removed.items() if name not in replaced)
-    delete(seen.mounts, key, replaced.union(removed))
+    delete(seen.mounts, map(key, seen.mounts), replaced.union(removed))
     seen.mounts.extend(added)
 
 
@@ -166,15 +166,13 @@ def _merge_env(
 ) -> None:
     removed, added = merge_list(turn, _ENV, attrgetter("key"), wanted, reply.env)
     replaced = {entry.key for entry in added}
-    delete(seen.env, _env_key, replaced.union(removed))
+    delete(seen.env, _env_keys(seen), replaced.union(removed))
     seen.env.extend(env_to_oci(added))
-    _warn_of_removals(
-        turn, "environment variable", removed.keys() - replaced, map(_env_key, original.env)
-    )
+    _warn_of_removals(turn, "environment variable", removed.keys() - replaced, _env_keys(original))
 
 
-def _env_key(entry: str) -> str:
-    return entry.partition("=")[0]
+def _env_keys(container: Container) -> list[str]:
+    return [entry.partition("=")[0] for entry in container.env]
 
 
 def _merge_devices(
@@ -187,18 +185,17 @@ def _merge_devices(
     key = attrgetter("path")
     removed, added = merge_list(turn, _DEVICES, key, wanted, reply.devices)
     replaced = set(map(key, added))
-    delete(seen.devices, key, replaced.union(removed))
+    delete(seen.devices, map(key, seen.devices), replaced.union(removed))
     seen.devices.extend(added)
-    _warn_of_removals(turn, "device", removed.keys() - replaced, map(key, original.devices))
+    lost = removed.keys() - replaced
+    if lost:
+        _warn_of_removals(turn, "device", lost.intersection(map(key, original.devices)))
 
 
-def _warn_of_removals(turn: Turn, name: str, removed: set[str], original: Iterable[str]) -> None:
+def _warn_of_removals(turn: Turn, name: str, original: set[str]) -> None:
     """Of what the container had to begin with: a reply has no removals of these."""
-    if removed:
-        for key in sorted(removed.intersection(original)):
-            turn.lost(
-                f"the removal of {name} {key!r}", "the container has it without plugins as well"
-            )
+    for key in sorted(original):
+        turn.lost(f"the removal of {name} {key!r}", "the container has it without plugins as well")
 
 
 def _merge_args(turn: Turn, args: list[str], seen: Container, reply: ContainerAdjustment) -> None:

@@ -81,7 +81,7 @@ def merge_list(
             removed[name] = item
         else:
             added.append(item)
-    for name in delete(reply, key, removed):
+    for name in delete(reply, map(key, reply), removed):
         turn.clear(field, name)
     for item in added:
         turn.claim(field, key(item))
@@ -89,11 +89,14 @@ def merge_list(
     return removed, added
 
 
-def delete(items: Any, key: Callable[[Any], str], keys: Collection[str]) -> list[str]:
-    """Delete the entries that have one of the keys; returns their keys."""
+def delete(items: Any, names: Iterable[str], keys: Collection[str]) -> list[str]:
+    """Delete the items whose names, which are given in the same order, are among the keys.
+
+    Returns the names of what is deleted.
+    """
     if not keys:
         return []
-    found = [(number, name) for number, name in enumerate(map(key, items)) if name in keys]
+    found = [(number, name) for number, name in enumerate(names) if name in keys]
     for number, _ in reversed(found):
         del items[number]
     return [name for _, name in found]

@@ -159,6 +159,7 @@ class TestList:
 
 def test_delete() -> None:
     items = ["a1", "b1", "a2", "c1"]
-    assert delete(items, lambda item: item[0], {"a", "c"}) == ["a", "a", "c"]
+    assert delete(items, "abac", {"a", "c"}) == ["a", "a", "c"]
     assert items == ["b1"]
-    assert delete(items, lambda item: item[0], set()) == []
+    assert delete(items, "b", set()) == []
+    assert items == ["b1"]
