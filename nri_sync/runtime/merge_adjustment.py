@@ -168,7 +168,9 @@ def _merge_env(
     replaced = {entry.key for entry in added}
     delete(seen.env, _env_keys(seen), replaced.union(removed))
     seen.env.extend(env_to_oci(added))
-    _warn_of_removals(turn, "environment variable", removed.keys() - replaced, _env_keys(original))
+    lost = removed.keys() - replaced
+    if lost:
+        _warn_of_removals(turn, "environment variable", lost.intersection(_env_keys(original)))
 
 
 def _env_keys(container: Container) -> list[str]:
