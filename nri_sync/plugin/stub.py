@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import _thread
-import functools
 import logging
 import os
 import socket
@@ -218,10 +217,16 @@ class Stub:
         """
         here = _thread.get_ident()
         conns = self._live()
-        for conn in conns:
-            served = conn.serving.get(here)
-            off_main(f"{self.name}-stop", functools.partial(conn.stop, grace, served))
+        marked = Latch()
+
+        def mark() -> None:
+            for conn in conns:
+                conn.stop(grace, conn.serving.get(here))
+            marked.set()
+
+        off_main(f"{self.name}-stop", mark)
         if self._is_nested():
+            marked.wait()
             return
         for conn in conns:
             if here not in conn.serving:

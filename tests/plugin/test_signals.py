@@ -1,0 +1,63 @@
+"""Signals on the main thread, at every bytecode of every method that blocks, and at random moments.
+
+By default a sample; all of it with ``NRI_SYNC_SIGNALS=full`` in the environment, which takes minutes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+__all__: list[str] = []
+
+_FULL = os.environ.get("NRI_SYNC_SIGNALS") == "full"
+_ROOT = Path(__file__).parents[2]
+_CALLS = ("start", "stop", "wait", "run", "update_containers")
+_EVENTS = ("raise", "stop", "stop+raise")
+
+
+def run(*arguments: str) -> dict[str, int]:
+    """Run the cases in a process of their own, which dies of the first that goes wrong."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.plugin._signals", *arguments],
+        cwd=_ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout
+    figures: dict[str, int] = json.loads(done.stdout.splitlines()[-1])
+    print(figures)
+    return figures
+
+
+@pytest.mark.timeout(1800 if _FULL else 120)
+def test_interrupts_at_every_bytecode() -> None:
+    figures = run("aimed", "--stride", "1" if _FULL else "12")
+    for call in _CALLS:
+        assert figures[f"{call}: bytecodes"] > 50
+        for event in _EVENTS:
+            cases = figures[f"{call}: {event}"]
+            assert cases >= (100 if _FULL else 4), f"{event} in {call}: {cases} cases"
+    # An interrupt that strikes as start() is about to return leaves a session to stop, no other does.
+    assert figures["start: left up"] <= 12
+
+
+@pytest.mark.timeout(3600 if _FULL else 120)
+def test_two_interrupts_in_quick_succession() -> None:
+    figures = run("twice", "--stride", "3" if _FULL else "60")
+    assert sum(figures.get(f"{call}: stop twice", 0) for call in _CALLS) >= 5
+    assert sum(figures.get(f"{call}: raise twice", 0) for call in _CALLS) >= 1
+
+
+@pytest.mark.timeout(1800 if _FULL else 120)
+def test_signals_at_random_moments_of_a_session() -> None:
+    count = 10_000 if _FULL else 300
+    figures = run("random", "--count", str(count))
+    assert figures["signals"] >= count
+    assert figures["rounds with two signals"] > count / 20
