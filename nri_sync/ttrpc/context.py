@@ -28,6 +28,12 @@ class Metadatum(NamedTuple):
     value: str
 
 
+class _State(NamedTuple):
+    client: str
+    code: grpc.StatusCode | None
+    details: str | None
+
+
 class Aborted(Exception):
     """Raised by ``context.abort()`` to leave the handler."""
 
@@ -178,6 +184,11 @@ class ServicerContext(grpc.ServicerContext):
 
     def disable_next_message_compression(self) -> None:
         """Nothing to do: ttRPC never compresses."""
+
+    @property
+    def _state(self) -> _State:
+        # Private to grpcio's context, but interceptors look there: py-grpc-prometheus for one.
+        return _State("open" if self.is_active() else "cancelled", self._code, self._details)
 
     # For the server
 

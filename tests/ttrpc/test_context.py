@@ -8,8 +8,8 @@ from typing import Any, Callable
 import grpc
 import pytest
 from google.protobuf.wrappers_pb2 import StringValue
-from google.rpc import code_pb2, status_pb2  # type: ignore[import-untyped]
-from grpc_status import rpc_status  # type: ignore[import-untyped]
+from google.rpc import code_pb2, status_pb2
+from grpc_status import rpc_status
 
 from nri_sync.deadline import Deadline
 from nri_sync.ttrpc import ServicerContext, connect

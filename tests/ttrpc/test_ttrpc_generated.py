@@ -29,12 +29,12 @@ class Plugin(nri_pb2_grpc.PluginServicer):
 @pytest.fixture
 def stub() -> Iterator[Any]:
     server = Server()
-    nri_pb2_grpc.add_PluginServicer_to_server(Plugin(), server)  # type: ignore[no-untyped-call]
+    nri_pb2_grpc.add_PluginServicer_to_server(Plugin(), server)
     with tempfile.TemporaryDirectory(prefix="nri") as directory:
         server.add_insecure_port(f"unix://{directory}/s")
         server.start()
         with connect(f"unix://{directory}/s") as channel:
-            yield nri_pb2_grpc.PluginStub(channel)  # type: ignore[no-untyped-call]
+            yield nri_pb2_grpc.PluginStub(channel)
         assert server.stop(None).wait(LONG)
 
 

@@ -23,15 +23,15 @@ class Details(NamedTuple):
     compression: Any = None
 
 
-class CallDetails(Details, grpc.ClientCallDetails):  # type: ignore[misc]
+class CallDetails(Details, grpc.ClientCallDetails):
     pass
 
 
 class Tagging(
-    grpc.UnaryUnaryClientInterceptor,  # type: ignore[type-arg]
-    grpc.UnaryStreamClientInterceptor,  # type: ignore[type-arg]
-    grpc.StreamUnaryClientInterceptor,  # type: ignore[type-arg]
-    grpc.StreamStreamClientInterceptor,  # type: ignore[type-arg]
+    grpc.UnaryUnaryClientInterceptor,
+    grpc.UnaryStreamClientInterceptor,
+    grpc.StreamUnaryClientInterceptor,
+    grpc.StreamStreamClientInterceptor,
 ):
     """Adds metadata to every call."""
 
@@ -118,7 +118,7 @@ class TestClients:
                 context.abort(grpc.StatusCode.UNAVAILABLE, "not yet")
             return request
 
-        class Retry(grpc.UnaryUnaryClientInterceptor):  # type: ignore[type-arg]
+        class Retry(grpc.UnaryUnaryClientInterceptor):
             def intercept_unary_unary(self, continuation: Any, details: Any, request: Any) -> Any:
                 while True:
                     call = continuation(details, request)
@@ -164,7 +164,10 @@ class TestServers:
                 return grpc.unary_unary_rpc_method_handler(refuse)
 
         handlers = {"Echo": method("unary_unary", echo)}
-        with serving(handlers, interceptors=[Refuse()]) as (_, address), connect(address) as channel:
+        with (
+            serving(handlers, interceptors=[Refuse()]) as (_, address),
+            connect(address) as channel,
+        ):
             unary = Calls(channel).unary("Echo")
             assert unary(text("hi"), metadata=(("token", "secret"),)).value == "hi"
             assert error_of(lambda: unary(text("hi")))[1] == "no token"

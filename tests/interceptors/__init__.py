@@ -1,0 +1,1 @@
+"""Interceptors from packages that are not needed elsewhere; ``tox -e interceptors`` installs them."""
