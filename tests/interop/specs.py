@@ -11,7 +11,7 @@ from nri_sync.api import ContainerAdjustment
 from nri_sync.errors import SpecError
 from nri_sync.runtime.oci import adjust_spec, host_propagation
 from nri_sync.runtime.quoting import quote
-from tests.interop.merging import Maker
+from tests.interop.makers import Maker
 
 __all__ = ["GenerateCase", "Generated", "forgive", "generate_case", "generated", "plain"]
 

@@ -16,7 +16,8 @@ import pytest
 
 from nri_sync.api import ContainerAdjustment, CreateContainerResponse, Field, strip
 from tests.interop.gopeer import Peer
-from tests.interop.merging import Case, Outcome, all_leaves, leaves, merge_case, ours, theirs
+from tests.interop.makers import all_leaves, leaves
+from tests.interop.merging import Case, Outcome, merge_case, ours, theirs
 from tests.interop.specs import Generated, forgive, generate_case, generated, plain
 
 __all__: list[str] = []
