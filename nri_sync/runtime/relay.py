@@ -227,7 +227,8 @@ class Relay:
 
     def _apply(self, result: Any, plugin: Member, request: Request, answer: Any) -> None:
         rpc = request.handler.rpc
-        adjust = getattr(answer, "adjust", None)
+        adjusts = "adjust" in answer.DESCRIPTOR.fields_by_name and answer.HasField("adjust")
+        adjust = answer.adjust if adjusts else None
         evict = getattr(answer, "evict", ())
         self._metrics.adjustments(plugin.name, rpc, adjust, len(answer.update), len(evict))
         if answer.ByteSize():
