@@ -4,6 +4,7 @@ connections the test plays the runtime of, and gates that hold a thread at a cho
 
 from __future__ import annotations
 
+import collections
 import os
 import queue
 import socket
@@ -40,9 +41,9 @@ class Model:
     def __init__(self, stub: nri_sync.Stub) -> None:
         self.stub = stub
         self.wrong: list[str] = []
-        #: Sessions that were lost, and moves made.
+        #: Sessions that were lost, and moves made, of each kind.
         self.losses = 0
-        self.moves = 0
+        self.made: collections.Counter[Move] = collections.Counter()
         #: All connections that were ever current, while they are needed.
         self.conns: list[Connection] = []
         self._state = State.IDLE
@@ -55,7 +56,7 @@ class Model:
         lifecycle = self.stub.lifecycle
         before = lifecycle.state
         self._move_locked(move)
-        self.moves += 1
+        self.made[move] += 1
         step = (before, move, lifecycle.state)
         if step not in _MOVES or before is not self._state:
             self.wrong.append(f"{step} after {self._state}")
