@@ -1,4 +1,4 @@
-"""One containerd for most tests, plugins connected to it, and the table of docs/e2e.md."""
+"""One runtime for most tests, plugins connected to it, and the table of docs/e2e.md."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ import pytest
 
 import nri_sync
 from tests.e2e import table
-from tests.e2e.build import CONTAINERD, Tools, build
+from tests.e2e.build import Tools, build
 from tests.e2e.containerd import Containerd
 from tests.e2e.cri import Container, Cri, Pod
 from tests.e2e.inside import Inside
 from tests.e2e.machine import Machine
+from tests.e2e.node import Node
 from tests.interop.plugins import Recorder
 
 __all__: list[str] = []
@@ -24,7 +25,8 @@ __all__: list[str] = []
 Connect = Callable[..., "nri_sync.Stub"]
 RunWith = Callable[..., Inside]
 
-RUNTIME = f"containerd {CONTAINERD}"
+RUNTIMES: dict[str, type[Node]] = {"containerd": Containerd}
+RUNTIME = RUNTIMES[os.environ.get("NRI_SYNC_E2E_RUNTIME", "containerd")]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -40,7 +42,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if os.geteuid() != 0 and items:
-        raise pytest.UsageError("the end-to-end tests need root: containerd does")
+        raise pytest.UsageError("the end-to-end tests need root: runtimes do")
 
 
 @pytest.hookimpl(hookwrapper=True)
@@ -53,7 +55,8 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
     if session.config.getoption("--write-docs"):
-        table.write(RUNTIME, session.config.stash[table.RESULTS])
+        title = f"{RUNTIME.name} {RUNTIME.version} (NRI {RUNTIME.nri})"
+        table.write(title, session.config.stash[table.RESULTS])
 
 
 @pytest.fixture(scope="session")
@@ -70,17 +73,28 @@ def _nothing_left_behind() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def containerd(tools: Tools) -> Iterator[Containerd]:
-    with Containerd(tools) as containerd:
-        containerd.start()
-        yield containerd
+def node(tools: Tools) -> Iterator[Node]:
+    """A runtime that many tests share."""
+    with RUNTIME(tools) as node:
+        node.start()
+        yield node
 
 
 @pytest.fixture
-def cri(containerd: Containerd) -> Iterator[Cri]:
+def new_node(tools: Tools) -> Iterator[Node]:
+    """A runtime for one test; not started yet."""
+    with RUNTIME(tools) as node:
+        yield node
+        if not node.running:
+            # It has to be there to remove its pods.
+            node.start()
+
+
+@pytest.fixture
+def cri(node: Node) -> Iterator[Cri]:
     """A client; whatever the test has started ends with it."""
-    yield containerd.cri
-    containerd.cri.remove_all()
+    yield node.cri
+    node.cri.remove_all()
 
 
 @pytest.fixture
@@ -90,7 +104,7 @@ def closed() -> queue.SimpleQueue[object]:
 
 
 @pytest.fixture
-def connect(containerd: Containerd, closed: queue.SimpleQueue[object]) -> Iterator[Connect]:
+def connect(node: Node, closed: queue.SimpleQueue[object]) -> Iterator[Connect]:
     """Starts a stub; a Recorder is synchronized when it returns, and gets all events after that."""
     stubs: list[nri_sync.Stub] = []
 
@@ -98,7 +112,7 @@ def connect(containerd: Containerd, closed: queue.SimpleQueue[object]) -> Iterat
         options = {
             "name": "py",
             "idx": "10",
-            "socket_path": str(containerd.nri_socket),
+            "socket_path": str(node.nri_socket),
             "on_close": lambda stub: closed.put(stub.close_reason),
             **options,
         }
@@ -133,9 +147,9 @@ def run_with(pod: Pod, connect: Connect) -> RunWith:
 
 
 @pytest.fixture
-def scratch(containerd: Containerd, request: pytest.FixtureRequest) -> Path:
-    """A directory that goes with containerd."""
-    path = containerd.root / "scratch" / str(request.node.name)
+def scratch(node: Node, request: pytest.FixtureRequest) -> Path:
+    """A directory that goes with the runtime."""
+    path = node.root / "scratch" / str(request.node.name)
     path.mkdir(parents=True)
     return path
 

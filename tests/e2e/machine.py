@@ -9,17 +9,8 @@ from typing import NamedTuple
 
 __all__ = ["Machine"]
 
-# Where containerd, its shim, runc and network plugins have something by default.
-PLACES = (
-    "/run",
-    "/run/containerd",
-    "/var/lib",
-    "/var/lib/cni",
-    "/opt",
-    "/etc",
-    "/tmp",
-    "/sys/fs/cgroup",
-)
+# Where runtimes and network plugins have something by default.
+PLACES = ("/run", "/run/containerd", "/run/crio", "/var/lib", "/var/lib/cni", "/opt", "/etc")
 
 
 class Machine(NamedTuple):
@@ -51,8 +42,7 @@ class Machine(NamedTuple):
         found += [
             path
             for path in self.places - before.places
-            if any(word in path for word in ("containerd", "cni", "runc", "nri"))
-            and not path.startswith("/tmp/")
+            if any(word in path for word in ("containerd", "cni", "runc", "crio", "nri"))
         ]
         found += [f"process {process}" for process in self.children - before.children]
         return sorted(found)

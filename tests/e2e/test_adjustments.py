@@ -14,9 +14,9 @@ import pytest
 from nri_sync import api
 from tests.e2e.build import Tools
 from tests.e2e.conftest import Connect, RunWith
-from tests.e2e.containerd import Containerd
 from tests.e2e.cri import Cri, Pod
 from tests.e2e.inside import CGROUP2, Inside
+from tests.e2e.node import Node
 from tests.interop.plugins import Recorder
 
 __all__: list[str] = []
@@ -67,14 +67,14 @@ def test_devices(pod: Pod, connect: Connect) -> None:
 
 
 @feature("CDI devices")
-def test_cdi_devices(run_with: RunWith, containerd: Containerd) -> None:
+def test_cdi_devices(run_with: RunWith, node: Node) -> None:
     edits = {"env": ["FROM_CDI=yes"], "deviceNodes": [{"path": "/dev/null"}]}
     specification = {
         "cdiVersion": "0.6.0",
         "kind": "nri-sync.test/device",
         "devices": [{"name": "one", "containerEdits": edits}],
     }
-    (containerd.cdi_path / "e2e.json").write_text(json.dumps(specification))
+    (node.cdi_path / "e2e.json").write_text(json.dumps(specification))
     inside = run_with(api.Adjustment().add_cdi_device("nri-sync.test/device=one"))
     assert inside.env["FROM_CDI"] == "yes"
 
@@ -151,8 +151,8 @@ def test_pids(run_with: RunWith) -> None:
 
 
 @feature("cgroup: path")
-def test_cgroups_path(run_with: RunWith, containerd: Containerd) -> None:
-    path = f"{containerd.cgroup}/chosen"
+def test_cgroups_path(run_with: RunWith, node: Node) -> None:
+    path = f"{node.cgroup}/chosen"
     directory = run_with(api.Adjustment().set_cgroups_path(path)).cgroup_directory("memory")
     assert str(directory).endswith(path)
 

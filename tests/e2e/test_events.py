@@ -7,11 +7,10 @@ from typing import Any
 import pytest
 
 from nri_sync import api
-from tests.e2e.build import CONTAINERD
 from tests.e2e.conftest import Connect
-from tests.e2e.containerd import Containerd
 from tests.e2e.cri import Cri
 from tests.e2e.inside import Inside
+from tests.e2e.node import Node
 from tests.interop.plugins import Recorder
 
 __all__: list[str] = []
@@ -91,7 +90,7 @@ def test_a_container_that_ends(connect: Connect, cri: Cri) -> None:
 
 
 @feature("Synchronize after a late start")
-def test_late_start(connect: Connect, cri: Cri, containerd: Containerd) -> None:
+def test_late_start(connect: Connect, cri: Cri, node: Node) -> None:
     pods = [cri.run_pod() for _ in range(3)]
     running = [pod.run() for pod in pods]
     created = pods[0].create()
@@ -119,6 +118,6 @@ def test_late_start(connect: Connect, cri: Cri, containerd: Containerd) -> None:
     states = {container.id: container.state for container in told_containers}
     assert {states[container.id] for container in running} == {api.ContainerState.CONTAINER_RUNNING}
     assert states[created.id] == api.ContainerState.CONTAINER_CREATED
-    assert stub.runtime_name == "containerd"
-    assert stub.runtime_version.partition("+")[0] == CONTAINERD.lstrip("v")
-    assert stub.runtime_nri_version == "v0.12.3"
+    assert stub.runtime_name == node.name
+    assert stub.runtime_version.partition("+")[0] == node.version.lstrip("v")
+    assert stub.runtime_nri_version == node.nri

@@ -1,4 +1,4 @@
-"""Plugins that containerd launches itself, from its plugin directory, with a configuration dropped in."""
+"""Plugins that the runtime launches itself, from its plugin directory, with a configuration dropped in."""
 
 from __future__ import annotations
 
@@ -6,15 +6,13 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.e2e.build import Tools
-from tests.e2e.containerd import Containerd
 from tests.e2e.inside import Inside
+from tests.e2e.node import Node
 from tests.interop.plugins import PROMPTLY
 
 __all__: list[str] = []
@@ -48,19 +46,18 @@ nri_sync.Stub(Launched()).run()
 
 
 @pytest.fixture
-def node(tools: Tools) -> Iterator[Containerd]:
-    """A containerd with a plugin to launch; not started yet."""
-    with Containerd(tools) as node:
-        program = node.root / "my-plugin"
-        program.write_text(PLUGIN)
-        program.chmod(0o755)
-        (node.plugin_path / "20-launched").symlink_to(program)
-        configuration = {"greeting": "hello", "report": str(node.root / "report")}
-        (node.config_path / "20-launched.conf").write_text(json.dumps(configuration))
-        yield node
+def node(new_node: Node) -> Node:
+    """A runtime with a plugin to launch; not started yet."""
+    program = new_node.root / "my-plugin"
+    program.write_text(PLUGIN)
+    program.chmod(0o755)
+    (new_node.plugin_path / "20-launched").symlink_to(program)
+    configuration = {"greeting": "hello", "report": str(new_node.root / "report")}
+    (new_node.config_path / "20-launched.conf").write_text(json.dumps(configuration))
+    return new_node
 
 
-def report(node: Containerd) -> Any:
+def report(node: Node) -> Any:
     return json.loads((node.root / "report").read_text())
 
 
@@ -72,7 +69,7 @@ def wait_gone(pid: int) -> None:
 
 
 @feature("Launched by the runtime, with a configuration file")
-def test_launched(node: Containerd) -> None:
+def test_launched(node: Node) -> None:
     node.start()
     assert Inside(node.cri.run_pod().run()).env["GREETING"] == "hello"
     told = report(node)
@@ -88,7 +85,7 @@ def test_launched(node: Containerd) -> None:
 
 @feature("Launched by the runtime: ends with it, and is launched again")
 @pytest.mark.parametrize("how", ["stop", "kill"])
-def test_restart(node: Containerd, how: str) -> None:
+def test_restart(node: Node, how: str) -> None:
     node.start()
     first = report(node)["pid"]
     getattr(node, how)()

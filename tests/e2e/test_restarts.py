@@ -1,4 +1,4 @@
-"""containerd is stopped, killed and started again, while pods are created, under plugins that come back.
+"""The runtime is stopped, killed and started again, while pods are created, under plugins that come back.
 
 NRI_SYNC_E2E_RESTARTS is how often; ``make e2e-full`` sets it to 50.
 """
@@ -9,7 +9,6 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import grpc
@@ -17,14 +16,13 @@ import pytest
 
 import nri_sync
 from nri_sync import api, errors
-from tests.e2e.build import Tools
-from tests.e2e.containerd import Containerd
 from tests.e2e.cri import Pod
+from tests.e2e.node import Node
 
 __all__: list[str] = []
 
 RESTARTS = int(os.environ.get("NRI_SYNC_E2E_RESTARTS", "6"))
-# Within which a plugin is back after containerd is, on a busy machine.
+# Within which a plugin is back after the runtime is, on a busy machine.
 BACK_WITHIN = 30.0
 PAUSE = 0.05
 # That are created with all plugins there, before the next restart; and how many pods are kept meanwhile.
@@ -37,7 +35,7 @@ class Returning:
 
     variable = ""
 
-    def __init__(self, node: Containerd, idx: str) -> None:
+    def __init__(self, node: Node, idx: str) -> None:
         self.finished = threading.Event()
         #: The sessions so far, and what was told in the last one.
         self.sessions = 0
@@ -101,7 +99,7 @@ class Application(Returning):
 
     variable = "APPLICATION"
 
-    def __init__(self, node: Containerd, idx: str) -> None:
+    def __init__(self, node: Node, idx: str) -> None:
         self.losses: queue.SimpleQueue[bool] = queue.SimpleQueue()
         super().__init__(node, idx)
         self.thread = threading.Thread(target=self.keep_up)
@@ -160,9 +158,9 @@ class Created(NamedTuple):
 
 
 class Kubelet:
-    """Creates pods, each with a container, one after the other, whether containerd is there or not."""
+    """Creates pods, each with a container, one after the other, whether the runtime is there or not."""
 
-    def __init__(self, node: Containerd, plugins: list[Returning]) -> None:
+    def __init__(self, node: Node, plugins: list[Returning]) -> None:
         self.node = node
         self.plugins = plugins
         self.finished = threading.Event()
@@ -223,18 +221,11 @@ class Kubelet:
             return {pod.id for pod in self.pods}
 
 
-@pytest.fixture
-def node(tools: Tools) -> Iterator[Containerd]:
-    with Containerd(tools) as node:
-        node.start()
-        yield node
-        if not node.running:
-            node.start()
-
-
 @pytest.mark.timeout(60 + RESTARTS * 60)
 @pytest.mark.feature("The runtime is stopped, killed and started again")
-def test_restarts(node: Containerd) -> None:
+def test_restarts(new_node: Node) -> None:
+    node = new_node
+    node.start()
     plugins = [Application(node, "10"), InOnClose(node, "20"), Forever(node, "30")]
     kubelet = Kubelet(node, plugins)
     for plugin in plugins:
@@ -258,7 +249,7 @@ def test_restarts(node: Containerd) -> None:
     assert [plugin.sessions for plugin in plugins] == [RESTARTS + 1] * 3
 
 
-def restart(node: Containerd, plugins: list[Returning], kubelet: Kubelet, number: int) -> None:
+def restart(node: Node, plugins: list[Returning], kubelet: Kubelet, number: int) -> None:
     """One restart, after which all plugins are told of the pods that went through it."""
     how = ("stop", "kill")[number % 2]
     before = {plugin: plugin.sessions for plugin in plugins}

@@ -10,9 +10,9 @@ import pytest
 
 from nri_sync import api
 from tests.e2e.conftest import Connect
-from tests.e2e.containerd import Containerd
 from tests.e2e.cri import Container, Pod
 from tests.e2e.inside import Inside
+from tests.e2e.node import Node
 from tests.interop.gopeer import Peer
 from tests.interop.plugins import Recorder
 
@@ -23,13 +23,13 @@ RunGo = Callable[..., Peer]
 
 
 @pytest.fixture
-def run_go(containerd: Containerd) -> Iterator[RunGo]:
+def run_go(node: Node) -> Iterator[RunGo]:
     """Runs a plugin on the reference stub, 50-gostub unless told otherwise."""
     with ExitStack() as peers:
 
         def run_go(*arguments: str) -> Peer:
             peer = peers.enter_context(
-                Peer("stubplugin", "-socket", str(containerd.nri_socket), *arguments)
+                Peer("stubplugin", "-socket", str(node.nri_socket), *arguments)
             )
             peer.call("start")
             peer.wait_event("synchronize")

@@ -26,9 +26,11 @@ class Gate:
 
     def __init__(self, answer: Any) -> None:
         self.answer = answer
+        self.reached = threading.Event()
         self.open = threading.Event()
 
     def __call__(self, *_arguments: object) -> Any:
+        self.reached.set()
         assert self.open.wait(4 * PROMPTLY)
         return self.answer
 
@@ -84,6 +86,7 @@ def test_slow_synchronization(
 
     try:
         stub = connect(Plugin())
+        assert gate.reached.wait(PROMPTLY)
         # Its creation waits until all plugins are synchronized.
         assert Inside(pod.run()).env["THERE"] == "1"
         assert stub.started

@@ -1,0 +1,190 @@
+"""A container runtime of its own, in one private directory; and how it leaves nothing behind."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from tests.e2e.build import Tools
+from tests.e2e.cri import Cri
+
+__all__ = ["NETWORK_PLUGIN", "Node", "has_capability"]
+
+START_TIMEOUT = 60.0
+END_TIMEOUT = 20.0
+
+# Stands in for all network plugins: it gives each pod an address, and changes nothing.
+NETWORK_PLUGIN = """\
+#!/bin/sh
+if [ "$CNI_COMMAND" = VERSION ]; then
+  echo '{"cniVersion": "1.0.0", "supportedVersions": ["0.3.1", "0.4.0", "1.0.0"]}'
+elif [ "$CNI_COMMAND" = ADD ]; then
+  echo '{"cniVersion": "1.0.0",
+    "interfaces": [{"name": "'$CNI_IFNAME'", "sandbox": "'$CNI_NETNS'"}],
+    "ips": [{"interface": 0, "address": "10.99.0.2/24"}]}'
+fi
+"""
+
+
+N = TypeVar("N", bound="Node")
+
+
+class Node:
+    """Not started yet. Use it as a context, at whose end all of it goes, whatever state it is in."""
+
+    #: As the runtime calls itself, its version, and that of the NRI in it.
+    name = ""
+    version = ""
+    nri = ""
+
+    def __init__(self, tools: Tools) -> None:
+        self.tools = tools
+        # Short, as unix sockets below it must fit into 108 bytes.
+        self.root = Path(tempfile.mkdtemp(prefix="nri", dir="/tmp"))
+        self.nri_socket = self.root / "nri.sock"
+        self.plugin_path = self.root / "plugins"
+        self.config_path = self.root / "conf.d"
+        self.cdi_path = self.root / "cdi"
+        self.log = self.root / "log"
+        self.cgroup = f"/{self.root.name}"
+        self._process: subprocess.Popen[bytes] | None = None
+        for name in ("plugins", "conf.d", "cdi", "cni", "cni.d"):
+            (self.root / name).mkdir()
+        for name in ("any", "loopback"):
+            program = self.root / "cni" / name
+            program.write_text(NETWORK_PLUGIN)
+            program.chmod(0o755)
+        network = {"cniVersion": "1.0.0", "name": "e2e", "plugins": [{"type": "any"}]}
+        (self.root / "cni.d" / "10-e2e.conflist").write_text(json.dumps(network))
+        self.cri = Cri(tools.cri, self.root / "c.sock", self.cgroup, self.root / "pods")
+
+    def command(self) -> list[str]:
+        """What starts the runtime."""
+        raise NotImplementedError
+
+    def prepare(self) -> None:
+        """Called after each start."""
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    def start(self) -> None:
+        """Returns when it is ready for pods and for plugins."""
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                self.command(),
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
+                env={**os.environ, "PATH": f"{self.tools.directory}:{os.environ['PATH']}"},
+            )  # fmt: skip
+        self._wait_for(lambda: _is_listening(self.nri_socket) or not self.running)
+        if not self.running:
+            raise RuntimeError(f"{self.name} did not start:\n{self.log.read_text()[-4000:]}")
+        self.cri.call("Status", timeout=START_TIMEOUT)
+        self.prepare()
+
+    @property
+    def running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    def stop(self) -> None:
+        """End the runtime in good order; its pods go on."""
+        self._end(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """End the runtime as a crash does; its pods go on."""
+        self._end(signal.SIGKILL)
+
+    def _end(self, how: signal.Signals) -> None:
+        process, self._process = self._process, None
+        if process is not None:
+            process.send_signal(how)
+            process.wait(END_TIMEOUT)
+
+    def __enter__(self: N) -> N:
+        return self
+
+    def __exit__(self, *_exc_info: object) -> None:
+        try:
+            if self.running:
+                self.cri.remove_all()
+        finally:
+            self.cri.close()
+            self._end(signal.SIGTERM)
+            self.remove_traces()
+
+    def remove_traces(self) -> None:
+        """End what is left of pods, when tests have failed, and remove mounts, cgroups and files."""
+        for pid in self.processes():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self._wait_for(lambda: not self.processes())
+        for mount in sorted(self.mounts(), reverse=True):
+            subprocess.run(["umount", "-l", mount], check=False)
+        for group in self.cgroups():
+            # From the innermost: a cgroup without processes and children can be removed.
+            for directory, _, _ in os.walk(group, topdown=False):
+                with contextlib.suppress(OSError):
+                    os.rmdir(directory)
+        shutil.rmtree(self.root)
+
+    # What there is of it
+
+    def processes(self) -> list[int]:
+        """The shims, what runs in the cgroups of the pods, and whatever else has the directory as an argument."""
+        found = set()
+        for path in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                if str(self.root).encode() in (path / "cmdline").read_bytes():
+                    found.add(int(path.name))
+        for group in self.cgroups():
+            for procs in group.rglob("cgroup.procs"):
+                with contextlib.suppress(OSError):
+                    found.update(int(pid) for pid in procs.read_text().split())
+        return sorted(found - {os.getpid()})
+
+    def mounts(self) -> list[str]:
+        table = Path("/proc/self/mounts").read_text().splitlines()
+        places = [line.split()[1] for line in table]
+        return [place for place in places if place.startswith(f"{self.root}/")]
+
+    def cgroups(self) -> list[Path]:
+        """In each hierarchy the cgroup that all pods are in."""
+        base = Path("/sys/fs/cgroup")
+        return [
+            path
+            for path in [base / self.root.name, *base.glob(f"*/{self.root.name}")]
+            if path.exists()
+        ]
+
+    @staticmethod
+    def _wait_for(condition: Callable[[], bool]) -> None:
+        give_up = time.monotonic() + START_TIMEOUT
+        while not condition():
+            if time.monotonic() > give_up:
+                raise TimeoutError(f"not within {START_TIMEOUT} s")
+            time.sleep(0.02)
+
+
+def _is_listening(path: Path) -> bool:
+    """Whether a process listens on a unix socket. A crash leaves a file behind that nobody listens on."""
+    accepts = "00010000"
+    lines = [line.split() for line in Path("/proc/net/unix").read_text().splitlines()]
+    return any(line[-1] == str(path) and line[3] == accepts for line in lines)
+
+
+def has_capability(number: int) -> bool:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("CapEff:"):
+            return bool(int(line.split()[1], 16) >> number & 1)
+    return False
