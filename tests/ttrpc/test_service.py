@@ -17,6 +17,7 @@ import pytest
 
 from nri_sync.deadline import Deadline
 from nri_sync.net.link import Link, Receiver
+from nri_sync.threads import Latch
 from nri_sync.ttrpc import connect, envelope_pb2, service
 from nri_sync.ttrpc.connection import frame
 from nri_sync.ttrpc.inbox import Inbox
@@ -859,6 +860,31 @@ class TestLate:
         with pytest.raises(NotImplementedError):
             LatePolicy().answer(None)  # type: ignore[arg-type]
         LatePolicy().finished(None, None)  # type: ignore[arg-type]
+
+
+class TestEndingGently:
+    def test_calls_that_come_too_late_are_ignored(self) -> None:
+        with serving(plain_handlers()) as (server, address), raw_client(address) as peer:
+            peer.check(1)
+            (connection,) = server._connections
+            connection.end.take_no_more()
+            peer.send(REQUEST, 3, request("Echo"))
+            # Still answered, as it comes after: the one before was not.
+            peer.send(REQUEST, 2, request("Echo"))
+            assert peer.expect().stream_id == 2
+            assert connection.end.active == 0
+
+    def test_a_handler_learns_that_its_answer_is_sent(self) -> None:
+        latches: list[Latch] = []
+
+        def handler(message: StringValue, context: Any) -> StringValue:
+            context.answered = Latch()
+            latches.append(context.answered)
+            return message
+
+        with raw({"M": method("unary_unary", handler)}) as peer:
+            assert peer.ask(1, "M").payload == b""
+            assert latches[0].wait(Deadline(LONG))
 
 
 class TestQuiet:
