@@ -19,9 +19,29 @@ from nri_sync.api import nri_pb2
 from nri_sync.plugin.connection import Connection
 from nri_sync.plugin.state import Move, State
 from nri_sync.threads import Latch
-from tests.plugin.harness import LONG, RawRuntime, configuration, descriptors, eventually
+from tests.plugin.harness import LONG, RawRuntime, Recorder, configuration, descriptors, eventually
 
-__all__ = ["Call", "Gate", "Model", "Scene", "held_locks", "nothing_left", "threads"]
+__all__ = [
+    "EVENT",
+    "SHORT",
+    "SOON",
+    "Call",
+    "Gate",
+    "Make",
+    "Model",
+    "Scene",
+    "handled",
+    "held_locks",
+    "nothing_left",
+    "threads",
+]
+
+# Seconds. What has to be at once is allowed SOON, on a busy machine; what has to time out gets SHORT.
+SOON = 5.0
+SHORT = 0.05
+
+#: An event to call the plugin with.
+EVENT = "RunPodSandbox"
 
 # The specification, written down again.
 _MOVES = {
@@ -283,3 +303,23 @@ class Scene:
         eventually(lambda: not self.stub._conns, "that no connection is left")
         assert held_locks(self.stub, self.model.conns) == []
         assert Call(self.stub.wait, 0).result() is True
+
+
+#: What the fixture ``scene`` is.
+Make = Callable[..., Scene]
+
+
+def handled(
+    scene: Make, rpc: str, action: Callable[[nri_sync.Stub], object]
+) -> tuple[Scene, list[Any]]:
+    """A scene in which the handler for ``rpc`` does ``action``, and the list of what comes of it."""
+    outcomes: list[Any] = []
+
+    def handler(*_: Any) -> None:
+        try:
+            outcomes.append(action(it.stub))
+        except Exception as error:
+            outcomes.append(error)
+
+    it: Scene = scene(Recorder(**{rpc: handler}))
+    return it, outcomes

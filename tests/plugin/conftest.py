@@ -12,7 +12,8 @@ import pytest
 import nri_sync
 from nri_sync import api
 from nri_sync.runtime import Peer
-from tests.plugin.harness import LONG, Runtime, descriptors
+from tests.plugin._scene import Make, Scene, nothing_left
+from tests.plugin.harness import LONG, Recorder, Runtime, descriptors
 
 __all__ = ["Connect", "MakeStub", "Serve"]
 
@@ -82,3 +83,18 @@ def connect(serve: Serve, make_stub: MakeStub) -> Connect:
         return stub, runtime.peer()
 
     return make
+
+
+@pytest.fixture
+def scene() -> Iterator[Make]:
+    """Makes a :class:`Scene`; each is checked at the end, and that nothing is left of them."""
+    made: list[Scene] = []
+
+    def make(plugin: Any = None, **options: Any) -> Scene:
+        made.append(Scene(plugin or Recorder(), **options))
+        return made[-1]
+
+    with nothing_left():
+        yield make
+        for item in made:
+            item.finish()
