@@ -45,6 +45,9 @@ UNTESTED: dict[str, str] = {}
 # Test files that belong to no single module, and why.
 SHARED = {
     "plugin/test_defects.py": "what the reference does wrong, by the numbers of docs/defects.md",
+    "plugin/test_interleavings.py": "calls on a stub that meet",
+    "plugin/test_schedule.py": "a random schedule of calls on a stub",
+    "plugin/test_signals.py": "signals during the calls on a stub",
     "plugin/test_startup_failures.py": "the table of docs/lifecycle.md",
     "wire/test_fuzz_cases.py": "replays what fuzzing has found in any of the parsers",
     "wire/test_protocol_doc.py": "checks the bytes that docs/protocol.md shows",

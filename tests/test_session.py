@@ -29,6 +29,7 @@ class End:
 
     def __init__(self, sock: socket.socket, serve: int, call: int, **options: Any) -> None:
         self.lost: queue.SimpleQueue[NRIError | None] = queue.SimpleQueue()
+        self._ended = threading.Event()
         router = Router()
         behaviours = {"Echo": lambda request, context: b"echo " + request, "Back": self._back}
         router.add_registered_method_handlers(
@@ -45,10 +46,14 @@ class End:
             call=call,
             name=f"end{serve}",
             peer="unix:test",
-            lost=self.lost.put,
+            lost=self._lost,
             **options,
         )
         self.thread = threading.Thread(target=self.session.link.run)
+
+    def _lost(self, cause: NRIError | None) -> None:
+        self.lost.put(cause)
+        self._ended.set()
 
     def _back(self, request: bytes, context: grpc.ServicerContext) -> bytes:
         return b"back " + self.call("Echo", request)
@@ -59,6 +64,7 @@ class End:
 
     def close(self) -> None:
         self.session.link.close()
+        assert self._ended.wait(LONG)
         self.thread.join(LONG)
 
 

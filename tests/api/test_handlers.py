@@ -105,7 +105,7 @@ class TestFinding:
                 pass
 
             create_container = Callable()
-            run_pod_sandbox = functools.partial(lambda extra, pod: None, 1)
+            run_pod_sandbox = staticmethod(functools.partial(lambda extra, pod: None, 1))
             remove_pod_sandbox = print
 
         assert set(find_handlers(Plugin())[0]) == {
