@@ -170,6 +170,7 @@ class ServicerContext(grpc.ServicerContext):
                 self._rich = bytes(value)
 
     def trailing_metadata(self) -> tuple[tuple[str, bytes], ...]:
+        """The rich status, if the handler has set one; otherwise empty."""
         return () if self._rich is None else ((DETAILS_KEY, self._rich),)
 
     def send_initial_metadata(self, initial_metadata: Any) -> None:
