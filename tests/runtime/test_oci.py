@@ -180,6 +180,11 @@ class TestDevices:
         adjustment = Adjustment().add_device("/dev/a", "c", 1, 3).remove_device("/dev/b")
         assert [d["type"] for d in apply(spec, adjustment)["linux"]["devices"]] == ["c"]
 
+    def test_a_device_without_a_type(self) -> None:
+        new = apply({}, Adjustment().add_device("/dev/a", "", 1, 3))
+        rule = {"allow": True, "major": 1, "minor": 3, "access": "rw"}
+        assert new["linux"]["resources"]["devices"] == [rule]
+
     def test_the_mode_does_not_narrow_the_rule(self, caplog: pytest.LogCaptureFixture) -> None:
         new = apply({}, Adjustment().add_device("/dev/a", "c", 1, 3, file_mode=0o400))
         assert new["linux"]["resources"]["devices"][0]["access"] == "rw"
