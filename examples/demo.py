@@ -1,72 +1,60 @@
 """A plugin and a runtime talk to each other: ``make demo``. Needs no container runtime, and no root.
 
-The plugin is examples/device_injector/plugin.py, in a process of its own. The runtime is the smallest one
-that nri_sync.runtime allows: it starts "containers" that exist in its tables only, and asks the plugin what to
-change in them.
+The plugin is examples/device_injector/plugin.py, in a process of its own. The runtime is nri_sync.runtime.Runtime;
+its pods and containers exist on paper only.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
-import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
-
-from google.protobuf import json_format
+from typing import Any
 
 from nri_sync import api
-from nri_sync.runtime import Peer
+from nri_sync.runtime import Runtime
+from nri_sync.runtime.oci import adjust_spec
 
-__all__ = ["Runtime", "main"]
+__all__ = ["Node", "main"]
 
 PLUGIN = Path(__file__).with_name("device_injector") / "plugin.py"
 TIMEOUT = 10.0
+# Of the OCI runtime specification: a container without anything.
+BARE: dict[str, Any] = {"process": {"args": ["sh"]}, "linux": {}}
 
 
-class Runtime:
-    """Takes one plugin, and forgets none of its containers when it is restarted."""
+class Node:
+    """A node of a cluster, which remembers its pods when the runtime is restarted."""
 
     def __init__(self, socket_path: str) -> None:
-        self.socket_path = socket_path
         self.pods: list[api.PodSandbox] = []
         self.containers: list[api.Container] = []
+        self.runtime = Runtime(
+            "demo", "1.0", synchronize=self.synchronize, update_containers=self.update,
+            socket_path=socket_path, plugin_path=None,
+        )  # fmt: skip
 
-    @contextlib.contextmanager
-    def running(self) -> Iterator[Peer]:
-        """Listen until a plugin has connected, registered, and been told what there is."""
-        with contextlib.closing(socket.socket(socket.AF_UNIX)) as listener:
-            listener.bind(self.socket_path)
-            listener.listen()
-            listener.settimeout(TIMEOUT)
-            peer = Peer(listener.accept()[0])
-            Path(self.socket_path).unlink()
-        try:
-            peer.registered(TIMEOUT)
-            identity = api.ConfigureRequest(
-                runtime_name="demo", runtime_version="1.0", NRI_version=api.NRI_VERSION
-            )
-            peer.configure(identity, TIMEOUT)
-            say(f"plugin {peer.name} is registered, for the events: {peer.events}")
-            peer.synchronize(self.pods, self.containers, TIMEOUT)
-            yield peer
-        finally:
-            peer.close()
-            peer.wait_closed(TIMEOUT)
+    def synchronize(self, tell: Any) -> None:
+        say(f"telling whoever has come that there are {len(self.containers)} containers")
+        tell(self.pods, self.containers)
 
-    def create(self, peer: Peer, name: str, annotations: dict[str, str]) -> None:
-        """Create a pod with one container, the way that the plugin wants it."""
+    def update(
+        self, updates: Sequence[api.ContainerUpdate], evictions: Sequence[api.ContainerEviction]
+    ) -> list[api.ContainerUpdate]:
+        return []
+
+    def create(self, name: str, annotations: dict[str, str]) -> None:
+        """Create a pod with one container, the way that the plugins want it."""
         pod = api.PodSandbox(id=f"pod-{name}", name=name, annotations=annotations)
         container = api.Container(id=name, pod_sandbox_id=pod.id, name="main")
-        request = api.CreateContainerRequest(pod=pod, container=container)
-        adjustment = peer.call("CreateContainer", request, TIMEOUT).adjust
+        say(f"creating pod {name!r} with the annotations {annotations}")
+        answer = self.runtime.create_container(pod, container)
+        print(json.dumps(adjust_spec(BARE, answer.adjust), indent=2), flush=True)
         self.pods.append(pod)
         self.containers.append(container)
-        say(f"pod {name!r} has the annotations {annotations or 'of nobody'}; the plugin answers:")
-        print(json.dumps(json_format.MessageToDict(adjustment), indent=2), flush=True)
 
 
 def say(text: str) -> None:
@@ -76,17 +64,21 @@ def say(text: str) -> None:
 def main() -> int:
     """Run both; returns 0 when all went well."""
     with tempfile.TemporaryDirectory(prefix="nri") as directory:
-        runtime = Runtime(f"{directory}/nri.sock")
-        command = [sys.executable, str(PLUGIN), runtime.socket_path]
-        plugin = subprocess.Popen(command)
+        socket_path = f"{directory}/nri.sock"
+        node = Node(socket_path)
+        plugin = subprocess.Popen([sys.executable, str(PLUGIN), socket_path])
         try:
-            with runtime.running() as peer:
-                runtime.create(peer, "plain", {})
-                runtime.create(peer, "writer", {"device.example.com": "/dev/null"})
-                say("goes down, as for an upgrade")
-            with runtime.running() as peer:
-                say(f"is back, with {len(runtime.containers)} containers, and so is the plugin")
-                runtime.create(peer, "later", {"device.example.com/container.main": "/dev/zero"})
+            with node.runtime:
+                if not node.runtime.wait_for_plugins(bool, TIMEOUT):
+                    return 1
+                node.create("plain", {})
+                node.create("writer", {"device.example.com": "/dev/null"})
+                say("going down, as for an upgrade")
+            say("coming back")
+            with node.runtime:
+                if not node.runtime.wait_for_plugins(bool, TIMEOUT):
+                    return 1
+                node.create("later", {"device.example.com/container.main": "/dev/zero"})
         finally:
             plugin.terminate()
             plugin.wait(TIMEOUT)
