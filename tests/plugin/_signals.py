@@ -204,11 +204,14 @@ class Case:
                 return
             time.sleep(0.0005)
 
-    def _comes_to_rest(self, within: float) -> bool:
+    def _is_left_up(self, within: float) -> bool:
+        """Whether the session is still up after that time; else blocks until it has ended."""
         give_up = time.monotonic() + within
-        while self.stub.state is not State.IDLE and time.monotonic() < give_up:
+        while self.stub.started and time.monotonic() < give_up:
             time.sleep(0.0005)
-        return self.stub.state is State.IDLE
+        left_up = self.stub.started
+        eventually(lambda: left_up or self.stub.state is State.IDLE, "the end of the session")
+        return left_up
 
     def _judge(self, name: str, happened: int, value: Any, error: BaseException | None) -> None:
         what = f"{name}: {value!r}, {error!r}"
@@ -216,9 +219,8 @@ class Case:
             assert isinstance(error, KeyboardInterrupt), what
             if self.call in ("start", "run") and happened == 1:
                 # It has ended what it had begun; only start() may be just about to return.
-                left_up = not self._comes_to_rest(0.1 if self.call == "start" else LONG)
+                left_up = self._is_left_up(0.2 if self.call == "start" else LONG)
                 self.bench.figures[f"{self.call}: left up"] += left_up
-                assert not left_up or self.stub.started, what
                 assert not left_up or self.call == "start", what
         elif self.call == "start":
             assert error is None or (self.stopped and isinstance(error, StubStopped)), what
