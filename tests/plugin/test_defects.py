@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import os
 import queue
 import re
@@ -483,10 +482,9 @@ def table() -> dict[int, list[str]]:
 
 def names_of_tests() -> set[str]:
     return {
-        node.name
+        name
         for path in (ROOT / "tests").rglob("test_*.py")
-        for node in ast.walk(ast.parse(path.read_text()))
-        if isinstance(node, ast.FunctionDef) and re.match(r"test_d\d+_", node.name)
+        for name in re.findall(r"^ *def (test_d\d+_\w+)\(", path.read_text(), re.MULTILINE)
     }
 
 
