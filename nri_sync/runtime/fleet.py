@@ -351,5 +351,7 @@ class Fleet:
         for plugin in in_process:
             plugin.close()
         deadline = Deadline(_CLOSE_WITHIN)
+        if listener is not None:
+            listener.wait_closed(deadline.remaining())
         for peer in peers:
             peer.wait_closed(deadline.remaining())

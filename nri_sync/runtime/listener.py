@@ -36,6 +36,7 @@ class Listener:
         self._path = path
         self._arrived = arrived
         self._closing = Latch()
+        self._closed = Latch()
         try:
             _make_directories(os.path.dirname(path))
             self._socket = sockets.listen(path)
@@ -60,6 +61,7 @@ class Listener:
                 continue
             self._arrived(sock)
         self._socket.close()
+        self._closed.set()
 
     def close(self) -> None:
         """Let nobody connect any more, and remove the socket. Returns at once; idempotent."""
@@ -73,6 +75,10 @@ class Listener:
         # Has accept() return.
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
+
+    def wait_closed(self, timeout: float | None = None) -> bool:
+        """Block until nothing arrives any more, and the descriptor is closed; False after ``timeout`` seconds."""
+        return self._closed.wait(Deadline(timeout))
 
 
 def _identity(path: str) -> tuple[int, int]:

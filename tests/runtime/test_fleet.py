@@ -142,7 +142,7 @@ class TestArrival:
         runtime = start_runtime()
         plugin = raw(**options).register()
         _ends(plugin)
-        assert text in caplog.text
+        eventually(lambda: text in caplog.text)
         assert runtime.plugins == ()
 
     def test_a_refused_one_is_told_and_closed(self, start_runtime: Start, raw: Raw) -> None:
@@ -162,7 +162,7 @@ class TestArrival:
         _ends(plugin)
         assert isinstance(host.synchronized.get(timeout=LONG), list)
         assert isinstance(host.synchronized.get(timeout=LONG), RequestFailed)
-        assert "failed to synchronize plugin 10-raw" in caplog.text
+        eventually(lambda: "failed to synchronize plugin 10-raw" in caplog.text)
 
     def test_a_callback_may_swallow_that_a_plugin_fails(
         self, make_runtime: Start, raw: Raw

@@ -40,6 +40,9 @@ def listen(arrived: queue.SimpleQueue[socket.socket]) -> Iterator[Listen]:
     yield listen
     for listener in made:
         listener.close()
+        listener.wait_closed()
+    while not arrived.empty():  # whoever looked whether somebody listens
+        arrived.get().close()
 
 
 def test_hands_on_each_connection(
