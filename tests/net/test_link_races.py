@@ -366,6 +366,17 @@ class TestNoThreads:
             assert {peer.read(), peer.read()} == {"one", "two"}
             other.join(LONG)
 
+    def test_nobody_serves_who_would_come_for_a_job(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def refuse(*arguments: object) -> None:
+            raise RuntimeError("can't start new thread")
+
+        with linked() as (lines, peer):
+            # A reader and a sentinel, who wait for the peer.
+            assert eventually(lambda: lines.link._sentinel and lines.link._threads == 2)
+            monkeypatch.setattr(link_module, "spawn", refuse)
+            lines.link.dispatch(Task(lines, "one"))
+            assert peer.read() == "refused one"
+
     def test_a_thread_sits_down_while_another_fails_to_start(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -455,7 +466,7 @@ class TestTheEnd:
 class TestTheClock:
     def test_something_becomes_due_while_it_looks(self, rig: Rig) -> None:
         ticked = threading.Event()
-        looking = threading.Event()
+        looking, announced = threading.Event(), threading.Event()
         due = [math.inf]
 
         def tick(now: float) -> float:
@@ -463,18 +474,20 @@ class TestTheClock:
             if seen == math.inf:
                 # It has looked, and found nothing; only now something is due.
                 looking.set()
-                assert eventually(lambda: due[0] != math.inf)
+                assert announced.wait(LONG)
             elif now >= seen:
                 ticked.set()
                 return math.inf
             return seen
 
         rig.lines.on_tick = tick
-        rig.link.wake_by(time.monotonic() + 1000)
+        # Earlier than what becomes due meanwhile: who registers that must not rely on this one.
+        rig.link.wake_by(0.0)
         assert looking.wait(LONG)
         soon = time.monotonic() + 0.02
         due[0] = soon
         rig.link.wake_by(soon)
+        announced.set()
         assert ticked.wait(LONG)
 
     def test_the_link_ends_while_it_looks(self, rig: Rig) -> None:

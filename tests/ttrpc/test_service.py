@@ -701,6 +701,7 @@ class Policy(LatePolicy):
         self.seconds: float | None = 0.05
         self.result = answer
         self.reported = threading.Event()
+        self.over = threading.Event()
         self.reports: list[tuple[str, Status | None]] = []
         self.asked: list[str] = []
 
@@ -757,6 +758,7 @@ class TestLate:
         contexts: list[Any] = []
 
         def slow(message: StringValue, context: Any) -> StringValue:
+            context.add_callback(policy.over.set)
             contexts.append(context)
             assert go.wait(LONG)
             if fails:
@@ -775,7 +777,9 @@ class TestLate:
     def test_with_an_empty_answer(self) -> None:
         with self.late(b"") as (policy, peer, contexts):
             assert peer.expect().payload == b""
-            assert eventually(lambda: not contexts[0].is_active())
+            # The handler is still running, and is told.
+            assert policy.over.wait(LONG)
+            assert not contexts[0].is_active()
             peer.check(3)
         assert policy.reports == [(f"/{SERVICE}/M", None)]
 
