@@ -14,13 +14,23 @@ import os
 import shutil
 import subprocess
 import tarfile
+import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
 
 from tests.interop.gopeer import go_command
 
-__all__ = ["CONTAINERD", "IMAGE", "Tools", "build"]
+__all__ = [
+    "CACHE",
+    "CONTAINERD",
+    "IMAGE",
+    "Tools",
+    "build",
+    "fetch_debian",
+    "run",
+    "with_libseccomp",
+]
 
 CONTAINERD = "v2.4.2"
 RUNC = "v1.5.2"
@@ -69,9 +79,7 @@ def build() -> Tools:
     _install(tools, *_SMALL, f"{module}/containerd@{CONTAINERD}", f"{module}/ctr@{CONTAINERD}")
     _install(tools, *_SMALL, "-tags", "no_grpc", f"{module}/containerd-shim-runc-v2@{CONTAINERD}")
     _build_runc(tools)
-    _run(
-        "build", *_SMALL, "-o", str(tools.probe), ".", cwd=HERE / "probe", env={"CGO_ENABLED": "0"}
-    )
+    run("build", *_SMALL, "-o", str(tools.probe), ".", cwd=HERE / "probe", env={"CGO_ENABLED": "0"})
     _write_image(tools.probe, tools.image)
     _describe_cri(tools.cri)
     for old in CACHE.glob("tools-*"):
@@ -80,7 +88,7 @@ def build() -> Tools:
     return tools
 
 
-def _run(*arguments: str, cwd: Path = HERE, env: Mapping[str, str] | None = None) -> str:
+def run(*arguments: str, cwd: Path = HERE, env: Mapping[str, str] | None = None) -> str:
     environment = {
         **os.environ,
         "GOTOOLCHAIN": "local",
@@ -98,46 +106,50 @@ def _run(*arguments: str, cwd: Path = HERE, env: Mapping[str, str] | None = None
 
 def _install(tools: Tools, *arguments: str, **env: str) -> None:
     began = time.monotonic()
-    _run("install", *arguments, env={"GOBIN": str(tools.directory), "CGO_ENABLED": "0", **env})
+    run("install", *arguments, env={"GOBIN": str(tools.directory), "CGO_ENABLED": "0", **env})
     print(f"{time.monotonic() - began:6.1f} s  {arguments[-1]}", flush=True)
 
 
 def _build_runc(tools: Tools) -> None:
     """Static, as containers have their own libraries; it needs cgo."""
-    tags, env = "osusergo,netgo", {"CGO_ENABLED": "1"}
-    sysroot = _libseccomp()
-    if sysroot is not None:
-        tags += ",seccomp"
-        if sysroot != Path("/"):
-            found = sorted(sysroot.glob("usr/lib/*/pkgconfig"))
-            env.update(PKG_CONFIG_SYSROOT_DIR=str(sysroot), PKG_CONFIG_PATH=str(found[0]))
+    tags, env = with_libseccomp("osusergo,netgo")
     flags = "-s -w -linkmode external -extldflags -static"
     module = f"github.com/opencontainers/runc@{RUNC}"
     _install(tools, "-trimpath", "-tags", tags, "-ldflags", flags, module, **env)
 
 
-def _libseccomp() -> Path | None:
-    """The root directory that has libseccomp's headers and static library; None where there is none."""
+def with_libseccomp(tags: str) -> tuple[str, dict[str, str]]:
+    """The build tags, and the environment, for programs that use cgo, with seccomp if there is libseccomp."""
+    env = {"CGO_ENABLED": "1"}
     if shutil.which("pkg-config") is None:
-        return None
-    if subprocess.run(["pkg-config", "--exists", "libseccomp"], check=False).returncode == 0:
-        return Path("/")
+        return tags, env
+    if subprocess.run(["pkg-config", "--exists", "libseccomp"], check=False).returncode != 0:
+        root = fetch_debian("libseccomp-dev")
+        if root is None:
+            return tags, env
+        (found,) = root.glob("usr/lib/*/pkgconfig")
+        env.update(PKG_CONFIG_SYSROOT_DIR=str(root), PKG_CONFIG_PATH=str(found))
+    return f"{tags},seccomp", env
+
+
+def fetch_debian(package: str) -> Path | None:
+    """Where a package of Debian has been unpacked, without being installed; None where there is no apt."""
     if shutil.which("apt-get") is None or shutil.which("dpkg-deb") is None:
         return None
-    root = CACHE / "libseccomp"
+    root = CACHE / package
     if not root.exists():
-        root.mkdir(parents=True)
-        fetched = subprocess.run(
-            ["apt-get", "download", "-q", "libseccomp-dev"],
-            cwd=root,
-            capture_output=True,
-            check=False,
-        )
-        for package in root.glob("*.deb"):
-            subprocess.run(["dpkg-deb", "-x", str(package), str(root)], check=True)
-        if fetched.returncode != 0:
-            shutil.rmtree(root)
-            return None
+        with tempfile.TemporaryDirectory(prefix="nri") as directory:
+            fetched = subprocess.run(
+                ["apt-get", "download", "-q", package],
+                cwd=directory,
+                capture_output=True,
+                check=False,
+            )
+            if fetched.returncode != 0:
+                return None
+            (archive,) = Path(directory).glob("*.deb")
+            root.mkdir(parents=True)
+            subprocess.run(["dpkg-deb", "-x", str(archive), str(root)], check=True)
     return root
 
 
@@ -153,7 +165,7 @@ def _write_image(program: Path, target: Path) -> None:
     digest = hashlib.sha256(layer.getvalue()).hexdigest()
     config = json.dumps(
         {
-            "architecture": _run("env", "GOARCH").strip(),
+            "architecture": run("env", "GOARCH").strip(),
             "os": "linux",
             "config": {"Entrypoint": ["/probe"], "Env": ["PATH=/", "FROM_IMAGE=yes"]},
             "rootfs": {"type": "layers", "diff_ids": [f"sha256:{digest}"]},
@@ -177,7 +189,7 @@ def _describe_cri(target: Path) -> None:
     """The schema of CRI, as a descriptor set: clients are made of it at run time."""
     from grpc_tools import protoc
 
-    module = json.loads(_run("mod", "download", "-json", f"k8s.io/cri-api@{CRI_API}"))
+    module = json.loads(run("mod", "download", "-json", f"k8s.io/cri-api@{CRI_API}"))
     source = Path(module["Dir"]) / "pkg" / "apis" / "runtime" / "v1"
     arguments = [f"-I{source}", f"--descriptor_set_out={target}", "--include_imports", "api.proto"]
     if protoc.main(["protoc", *arguments]) != 0:

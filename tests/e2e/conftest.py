@@ -15,6 +15,7 @@ from tests.e2e import table
 from tests.e2e.build import Tools, build
 from tests.e2e.containerd import Containerd
 from tests.e2e.cri import Container, Cri, Pod
+from tests.e2e.crio import Crio
 from tests.e2e.inside import Inside
 from tests.e2e.machine import Machine
 from tests.e2e.node import Node
@@ -25,8 +26,11 @@ __all__: list[str] = []
 Connect = Callable[..., "nri_sync.Stub"]
 RunWith = Callable[..., Inside]
 
-RUNTIMES: dict[str, type[Node]] = {"containerd": Containerd}
+RUNTIMES: dict[str, type[Node]] = {"containerd": Containerd, "crio": Crio}
 RUNTIME = RUNTIMES[os.environ.get("NRI_SYNC_E2E_RUNTIME", "containerd")]
+
+# Characters, when a test has failed.
+LOG_SHOWN = 8000
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -46,9 +50,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.hookimpl(hookwrapper=True)
-def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+def pytest_runtest_makereport(item: pytest.Function) -> Iterator[None]:
     outcome: Any = yield
     report: pytest.TestReport = outcome.get_result()
+    nodes = {name: node for name, node in item.funcargs.items() if isinstance(node, Node)}
+    if report.failed:
+        for name, node in nodes.items():
+            text = node.log.read_text(errors="replace") if node.log.exists() else ""
+            report.sections.append((f"log of {name}", text[-LOG_SHOWN:]))
     for mark in item.iter_markers("feature"):
         table.note(item.config.stash[table.RESULTS], mark.args[0], report, **mark.kwargs)
 

@@ -6,11 +6,9 @@ import json
 import subprocess
 
 from tests.e2e.build import CONTAINERD, IMAGE, Tools
-from tests.e2e.node import Node, has_capability
+from tests.e2e.node import Node, may_lower_oom_score
 
 __all__ = ["Containerd"]
-
-CAP_SYS_RESOURCE = 24
 
 CONFIG = """\
 version = 3
@@ -30,6 +28,8 @@ disabled_plugins = ["io.containerd.tracing.processor.v1.otlp", "io.containerd.in
   socket_path = "{root}/nri.sock"
   plugin_path = "{root}/plugins"
   plugin_config_path = "{root}/conf.d"
+  # The default is five seconds. The other timeout has its default.
+  plugin_registration_timeout = "30s"
 
 [plugins."io.containerd.shim.v1.manager"]
   socket_dir = "{root}/s"
@@ -71,15 +71,16 @@ class Containerd(Node):
         super().__init__(tools)
         (self.root / "s").mkdir()
         self._has_image = False
-        # Without this capability oom_score_adj cannot be lowered, which sandboxes ask for.
-        restrict = json.dumps(not has_capability(CAP_SYS_RESOURCE))
+        # Sandboxes ask for a lower one.
+        restrict = json.dumps(not may_lower_oom_score())
         text = CONFIG.format(root=self.root, image=IMAGE, tools=tools, restrict=restrict)
         (self.root / "config.toml").write_text(text)
 
     def command(self) -> list[str]:
         return [str(self.tools.containerd), "-c", str(self.root / "config.toml")]
 
-    def prepare(self) -> None:
+    def start(self) -> None:
+        super().start()
         if not self._has_image:
             command = [str(self.tools.ctr), "-a", str(self.root / "c.sock"), "-n", "k8s.io"]
             command += ["images", "import", str(self.tools.image)]

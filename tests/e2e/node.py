@@ -17,10 +17,11 @@ from typing import TypeVar
 from tests.e2e.build import Tools
 from tests.e2e.cri import Cri
 
-__all__ = ["NETWORK_PLUGIN", "Node", "has_capability"]
+__all__ = ["Node", "may_lower_oom_score"]
 
 START_TIMEOUT = 60.0
 END_TIMEOUT = 20.0
+CAP_SYS_RESOURCE = 24
 
 # Stands in for all network plugins: it gives each pod an address, and changes nothing.
 NETWORK_PLUGIN = """\
@@ -71,9 +72,6 @@ class Node:
         """What starts the runtime."""
         raise NotImplementedError
 
-    def prepare(self) -> None:
-        """Called after each start."""
-
     @property
     def pid(self) -> int:
         assert self._process is not None
@@ -91,7 +89,6 @@ class Node:
         if not self.running:
             raise RuntimeError(f"{self.name} did not start:\n{self.log.read_text()[-4000:]}")
         self.cri.call("Status", timeout=START_TIMEOUT)
-        self.prepare()
 
     @property
     def running(self) -> bool:
@@ -183,8 +180,9 @@ def _is_listening(path: Path) -> bool:
     return any(line[-1] == str(path) and line[3] == accepts for line in lines)
 
 
-def has_capability(number: int) -> bool:
+def may_lower_oom_score() -> bool:
+    """Whether processes here may be made less likely to be killed, which takes CAP_SYS_RESOURCE."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("CapEff:"):
-            return bool(int(line.split()[1], 16) >> number & 1)
+            return bool(int(line.split()[1], 16) >> CAP_SYS_RESOURCE & 1)
     return False

@@ -226,15 +226,14 @@ def test_memory_policy(run_with: RunWith) -> None:
 
 @pytest.fixture
 def interface() -> Iterator[str]:
-    """A network interface of the host, that is free to be given away."""
-    name = "nri-e2e0"
-    made = subprocess.run(
-        ["ip", "link", "add", name, "type", "dummy"], capture_output=True, text=True, check=False
-    )
-    if made.returncode != 0:
-        pytest.skip("needs a kernel with dummy network interfaces")
+    """A network interface of the host, that is free to be given away; one end of a cable."""
+    name, peer = "nri-e2e0", "nri-e2e1"
+    command = ["ip", "link", "add", name, "type", "veth", "peer", "name", peer]
+    if subprocess.run(command, capture_output=True, check=False).returncode != 0:
+        pytest.skip("needs a kernel with virtual network interfaces")
     yield name
-    subprocess.run(["ip", "link", "del", name], capture_output=True, check=False)
+    # Which ends the other one, too, wherever that is.
+    subprocess.run(["ip", "link", "del", peer], capture_output=True, check=False)
 
 
 @feature("Network devices")

@@ -98,23 +98,15 @@ def test_late_start(connect: Connect, cri: Cri, node: Node) -> None:
     gone.stop()
     gone.remove()
     seen: list[Any] = []
-
-    class Late:
-        def synchronize(self, pods: list[api.PodSandbox], containers: list[api.Container]) -> None:
-            seen.append((pods, containers))
-
-        def run_pod_sandbox(self, pod: api.PodSandbox) -> None:
-            seen.append(pod)
-
-    stub = connect(Late())
-    # It is created when all plugins are synchronized.
+    plugin = Recorder(synchronize=lambda *told: seen.append(told))
+    stub = connect(plugin)
     last = cri.run_pod()
-    (told_pods, told_containers), told_pod = seen
+    ((told_pods, told_containers),) = seen
     assert {pod.id for pod in told_pods} == {pod.id for pod in pods}
     assert {container.id for container in told_containers} == {
         container.id for container in [*running, created]
     }
-    assert told_pod.id == last.id
+    assert plugin.expect("run_pod_sandbox")[0].id == last.id
     states = {container.id: container.state for container in told_containers}
     assert {states[container.id] for container in running} == {api.ContainerState.CONTAINER_RUNNING}
     assert states[created.id] == api.ContainerState.CONTAINER_CREATED

@@ -14,7 +14,7 @@ from tests.e2e.cri import Container, Pod
 from tests.e2e.inside import Inside
 from tests.e2e.node import Node
 from tests.interop.gopeer import Peer
-from tests.interop.plugins import Recorder
+from tests.interop.plugins import Recorder, Validator
 
 __all__: list[str] = []
 
@@ -122,15 +122,12 @@ class TestValidation:
     def test_of_the_other_by_this(self, pod: Pod, connect: Connect, run_go: RunGo) -> None:
         seen: list[api.ValidateContainerAdjustmentRequest] = []
 
-        class Validator:
-            def validate_container_adjustment(
-                self, request: api.ValidateContainerAdjustmentRequest
-            ) -> None:
-                seen.append(request)
-                if any(entry.key == "gostub_0" for entry in request.adjust.env):
-                    raise PermissionError("nobody sets gostub_0 here")
+        def validate(request: api.ValidateContainerAdjustmentRequest) -> None:
+            seen.append(request)
+            if any(entry.key == "gostub_0" for entry in request.adjust.env):
+                raise PermissionError("nobody sets gostub_0 here")
 
-        connect(Validator())
+        connect(Validator(validate_container_adjustment=validate))
         pod.create()
         go = run_go("-env", "1")
         with pytest.raises(grpc.RpcError, match="nobody sets gostub_0 here"):

@@ -68,6 +68,8 @@ def test_cut_off(pod: Pod, connect: Connect, slow: Gate, closed: queue.SimpleQue
     assert not stub.started
     slow.open.set()
     stub.start()
+    while plugin.next_call()[0] != "synchronize":
+        pass
     assert Inside(pod.run()).env["SLOW"] == "1"
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import queue
-
 import grpc
 import pytest
 
@@ -11,7 +9,7 @@ from nri_sync import api
 from tests.e2e.conftest import Connect
 from tests.e2e.cri import Container, Cri, Pod
 from tests.e2e.inside import Inside
-from tests.interop.plugins import PROMPTLY, Recorder
+from tests.interop.plugins import Recorder
 
 __all__: list[str] = []
 
@@ -58,23 +56,15 @@ class TestInHandlers:
 
     @feature("Synchronize: updates of what runs")
     def test_when_synchronized(self, connect: Connect, container: Container) -> None:
-        done: queue.SimpleQueue[None] = queue.SimpleQueue()
-
-        class Late:
-            def synchronize(
-                self, pods: list[api.PodSandbox], containers: list[api.Container]
-            ) -> list[api.Update]:
-                return [limit(container, 52) for there in containers if there.id == container.id]
-
-            def update_container(
-                self, pod: api.PodSandbox, ctr: api.Container, resources: api.LinuxResources
-            ) -> None:
-                done.put(None)
-
-        connect(Late())
-        # Comes after the synchronization, as the runtime does one thing at a time.
+        plugin = Recorder(
+            synchronize=lambda pods, containers: [
+                limit(container, 52) for there in containers if there.id == container.id
+            ]
+        )
+        connect(plugin)
+        # Comes when the synchronization is over, with all that it has asked for.
         container.update(cpu_shares=55)
-        done.get(timeout=PROMPTLY)
+        plugin.expect("update_container")
         assert Inside(container).memory_limit == 52 * MIB
 
     @feature("An error in UpdateContainer fails the update")

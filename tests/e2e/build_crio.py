@@ -1,0 +1,50 @@
+"""Builds CRI-O from its Go module, as unmodified as containerd; see build.py. It takes conmon from Debian."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import time
+from pathlib import Path
+
+from tests.e2e.build import CACHE, fetch_debian, run, with_libseccomp
+
+__all__ = ["CRIO", "build_crio"]
+
+CRIO = "v1.34.0"
+
+_TAGS = (
+    "containers_image_openpgp,containers_image_ostree_stub,exclude_graphdriver_btrfs,osusergo,netgo"
+)
+
+
+def build_crio() -> Path:
+    """The directory with crio, pinns and conmon. Raises RuntimeError where there is no conmon to be had."""
+    target = CACHE / f"crio-{CRIO}"
+    if (target / "crio").exists():
+        return target
+    target.mkdir(parents=True, exist_ok=True)
+    began = time.monotonic()
+    module = json.loads(run("mod", "download", "-json", f"github.com/cri-o/cri-o@{CRIO}"))
+    source = Path(module["Dir"])
+    pinns = ["cc", "-std=c99", "-O2", "-static", "-o", str(target / "pinns")]
+    subprocess.run([*pinns, *map(str, sorted(source.glob("pinns/src/*.c")))], check=True)
+    shutil.copy(_conmon(), target / "conmon")
+    tags, env = with_libseccomp(_TAGS)
+    arguments = ["-mod=mod", "-trimpath", "-ldflags", "-s -w", "-tags", tags]
+    run("build", *arguments, "-o", str(target / "crio"), "./cmd/crio", cwd=source, env=env)
+    print(f"{time.monotonic() - began:6.1f} s  cri-o {CRIO}", flush=True)
+    return target
+
+
+def _conmon() -> str:
+    found = shutil.which("conmon")
+    if found is None:
+        package = fetch_debian("conmon")
+        if package is None:
+            raise RuntimeError(
+                "CRI-O needs conmon, which is not on PATH, and there is no apt to fetch it"
+            )
+        found = str(package / "usr" / "bin" / "conmon")
+    return found
