@@ -10,7 +10,7 @@ from nri_sync.api import PluginId, nri_pb2
 from nri_sync.api.handlers import HANDLERS, asked_events, find_handlers
 from nri_sync.deadline import Deadline
 from nri_sync.errors import NRIError
-from nri_sync.runtime.peer import Request
+from nri_sync.runtime.request import Request
 
 __all__ = ["InProcess"]
 

@@ -14,10 +14,10 @@ from google.protobuf.message_factory import GetMessageClass
 
 from nri_sync import api
 from nri_sync.api import EventMask, PluginId, nri_pb2
-from nri_sync.api.handlers import Handler
 from nri_sync.deadline import Deadline
 from nri_sync.errors import ConnectionLost, NRIError, RemoteProtocolError
 from nri_sync.net.sockets import peer_credentials
+from nri_sync.runtime.request import Request, synchronize_requests
 from nri_sync.session import Session
 from nri_sync.threads import Latch, spawn
 from nri_sync.ttrpc.channel import CallError
@@ -27,7 +27,7 @@ from nri_sync.ttrpc.router import Router
 from nri_sync.ttrpc.status import Status
 from nri_sync.wire.mux import PLUGIN_SERVICE, RUNTIME_SERVICE
 
-__all__ = ["Peer", "Request", "UpdateContainers"]
+__all__ = ["Peer", "UpdateContainers"]
 
 logger = logging.getLogger("nri_sync.runtime")
 
@@ -47,26 +47,6 @@ _RESPONSES: dict[str, Any] = {
 _MAX_THREADS = 6
 # How long a refusal may take to get to a plugin that does not read it, in seconds.
 _REFUSAL = 1.0
-
-
-class Request:
-    """A request on its way to one plugin after the other. For use by one thread at a time."""
-
-    def __init__(self, handler: Handler, message: Any) -> None:
-        self.handler = handler
-        #: To be changed in place, then :meth:`changed` called.
-        self.message = message
-        self._payload: bytes | None = None
-
-    @property
-    def payload(self) -> bytes:
-        """The message, serialized: once for all plugins that get the same."""
-        if self._payload is None:
-            self._payload = self.message.SerializeToString()
-        return self._payload
-
-    def changed(self) -> None:
-        self._payload = None
 
 
 class Peer:
@@ -267,7 +247,7 @@ class Peer:
             grpc.RpcError: it failed, or did not answer within ``timeout`` seconds.
         """
         deadline = Deadline(timeout)
-        for request in _parts(pods, containers):
+        for request in synchronize_requests(pods, containers):
             response = self.call("Synchronize", request, deadline.remaining())
             if request.more and (not response.more or response.update):
                 raise RemoteProtocolError(f"plugin {self.name} does not handle split sync requests")
@@ -384,28 +364,3 @@ def _unfit(request: nri_pb2.RegisterPluginRequest) -> str:
         except ValueError as error:
             return f"invalid plugin {what}: {error}"
     return ""
-
-
-# What the envelope of a request may add to its payload: two names, a timeout, and lengths.
-_ENVELOPE = 256
-_PART_MAX = 4_194_304 - _ENVELOPE
-
-
-def _parts(
-    pods: Sequence[nri_pb2.PodSandbox], containers: Sequence[nri_pb2.Container]
-) -> Iterable[nri_pb2.SynchronizeRequest]:
-    """The state in as few requests as it fits into; all but the last have ``more`` set."""
-    request = nri_pb2.SynchronizeRequest()
-    size = 0
-    items: list[tuple[Any, Any]] = [("pods", pod) for pod in pods]
-    items += [("containers", container) for container in containers]
-    for field, item in items:
-        length = item.ByteSize() + 6  # its tag and length
-        if size and size + length > _PART_MAX:
-            request.more = True
-            yield request
-            request = nri_pb2.SynchronizeRequest()
-            size = 0
-        getattr(request, field).append(item)
-        size += length
-    yield request

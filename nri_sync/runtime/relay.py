@@ -40,7 +40,7 @@ from nri_sync.errors import (
     WouldDeadlock,
 )
 from nri_sync.runtime.metrics import SafeMetrics
-from nri_sync.runtime.peer import Request
+from nri_sync.runtime.request import Request
 from nri_sync.runtime.result import CreateResult, StopResult, UpdateResult
 from nri_sync.runtime.validation import validation_request
 

@@ -12,7 +12,7 @@ from nri_sync.api import EventMask, nri_pb2
 from nri_sync.api.handlers import HANDLERS
 from nri_sync.deadline import Deadline
 from nri_sync.runtime.inprocess import InProcess
-from nri_sync.runtime.peer import Request
+from nri_sync.runtime.request import Request
 from tests.runtime.rig import CONTAINER, POD, PluginWith, update_of
 
 __all__: list[str] = []

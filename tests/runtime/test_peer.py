@@ -18,7 +18,7 @@ from nri_sync.deadline import Deadline
 from nri_sync.errors import ConnectionLost, RemoteProtocolError
 from nri_sync.net.sockets import listen
 from nri_sync.runtime import Peer
-from nri_sync.runtime.peer import Request
+from nri_sync.runtime.request import Request
 from tests.runtime.rig import (
     CONTAINER,
     LONG,
@@ -272,14 +272,6 @@ class TestRelay:
             peer.relay(_request(rpc), Deadline(LONG))
         assert error.value.code() is grpc.StatusCode.UNIMPLEMENTED
         assert error.value.__cause__ is None
-
-    def test_a_request_is_serialized_once(self) -> None:
-        request = _request("CreateContainer")
-        assert request.payload is request.payload
-        before = request.payload
-        request.message.container.args.append("more")
-        request.changed()
-        assert request.payload != before
 
 
 class TestFailures:
