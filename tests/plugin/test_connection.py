@@ -270,7 +270,7 @@ class TestTimeouts:
         text: str,
     ) -> None:
         stub = make_stub(Recorder(), connection=raw[0])
-        start = Start(stub, 0.1 if steps == 0 else 0.3)
+        start = Start(stub, 0.1 if steps == 0 else 1.0)
         if steps:
             raw[1].accept_registration()
         outcome = start.outcome()
@@ -292,7 +292,7 @@ class TestTimeouts:
         with pytest.raises(
             errors.StartTimeout, match="the plugin's own configure handler"
         ) as caught:
-            stub.start(0.2)
+            stub.start(1.0)
         go_on.set()
         assert caught.value.phase == "configure"
         assert stub.state is State.IDLE

@@ -335,7 +335,7 @@ def closes_after_registration(scene: Scene) -> None:
 
 def silent_after_registration(scene: Scene) -> None:
     scene.serve(lambda runtime: runtime.accept_registration(), hold=True)
-    scene.timeout = 2 * TIMEOUT
+    scene.timeout = 5 * TIMEOUT
 
 
 def configuring(runtime: RawRuntime) -> None:
@@ -370,7 +370,7 @@ def configure_hangs(scene: Scene) -> None:
     scene.stack.callback(go_on.set)
     scene.plugin = PluginWith(configure=lambda config, runtime, version: go_on.wait(LONG) and None)
     scene.serve(configuring, hold=True)
-    scene.timeout = 2 * TIMEOUT
+    scene.timeout = 5 * TIMEOUT
 
 
 def configure_raises(scene: Scene) -> None:
