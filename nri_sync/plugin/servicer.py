@@ -123,6 +123,10 @@ class Servicer:
             raise
         finally:
             del serving[thread]
+            if context.code() is grpc.StatusCode.UNIMPLEMENTED:
+                # A runtime would take the plugin for one of an older protocol, and send the event again,
+                # and all others from then on, as a StateChange.
+                context.set_code(grpc.StatusCode.UNKNOWN)
 
     def _state_change(
         self, request: nri_pb2.StateChangeEvent, context: ServicerContext

@@ -167,6 +167,16 @@ class TestErrors:
             peer.call("CreateContainer", ADJUSTED, LONG)
         assert stub.counters.errors == 1
 
+    def test_an_abort_never_says_that_the_method_is_not_there(self, connect: Connect) -> None:
+        def start_container(pod: object, container: object) -> None:
+            nri_sync.request_context().abort(grpc.StatusCode.UNIMPLEMENTED, "not today")
+
+        _, peer = connect(PluginWith(start_container=start_container))
+        with pytest.raises(grpc.RpcError) as caught:
+            peer.call("StartContainer", nri_pb2.StartContainerRequest(), LONG)
+        error: Any = caught.value
+        assert (error.code(), error.details()) == (grpc.StatusCode.UNKNOWN, "not today")
+
     def test_an_abort(self, connect: Connect) -> None:
         def refuse(pod: object, container: object) -> None:
             nri_sync.request_context().abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "no more devices")
