@@ -46,6 +46,9 @@ UNTESTED: dict[str, str] = {}
 SHARED = {
     "plugin/test_defects.py": "what the reference does wrong, by the numbers of docs/defects.md",
     "plugin/test_interleavings.py": "calls on a stub that meet",
+    "plugin/test_interleavings_all.py": "the same, of any number",
+    "plugin/test_interleavings_handlers.py": "the same, in handlers",
+    "plugin/test_interleavings_start.py": "the same, with a start",
     "plugin/test_schedule.py": "a random schedule of calls on a stub",
     "plugin/test_signals.py": "signals during the calls on a stub",
     "plugin/test_startup_failures.py": "the table of docs/lifecycle.md",
