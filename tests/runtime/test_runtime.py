@@ -203,6 +203,43 @@ class TestLife:
             result()
         assert most == [1] * 160  # one event at a time
 
+    def test_plugins_that_come_and_go_all_the_time(
+        self, start_runtime: Start, socket_dir: Path
+    ) -> None:
+        runtime = start_runtime()
+        over = threading.Event()
+        plugin = PluginWith(
+            run_pod_sandbox=lambda pod: None,
+            create_container=lambda pod, ctr: Adjustment().add_annotation("a", "b"),
+        )
+
+        def come_and_go(number: int) -> None:
+            path = str(socket_dir / "nri.sock")
+            stub = nri_sync.Stub(plugin, name=f"p{number}", idx=number, socket_path=path)
+            for times in range(15):
+                stub.start(LONG)
+                if times % 2:
+                    assert runtime.wait_for_plugins(lambda names: stub.name in names, LONG)
+                stub.stop()
+
+        def work() -> None:
+            while not over.is_set():
+                runtime.run_pod_sandbox(POD)
+                try:
+                    with runtime.block_plugin_sync():
+                        runtime.create_container(POD, CONTAINER)
+                except ConflictError:
+                    pass  # two of them were there
+
+        going = [on_thread(lambda n=n: come_and_go(n)) for n in range(4)]  # type: ignore[misc]
+        working = [on_thread(work) for _ in range(2)]
+        for result in going:
+            result()
+        over.set()
+        for result in working:
+            result()
+        assert runtime.wait_for_plugins(lambda names: not names, LONG)
+
     def test_an_event_within_an_event(self, make_runtime: Start) -> None:
         def run(pod: Any) -> None:
             with pytest.raises(WouldDeadlock):
