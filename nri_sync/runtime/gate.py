@@ -11,7 +11,7 @@ import _thread
 import threading
 
 from nri_sync.deadline import Deadline
-from nri_sync.errors import RuntimeStopped
+from nri_sync.errors import RuntimeStopped, WouldDeadlock
 
 __all__ = ["Block", "Gate"]
 
@@ -30,6 +30,8 @@ class Gate:
         self._turns = [0, 0]
         # The blocks that each thread holds: one more of them never waits.
         self._holders: dict[int, int] = {}
+        # The threads that are inside to synchronize: they would wait for themselves.
+        self._synchronizing: set[int] = set()
         self._closed = False
 
     def block(self, timeout: float | None = None) -> Block:
@@ -38,9 +40,14 @@ class Gate:
         Raises:
             TimeoutError: they went on for ``timeout`` seconds.
             RuntimeStopped: the gate was closed.
+            WouldDeadlock: this thread is synchronizing a plugin.
         """
         thread = _thread.get_ident()
         with self._changed:
+            if thread in self._synchronizing:
+                raise WouldDeadlock(
+                    "this thread is synchronizing a plugin, which a block waits for"
+                )
             nested = thread in self._holders
             self._enter_locked(_BLOCK, Deadline(timeout), nested)
             self._holders[thread] = self._holders.get(thread, 0) + 1
@@ -61,9 +68,11 @@ class Gate:
         """
         with self._changed:
             self._enter_locked(_SYNC, Deadline(None), False)
+            self._synchronizing.add(_thread.get_ident())
 
     def __exit__(self, *_exc_info: object) -> None:
         with self._changed:
+            self._synchronizing.discard(_thread.get_ident())
             self._leave_locked(_SYNC)
 
     def close(self) -> None:

@@ -211,6 +211,7 @@ class Runtime:
         Raises:
             TimeoutError: plugins were being synchronized for ``timeout`` seconds.
             RuntimeStopped: the runtime is not started, or was stopped meanwhile.
+            WouldDeadlock: this thread is in the ``synchronize`` callback, for a plugin that has connected.
         """
         return self._present("block_plugin_sync").fleet.gate.block(timeout)
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from nri_sync.deadline import Deadline
-from nri_sync.errors import RuntimeStopped
+from nri_sync.errors import RuntimeStopped, WouldDeadlock
 from nri_sync.runtime.gate import Gate
 from tests.runtime.rig import LONG, on_thread
 
@@ -119,6 +119,13 @@ def test_a_nested_block_does_not_wait_for_who_waits_for_the_outer_one() -> None:
             assert not inside.is_set()
         assert not inside.is_set()
     result()
+
+
+def test_who_synchronizes_cannot_block() -> None:
+    gate = Gate()
+    with gate, pytest.raises(WouldDeadlock):
+        gate.block()
+    gate.block().unblock()
 
 
 def test_lifting_a_block_is_idempotent_and_from_any_thread() -> None:
