@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 from typing import Any
 
@@ -18,7 +19,7 @@ from nri_sync.errors import (
 )
 from nri_sync.plugin.state import State
 from tests.plugin._scene import EVENT, SHORT, SOON, Call, Make, handled
-from tests.plugin.harness import LONG, Recorder, eventually
+from tests.plugin.harness import LONG, RawRuntime, Recorder, eventually
 
 __all__: list[str] = []
 
@@ -56,9 +57,38 @@ def test_a_stop_in_configure_sends_its_answer_first(scene: Make) -> None:
     assert it.stub.counters.sessions == 0
 
 
-def test_stops_in_two_handlers_send_both_answers_first(scene: Make) -> None:
-    both = threading.Barrier(2)
-    last = threading.Event()
+def stays_open(runtime: RawRuntime) -> bool:
+    """Whether the plugin neither sends anything nor closes for longer than a gentle end takes."""
+    runtime.sock.settimeout(0.2)
+    try:
+        runtime.sock.recv(1, socket.MSG_PEEK)
+    except socket.timeout:
+        return True
+    finally:
+        runtime.sock.settimeout(LONG)
+    return False
+
+
+def test_a_session_that_a_handler_stops_goes_on_until_it_has_answered(scene: Make) -> None:
+    go = threading.Event()
+
+    def action(stub: nri_sync.Stub) -> None:
+        stub.stop()
+        assert go.wait(LONG)
+
+    it, outcomes = handled(scene, "run_pod_sandbox", action)
+    runtime = it.up()
+    runtime.call(5, EVENT)
+    assert stays_open(runtime)
+    assert it.stub.state is State.STOPPING
+    go.set()
+    assert not runtime.response(5).status.message
+    assert runtime.at_end()
+    assert outcomes == [None]
+
+
+def test_a_session_that_two_handlers_stop_goes_on_until_both_have_answered(scene: Make) -> None:
+    both, last = threading.Barrier(2), threading.Event()
 
     def action(stub: nri_sync.Stub) -> None:
         both.wait(LONG)
@@ -71,9 +101,9 @@ def test_stops_in_two_handlers_send_both_answers_first(scene: Make) -> None:
     runtime.call(5, EVENT)
     runtime.call(7, EVENT)
     first = runtime.next()[1].stream_id
+    assert stays_open(runtime)
     last.set()
-    second = runtime.next()[1].stream_id
-    assert {first, second} == {5, 7}
+    assert {first, runtime.next()[1].stream_id} == {5, 7}
     assert runtime.at_end()
     assert outcomes == [None, None]
 

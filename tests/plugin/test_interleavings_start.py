@@ -272,7 +272,7 @@ def test_a_listener_that_does_not_accept(scene: Make, socket_dir: Path) -> None:
         with pytest.raises(StartTimeout) as error:
             Call(it.stub.start, SHORT).result(SOON)
         assert error.value.phase == "dial"
-        start = Call(it.stub.start, LONG)
+        start = Call(it.stub.start, 100 * LONG)
         eventually(lambda: it.stub.state is State.STARTING)
         Call(it.stub.stop).result(SOON)
         assert isinstance(start.outcome(), StubStopped)

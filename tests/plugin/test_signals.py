@@ -7,11 +7,18 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
+from types import FrameType
 
 import pytest
+
+from nri_sync.threads import Latch
+from tests.plugin._scene import Call, Make
+from tests.plugin.harness import LONG, eventually
 
 __all__: list[str] = []
 
@@ -61,3 +68,35 @@ def test_signals_at_random_moments_of_a_session() -> None:
     figures = run("random", "--count", str(count))
     assert figures["signals"] >= count
     assert figures["rounds with two signals"] > count / 20
+
+
+def test_an_interrupted_call_to_the_runtime_is_cancelled(scene: Make) -> None:
+    class Interrupted(BaseException):
+        pass
+
+    def interrupt(signum: int, frame: FrameType | None) -> None:
+        raise Interrupted
+
+    it = scene()
+    runtime = it.up()
+    main = threading.main_thread().ident
+    assert main is not None
+
+    def kill() -> None:
+        assert runtime.next()[0] == 2  # it has been sent, and is not going to be answered
+        eventually(lambda: sys._current_frames()[main].f_code is Latch.wait.__code__)
+        signal.pthread_kill(main, signal.SIGUSR1)
+
+    before = signal.signal(signal.SIGUSR1, interrupt)
+    try:
+        killing = Call(kill)
+        with pytest.raises(Interrupted):
+            it.stub.update_containers(timeout=100 * LONG)
+        killing.result()
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    eventually(
+        lambda: not any(thread.name == "10-test-call" for thread in threading.enumerate()),
+        "the end of the thread that made the call",
+    )
+    assert it.stub.started
