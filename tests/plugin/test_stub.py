@@ -636,7 +636,8 @@ PLUGIN = """
                 and os.readlink(link).startswith("socket:")}
 
     def tell(**facts):
-        print(json.dumps(facts), flush=True)
+        # Not by print(): an exit while a daemon thread is in it would abort the process.
+        os.write(1, (json.dumps(facts) + "\\n").encode())
 
     stub = nri_sync.Stub(Plugin(), name="process", idx=20, socket_path=sys.argv[1])
 """

@@ -45,11 +45,26 @@ func main() {
 	flag.Parse()
 	log.Set(silent{})
 	p := &plugin{}
+	p.renew()
+	control.Serve(nil, map[string]control.Handler{
+		"start": control.Bind(func(struct{}) (any, error) { return p.start() }),
+		"restart": control.Bind(func(struct{}) (any, error) {
+			p.stub.Stop()
+			return p.start()
+		}),
+		"stop":   control.Bind(func(struct{}) (any, error) { p.stub.Stop(); return nil, nil }),
+		"update": control.Bind(p.update),
+	})
+}
+
+// renew makes a new stub, since one that has failed to start once never starts again.
+func (p *plugin) renew() {
 	options := []stub.Option{
 		stub.WithPluginName(*name), stub.WithPluginIdx(*idx),
 		stub.WithOnClose(func() {
 			control.Emit("closed", nil)
 			if *reconnect {
+				p.renew()
 				if err := p.stub.Start(context.Background()); err != nil {
 					control.Emit("log", err.Error())
 				}
@@ -64,15 +79,6 @@ func main() {
 		control.Fatal("%v", err)
 	}
 	p.stub = s
-	control.Serve(nil, map[string]control.Handler{
-		"start": control.Bind(func(struct{}) (any, error) { return p.start() }),
-		"restart": control.Bind(func(struct{}) (any, error) {
-			s.Stop()
-			return p.start()
-		}),
-		"stop":   control.Bind(func(struct{}) (any, error) { s.Stop(); return nil, nil }),
-		"update": control.Bind(p.update),
-	})
 }
 
 // start returns the microseconds that it took.
