@@ -81,6 +81,7 @@ def _identifier(part: str, text: str) -> _Identifier:
 # From which release of a runtime on which NRI release is in it. Builds in between have the one
 # before. The pseudo versions are those that CRI-O's own module file names.
 _APRIL_2023 = "v0.3.1-0.20230504231226-94185418e253"
+_FEBRUARY_2025 = "v0.9.1-0.20250219030224-e597e7849f24"
 _RUNTIMES = {
     "containerd": (
         ("1.7.0", "v0.3.0"),
@@ -101,8 +102,9 @@ _RUNTIMES = {
         ("1.29.2", "v0.6.0"),
         ("1.31.0", "v0.6.1"),
         ("1.32.0", "v0.9.0"),
-        ("1.33.0", "v0.9.1-0.20250219030224-e597e7849f24"),
-        ("1.34.0", "v0.10.0"),
+        # 1.34.0 still has it, whatever the reference's own table says: it refuses the events of v0.10.
+        ("1.33.0", _FEBRUARY_2025),
+        ("1.34.1", "v0.10.0"),
         ("1.35.0", "v0.11.0"),
     ),
 }
