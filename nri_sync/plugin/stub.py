@@ -333,7 +333,7 @@ class Stub:
         channel: grpc.Channel = session.channel
         if self._client_interceptors:
             channel = grpc.intercept_channel(channel, *self._client_interceptors)
-        call = channel.unary_unary(
+        call: Any = channel.unary_unary(
             _UPDATE,
             request_serializer=nri_pb2.UpdateContainersRequest.SerializeToString,
             response_deserializer=nri_pb2.UpdateContainersResponse.FromString,
