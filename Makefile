@@ -7,7 +7,7 @@ PY := $(VENV)/bin/python
 TOX := $(PY) tools/run_tox.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test interop interop-full torture e2e e2e-full bench fuzz gen clean
+.PHONY: help demo test interop interop-full torture e2e e2e-full e2e-crio bench fuzz gen clean
 
 help:  ## Show the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -32,6 +32,9 @@ e2e: $(VENV)/.tox  ## Plugins with a real containerd, which is built first; need
 
 e2e-full: $(VENV)/.tox  ## The same with 50 restarts of containerd; writes the table of docs/e2e.md
 	NRI_SYNC_E2E_RESTARTS=50 $(TOX) -e e2e $(TOX_ARGS) -- tests/e2e --write-docs
+
+e2e-crio: $(VENV)/.tox  ## The same tests with CRI-O
+	NRI_SYNC_E2E_RUNTIME=crio $(TOX) -e e2e $(TOX_ARGS) -- tests/e2e --write-docs
 
 bench: $(VENV)/.tox  ## Measure speed and footprint beside the Go peers, and write docs/performance.md
 	$(TOX) -e bench $(TOX_ARGS)

@@ -108,7 +108,7 @@ class Pod:
         name = f"ctr{next(self._numbers)}"
         config: dict[str, Any] = {
             "metadata": {"name": name},
-            "image": {"image": IMAGE},
+            "image": {"image": IMAGE, "user_specified_image": IMAGE},
             "args": list(args),
             "envs": [{"key": key, "value": value.encode()} for key, value in (env or {}).items()],
             "log_path": f"{name}.log",

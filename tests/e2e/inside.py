@@ -37,7 +37,8 @@ class Inside:
 
     def _is_the_program(self) -> bool:
         with contextlib.suppress(OSError):
-            return os.readlink(self.proc / "exe").endswith("/probe")
+            # The environment is the last thing that it gets.
+            return os.readlink(self.proc / "exe").endswith("/probe") and "PATH" in self.env
         return False
 
     @property

@@ -1,58 +1,49 @@
-"""What tests could leave behind on a machine."""
+"""What tests could leave behind on a machine: traces of their own runtimes, and files where others keep theirs."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
 
-__all__ = ["Machine"]
+__all__ = ["cgroups", "mounts", "processes", "shared_files"]
 
+CGROUPS = Path("/sys/fs/cgroup")
 # Where runtimes and network plugins have something by default.
-PLACES = ("/run", "/run/containerd", "/run/crio", "/var/lib", "/var/lib/cni", "/opt", "/etc")
+SHARED = ("/run", "/run/containerd", "/run/crio", "/var/lib", "/var/lib/cni", "/opt", "/etc")
 
 
-class Machine(NamedTuple):
-    """A snapshot."""
-
-    mounts: frozenset[str]
-    cgroups: frozenset[str]
-    places: frozenset[str]
-    children: frozenset[str]
-
-    @classmethod
-    def now(cls) -> Machine:
-        places: set[str] = set()
-        for place in PLACES:
-            with contextlib.suppress(FileNotFoundError):
-                places.update(str(path) for path in Path(place).iterdir())
-        mounts = Path("/proc/self/mounts").read_text().splitlines()
-        return cls(
-            frozenset(line.split()[1] for line in mounts),
-            frozenset(str(path) for path in Path("/sys/fs/cgroup").glob("*/*/")),
-            frozenset(places),
-            frozenset(_runtimes()),
-        )
-
-    def beyond(self, before: Machine) -> list[str]:
-        """What there is that was not there before; of directories, only what is of these tests' kind."""
-        found = [f"mount {mount}" for mount in self.mounts - before.mounts]
-        found += [f"cgroup {group}" for group in self.cgroups - before.cgroups]
-        found += [
-            path
-            for path in self.places - before.places
-            if any(word in path for word in ("containerd", "cni", "runc", "crio", "nri"))
-        ]
-        found += [f"process {process}" for process in self.children - before.children]
-        return sorted(found)
+def mounts(root: Path) -> list[str]:
+    """The mounts below a directory."""
+    table = Path("/proc/self/mounts").read_text().splitlines()
+    places = [line.split()[1] for line in table]
+    return [place for place in places if place.startswith(f"{root}/")]
 
 
-def _runtimes() -> set[str]:
+def cgroups(name: str) -> list[Path]:
+    """The cgroups of that name at the top, one in each hierarchy."""
+    return [path for path in [CGROUPS / name, *CGROUPS.glob(f"*/{name}")] if path.exists()]
+
+
+def processes(root: Path, groups: Iterable[Path]) -> list[int]:
+    """Those with the directory in their arguments, and those in the cgroups; not this one."""
     found = set()
     for path in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            program = os.readlink(path / "exe")
-            if "/.cache/e2e/" in program or program.endswith("/probe"):
-                found.add(f"{path.name} {program}")
+            if str(root).encode() in (path / "cmdline").read_bytes():
+                found.add(int(path.name))
+    for group in groups:
+        for procs in group.rglob("cgroup.procs"):
+            with contextlib.suppress(OSError):
+                found.update(int(pid) for pid in procs.read_text().split())
+    return sorted(found - {os.getpid()})
+
+
+def shared_files() -> set[str]:
+    """What is in the directories that runtimes share, unless they are configured as here."""
+    found: set[str] = set()
+    for place in SHARED:
+        with contextlib.suppress(FileNotFoundError):
+            found.update(str(path) for path in Path(place).iterdir())
     return found

@@ -10,10 +10,11 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 
+from tests.e2e import machine
 from tests.e2e.build import Tools
 from tests.e2e.cri import Cri
 
@@ -46,6 +47,8 @@ class Node:
     name = ""
     version = ""
     nri = ""
+    #: Features that are otherwise there than in the tests, and how.
+    differs: ClassVar[Mapping[str, str]] = {}
 
     def __init__(self, tools: Tools) -> None:
         self.tools = tools
@@ -111,58 +114,50 @@ class Node:
     def __enter__(self: N) -> N:
         return self
 
-    def __exit__(self, *_exc_info: object) -> None:
+    def __exit__(self, *exc_info: object) -> None:
         try:
             if self.running:
                 self.cri.remove_all()
         finally:
             self.cri.close()
             self._end(signal.SIGTERM)
-            self.remove_traces()
+            left = self._left()
+            self._clean_up()
+        # It is the test that has to end well; a test that failed may leave pods behind.
+        assert exc_info[0] is not None or left == []
+        assert self.traces() == []
 
-    def remove_traces(self) -> None:
-        """End what is left of pods, when tests have failed, and remove mounts, cgroups and files."""
-        for pid in self.processes():
+    def _left(self) -> list[str]:
+        """What has not gone by itself, within a time: shims and plugins that were launched take a moment."""
+        give_up = time.monotonic() + END_TIMEOUT
+        while True:
+            left = [trace for trace in self.traces() if not trace.startswith("cgroup")]
+            if not left or time.monotonic() > give_up:
+                return left
+            time.sleep(0.02)
+
+    def _clean_up(self) -> None:
+        """End what is left of pods, and remove mounts, cgroups and files."""
+        groups = machine.cgroups(self.root.name)
+        for pid in machine.processes(self.root, groups):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        self._wait_for(lambda: not self.processes())
-        for mount in sorted(self.mounts(), reverse=True):
+        self._wait_for(lambda: not machine.processes(self.root, groups))
+        for mount in sorted(machine.mounts(self.root), reverse=True):
             subprocess.run(["umount", "-l", mount], check=False)
-        for group in self.cgroups():
+        for group in groups:
             # From the innermost: a cgroup without processes and children can be removed.
             for directory, _, _ in os.walk(group, topdown=False):
                 with contextlib.suppress(OSError):
                     os.rmdir(directory)
         shutil.rmtree(self.root)
 
-    # What there is of it
-
-    def processes(self) -> list[int]:
-        """The shims, what runs in the cgroups of the pods, and whatever else has the directory as an argument."""
-        found = set()
-        for path in Path("/proc").glob("[0-9]*"):
-            with contextlib.suppress(OSError):
-                if str(self.root).encode() in (path / "cmdline").read_bytes():
-                    found.add(int(path.name))
-        for group in self.cgroups():
-            for procs in group.rglob("cgroup.procs"):
-                with contextlib.suppress(OSError):
-                    found.update(int(pid) for pid in procs.read_text().split())
-        return sorted(found - {os.getpid()})
-
-    def mounts(self) -> list[str]:
-        table = Path("/proc/self/mounts").read_text().splitlines()
-        places = [line.split()[1] for line in table]
-        return [place for place in places if place.startswith(f"{self.root}/")]
-
-    def cgroups(self) -> list[Path]:
-        """In each hierarchy the cgroup that all pods are in."""
-        base = Path("/sys/fs/cgroup")
-        return [
-            path
-            for path in [base / self.root.name, *base.glob(f"*/{self.root.name}")]
-            if path.exists()
-        ]
+    def traces(self) -> list[str]:
+        """What there is of it on the machine."""
+        groups = machine.cgroups(self.root.name)
+        found = [f"process {pid}" for pid in machine.processes(self.root, groups)]
+        found += [f"mount {mount}" for mount in machine.mounts(self.root)]
+        return found + [f"cgroup {group}" for group in groups]
 
     @staticmethod
     def _wait_for(condition: Callable[[], bool]) -> None:

@@ -20,8 +20,11 @@ def note(
     results: dict[str, str], feature: str, report: pytest.TestReport, proves: str = "yes"
 ) -> None:
     """Put down what a phase of a test says of a feature; ``proves`` is what it means when the test passes."""
+    expected = getattr(report, "wasxfail", None)
     if report.failed:
         results[feature] = "no"
+    elif expected is not None:
+        results[feature] = expected
     elif report.skipped:
         reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else "skipped"
         results.setdefault(feature, reason.replace("Skipped: ", ""))
