@@ -109,6 +109,8 @@ class Pod:
         config: dict[str, Any] = {
             "metadata": {"name": name},
             "image": {"image": IMAGE, "user_specified_image": IMAGE},
+            # The kubelet's own, from which CRI-O takes the name for plugins.
+            "labels": {"io.kubernetes.container.name": name},
             "args": list(args),
             "envs": [{"key": key, "value": value.encode()} for key, value in (env or {}).items()],
             "log_path": f"{name}.log",
