@@ -22,7 +22,7 @@ RESTARTS = int(os.environ.get("NRI_SYNC_TORTURE_RESTARTS", "100"))
 # Within which a plugin registers again, on a busy machine.
 PROMPTLY = 15.0
 # What the process may grow by, as caches and the pools of the allocator fill.
-GROWTH = 4 << 20
+GROWTH = 8 << 20
 # Of the resident memory.
 SAMPLES = 16
 MOST_REQUESTS = 1 << 20
