@@ -284,8 +284,12 @@ class Stub:
             raise conn.close_reason
 
     def _live(self) -> list[Connection]:
-        # A copy is made in one step; iterating, a finalizer could let other threads in.
-        return list(self._conns.copy())
+        while True:
+            try:
+                return list(self._conns.copy())
+            except RuntimeError:
+                # A garbage collection in the middle of the copy has let another thread in.
+                continue
 
     def __enter__(self) -> Stub:
         self.start()
