@@ -99,7 +99,7 @@ class Crio(Node):
             ),
             "not in this release of NRI",
         ),
-        "CDI devices": "not in this runtime as it is configured here",
+        "CDI devices": "ignored by the runtime",
         "Unsolicited updates: the pids limit": "yes",
     }  # fmt: skip
 
