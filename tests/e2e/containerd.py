@@ -31,6 +31,9 @@ disabled_plugins = ["io.containerd.tracing.processor.v1.otlp", "io.containerd.in
   # The default is five seconds. The other timeout has its default.
   plugin_registration_timeout = "30s"
 
+[plugins."io.containerd.internal.v1.opt"]
+  path = "{root}/opt"
+
 [plugins."io.containerd.shim.v1.manager"]
   socket_dir = "{root}/s"
 

@@ -63,6 +63,7 @@ monitor_cgroup = "pod"
 pause_image = "{image}"
 pause_command = "/probe"
 signature_policy = "{root}/policy.json"
+signature_policy_dir = "{root}/policies"
 
 [crio.network]
 network_dir = "{root}/cni.d"
