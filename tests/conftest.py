@@ -18,9 +18,11 @@ __all__: list[str] = []
 # Seconds that the threads of a test have to end once it is over.
 THREADS_END_WITHIN = 5.0
 
-hypothesis.settings.register_profile("local", deadline=None)
+# How long a test and the making of its data take depends on what else the machine does.
+_LOCAL = hypothesis.settings(deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.register_profile("local", _LOCAL)
 # A failure in CI is one that anybody can repeat.
-hypothesis.settings.register_profile("ci", deadline=None, derandomize=True, database=None)
+hypothesis.settings.register_profile("ci", _LOCAL, derandomize=True, database=None)
 hypothesis.settings.load_profile("ci" if os.environ.get("CI") == "true" else "local")
 
 

@@ -29,7 +29,6 @@ import contextlib
 import fcntl
 import logging
 import math
-import queue
 import select
 import socket
 import struct
@@ -162,9 +161,9 @@ class Link:
         self._view = memoryview(bytearray(_READ_SIZE))
         self._sentinel = False
         self._ended = False
-        # When the clock will be looked at next. What is put into _alarms makes that now.
+        # When the clock will be looked at next. The alarm makes that now.
         self._wake_at = math.inf
-        self._alarms: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self._alarm = Latch()
         # Guards what follows and, with it, the lifetime of the descriptors. Innermost; never held while
         # blocking.
         self._lock = threading.Lock()
@@ -241,7 +240,7 @@ class Link:
             # Writers that are blocked return, and the epoll set reports the socket for good.
             with contextlib.suppress(OSError):
                 self._sock.shutdown(socket.SHUT_RDWR)
-        self._alarms.put(None)
+        self._alarm.set()
         for seat in idle:
             seat.lock.release()
         if dropped:
@@ -425,7 +424,7 @@ class Link:
                 return
             self._wake_at = due
             start, self._has_clock = not self._has_clock, True
-        self._alarms.put(None)
+        self._alarm.set()
         if start:
             try:
                 spawn(f"{self.name}-clock", self._watch_clock)
@@ -436,13 +435,14 @@ class Link:
                     self._wake_at = math.inf
 
     def _watch_clock(self) -> None:
-        while not self._ended:
-            # Mark, then look: what becomes due from here on finds the mark, and sounds the alarm.
+        while True:
+            # Set out the alarm, mark, then look: what becomes due from here on finds the mark, and sounds it.
+            self._alarm = alarm = Latch()
+            if self._ended:
+                return
             self._wake_at = math.inf
             self._wake_at = wake_at = self._tick()
-            timeout = max(0.0, min(wake_at - time.monotonic(), threading.TIMEOUT_MAX))
-            with contextlib.suppress(queue.Empty):
-                self._alarms.get(timeout=timeout)
+            alarm.wait(Deadline(wake_at - time.monotonic()))
 
     def _tick(self) -> float:
         try:

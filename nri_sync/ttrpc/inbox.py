@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
 from typing import Union
 
@@ -30,6 +31,7 @@ class Inbox:
         self._stall = stall
         # C-level and re-entrant: a signal in the consumer cannot leave it locked for the reader.
         self._queue: queue.SimpleQueue[Data | None] = queue.SimpleQueue()
+        self._arrival = Latch()
         # Each is written by one side only, but for the last two, which only ever become true.
         self._put_bytes = 0
         self._taken_bytes = 0
@@ -54,13 +56,13 @@ class Inbox:
         self._room = None
         if not self._ended:
             self._put_bytes += len(data) + 1
-            self._queue.put(data)
+            self._add(data)
         return True
 
     def end(self) -> None:
         """Nothing more will come; what is there can still be taken. Any thread."""
         self._ended = True
-        self._queue.put(END)
+        self._add(END)
         self._make_room()
 
     def discard(self) -> None:
@@ -76,24 +78,33 @@ class Inbox:
         """
         if self._discarding:
             return END
-        while True:
-            remaining = None if deadline is None else deadline.remaining()
-            timeout = remaining
-            if on_main_thread():
-                # See nri_sync.threads: a signal may just have missed the wait.
-                timeout = 1.0 if remaining is None else min(remaining, 1.0)
-            try:
-                data = self._queue.get(timeout=timeout)
-                break
-            except queue.Empty:
-                if timeout == remaining:
-                    raise TimeoutError("no message arrived in time") from None
+        data = (
+            self._queue.get()
+            if deadline is None and not on_main_thread()
+            else self._get_in_time(deadline)
+        )
         if data is END:
             self._queue.put(END)
         else:
             self._taken_bytes += len(data) + 1
             self._make_room()
         return data
+
+    def _get_in_time(self, deadline: Deadline | None) -> Data | None:
+        # Not by get(timeout=...): before Python 3.13 a signal that strikes as the time runs out makes it
+        # wait for ever.
+        while True:
+            arrival = self._arrival
+            with contextlib.suppress(queue.Empty):
+                return self._queue.get_nowait()
+            if not arrival.wait(deadline):
+                raise TimeoutError("no message arrived in time")
+
+    def _add(self, item: Data | None) -> None:
+        self._queue.put(item)
+        # Add, then replace: whoever reads the new one looks into the queue afterwards.
+        arrival, self._arrival = self._arrival, Latch()
+        arrival.set()
 
     def _make_room(self) -> None:
         room = self._room

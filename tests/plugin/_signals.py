@@ -321,10 +321,14 @@ class Relay:
     def _run(self) -> None:
         while not self._over:
             try:
-                peer = self._runtime.peers.get(timeout=0.05)
-                while True:
+                peer = self._runtime.peers.get_nowait()
+                while not self._over:
                     peer.call("RunPodSandbox", nri_pb2.RunPodSandboxRequest(), 1.0)
-            except (queue.Empty, grpc.RpcError, ConnectionLost):
+            except queue.Empty:
+                time.sleep(
+                    0.001
+                )  # a wait with a timeout could be struck by one of the signals, and not end
+            except (grpc.RpcError, ConnectionLost):
                 pass
 
     def close(self) -> None:

@@ -55,20 +55,32 @@ def test_get_gives_up_on_other_threads() -> None:
     assert len(raised) == 1
 
 
-def test_the_main_thread_looks_again_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
-    # A signal may just have missed the wait.
-    looks: list[object] = []
+def test_every_one_that_waits_gets_its_message() -> None:
+    inbox = Inbox()
+    taken: list[bytes] = []
+    threads = [
+        in_thread(lambda: taken.append(bytes(inbox.get(Deadline(LONG)) or b""))) for _ in range(4)
+    ]
+    for data in (b"a", b"b", b"c"):
+        inbox.put(data)
+    inbox.end()
+    for thread in threads:
+        thread.join(LONG)
+    assert sorted(taken) == [b"", b"a", b"b", b"c"]
+
+
+def test_a_message_that_comes_just_before_the_wait() -> None:
     inbox = Inbox()
 
-    def on_main_thread() -> bool:
-        looks.append(None)
-        if len(looks) == 2:
-            inbox.put(b"a")
-        return True
+    class Late(Latch):
+        __slots__ = ()
 
-    monkeypatch.setattr(inbox_module, "on_main_thread", on_main_thread)
-    assert inbox.get() == b"a"
-    assert len(looks) == 2
+        def wait(self, deadline: Deadline | None = None) -> bool:
+            inbox.put(b"a")
+            return super().wait(deadline)
+
+    inbox._arrival = Late()
+    assert inbox.get(Deadline(LONG)) == b"a"
 
 
 def full_inbox() -> Inbox:
