@@ -8,6 +8,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from google.protobuf import json_format
 from google.protobuf.message import Message
@@ -20,17 +21,21 @@ __all__ = [
     "CONTAINER",
     "FLOOR",
     "GO",
+    "GO_RUNTIME",
     "OURS",
     "POD",
+    "OurRuntime",
     "as_json",
     "echo_server",
     "go_runtime",
     "plugin",
+    "runtime",
     "scratch",
 ]
 
 OURS = "nri_sync"
 GO = "Go stub"
+GO_RUNTIME = "Go adaptation"
 FLOOR = "canned C"
 
 POD = nri_pb2.PodSandbox(
@@ -78,11 +83,44 @@ def go_runtime(**options: object) -> Iterator[GoRuntime]:
         yield runtime
 
 
+class OurRuntime(Peer):
+    """Our runtime side, in a process of its own; not started yet. As GoRuntime, with fewer commands."""
+
+    def __init__(self, socket_path: Path) -> None:
+        super().__init__(Path(sys.executable), "-m", "benchmarks.runtime")
+        self.socket_path = socket_path
+
+    def start(self, **options: Any) -> None:
+        self.call(
+            "start",
+            socket=str(self.socket_path),
+            runtime_name="ours",
+            runtime_version="1",
+            **options,
+        )
+
+    def wait_connected(self, name: str) -> None:
+        self.wait_event("connected", name=name)
+
+
+@contextlib.contextmanager
+def runtime(kind: str, **options: object) -> Iterator[GoRuntime | OurRuntime]:
+    """A runtime side of that kind, started."""
+    if kind != OURS:
+        with go_runtime(**options) as started:
+            yield started
+        return
+    with scratch() as folder, OurRuntime(folder / "nri.sock") as process:
+        process.start(**options)
+        yield process
+
+
 @contextlib.contextmanager
 def plugin(
     kind: str,
-    runtime: GoRuntime,
+    runtime: GoRuntime | OurRuntime,
     *,
+    name: str = "bench",
     env: int = 3,
     mounts: int = 2,
     size: int = 0,
@@ -91,7 +129,7 @@ def plugin(
     start: bool = True,
 ) -> Iterator[Peer]:
     """A plugin of that kind, connected to the runtime."""
-    path, name = str(runtime.socket_path), "bench"
+    path = str(runtime.socket_path)
     if kind == FLOOR:
         process = Peer("floor", path, f"{idx:02d}", name)
     elif kind == GO:

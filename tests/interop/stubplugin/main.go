@@ -9,6 +9,7 @@ import (
 	"flag"
 	"fmt"
 	"sort"
+	"strconv"
 	"strings"
 	"time"
 
@@ -25,6 +26,7 @@ var (
 	name        = flag.String("name", "gostub", "name to register")
 	idx         = flag.String("idx", "50", "index to register")
 	socket      = flag.String("socket", "", "socket of the runtime")
+	count       = flag.Int("count", 1, "plugins, each with a connection, the next index, and its number after its name")
 	events      = flag.String("events", "", "events to subscribe to; all by default")
 	env         = flag.Int("env", 0, "environment variables in each adjustment")
 	mounts      = flag.Int("mounts", 0, "mounts in each adjustment")
@@ -38,29 +40,69 @@ var (
 )
 
 type plugin struct {
-	stub stub.Stub
+	name, idx string
+	stub      stub.Stub
 }
+
+type plugins []*plugin
 
 func main() {
 	flag.Parse()
 	log.Set(silent{})
-	p := &plugin{}
-	p.renew()
+	all := makePlugins()
 	control.Serve(nil, map[string]control.Handler{
-		"start": control.Bind(func(struct{}) (any, error) { return p.start() }),
+		"start": control.Bind(func(struct{}) (any, error) { return all.start() }),
 		"restart": control.Bind(func(struct{}) (any, error) {
-			p.stub.Stop()
-			return p.start()
+			all.stop()
+			return all.start()
 		}),
-		"stop":   control.Bind(func(struct{}) (any, error) { p.stub.Stop(); return nil, nil }),
-		"update": control.Bind(p.update),
+		"stop":   control.Bind(func(struct{}) (any, error) { all.stop(); return nil, nil }),
+		"update": control.Bind(all[0].update),
 	})
+}
+
+func makePlugins() plugins {
+	if *count == 1 {
+		return plugins{newPlugin(*name, *idx)}
+	}
+	first, err := strconv.Atoi(*idx)
+	if err != nil {
+		control.Fatal("%v", err)
+	}
+	var all plugins
+	for i := range *count {
+		all = append(all, newPlugin(fmt.Sprintf("%s%d", *name, i), fmt.Sprintf("%02d", first+i)))
+	}
+	return all
+}
+
+// start starts one after the other, and returns the microseconds that it took.
+func (all plugins) start() (any, error) {
+	begin := time.Now()
+	for _, p := range all {
+		if err := p.stub.Start(context.Background()); err != nil {
+			return nil, err
+		}
+	}
+	return float64(time.Since(begin).Nanoseconds()) / 1e3, nil
+}
+
+func (all plugins) stop() {
+	for _, p := range all {
+		p.stub.Stop()
+	}
+}
+
+func newPlugin(name, idx string) *plugin {
+	p := &plugin{name: name, idx: idx}
+	p.renew()
+	return p
 }
 
 // renew makes a new stub, since one that has failed to start once never starts again.
 func (p *plugin) renew() {
 	options := []stub.Option{
-		stub.WithPluginName(*name), stub.WithPluginIdx(*idx),
+		stub.WithPluginName(p.name), stub.WithPluginIdx(p.idx),
 		stub.WithOnClose(func() {
 			control.Emit("closed", nil)
 			if *reconnect {
@@ -79,13 +121,6 @@ func (p *plugin) renew() {
 		control.Fatal("%v", err)
 	}
 	p.stub = s
-}
-
-// start returns the microseconds that it took.
-func (p *plugin) start() (any, error) {
-	begin := time.Now()
-	err := p.stub.Start(context.Background())
-	return float64(time.Since(begin).Nanoseconds()) / 1e3, err
 }
 
 type updateArgs struct {
@@ -152,21 +187,21 @@ func seen(event string, messages ...proto.Message) error {
 	return nil
 }
 
-func adjustment() *api.ContainerAdjustment {
+func (p *plugin) adjustment() *api.ContainerAdjustment {
 	adjust := &api.ContainerAdjustment{}
 	for i := range *env {
-		adjust.AddEnv(fmt.Sprintf("%s_%d", *name, i), "value")
+		adjust.AddEnv(fmt.Sprintf("%s_%d", p.name, i), "value")
 	}
 	for i := range *mounts {
 		adjust.AddMount(&api.Mount{
-			Destination: fmt.Sprintf("/mnt/%s/%d", *name, i), Type: "bind", Source: "/src", Options: []string{"ro"},
+			Destination: fmt.Sprintf("/mnt/%s/%d", p.name, i), Type: "bind", Source: "/src", Options: []string{"ro"},
 		})
 	}
 	for i := range *annotations {
-		adjust.AddAnnotation(fmt.Sprintf("%s/%d", *name, i), "value")
+		adjust.AddAnnotation(fmt.Sprintf("%s/%d", p.name, i), "value")
 	}
 	if *size > 0 {
-		adjust.AddAnnotation(*name+"/padding", strings.Repeat("x", *size))
+		adjust.AddAnnotation(p.name+"/padding", strings.Repeat("x", *size))
 	}
 	return adjust
 }
@@ -188,7 +223,7 @@ func (p *plugin) CreateContainer(
 	if err := seen("CreateContainer", pod, container); err != nil {
 		return nil, nil, err
 	}
-	return adjustment(), others(), nil
+	return p.adjustment(), others(), nil
 }
 
 func (p *plugin) UpdateContainer(
