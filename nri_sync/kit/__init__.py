@@ -1,0 +1,36 @@
+"""What nearly every plugin needs around its stub. Each piece stands on the public API alone, and works without the others.
+
+Names are imported when they are first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from nri_sync.kit.config import load
+    from nri_sync.kit.main import main
+
+__all__ = [
+    "load",
+    "main",
+]
+
+# Where the names above come from.
+_HOMES = {
+    "load": "nri_sync.kit.config",
+    "main": "nri_sync.kit.main",
+}
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name):
+        if name not in __all__:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = getattr(importlib.import_module(_HOMES[name]), name)
+        globals()[name] = value
+        return value
+
+    def __dir__():
+        return sorted({*globals(), *__all__})
