@@ -9,6 +9,7 @@
      +-- ConnectionLost              a connection ended without this side asking for it
      +-- PluginError (TypeError)     the plugin object has no handlers, or wrong ones
      +-- IdentityError (ValueError)  plugin name, index or socket that cannot be used
+     +-- ConfigError (ValueError)    a configuration that is not what the plugin expects
      +-- LifecycleError              a call that the state of the stub does not allow
      |    +-- AlreadyStarted         start() while a session is up
      |    +-- StubStopped            start() was ended by a stop()
@@ -33,6 +34,7 @@ from __future__ import annotations
 
 __all__ = [
     "AlreadyStarted",
+    "ConfigError",
     "ConflictError",
     "ConnectionLost",
     "ConnectionSpent",
@@ -92,6 +94,18 @@ class PluginError(NRIError, TypeError):
 
 class IdentityError(NRIError, ValueError):
     """The plugin's name, index, or way to the runtime is missing or not usable."""
+
+
+class ConfigError(NRIError, ValueError):
+    """A configuration is not what the plugin expects; the text has a line for each ``problem``.
+
+    ``source`` is where it came from, such as the path of a file.
+    """
+
+    def __init__(self, source: str, problems: tuple[str, ...]) -> None:
+        super().__init__("\n".join(f"{source}: {problem}" for problem in problems))
+        self.source = source
+        self.problems = problems
 
 
 class LifecycleError(NRIError):

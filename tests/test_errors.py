@@ -56,6 +56,12 @@ def test_a_failed_start_tells_the_phase() -> None:
     assert (str(caught.value), caught.value.phase) == ("late", "register")
 
 
+def test_a_configuration_has_a_line_for_each_problem() -> None:
+    error = errors.ConfigError("a.toml", ("x: wrong", "y: missing"))
+    assert str(error) == "a.toml: x: wrong\na.toml: y: missing"
+    assert (error.source, error.problems) == ("a.toml", ("x: wrong", "y: missing"))
+
+
 def test_a_conflict_tells_who_and_what() -> None:
     error = errors.OwnershipConflict("both", plugin="20-b", other="10-a", field=6, key="HOME")
     assert isinstance(error, ValueError)

@@ -1,6 +1,6 @@
-"""What nearly every plugin needs around its stub. Each piece stands on the public API alone, and works without the others.
+"""What nearly every plugin needs around its stub.
 
-Names are imported when they are first used.
+Each piece stands on the public API alone, and works without the others. Names are imported when they are first used.
 """
 
 from __future__ import annotations
@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from nri_sync.kit.config import load
-    from nri_sync.kit.main import main
+    from nri_sync.kit.program import main
 
 __all__ = [
     "load",
     "main",
 ]
 
-# Where the names above come from.
+# Where the names above come from. None may be that of a module here: importing that would put it in its place.
 _HOMES = {
     "load": "nri_sync.kit.config",
-    "main": "nri_sync.kit.main",
+    "main": "nri_sync.kit.program",
 }
 
 if not TYPE_CHECKING:
