@@ -6,12 +6,10 @@ Each piece stands on the public API alone, and works without the others. Names a
 from __future__ import annotations
 
 import importlib
-import sys
-from types import ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from nri_sync.kit.chain import chain
+    from nri_sync.kit.chains import chain
     from nri_sync.kit.config import load
     from nri_sync.kit.program import main
 
@@ -23,25 +21,10 @@ __all__ = [
 
 # Where the names above come from. None may be that of a module here: importing that would put it in its place.
 _HOMES = {
-    "chain": "nri_sync.kit.chain",
+    "chain": "nri_sync.kit.chains",
     "load": "nri_sync.kit.config",
     "main": "nri_sync.kit.program",
 }
-
-
-class _Kit(ModuleType):
-    """The type of this module: what it exports wins over a submodule of the same name.
-
-    Python binds a submodule in its package when that has been imported: ``kit.main`` would be the module or
-    the function, depending on what was imported first.
-    """
-
-    def __setattr__(self, name: str, value: object) -> None:
-        if not (name in _HOMES and isinstance(value, ModuleType)):
-            super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Kit
 
 if not TYPE_CHECKING:
 

@@ -1,0 +1,46 @@
+"""The names of the kit lead where they should, whatever was imported before."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+import subprocess
+import sys
+
+import pytest
+
+from nri_sync import kit
+
+__all__: list[str] = []
+
+
+@pytest.mark.parametrize("name", kit.__all__)
+def test_every_name_leads_to_what_its_module_exports(name: str) -> None:
+    home = importlib.import_module(kit._HOMES[name])
+    assert name in home.__all__
+    assert getattr(kit, name) is getattr(home, name)
+
+
+def test_no_name_is_that_of_a_module() -> None:
+    # When a submodule has been imported, Python binds it in its package.
+    modules = {module.name for module in pkgutil.iter_modules(kit.__path__)}
+    assert not modules & set(kit.__all__)
+
+
+def test_names_are_listed_once_and_in_both_places() -> None:
+    assert len(kit.__all__) == len(set(kit.__all__))
+    assert set(kit.__all__) == set(kit._HOMES) <= set(dir(kit))
+
+
+def test_what_is_not_exported_is_no_attribute() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'chian'"):
+        _ = kit.chian  # type: ignore[attr-defined]
+
+
+def test_nothing_is_loaded_before_it_is_used() -> None:
+    code = (
+        "import sys, nri_sync.kit;"
+        "print([name for name in sys.modules if name.startswith('nri_sync.kit.')])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)
+    assert done.stdout.strip() == "[]"
