@@ -1,8 +1,8 @@
 """Builds what the tests run: containerd, its shim, runc, and an image; once for each set of versions.
 
 ``python -m tests.e2e`` does it ahead of the tests. It needs Go, a C compiler, and the Go module proxy; everything
-is kept in .cache/e2e of the source directory. With the headers of libseccomp (Debian: libseccomp-dev; fetched, if
-missing, where there is apt) runc can filter system calls.
+is kept in .cache/e2e of the source directory. It also needs libseccomp to link to (Debian's libseccomp-dev is
+fetched, if missing, where there is apt).
 """
 
 from __future__ import annotations
@@ -57,14 +57,6 @@ class Tools:
         self.image = directory / "image.tar"
         self.cri = directory / "cri.pb"
 
-    @property
-    def has_seccomp(self) -> bool:
-        """Whether runc was built with it."""
-        features = subprocess.run(
-            [str(self.runc), "features"], check=True, capture_output=True, text=True
-        )
-        return bool(json.loads(features.stdout)["linux"]["seccomp"]["enabled"])
-
 
 def build() -> Tools:
     """Build what is missing; prints what takes long."""
@@ -112,44 +104,42 @@ def _install(tools: Tools, *arguments: str, **env: str) -> None:
 
 def _build_runc(tools: Tools) -> None:
     """Static, as containers have their own libraries; it needs cgo."""
-    tags, env = with_libseccomp("osusergo,netgo")
+    tags = "seccomp,osusergo,netgo"
     flags = "-s -w -linkmode external -extldflags -static"
     module = f"github.com/opencontainers/runc@{RUNC}"
-    _install(tools, "-trimpath", "-tags", tags, "-ldflags", flags, module, **env)
+    _install(tools, "-trimpath", "-tags", tags, "-ldflags", flags, module, **with_libseccomp())
 
 
-def with_libseccomp(tags: str) -> tuple[str, dict[str, str]]:
-    """The build tags, and the environment, for programs that use cgo, with seccomp if there is libseccomp."""
+def with_libseccomp() -> dict[str, str]:
+    """The environment for building programs that use cgo and libseccomp."""
     env = {"CGO_ENABLED": "1"}
-    if shutil.which("pkg-config") is None:
-        return tags, env
-    if subprocess.run(["pkg-config", "--exists", "libseccomp"], check=False).returncode != 0:
+    exists = ["pkg-config", "--exists", "libseccomp"]
+    if shutil.which(exists[0]) is None or subprocess.run(exists, check=False).returncode != 0:
         root = fetch_debian("libseccomp-dev")
-        if root is None:
-            return tags, env
-        (found,) = root.glob("usr/lib/*/pkgconfig")
-        env.update(PKG_CONFIG_SYSROOT_DIR=str(root), PKG_CONFIG_PATH=str(found))
-    return f"{tags},seccomp", env
+        (library,) = root.glob("usr/lib/*/libseccomp.a")
+        # In place of what pkg-config says, which Go caches without looking at where the library is.
+        env["PKG_CONFIG"] = "true"
+        env["CGO_CFLAGS"] = f"-O2 -I{root}/usr/include"
+        env["CGO_LDFLAGS"] = f"-L{library.parent} -lseccomp"
+    return env
 
 
-def fetch_debian(package: str) -> Path | None:
-    """Where a package of Debian has been unpacked, without being installed; None where there is no apt."""
-    if shutil.which("apt-get") is None or shutil.which("dpkg-deb") is None:
-        return None
+def fetch_debian(package: str) -> Path:
+    """Where a package of Debian has been unpacked, without being installed."""
     root = CACHE / package
-    if not root.exists():
-        with tempfile.TemporaryDirectory(prefix="nri") as directory:
-            fetched = subprocess.run(
-                ["apt-get", "download", "-q", package],
-                cwd=directory,
-                capture_output=True,
-                check=False,
-            )
-            if fetched.returncode != 0:
-                return None
-            (archive,) = Path(directory).glob("*.deb")
-            root.mkdir(parents=True)
-            subprocess.run(["dpkg-deb", "-x", str(archive), str(root)], check=True)
+    if root.exists():
+        return root
+    if shutil.which("apt-get") is None or shutil.which("dpkg-deb") is None:
+        raise RuntimeError(f"Debian's {package}, or what is like it, is needed: install it")
+    with tempfile.TemporaryDirectory(prefix="nri") as directory:
+        fetch = ["apt-get", "download", "-q", package]
+        fetched = subprocess.run(fetch, cwd=directory, capture_output=True, text=True, check=False)
+        if fetched.returncode != 0:
+            raise RuntimeError(f"{' '.join(fetch)} failed:\n{fetched.stdout}{fetched.stderr}")
+        (archive,) = Path(directory).glob("*.deb")
+        partial = root.with_suffix(".partial")
+        subprocess.run(["dpkg-deb", "-x", str(archive), str(partial)], check=True)
+        partial.rename(root)
     return root
 
 

@@ -14,13 +14,11 @@ __all__ = ["CRIO", "build_crio"]
 
 CRIO = "v1.34.0"
 
-_TAGS = (
-    "containers_image_openpgp,containers_image_ostree_stub,exclude_graphdriver_btrfs,osusergo,netgo"
-)
+_TAGS = "containers_image_openpgp,containers_image_ostree_stub,exclude_graphdriver_btrfs,osusergo,netgo,seccomp"
 
 
 def build_crio() -> Path:
-    """The directory with crio, pinns and conmon. Raises RuntimeError where there is no conmon to be had."""
+    """The directory with crio, pinns and conmon. Raises RuntimeError if there is no conmon to be had."""
     target = CACHE / f"crio-{CRIO}"
     if (target / "crio").exists():
         return target
@@ -31,9 +29,9 @@ def build_crio() -> Path:
     pinns = ["cc", "-std=c99", "-O2", "-static", "-o", str(target / "pinns")]
     subprocess.run([*pinns, *map(str, sorted(source.glob("pinns/src/*.c")))], check=True)
     shutil.copy(_conmon(), target / "conmon")
-    tags, env = with_libseccomp(_TAGS)
-    arguments = ["-mod=mod", "-trimpath", "-ldflags", "-s -w", "-tags", tags]
-    run("build", *arguments, "-o", str(target / "crio"), "./cmd/crio", cwd=source, env=env)
+    arguments = ["-mod=mod", "-trimpath", "-ldflags", "-s -w", "-tags", _TAGS]
+    target_file = str(target / "crio")
+    run("build", *arguments, "-o", target_file, "./cmd/crio", cwd=source, env=with_libseccomp())
     print(f"{time.monotonic() - began:6.1f} s  cri-o {CRIO}", flush=True)
     return target
 
@@ -41,10 +39,5 @@ def build_crio() -> Path:
 def _conmon() -> str:
     found = shutil.which("conmon")
     if found is None:
-        package = fetch_debian("conmon")
-        if package is None:
-            raise RuntimeError(
-                "CRI-O needs conmon, which is not on PATH, and there is no apt to fetch it"
-            )
-        found = str(package / "usr" / "bin" / "conmon")
+        found = str(fetch_debian("conmon") / "usr" / "bin" / "conmon")
     return found
