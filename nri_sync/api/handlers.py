@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Iterable, Mapping
+import operator
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Callable, NamedTuple
 
 from nri_sync.api import Adjustment, EventMask, Update, nri_pb2, pretty_name
@@ -58,6 +59,8 @@ def _create(result: Any) -> nri_pb2.CreateContainerResponse:
             f"create_container returned {type(result).__name__}, but a ContainerAdjustment, a pair of it "
             "and a list of ContainerUpdate, a CreateContainerResponse or None is expected"
         )
+    if updates is None:
+        return nri_pb2.CreateContainerResponse(adjust=adjustment)
     return nri_pb2.CreateContainerResponse(adjust=adjustment, update=_checked_updates(updates))
 
 
@@ -80,6 +83,13 @@ class Handler(NamedTuple):
     @property
     def signature(self) -> str:
         return f"{self.name}({', '.join(self.parameters)})"
+
+    def arguments(self) -> Callable[[Any], Sequence[Any]]:
+        """What takes the arguments out of a request."""
+        if len(self.fields) > 1:
+            getter: Callable[[Any], Sequence[Any]] = operator.attrgetter(*self.fields)
+            return getter  # the fastest way that there is
+        return lambda request: [getattr(request, field) for field in self.fields]
 
 
 _POD = {"pod": "pod"}

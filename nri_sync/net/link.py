@@ -52,6 +52,7 @@ logger = logging.getLogger("nri_sync.net")
 _READ_SIZE = 256 * 1024
 _ARMED = select.EPOLLIN | select.EPOLLONESHOT
 _DISARMED = select.EPOLLONESHOT
+_SEND_FLAGS = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
 _IDLE_THREADS = 8
 # A Go peer may lose data that it has not read yet when it sees the end of the connection.
 _LINGER = 0.02
@@ -665,7 +666,10 @@ class Link:
             if not self._open:
                 raise ConnectionLost("the connection is closed")
             try:
-                sent = self._sock.sendmsg(buffers, (), socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+                if len(buffers) == 1:
+                    sent = self._sock.send(buffers[0], _SEND_FLAGS)
+                else:
+                    sent = self._sock.sendmsg(buffers, (), _SEND_FLAGS)
             except BlockingIOError:
                 return buffers
         except (OSError, ConnectionLost) as error:

@@ -23,6 +23,13 @@ class Facts(NamedTuple):
     #: As told or inferred.
     runtime_nri_version: str = "unknown"
 
+    @property
+    def answer_within(self) -> float:
+        """When to answer for a handler that has not, in seconds from the arrival of the request."""
+        timeout = self.request_timeout
+        # The runtime's clock began a little earlier, and the answer takes a moment to get there.
+        return timeout - min(max(0.1 * timeout, 0.05), 0.5 * timeout)
+
     def told(self, request: nri_pb2.ConfigureRequest, defaults: Facts) -> Facts:
         """With what the runtime says of itself. Runtimes before NRI v0.7 do not tell their timeouts: 0
         means that there is no answer, not that there is no time.

@@ -97,11 +97,10 @@ class Servicer:
 
     def _behaviour(self, handler: Handler) -> Callable[[Any, ServicerContext], Any]:
         empty = _TYPES[handler.rpc][1]()
-        fields = handler.fields
+        arguments = handler.arguments()
 
         def behaviour(request: Any, context: ServicerContext) -> Any:
-            arguments = [getattr(request, field) for field in fields]
-            reply = self._call(handler, arguments, context)
+            reply = self._call(handler, arguments(request), context)
             return empty if reply is None else reply
 
         return behaviour
@@ -138,7 +137,7 @@ class Servicer:
                 "StateChange with event %d, which is not one of its", request.event
             )
         else:
-            self._call(handler, [getattr(request, field) for field in handler.fields], context)
+            self._call(handler, handler.arguments()(request), context)
         return nri_pb2.Empty()
 
     def _validate(
@@ -164,8 +163,7 @@ class Servicer:
         conn.learn(request)
         handler = _HANDLERS["configure"]
         try:
-            arguments = [getattr(request, field) for field in handler.fields]
-            events = self._events(self._call(handler, arguments, context))
+            events = self._events(self._call(handler, handler.arguments()(request), context))
         except BaseException as error:
             conn.configure_failed(error, context)
             raise
@@ -236,11 +234,8 @@ class Late(LatePolicy):
         self._plugin = conn.plugin
 
     def limit(self) -> float | None:
-        if not self._conn.is_configured:
-            return None
-        timeout = self._conn.facts.request_timeout
-        # The runtime's clock began a little earlier, and the answer takes a moment to get there.
-        return timeout - min(max(0.1 * timeout, 0.05), 0.5 * timeout)
+        conn = self._conn
+        return conn.facts.answer_within if conn.is_configured else None
 
     def answer(self, call: ServerCall) -> bytes | Status | None:
         rpc = call.method.rpartition("/")[2]

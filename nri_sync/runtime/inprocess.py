@@ -70,7 +70,7 @@ class InProcess:
             return self._validate(method, request)
         message = type(request.message)()
         message.CopyFrom(request.message)
-        return handler.reply(method(*[getattr(message, field) for field in handler.fields]))
+        return handler.reply(method(*handler.arguments()(message)))
 
     def _validate(self, method: Callable[..., Any], request: Request) -> Any:
         """Raising is the answer here, and no error of the call."""

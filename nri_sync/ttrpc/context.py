@@ -34,6 +34,10 @@ class _State(NamedTuple):
     details: str | None
 
 
+# Guards what handlers say about how their calls end. One for all: it is held for a few assignments.
+_lock = threading.Lock()
+
+
 class Aborted(Exception):
     """Raised by ``context.abort()`` to leave the handler."""
 
@@ -44,6 +48,17 @@ class ServicerContext(grpc.ServicerContext):
     ttRPC has no initial metadata, no compression and no credentials, and of trailing metadata only the
     rich status (``grpc-status-details-bin``): what cannot be sent raises ValueError.
     """
+
+    # What most calls never change costs them nothing here.
+
+    #: For the layers above: set when the answer has been handed to the kernel, where they ask for it.
+    answered: Latch | None = None
+    _code: grpc.StatusCode | None = None
+    _details: str | None = None
+    _rich: bytes | None = None
+    _aborted = False
+    _ended = False
+    _callbacks: list[Callback] | None = None
 
     def __init__(
         self,
@@ -60,16 +75,6 @@ class ServicerContext(grpc.ServicerContext):
         self.deadline = deadline
         self._peer = peer
         self._cancel = cancel
-        #: For the layers above: set when the answer has been handed to the kernel, where they ask for it.
-        self.answered: Latch | None = None
-        # Guards the fields below.
-        self._lock = threading.Lock()
-        self._code: grpc.StatusCode | None = None
-        self._details: str | None = None
-        self._rich: bytes | None = None
-        self._aborted = False
-        self._ended = False
-        self._callbacks: list[Callback] = []
 
     # What the caller said
 
@@ -108,9 +113,11 @@ class ServicerContext(grpc.ServicerContext):
 
     def add_callback(self, callback: Callback) -> bool:
         """Have ``callback()`` called when the call is over. False, and not called, when it is already."""
-        with self._lock:
+        with _lock:
             if self._ended:
                 return False
+            if self._callbacks is None:
+                self._callbacks = []
             self._callbacks.append(callback)
             return True
 
@@ -125,7 +132,7 @@ class ServicerContext(grpc.ServicerContext):
         code, details = _code(code), _text(details)
         if code is grpc.StatusCode.OK:
             raise ValueError("abort() needs an error code, not StatusCode.OK")
-        with self._lock:
+        with _lock:
             self._code = code
             self._details = details
             self._aborted = True
@@ -139,12 +146,12 @@ class ServicerContext(grpc.ServicerContext):
     def set_code(self, code: grpc.StatusCode) -> None:
         """Raises TypeError if ``code`` is neither a ``grpc.StatusCode`` nor the number of one."""
         code = _code(code)
-        with self._lock:
+        with _lock:
             self._code = code
 
     def set_details(self, details: str) -> None:
         details = _text(details)
-        with self._lock:
+        with _lock:
             self._details = details
 
     def code(self) -> grpc.StatusCode | None:
@@ -166,7 +173,7 @@ class ServicerContext(grpc.ServicerContext):
                 envelope_pb2.Status.FromString(value)
             except Exception as error:
                 raise ValueError(f"{DETAILS_KEY} is not a google.rpc.Status: {error}") from error
-            with self._lock:
+            with _lock:
                 self._rich = bytes(value)
 
     def trailing_metadata(self) -> tuple[tuple[str, bytes], ...]:
@@ -200,13 +207,17 @@ class ServicerContext(grpc.ServicerContext):
 
     def forget_abort(self) -> None:
         """Answer as if the handler had not called ``abort()``, ``set_code()`` and so on."""
-        with self._lock:
+        with _lock:
             self._code = self._details = self._rich = None
             self._aborted = False
 
     def status(self, error: Status | None) -> Status | None:
         """The error to answer with: what the handler set, or what it raised; ``None`` for success."""
-        with self._lock:
+        # Nearly always, and worth to be asked without the lock.
+        return error if self._code is None else self._explicit_status(error)
+
+    def _explicit_status(self, error: Status | None) -> Status | None:
+        with _lock:
             code, details = self._code, self._details
             if code is None or (code is grpc.StatusCode.OK and error is not None):
                 return error
@@ -218,10 +229,11 @@ class ServicerContext(grpc.ServicerContext):
 
     def end(self) -> list[Callback]:
         """The call is over; returns the callbacks to call, the first time."""
-        with self._lock:
+        with _lock:
             self._ended = True
-            callbacks, self._callbacks = self._callbacks, []
-            return callbacks
+            callbacks = self._callbacks
+            self._callbacks = None
+        return [] if callbacks is None else callbacks
 
 
 def _code(code: Any) -> grpc.StatusCode:

@@ -130,23 +130,24 @@ class _Reply(Job):
 class ServerCall(Job):
     """One call, from the arrival of its request to its answer."""
 
+    #: The full method name, once known.
+    method = ""
+    #: Whether it was answered for, before its handler was done.
+    late = False
+    #: Whether it was admitted, and counts for the server until it is settled: its answer is out.
+    counts = False
+    settled = False
+    context: ServicerContext | None = None
+
     def __init__(
         self, end: ServerEnd, stream_id: int, data: bytes | bytearray, state: State
     ) -> None:
         self.stream_id = stream_id
         self.size = len(data)
-        #: The full method name, once known.
-        self.method = ""
-        #: Whether it was answered for, before its handler was done.
-        self.late = False
-        #: Whether it was admitted, and counts for the server until it is settled: its answer is out.
-        self.counts = False
-        self.settled = False
         self._end = end
         self._data: bytes | bytearray = data
         self._state = state
         self.inbox = Inbox() if state is State.OPEN else None
-        self.context: ServicerContext | None = None
 
     def sent(self) -> None:
         """The answer is out, or will never be."""

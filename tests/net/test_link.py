@@ -551,7 +551,7 @@ class TestEnding:
             before = open_descriptors()
             link = Link(socket.socket(fileno=os.dup(near.fileno())), lines, name="rig")
             link.abandon()
-            assert open_descriptors() == before
+            assert open_descriptors() <= before
             far.sendall(b"x")
             assert near.recv(10) == b"x"
             link.close()
@@ -575,7 +575,7 @@ class TestEnding:
         descriptors, threads = open_descriptors(), running_threads()
         for number in range(2000):
             connect_and_close(number)
-        assert open_descriptors() == descriptors
+        assert open_descriptors() <= descriptors
         assert eventually(lambda: running_threads() <= threads)
 
 

@@ -631,7 +631,7 @@ def test_at_random(seed: int, callers_read: bool) -> None:
             for caller in callers:
                 caller.join(LONG)
                 assert not caller.is_alive()
-    assert open_descriptors() == descriptors
+    assert open_descriptors() <= descriptors
 
 
 def _talk(peer: Peer) -> None:

@@ -299,7 +299,7 @@ class TestDialing:
             with pytest.raises(TimeoutError) as caught:
                 source.open(Deadline(0.12), lambda: False)
             assert "accepts no more connections" in source.explain(caught.value)
-            assert descriptors() == before
+            assert descriptors() <= before
 
     def test_a_full_backlog_ends_when_it_is_not_wanted_any_more(self, socket_dir: Path) -> None:
         path = str(socket_dir / "s")

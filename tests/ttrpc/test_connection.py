@@ -87,7 +87,7 @@ def test_a_failure_leaves_nothing_behind(
         monkeypatch.setattr(connection, part, refuse)
         with pytest.raises(RuntimeError, match="out of everything"):
             connect(path)
-        assert open_descriptors() == before
+        assert open_descriptors() <= before
         accepted, _ = listener.accept()
         with accepted:
             assert accepted.recv(10) == b""

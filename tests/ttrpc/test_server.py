@@ -253,13 +253,13 @@ class TestStopping:
         server = Server()
         server.add_insecure_port(f"unix://{socket_dir}/s")
         assert server.stop(None).wait(LONG)
-        assert open_descriptors() == before
+        assert open_descriptors() <= before
         assert list(socket_dir.iterdir()) == []
         with pytest.raises(ValueError, match="once"):
             server.start()
         with pytest.raises(RuntimeError, match="stopped"):
             server.add_insecure_port(f"unix://{socket_dir}/s")
-        assert open_descriptors() == before
+        assert open_descriptors() <= before
 
     def test_twice(self) -> None:
         with serving() as (server, _), pytest.raises(ValueError, match="once"):
@@ -301,7 +301,7 @@ class TestRunningOut:
                 patch.setattr(server_module, part, refuse)
                 with raw_client(address) as peer:
                     assert peer.receive() is None
-            assert eventually(lambda: open_descriptors() == before)
+            assert eventually(lambda: open_descriptors() <= before)
             assert not server._connections
             assert works(address)
         assert "cannot accept" in caplog.text
@@ -353,4 +353,4 @@ def test_nothing_is_left_of_many_connections() -> None:
         before = open_descriptors()
         for _ in range(300):
             assert works(address)
-        assert eventually(lambda: open_descriptors() == before)
+        assert eventually(lambda: open_descriptors() <= before)
