@@ -1,0 +1,141 @@
+"""Several plugin objects as one: :func:`chain`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import ModuleType
+from typing import Any, Callable
+
+from nri_sync import api
+from nri_sync.api import EventMask
+from nri_sync.api.handlers import HANDLERS, Handler, asked_events, find_handlers
+from nri_sync.errors import ConflictError, PluginError
+
+__all__ = ["Chain", "chain"]
+
+
+def chain(*plugins: object) -> Chain:
+    """One plugin that has the handlers of all ``plugins``, for a Stub or another chain.
+
+    Each event goes to every plugin that has the handler, in the order given here, on the same thread and with
+    the same message objects: what one changes in them, those after it see. What they answer is put together:
+
+    - Updates and evictions of containers are concatenated. Whether they go together is for the runtime to say.
+    - Only one may adjust a container that is being created: nothing is merged, see ConflictError below.
+    - The events that they choose in ``configure`` are united. One that has chosen is called for no others; one
+      that has not gets all that it has handlers for and that the runtime knows. So an observer adds its
+      events to those of a plugin, and neither has to know of the other.
+
+    What a handler raises fails the request, as it would without the chain, and the plugins after it are not
+    called: first comes what must see everything. Handlers are looked up here, once. As with a single plugin,
+    several threads may call them at once.
+
+    Raises:
+        PluginError: no plugins are given, or one that a Stub would refuse, too.
+
+    Its handlers raise what those of the plugins do, and:
+        ConflictError: two plugins have adjusted the same container; it names both.
+        TypeError, ValueError: a handler has returned what it must not; it names the plugin.
+    """
+    return Chain(plugins)
+
+
+class Chain:
+    """What :func:`chain` returns: a plugin object with the handlers of its plugins."""
+
+    def __init__(self, plugins: Sequence[object]) -> None:
+        if not plugins:
+            raise PluginError("a chain needs at least one plugin")
+        #: The plugins, in the order they are called in.
+        self.plugins = tuple(plugins)
+        self._links = [_Link(position, plugin) for position, plugin in enumerate(plugins, 1)]
+        for handler in HANDLERS:
+            links = [link for link in self._links if handler.name in link.handlers]
+            if links:
+                united = self._configure if handler.name == "configure" else _united(handler, links)
+                setattr(self, handler.name, united)
+
+    def _configure(self, config: str, runtime: str, version: str) -> EventMask | None:
+        """Have all choose their events. Returns the union, or None if nobody has chosen."""
+        chosen = [link.configure(config, runtime, version) for link in self._links]
+        for link, events in zip(self._links, chosen):
+            link.events = events or link.handled
+        if not any(chosen):
+            return None
+        # A stub sends such a mask as it is, and a runtime refuses events that it does not know.
+        known = api.valid_events(api.infer_nri_version(runtime, version))
+        mask = EventMask(0)
+        for link, events in zip(self._links, chosen):
+            mask |= events or link.handled & known
+        return mask
+
+    def __repr__(self) -> str:
+        return f"chain({', '.join(map(_name, self.plugins))})"
+
+
+class _Link:
+    """A plugin in a chain."""
+
+    def __init__(self, position: int, plugin: object) -> None:
+        self.handlers, self.handled = find_handlers(plugin)
+        #: Those it wants to be called for; replaced by each ``configure``.
+        self.events = self.handled
+        self._position = position
+        self._plugin = plugin
+
+    def configure(self, config: str, runtime: str, version: str) -> EventMask:
+        """The events that the plugin chooses; none if it leaves that open."""
+        method = self.handlers.get("configure")
+        if method is None:
+            return EventMask(0)
+        result = method(config, runtime, version)
+        events: EventMask = self._checked(asked_events, result, self.handled)
+        return events
+
+    def call(self, handler: Handler, arguments: Sequence[Any]) -> Any:
+        """The plugin's response, None if that is empty, or it has not chosen the event."""
+        if handler.event and not self.events & (1 << (handler.event - 1)):
+            return None
+        return self._checked(handler.reply, self.handlers[handler.name](*arguments))
+
+    def _checked(self, check: Callable[..., Any], *arguments: Any) -> Any:
+        """What ``check`` returns; what it raises tells which plugin it is about."""
+        try:
+            return check(*arguments)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"{self}: {error}") from None
+
+    def __str__(self) -> str:
+        return f"{_name(self._plugin)}, plugin {self._position} of the chain"
+
+
+def _united(handler: Handler, links: Sequence[_Link]) -> Callable[..., Any]:
+    """The handler that calls those of all ``links``."""
+
+    def call(*arguments: Any) -> Any:
+        united = None
+        adjusted_by: _Link | None = None
+        for link in links:
+            response = link.call(handler, arguments)
+            if response is None:
+                continue
+            if handler.name == "create_container" and response.adjust.ByteSize():
+                if adjusted_by is not None:
+                    raise ConflictError(
+                        f"create_container: container {arguments[1].id!r} was adjusted by {adjusted_by} and by "
+                        f"{link}; only one in a chain may, others need a stub and an index of their own",
+                        plugin=str(link),
+                    )
+                adjusted_by = link
+            if united is None:
+                united = type(response)()
+            united.MergeFrom(response)
+        return united
+
+    return call
+
+
+def _name(plugin: object) -> str:
+    if isinstance(plugin, Chain):
+        return repr(plugin)
+    return plugin.__name__ if isinstance(plugin, ModuleType) else type(plugin).__name__
