@@ -1,0 +1,82 @@
+"""What stands around the handlers: an interceptor of the requests of the runtime, and what they are about."""
+
+from __future__ import annotations
+
+from typing import Any, Callable
+
+import grpc
+
+from nri_sync import api
+
+__all__ = ["Behaviour", "RequestInterceptor", "event_name", "join_names", "names_of", "subject"]
+
+#: What serves a request: takes it, decoded, and its context; returns the reply.
+Behaviour = Callable[[Any, grpc.ServicerContext], Any]
+
+# As many characters as the usual tools show of an id.
+_ID = 12
+
+
+class RequestInterceptor(grpc.ServerInterceptor):
+    """Base class: :meth:`serve` is called around each request of the runtime, on the thread that serves it."""
+
+    def serve(
+        self, event: str, request: Any, context: grpc.ServicerContext, behaviour: Behaviour
+    ) -> Any:
+        """Return ``behaviour(request, context)``, or raise what it does; ``event`` as :func:`event_name`."""
+        raise NotImplementedError
+
+    def intercept_service(self, continuation: Any, details: grpc.HandlerCallDetails) -> Any:
+        handler = continuation(details)
+        behaviour = getattr(handler, "unary_unary", None)
+        if behaviour is None:
+            return handler  # an unknown method, or none of NRI's
+        rpc = details.method.rpartition("/")[2]
+
+        def served(request: Any, context: grpc.ServicerContext) -> Any:
+            event = event_name(request.event) if rpc == "StateChange" else rpc
+            return self.serve(event, request, context, behaviour)
+
+        return grpc.unary_unary_rpc_method_handler(
+            served, handler.request_deserializer, handler.response_serializer
+        )
+
+
+def event_name(number: int) -> str:
+    """The event of a StateChange, by the name of the method that newer runtimes call for it.
+
+    ``"StateChange"`` for one that is unknown: names become labels of metrics, and must be few.
+    """
+    name = _NAMES.get(number)
+    return "StateChange" if name is None else name
+
+
+_NAMES = {number: api.pretty_name(number) for number in api.EventMask.ALL.numbers}
+
+
+def names_of(request: Any) -> tuple[str, str, str]:
+    """Namespace, pod and container that a request is about; empty where it is not about one.
+
+    Where the runtime has not told a name, as CRI-O at the creation of a container, the beginning of the id
+    stands for it.
+    """
+    pod = getattr(request, "pod", None)
+    if pod is None:
+        return "", "", ""
+    container = getattr(request, "container", None)
+    return (
+        pod.namespace,
+        pod.name or pod.id[:_ID],
+        "" if container is None else container.name or container.id[:_ID],
+    )
+
+
+def subject(request: Any) -> str:
+    """What a request is about, as ``namespace/pod:container``; empty if that is not one pod."""
+    return join_names(*names_of(request))
+
+
+def join_names(namespace: str, pod: str, container: str) -> str:
+    """``namespace/pod:container``, of what there is of them."""
+    text = f"{namespace}/{pod}" if namespace else pod
+    return f"{text}:{container}" if container else text

@@ -1,0 +1,313 @@
+"""Figures of the requests that a plugin serves, and the text in which Prometheus reads figures.
+
+The text is version 0.0.4 of Prometheus's exposition format
+(https://prometheus.io/docs/instrumenting/exposition_formats/), which all its releases take.
+"""
+
+from __future__ import annotations
+
+import bisect
+import itertools
+import math
+import os
+import re
+import threading
+import time
+import weakref
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import grpc
+
+from nri_sync.kit.intercept import Behaviour, RequestInterceptor, subject
+
+__all__ = ["BUCKETS", "CONTENT_TYPE", "Metric", "Requests", "Running", "Sample", "Slow", "render"]
+
+#: What a server sends the text as.
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+#: Upper bounds of the histogram of durations, in seconds. Runtimes wait for two seconds as a rule.
+BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0)
+
+# How far back "recently" reaches, in seconds: between one of these and two.
+_WINDOW = 300.0
+
+
+class Sample(NamedTuple):
+    """One value of a metric. ``suffix`` is for the parts of histograms, such as ``_bucket``."""
+
+    value: float
+    labels: Mapping[str, str] = {}
+    suffix: str = ""
+
+
+class Metric(NamedTuple):
+    """A metric with all its values."""
+
+    name: str
+    #: counter, gauge, histogram, summary or untyped
+    kind: str
+    #: One sentence for whoever reads it.
+    help: str
+    samples: Sequence[Sample]
+
+
+class Running(NamedTuple):
+    """A request whose handler is running, for so many seconds."""
+
+    event: str
+    #: ``namespace/pod:container``
+    subject: str
+    seconds: float
+
+    def __str__(self) -> str:
+        return f"{self.event}{' of ' if self.subject else ''}{self.subject}"
+
+
+class Slow(NamedTuple):
+    """A request that took long."""
+
+    event: str
+    #: ``namespace/pod:container``
+    subject: str
+    seconds: float
+    #: When it was done, in seconds since the epoch.
+    at: float
+
+
+class _Figures:
+    def __init__(self, buckets: int) -> None:
+        self.outcomes: Counter[str] = Counter()
+        # One more than there are bounds, for what is above them all.
+        self.buckets = [0] * (buckets + 1)
+        self.seconds = 0.0
+
+
+class _Open(NamedTuple):
+    event: str
+    request: Any
+    since: float
+
+
+class Requests(RequestInterceptor):
+    """An interceptor that counts and times requests, and knows which ones are running.
+
+    To be passed to ``Stub(interceptors=[...])``; one for each stub. All methods may be called from any thread;
+    :meth:`running` takes no lock.
+    """
+
+    def __init__(self, *, buckets: Sequence[float] = BUCKETS) -> None:
+        """``buckets`` are the upper bounds of the histogram of durations, in seconds, in ascending order."""
+        if list(buckets) != sorted(set(buckets)) or not all(map(math.isfinite, buckets)):
+            raise ValueError(f"buckets must be finite and ascending, not {tuple(buckets)!r}")
+        self._buckets = tuple(map(float, buckets))
+        self._keys = itertools.count()
+        self._running: dict[int, _Open] = {}
+        # Guards the fields below.
+        self._lock = threading.Lock()
+        self._figures: dict[str, _Figures] = {}
+        # The slowest by event, of this window and the one before it.
+        self._slow: dict[str, Slow] = {}
+        self._slow_before: dict[str, Slow] = {}
+        self._window_began = time.monotonic()
+        _instances.add(self)
+
+    def serve(
+        self, event: str, request: Any, context: grpc.ServicerContext, behaviour: Behaviour
+    ) -> Any:
+        key = next(self._keys)
+        began = time.monotonic()
+        self._running[key] = _Open(event, request, began)
+        outcome = "error"
+        try:
+            reply = behaviour(request, context)
+            outcome = _outcome(event, reply, context)
+            return reply
+        finally:
+            self._running.pop(key, None)
+            if not context.is_active():
+                outcome = "late"
+            self._count(event, request, outcome, began, time.monotonic())
+
+    def _count(self, event: str, request: Any, outcome: str, began: float, now: float) -> None:
+        seconds = now - began
+        with self._lock:
+            figures = self._figures.get(event)
+            if figures is None:
+                figures = self._figures[event] = _Figures(len(self._buckets))
+            figures.outcomes[outcome] += 1
+            figures.buckets[bisect.bisect_left(self._buckets, seconds)] += 1
+            figures.seconds += seconds
+            self._forget_locked(now)
+            slowest = self._slow.get(event)
+            if slowest is None or seconds > slowest.seconds:
+                self._slow[event] = Slow(event, subject(request), seconds, time.time())
+
+    def _forget_locked(self, now: float) -> None:
+        """Requires the lock."""
+        age = now - self._window_began
+        if age >= _WINDOW:
+            self._slow_before = self._slow if age < 2 * _WINDOW else {}
+            self._slow = {}
+            self._window_began = now
+
+    def running(self) -> list[Running]:
+        """The requests whose handlers are running; the one that has been for the longest time comes first."""
+        now = time.monotonic()
+        # A copy is made in one step, while handlers come and go.
+        return [
+            Running(event, subject(request), now - since)
+            for event, request, since in self._running.copy().values()
+        ]
+
+    def longest(self) -> float:
+        """For how many seconds the handler has been running that has been for the longest time; 0 if none is."""
+        oldest = min((item.since for item in self._running.copy().values()), default=None)
+        return 0.0 if oldest is None else time.monotonic() - oldest
+
+    def slowest(self) -> list[Slow]:
+        """The slowest request of each event in the last five to ten minutes, the slowest first."""
+        with self._lock:
+            self._forget_locked(time.monotonic())
+            found = dict(self._slow_before)
+            for event, slow in self._slow.items():
+                if event not in found or slow.seconds > found[event].seconds:
+                    found[event] = slow
+        return sorted(found.values(), key=lambda slow: -slow.seconds)
+
+    def metrics(self) -> list[Metric]:
+        """All of it, for :func:`render`."""
+        counts: list[Sample] = []
+        durations: list[Sample] = []
+        with self._lock:
+            for event, figures in sorted(self._figures.items()):
+                for outcome, count in sorted(figures.outcomes.items()):
+                    counts.append(Sample(count, {"method": event, "outcome": outcome}))
+                durations += self._histogram(event, figures)
+        in_flight = Counter(item.event for item in self._running.copy().values())
+        # A method that has been seen keeps its line.
+        for sample in counts:
+            in_flight.setdefault(sample.labels["method"], 0)
+        return [
+            Metric(
+                "nri_plugin_requests_total",
+                "counter",
+                "Requests of the runtime that were handled, by what became of them.",
+                counts,
+            ),
+            Metric(
+                "nri_plugin_request_duration_seconds",
+                "histogram",
+                "How long handlers took.",
+                durations,
+            ),
+            Metric(
+                "nri_plugin_requests_in_flight",
+                "gauge",
+                "Requests whose handlers are running.",
+                [Sample(count, {"method": event}) for event, count in sorted(in_flight.items())],
+            ),
+            Metric(
+                "nri_plugin_request_longest_in_flight_seconds",
+                "gauge",
+                "How long the handler has been running that has been for the longest time.",
+                [Sample(self.longest())],
+            ),
+            Metric(
+                "nri_plugin_request_slowest_recent_seconds",
+                "gauge",
+                "The slowest request in the last five to ten minutes.",
+                [Sample(slow.seconds, {"method": slow.event}) for slow in self.slowest()],
+            ),
+        ]
+
+    def _histogram(self, event: str, figures: _Figures) -> list[Sample]:
+        bounds = [*map(_number, self._buckets), "+Inf"]
+        sums = list(itertools.accumulate(figures.buckets))
+        return [
+            *(
+                Sample(count, {"method": event, "le": bound}, "_bucket")
+                for bound, count in zip(bounds, sums)
+            ),
+            Sample(figures.seconds, {"method": event}, "_sum"),
+            Sample(sums[-1], {"method": event}, "_count"),
+        ]
+
+    def _after_fork_in_child(self) -> None:
+        # The handlers that were running are the parent's, and so is a lock that was held.
+        self._running = {}
+        self._lock = threading.Lock()
+
+
+def _outcome(event: str, reply: Any, context: Any) -> str:
+    if context.code() not in (None, grpc.StatusCode.OK):
+        return "error"
+    if event == "ValidateContainerAdjustment" and reply.reject:
+        return "rejected"
+    return "ok"
+
+
+_NAME = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*")
+_LABEL = re.compile(r"(?!__)[a-zA-Z_][a-zA-Z0-9_]*")
+_KINDS = frozenset({"counter", "gauge", "histogram", "summary", "untyped"})
+
+
+def render(metrics: Iterable[Metric]) -> str:
+    """The metrics as text for Prometheus; those without values are left out.
+
+    Raises:
+        ValueError: a name or label that Prometheus would not take, or a name that comes twice.
+    """
+    lines: list[str] = []
+    seen: set[str] = set()
+    for metric in metrics:
+        if not _NAME.fullmatch(metric.name) or metric.kind not in _KINDS:
+            raise ValueError(f"{metric.name!r} ({metric.kind!r}) is no metric of Prometheus")
+        if metric.name in seen:
+            raise ValueError(f"there are two metrics called {metric.name}")
+        seen.add(metric.name)
+        if not metric.samples:
+            continue
+        about = metric.help.replace("\\", r"\\").replace("\n", r"\n")
+        lines.append(f"# HELP {metric.name} {about}")
+        lines.append(f"# TYPE {metric.name} {metric.kind}")
+        lines += [
+            f"{metric.name}{sample.suffix}{_labels(sample.labels)} {_number(sample.value)}"
+            for sample in metric.samples
+        ]
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _labels(labels: Mapping[str, str]) -> str:
+    if not labels:
+        return ""
+    for name in labels:
+        if not _LABEL.fullmatch(name):
+            raise ValueError(f"{name!r} is no label of Prometheus")
+    return "{{{}}}".format(
+        ",".join(f'{name}="{_escaped(value)}"' for name, value in labels.items())
+    )
+
+
+def _escaped(value: str) -> str:
+    # A lone surrogate, as of a file name that is not UTF-8, could not be sent.
+    value = str(value).encode("utf-8", "replace").decode("utf-8")
+    return value.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
+
+
+def _number(value: float) -> str:
+    if not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "+Inf" if value > 0 else "-Inf"
+    return repr(int(value)) if value == int(value) and abs(value) < 1e15 else repr(float(value))
+
+
+_instances: weakref.WeakSet[Requests] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    for requests in list(_instances):
+        requests._after_fork_in_child()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
