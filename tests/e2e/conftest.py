@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import queue
 import re
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,13 +12,12 @@ from typing import Any
 import pytest
 
 import nri_sync
-from tests.e2e import table
+from tests.e2e import machine, table
 from tests.e2e.build import Tools, build
 from tests.e2e.containerd import Containerd
 from tests.e2e.cri import Container, Cri, Pod
 from tests.e2e.crio import Crio
 from tests.e2e.inside import Inside
-from tests.e2e.machine import shared_files
 from tests.e2e.node import Node
 from tests.interop.plugins import Recorder
 
@@ -31,8 +29,7 @@ RunWith = Callable[..., Inside]
 RUNTIMES: dict[str, type[Node]] = {"containerd": Containerd, "crio": Crio}
 RUNTIME = RUNTIMES[os.environ.get("NRI_SYNC_E2E_RUNTIME", "containerd")]
 
-# Kept by libraries in runtimes, in places that cannot be configured; removed when they are new.
-CACHES = {"/var/lib/cni", "/var/lib/containers"}
+OF_RUNTIMES = "containe|cni|runc|crio|nri"
 # Characters, when a test has failed.
 LOG_SHOWN = 8000
 
@@ -84,13 +81,17 @@ def tools() -> Tools:
 
 @pytest.fixture(scope="session", autouse=True)
 def _nothing_left_behind() -> Iterator[None]:
-    """Compare what runtimes share before the first and after the last test. (Each checks its own traces.)"""
-    before = shared_files()
+    """Look again, when all is over, for traces of any runtime, and in the directories that runtimes share."""
+    before = machine.shared_files()
     yield
-    for path in sorted(CACHES - before):
-        shutil.rmtree(path, ignore_errors=True)
-    new = shared_files() - before
-    assert [path for path in new if re.search("containe|cni|runc|crio|nri", path)] == []
+    new = machine.shared_files() - before
+    if str(machine.BLOBS.parent) in new:
+        machine.forget_images()
+    left = [path for path in new if re.search(OF_RUNTIMES, path) and Path(path).exists()]
+    for root in Node.made:
+        left += machine.traces(root)
+        left += [str(root)] * root.exists()
+    assert left == []
 
 
 @pytest.fixture(scope="session")

@@ -1,17 +1,35 @@
-"""What tests could leave behind on a machine: traces of their own runtimes, and files where others keep theirs."""
+"""What a runtime of the tests leaves on the machine, and how it goes. All of it has the name of its directory.
+
+Run as a program, this is a guard: it takes such a directory from its standard input, waits for the end of that,
+which comes with the end of the process at the other side, however it ends, and then removes what is left.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
-from collections.abc import Iterable
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
-__all__ = ["cgroups", "mounts", "processes", "shared_files"]
+__all__ = ["Guard", "clean_up", "interface", "shared_files", "traces", "wait_for"]
 
+TIMEOUT = 60.0
+SOURCE = Path(__file__).resolve().parents[2]
 CGROUPS = Path("/sys/fs/cgroup")
+INTERFACES = Path("/sys/class/net")
+# What libcni remembers of each pod; the place cannot be configured.
+NETWORKS = Path("/var/lib/cni/results")
+# The same of the libraries of CRI-O, of the contents of images.
+BLOBS = Path("/var/lib/containers/cache")
 # Where runtimes and network plugins have something by default.
 SHARED = ("/run", "/run/containerd", "/run/crio", "/var/lib", "/var/lib/cni", "/opt", "/etc")
+MNT_DETACH = 2
 
 
 def mounts(root: Path) -> list[str]:
@@ -21,9 +39,11 @@ def mounts(root: Path) -> list[str]:
     return [place for place in places if place.startswith(f"{root}/")]
 
 
-def cgroups(name: str) -> list[Path]:
-    """The cgroups of that name at the top, one in each hierarchy."""
-    return [path for path in [CGROUPS / name, *CGROUPS.glob(f"*/{name}")] if path.exists()]
+def cgroups(root: Path) -> list[Path]:
+    """The top cgroups, one in each hierarchy."""
+    return [
+        path for path in [CGROUPS / root.name, *CGROUPS.glob(f"*/{root.name}")] if path.exists()
+    ]
 
 
 def processes(root: Path, groups: Iterable[Path]) -> list[int]:
@@ -40,6 +60,67 @@ def processes(root: Path, groups: Iterable[Path]) -> list[int]:
     return sorted(found - {os.getpid()})
 
 
+def interface(root: Path, suffix: str) -> str:
+    """A name for a network interface, which has room for 15 characters."""
+    return f"nri{root.name[-8:]}{suffix}"
+
+
+def interfaces(root: Path) -> list[str]:
+    return [path.name for path in INTERFACES.glob(interface(root, "*"))]
+
+
+def networks(root: Path) -> list[Path]:
+    """What is remembered of pods whose network namespaces are there."""
+    return [path for path in NETWORKS.glob("*") if str(root) in path.read_text()]
+
+
+def traces(root: Path) -> list[str]:
+    """What there is of it outside of the directory."""
+    groups = cgroups(root)
+    found = [f"process {pid}" for pid in processes(root, groups)]
+    found += [f"mount {mount}" for mount in mounts(root)]
+    found += [f"cgroup {group}" for group in groups]
+    found += [f"interface {name}" for name in interfaces(root)]
+    return found + [f"file {path}" for path in networks(root)]
+
+
+def clean_up(root: Path) -> None:
+    """End the processes, and remove all else, the directory included. Idempotent."""
+    groups = cgroups(root)
+    for pid in processes(root, groups):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    wait_for(lambda: not processes(root, groups))
+    for mount in sorted(mounts(root), reverse=True):
+        # Not by the program of that name, which has files of its own.
+        ctypes.CDLL(None).umount2(mount.encode(), MNT_DETACH)
+    for group in groups:
+        # From the innermost: a cgroup without processes and children can be removed.
+        for directory, _, _ in os.walk(group, topdown=False):
+            with contextlib.suppress(OSError):
+                os.rmdir(directory)
+    for name in interfaces(root):
+        subprocess.run(["ip", "link", "del", name], check=False)
+    for path in networks(root):
+        path.unlink()
+    _remove_empty(NETWORKS)
+    shutil.rmtree(root, ignore_errors=True)
+
+
+def forget_images() -> None:
+    """Remove what CRI-O's libraries keep in a place that cannot be configured, if nobody else does."""
+    for path in BLOBS.glob("blob-info-cache-*"):
+        path.unlink()
+    _remove_empty(BLOBS)
+
+
+def _remove_empty(directory: Path) -> None:
+    """Also the one that it is in."""
+    with contextlib.suppress(OSError):
+        directory.rmdir()
+        directory.parent.rmdir()
+
+
 def shared_files() -> set[str]:
     """What is in the directories that runtimes share, unless they are configured as here."""
     found: set[str] = set()
@@ -47,3 +128,43 @@ def shared_files() -> set[str]:
         with contextlib.suppress(FileNotFoundError):
             found.update(str(path) for path in Path(place).iterdir())
     return found
+
+
+def wait_for(condition: Callable[[], bool], timeout: float = TIMEOUT) -> None:
+    give_up = time.monotonic() + timeout
+    while not condition():
+        if time.monotonic() > give_up:
+            raise TimeoutError(f"not within {timeout} s")
+        time.sleep(0.02)
+
+
+class Guard:
+    """A process that cleans up after this one, if this one does not come to it."""
+
+    def __init__(self, root: Path) -> None:
+        # No signal that a terminal sends to all reaches it.
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.e2e.machine"],
+            cwd=SOURCE, stdin=subprocess.PIPE, start_new_session=True,
+        )  # fmt: skip
+        assert self._process.stdin is not None
+        # Not as an argument, or it would be one of the processes to end.
+        self._process.stdin.write(f"{root}\n".encode())
+        self._process.stdin.flush()
+
+    def close(self) -> None:
+        """Let it see that nothing is left."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait(TIMEOUT)
+
+
+def main() -> None:
+    root = Path(sys.stdin.readline().strip())
+    sys.stdin.read()
+    if root.exists():
+        clean_up(root)
+
+
+if __name__ == "__main__":
+    main()

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import shutil
 import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar, TypeVar
 
@@ -49,11 +47,15 @@ class Node:
     nri = ""
     #: Features that are otherwise there than in the tests, and how.
     differs: ClassVar[Mapping[str, str]] = {}
+    #: The directories of all.
+    made: ClassVar[list[Path]] = []
 
     def __init__(self, tools: Tools) -> None:
         self.tools = tools
         # Short, as unix sockets below it must fit into 108 bytes.
-        self.root = Path(tempfile.mkdtemp(prefix="nri", dir="/tmp"))
+        self.root = Path(tempfile.mkdtemp(prefix="nri-e2e-", dir="/tmp"))
+        self.made.append(self.root)
+        self._guard = machine.Guard(self.root)
         self.nri_socket = self.root / "nri.sock"
         self.plugin_path = self.root / "plugins"
         self.config_path = self.root / "conf.d"
@@ -88,7 +90,7 @@ class Node:
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
                 env={**os.environ, "PATH": f"{self.tools.directory}:{os.environ['PATH']}"},
             )  # fmt: skip
-        self._wait_for(lambda: _is_listening(self.nri_socket) or not self.running)
+        machine.wait_for(lambda: _is_listening(self.nri_socket) or not self.running)
         if not self.running:
             raise RuntimeError(f"{self.name} did not start:\n{self.log.read_text()[-4000:]}")
         self.cri.call("Status", timeout=START_TIMEOUT)
@@ -122,49 +124,18 @@ class Node:
             self.cri.close()
             self._end(signal.SIGTERM)
             left = self._left()
-            self._clean_up()
+            machine.clean_up(self.root)
+            self._guard.close()
         # It is the test that has to end well; a test that failed may leave pods behind.
         assert exc_info[0] is not None or left == []
-        assert self.traces() == []
 
     def _left(self) -> list[str]:
         """What has not gone by itself, within a time: shims and plugins that were launched take a moment."""
         give_up = time.monotonic() + END_TIMEOUT
         while True:
-            left = [trace for trace in self.traces() if not trace.startswith("cgroup")]
+            left = [trace for trace in machine.traces(self.root) if not trace.startswith("cgroup")]
             if not left or time.monotonic() > give_up:
                 return left
-            time.sleep(0.02)
-
-    def _clean_up(self) -> None:
-        """End what is left of pods, and remove mounts, cgroups and files."""
-        groups = machine.cgroups(self.root.name)
-        for pid in machine.processes(self.root, groups):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        self._wait_for(lambda: not machine.processes(self.root, groups))
-        for mount in sorted(machine.mounts(self.root), reverse=True):
-            subprocess.run(["umount", "-l", mount], check=False)
-        for group in groups:
-            # From the innermost: a cgroup without processes and children can be removed.
-            for directory, _, _ in os.walk(group, topdown=False):
-                with contextlib.suppress(OSError):
-                    os.rmdir(directory)
-        shutil.rmtree(self.root)
-
-    def traces(self) -> list[str]:
-        """What there is of it on the machine."""
-        groups = machine.cgroups(self.root.name)
-        found = [f"process {pid}" for pid in machine.processes(self.root, groups)]
-        found += [f"mount {mount}" for mount in machine.mounts(self.root)]
-        return found + [f"cgroup {group}" for group in groups]
-
-    @staticmethod
-    def _wait_for(condition: Callable[[], bool]) -> None:
-        give_up = time.monotonic() + START_TIMEOUT
-        while not condition():
-            if time.monotonic() > give_up:
-                raise TimeoutError(f"not within {START_TIMEOUT} s")
             time.sleep(0.02)
 
 

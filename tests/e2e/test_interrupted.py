@@ -1,0 +1,45 @@
+"""A run of the tests that ends before its time leaves nothing behind on the machine either."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.e2e import machine
+from tests.e2e.build import Tools
+from tests.e2e.node import Node
+
+__all__: list[str] = []
+
+# What a test does, with a process, a mount and a network namespace of each kind.
+PROGRAM = """
+import signal
+from tests.e2e.build import build
+from tests.e2e.conftest import RUNTIME
+
+with RUNTIME(build()) as node:
+    node.start()
+    node.cri.run_pod(own_network=True).run()
+    print(node.root, flush=True)
+    signal.pause()
+"""
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_interrupted(tools: Tools, how: signal.Signals) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", PROGRAM], cwd=machine.SOURCE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        root = Path(process.stdout.readline().strip())
+        Node.made.append(root)
+        there = {trace.split()[0] for trace in machine.traces(root)}
+        process.send_signal(how)
+    assert there == {"process", "mount", "cgroup", "file"}
+    assert process.returncode == -how
+    machine.wait_for(lambda: not root.exists())
+    assert machine.traces(root) == []
