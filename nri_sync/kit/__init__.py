@@ -9,21 +9,124 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from nri_sync.kit.cgroups import (
+        CgroupRoot,
+        cgroup_name,
+        cgroup_path,
+        container_cgroup,
+        expand_slice,
+        pod_cgroup,
+        pod_uid_of_cgroup,
+        process_cgroup,
+    )
     from nri_sync.kit.chains import chain
     from nri_sync.kit.config import load
+    from nri_sync.kit.cpu import (
+        format_cpus,
+        milli_to_quota,
+        milli_to_shares,
+        parse_cpus,
+        quota_to_milli,
+        shares_to_milli,
+        shares_to_weight,
+        weight_to_shares,
+    )
+    from nri_sync.kit.images import ContainerImage, ImageReference, container_image
+    from nri_sync.kit.names import container_name
+    from nri_sync.kit.netns import network_namespace
     from nri_sync.kit.program import main
+    from nri_sync.kit.qos import (
+        QoS,
+        container_qos,
+        estimate_memory_request,
+        kubelet_cgroup_parent,
+        memory_high,
+        oom_score_adj,
+        pod_qos,
+        qos_of_resources,
+    )
+    from nri_sync.kit.quantity import Quantity, QuantityFormat
+    from nri_sync.kit.selectors import LabelSelector, Requirement, Selector
 
 __all__ = [
+    "CgroupRoot",
+    "ContainerImage",
+    "ImageReference",
+    "LabelSelector",
+    "QoS",
+    "Quantity",
+    "QuantityFormat",
+    "Requirement",
+    "Selector",
+    "cgroup_name",
+    "cgroup_path",
     "chain",
+    "container_cgroup",
+    "container_image",
+    "container_name",
+    "container_qos",
+    "estimate_memory_request",
+    "expand_slice",
+    "format_cpus",
+    "kubelet_cgroup_parent",
     "load",
     "main",
+    "memory_high",
+    "milli_to_quota",
+    "milli_to_shares",
+    "network_namespace",
+    "oom_score_adj",
+    "parse_cpus",
+    "pod_cgroup",
+    "pod_qos",
+    "pod_uid_of_cgroup",
+    "process_cgroup",
+    "qos_of_resources",
+    "quota_to_milli",
+    "shares_to_milli",
+    "shares_to_weight",
+    "weight_to_shares",
 ]
 
 # Where the names above come from. None may be that of a module here: importing that would put it in its place.
 _HOMES = {
+    "CgroupRoot": "nri_sync.kit.cgroups",
+    "ContainerImage": "nri_sync.kit.images",
+    "ImageReference": "nri_sync.kit.images",
+    "LabelSelector": "nri_sync.kit.selectors",
+    "QoS": "nri_sync.kit.qos",
+    "Quantity": "nri_sync.kit.quantity",
+    "QuantityFormat": "nri_sync.kit.quantity",
+    "Requirement": "nri_sync.kit.selectors",
+    "Selector": "nri_sync.kit.selectors",
+    "cgroup_name": "nri_sync.kit.cgroups",
+    "cgroup_path": "nri_sync.kit.cgroups",
     "chain": "nri_sync.kit.chains",
+    "container_cgroup": "nri_sync.kit.cgroups",
+    "container_image": "nri_sync.kit.images",
+    "container_name": "nri_sync.kit.names",
+    "container_qos": "nri_sync.kit.qos",
+    "estimate_memory_request": "nri_sync.kit.qos",
+    "expand_slice": "nri_sync.kit.cgroups",
+    "format_cpus": "nri_sync.kit.cpu",
+    "kubelet_cgroup_parent": "nri_sync.kit.qos",
     "load": "nri_sync.kit.config",
     "main": "nri_sync.kit.program",
+    "memory_high": "nri_sync.kit.qos",
+    "milli_to_quota": "nri_sync.kit.cpu",
+    "milli_to_shares": "nri_sync.kit.cpu",
+    "network_namespace": "nri_sync.kit.netns",
+    "oom_score_adj": "nri_sync.kit.qos",
+    "parse_cpus": "nri_sync.kit.cpu",
+    "pod_cgroup": "nri_sync.kit.cgroups",
+    "pod_qos": "nri_sync.kit.qos",
+    "pod_uid_of_cgroup": "nri_sync.kit.cgroups",
+    "process_cgroup": "nri_sync.kit.cgroups",
+    "qos_of_resources": "nri_sync.kit.qos",
+    "quota_to_milli": "nri_sync.kit.cpu",
+    "shares_to_milli": "nri_sync.kit.cpu",
+    "shares_to_weight": "nri_sync.kit.cpu",
+    "weight_to_shares": "nri_sync.kit.cpu",
 }
 
 if not TYPE_CHECKING:
