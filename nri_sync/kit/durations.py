@@ -1,0 +1,40 @@
+"""Durations as Go writes them, and with it the Kubernetes world: "1.5s", "2m30s", "300ms"."""
+
+from __future__ import annotations
+
+import math
+import re
+from decimal import Decimal
+
+__all__ = ["parse_duration"]
+
+_SECONDS = {
+    "ns": Decimal("1e-9"), "us": Decimal("1e-6"), "µs": Decimal("1e-6"), "μs": Decimal("1e-6"),
+    "ms": Decimal("1e-3"), "s": Decimal(1), "m": Decimal(60), "h": Decimal(3600),
+}  # fmt: skip
+# Longer first: "ms" is not "m" and an "s".
+_UNITS = "|".join(sorted(_SECONDS, key=len, reverse=True))
+_PART = re.compile(rf"([0-9]+\.?[0-9]*|\.[0-9]+)({_UNITS})")
+_DURATION = re.compile(rf"([+-]?)((?:{_PART.pattern})+)")
+_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)")
+# Far more than anybody needs, and little enough to compute with.
+_LONGEST = 100
+
+
+def parse_duration(value: str | float) -> float:
+    """The seconds that a duration stands for; a number, alone or as text, is one of seconds.
+
+    Raises ValueError for anything else.
+    """
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
+        return float(value)
+    if isinstance(value, str) and len(value) <= _LONGEST:
+        if _NUMBER.fullmatch(value):
+            return float(value)
+        found = _DURATION.fullmatch(value)
+        if found is not None:
+            parts = _PART.findall(found[2])
+            seconds = sum(Decimal(number) * _SECONDS[unit] for number, unit in parts)
+            return float(-seconds if found[1] == "-" else seconds)
+    shown = repr(value) if len(repr(value)) <= _LONGEST else f"{repr(value)[:_LONGEST]}..."
+    raise ValueError(f'{shown} is no duration, such as "1.5s", "2m30s" or "300ms"')
