@@ -16,6 +16,9 @@
      |    +-- NotConnected           a call to the runtime without a session
      |    +-- WouldDeadlock          a blocking call that could never return
      |    +-- RuntimeStopped         the Runtime is not started, or was stopped meanwhile
+     |    +-- QueueClosed            something new for a queue that has been closed
+     +-- QueueFull                   a queue holds as much as it may
+     +-- UpdateFailed                a queued update of a container was not applied
      +-- OwnershipConflict (ValueError)   two plugins set the same thing in a container
      +-- ConflictError               the answers of plugins do not go together
      +-- SpecError (ValueError)      an adjustment cannot be applied to an OCI specification
@@ -32,6 +35,11 @@ Failures of a single RPC are not here: they are ``grpc.RpcError``, with a ``grpc
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import Any
+
 __all__ = [
     "AlreadyStarted",
     "ConfigError",
@@ -47,6 +55,8 @@ __all__ = [
     "OwnershipConflict",
     "PluginError",
     "ProtocolError",
+    "QueueClosed",
+    "QueueFull",
     "RemoteProtocolError",
     "RequestFailed",
     "RequestTimeout",
@@ -55,6 +65,7 @@ __all__ = [
     "StartError",
     "StartTimeout",
     "StubStopped",
+    "UpdateFailed",
     "ValidationRejected",
     "WouldDeadlock",
 ]
@@ -130,6 +141,32 @@ class WouldDeadlock(LifecycleError):
 
 class RuntimeStopped(LifecycleError):
     """The Runtime is not started, or was stopped while it served this call."""
+
+
+class QueueClosed(LifecycleError):
+    """An UpdateQueue, or Background, takes nothing more: it was closed."""
+
+
+class QueueFull(NRIError):
+    """An UpdateQueue, or Background, holds as much as it may."""
+
+
+class UpdateFailed(NRIError):
+    """An update, or eviction, from an UpdateQueue was not applied, and will not be tried again.
+
+    ``reason`` is ``"refused"`` by the runtime, ``"removed"`` as the container is gone, or ``"closed"`` with the
+    queue. ``update`` and ``eviction`` are the messages of container ``container_id``, None where there is none.
+    ``__cause__`` is what the call raised, if it did.
+    """
+
+    def __init__(
+        self, message: str, *, container_id: str, reason: str, update: Any, eviction: Any
+    ) -> None:
+        super().__init__(message)
+        self.container_id = container_id
+        self.reason = reason
+        self.update = update
+        self.eviction = eviction
 
 
 class RequestFailed(NRIError):
