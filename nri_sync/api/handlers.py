@@ -212,11 +212,13 @@ def asked_events(result: Any, handled: EventMask) -> EventMask:
         TypeError: it returned something else.
         ValueError: the plugin does not handle them all.
     """
-    if result is not None and not isinstance(result, int):
+    if result is None:
+        return EventMask(0)
+    if not isinstance(result, int):
         raise TypeError(
             f"configure returned {type(result).__name__}, but an EventMask or None is expected"
         )
-    events = EventMask(result or 0)
+    events = EventMask(result)
     without = events & ~handled
     if without:
         raise ValueError(

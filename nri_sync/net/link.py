@@ -163,7 +163,7 @@ class Link:
         self._sentinel = False
         self._ended = False
         # When the clock will be looked at next. The alarm makes that now.
-        self._wake_at = math.inf
+        self._wake_at = self._first_due = math.inf
         self._alarm = Latch()
         # Guards what follows and, with it, the lifetime of the descriptors. Innermost; never held while
         # blocking.
@@ -276,9 +276,9 @@ class Link:
         if self._ended:  # a thread that waited for an answer has read the end
             self._token.release()
             return
-        if not self._callers_read:
-            self._appoint()
-        self.wake_by(self._tick())
+        self._first_due = self._tick()
+        if self._callers_read or not self._appoint():
+            self._start_clock()
         self._work(_READ)
 
     def _run(self, job: Job) -> Sequence[Buffer]:
@@ -435,6 +435,11 @@ class Link:
                     self._has_clock = False
                     self._wake_at = math.inf
 
+    def _start_clock(self) -> None:
+        """For what was due from the start, and still is: most often that is over before a clock is needed."""
+        due, self._first_due = self._first_due, math.inf
+        self.wake_by(due)
+
     def _watch_clock(self) -> None:
         while True:
             # Set out the alarm, mark, then look: what becomes due from here on finds the mark, and sounds it.
@@ -454,7 +459,14 @@ class Link:
 
     def _watch(self) -> Any:
         """The sentinel's work: watch the socket while the thread that read from it serves."""
-        self._epoll.poll(maxevents=1)
+        if self._first_due < math.inf:
+            remaining = max(0.0, self._first_due - time.monotonic())
+            came = self._epoll.poll(min(remaining, _LONGEST_POLL / 1000), maxevents=1)
+            self._start_clock()
+            if not came:
+                self._epoll.poll(maxevents=1)
+        else:
+            self._epoll.poll(maxevents=1)
         self._token.acquire()
         self._sentinel = False
         if self._ended:

@@ -37,6 +37,18 @@ _TYPES: dict[str, tuple[Any, Any]] = {
     for method in _SERVICE.methods
 }
 
+
+def _method(rpc: str, behaviour: Callable[[Any, ServicerContext], Any]) -> Any:
+    return grpc.unary_unary_rpc_method_handler(
+        behaviour,
+        request_deserializer=_TYPES[rpc][0].FromString,
+        response_serializer=_TYPES[rpc][1].SerializeToString,
+    )
+
+
+# grpcio loads what it needs for this with the first one, which is not to be in start().
+_method("Shutdown", lambda request, context: None)
+
 # The state of a node comes in parts of up to 4 MiB. A node that fills this has millions of containers.
 _SYNCHRONIZE_MAX = 1 << 30
 
@@ -84,14 +96,7 @@ class Servicer:
         router = Router(interceptors)
         router.add_registered_method_handlers(
             _SERVICE.full_name,
-            {
-                rpc: grpc.unary_unary_rpc_method_handler(
-                    behaviour,
-                    request_deserializer=_TYPES[rpc][0].FromString,
-                    response_serializer=_TYPES[rpc][1].SerializeToString,
-                )
-                for rpc, behaviour in behaviours.items()
-            },
+            {rpc: _method(rpc, behaviour) for rpc, behaviour in behaviours.items()},
         )
         return router
 

@@ -668,6 +668,37 @@ class TestClock:
             assert lines.answers["pong"].wait(Deadline(LONG))
             assert ticked.wait(LONG)
 
+    @pytest.mark.parametrize("busy", [False, True])
+    def test_what_is_due_from_the_start(self, busy: bool) -> None:
+        """The first sentinel sees to it, whether it waits all the time or becomes the reader before."""
+        lines = Lines()
+        lines.answers["pong"] = Latch()
+        ticked = threading.Event()
+        due = time.monotonic() + 0.1
+
+        def tick(now: float) -> float:
+            if now >= due:
+                ticked.set()
+                return math.inf
+            return due
+
+        lines.on_tick = tick
+        with linked(lines) as (_, peer):
+            if busy:
+                peer.send("block a")
+                assert lines.entered["block a"].wait(LONG)
+                peer.send("pong")
+                assert lines.answers["pong"].wait(Deadline(LONG))
+            assert ticked.wait(LONG)
+
+    def test_what_was_due_from_the_start_needs_no_clock_when_it_was_over_in_time(self) -> None:
+        lines = Lines()
+        lines.on_tick = lambda now: now + 1000
+        with linked(lines) as (_, peer):
+            peer.send("one")
+            assert peer.read() == "one"
+            assert not lines.link._has_clock
+
     def test_survives_a_failure(self, caplog: pytest.LogCaptureFixture) -> None:
         lines = Lines()
         ticks: list[float] = []
