@@ -1,6 +1,7 @@
 """What nearly every plugin needs around its stub.
 
-Each piece stands on the public API alone, and works without the others. Names are imported when they are first used.
+Each piece stands on the public API alone, and works without the others. Names are imported when they are
+first used.
 """
 
 from __future__ import annotations
@@ -31,7 +32,20 @@ if TYPE_CHECKING:
         shares_to_weight,
         weight_to_shares,
     )
+    from nri_sync.kit.formatters import JSONFormatter, TextFormatter
+    from nri_sync.kit.health import Health, HealthReport, HealthState
+    from nri_sync.kit.healthfile import HealthFile
     from nri_sync.kit.images import ContainerImage, ImageReference, container_image
+    from nri_sync.kit.intercept import RequestInterceptor
+    from nri_sync.kit.logcontext import (
+        ContextFilter,
+        LogContext,
+        in_context,
+        log_context,
+        log_scope,
+    )
+    from nri_sync.kit.logs import LogRequests, setup_logging
+    from nri_sync.kit.metrics import Metric, RequestMetrics, Sample
     from nri_sync.kit.names import container_name
     from nri_sync.kit.netns import network_namespace
     from nri_sync.kit.program import main
@@ -47,17 +61,32 @@ if TYPE_CHECKING:
     )
     from nri_sync.kit.quantity import Quantity, QuantityFormat
     from nri_sync.kit.selectors import LabelSelector, Requirement, Selector
+    from nri_sync.kit.server import HealthServer
 
 __all__ = [
     "CgroupRoot",
     "ContainerImage",
+    "ContextFilter",
+    "Health",
+    "HealthFile",
+    "HealthReport",
+    "HealthServer",
+    "HealthState",
     "ImageReference",
+    "JSONFormatter",
     "LabelSelector",
+    "LogContext",
+    "LogRequests",
+    "Metric",
     "QoS",
     "Quantity",
     "QuantityFormat",
+    "RequestInterceptor",
+    "RequestMetrics",
     "Requirement",
+    "Sample",
     "Selector",
+    "TextFormatter",
     "cgroup_name",
     "cgroup_path",
     "chain",
@@ -68,8 +97,11 @@ __all__ = [
     "estimate_memory_request",
     "expand_slice",
     "format_cpus",
+    "in_context",
     "kubelet_cgroup_parent",
     "load",
+    "log_context",
+    "log_scope",
     "main",
     "memory_high",
     "milli_to_quota",
@@ -83,6 +115,7 @@ __all__ = [
     "process_cgroup",
     "qos_of_resources",
     "quota_to_milli",
+    "setup_logging",
     "shares_to_milli",
     "shares_to_weight",
     "weight_to_shares",
@@ -92,13 +125,27 @@ __all__ = [
 _HOMES = {
     "CgroupRoot": "nri_sync.kit.cgroups",
     "ContainerImage": "nri_sync.kit.images",
+    "ContextFilter": "nri_sync.kit.logcontext",
+    "Health": "nri_sync.kit.health",
+    "HealthFile": "nri_sync.kit.healthfile",
+    "HealthReport": "nri_sync.kit.health",
+    "HealthServer": "nri_sync.kit.server",
+    "HealthState": "nri_sync.kit.health",
     "ImageReference": "nri_sync.kit.images",
+    "JSONFormatter": "nri_sync.kit.formatters",
     "LabelSelector": "nri_sync.kit.selectors",
+    "LogContext": "nri_sync.kit.logcontext",
+    "LogRequests": "nri_sync.kit.logs",
+    "Metric": "nri_sync.kit.metrics",
     "QoS": "nri_sync.kit.qos",
     "Quantity": "nri_sync.kit.quantity",
     "QuantityFormat": "nri_sync.kit.quantity",
+    "RequestInterceptor": "nri_sync.kit.intercept",
+    "RequestMetrics": "nri_sync.kit.metrics",
     "Requirement": "nri_sync.kit.selectors",
+    "Sample": "nri_sync.kit.metrics",
     "Selector": "nri_sync.kit.selectors",
+    "TextFormatter": "nri_sync.kit.formatters",
     "cgroup_name": "nri_sync.kit.cgroups",
     "cgroup_path": "nri_sync.kit.cgroups",
     "chain": "nri_sync.kit.chains",
@@ -109,8 +156,11 @@ _HOMES = {
     "estimate_memory_request": "nri_sync.kit.qos",
     "expand_slice": "nri_sync.kit.cgroups",
     "format_cpus": "nri_sync.kit.cpu",
+    "in_context": "nri_sync.kit.logcontext",
     "kubelet_cgroup_parent": "nri_sync.kit.qos",
     "load": "nri_sync.kit.config",
+    "log_context": "nri_sync.kit.logcontext",
+    "log_scope": "nri_sync.kit.logcontext",
     "main": "nri_sync.kit.program",
     "memory_high": "nri_sync.kit.qos",
     "milli_to_quota": "nri_sync.kit.cpu",
@@ -124,6 +174,7 @@ _HOMES = {
     "process_cgroup": "nri_sync.kit.cgroups",
     "qos_of_resources": "nri_sync.kit.qos",
     "quota_to_milli": "nri_sync.kit.cpu",
+    "setup_logging": "nri_sync.kit.logs",
     "shares_to_milli": "nri_sync.kit.cpu",
     "shares_to_weight": "nri_sync.kit.cpu",
     "weight_to_shares": "nri_sync.kit.cpu",

@@ -17,7 +17,7 @@ import grpc
 import nri_sync
 from nri_sync import State, Stub, api
 from nri_sync.kit.intercept import Behaviour, RequestInterceptor
-from nri_sync.kit.metrics import Metric, Requests, Sample, render
+from nri_sync.kit.metrics import Metric, RequestMetrics, Sample, render
 
 __all__ = ["Health", "HealthReport", "HealthState"]
 
@@ -95,7 +95,7 @@ class Health(RequestInterceptor):
         *,
         wedged_after: float | None = None,
         checks: Sequence[Callable[[], str | None]] = (),
-        requests: Requests | None = None,
+        requests: RequestMetrics | None = None,
     ) -> None:
         """
         Args:
@@ -109,7 +109,7 @@ class Health(RequestInterceptor):
         if wedged_after is not None and not wedged_after > 0:
             raise ValueError(f"wedged_after must be positive, not {wedged_after!r}")
         #: Counts and times the requests.
-        self.requests = requests or Requests()
+        self.requests = requests or RequestMetrics()
         self._wedged_after = wedged_after
         self._checks = tuple(checks)
         self._stub: Stub | None = None

@@ -7,8 +7,18 @@ from typing import Any, Callable
 import grpc
 
 from nri_sync import api
+from nri_sync.kit.names import container_name
 
-__all__ = ["Behaviour", "RequestInterceptor", "event_name", "join_names", "names_of", "subject"]
+__all__ = [
+    "Behaviour",
+    "RequestInterceptor",
+    "container_label",
+    "event_name",
+    "join_names",
+    "names_of",
+    "pod_label",
+    "subject",
+]
 
 #: What serves a request: takes it, decoded, and its context; returns the reply.
 Behaviour = Callable[[Any, grpc.ServicerContext], Any]
@@ -55,20 +65,22 @@ _NAMES = {number: api.pretty_name(number) for number in api.EventMask.ALL.number
 
 
 def names_of(request: Any) -> tuple[str, str, str]:
-    """Namespace, pod and container that a request is about; empty where it is not about one.
-
-    Where the runtime has not told a name, as CRI-O at the creation of a container, the beginning of the id
-    stands for it.
-    """
+    """Namespace, pod and container that a request is about; empty where it is not about one."""
     pod = getattr(request, "pod", None)
     if pod is None:
         return "", "", ""
     container = getattr(request, "container", None)
-    return (
-        pod.namespace,
-        pod.name or pod.id[:_ID],
-        "" if container is None else container.name or container.id[:_ID],
-    )
+    return pod.namespace, pod_label(pod), "" if container is None else container_label(container)
+
+
+def pod_label(pod: api.PodSandbox) -> str:
+    """Its name; or the beginning of its id, where nothing tells it."""
+    return pod.name or pod.id[:_ID]
+
+
+def container_label(container: api.Container) -> str:
+    """Its name; or the beginning of its id, where nothing tells it."""
+    return container_name(container) or container.id[:_ID]
 
 
 def subject(request: Any) -> str:

@@ -22,7 +22,16 @@ import grpc
 
 from nri_sync.kit.intercept import Behaviour, RequestInterceptor, subject
 
-__all__ = ["BUCKETS", "CONTENT_TYPE", "Metric", "Requests", "Running", "Sample", "Slow", "render"]
+__all__ = [
+    "BUCKETS",
+    "CONTENT_TYPE",
+    "Metric",
+    "RequestMetrics",
+    "Running",
+    "Sample",
+    "Slow",
+    "render",
+]
 
 #: What a server sends the text as.
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -90,7 +99,7 @@ class _Open(NamedTuple):
     since: float
 
 
-class Requests(RequestInterceptor):
+class RequestMetrics(RequestInterceptor):
     """An interceptor that counts and times requests, and knows which ones are running.
 
     To be passed to ``Stub(interceptors=[...])``; one for each stub. All methods may be called from any thread;
@@ -302,7 +311,7 @@ def _number(value: float) -> str:
     return repr(int(value)) if value == int(value) and abs(value) < 1e15 else repr(float(value))
 
 
-_instances: weakref.WeakSet[Requests] = weakref.WeakSet()
+_instances: weakref.WeakSet[RequestMetrics] = weakref.WeakSet()
 
 
 def _after_fork_in_child() -> None:

@@ -1,0 +1,128 @@
+"""Messages as text for people: the dump mode of the log. The limit bounds what it costs, whatever the message."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Union
+
+from google.protobuf.json_format import MessageToDict
+from google.protobuf.message import Message
+
+from nri_sync import EventMask, api
+
+__all__ = ["LIMIT", "DumpSelection", "as_text", "as_value", "selected_events"]
+
+#: Characters of one message.
+LIMIT = 16384
+
+#: Which events to dump: a mask, or names as ``EventMask.parse`` takes them, ``configure`` and ``synchronize``.
+DumpSelection = Union[EventMask, str, Iterable[str]]
+
+_OTHERS = {"configure": "Configure", "synchronize": "Synchronize", "shutdown": "Shutdown"}
+
+# What YAML takes for a string without quotes, and nothing else.
+_PLAIN = re.compile(r"[A-Za-z_/](?:[\w ./=+@-]|:(?=\S))*(?<! )", re.ASCII)
+_WORDS = frozenset({"true", "false", "null", "yes", "no", "on", "off", "y", "n"})
+
+
+def selected_events(selection: DumpSelection) -> frozenset[str]:
+    """The names of the methods that a selection means; ``"all"`` are all requests there are.
+
+    Raises ValueError for a name that is none.
+    """
+    if isinstance(selection, EventMask):
+        return _of_mask(selection)
+    names: set[str] = set()
+    for text in (selection,) if isinstance(selection, str) else selection:
+        for item in filter(None, (part.strip() for part in text.split(","))):
+            other = _OTHERS.get(item.lower())
+            names |= {other} if other else _of_mask(EventMask.parse(item))
+            if item.lower() == "all":
+                names |= set(_OTHERS.values())
+    return frozenset(names)
+
+
+def _of_mask(mask: EventMask) -> frozenset[str]:
+    return frozenset(map(api.pretty_name, mask.numbers))
+
+
+def as_text(message: Message, limit: int = LIMIT) -> str:
+    """The fields that are set, in the manner of YAML; cut off with a note after ``limit`` characters."""
+    lines: list[str] = []
+    room = limit
+    for line in _fields(message, ""):
+        if len(line) >= room:
+            lines.append(line[:room])
+            lines.append(f"... (cut off; the message has {message.ByteSize()} bytes)")
+            break
+        lines.append(line)
+        room -= len(line) + 1
+    return "\n".join(lines) if lines else "{}"
+
+
+def as_value(message: Message, limit: int = LIMIT) -> Any:
+    """A dictionary in the manner of protobuf's JSON; of one with more bytes than that, its :func:`as_text`."""
+    if message.ByteSize() > limit:
+        return as_text(message, limit)
+    return MessageToDict(message, preserving_proto_field_name=True)
+
+
+def _fields(message: Message, indent: str) -> Iterator[str]:
+    for field, value in message.ListFields():
+        name = f"{indent}{field.name}:"
+        if isinstance(value, Mapping):
+            yield name
+            for key in sorted(value):
+                yield from _entry(f"{indent}  {_scalar(None, key)}:", field, value[key], indent)
+        elif isinstance(value, Sequence) and not isinstance(value, (str, bytes)):
+            yield name
+            for item in value:
+                yield from _item(field, item, indent)
+        else:
+            yield from _entry(name, field, value, indent)
+
+
+def _entry(name: str, field: Any, value: Any, indent: str) -> Iterator[str]:
+    value = _unwrapped(value)
+    if not isinstance(value, Message):
+        yield f"{name} {_scalar(field, value)}"
+    elif not value.ListFields():
+        yield f"{name} {{}}"
+    else:
+        yield name
+        yield from _fields(value, indent + "  ")
+
+
+def _item(field: Any, value: Any, indent: str) -> Iterator[str]:
+    if not isinstance(value, Message):
+        yield f"{indent}- {_scalar(field, value)}"
+        return
+    empty = True
+    for line in _fields(value, indent + "  "):
+        yield f"{indent}- {line[len(indent) + 2 :]}" if empty else line
+        empty = False
+    if empty:
+        yield f"{indent}- {{}}"
+
+
+def _unwrapped(value: Any) -> Any:
+    """The value of an ``OptionalInt64`` and the like, which are messages so that there may be none."""
+    if isinstance(value, Message) and value.DESCRIPTOR.name.startswith("Optional"):
+        return value.value  # type: ignore[attr-defined]
+    return value
+
+
+def _scalar(field: Any, value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        plain = _PLAIN.fullmatch(value) and value.lower() not in _WORDS
+        return value if plain else json.dumps(value, ensure_ascii=False)
+    if isinstance(value, bytes):
+        return repr(value)
+    if field is not None and field.enum_type is not None:
+        number = field.enum_type.values_by_number.get(value)
+        return str(value) if number is None else str(number.name)
+    return str(value)
