@@ -6,6 +6,7 @@ import os
 import queue
 import re
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,13 @@ from tests.e2e.cri import Container, Cri, Pod
 from tests.e2e.crio import Crio
 from tests.e2e.inside import Inside
 from tests.e2e.node import Node
+from tests.interop.gopeer import Peer
 from tests.interop.plugins import Recorder
 
 __all__: list[str] = []
 
 Connect = Callable[..., "nri_sync.Stub"]
+RunGo = Callable[..., Peer]
 RunWith = Callable[..., Inside]
 
 RUNTIMES: dict[str, type[Node]] = {"containerd": Containerd, "crio": Crio}
@@ -149,6 +152,24 @@ def connect(node: Node, closed: queue.SimpleQueue[object]) -> Iterator[Connect]:
     yield connect
     for stub in stubs:
         stub.stop()
+
+
+@pytest.fixture
+def run_go(node: Node) -> Iterator[RunGo]:
+    """Runs a plugin on the reference stub, 50-gostub unless told otherwise."""
+    with ExitStack() as peers:
+
+        def run_go(*arguments: str) -> Peer:
+            # Unlike this one, the reference stub asks older runtimes for events that they do not have.
+            arguments = ("-events", "CreateContainer", *arguments)
+            peer = peers.enter_context(
+                Peer("stubplugin", "-socket", str(node.nri_socket), *arguments)
+            )
+            peer.call("start")
+            peer.wait_event("synchronize")
+            return peer
+
+        yield run_go
 
 
 @pytest.fixture

@@ -97,6 +97,8 @@ class Crio(Node):
                 "seccomp filter", "I/O priority", "Scheduler", "Memory policy", "Network devices",
                 "UpdatePodSandbox", "Validation: by a plugin of this package",
                 "Validation: by a plugin of the reference",
+                "Several plugins: merged as nri_sync.runtime predicts",
+                "Several plugins: conflicts about arguments, namespaces and what came with them",
             ),
             "not in this release of NRI",
         ),

@@ -2,42 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
-
 import grpc
 import pytest
 
 from nri_sync import api
-from tests.e2e.conftest import Connect
+from tests.e2e.conftest import Connect, RunGo
 from tests.e2e.cri import Container, Pod
 from tests.e2e.inside import Inside
-from tests.e2e.node import Node
-from tests.interop.gopeer import Peer
 from tests.interop.plugins import Recorder, Validator
 
 __all__: list[str] = []
 
 feature = pytest.mark.feature
-RunGo = Callable[..., Peer]
-
-
-@pytest.fixture
-def run_go(node: Node) -> Iterator[RunGo]:
-    """Runs a plugin on the reference stub, 50-gostub unless told otherwise."""
-    with ExitStack() as peers:
-
-        def run_go(*arguments: str) -> Peer:
-            # Unlike this one, the reference stub asks older runtimes for events that they do not have.
-            arguments = ("-events", "CreateContainer", *arguments)
-            peer = peers.enter_context(
-                Peer("stubplugin", "-socket", str(node.nri_socket), *arguments)
-            )
-            peer.call("start")
-            peer.wait_event("synchronize")
-            return peer
-
-        yield run_go
 
 
 def env(key: str, value: str) -> api.Adjustment:
