@@ -62,6 +62,7 @@ if TYPE_CHECKING:
     from nri_sync.kit.quantity import Quantity, QuantityFormat
     from nri_sync.kit.selectors import LabelSelector, Requirement, Selector
     from nri_sync.kit.server import HealthServer
+    from nri_sync.kit.updates import PendingUpdate, UpdateCounters, UpdateQueue
 
 __all__ = [
     "CgroupRoot",
@@ -78,6 +79,7 @@ __all__ = [
     "LogContext",
     "LogRequests",
     "Metric",
+    "PendingUpdate",
     "QoS",
     "Quantity",
     "QuantityFormat",
@@ -87,6 +89,8 @@ __all__ = [
     "Sample",
     "Selector",
     "TextFormatter",
+    "UpdateCounters",
+    "UpdateQueue",
     "cgroup_name",
     "cgroup_path",
     "chain",
@@ -137,6 +141,7 @@ _HOMES = {
     "LogContext": "nri_sync.kit.logcontext",
     "LogRequests": "nri_sync.kit.logs",
     "Metric": "nri_sync.kit.metrics",
+    "PendingUpdate": "nri_sync.kit.updates",
     "QoS": "nri_sync.kit.qos",
     "Quantity": "nri_sync.kit.quantity",
     "QuantityFormat": "nri_sync.kit.quantity",
@@ -146,6 +151,8 @@ _HOMES = {
     "Sample": "nri_sync.kit.metrics",
     "Selector": "nri_sync.kit.selectors",
     "TextFormatter": "nri_sync.kit.formatters",
+    "UpdateCounters": "nri_sync.kit.updates",
+    "UpdateQueue": "nri_sync.kit.updates",
     "cgroup_name": "nri_sync.kit.cgroups",
     "cgroup_path": "nri_sync.kit.cgroups",
     "chain": "nri_sync.kit.chains",
