@@ -15,6 +15,7 @@ import grpc
 from nri_sync.deadline import Deadline
 from nri_sync.errors import ConnectionLost, NRIError
 from nri_sync.net.link import Buffer, Job, Link
+from nri_sync.threads import Latch
 from nri_sync.ttrpc import envelope_pb2
 from nri_sync.ttrpc.callbacks import Callback, run_callbacks, run_elsewhere
 from nri_sync.ttrpc.context import Metadatum, ServicerContext, current_context
@@ -162,7 +163,7 @@ class ServerCall(Job):
         """Serve the call, in this thread; returns what is left to send."""
         end = self._end
         try:
-            request = envelope_pb2.Request.FromString(cast(bytes, self._data))
+            request = envelope_pb2.Request.FromString(self._data)  # type: ignore[arg-type]
         except Exception as error:
             return self._answer(
                 Status.of(grpc.StatusCode.INVALID_ARGUMENT, f"unmarshal request: {error}")
@@ -380,7 +381,8 @@ class ServerEnd:
         # Guards the two tables, of the calls that are not answered yet, and the number of those whose answer
         # is not sent yet. Innermost.
         self._lock = threading.Lock()
-        self._none_left = threading.Condition(self._lock)
+        # Somebody waits for that number to be 0.
+        self._none_left: Latch | None = None
         self._streams = ServerStreams()
         self._calls: dict[int, ServerCall] = {}
         self._unsettled = 0
@@ -516,7 +518,12 @@ class ServerEnd:
     def quiet(self, deadline: Deadline) -> bool:
         """Block until all calls are answered, the answers sent, or the deadline; returns whether it is so."""
         with self._lock:
-            return self._none_left.wait_for(lambda: not self._unsettled, deadline.remaining())
+            if not self._unsettled:
+                return True
+            if self._none_left is None:
+                self._none_left = Latch()
+            none_left = self._none_left
+        return none_left.wait(deadline)
 
     # For the calls
 
@@ -536,13 +543,16 @@ class ServerEnd:
 
     def settle(self, call: ServerCall) -> None:
         """The answer to the call is sent, or will never be. The first time counts."""
+        none_left = None
         with self._lock:
             if call.settled:
                 return
             call.settled = True
             self._unsettled -= 1
             if not self._unsettled:
-                self._none_left.notify_all()
+                none_left, self._none_left = self._none_left, None
+        if none_left is not None:
+            none_left.set()
         if call.counts:
             self._done()
 
