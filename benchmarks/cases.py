@@ -27,7 +27,7 @@ from benchmarks.peers import (
 )
 from nri_sync.api import nri_pb2
 
-__all__ = ["CASES"]
+__all__ = ["CASES", "cpu_seconds", "status"]
 
 _LATENCY = {"p50": "us", "p99": "us"}
 
@@ -131,14 +131,14 @@ def _fleet(plugins: int) -> Callable[[str], Mapping[str, float]]:
     return run
 
 
-def _status(pid: int, field: str) -> int:
+def status(pid: int, field: str) -> int:
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         if line.startswith(field + ":"):
             return int(line.split()[1])
     raise KeyError(field)
 
 
-def _cpu_seconds(pid: int) -> float:
+def cpu_seconds(pid: int) -> float:
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
@@ -156,14 +156,14 @@ def _switches(pid: int) -> int:
 def _footprint(kind: str) -> Mapping[str, float]:
     request = {"pod": as_json(POD), "container": as_json(CONTAINER)}
     with go_runtime() as runtime, plugin(kind, runtime) as process:
-        memory = _status(process.pid, "VmRSS")
+        memory = status(process.pid, "VmRSS")
         runtime.call("bench", op="CreateContainer", request=request, count=1000, warmup=0)
-        before = _cpu_seconds(process.pid)
+        before = cpu_seconds(process.pid)
         runtime.call(
             "bench", op="CreateContainer", request=request, count=10_000, warmup=0, timeout=120.0
         )
-        cpu = _cpu_seconds(process.pid) - before
-        after = _status(process.pid, "VmRSS")
+        cpu = cpu_seconds(process.pid) - before
+        after = status(process.pid, "VmRSS")
         time.sleep(3.0)  # let what follows a request settle
         switches = _switches(process.pid)
         time.sleep(10.0)

@@ -11,6 +11,8 @@ them, and are all listed.
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 from nri_sync.api import _check, removal
 from nri_sync.api.nri_pb2 import Field, FieldOwners, OwningPlugins
 from nri_sync.errors import OwnershipConflict
@@ -47,8 +49,11 @@ class Owners:
     """
 
     def __init__(self, message: OwningPlugins | None = None) -> None:
-        #: The message that is read and written.
+        #: The message that is read and written; nobody else is to remove anything from it meanwhile.
         self.message = OwningPlugins() if message is None else message
+        # The parts of it that have been written, since finding one takes longer than a claim: by container
+        # and field, the map with its owner or owners.
+        self._found: dict[tuple[str, int], Any] = {}
 
     def owner(self, container_id: str, field: int, key: str | None = None) -> str | None:
         """Who owns a field or an entry; None if nobody does.
@@ -56,6 +61,10 @@ class Owners:
         ``"-NN-name"`` is a plugin that has cleared it, and may still set it. Hooks can have several
         owners, with commas between them.
         """
+        found = self._found.get((container_id, field))
+        if found is not None and (key is None) == (field not in COMPOUND_FIELDS):
+            owner: str | None = found.get(field if key is None else key)
+            return owner
         _check_field(field, key)
         if container_id not in self.message.owners:
             return None
@@ -121,11 +130,12 @@ class Owners:
             self.clear(container_id, field, plugin)
 
     def _set(self, container_id: str, field: int, owner: str, key: str | None) -> None:
-        owners: FieldOwners = self.message.owners[container_id]
-        if key is None:
-            owners.simple[field] = owner
-        else:
-            owners.compound[field].owners[key] = owner
+        found = self._found.get((container_id, field))
+        if found is None:
+            owners: FieldOwners = self.message.owners[container_id]
+            found = cast(Any, owners.simple if key is None else owners.compound[field].owners)
+            self._found[container_id, field] = found
+        found[field if key is None else key] = owner
 
 
 def _check_field(field: int, key: str | None) -> None:

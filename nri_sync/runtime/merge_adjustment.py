@@ -151,10 +151,9 @@ def _merge_mounts(
 ) -> None:
     key = attrgetter("destination")
     removed, added = merge_list(turn, _MOUNTS, key, wanted, reply.mounts)
-    replaced = set(map(key, added))
-    reply.mounts.extend(mount for name, mount in removed.items() if name not in replaced)
-    delete(seen.mounts, map(key, seen.mounts), replaced.union(removed))
-    seen.mounts.extend(added)
+    reply.mounts.extend(mount for name, mount in removed.items() if name not in added)
+    delete(seen.mounts, map(key, seen.mounts), added.keys() | removed.keys())
+    seen.mounts.extend(added.values())
 
 
 def _merge_env(
@@ -165,10 +164,9 @@ def _merge_env(
     reply: ContainerAdjustment,
 ) -> None:
     removed, added = merge_list(turn, _ENV, attrgetter("key"), wanted, reply.env)
-    replaced = {entry.key for entry in added}
-    delete(seen.env, _env_keys(seen), replaced.union(removed))
-    seen.env.extend(env_to_oci(added))
-    lost = removed.keys() - replaced
+    delete(seen.env, _env_keys(seen), added.keys() | removed.keys())
+    seen.env.extend(env_to_oci(added.values()))
+    lost = removed.keys() - added.keys()
     if lost:
         _warn_of_removals(turn, "environment variable", lost.intersection(_env_keys(original)))
 
@@ -186,10 +184,9 @@ def _merge_devices(
 ) -> None:
     key = attrgetter("path")
     removed, added = merge_list(turn, _DEVICES, key, wanted, reply.devices)
-    replaced = set(map(key, added))
-    delete(seen.devices, map(key, seen.devices), replaced.union(removed))
-    seen.devices.extend(added)
-    lost = removed.keys() - replaced
+    delete(seen.devices, map(key, seen.devices), added.keys() | removed.keys())
+    seen.devices.extend(added.values())
+    lost = removed.keys() - added.keys()
     if lost:
         _warn_of_removals(turn, "device", lost.intersection(map(key, original.devices)))
 

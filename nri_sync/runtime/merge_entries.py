@@ -7,7 +7,7 @@ caller. Both are so in the reference.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Iterable, Set
 from typing import Any, NamedTuple, TypeVar
 
 from nri_sync.api import Field, LinuxNetDevice, removal
@@ -67,34 +67,38 @@ def merge_list(
     key: Callable[[_T], str],
     wanted: Iterable[_T],
     reply: Any,
-) -> tuple[dict[str, _T], list[_T]]:
+) -> tuple[dict[str, _T], dict[str, _T]]:
     """Merge a list into that of the reply.
 
-    Returns the removals, by the keys that they remove, and the new entries; the latter are in the
+    Returns the removals, by the keys that they remove, and the new entries by theirs; the latter are in the
     reply, the former not.
     """
     removed: dict[str, _T] = {}
     added = []
     for item in wanted:
-        name, marked = removal.unmark(key(item))
-        if marked:
-            removed[name] = item
+        name = key(item)
+        if removal.is_marked(name):
+            removed[name[1:]] = item
         else:
-            added.append(item)
-    for name in delete(reply, map(key, reply), removed):
-        turn.clear(field, name)
-    for item in added:
-        turn.claim(field, key(item))
-    reply.extend(added)
-    return removed, added
+            added.append((name, item))
+    if removed:
+        for name in delete(reply, map(key, reply), removed.keys()):
+            turn.clear(field, name)
+    for name, _ in added:
+        turn.claim(field, name)
+    # None is there twice: that would have been a conflict.
+    new = dict(added)
+    reply.extend(new.values())
+    return removed, new
 
 
-def delete(items: Any, names: Iterable[str], keys: Collection[str]) -> list[str]:
+def delete(items: Any, names: Iterable[str], keys: Set[str]) -> list[str]:
     """Delete the items whose names, which are given in the same order, are among the keys.
 
     Returns the names of what is deleted.
     """
-    if not keys:
+    names = list(names)
+    if keys.isdisjoint(names):
         return []
     found = [(number, name) for number, name in enumerate(names) if name in keys]
     for number, _ in reversed(found):

@@ -44,7 +44,7 @@ class Metrics:
 class SafeMetrics:
     """Hands on to metrics of the application's what its failures must not spoil."""
 
-    def __init__(self, metrics: Metrics) -> None:
+    def __init__(self, metrics: Metrics | None) -> None:
         self._metrics = metrics
 
     def latency(self, *arguments: Any) -> None:
@@ -60,6 +60,8 @@ class SafeMetrics:
         self._tell("plugin_count", count)
 
     def _tell(self, method: str, *arguments: Any) -> None:
+        if self._metrics is None:
+            return
         try:
             getattr(self._metrics, method)(*arguments)
         except Exception:

@@ -247,9 +247,9 @@ class Peer:
             grpc.RpcError: it failed, or did not answer within ``timeout`` seconds.
         """
         deadline = Deadline(timeout)
-        for request in synchronize_requests(pods, containers):
-            response = self.call("Synchronize", request, deadline.remaining())
-            if request.more and (not response.more or response.update):
+        for part in synchronize_requests(pods, containers):
+            response = self._exchange("Synchronize", part.payload, deadline)
+            if part.more and (not response.more or response.update):
                 raise RemoteProtocolError(f"plugin {self.name} does not handle split sync requests")
         return list(response.update)
 
@@ -264,8 +264,7 @@ class Peer:
         handler = request.handler
         if not (handler.by_state_change and self._by_state_change):
             try:
-                call = self._begin(handler.rpc, request.payload, deadline, wait=True)
-                return self._finish(handler.rpc, call)
+                return self._exchange(handler.rpc, request.payload, deadline)
             except CallError as error:
                 unknown = error.code() is grpc.StatusCode.UNIMPLEMENTED and error.__cause__ is None
                 if not (handler.by_state_change and unknown):
@@ -277,8 +276,7 @@ class Peer:
         handler = request.handler
         arguments = {field: getattr(request.message, field) for field in handler.fields}
         event = nri_pb2.StateChangeEvent(event=handler.event, **arguments)  # type: ignore[arg-type]
-        call = self._begin("StateChange", event.SerializeToString(), deadline, wait=True)
-        self._finish("StateChange", call)
+        self._exchange("StateChange", event.SerializeToString(), deadline)
         if handler.event not in self._warned:
             self._warned.add(handler.event)
             logger.warning(
@@ -307,8 +305,10 @@ class Peer:
                 plugin said so; otherwise a TimeoutError, ConnectionLost or RemoteProtocolError tells why there
                 is no answer.
         """
-        payload = request.SerializeToString()
-        return self._finish(rpc, self._begin(rpc, payload, Deadline(timeout), wait=True))
+        return self._exchange(rpc, request.SerializeToString(), Deadline(timeout))
+
+    def _exchange(self, rpc: str, payload: bytes, deadline: Deadline) -> Any:
+        return self._finish(rpc, self._begin(rpc, payload, deadline, wait=True))
 
     def _begin(self, rpc: str, payload: bytes, deadline: Deadline, *, wait: bool) -> ClientCall:
         client = self._session.client

@@ -227,8 +227,8 @@ class Relay:
 
     def _apply(self, result: Any, plugin: Member, request: Request, answer: Any) -> None:
         rpc = request.handler.rpc
-        adjusts = "adjust" in answer.DESCRIPTOR.fields_by_name and answer.HasField("adjust")
-        adjust = answer.adjust if adjusts else None
+        creates = isinstance(answer, nri_pb2.CreateContainerResponse)
+        adjust = answer.adjust if creates and answer.HasField("adjust") else None
         evict = getattr(answer, "evict", ())
         self._metrics.adjustments(plugin.name, rpc, adjust, len(answer.update), len(evict))
         if answer.ByteSize():

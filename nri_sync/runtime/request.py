@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from itertools import chain, repeat
+from typing import Any, NamedTuple
 
 from nri_sync.api import nri_pb2
 from nri_sync.api.handlers import Handler
+from nri_sync.wire.ttrpc import MESSAGE_MAX
 
-__all__ = ["Request", "synchronize_requests"]
+__all__ = ["Part", "Request", "synchronize_requests"]
 
 # What the envelope of a request may add to its payload: two names, a timeout, and lengths.
 _ENVELOPE = 256
-_PART_MAX = 4_194_304 - _ENVELOPE
+_REQUEST_MAX = MESSAGE_MAX - _ENVELOPE
+# Where one does not do. Far less than what fits: it is in memory several times, for each plugin that is being
+# synchronized, and here and there.
+_PART = 256 * 1024
+# A tag, and the length of what fits into a request.
+_FIELD_HEADER_MAX = 5
+_PODS = nri_pb2.SynchronizeRequest.PODS_FIELD_NUMBER
+_CONTAINERS = nri_pb2.SynchronizeRequest.CONTAINERS_FIELD_NUMBER
+_MORE = nri_pb2.SynchronizeRequest(more=True).SerializeToString()
 
 
 class Request:
@@ -35,21 +46,52 @@ class Request:
         self._payload = None
 
 
+class Part(NamedTuple):
+    """A serialized SynchronizeRequest, and whether more of them follow, as it tells itself."""
+
+    payload: bytes
+    more: bool
+
+
 def synchronize_requests(
     pods: Sequence[nri_pb2.PodSandbox], containers: Sequence[nri_pb2.Container]
-) -> Iterable[nri_pb2.SynchronizeRequest]:
-    """The state in as few requests as it fits into; all but the last have ``more`` set."""
-    request = nri_pb2.SynchronizeRequest()
+) -> Iterator[Part]:
+    """The state in one request if it fits into that, else in small ones; each is made when it is asked for.
+
+    Put together of serialized pods and containers, which takes a fraction of the time and memory that messages
+    of messages take.
+    """
+    limit = _REQUEST_MAX if _fits(pods, containers) else _PART
+    gathered: list[bytes] = []
     size = 0
-    items: list[tuple[Any, Any]] = [("pods", pod) for pod in pods]
-    items += [("containers", container) for container in containers]
-    for field, item in items:
-        length = item.ByteSize() + 6  # its tag and length
-        if size and size + length > _PART_MAX:
-            request.more = True
-            yield request
-            request = nri_pb2.SynchronizeRequest()
-            size = 0
-        getattr(request, field).append(item)
+    for number, message in chain(zip(repeat(_PODS), pods), zip(repeat(_CONTAINERS), containers)):
+        data = message.SerializeToString()
+        header = _header(number, len(data))
+        length = len(header) + len(data)
+        if gathered and size + length > limit:
+            gathered.append(_MORE)
+            yield Part(b"".join(gathered), True)
+            gathered, size = [], 0
+        gathered += (header, data)
         size += length
-    yield request
+    yield Part(b"".join(gathered), False)
+
+
+def _fits(pods: Sequence[nri_pb2.PodSandbox], containers: Sequence[nri_pb2.Container]) -> bool:
+    size = 0
+    for message in chain(pods, containers):
+        size += message.ByteSize() + _FIELD_HEADER_MAX
+        if size > _REQUEST_MAX:
+            return False
+    return True
+
+
+@lru_cache(maxsize=1024)
+def _header(number: int, length: int) -> bytes:
+    """What comes before a message of that length in a field of that number."""
+    header = bytearray([number << 3 | 2])
+    while length > 0x7F:
+        header.append(length & 0x7F | 0x80)
+        length >>= 7
+    header.append(length)
+    return bytes(header)

@@ -125,7 +125,7 @@ class Runtime:
             exit_grace=exit_grace,
         )
         self._settings.check()
-        self._metrics = SafeMetrics(metrics or Metrics())
+        self._metrics = SafeMetrics(metrics)
         # Guards what there is of the present start.
         self._lock = threading.Lock()
         self._serving: _Serving | None = None

@@ -111,7 +111,7 @@ class Lists:
         self.owners = Owners()
         self.reply = ContainerAdjustment()
 
-    def merge(self, plugin: str, *entries: str) -> tuple[dict[str, Any], list[Any]]:
+    def merge(self, plugin: str, *entries: str) -> tuple[dict[str, Any], dict[str, Any]]:
         turn = Turn(self.owners, plugin, "c")
         return merge_list(turn, Field.Env, attrgetter("key"), env(*entries), self.reply.env)
 
@@ -123,7 +123,7 @@ class TestList:
         removed, added = lists.merge("20-b", "B=2", "-C", "-B")
         assert list(lists.reply.env) == env("A=1", "B=2")
         assert list(removed) == ["C", "B"]
-        assert added == env("B=2")
+        assert list(added.values()) == env("B=2")
 
     def test_a_conflict(self) -> None:
         lists = Lists()
