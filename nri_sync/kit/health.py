@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import enum
 import logging
-import time
 from collections.abc import Iterable, Sequence
 from typing import Any, Callable, NamedTuple
 
@@ -17,7 +16,7 @@ import grpc
 import nri_sync
 from nri_sync import State, Stub, api
 from nri_sync.kit.intercept import Behaviour, RequestInterceptor
-from nri_sync.kit.metrics import Metric, RequestMetrics, Sample, render
+from nri_sync.kit.metrics import BUCKETS, Metric, RequestMetrics, Sample, render
 
 __all__ = ["Health", "HealthReport", "HealthState"]
 
@@ -95,7 +94,7 @@ class Health(RequestInterceptor):
         *,
         wedged_after: float | None = None,
         checks: Sequence[Callable[[], str | None]] = (),
-        requests: RequestMetrics | None = None,
+        buckets: Sequence[float] = BUCKETS,
     ) -> None:
         """
         Args:
@@ -103,13 +102,12 @@ class Health(RequestInterceptor):
                 runtime has told.
             checks: further conditions of being ready; each returns None, or why the plugin is not. Asked when
                 it is ready otherwise. They must not block. One that raises counts as not ready.
-            requests: what counts the requests, if it is to have other buckets; not to be passed to the
-                stub as well.
+            buckets: the upper bounds of the histogram of durations, in seconds, in ascending order.
         """
         if wedged_after is not None and not wedged_after > 0:
             raise ValueError(f"wedged_after must be positive, not {wedged_after!r}")
         #: Counts and times the requests.
-        self.requests = requests or RequestMetrics()
+        self.requests = RequestMetrics(buckets=buckets, on_done=self._done)
         self._wedged_after = wedged_after
         self._checks = tuple(checks)
         self._stub: Stub | None = None
@@ -149,22 +147,24 @@ class Health(RequestInterceptor):
         self, event: str, request: Any, context: grpc.ServicerContext, behaviour: Behaviour
     ) -> Any:
         stub = self._stub
-        if stub is None:
+        if stub is None or event not in _TURNS:
             return self.requests.serve(event, request, context, behaviour)
         if event == "Configure" and not stub.started:
             self._synchronized = 0
-        session = stub.counters.sessions if event == "Synchronize" else 0
+        session = stub.counters.sessions
         # A request of a session that is over must not speak for the one after it.
-        wanted = bool(session) and context.is_active()
-        since = time.monotonic()
+        wanted = event == "Synchronize" and context.is_active()
         try:
             reply = self.requests.serve(event, request, context, behaviour)
             if wanted and not request.more:
                 self._synchronized = session
             return reply
         finally:
-            if event in _TURNS or time.monotonic() - since > self.wedged_after:
-                self._tell()
+            self._tell()
+
+    def _done(self, event: str, seconds: float) -> None:
+        if seconds > self.wedged_after:
+            self._tell()
 
     def on_change(self, listener: Callable[[], object]) -> None:
         """Have ``listener()`` called when the state may have changed by what a handler has done.

@@ -30,6 +30,10 @@ _ID = 12
 class RequestInterceptor(grpc.ServerInterceptor):
     """Base class: :meth:`serve` is called around each request of the runtime, on the thread that serves it."""
 
+    # By method: the handler of the present session, and what stands around it. Making that anew for each
+    # request would cost more than most interceptors do.
+    _wrapped: dict[str, tuple[Any, Any]] | None = None
+
     def serve(
         self, event: str, request: Any, context: grpc.ServicerContext, behaviour: Behaviour
     ) -> Any:
@@ -38,17 +42,33 @@ class RequestInterceptor(grpc.ServerInterceptor):
 
     def intercept_service(self, continuation: Any, details: grpc.HandlerCallDetails) -> Any:
         handler = continuation(details)
+        if self._wrapped is None:
+            self._wrapped = {}
+        known = self._wrapped.get(details.method)
+        if known is not None and known[0] is handler:
+            return known[1]
+        wrapped = self._wrap(details.method, handler)
+        if wrapped is not handler:
+            self._wrapped[details.method] = handler, wrapped
+        return wrapped
+
+    def _wrap(self, method: str, handler: Any) -> Any:
         behaviour = getattr(handler, "unary_unary", None)
         if behaviour is None:
             return handler  # an unknown method, or none of NRI's
-        rpc = details.method.rpartition("/")[2]
+        serve = self.serve
+        rpc = method.rpartition("/")[2]
 
         def served(request: Any, context: grpc.ServicerContext) -> Any:
-            event = event_name(request.event) if rpc == "StateChange" else rpc
-            return self.serve(event, request, context, behaviour)
+            return serve(rpc, request, context, behaviour)
+
+        def state_changed(request: Any, context: grpc.ServicerContext) -> Any:
+            return serve(event_name(request.event), request, context, behaviour)
 
         return grpc.unary_unary_rpc_method_handler(
-            served, handler.request_deserializer, handler.response_serializer
+            state_changed if rpc == "StateChange" else served,
+            handler.request_deserializer,
+            handler.response_serializer,
         )
 
 

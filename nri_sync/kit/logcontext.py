@@ -18,8 +18,8 @@ from nri_sync.kit.intercept import container_label, join_names, names_of, pod_la
 __all__ = [
     "ContextFilter",
     "LogContext",
+    "RequestScope",
     "context_of",
-    "enter_request",
     "in_context",
     "log_context",
     "log_scope",
@@ -50,47 +50,83 @@ class LogContext(NamedTuple):
         return " ".join(filter(None, parts))
 
 
-class _Entry(NamedTuple):
-    context: LogContext
-    #: The request for as long as which it holds; ``None``: as long as it is set.
-    request: Any
+class RequestScope:
+    """What is known of a request; it becomes a :class:`LogContext` when something is logged.
+
+    :meth:`enter` and :meth:`leave` are called on the thread that serves the request.
+    """
+
+    __slots__ = ("_context", "_event", "_message", "_number", "_plugin", "_serving", "_token")
+
+    def __init__(self, plugin: str, event: str, message: Any) -> None:
+        self._plugin = plugin
+        self._event = event
+        self._message = message
+        self._number = _operations.next()
+        self._context: LogContext | None = None
+        self._serving: Any = None
+
+    def enter(self) -> None:
+        self._serving = _serving()
+        self._token = _current.set(self)
+
+    def leave(self) -> None:
+        """The handler has returned."""
+        _current.reset(self._token)
+
+    def leave_failed(self) -> None:
+        """The handler has raised. The stub logs that next: it belongs to the request, too."""
+        if self._serving is None:
+            self.leave()
+        else:
+            # What stays until the next request of this thread must not be as large as one.
+            self.context()
+            self._message = None
+
+    def context(self) -> LogContext:
+        # In this order: the message goes after the context has come.
+        message, context = self._message, self._context
+        if context is None:
+            operation = _operations.text(self._number)
+            context = LogContext(self._plugin, self._event, *names_of(message), operation)
+            self._context = context
+        return context
+
+    def holds(self) -> bool:
+        """Whether the current thread still serves the request, or works on behalf of it."""
+        return self._serving is None or self._serving is _serving()
 
 
-_current: contextvars.ContextVar[_Entry | None] = contextvars.ContextVar(
+class _Scope(NamedTuple):
+    """What :func:`log_scope` says, within a request or outside."""
+
+    said: LogContext
+    within: _Scope | RequestScope | None
+
+    def context(self) -> LogContext:
+        return self.said
+
+    def holds(self) -> bool:
+        return self.within is None or self.within.holds()
+
+
+_current: contextvars.ContextVar[_Scope | RequestScope | None] = contextvars.ContextVar(
     "nri_sync.kit.log", default=None
 )
 
 
 def log_context() -> LogContext | None:
     """What the current thread is doing; ``None`` if that is not known."""
-    entry = _current.get()
-    if entry is None or (entry.request is not None and entry.request is not _request()):
-        return None
-    return entry.context
+    scope = _current.get()
+    return scope.context() if scope is not None and scope.holds() else None
 
 
-def _request() -> Any:
+def _serving() -> Any:
+    """The request that the current thread serves."""
     try:
         return request_context()
     except RuntimeError:
         return None
-
-
-@contextlib.contextmanager
-def enter_request(plugin: str, event: str, request: Any) -> Iterator[None]:
-    """Around the handling of a request. Holds until the stub is done with it.
-
-    That is longer than this block: what the handler raises is logged after it, and belongs to the request.
-    """
-    namespace, pod, container = names_of(request)
-    context = LogContext(plugin, event, namespace, pod, container, _new_operation())
-    serving = _request()
-    token = _current.set(_Entry(context, serving))
-    try:
-        yield
-    finally:
-        if serving is None:
-            _current.reset(token)
 
 
 @contextlib.contextmanager
@@ -103,8 +139,10 @@ def log_scope(
 
     Raises TypeError for a field that there is none of.
     """
-    before = log_context()
-    context = before or LogContext(operation=_new_operation())
+    scope = _current.get()
+    if scope is not None and not scope.holds():
+        scope = None
+    context = LogContext(operation=_operations.text()) if scope is None else scope.context()
     if pod is not None:
         context = context._replace(namespace=pod.namespace, pod=pod_label(pod), container="")
     if container is not None:
@@ -113,9 +151,7 @@ def log_scope(
     if unknown:
         raise TypeError(f"{', '.join(sorted(unknown))}: there are {', '.join(LogContext._fields)}")
     context = context._replace(**fields)
-    entry = _current.get()
-    request = entry.request if entry is not None and before is not None else None
-    token = _current.set(_Entry(context, request))
+    token = _current.set(_Scope(context, scope))
     try:
         yield context
     finally:
@@ -172,19 +208,17 @@ def context_of(record: logging.LogRecord) -> LogContext | None:
 
 
 class _Operations:
+    """Numbers operations. Their ids differ from those of other processes."""
+
     def __init__(self) -> None:
         self._process = secrets.token_hex(3)
-        self._numbers = itertools.count(1)
+        self.next = itertools.count(1).__next__
 
-    def new(self) -> str:
-        return f"{self._process}-{next(self._numbers):x}"
+    def text(self, number: int | None = None) -> str:
+        return f"{self._process}-{self.next() if number is None else number:x}"
 
 
 _operations = _Operations()
-
-
-def _new_operation() -> str:
-    return _operations.new()
 
 
 def _after_fork_in_child() -> None:

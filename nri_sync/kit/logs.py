@@ -15,7 +15,7 @@ from nri_sync.kit import dumps
 from nri_sync.kit.dumps import DumpSelection, selected_events
 from nri_sync.kit.formatters import JSONFormatter, TextFormatter
 from nri_sync.kit.intercept import Behaviour, RequestInterceptor
-from nri_sync.kit.logcontext import ContextFilter, enter_request
+from nri_sync.kit.logcontext import ContextFilter, RequestScope
 
 __all__ = ["FORMATS", "LogRequests", "setup_logging"]
 
@@ -72,17 +72,28 @@ class LogRequests(RequestInterceptor):
     def serve(
         self, event: str, request: Any, context: grpc.ServicerContext, behaviour: Behaviour
     ) -> Any:
-        with enter_request(self.plugin, event, request):
-            if event not in self._dumped or not dump_logger.isEnabledFor(logging.DEBUG):
-                return behaviour(request, context)
-            self._dump("request", request)
-            try:
+        scope = RequestScope(self.plugin, event, request)
+        scope.enter()
+        try:
+            if event in self._dumped and dump_logger.isEnabledFor(logging.DEBUG):
+                reply = self._serve_dumped(request, context, behaviour)
+            else:
                 reply = behaviour(request, context)
-            except BaseException as error:
-                dump_logger.debug("no reply: %r", error)
-                raise
-            self._dump("reply", reply)
-            return reply
+        except BaseException:
+            scope.leave_failed()
+            raise
+        scope.leave()
+        return reply
+
+    def _serve_dumped(self, request: Any, context: Any, behaviour: Behaviour) -> Any:
+        self._dump("request", request)
+        try:
+            reply = behaviour(request, context)
+        except BaseException as error:
+            dump_logger.debug("no reply: %r", error)
+            raise
+        self._dump("reply", reply)
+        return reply
 
     def _dump(self, what: str, message: Any) -> None:
         try:

@@ -16,7 +16,7 @@ import time
 import weakref
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Callable, NamedTuple
 
 import grpc
 
@@ -93,12 +93,6 @@ class _Figures:
         self.seconds = 0.0
 
 
-class _Open(NamedTuple):
-    event: str
-    request: Any
-    since: float
-
-
 class RequestMetrics(RequestInterceptor):
     """An interceptor that counts and times requests, and knows which ones are running.
 
@@ -106,13 +100,24 @@ class RequestMetrics(RequestInterceptor):
     :meth:`running` takes no lock.
     """
 
-    def __init__(self, *, buckets: Sequence[float] = BUCKETS) -> None:
-        """``buckets`` are the upper bounds of the histogram of durations, in seconds, in ascending order."""
+    def __init__(
+        self,
+        *,
+        buckets: Sequence[float] = BUCKETS,
+        on_done: Callable[[str, float], object] | None = None,
+    ) -> None:
+        """
+        Args:
+            buckets: the upper bounds of the histogram of durations, in seconds, in ascending order.
+            on_done: called with event and seconds after each request, on its thread. It must not block or raise.
+        """
         if list(buckets) != sorted(set(buckets)) or not all(map(math.isfinite, buckets)):
             raise ValueError(f"buckets must be finite and ascending, not {tuple(buckets)!r}")
         self._buckets = tuple(map(float, buckets))
         self._keys = itertools.count()
-        self._running: dict[int, _Open] = {}
+        # Event, request, and since when.
+        self._running: dict[int, tuple[str, Any, float]] = {}
+        self._on_done = on_done
         # Guards the fields below.
         self._lock = threading.Lock()
         self._figures: dict[str, _Figures] = {}
@@ -127,7 +132,7 @@ class RequestMetrics(RequestInterceptor):
     ) -> Any:
         key = next(self._keys)
         began = time.monotonic()
-        self._running[key] = _Open(event, request, began)
+        self._running[key] = (event, request, began)
         outcome = "error"
         try:
             reply = behaviour(request, context)
@@ -137,10 +142,12 @@ class RequestMetrics(RequestInterceptor):
             self._running.pop(key, None)
             if not context.is_active():
                 outcome = "late"
-            self._count(event, request, outcome, began, time.monotonic())
+            now = time.monotonic()
+            self._count(event, request, outcome, now - began, now)
+            if self._on_done is not None:
+                self._on_done(event, now - began)
 
-    def _count(self, event: str, request: Any, outcome: str, began: float, now: float) -> None:
-        seconds = now - began
+    def _count(self, event: str, request: Any, outcome: str, seconds: float, now: float) -> None:
         with self._lock:
             figures = self._figures.get(event)
             if figures is None:
@@ -148,7 +155,8 @@ class RequestMetrics(RequestInterceptor):
             figures.outcomes[outcome] += 1
             figures.buckets[bisect.bisect_left(self._buckets, seconds)] += 1
             figures.seconds += seconds
-            self._forget_locked(now)
+            if now - self._window_began >= _WINDOW:
+                self._forget_locked(now)
             slowest = self._slow.get(event)
             if slowest is None or seconds > slowest.seconds:
                 self._slow[event] = Slow(event, subject(request), seconds, time.time())
@@ -172,7 +180,7 @@ class RequestMetrics(RequestInterceptor):
 
     def longest(self) -> float:
         """For how many seconds the handler has been running that has been for the longest time; 0 if none is."""
-        oldest = min((item.since for item in self._running.copy().values()), default=None)
+        oldest = min((since for _, _, since in self._running.copy().values()), default=None)
         return 0.0 if oldest is None else time.monotonic() - oldest
 
     def slowest(self) -> list[Slow]:
@@ -194,7 +202,7 @@ class RequestMetrics(RequestInterceptor):
                 for outcome, count in sorted(figures.outcomes.items()):
                     counts.append(Sample(count, {"method": event, "outcome": outcome}))
                 durations += self._histogram(event, figures)
-        in_flight = Counter(item.event for item in self._running.copy().values())
+        in_flight = Counter(event for event, _, _ in self._running.copy().values())
         # A method that has been seen keeps its line.
         for sample in counts:
             in_flight.setdefault(sample.labels["method"], 0)
@@ -250,7 +258,8 @@ class RequestMetrics(RequestInterceptor):
 
 
 def _outcome(event: str, reply: Any, context: Any) -> str:
-    if context.code() not in (None, grpc.StatusCode.OK):
+    code = context.code()
+    if code is not None and code is not grpc.StatusCode.OK:
         return "error"
     if event == "ValidateContainerAdjustment" and reply.reject:
         return "rejected"
