@@ -10,6 +10,17 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from nri_sync.kit.annotations import (
+        Annotation,
+        Annotations,
+        list_of,
+        one_of,
+        parse_bool,
+        parse_int,
+        parse_json,
+        parse_list,
+        parse_yaml,
+    )
     from nri_sync.kit.cgroups import (
         CgroupRoot,
         cgroup_name,
@@ -37,6 +48,9 @@ if TYPE_CHECKING:
     from nri_sync.kit.healthfile import HealthFile
     from nri_sync.kit.images import ContainerImage, ImageReference, container_image
     from nri_sync.kit.intercept import RequestInterceptor
+    from nri_sync.kit.inventory import Inventory
+    from nri_sync.kit.inventory_index import Changes, Snapshot
+    from nri_sync.kit.inventory_records import ContainerRecord, PodRecord
     from nri_sync.kit.logcontext import (
         ContextFilter,
         LogContext,
@@ -62,11 +76,16 @@ if TYPE_CHECKING:
     from nri_sync.kit.quantity import Quantity, QuantityFormat
     from nri_sync.kit.selectors import LabelSelector, Requirement, Selector
     from nri_sync.kit.server import HealthServer
+    from nri_sync.kit.store import InventoryStore
     from nri_sync.kit.updates import PendingUpdate, UpdateCounters, UpdateQueue
 
 __all__ = [
+    "Annotation",
+    "Annotations",
     "CgroupRoot",
+    "Changes",
     "ContainerImage",
+    "ContainerRecord",
     "ContextFilter",
     "Health",
     "HealthFile",
@@ -74,12 +93,15 @@ __all__ = [
     "HealthServer",
     "HealthState",
     "ImageReference",
+    "Inventory",
+    "InventoryStore",
     "JSONFormatter",
     "LabelSelector",
     "LogContext",
     "LogRequests",
     "Metric",
     "PendingUpdate",
+    "PodRecord",
     "QoS",
     "Quantity",
     "QuantityFormat",
@@ -88,6 +110,7 @@ __all__ = [
     "Requirement",
     "Sample",
     "Selector",
+    "Snapshot",
     "TextFormatter",
     "UpdateCounters",
     "UpdateQueue",
@@ -103,6 +126,7 @@ __all__ = [
     "format_cpus",
     "in_context",
     "kubelet_cgroup_parent",
+    "list_of",
     "load",
     "log_context",
     "log_scope",
@@ -111,8 +135,14 @@ __all__ = [
     "milli_to_quota",
     "milli_to_shares",
     "network_namespace",
+    "one_of",
     "oom_score_adj",
+    "parse_bool",
     "parse_cpus",
+    "parse_int",
+    "parse_json",
+    "parse_list",
+    "parse_yaml",
     "pod_cgroup",
     "pod_qos",
     "pod_uid_of_cgroup",
@@ -127,8 +157,12 @@ __all__ = [
 
 # Where the names above come from. None may be that of a module here: importing that would put it in its place.
 _HOMES = {
+    "Annotation": "nri_sync.kit.annotations",
+    "Annotations": "nri_sync.kit.annotations",
     "CgroupRoot": "nri_sync.kit.cgroups",
+    "Changes": "nri_sync.kit.inventory_index",
     "ContainerImage": "nri_sync.kit.images",
+    "ContainerRecord": "nri_sync.kit.inventory_records",
     "ContextFilter": "nri_sync.kit.logcontext",
     "Health": "nri_sync.kit.health",
     "HealthFile": "nri_sync.kit.healthfile",
@@ -136,12 +170,15 @@ _HOMES = {
     "HealthServer": "nri_sync.kit.server",
     "HealthState": "nri_sync.kit.health",
     "ImageReference": "nri_sync.kit.images",
+    "Inventory": "nri_sync.kit.inventory",
+    "InventoryStore": "nri_sync.kit.store",
     "JSONFormatter": "nri_sync.kit.formatters",
     "LabelSelector": "nri_sync.kit.selectors",
     "LogContext": "nri_sync.kit.logcontext",
     "LogRequests": "nri_sync.kit.logs",
     "Metric": "nri_sync.kit.metrics",
     "PendingUpdate": "nri_sync.kit.updates",
+    "PodRecord": "nri_sync.kit.inventory_records",
     "QoS": "nri_sync.kit.qos",
     "Quantity": "nri_sync.kit.quantity",
     "QuantityFormat": "nri_sync.kit.quantity",
@@ -150,6 +187,7 @@ _HOMES = {
     "Requirement": "nri_sync.kit.selectors",
     "Sample": "nri_sync.kit.metrics",
     "Selector": "nri_sync.kit.selectors",
+    "Snapshot": "nri_sync.kit.inventory_index",
     "TextFormatter": "nri_sync.kit.formatters",
     "UpdateCounters": "nri_sync.kit.updates",
     "UpdateQueue": "nri_sync.kit.updates",
@@ -165,6 +203,7 @@ _HOMES = {
     "format_cpus": "nri_sync.kit.cpu",
     "in_context": "nri_sync.kit.logcontext",
     "kubelet_cgroup_parent": "nri_sync.kit.qos",
+    "list_of": "nri_sync.kit.annotations",
     "load": "nri_sync.kit.config",
     "log_context": "nri_sync.kit.logcontext",
     "log_scope": "nri_sync.kit.logcontext",
@@ -173,8 +212,14 @@ _HOMES = {
     "milli_to_quota": "nri_sync.kit.cpu",
     "milli_to_shares": "nri_sync.kit.cpu",
     "network_namespace": "nri_sync.kit.netns",
+    "one_of": "nri_sync.kit.annotations",
     "oom_score_adj": "nri_sync.kit.qos",
+    "parse_bool": "nri_sync.kit.annotations",
     "parse_cpus": "nri_sync.kit.cpu",
+    "parse_int": "nri_sync.kit.annotations",
+    "parse_json": "nri_sync.kit.annotations",
+    "parse_list": "nri_sync.kit.annotations",
+    "parse_yaml": "nri_sync.kit.annotations",
     "pod_cgroup": "nri_sync.kit.cgroups",
     "pod_qos": "nri_sync.kit.qos",
     "pod_uid_of_cgroup": "nri_sync.kit.cgroups",

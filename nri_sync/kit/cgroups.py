@@ -124,10 +124,9 @@ def pod_uid_of_cgroup(path: str) -> str | None:
     """
     parts = [part for part in path.split("/") if part]
     for part in parts:
-        name = cgroup_name(part)[-1] if part.endswith(_SLICE) else part
-        inside = part.endswith(_SLICE) or "kubepods" in parts
-        if inside and name.startswith(_POD) and len(name) > len(_POD):
-            return name[len(_POD) :]
+        name = cgroup_name(part) if part.endswith(_SLICE) else (*parts, part)
+        if "kubepods" in name and name[-1].startswith(_POD) and len(name[-1]) > len(_POD):
+            return name[-1][len(_POD) :]
     return None
 
 

@@ -31,7 +31,7 @@ _OPERATORS = {
     "<": "Lt",
 }
 _FROM_DICT = ("In", "NotIn", "Exists", "DoesNotExist")
-_INTEGER = re.compile("[+-]?[0-9]+")
+_INTEGER = re.compile("[+-]?[0-9]{1,63}")
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+import pytest
+
+from nri_sync.api import Container, LinuxContainer, LinuxNamespace, LinuxPodSandbox, PodSandbox
+from nri_sync.kit.netns import network_namespace
+
+__all__: list[str] = []
+
+PATH = "/var/run/netns/cni-2f6b0a3e"
+HOST = [("pid", ""), ("mount", "")]
+
+
+def namespaces(pairs: list[tuple[str, str]]) -> list[LinuxNamespace]:
+    return [LinuxNamespace(type=kind, path=path) for kind, path in pairs]
+
+
+def a_pod(pairs: list[tuple[str, str]], pid: int = 0) -> PodSandbox:
+    return PodSandbox(pid=pid, linux=LinuxPodSandbox(namespaces=namespaces(pairs)))
+
+
+def a_container(pairs: list[tuple[str, str]]) -> Container:
+    return Container(linux=LinuxContainer(namespaces=namespaces(pairs)))
+
+
+@pytest.mark.parametrize(
+    ("pod", "path"),
+    [
+        (a_pod([("pid", ""), ("network", PATH)], pid=7), PATH),
+        (a_pod(HOST, pid=7), None),
+        (a_pod([("network", "")], pid=7), "/proc/7/ns/net"),
+        (a_pod([("network", "")]), None),
+        (a_pod([], pid=7), None),
+        (PodSandbox(), None),
+    ],
+)
+def test_paths(pod: PodSandbox, path: str | None) -> None:
+    assert network_namespace(pod) == path
+
+
+def test_containers_tell_where_the_pod_does_not() -> None:
+    inside = a_container([("network", "/proc/7/ns/net")])
+    assert network_namespace(PodSandbox(), [Container(), inside]) == "/proc/7/ns/net"
+    assert network_namespace(PodSandbox(), [a_container(HOST), inside]) is None
+    assert network_namespace(a_pod(HOST), [inside]) is None
+    assert network_namespace(a_pod([("network", PATH)]), [inside]) == PATH
+
+
+def test_proc_of_the_host() -> None:
+    assert (
+        network_namespace(a_pod([("network", "")], 7), proc="/host/proc") == "/host/proc/7/ns/net"
+    )
