@@ -19,6 +19,7 @@
      |    +-- QueueClosed            something new for a queue that has been closed
      +-- QueueFull                   a queue holds as much as it may
      +-- UpdateFailed                a queued update of a container was not applied
+     +-- StoreError                  the file that keeps what is known cannot be used
      +-- OwnershipConflict (ValueError)   two plugins set the same thing in a container
      +-- ConflictError               the answers of plugins do not go together
      +-- SpecError (ValueError)      an adjustment cannot be applied to an OCI specification
@@ -64,6 +65,7 @@ __all__ = [
     "SpecError",
     "StartError",
     "StartTimeout",
+    "StoreError",
     "StubStopped",
     "UpdateFailed",
     "ValidationRejected",
@@ -117,6 +119,10 @@ class ConfigError(NRIError, ValueError):
         super().__init__("\n".join(f"{source}: {problem}" for problem in problems))
         self.source = source
         self.problems = problems
+
+
+class StoreError(NRIError):
+    """The file that keeps what is known across restarts cannot be used; the text has its path and the reason."""
 
 
 class LifecycleError(NRIError):
