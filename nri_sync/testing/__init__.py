@@ -1,0 +1,30 @@
+"""To test plugins with: without containerd, root or a cluster, with pytest or without.
+
+:class:`FakeRuntime` is a runtime with pods and containers, :func:`make_pod` and :func:`make_container` make them,
+a :class:`Result` has what plugins want. A :class:`ScriptedRuntime` does all that can go wrong with a connection,
+as :mod:`.steps` say. With pytest there are the fixtures ``nri_runtime`` and ``nri_plugin``.
+"""
+
+from __future__ import annotations
+
+from nri_sync.testing import steps
+from nri_sync.testing.builders import make_container, make_pod
+from nri_sync.testing.fake import FakeRuntime, StartPlugin
+from nri_sync.testing.remote import RemotePlugin
+from nri_sync.testing.result import Answer, Changes, Result
+from nri_sync.testing.scripted import ScriptedRuntime
+from nri_sync.testing.steps import hostile_sessions
+
+__all__ = [
+    "Answer",
+    "Changes",
+    "FakeRuntime",
+    "RemotePlugin",
+    "Result",
+    "ScriptedRuntime",
+    "StartPlugin",
+    "hostile_sessions",
+    "make_container",
+    "make_pod",
+    "steps",
+]

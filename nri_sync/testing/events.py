@@ -1,0 +1,292 @@
+"""What happens to pods and containers, told to plugins in the order in which containerd does."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, Callable
+
+import grpc
+
+from nri_sync.api.nri_pb2 import (
+    Container,
+    ContainerState,
+    ContainerUpdate,
+    LinuxResources,
+    PodSandbox,
+)
+from nri_sync.errors import (
+    ConflictError,
+    NRIError,
+    RequestFailed,
+    RequestTimeout,
+    ValidationRejected,
+)
+from nri_sync.testing.builders import new_pid
+from nri_sync.testing.common import WITHIN
+from nri_sync.testing.embedded import Embedded, Recorder
+from nri_sync.testing.node import Node, set_resources
+from nri_sync.testing.result import Answer, Result, merge
+
+__all__ = ["Events"]
+
+# How plugins can make an event fail; all else is a mistake of the test.
+_FAILURES = (RequestFailed, ConflictError, ValidationRejected, RequestTimeout)
+
+
+class _Event:
+    """One event, or a few that belong together: what plugins say, and the first failure."""
+
+    def __init__(
+        self, name: str, answers: list[Answer], explain: Callable[[RequestFailed], object]
+    ) -> None:
+        self._name = name
+        #: What plugins have said so far.
+        self.answers = answers
+        self._explain = explain
+        #: What the last call of tell() has returned.
+        self.reply: Any = None
+        self.error: NRIError | None = None
+
+    def tell(self, call: Callable[..., Any], *arguments: Any) -> bool:
+        """Tell plugins, with a method of the Runtime; False if they make it fail."""
+        self.reply = None
+        try:
+            self.reply = call(*arguments)
+        except _FAILURES as error:
+            if self.error is None:
+                self.error = error
+                if isinstance(error, RequestFailed):
+                    self._explain(error)
+            return False
+        return True
+
+    def result(self, pod: PodSandbox, container: Container | None = None, **more: Any) -> Result:
+        return Result(self._name, pod, container, answers=self.answers, error=self.error, **more)
+
+
+class Events:
+    """The methods of a runtime that tell of events, and keep what comes of them."""
+
+    def __init__(self, node: Node, recorder: Recorder) -> None:
+        self._node = node
+        self._recorder = recorder
+
+    def _started(self) -> Embedded:
+        """The runtime side. Raises RuntimeStopped where there is none."""
+        raise NotImplementedError
+
+    def _raised(self, plugin: str, rpc: str) -> BaseException | None:
+        """What a handler of a plugin has raised, once."""
+        raise NotImplementedError
+
+    @contextmanager
+    def _event(self, name: str, check: bool) -> Iterator[tuple[_Event, Embedded]]:
+        runtime = self._started()
+        with runtime.block_plugin_sync(WITHIN), self._recorder.answers() as answers:
+            event = _Event(name, answers, self._explain)
+            yield event, runtime
+        if check and event.error is not None:
+            raise event.error
+
+    def _explain(self, failed: RequestFailed) -> None:
+        """Add the exception in the plugin to the causes of what it has made fail."""
+        error = self._raised(failed.plugin, failed.event)
+        cause = failed.__cause__
+        if error is not None and isinstance(cause, grpc.RpcError):
+            cause.__cause__ = error
+
+    def _apply(self, updates: Iterable[ContainerUpdate]) -> None:
+        for update in updates:
+            self._node.update(update)
+
+    # Pods
+
+    def add(self, *items: PodSandbox | Container) -> None:
+        """Have pods and containers of which no plugin is told, until it is synchronized.
+
+        Raises ValueError for an id that is taken, and for a container whose pod is not there yet.
+        """
+        for item in items:
+            self._node.new(item)
+            self._node.put(item)
+
+    def run_pod(self, pod: PodSandbox, *, check: bool = True) -> Result:
+        """RunPodSandbox. If a plugin fails it, RemovePodSandbox follows, and the pod is not there."""
+        self._node.new(pod)
+        with self._event("RunPodSandbox", check) as (event, runtime):
+            if event.tell(runtime.run_pod_sandbox, pod):
+                self._node.put(pod)
+            else:
+                # Its error does not count.
+                event.tell(runtime.remove_pod_sandbox, pod)
+            return event.result(pod)
+
+    def update_pod(
+        self,
+        pod: PodSandbox | str,
+        overhead: LinuxResources | None = None,
+        resources: LinuxResources | None = None,
+        *,
+        check: bool = True,
+    ) -> Result:
+        """UpdatePodSandbox, then PostUpdatePodSandbox."""
+        pod = self._node.pod(pod)
+        with self._event("UpdatePodSandbox", check) as (event, runtime):
+            if event.tell(runtime.update_pod_sandbox, pod, overhead, resources):
+                if overhead is not None:
+                    set_resources(pod.linux.pod_overhead, overhead)
+                if resources is not None:
+                    set_resources(pod.linux.pod_resources, resources)
+                self._node.put(pod)
+                event.tell(runtime.post_update_pod_sandbox, pod)
+            return event.result(pod)
+
+    def stop_pod(self, pod: PodSandbox | str, *, check: bool = True) -> Result:
+        """:meth:`stop_container` for each container, then StopPodSandbox, unless it is stopped already.
+
+        Errors do not keep it from going on.
+        """
+        pod = self._node.pod(pod)
+        with self._event("StopPodSandbox", check) as (event, runtime):
+            self._stop_pod(event, runtime, pod)
+            return event.result(pod)
+
+    def remove_pod(self, pod: PodSandbox | str, *, check: bool = True) -> Result:
+        """:meth:`stop_pod`, :meth:`remove_container` for each container, then RemovePodSandbox.
+
+        Errors do not keep it from going on.
+        """
+        pod = self._node.pod(pod)
+        with self._event("RemovePodSandbox", check) as (event, runtime):
+            self._stop_pod(event, runtime, pod)
+            for container in self._node.containers_of(pod):
+                self._remove(event, runtime, pod, container)
+            event.tell(runtime.remove_pod_sandbox, pod)
+            self._node.remove(pod)
+            return event.result(pod)
+
+    # Containers
+
+    def create_container(
+        self, pod: PodSandbox | str, container: Container, *, check: bool = True
+    ) -> Result:
+        """CreateContainer, then PostCreateContainer with what plugins have made of the container.
+
+        If a plugin fails it, StopContainer and RemoveContainer follow, and the container is not there.
+        """
+        pod = self._node.pod(pod)
+        if container.pod_sandbox_id != pod.id:
+            raise ValueError(
+                f"container {container.name!r} belongs to pod {container.pod_sandbox_id!r}, "
+                f"not to {pod.name!r}, whose id is {pod.id!r}"
+            )
+        self._node.new(container)
+        with self._event("CreateContainer", check) as (event, runtime):
+            created = event.tell(runtime.create_container, pod, container)
+            reply = event.reply
+            answers = [item for item in event.answers if item.event == "CreateContainer"]
+            adjusted, owners = merge(pod, container, answers)
+            if created:
+                adjusted.state = ContainerState.CONTAINER_CREATED
+                adjusted.created_at = time.time_ns()
+                self._node.put(adjusted)
+                self._apply(reply.update)
+                event.tell(runtime.post_create_container, pod, adjusted)
+            else:
+                # Errors of these two do not count.
+                event.tell(runtime.stop_container, pod, container)
+                event.tell(runtime.remove_container, pod, container)
+            return event.result(pod, adjusted, reply=reply, owners=owners)
+
+    def start_container(self, container: Container | str, *, check: bool = True) -> Result:
+        """StartContainer, then PostStartContainer. If a plugin fails it, StopContainer follows."""
+        pod, container = self._pod_and(container)
+        with self._event("StartContainer", check) as (event, runtime):
+            container.pid = new_pid()
+            if event.tell(runtime.start_container, pod, container):
+                container.state = ContainerState.CONTAINER_RUNNING
+                container.started_at = time.time_ns()
+                self._node.put(container)
+                event.tell(runtime.post_start_container, pod, container)
+            else:
+                self._stop(event, runtime, pod, container)
+            return event.result(pod, container)
+
+    def update_container(
+        self,
+        container: Container | str,
+        resources: LinuxResources | None = None,
+        *,
+        check: bool = True,
+    ) -> Result:
+        """UpdateContainer, then PostUpdateContainer. What plugins ask for in place of ``resources`` is set."""
+        pod, container = self._pod_and(container)
+        with self._event("UpdateContainer", check) as (event, runtime):
+            updated = event.tell(runtime.update_container, pod, container, resources)
+            updates = list(event.reply.update) if updated else []
+            if updated:
+                wanted = ContainerUpdate(container_id=container.id)
+                if resources is not None:
+                    wanted.linux.resources.CopyFrom(resources)
+                # Where plugins have changed it, it is among their updates as a whole.
+                self._apply([wanted, *updates])
+                container = self._node.container(container)
+                event.tell(runtime.post_update_container, pod, container)
+            return event.result(pod, container, updates=updates)
+
+    def stop_container(
+        self, container: Container | str, exit_code: int = 0, *, check: bool = True
+    ) -> Result:
+        """StopContainer; the container is stopped whatever plugins say. One that is already is not told of."""
+        pod, container = self._pod_and(container)
+        with self._event("StopContainer", check) as (event, runtime):
+            updates = self._stop(event, runtime, pod, container, exit_code)
+            return event.result(pod, container, updates=updates)
+
+    def remove_container(self, container: Container | str, *, check: bool = True) -> Result:
+        """StopContainer, if it is not stopped, then RemoveContainer; it is gone whatever plugins say."""
+        pod, container = self._pod_and(container)
+        with self._event("RemoveContainer", check) as (event, runtime):
+            updates = self._remove(event, runtime, pod, container)
+            return event.result(pod, container, updates=updates)
+
+    def _pod_and(self, container: Container | str) -> tuple[PodSandbox, Container]:
+        known = self._node.container(container)
+        return self._node.pod(known.pod_sandbox_id), known
+
+    def _stop_pod(self, event: _Event, runtime: Embedded, pod: PodSandbox) -> None:
+        for container in self._node.containers_of(pod):
+            self._stop(event, runtime, pod, container)
+        if self._node.stop(pod):
+            event.tell(runtime.stop_pod_sandbox, pod)
+
+    def _stop(
+        self,
+        event: _Event,
+        runtime: Embedded,
+        pod: PodSandbox,
+        container: Container,
+        exit_code: int = 0,
+    ) -> list[ContainerUpdate]:
+        if container.state == ContainerState.CONTAINER_STOPPED:
+            return []
+        updates: list[ContainerUpdate] = []
+        if event.tell(runtime.stop_container, pod, container):
+            updates = list(event.reply.update)
+            self._apply(updates)
+        container.state = ContainerState.CONTAINER_STOPPED
+        container.pid = 0
+        container.exit_code = exit_code
+        container.finished_at = time.time_ns()
+        self._node.put(container)
+        return updates
+
+    def _remove(
+        self, event: _Event, runtime: Embedded, pod: PodSandbox, container: Container
+    ) -> list[ContainerUpdate]:
+        updates = self._stop(event, runtime, pod, container)
+        event.tell(runtime.remove_container, pod, container)
+        self._node.remove(container)
+        return updates

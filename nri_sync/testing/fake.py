@@ -1,0 +1,348 @@
+"""A container runtime for tests: it has pods and containers, and plugins on a socket, but runs nothing.
+
+What happens on it is in :mod:`.events`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any, Callable, Protocol
+
+from nri_sync import api
+from nri_sync.api.nri_pb2 import Container, ContainerEviction, ContainerUpdate, PodSandbox
+from nri_sync.errors import RuntimeStopped
+from nri_sync.plugin.state import State
+from nri_sync.plugin.stub import Stub
+from nri_sync.testing.common import WITHIN, socket_directory
+from nri_sync.testing.embedded import Embedded, Recorder
+from nri_sync.testing.events import Events
+from nri_sync.testing.node import Node, split
+from nri_sync.testing.watch import Watch
+
+__all__ = ["FakeRuntime", "StartPlugin"]
+
+
+class StartPlugin(Protocol):
+    """Starts a plugin, returns its stub, and stops it at the end: see :meth:`FakeRuntime.run_plugin`."""
+
+    def __call__(
+        self, plugin: object, *, name: str = ..., idx: str = ..., config: str = ..., **options: Any
+    ) -> Stub: ...
+
+
+class FakeRuntime(Events):
+    """The runtime side on a socket of its own, with pods and containers; a context manager.
+
+    Each method tells plugins of an event, as containerd does, and keeps what comes of it: a container has the
+    environment that plugins gave it, and its state. Messages that are passed in stand for the pod or container
+    of their id, and are never changed. Methods block until all plugins have answered; any thread may call them.
+
+    They raise if a plugin fails the event: RequestFailed with the plugin's exception among its causes,
+    ConflictError, ValidationRejected. With ``check=False`` that is in the ``error`` of the result.
+    """
+
+    def __init__(
+        self,
+        name: str = "containerd",
+        version: str = "v2.4.2",
+        *,
+        nri_version: str = api.NRI_VERSION,
+        registration_timeout: float = WITHIN,
+        request_timeout: float = WITHIN,
+        split_sync: bool = False,
+        default_validator: object | None = None,
+        socket_path: str | None = None,
+    ) -> None:
+        """Starts nothing.
+
+        Args:
+            name, version, nri_version: what plugins are told of the runtime.
+            registration_timeout, request_timeout: seconds that plugins have; longer than runtimes give them, so
+                that a busy machine fails no test, and a debugger none either.
+            split_sync: tell plugins what exists in several messages, as runtimes do where it is much.
+            default_validator: see :class:`nri_sync.runtime.Runtime`.
+            socket_path: where to listen; default is in a new directory with a short path.
+        """
+        self._options: dict[str, Any] = {
+            "nri_version": nri_version,
+            "registration_timeout": registration_timeout,
+            "request_timeout": request_timeout,
+            "default_validator": default_validator,
+        }
+        super().__init__(Node(), Recorder(self._notify))
+        self._name = name
+        self._version = version
+        self._split_sync = split_sync
+        self._given_path = socket_path
+        #: The ids of containers whose updates fail, when a plugin asks for them by itself.
+        self.failing: set[str] = set()
+        # Guards what follows, and tells of changes.
+        self._changed = threading.Condition(threading.Lock())
+        self._changes = 0
+        self._updates: list[ContainerUpdate] = []
+        self._evictions: list[ContainerEviction] = []
+        self._watches: list[tuple[str, Watch]] = []
+        self._directory = contextlib.ExitStack()
+        self._runtime: Embedded | None = None
+        self._path = socket_path or ""
+
+    # Lifecycle
+
+    def start(self) -> None:
+        """Listen for plugins. Raises StartError if that is not possible, and AlreadyStarted."""
+        if not self._path:
+            self._path = self._directory.enter_context(socket_directory()) + "/nri.sock"
+        if self._runtime is None:
+            self._runtime = Embedded(
+                self._name,
+                self._version,
+                synchronize=self._synchronize,
+                update_containers=self._update_containers,
+                socket_path=self._path,
+                plugin_path=None,
+                metrics=self._recorder,
+                **self._options,
+            )
+        self._runtime.start()
+
+    def stop(self) -> None:
+        """Close all connections and the socket, as a runtime that ends. Pods and containers stay. Idempotent."""
+        if self._runtime is not None:
+            self._runtime.stop()
+            self._notify()
+
+    def restart(self) -> None:
+        """:meth:`stop`, and :meth:`start` again on the same path: all plugins lose their connections."""
+        self.stop()
+        self.start()
+
+    def close(self) -> None:
+        """:meth:`stop`, and remove the socket's directory. Idempotent."""
+        self.stop()
+        self._directory.close()
+        self._path = self._given_path or ""
+
+    def __enter__(self) -> FakeRuntime:
+        self.start()
+        return self
+
+    def __exit__(self, kind: object, *_exc_info: object) -> None:
+        """Close; raise AssertionError if plugins are connected which nobody has stopped."""
+        with contextlib.suppress(AssertionError):
+            # One that has just been stopped may take a moment to leave.
+            self.wait_for(lambda: not self.plugins, timeout=0.0 if kind else WITHIN / 4)
+        left = self.plugins
+        self.close()
+        if left and kind is None:
+            names = ", ".join(left)
+            raise AssertionError(
+                f"connected at the end of the test, and to be stopped before: {names}"
+            )
+
+    # What there is
+
+    @property
+    def socket_path(self) -> str:
+        """Where plugins connect to; there from :meth:`start` on."""
+        return self._path
+
+    @property
+    def plugins(self) -> tuple[str, ...]:
+        """The full names, ``NN-name``, of the plugins that get events, in the order they are asked in."""
+        return () if self._runtime is None else self._runtime.plugins
+
+    @property
+    def pods(self) -> list[PodSandbox]:
+        """All pods, as they are now; copies."""
+        return self._node.pods
+
+    @property
+    def containers(self) -> list[Container]:
+        """All containers, as they are now; copies."""
+        return self._node.containers
+
+    def pod(self, pod: PodSandbox | str) -> PodSandbox:
+        """A pod as it is now, by its id. Raises ValueError if there is none."""
+        return self._node.pod(pod)
+
+    def container(self, container: Container | str) -> Container:
+        """A container as it is now, by its id. Raises ValueError if there is none."""
+        return self._node.container(container)
+
+    @property
+    def updates(self) -> list[ContainerUpdate]:
+        """What plugins have asked for by themselves, outside of any event, in order; failed ones too."""
+        with self._changed:
+            return list(self._updates)
+
+    @property
+    def evictions(self) -> list[ContainerEviction]:
+        """The containers that plugins have asked to be evicted by themselves. Nothing has come of it."""
+        with self._changed:
+            return list(self._evictions)
+
+    def wait_for(
+        self, condition: Callable[[], object], what: str = "", timeout: float = WITHIN
+    ) -> None:
+        """Block until ``condition()`` holds. It is looked at when plugins come, go, or ask for something.
+
+        ``runtime.wait_for(lambda: "10-test" in runtime.plugins)``. Raises AssertionError, with ``what`` in its
+        text, after ``timeout`` seconds.
+        """
+        give_up = time.monotonic() + timeout
+        while True:
+            with self._changed:
+                changes = self._changes
+            if condition():
+                return
+            with self._changed:
+                while changes == self._changes:
+                    remaining = give_up - time.monotonic()
+                    if remaining <= 0:
+                        plugins = ", ".join(self.plugins) or "none"
+                        raise AssertionError(
+                            f"{what or 'what was waited for'} has not come about within "
+                            f"{timeout:g} s; plugins: {plugins}"
+                        )
+                    self._changed.wait(remaining)
+
+    def _notify(self) -> None:
+        with self._changed:
+            self._changes += 1
+            self._changed.notify_all()
+
+    # Plugins
+
+    @contextlib.contextmanager
+    def run_plugin(
+        self,
+        plugin: object,
+        *,
+        name: str = "test",
+        idx: str = "10",
+        config: str = "",
+        timeout: float = WITHIN,
+        **options: Any,
+    ) -> Iterator[Stub]:
+        """Start a plugin on this runtime, over the socket, and stop it at the end of the block.
+
+        Blocks until the plugin has been synchronized, and gets events. The stub is that of an application: it
+        can be stopped and started again, and asked for updates.
+
+        Args:
+            plugin: an object with handlers.
+            name, idx: what it is registered as, ``10-test``.
+            config: given to ``configure()``, as to a plugin that the runtime has launched.
+            timeout: seconds for all that.
+            options: further arguments of :class:`nri_sync.Stub`.
+
+        Raises:
+            StartError: it could not be started.
+            AssertionError: it was not synchronized; or, at the end of a block that raised nothing: a handler has
+                raised what no event has failed with, a handler is still running, or the stub was started again
+                after it was stopped.
+        """
+        watch = Watch(config)
+        closed = options.pop("on_close", None)
+
+        def on_close(stub: Stub) -> None:
+            watch.closed()
+            if closed is not None:
+                closed(stub)
+
+        interceptors = (watch, *options.pop("interceptors", ()))
+        stub = Stub(
+            plugin,
+            name=name,
+            idx=idx,
+            socket_path=self.socket_path,
+            interceptors=interceptors,
+            on_close=on_close,
+            **options,
+        )
+        with self._changed:
+            self._watches.append((stub.name, watch))
+        try:
+            stub.start(timeout)
+            self._check_synchronized(stub, watch, timeout)
+            yield stub
+        except BaseException:
+            stub.stop()
+            raise
+        stub.stop()
+        _check_end(stub, watch)
+
+    def _check_synchronized(self, stub: Stub, watch: Watch, timeout: float) -> None:
+        if watch.wait_synchronized(timeout):
+            # It is: the runtime holds off blocks until it has taken it in.
+            with self._started().block_plugin_sync(timeout):
+                return
+        error = watch.take()
+        reason = error or stub.close_reason or f"it has taken more than {timeout:g} s"
+        raise AssertionError(f"plugin {stub.name} was not synchronized: {reason!r}") from error
+
+    def disconnect(self, plugin: Stub | str) -> None:
+        """Close the connection of a plugin, by its stub or full name. Blocks until it gets no more events.
+
+        The stub then calls its ``on_close``. Raises ValueError if there is no such plugin.
+        """
+        name = plugin if isinstance(plugin, str) else plugin.name
+        if not self._started().disconnect(name):
+            raise ValueError(f"plugin {name} is not connected")
+        self.wait_for(lambda: name not in self.plugins, f"the end of {name}")
+
+    def _started(self) -> Embedded:
+        if self._runtime is None:
+            raise RuntimeStopped(
+                "the runtime has not been started: call start(), or use it in a with statement"
+            )
+        return self._runtime
+
+    def _raised(self, plugin: str, rpc: str) -> BaseException | None:
+        with self._changed:
+            watches = [watch for name, watch in self._watches if name == plugin]
+        for watch in watches:
+            error = watch.take(rpc)
+            if error is not None:
+                return error
+        return None
+
+    def _synchronize(self, sync: Any) -> None:
+        pods, containers = self.pods, self.containers
+        if self._split_sync:
+            pods, containers = split(pods, containers)
+        for update in sync(pods, containers):
+            self._node.update(update)
+
+    def _update_containers(
+        self, updates: list[ContainerUpdate], evictions: list[ContainerEviction]
+    ) -> list[ContainerUpdate]:
+        failed = [
+            update
+            for update in updates
+            if update.container_id in self.failing or not self._node.update(update)
+        ]
+        with self._changed:
+            self._updates += updates
+            self._evictions += evictions
+        self._notify()
+        return failed
+
+
+def _check_end(stub: Stub, watch: Watch) -> None:
+    """Raise AssertionError for what a plugin has left behind."""
+    running = watch.still_running()
+    if stub.state is not State.IDLE:
+        stub.stop()
+        raise AssertionError(
+            f"plugin {stub.name} was started again after it had been stopped: end its reconnect loop first"
+        )
+    error = watch.take()
+    if error is not None:
+        raise AssertionError(f"a handler of plugin {stub.name} has raised {error!r}") from error
+    if running:
+        names = ", ".join(running)
+        raise AssertionError(f"plugin {stub.name} was stopped, but still handles: {names}")

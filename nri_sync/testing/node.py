@@ -1,0 +1,157 @@
+"""The pods and containers that an embedded runtime has, as far as plugins can tell."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from typing import TypeVar
+
+from google.protobuf.message import Message
+
+from nri_sync.api.nri_pb2 import Container, ContainerUpdate, LinuxResources, PodSandbox
+from nri_sync.runtime.merge_resources import copy_field
+from nri_sync.wire.ttrpc import MESSAGE_MAX
+
+__all__ = ["Node", "set_resources", "split"]
+
+_M = TypeVar("_M", PodSandbox, Container)
+
+# A field that no message has, of bytes; and what a runtime leaves free in each part of the state.
+_UNKNOWN_FIELD = b"\xfa\xff\xff\x0f"
+_PART_MAX = MESSAGE_MAX - 256
+
+
+class Node:
+    """Pods and containers by id. Thread-safe: messages come and go as copies."""
+
+    def __init__(self) -> None:
+        # Guards what follows.
+        self._lock = threading.Lock()
+        self._pods: dict[str, PodSandbox] = {}
+        self._containers: dict[str, Container] = {}
+        self._stopped: set[str] = set()
+
+    @property
+    def pods(self) -> list[PodSandbox]:
+        with self._lock:
+            return [_copy(pod) for pod in self._pods.values()]
+
+    @property
+    def containers(self) -> list[Container]:
+        with self._lock:
+            return [_copy(container) for container in self._containers.values()]
+
+    def pod(self, wanted: PodSandbox | str) -> PodSandbox:
+        """The pod of that id, as it is now. Raises ValueError if there is none."""
+        with self._lock:
+            return _find(self._pods, wanted, "pod", "run_pod() or add() it first")
+
+    def container(self, wanted: Container | str) -> Container:
+        """The container of that id, as it is now. Raises ValueError if there is none."""
+        with self._lock:
+            return _find(
+                self._containers, wanted, "container", "create_container() or add() it first"
+            )
+
+    def containers_of(self, pod: PodSandbox) -> list[Container]:
+        return [item for item in self.containers if item.pod_sandbox_id == pod.id]
+
+    def new(self, item: PodSandbox | Container) -> None:
+        """Raises ValueError for a pod or container whose id is taken, or a container without its pod."""
+        with self._lock:
+            known = self._pods.keys() | self._containers.keys()
+            if item.id in known:
+                raise ValueError(f"{item.name!r} is there already: the id {item.id!r} is taken")
+            if isinstance(item, Container):
+                _find(self._pods, item.pod_sandbox_id, "pod", "run_pod() or add() it first")
+
+    def put(self, item: PodSandbox | Container) -> None:
+        with self._lock:
+            if isinstance(item, PodSandbox):
+                self._pods[item.id] = _copy(item)
+            else:
+                self._containers[item.id] = _copy(item)
+
+    def stop(self, pod: PodSandbox) -> bool:
+        """Note that a pod has been stopped; False if it was already."""
+        with self._lock:
+            known = len(self._stopped)
+            self._stopped.add(pod.id)
+            return len(self._stopped) > known
+
+    def remove(self, item: PodSandbox | Container) -> None:
+        with self._lock:
+            self._pods.pop(item.id, None)
+            self._containers.pop(item.id, None)
+            self._stopped.discard(item.id)
+
+    def update(self, update: ContainerUpdate) -> bool:
+        """Set what a plugin asks for; False if there is no such container."""
+        with self._lock:
+            container = self._containers.get(update.container_id)
+            if container is None:
+                return False
+            set_resources(container.linux.resources, update.linux.resources)
+            return True
+
+
+def set_resources(target: LinuxResources, wanted: LinuxResources) -> None:
+    """Set what is set in ``wanted``; the rest stays."""
+    for part in ("memory", "cpu"):
+        _set(getattr(target, part), getattr(wanted, part))
+    for name in ("pids", "blockio_class", "rdt_class"):
+        if wanted.HasField(name):
+            copy_field(target, name, getattr(wanted, name))
+    limits = {limit.page_size: limit.limit for limit in target.hugepage_limits}
+    limits.update((limit.page_size, limit.limit) for limit in wanted.hugepage_limits)
+    del target.hugepage_limits[:]
+    for page_size, limit in limits.items():
+        target.hugepage_limits.add(page_size=page_size, limit=limit)
+    target.unified.update(wanted.unified)
+
+
+def _set(target: Message, wanted: Message) -> None:
+    for field, value in wanted.ListFields():
+        if isinstance(value, Message):
+            copy_field(target, field.name, value)
+        else:
+            setattr(target, field.name, value)
+
+
+def split(
+    pods: Sequence[PodSandbox], containers: Sequence[Container]
+) -> tuple[list[PodSandbox], list[Container]]:
+    """The same, so that a runtime tells of them in parts: the first pod and the first container each alone.
+
+    They grow to the size of a message by a field that nobody knows, and no plugin sees.
+    """
+    return _with_large_first(pods), _with_large_first(containers)
+
+
+def _with_large_first(items: Sequence[_M]) -> list[_M]:
+    grown = [_copy(item) for item in items]
+    for item in grown[:1]:
+        # The field's own tag and length take 8 bytes, those of the item in the request 6 at most.
+        missing = _PART_MAX - 6 - 8 - item.ByteSize()
+        if missing > 0:
+            item.MergeFromString(_UNKNOWN_FIELD + _varint4(missing) + bytes(missing))
+    return grown
+
+
+def _varint4(number: int) -> bytes:
+    """A number as a varint of four bytes, which may be more than it needs."""
+    low = (number >> shift & 0x7F for shift in (0, 7, 14))
+    return bytes([*(0x80 | part for part in low), number >> 21])
+
+
+def _copy(item: _M) -> _M:
+    copy = type(item)()
+    copy.CopyFrom(item)
+    return copy
+
+
+def _find(items: dict[str, _M], wanted: _M | str, what: str, advice: str) -> _M:
+    id = wanted if isinstance(wanted, str) else wanted.id
+    if id not in items:
+        raise ValueError(f"there is no {what} {id!r} on this runtime: {advice}")
+    return _copy(items[id])

@@ -1,0 +1,222 @@
+"""The runtime's end of one connection, which can do everything wrong: it writes bytes and ttRPC messages."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import struct
+import threading
+from collections import deque
+from typing import Any
+
+from google.protobuf.message_factory import GetMessageClass
+
+from nri_sync.api import nri_pb2
+from nri_sync.deadline import Deadline
+from nri_sync.errors import ConnectionLost, RemoteProtocolError
+from nri_sync.testing.common import WITHIN
+from nri_sync.testing.stage import Stage
+from nri_sync.ttrpc import envelope_pb2
+from nri_sync.ttrpc.channel import CallError
+from nri_sync.ttrpc.status import Status
+from nri_sync.wire.mux import PLUGIN_SERVICE, RUNTIME_SERVICE, FrameDecoder, frame_message
+from nri_sync.wire.ttrpc import (
+    MESSAGE_MAX,
+    REQUEST,
+    RESPONSE,
+    Message,
+    MessageDecoder,
+    encode_header,
+)
+
+__all__ = ["RemotePlugin", "encoded_request"]
+
+_PLUGIN = nri_pb2.DESCRIPTOR.services_by_name["Plugin"]
+_TYPES: dict[str, tuple[Any, Any]] = {
+    method.name: (GetMessageClass(method.input_type), GetMessageClass(method.output_type))
+    for method in _PLUGIN.methods
+}
+
+
+class RemotePlugin:
+    """A plugin that has connected, as the steps of a script see it. For one thread at a time.
+
+    Everything that waits for the plugin raises ConnectionLost when it closes the connection, TimeoutError when
+    nothing comes within ``timeout`` seconds, and RemoteProtocolError for something else than was waited for. What
+    it asks for by itself is answered meanwhile, with success.
+    """
+
+    def __init__(self, sock: socket.socket, runtime: Stage, timeout: float = WITHIN) -> None:
+        #: The runtime that plays the script.
+        self.runtime = runtime
+        #: Seconds.
+        self.timeout = timeout
+        self._sock = sock
+        # Guards the closing of it.
+        self._lock = threading.Lock()
+        self._trunk = FrameDecoder()
+        self._ends = {PLUGIN_SERVICE: MessageDecoder(), RUNTIME_SERVICE: MessageDecoder()}
+        self._arrived: deque[tuple[int, Message]] = deque()
+        self._next_stream = 1
+        # The streams of requests that have not been answered.
+        self._unanswered: set[int] = set()
+        # That of RegisterPlugin.
+        self._registration = 0
+
+    # Bytes
+
+    def send(self, data: bytes) -> None:
+        """Write bytes as they are."""
+        self._sock.settimeout(self.timeout)
+        try:
+            self._sock.sendall(data)
+        except socket.timeout:
+            raise TimeoutError("the plugin does not read what it is sent") from None
+        except OSError as error:
+            raise ConnectionLost(f"the plugin has closed the connection: {error}") from None
+
+    def receive(self, timeout: float | None) -> bytes:
+        """The next bytes of the plugin. Waits for ever where ``timeout`` is None."""
+        self._sock.settimeout(timeout)
+        try:
+            data = self._sock.recv(65536)
+        except socket.timeout:
+            raise TimeoutError("the plugin sends nothing") from None
+        except OSError as error:
+            raise ConnectionLost(f"the plugin has closed the connection: {error}") from None
+        if not data:
+            raise ConnectionLost("the plugin has closed the connection")
+        return data
+
+    def close(self) -> None:
+        """Close the connection, at whatever it is. Idempotent."""
+        with self._lock:
+            self._sock.close()
+
+    def interrupt(self) -> None:
+        """Have whatever waits for the plugin raise ConnectionLost. From any thread."""
+        with self._lock, contextlib.suppress(OSError):
+            self._sock.shutdown(socket.SHUT_RDWR)
+
+    # Messages
+
+    def request(self, rpc: str, message: Any = None, **fields: Any) -> int:
+        """Send a request, and wait for nothing; returns its stream."""
+        stream = self._new_stream()
+        self.send(encoded_request(stream, rpc, message, **fields))
+        return stream
+
+    def oversized_request(self) -> int:
+        """Send a request of one byte more than ttRPC allows; returns its stream."""
+        stream = self._new_stream()
+        length = MESSAGE_MAX + 1
+        # encode_header() refuses it.
+        header = struct.pack(">IIBB", length, stream, REQUEST, 0)
+        self.send(
+            b"".join(bytes(part) for part in frame_message(PLUGIN_SERVICE, header, bytes(length)))
+        )
+        return stream
+
+    def _new_stream(self) -> int:
+        stream = self._next_stream
+        self._next_stream += 2
+        self._unanswered.add(stream)
+        return stream
+
+    def response(self, stream: int, rpc: str) -> Any:
+        """Wait for the answer on a stream. Raises grpc.RpcError if it is an error."""
+        data = self._take(f"an answer to {rpc}", stream)
+        envelope = envelope_pb2.Response.FromString(data)
+        if envelope.status.code:
+            status = Status(envelope.status.code, envelope.status.message)
+            error = CallError(f"/{_PLUGIN.full_name}/{rpc}", status)
+            self.runtime.answered(rpc, error)
+            raise error
+        answer = _TYPES[rpc][1].FromString(envelope.payload)
+        self.runtime.answered(rpc, answer)
+        return answer
+
+    def call(self, rpc: str, message: Any = None, **fields: Any) -> Any:
+        """Send a request, and wait for the answer. Raises grpc.RpcError if it is an error."""
+        return self.response(self.request(rpc, message, **fields), rpc)
+
+    def registration(self) -> int:
+        """Wait for RegisterPlugin, and leave it unanswered; returns its stream."""
+        payload = self._take("RegisterPlugin")
+        self.runtime.registered(nri_pb2.RegisterPluginRequest.FromString(payload))
+        return self._registration
+
+    def answer(self, stream: int, message: Any = None, *, error: str = "") -> None:
+        """Answer a request of the plugin, with success or an error."""
+        envelope = envelope_pb2.Response()
+        if error:
+            envelope.status.code = 2  # UNKNOWN, as the reference has it
+            envelope.status.message = error
+        elif message is not None:
+            envelope.payload = message.SerializeToString()
+        self.send(_encoded(RUNTIME_SERVICE, RESPONSE, stream, envelope.SerializeToString()))
+
+    def serve(self) -> None:
+        """Do nothing but answer requests for updates, until ConnectionLost is raised at the end."""
+        self._take("the end", forever=True)
+
+    def drain(self) -> None:
+        """Read, and understand nothing, until ConnectionLost is raised at the end."""
+        while True:
+            self.receive(None)
+
+    def _next(self, timeout: float | None) -> tuple[int, Message]:
+        give_up = Deadline(timeout)
+        while not self._arrived:
+            remaining = give_up.remaining()
+            if remaining == 0.0:
+                raise TimeoutError
+            for connection_id, piece in self._trunk.receive(self.receive(remaining)):
+                for message in self._ends[connection_id].receive(piece):
+                    self._arrived.append((connection_id, message))
+        return self._arrived.popleft()
+
+    def _take(self, what: str, stream: int | None = None, *, forever: bool = False) -> bytes:
+        """The data of the answer on that stream, or of the registration; passes over late answers."""
+        while True:
+            try:
+                connection_id, message = self._next(None if forever else self.timeout)
+            except TimeoutError:
+                raise TimeoutError(f"{what} has not come within {self.timeout:g} s") from None
+            data = bytes(message.data or b"")
+            if connection_id == PLUGIN_SERVICE:
+                if message.stream_id not in self._unanswered:
+                    raise RemoteProtocolError(f"an answer to no request, {message.stream_id}")
+                self._unanswered.remove(message.stream_id)
+                if message.stream_id == stream:
+                    return data
+                continue
+            envelope = envelope_pb2.Request.FromString(data)
+            if envelope.method == "UpdateContainers":
+                request = nri_pb2.UpdateContainersRequest.FromString(envelope.payload)
+                self.runtime.updated(request)
+                self.answer(message.stream_id, nri_pb2.UpdateContainersResponse())
+            elif stream is None and not forever and envelope.method == "RegisterPlugin":
+                self._registration = message.stream_id
+                return envelope.payload
+            else:
+                raise RemoteProtocolError(f"the plugin has sent {envelope.method}, not {what}")
+
+
+def encoded_request(stream: int, rpc: str, message: Any = None, **fields: Any) -> bytes:
+    """The bytes of a request of the Plugin service, with a message or its fields.
+
+    Raises ValueError for an RPC that it does not have.
+    """
+    if rpc not in _TYPES:
+        raise ValueError(f"{rpc!r} is not one of the RPCs of plugins: {', '.join(_TYPES)}")
+    message = _TYPES[rpc][0](**fields) if message is None else message
+    envelope = envelope_pb2.Request(
+        service=_PLUGIN.full_name, method=rpc, payload=message.SerializeToString()
+    )
+    return _encoded(PLUGIN_SERVICE, REQUEST, stream, envelope.SerializeToString())
+
+
+def _encoded(connection_id: int, kind: int, stream: int, data: bytes) -> bytes:
+    header = encode_header(kind, stream, 0, len(data))
+    return b"".join(bytes(part) for part in frame_message(connection_id, header, data))

@@ -1,0 +1,213 @@
+"""What plugins ask for, in a form to compare with: plain dicts and lists."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
+
+from nri_sync import api
+from nri_sync.api import Owners, removal
+from nri_sync.api.handlers import HANDLERS
+from nri_sync.api.nri_pb2 import (
+    Container,
+    ContainerAdjustment,
+    ContainerUpdate,
+    CreateContainerRequest,
+    CreateContainerResponse,
+    LinuxDevice,
+    LinuxResources,
+    Mount,
+    PodSandbox,
+    POSIXRlimit,
+)
+from nri_sync.api.plugin import CreateResult as Answered
+from nri_sync.errors import ConflictError, NRIError, ValidationRejected
+from nri_sync.runtime.oci import adjust_spec
+from nri_sync.runtime.result import CreateResult
+
+__all__ = ["Answer", "Changes", "Result", "merge"]
+
+_V = TypeVar("_V")
+
+[_CREATE] = [handler for handler in HANDLERS if handler.name == "create_container"]
+
+
+class Changes:
+    """How a new container is to be changed. ``changes.env == {"NAME": "value"}``, and so on.
+
+    Takes what a ``create_container`` handler returns. In each dict, the value of an entry that is to be removed
+    is None. Nothing here changes the messages it was made of.
+    """
+
+    def __init__(self, answered: Answered = None) -> None:
+        """Raises TypeError for what no ``create_container`` may return."""
+        response: CreateContainerResponse = _CREATE.reply(answered)
+        #: All of it, as the message; what is empty has been taken out.
+        self.adjustment = ContainerAdjustment()
+        self.adjustment.CopyFrom(response.adjust)
+        api.strip(self.adjustment)
+        #: What is to be changed in other containers, or in this one, if it exists.
+        self.updates: list[ContainerUpdate] = list(response.update)
+
+    @property
+    def annotations(self) -> dict[str, str | None]:
+        return _marked(self.adjustment.annotations.items())
+
+    @property
+    def env(self) -> dict[str, str | None]:
+        return _marked((entry.key, entry.value) for entry in self.adjustment.env)
+
+    @property
+    def mounts(self) -> dict[str, Mount | None]:
+        """By destination."""
+        return _marked((mount.destination, mount) for mount in self.adjustment.mounts)
+
+    @property
+    def devices(self) -> dict[str, LinuxDevice | None]:
+        """By path in the container."""
+        return _marked((device.path, device) for device in self.adjustment.linux.devices)
+
+    @property
+    def cdi_devices(self) -> list[str]:
+        return [device.name for device in self.adjustment.CDI_devices]
+
+    @property
+    def args(self) -> list[str]:
+        """The new command line, empty for none."""
+        args = list(self.adjustment.args)
+        # An empty first one is a mark: that another plugin's may be replaced.
+        return args[1:] if args[:1] == [""] else args
+
+    @property
+    def rlimits(self) -> dict[str, POSIXRlimit]:
+        """By type, such as ``RLIMIT_NOFILE``."""
+        return {limit.type: limit for limit in self.adjustment.rlimits}
+
+    @property
+    def namespaces(self) -> dict[str, str | None]:
+        """Paths by type."""
+        return _marked((item.type, item.path) for item in self.adjustment.linux.namespaces)
+
+    @property
+    def sysctl(self) -> dict[str, str | None]:
+        return _marked(self.adjustment.linux.sysctl.items())
+
+    @property
+    def resources(self) -> LinuxResources:
+        return self.adjustment.linux.resources
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing is to be changed, in this container or another."""
+        return not self.adjustment.ListFields() and not self.updates
+
+    def apply(self, spec: Mapping[str, Any]) -> dict[str, Any]:
+        """An OCI runtime specification with the adjustment in it, as a runtime hands it to runc.
+
+        ``spec`` is what ``json.loads`` makes of a config.json; it is not changed. Raises SpecError if the
+        adjustment cannot be applied.
+        """
+        return adjust_spec(spec, self.adjustment)
+
+    def __repr__(self) -> str:
+        updated = [update.container_id for update in self.updates]
+        return f"<{type(self).__name__}: {_text(self.adjustment)}; updates of {updated}>"
+
+
+class Answer(NamedTuple):
+    """What one plugin has said to one event."""
+
+    #: The full name, ``NN-name``.
+    plugin: str
+    #: The RPC, such as ``"CreateContainer"``.
+    event: str
+    #: How long it took.
+    seconds: float
+    #: Why there is no answer, or that it is an error.
+    error: Exception | None = None
+    #: How it wants a new container to be adjusted.
+    adjustment: ContainerAdjustment | None = None
+    #: How many updates and evictions there are in it.
+    updates: int = 0
+    evictions: int = 0
+
+
+class Result(Changes):
+    """What has come of an event: what all plugins together have asked for, or why it failed."""
+
+    def __init__(
+        self,
+        event: str,
+        pod: PodSandbox,
+        container: Container | None,
+        *,
+        reply: CreateContainerResponse | None = None,
+        updates: Iterable[ContainerUpdate] = (),
+        answers: Sequence[Answer] = (),
+        owners: Owners | None = None,
+        error: NRIError | None = None,
+    ) -> None:
+        super().__init__(reply)
+        self.updates += updates
+        #: The RPC, such as ``"CreateContainer"``.
+        self.event = event
+        #: The pod, and the container if it is about one, as they are after the event.
+        self.pod = pod
+        self.container = container
+        #: What each plugin said, in order.
+        self.answers: tuple[Answer, ...] = tuple(answers)
+        #: Which plugin has set what in a container that is being created.
+        self.owners = Owners() if owners is None else owners
+        #: Why the event failed: RequestFailed, ConflictError, ValidationRejected, ...; None if it has not.
+        self.error = error
+
+    @property
+    def rejected(self) -> str | None:
+        """Why a validator rejected the container; None if none has."""
+        return self.error.reason if isinstance(self.error, ValidationRejected) else None
+
+    def owner(self, field: int, key: str | None = None) -> str | None:
+        """Who set a field of the new container, an ``api.Field``, with a key where it has entries.
+
+        ``result.owner(api.Field.Env, "NAME")``. Raises ValueError for a key that is missing, or one too many.
+        """
+        return None if self.container is None else self.owners.owner(self.container.id, field, key)
+
+    def __repr__(self) -> str:
+        if self.error is not None:
+            return f"<Result: {self.event} failed: {self.error}>"
+        return super().__repr__()
+
+
+def merge(
+    pod: PodSandbox, container: Container, answers: Iterable[Answer]
+) -> tuple[Container, Owners]:
+    """The container with what plugins have asked for in their answers, and who set what.
+
+    Up to the first conflict, if there is one. A new container; nothing else is changed.
+    """
+    merged = CreateResult(CreateContainerRequest(pod=pod, container=container))
+    for answer in answers:
+        if answer.adjustment is not None:
+            try:
+                merged.apply(answer.plugin, CreateContainerResponse(adjust=answer.adjustment))
+            except ConflictError:
+                break
+    return merged.request.container, merged.owners
+
+
+def _marked(entries: Iterable[tuple[str, _V]]) -> dict[str, _V | None]:
+    """By key without its mark; what is removed and set again is set."""
+    removed: dict[str, _V | None] = {}
+    present: dict[str, _V | None] = {}
+    for marked_key, value in entries:
+        key, is_removed = removal.unmark(marked_key)
+        if is_removed:
+            removed[key] = None
+        else:
+            present[key] = value
+    return {**removed, **present}
+
+
+def _text(message: Any) -> str:
+    return " ".join(str(message).split()) or "no adjustment"

@@ -1,0 +1,156 @@
+"""How far a script has got, and what the plugin has said: what the test and the script's thread share."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Any, Callable
+
+from nri_sync.api import nri_pb2
+
+__all__ = ["Closed", "Stage"]
+
+
+class Closed(Exception):
+    """The test is over, and so is the script."""
+
+
+class Stage:
+    """Marks, holds and records of one script. Thread-safe."""
+
+    def __init__(self) -> None:
+        # Guards what follows, and tells of changes.
+        self._changed = threading.Condition(threading.Lock())
+        self._closed = False
+        self._done = False
+        self._error: BaseException | None = None
+        self._marks: set[str] = set()
+        self._released: set[str] = set()
+        self._log: list[str] = []
+        self._registrations: list[nri_pb2.RegisterPluginRequest] = []
+        self._answers: list[tuple[str, Any]] = []
+        self._updates: list[nri_pb2.UpdateContainersRequest] = []
+
+    # For steps. Those that wait raise Closed when the test is over.
+
+    def note(self, text: str) -> None:
+        """Put down what has happened, for who reads the log."""
+        self._add(self._log, text)
+
+    def mark(self, name: str) -> None:
+        """Tell the test that the script has got here."""
+        with self._changed:
+            self._marks.add(name)
+            self._changed.notify_all()
+
+    def hold(self, name: str) -> None:
+        """:meth:`mark`, and wait until the test releases that name."""
+        self.mark(name)
+        self._wait(lambda: name in self._released, None)
+
+    def pause(self, seconds: float) -> None:
+        """Wait for so long."""
+        self._wait(lambda: False, seconds)
+
+    def registered(self, request: nri_pb2.RegisterPluginRequest) -> None:
+        """The plugin has asked to be registered."""
+        self._add(self._registrations, request)
+
+    def answered(self, rpc: str, answer: Any) -> None:
+        """The plugin has answered: with a message, or a grpc.RpcError."""
+        self._add(self._answers, (rpc, answer))
+
+    def updated(self, request: nri_pb2.UpdateContainersRequest) -> None:
+        """The plugin has asked for updates."""
+        self._add(self._updates, request)
+
+    def _add(self, items: list[Any], item: Any) -> None:
+        with self._changed:
+            items.append(item)
+            self._changed.notify_all()
+
+    def _wait(self, condition: Callable[[], object], seconds: float | None) -> None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._closed or condition(), seconds)
+            if self._closed:
+                raise Closed
+
+    # For the runtime
+
+    def finish(self, error: BaseException | None) -> None:
+        """The script is at its end, or has failed."""
+        with self._changed:
+            self._done = True
+            self._error = error
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        """The test is over: whatever waits for it ends."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+    @property
+    def closed(self) -> bool:
+        return self._closed
+
+    # For the test
+
+    @property
+    def log(self) -> list[str]:
+        with self._changed:
+            return list(self._log)
+
+    @property
+    def registrations(self) -> list[nri_pb2.RegisterPluginRequest]:
+        with self._changed:
+            return list(self._registrations)
+
+    @property
+    def answers(self) -> list[tuple[str, Any]]:
+        with self._changed:
+            return list(self._answers)
+
+    @property
+    def updates(self) -> list[nri_pb2.UpdateContainersRequest]:
+        with self._changed:
+            return list(self._updates)
+
+    def release(self, name: str) -> None:
+        """Let a hold of that name go on, also one that the script has not got to yet."""
+        with self._changed:
+            self._released.add(name)
+            self._changed.notify_all()
+
+    def wait(self, name: str | None, timeout: float) -> None:
+        """Block until the script has reached that mark; without one, until its end.
+
+        Raises AssertionError if it fails, ends without it, or takes more than ``timeout`` seconds.
+        """
+        give_up = time.monotonic() + timeout
+        with self._changed:
+            while not (self._done if name is None else name in self._marks):
+                remaining = give_up - time.monotonic()
+                if self._done or self._closed or remaining <= 0:
+                    why = "has ended" if self._done else f"has not got there within {timeout:g} s"
+                    what = "its end" if name is None else f"{name!r}"
+                    self._check_locked()
+                    raise AssertionError(
+                        f"the script {why}, without {what}; {self._so_far_locked()}"
+                    )
+                self._changed.wait(remaining)
+            self._check_locked()
+
+    def check(self) -> None:
+        """Raise AssertionError if the script has failed."""
+        with self._changed:
+            self._check_locked()
+
+    def _check_locked(self) -> None:
+        if self._error is not None:
+            raise AssertionError(
+                f"the script has failed: {self._error}; {self._so_far_locked()}"
+            ) from self._error
+
+    def _so_far_locked(self) -> str:
+        return "so far:\n  " + "\n  ".join(self._log or ["nothing"])

@@ -1,0 +1,110 @@
+"""What happens in the handlers of a plugin under test, seen from its stub."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Callable
+
+import grpc
+
+from nri_sync.testing.common import WITHIN
+
+__all__ = ["Watch"]
+
+
+class Watch(grpc.ServerInterceptor):
+    """Knows what handlers have raised, which are running, and how often the plugin was synchronized.
+
+    An interceptor, to be the first of a stub's. Thread-safe.
+    """
+
+    def __init__(self, config: str = "") -> None:
+        """``config`` is what the plugin gets as its configuration, as if the runtime had launched it."""
+        self._config = config
+        # Guards what follows, and tells of changes.
+        self._changed = threading.Condition(threading.Lock())
+        self._raised: list[tuple[str, BaseException]] = []
+        self._running: list[str] = []
+        self._synchronized = 0
+        self._closed = 0
+
+    def intercept_service(self, continuation: Callable[[Any], Any], details: Any) -> Any:
+        handler = continuation(details)
+        rpc = details.method.rpartition("/")[2]
+        if handler is None or handler.unary_unary is None:
+            return handler
+
+        def serve(request: Any, context: Any) -> Any:
+            self._prepare(rpc, request)
+            with self._watched(rpc):
+                response = handler.unary_unary(request, context)
+            if rpc == "Synchronize" and not request.more:
+                self._count(synchronized=True)
+            return response
+
+        return grpc.unary_unary_rpc_method_handler(
+            serve,
+            request_deserializer=handler.request_deserializer,
+            response_serializer=handler.response_serializer,
+        )
+
+    def _prepare(self, rpc: str, request: Any) -> None:
+        if rpc == "Configure" and self._config:
+            request.config = self._config
+        elif rpc == "Synchronize":
+            # What has made the runtime split the state: see node.split().
+            for item in (*request.pods, *request.containers):
+                item.DiscardUnknownFields()
+
+    @contextmanager
+    def _watched(self, rpc: str) -> Iterator[None]:
+        with self._changed:
+            self._running.append(rpc)
+        try:
+            yield
+        except BaseException as error:
+            with self._changed:
+                self._raised.append((rpc, error))
+            raise
+        finally:
+            with self._changed:
+                self._running.remove(rpc)
+                self._changed.notify_all()
+
+    def closed(self) -> None:
+        """The session of the stub was lost."""
+        self._count(synchronized=False)
+
+    def _count(self, *, synchronized: bool) -> None:
+        with self._changed:
+            if synchronized:
+                self._synchronized += 1
+            else:
+                self._closed += 1
+            self._changed.notify_all()
+
+    def wait_synchronized(self, timeout: float) -> bool:
+        """Block until the first session has been synchronized; False if it was lost, or the time is over."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._synchronized or self._closed, timeout)
+            return self._synchronized > 0
+
+    def take(self, rpc: str | None = None) -> BaseException | None:
+        """The oldest exception that handlers have raised, of that RPC or any; each is returned once."""
+        with self._changed:
+            for item in self._raised:
+                if rpc in (None, item[0]):
+                    self._raised.remove(item)
+                    return item[1]
+        return None
+
+    def still_running(self) -> list[str]:
+        """The RPCs whose handlers do not return soon."""
+        give_up = time.monotonic() + WITHIN / 4
+        with self._changed:
+            while self._running and time.monotonic() < give_up:
+                self._changed.wait(give_up - time.monotonic())
+            return list(self._running)
