@@ -31,6 +31,9 @@ disabled_plugins = ["io.containerd.tracing.processor.v1.otlp", "io.containerd.in
   # The default is five seconds. The other timeout has its default.
   plugin_registration_timeout = "30s"
 
+[plugins."io.containerd.service.v1.tasks-service"]
+  blockio_config_file = "{root}/blockio.yaml"
+
 [plugins."io.containerd.internal.v1.opt"]
   path = "{root}/opt"
 
@@ -46,6 +49,7 @@ disabled_plugins = ["io.containerd.tracing.processor.v1.otlp", "io.containerd.in
 [plugins."io.containerd.cri.v1.runtime"]
   restrict_oom_score_adj = {restrict}
   disable_apparmor = true
+  disable_hugetlb_controller = false
   netns_mounts_under_state_dir = true
   cdi_spec_dirs = ["{root}/cdi"]
   [plugins."io.containerd.cri.v1.runtime".containerd]

@@ -52,6 +52,7 @@ container_exits_dir = "{root}/exits"
 container_attach_socket_dir = "{root}/attach"
 cdi_spec_dirs = ["{root}/cdi"]
 hooks_dir = []
+blockio_config_file = "{root}/blockio.yaml"
 irqbalance_config_restore_file = "disable"
 [crio.runtime.runtimes.runc]
 runtime_path = "{runtime}"
@@ -97,12 +98,14 @@ class Crio(Node):
                 "seccomp filter", "I/O priority", "Scheduler", "Memory policy", "Network devices",
                 "UpdatePodSandbox", "Validation: by a plugin of this package",
                 "Validation: by a plugin of the reference",
+                "Resource Director Technology: class of service, schemata",
                 "Several plugins: merged as nri_sync.runtime predicts",
                 "Several plugins: conflicts about arguments, namespaces and what came with them",
             ),
             "not in this release of NRI",
         ),
         "CDI devices": "ignored by the runtime",
+        "Class of block I/O: an unknown one fails the creation": "ignored by the runtime",
         "Unsolicited updates: the pids limit": "yes",
     }  # fmt: skip
 

@@ -127,3 +127,13 @@ class Inside:
     @property
     def pids_limit(self) -> int:
         return int(self._cgroup("pids", "pids.max", "pids.max"))
+
+    def read_limit(self, device: Path) -> int:
+        """Bytes a second that it may read of a block device."""
+        number = device.stat().st_rdev
+        text = self._cgroup("blkio", "blkio.throttle.read_bps_device", "io.max")
+        for line in text.splitlines():
+            name, limit = line.split()[:2]
+            if name == f"{os.major(number)}:{os.minor(number)}":
+                return int(limit.rpartition("=")[2])
+        raise KeyError(device)

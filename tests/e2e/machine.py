@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-__all__ = ["Guard", "clean_up", "interface", "shared_files", "traces", "wait_for"]
+__all__ = ["Guard", "block_device", "clean_up", "interface", "shared_files", "traces", "wait_for"]
 
 TIMEOUT = 60.0
 SOURCE = Path(__file__).resolve().parents[2]
@@ -119,6 +119,12 @@ def _remove_empty(directory: Path) -> None:
     with contextlib.suppress(OSError):
         directory.rmdir()
         directory.parent.rmdir()
+
+
+def block_device() -> Path | None:
+    """A device whose use can be throttled, if there is one."""
+    devices = (Path("/dev") / path.name for path in sorted(Path("/sys/block").iterdir()))
+    return next((path for path in devices if path.is_block_device()), None)
 
 
 def shared_files() -> set[str]:

@@ -16,7 +16,7 @@ from tests.e2e import machine
 from tests.e2e.build import Tools
 from tests.e2e.cri import Cri
 
-__all__ = ["Node", "may_lower_oom_score"]
+__all__ = ["BLOCKIO_CLASS", "BLOCKIO_LIMIT", "Node", "may_lower_oom_score"]
 
 START_TIMEOUT = 60.0
 END_TIMEOUT = 20.0
@@ -34,6 +34,16 @@ elif [ "$CNI_COMMAND" = ADD ]; then
 fi
 """
 
+
+# A class of block I/O for plugins to choose, with a device that the machine has.
+BLOCKIO_CLASS = "slow"
+BLOCKIO = """\
+Classes:
+  {name}:
+  - Devices: ["{device}"]
+    ThrottleReadBps: "{limit}"
+"""
+BLOCKIO_LIMIT = 1 << 20
 
 N = TypeVar("N", bound="Node")
 
@@ -69,6 +79,10 @@ class Node:
             program = self.root / "cni" / name
             program.write_text(NETWORK_PLUGIN)
             program.chmod(0o755)
+        blockio = BLOCKIO.format(
+            name=BLOCKIO_CLASS, device=machine.block_device() or "", limit=BLOCKIO_LIMIT
+        )
+        (self.root / "blockio.yaml").write_text(blockio)
         network = {"cniVersion": "1.0.0", "name": "e2e", "plugins": [{"type": "any"}]}
         (self.root / "cni.d" / "10-e2e.conflist").write_text(json.dumps(network))
         self.cri = Cri(tools.cri, self.root / "c.sock", self.cgroup, self.root / "pods")

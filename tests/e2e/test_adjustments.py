@@ -9,6 +9,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+import grpc
 import pytest
 
 from nri_sync import api
@@ -17,12 +18,17 @@ from tests.e2e.build import Tools
 from tests.e2e.conftest import Connect, RunWith
 from tests.e2e.cri import Cri, Pod
 from tests.e2e.inside import CGROUP2, Inside
-from tests.e2e.node import Node
+from tests.e2e.node import BLOCKIO_CLASS, BLOCKIO_LIMIT, Node
 from tests.interop.plugins import Recorder
 
 __all__: list[str] = []
 
 MIB = 1 << 20
+HAS_RESCTRL = Path("/sys/fs/resctrl/schemata").exists()
+HAS_HUGETLB = CGROUP2 or bool(list(Path("/sys/fs/cgroup").glob("hugetlb*")))
+RDT = "yes" if HAS_RESCTRL else "passed on to runc, where it needs resctrl"
+HUGE_PAGES = "yes" if HAS_HUGETLB else "passed on to runc, where it needs the hugetlb cgroup"
+
 feature = pytest.mark.feature
 
 
@@ -246,22 +252,53 @@ def test_network_device(cri: Cri, connect: Connect, interface: str) -> None:
     assert f"{interface}:" not in Path("/proc/net/dev").read_text()
 
 
-@feature("Resource Director Technology")
-@pytest.mark.skipif(not Path("/sys/fs/resctrl/schemata").exists(), reason="needs resctrl")
-def test_rdt(run_with: RunWith) -> None:
-    inside = run_with(api.Adjustment().set_rdt(clos_id="nri-e2e", schemata=["MB:0=100"]))
-    assert str(inside.pid) in Path("/sys/fs/resctrl/nri-e2e/tasks").read_text().split()
+@feature("Class of block I/O")
+@pytest.mark.skipif(machine.block_device() is None, reason="needs a block device")
+def test_blockio_class(run_with: RunWith) -> None:
+    inside = run_with(api.Adjustment().set_blockio_class(BLOCKIO_CLASS))
+    device = machine.block_device()
+    assert device is not None
+    assert inside.read_limit(device) == BLOCKIO_LIMIT
 
 
-@feature("Huge pages")
-@pytest.mark.skipif(
-    not list(Path("/sys/fs/cgroup").glob("hugetlb*")) and not CGROUP2,
-    reason="needs the hugetlb cgroup",
-)
-def test_huge_pages(run_with: RunWith) -> None:
-    inside = run_with(api.Adjustment().add_hugepage_limit("2MB", 4 * MIB))
-    name = "hugetlb.2MB.max" if CGROUP2 else "hugetlb.2MB.limit_in_bytes"
-    assert int((inside.cgroup_directory("hugetlb") / name).read_text()) == 4 * MIB
+@feature("Class of block I/O: an unknown one fails the creation")
+def test_unknown_blockio_class(pod: Pod, connect: Connect) -> None:
+    connect(Recorder(create_container=api.Adjustment().set_blockio_class("unheard-of")))
+    with pytest.raises(grpc.RpcError, match='no OCI BlockIO parameters for class "unheard-of"'):
+        pod.create()
+
+
+def check_rdt(pod: Pod, connect: Connect, adjustment: api.Adjustment) -> None:
+    connect(Recorder(create_container=adjustment))
+    if HAS_RESCTRL:
+        pid = Inside(pod.run()).pid
+        (group,) = Path("/sys/fs/resctrl").glob("*nri-e2e")
+        assert str(pid) in (group / "tasks").read_text().split()
+    else:
+        with pytest.raises(grpc.RpcError, match="Intel RDT is not enabled"):
+            pod.run()
+
+
+@feature("Resource Director Technology: class", proves=RDT)
+def test_rdt_class(pod: Pod, connect: Connect) -> None:
+    check_rdt(pod, connect, api.Adjustment().set_rdt_class("nri-e2e"))
+
+
+@feature("Resource Director Technology: class of service, schemata", proves=RDT)
+def test_rdt(pod: Pod, connect: Connect) -> None:
+    check_rdt(pod, connect, api.Adjustment().set_rdt(clos_id="nri-e2e", schemata=["MB:0=100"]))
+
+
+@feature("Huge pages", proves=HUGE_PAGES)
+def test_huge_pages(pod: Pod, connect: Connect) -> None:
+    connect(Recorder(create_container=api.Adjustment().add_hugepage_limit("2MB", 4 * MIB)))
+    if HAS_HUGETLB:
+        name = "hugetlb.2MB.max" if CGROUP2 else "hugetlb.2MB.limit_in_bytes"
+        directory = Inside(pod.run()).cgroup_directory("hugetlb")
+        assert int((directory / name).read_text()) == 4 * MIB
+    else:
+        with pytest.raises(grpc.RpcError, match="cannot set hugetlb limit"):
+            pod.run()
 
 
 @feature("An error of a handler fails the creation")

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
+import grpc
 import pytest
 
 from nri_sync import api
@@ -71,6 +72,31 @@ def test_cut_off(pod: Pod, connect: Connect, slow: Gate, closed: queue.SimpleQue
     while plugin.next_call()[0] != "synchronize":
         pass
     assert Inside(pod.run()).env["SLOW"] == "1"
+
+
+@feature("Failure policy: a slow handler fails the request, when the stub sees to it by late_reply")
+def test_failure_policy_by_the_stub(
+    pod: Pod, connect: Connect, slow: Gate, closed: queue.SimpleQueue[object]
+) -> None:
+    policy = api.FailurePolicy(fail_request=True)
+    stub = connect(Recorder(create_container=slow), failure_policy=policy)
+    with pytest.raises(grpc.RpcError, match="10-py has not handled CreateContainer in time"):
+        pod.create()
+    slow.open.set()
+    assert Inside(pod.run()).env["SLOW"] == "1"
+    assert stub.started
+    assert closed.empty()
+
+
+@feature("Failure policy: obeyed by the runtime", proves="not in this release of NRI")
+def test_failure_policy(
+    pod: Pod, connect: Connect, slow: Gate, closed: queue.SimpleQueue[object]
+) -> None:
+    policy = api.FailurePolicy(fail_request=True, keep_connected=True)
+    connect(Recorder(create_container=slow), failure_policy=policy, late_reply=False)
+    # As without one: the container is created, and the plugin cut off.
+    assert "SLOW" not in Inside(pod.run()).env
+    assert isinstance(closed.get(timeout=PROMPTLY), ConnectionLost)
 
 
 @feature("A slow synchronize with late_reply: the connection is kept")
