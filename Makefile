@@ -7,7 +7,7 @@ PY := $(VENV)/bin/python
 TOX := $(PY) tools/run_tox.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo ci test interop interop-full torture e2e e2e-full e2e-crio bench fuzz gen clean
+.PHONY: help demo ci test interop interop-full torture e2e e2e-full e2e-crio bench load fuzz gen clean
 
 help:  ## Show the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -41,6 +41,9 @@ e2e-crio: $(VENV)/.tox  ## The same tests with CRI-O
 
 bench: $(VENV)/.tox  ## Measure speed and footprint beside the Go peers, and write docs/performance.md
 	$(TOX) -e bench $(TOX_ARGS)
+
+load: $(VENV)/.tox  ## Our runtime side and the reference's with 100 plugins, and write docs/load.md
+	$(TOX) -e load $(TOX_ARGS)
 
 fuzz: $(VENV)/.tox  ## Coverage-guided fuzzing of the parsers, some minutes
 	$(TOX) -e fuzz $(TOX_ARGS)

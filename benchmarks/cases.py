@@ -18,12 +18,14 @@ from benchmarks.peers import (
     CONTAINER,
     FLOOR,
     GO,
+    GO_RUNTIME,
     OURS,
     POD,
     as_json,
     echo_server,
     go_runtime,
     plugin,
+    runtime_side,
 )
 from nri_sync.api import nri_pb2
 
@@ -125,6 +127,22 @@ def _fleet(plugins: int) -> Callable[[str], Mapping[str, float]]:
                 stack.enter_context(plugin(kind, runtime, idx=number))
             result = runtime.call(
                 "bench", op="RunPodSandbox", request=request, count=300, warmup=30
+            )
+        return {"p50": result["p50_us"], "p99": result["p99_us"]}
+
+    return run
+
+
+def _relay(plugins: int) -> Callable[[str], Mapping[str, float]]:
+    """The runtimes are compared here, each with the reference's plugins."""
+
+    def run(kind: str) -> Mapping[str, float]:
+        request = {"pod": as_json(POD), "container": as_json(CONTAINER)}
+        with runtime_side(kind) as process, contextlib.ExitStack() as stack:
+            for number in range(plugins):
+                stack.enter_context(plugin(GO, process, idx=number, name=f"bench{number}"))
+            result = process.call(
+                "bench", op="CreateContainer", request=request, count=500, warmup=50
             )
         return {"p50": result["p50_us"], "p99": result["p99_us"]}
 
@@ -281,6 +299,14 @@ CASES = (
             rounds=3,
         )
         for count in (10, 50)
+    ),
+    Case(
+        "relay-10",
+        "Runtime side: CreateContainer through 10 plugins",
+        _LATENCY,
+        (OURS, GO_RUNTIME),
+        _relay(10),
+        (Aim("p50", OURS, GO_RUNTIME, at_most=1.5),),
     ),
     Case(
         "footprint",

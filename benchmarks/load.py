@@ -1,6 +1,6 @@
 """Many plugins, much to synchronize, many creations: our runtime side beside the reference's.
 
-``make load``, or ``python -m benchmarks.load [--plugins 100 --containers 10000 --creations 1000] [--write FOLDER]``
+``make load``, or ``python -m benchmarks.load [--plugins N] [--containers N] [--creations N] [--write FOLDER]``.
 
 The runtime has a process of its own, so that its memory and CPU are; so have the plugins, which are on the
 reference's stub and the same for both sides. They connect one after the other, as fast as they get in.
@@ -16,8 +16,8 @@ from pathlib import Path
 
 from benchmarks import report
 from benchmarks.cases import cpu_seconds, status
-from benchmarks.measure import Aim, Case, measure
-from benchmarks.peers import CONTAINER, GO_RUNTIME, OURS, POD, as_json, runtime
+from benchmarks.measure import Aim, Case, Outcome, measure
+from benchmarks.peers import CONTAINER, GO_RUNTIME, OURS, POD, as_json, runtime_side
 from tests.interop.gopeer import Peer
 
 __all__ = ["load", "main"]
@@ -29,7 +29,7 @@ _LONG = 900.0
 def load(kind: str, plugins: int, containers: int, creations: int) -> Mapping[str, float]:
     """The figures of one run."""
     state = {"make_pods": containers // 2, "make_containers": containers, "make_size": 1000}
-    with runtime(kind, **state, request_timeout_ms=int(_LONG * 1000)) as process, Peer(
+    with runtime_side(kind, **state, request_timeout_ms=int(_LONG * 1000)) as process, Peer(
         "stubplugin", "-socket", process.socket_path, "-name", "load", "-idx", "00",
         "-count", str(plugins), "-env", "1", "-events", "createcontainer",
     ) as fleet:  # fmt: skip
@@ -88,6 +88,26 @@ def _case(plugins: int, containers: int, creations: int) -> Case:
     )
 
 
+def _page(outcome: Outcome, rounds: int) -> str:
+    lines = [
+        "# Load on the runtime side",
+        "",
+        "Written by `make load`; do not edit. A runtime in a process of its own, ours or the reference; plugins",
+        "on the stub of the reference in another. They connect one after the other, as fast as they get in; each is",
+        "told of all pods and containers (of 1 kB), and adds a variable to every container that is created. The",
+        "numbers are medians over the rounds, with half of the range between the quartiles; the two take turns.",
+        "A ratio is the median of the ratios of the rounds.",
+        "",
+        f"Machine: {report.machine()}. Rounds: {rounds}.",
+        "",
+        f"## {outcome.case.title}",
+        "",
+        *report.columns(outcome),
+        "",
+    ]
+    return "\n".join(lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.load")
     parser.add_argument("--plugins", type=int, default=100)
@@ -98,9 +118,9 @@ def main() -> None:
     options = parser.parse_args()
     case = _case(options.plugins, options.containers, options.creations)
     outcome = measure(case, options.rounds, lambda line: print(line, file=sys.stderr, flush=True))
-    print(f"\n{case.title}\n", *report.table(outcome), sep="\n")
+    print(f"\n{case.title}\n", *report.columns(outcome), sep="\n")
     if options.write is not None:
-        (options.write / "load.md").write_text(report.load_page(outcome, options.rounds))
+        (options.write / "load.md").write_text(_page(outcome, options.rounds))
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ __all__ = [
     "echo_server",
     "go_runtime",
     "plugin",
-    "runtime",
+    "runtime_side",
     "scratch",
 ]
 
@@ -104,7 +104,7 @@ class OurRuntime(Peer):
 
 
 @contextlib.contextmanager
-def runtime(kind: str, **options: object) -> Iterator[GoRuntime | OurRuntime]:
+def runtime_side(kind: str, **options: object) -> Iterator[GoRuntime | OurRuntime]:
     """A runtime side of that kind, started."""
     if kind != OURS:
         with go_runtime(**options) as started:

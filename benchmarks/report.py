@@ -7,9 +7,9 @@ import platform
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from benchmarks.measure import Outcome
+from benchmarks.measure import Case, Outcome
 
-__all__ = ["machine", "page", "plots", "table"]
+__all__ = ["columns", "machine", "page", "plots", "table"]
 
 
 def machine() -> str:
@@ -33,15 +33,36 @@ def _number(value: float) -> str:
 def table(outcome: Outcome) -> list[str]:
     """Medians, spreads and ratios of a case, as Markdown."""
     case = outcome.case
-    heads = [f"{metric} ({unit})" if unit else metric for metric, unit in case.units.items()]
+    heads = _heads(case)
     lines = [f"| | {' | '.join(heads)} |", "|---" * (len(heads) + 1) + "|"]
     for name in case.contestants:
-        cells = [
-            f"{_number(outcome.median(name, metric))} ± {_number(outcome.spread(name, metric))}"
-            for metric in case.units
-        ]
+        cells = [_cell(outcome, name, metric) for metric in case.units]
         lines.append(f"| {name} | {' | '.join(cells)} |")
-    for aim in case.aims:
+    return lines + _ratios(outcome)
+
+
+def columns(outcome: Outcome) -> list[str]:
+    """The same with a row for each metric, where there are many."""
+    case = outcome.case
+    lines = [f"| | {' | '.join(case.contestants)} |", "|---" * (len(case.contestants) + 1) + "|"]
+    for head, metric in zip(_heads(case), case.units):
+        cells = [_cell(outcome, name, metric) for name in case.contestants]
+        lines.append(f"| {head} | {' | '.join(cells)} |")
+    return lines + _ratios(outcome)
+
+
+def _heads(case: Case) -> list[str]:
+    return [f"{metric} ({unit})" if unit else metric for metric, unit in case.units.items()]
+
+
+def _cell(outcome: Outcome, contestant: str, metric: str) -> str:
+    median, spread = outcome.median(contestant, metric), outcome.spread(contestant, metric)
+    return f"{_number(median)} ± {_number(spread)}"
+
+
+def _ratios(outcome: Outcome) -> list[str]:
+    lines = []
+    for aim in outcome.case.aims:
         ratio = f"{aim.metric}, {aim.ours} / {aim.peer}: **{outcome.ratio(aim):.2f}**"
         if aim.at_most is not None:
             ratio += f" (aim: at most {aim.at_most})"
