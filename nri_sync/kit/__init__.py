@@ -32,7 +32,7 @@ if TYPE_CHECKING:
         process_cgroup,
     )
     from nri_sync.kit.chains import chain
-    from nri_sync.kit.config import load
+    from nri_sync.kit.config import Bytes, Cpus, Duration, load
     from nri_sync.kit.cpu import (
         format_cpus,
         milli_to_quota,
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
         shares_to_weight,
         weight_to_shares,
     )
+    from nri_sync.kit.durations import parse_duration
     from nri_sync.kit.formatters import JSONFormatter, TextFormatter
     from nri_sync.kit.health import Health, HealthReport, HealthState
     from nri_sync.kit.healthfile import HealthFile
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
     from nri_sync.kit.inventory import Inventory
     from nri_sync.kit.inventory_index import Changes, Snapshot
     from nri_sync.kit.inventory_records import ContainerRecord, PodRecord
+    from nri_sync.kit.live_config import LiveConfig
     from nri_sync.kit.logcontext import (
         ContextFilter,
         LogContext,
@@ -62,7 +64,8 @@ if TYPE_CHECKING:
     from nri_sync.kit.metrics import Metric, RequestMetrics, Sample
     from nri_sync.kit.names import container_name
     from nri_sync.kit.netns import network_namespace
-    from nri_sync.kit.program import main
+    from nri_sync.kit.options import Options, add_options
+    from nri_sync.kit.program import ExitCode, main, run
     from nri_sync.kit.qos import (
         QoS,
         container_qos,
@@ -77,16 +80,22 @@ if TYPE_CHECKING:
     from nri_sync.kit.selectors import LabelSelector, Requirement, Selector
     from nri_sync.kit.server import HealthServer
     from nri_sync.kit.store import InventoryStore
+    from nri_sync.kit.supervisor import Supervisor
+    from nri_sync.kit.systemd import Notifier
     from nri_sync.kit.updates import PendingUpdate, UpdateCounters, UpdateQueue
 
 __all__ = [
     "Annotation",
     "Annotations",
+    "Bytes",
     "CgroupRoot",
     "Changes",
     "ContainerImage",
     "ContainerRecord",
     "ContextFilter",
+    "Cpus",
+    "Duration",
+    "ExitCode",
     "Health",
     "HealthFile",
     "HealthReport",
@@ -97,9 +106,12 @@ __all__ = [
     "InventoryStore",
     "JSONFormatter",
     "LabelSelector",
+    "LiveConfig",
     "LogContext",
     "LogRequests",
     "Metric",
+    "Notifier",
+    "Options",
     "PendingUpdate",
     "PodRecord",
     "QoS",
@@ -111,9 +123,11 @@ __all__ = [
     "Sample",
     "Selector",
     "Snapshot",
+    "Supervisor",
     "TextFormatter",
     "UpdateCounters",
     "UpdateQueue",
+    "add_options",
     "cgroup_name",
     "cgroup_path",
     "chain",
@@ -139,6 +153,7 @@ __all__ = [
     "oom_score_adj",
     "parse_bool",
     "parse_cpus",
+    "parse_duration",
     "parse_int",
     "parse_json",
     "parse_list",
@@ -149,6 +164,7 @@ __all__ = [
     "process_cgroup",
     "qos_of_resources",
     "quota_to_milli",
+    "run",
     "setup_logging",
     "shares_to_milli",
     "shares_to_weight",
@@ -159,11 +175,15 @@ __all__ = [
 _HOMES = {
     "Annotation": "nri_sync.kit.annotations",
     "Annotations": "nri_sync.kit.annotations",
+    "Bytes": "nri_sync.kit.config",
     "CgroupRoot": "nri_sync.kit.cgroups",
     "Changes": "nri_sync.kit.inventory_index",
     "ContainerImage": "nri_sync.kit.images",
     "ContainerRecord": "nri_sync.kit.inventory_records",
     "ContextFilter": "nri_sync.kit.logcontext",
+    "Cpus": "nri_sync.kit.config",
+    "Duration": "nri_sync.kit.config",
+    "ExitCode": "nri_sync.kit.program",
     "Health": "nri_sync.kit.health",
     "HealthFile": "nri_sync.kit.healthfile",
     "HealthReport": "nri_sync.kit.health",
@@ -174,9 +194,12 @@ _HOMES = {
     "InventoryStore": "nri_sync.kit.store",
     "JSONFormatter": "nri_sync.kit.formatters",
     "LabelSelector": "nri_sync.kit.selectors",
+    "LiveConfig": "nri_sync.kit.live_config",
     "LogContext": "nri_sync.kit.logcontext",
     "LogRequests": "nri_sync.kit.logs",
     "Metric": "nri_sync.kit.metrics",
+    "Notifier": "nri_sync.kit.systemd",
+    "Options": "nri_sync.kit.options",
     "PendingUpdate": "nri_sync.kit.updates",
     "PodRecord": "nri_sync.kit.inventory_records",
     "QoS": "nri_sync.kit.qos",
@@ -188,9 +211,11 @@ _HOMES = {
     "Sample": "nri_sync.kit.metrics",
     "Selector": "nri_sync.kit.selectors",
     "Snapshot": "nri_sync.kit.inventory_index",
+    "Supervisor": "nri_sync.kit.supervisor",
     "TextFormatter": "nri_sync.kit.formatters",
     "UpdateCounters": "nri_sync.kit.updates",
     "UpdateQueue": "nri_sync.kit.updates",
+    "add_options": "nri_sync.kit.options",
     "cgroup_name": "nri_sync.kit.cgroups",
     "cgroup_path": "nri_sync.kit.cgroups",
     "chain": "nri_sync.kit.chains",
@@ -216,6 +241,7 @@ _HOMES = {
     "oom_score_adj": "nri_sync.kit.qos",
     "parse_bool": "nri_sync.kit.annotations",
     "parse_cpus": "nri_sync.kit.cpu",
+    "parse_duration": "nri_sync.kit.durations",
     "parse_int": "nri_sync.kit.annotations",
     "parse_json": "nri_sync.kit.annotations",
     "parse_list": "nri_sync.kit.annotations",
@@ -226,6 +252,7 @@ _HOMES = {
     "process_cgroup": "nri_sync.kit.cgroups",
     "qos_of_resources": "nri_sync.kit.qos",
     "quota_to_milli": "nri_sync.kit.cpu",
+    "run": "nri_sync.kit.program",
     "setup_logging": "nri_sync.kit.logs",
     "shares_to_milli": "nri_sync.kit.cpu",
     "shares_to_weight": "nri_sync.kit.cpu",
