@@ -6,19 +6,15 @@ future and ``on_failed`` tell why not. Those of one container are applied in the
 
 from __future__ import annotations
 
-import heapq
-import itertools
 import logging
 import math
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import Future
 from typing import Any, Callable, NamedTuple
 
 import grpc
-from google.protobuf.message import Message
 
 from nri_sync import Backoff, Stub, api
 from nri_sync.api import ContainerEviction, ContainerUpdate
@@ -31,7 +27,7 @@ from nri_sync.errors import (
     UpdateFailed,
     WouldDeadlock,
 )
-from nri_sync.kit.coalesce import overlay
+from nri_sync.kit.backlog import Backlog, Entry, Item
 from nri_sync.kit.intercept import Behaviour, RequestInterceptor
 from nri_sync.threads import Latch, spawn
 
@@ -39,8 +35,10 @@ __all__ = ["PendingUpdate", "UpdateCounters", "UpdateQueue"]
 
 logger = logging.getLogger("nri_sync.kit.updates")
 
+_Entry = Entry["PendingUpdate"]
+
 _TEXTS = {
-    "refused": "the runtime has refused it {attempts} times",
+    "refused": "the runtime refuses it",
     "removed": "the container is gone",
     "closed": "the queue was closed",
     "sent": "the queue was closed before the runtime answered: it may have been applied",
@@ -104,63 +102,6 @@ class PendingUpdate(Future[None]):
             )
 
 
-class _Entry:
-    """What is wanted of one container, until it is decided. Guarded by the lock of its queue.
-
-    Whoever takes it out of the queue's tables decides it, and nobody else.
-    """
-
-    __slots__ = (
-        "alone",
-        "attempts",
-        "born",
-        "container_id",
-        "eviction",
-        "future",
-        "in_flight",
-        "update",
-    )
-
-    def __init__(self, container_id: str, future: PendingUpdate) -> None:
-        self.container_id = container_id
-        self.future = future
-        self.update: ContainerUpdate | None = None
-        self.eviction: ContainerEviction | None = None
-        #: How many sessions had begun when it was put.
-        self.born = 0
-        #: How often the runtime has refused it.
-        self.attempts = 0
-        self.in_flight = False
-        #: To be sent without others, as they have failed together and nobody knows which.
-        self.alone = False
-
-    def add(self, item: Message) -> None:
-        if isinstance(item, ContainerEviction):
-            self.eviction = ContainerEviction()
-            self.eviction.CopyFrom(item)
-        else:
-            assert isinstance(item, ContainerUpdate)
-            if self.update is None:
-                self.update = ContainerUpdate()
-                self.update.CopyFrom(item)
-            else:
-                overlay(self.update, item)
-
-    def failure(self, reason: str, cause: BaseException | None = None) -> UpdateFailed:
-        key = "sent" if reason == "closed" and self.in_flight else reason
-        what = "eviction" if self.update is None else "update"
-        text = f"{what} of container {self.container_id} failed: {_TEXTS[key].format(attempts=self.attempts)}"
-        error = UpdateFailed(
-            text if cause is None else f"{text}: {cause}",
-            container_id=self.container_id,
-            reason=reason,
-            update=self.update,
-            eviction=self.eviction,
-        )
-        error.__cause__ = cause
-        return error
-
-
 class UpdateQueue(RequestInterceptor):
     """Sends updates of containers to the runtime, from a thread of its own, when that is safe.
 
@@ -202,9 +143,6 @@ class UpdateQueue(RequestInterceptor):
             if value < 1:
                 raise ValueError(f"{option} must be at least 1, not {value!r}")
         self._limit = limit
-        self._attempts = attempts
-        self._backoff = backoff or Backoff()
-        self._batch = batch
         self._on_failed = on_failed
         self._stub: Stub | None = None
         self._thread: int | None = None
@@ -214,26 +152,22 @@ class UpdateQueue(RequestInterceptor):
         self._over = Latch()
         # Guards all that follows. No user code and no call runs under it.
         self._changed = threading.Condition(threading.Lock())
-        # Each entry is in one of these. _sent: in flight, or to be sent again; _behind: after one that is there.
-        self._waiting: OrderedDict[str, _Entry] = OrderedDict()
-        self._sent: dict[str, _Entry] = {}
-        self._behind: dict[str, _Entry] = {}
-        # When to send those in _sent again: time, a number for the order, entry. May hold decided ones.
-        self._again: list[tuple[float, int, _Entry]] = []
-        self._order = itertools.count()
-        # Taken out of the tables, to be told of by the thread.
+        self._backlog: Backlog[PendingUpdate] = Backlog(
+            limit=limit, batch=batch, attempts=attempts, delay=(backoff or Backoff()).delay
+        )
+        # Out of the backlog as their containers are gone; to be told of by the thread.
         self._removed: list[_Entry] = []
-        # Set and replaced when a full queue has room.
+        # Set and replaced when there is room for more.
         self._room = Latch()
         # Requests of the runtime that are not answered.
         self._unanswered = 0
-        # Whether calls may be made, as far as known; sessions that were synchronized, and configured.
+        # Whether calls may be made, as far as known; how many sessions were synchronized, and configured.
         self._ready = False
-        self._session = 0
+        self._synchronized = 0
         self._configured = 0
+        # The containers that the runtime has told of, while it is at it.
         self._listed: set[str] = set()
         self._closed = False
-        self._tally = dict.fromkeys(UpdateCounters._fields[:-3], 0)
         self._calls = 0
         self._calling_since: float | None = None
 
@@ -292,7 +226,7 @@ class UpdateQueue(RequestInterceptor):
                 entry = self._accept_locked(message)
                 room = self._room
             if entry is not None:
-                return entry.future
+                return entry.handle
             if deadline.expired or self.holds_up():
                 raise QueueFull(
                     f"the updates of {self._limit} containers wait for the runtime; "
@@ -300,25 +234,14 @@ class UpdateQueue(RequestInterceptor):
                 )
             room.wait(deadline)
 
-    def _accept_locked(self, message: ContainerUpdate | ContainerEviction) -> _Entry | None:
-        """Requires the lock. Returns where the message went; None when there is no room."""
+    def _accept_locked(self, message: Item) -> _Entry | None:
+        """Requires the lock. Returns what the message is a part of; None when there is no room."""
         if self._closed:
             raise QueueClosed(
                 f"the queue of updates is closed; {message.container_id} came too late"
             )
-        container_id = message.container_id
-        table = self._behind if container_id in self._sent else self._waiting
-        entry = table.get(container_id)
-        if entry is None:
-            if self._size_locked() >= self._limit:
-                return None
-            entry = table[container_id] = _Entry(container_id, PendingUpdate(self))
-            self._changed.notify_all()
-        else:
-            self._tally["merged"] += 1
-        entry.add(message)
-        entry.born = self._configured
-        self._tally["put"] += 1
+        entry = self._backlog.accept(message, self._configured, lambda: PendingUpdate(self))
+        self._changed.notify_all()
         return entry
 
     def drop(self, container_id: str) -> bool:
@@ -328,7 +251,9 @@ class UpdateQueue(RequestInterceptor):
         the plugin is subscribed to RemoveContainer, and when it is synchronized again.
         """
         with self._changed:
-            return self._drop_locked(container_id)
+            gone = self._backlog.drop(container_id)
+            self._gone_locked(gone)
+            return bool(gone)
 
     def close(self, timeout: float | None = 5.0) -> bool:
         """Take nothing more, send what is there, and end the thread. Idempotent.
@@ -344,17 +269,13 @@ class UpdateQueue(RequestInterceptor):
         if attached and not self.holds_up():
             self._over.wait(Deadline(timeout))
         with self._changed:
-            tables = (self._sent, self._waiting, self._behind)
-            left = [entry for table in tables for entry in table.values()]
-            for table in tables:
-                table.clear()
-            self._tally["closed"] += len(left)
+            left = self._backlog.clear()
             removed, self._removed = self._removed, []
             self._changed.notify_all()
         for entry in removed:
-            self._decide(entry, entry.failure("removed"))
+            self._failed(entry, "removed")
         for entry in left:
-            self._decide(entry, entry.failure("closed"))
+            self._failed(entry, "closed")
         return not left
 
     def __enter__(self) -> UpdateQueue:
@@ -369,8 +290,8 @@ class UpdateQueue(RequestInterceptor):
         with self._changed:
             since = self._calling_since
             return UpdateCounters(
-                **self._tally,
-                pending=self._size_locked(),
+                **self._backlog.tally,
+                pending=len(self._backlog),
                 calls=self._calls,
                 calling_for=0.0 if since is None else time.monotonic() - since,
             )
@@ -393,7 +314,7 @@ class UpdateQueue(RequestInterceptor):
                 self._unanswered -= 1
                 if synchronized:
                     self._ready = True
-                    self._session += 1
+                    self._synchronized += 1
                 if not self._unanswered:
                     self._changed.notify_all()
 
@@ -414,92 +335,27 @@ class UpdateQueue(RequestInterceptor):
     def _watch_locked(self, event: str, request: Any) -> None:
         """Requires the lock. Notice which containers are gone."""
         if event == "RemoveContainer":
-            self._drop_locked(request.container.id)
+            self._gone_locked(self._backlog.drop(request.container.id))
         elif event == "Configure":
             self._configured += 1
             self._listed.clear()
         elif event == "Synchronize":
             self._listed.update(container.id for container in request.containers)
             if not request.more:
-                # What was put in this session may be about a container that was created meanwhile.
-                tables = (self._sent, self._waiting, self._behind)
-                known = {
-                    entry.container_id
-                    for table in tables
-                    for entry in table.values()
-                    if entry.born < self._configured
-                }
-                for container_id in known - self._listed:
-                    self._drop_locked(container_id)
+                self._gone_locked(self._backlog.drop_unlisted(self._listed, self._configured))
                 self._listed.clear()
 
-    # Tables
-
-    def _size_locked(self) -> int:
-        """Requires the lock."""
-        return len(self._waiting) + len(self._sent) + len(self._behind)
+    def _gone_locked(self, entries: Sequence[_Entry]) -> None:
+        """Requires the lock. Have the thread tell of entries that were dropped."""
+        if entries:
+            self._removed += entries
+            self._make_room_locked()
+            self._changed.notify_all()
 
     def _make_room_locked(self) -> None:
         """Requires the lock. Wake those who wait for room."""
         room, self._room = self._room, Latch()
         room.set()
-
-    def _drop_locked(self, container_id: str) -> bool:
-        """Requires the lock."""
-        gone = [
-            table.pop(container_id)
-            for table in (self._waiting, self._behind)
-            if container_id in table
-        ]
-        sent = self._sent.get(container_id)
-        if sent is not None and not sent.in_flight:
-            gone.insert(0, self._sent.pop(container_id))
-        if gone:
-            self._tally["removed"] += len(gone)
-            self._removed += gone
-            self._make_room_locked()
-            self._changed.notify_all()
-        return bool(gone)
-
-    def _settle_locked(self, entry: _Entry, outcome: str) -> None:
-        """Requires the lock. Take an entry out that was sent; it is the turn of the one behind it."""
-        del self._sent[entry.container_id]
-        behind = self._behind.pop(entry.container_id, None)
-        if behind is not None:
-            self._waiting[entry.container_id] = behind
-        self._tally[outcome] += 1
-        self._make_room_locked()
-
-    def _send_again_locked(self, entry: _Entry, due: float) -> None:
-        """Requires the lock."""
-        heapq.heappush(self._again, (due, next(self._order), entry))
-
-    def _pick_locked(self) -> list[_Entry]:
-        """Requires the lock. What to send now: first what has been sent before."""
-        batch: list[_Entry] = []
-        if not self._ready or self._unanswered:
-            return batch
-        now = time.monotonic()
-        while self._again and len(batch) < self._batch and self._again[0][0] <= now:
-            entry = self._again[0][2]
-            if entry.alone and batch:
-                return batch
-            heapq.heappop(self._again)
-            if self._sent.get(entry.container_id) is entry:  # not dropped meanwhile
-                batch.append(entry)
-                if entry.alone:
-                    return batch
-        while self._waiting and len(batch) < self._batch:
-            container_id, entry = self._waiting.popitem(last=False)
-            self._sent[container_id] = entry
-            batch.append(entry)
-        return batch
-
-    def _pause_locked(self) -> float | None:
-        """Requires the lock. Seconds until there may be something to send without a word from anybody."""
-        if not self._again or not self._ready or self._unanswered:
-            return None
-        return max(0.0, self._again[0][0] - time.monotonic())
 
     # The thread
 
@@ -520,20 +376,32 @@ class UpdateQueue(RequestInterceptor):
                 batch = [] if removed else self._pick_locked()
                 if removed or batch:
                     break
-                if self._closed and not (self._ready and self._size_locked()):
+                if self._closed and not (self._ready and self._backlog):
                     return False
                 self._changed.wait(self._pause_locked())
-            session = self._session
-            if batch:
-                for entry in batch:
-                    entry.in_flight = True
-                self._calls += 1
-                self._calling_since = time.monotonic()
+            session = self._synchronized
         for entry in removed:
-            self._decide(entry, entry.failure("removed"))
+            self._failed(entry, "removed")
         if batch:
             self._send(batch, session)
         return True
+
+    def _may_call_locked(self) -> bool:
+        """Requires the lock."""
+        return self._ready and not self._unanswered
+
+    def _pick_locked(self) -> list[_Entry]:
+        """Requires the lock. Begin a call with what is returned, if anything is."""
+        batch = self._backlog.pick(time.monotonic()) if self._may_call_locked() else []
+        if batch:
+            self._calls += 1
+            self._calling_since = time.monotonic()
+        return batch
+
+    def _pause_locked(self) -> float | None:
+        """Requires the lock. Seconds until there may be something to send without a word from anybody."""
+        due = self._backlog.due() if self._may_call_locked() else None
+        return None if due is None else max(0.0, due - time.monotonic())
 
     def _send(self, batch: Sequence[_Entry], session: int) -> None:
         assert self._stub is not None
@@ -548,49 +416,41 @@ class UpdateQueue(RequestInterceptor):
             failed = {update.container_id for update in refused}
         except BaseException as raised:  # whatever an interceptor does, the thread goes on
             error = raised
-        decided: list[tuple[_Entry, UpdateFailed | None]] = []
+        done: tuple[list[_Entry], list[_Entry]] = ([], [])
         with self._changed:
             self._calling_since = None
-            # What is not there any more was decided by close().
-            mine = [entry for entry in batch if self._sent.get(entry.container_id) is entry]
-            for entry in mine:
-                entry.in_flight = False
             if error is not None and _is_loss(error):
-                if self._session == session:
+                if self._synchronized == session:
                     self._ready = False
-                for entry in mine:
-                    self._send_again_locked(entry, 0.0)
+                self._backlog.lost(batch)
             elif error is not None and len(batch) > 1:
                 # containerd answers with an error when any of them has failed, and does not say which.
-                for entry in mine:
-                    entry.alone = True
-                    self._send_again_locked(entry, 0.0)
+                self._backlog.failed_together(batch)
             else:
-                for entry in mine:
-                    if error is None and entry.container_id not in failed:
-                        self._settle_locked(entry, "applied")
-                        decided.append((entry, None))
-                    elif self._refused_locked(entry):
-                        decided.append((entry, entry.failure("refused", error)))
-        for entry, failure in decided:
-            self._decide(entry, failure)
+                if error is not None:
+                    failed = {batch[0].container_id}
+                done = self._backlog.answered(batch, failed, time.monotonic())
+                self._make_room_locked()
+        for entry in done[0]:
+            entry.handle.set_result(None)
+        for entry in done[1]:
+            self._failed(entry, "refused", error)
 
-    def _refused_locked(self, entry: _Entry) -> bool:
-        """Requires the lock. Send an entry again that was refused; True if it has been often enough."""
-        entry.attempts += 1
-        if entry.attempts < self._attempts:
-            self._send_again_locked(entry, time.monotonic() + self._backoff.delay(entry.attempts))
-            return False
-        self._settle_locked(entry, "refused")
-        return True
-
-    def _decide(self, entry: _Entry, failure: UpdateFailed | None) -> None:
-        """Tell all who want to know; for whoever took the entry out of the tables."""
-        if failure is None:
-            entry.future.set_result(None)
-            return
+    def _failed(self, entry: _Entry, reason: str, cause: BaseException | None = None) -> None:
+        """Tell of a failure; called once for an entry, without the lock."""
+        text = _TEXTS["sent" if reason == "closed" and entry.in_flight else reason]
+        what = "eviction" if entry.update is None else "update"
+        text = f"{what} of container {entry.container_id} failed: {text}"
+        failure = UpdateFailed(
+            text if cause is None else f"{text}: {cause}",
+            container_id=entry.container_id,
+            reason=reason,
+            update=entry.update,
+            eviction=entry.eviction,
+        )
+        failure.__cause__ = cause
         logger.warning("%s", failure)
-        entry.future.set_exception(failure)
+        entry.handle.set_exception(failure)
         if self._on_failed is not None:
             try:
                 self._on_failed(failure)
