@@ -1,0 +1,93 @@
+"""What the tests of the kit share that need a runtime: a node with one, which can be stopped and started again."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+from typing import Any, Callable
+
+import nri_sync
+from nri_sync import api
+from nri_sync.runtime import Runtime
+
+__all__ = ["CONTAINER", "LONG", "POD", "Node", "PluginWith", "eventually"]
+
+#: Longer than anything here takes; a test that gets this far has failed. In seconds.
+LONG = 20.0
+
+POD = api.PodSandbox(id="pod0", name="web", namespace="default")
+CONTAINER = api.Container(id="ctr0", pod_sandbox_id="pod0", name="nginx")
+
+
+class PluginWith:
+    """A plugin with the given handlers: ``PluginWith(run_pod_sandbox=function)``."""
+
+    def __init__(self, **handlers: Any) -> None:
+        self.__dict__.update(handlers)
+
+
+def eventually(condition: Callable[[], object], what: str = "it") -> None:
+    """Wait for what nothing announces."""
+    give_up = time.monotonic() + LONG
+    while not condition():
+        assert time.monotonic() < give_up, f"{what} has not come about"
+        time.sleep(0.001)
+
+
+class Node:
+    """A runtime on a socket, with one pod and one container, and the stubs that connect to it.
+
+    While ``may_synchronize`` is not set, plugins are configured, and not told what exists.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.path = str(directory / "nri.sock")
+        self.may_synchronize = threading.Event()
+        self.may_synchronize.set()
+        self.runtime: Runtime
+        self._runtimes: list[Runtime] = []
+        self._stubs: list[nri_sync.Stub] = []
+
+    def start(self, **options: Any) -> None:
+        self.runtime = Runtime(
+            "test-runtime",
+            "v1.0.0",
+            synchronize=self._synchronize,
+            update_containers=lambda updates, evictions: [],
+            socket_path=self.path,
+            plugin_path=None,
+            **options,
+        )
+        self._runtimes.append(self.runtime)
+        self.runtime.start()
+
+    def _synchronize(self, deliver: Callable[..., Any]) -> None:
+        assert self.may_synchronize.wait(LONG)
+        deliver([POD], [CONTAINER])
+
+    def stub(self, plugin: object, **options: Any) -> nri_sync.Stub:
+        """One that would connect to it, called ``10-test``."""
+        options = {"name": "test", "idx": "10", "socket_path": self.path, **options}
+        self._stubs.append(nri_sync.Stub(plugin, **options))
+        return self._stubs[-1]
+
+    def connect(self, stub: nri_sync.Stub) -> None:
+        """Start a stub, and wait until it gets events."""
+        stub.start(LONG)
+        assert self.runtime.wait_for_plugins(lambda names: stub.name in names, LONG)
+
+    def lose(self, stub: nri_sync.Stub) -> None:
+        """Stop the runtime, and wait until the stub knows."""
+        self.runtime.stop()
+        assert stub.wait(LONG)
+
+    def __enter__(self) -> Node:
+        return self
+
+    def __exit__(self, *_exc_info: object) -> None:
+        self.may_synchronize.set()
+        for stub in self._stubs:
+            stub.stop()
+        for runtime in self._runtimes:
+            runtime.stop()
