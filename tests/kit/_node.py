@@ -46,6 +46,7 @@ class Node:
         self.may_synchronize = threading.Event()
         self.may_synchronize.set()
         self.runtime: Runtime
+        self._is_starting = False
         self._runtimes: list[Runtime] = []
         self._stubs: list[nri_sync.Stub] = []
 
@@ -60,10 +61,13 @@ class Node:
             **options,
         )
         self._runtimes.append(self.runtime)
+        self._is_starting = True
         self.runtime.start()
+        self._is_starting = False
 
     def _synchronize(self, deliver: Callable[..., Any]) -> None:
-        assert self.may_synchronize.wait(LONG)
+        # The first time is for the plugins of the start, of which there are none.
+        assert self._is_starting or self.may_synchronize.wait(LONG)
         deliver([POD], [CONTAINER])
 
     def stub(self, plugin: object, **options: Any) -> nri_sync.Stub:
