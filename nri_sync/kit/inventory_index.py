@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from nri_sync.kit.cgroups import pod_uid_of_cgroup
 from nri_sync.kit.inventory_records import ContainerRecord, Key, PodRecord, cgroup_key, ip_key
 from nri_sync.kit.inventory_table import Edit, Table
 
@@ -63,15 +64,15 @@ class Snapshot:
         return self._newest_pod("ip", ip_key(str(address)))
 
     def pod_by_cgroup(self, path: str) -> PodRecord | None:
-        """The pod that a cgroup belongs to: a container's, or one that the kubelet has made for the pod."""
+        """The pod that a cgroup belongs to: a container's, or one that the kubelet has made for the pod.
+
+        ``path`` as for :meth:`container_by_cgroup`.
+        """
         container = self.container_by_cgroup(path)
         if container is not None:
             return self.pods.get(container.pod_id)
-        for above in _upwards(path):
-            pod = self._newest_pod("pod cgroup", cgroup_key(above))
-            if pod is not None:
-                return pod
-        return None
+        uid = pod_uid_of_cgroup(path)
+        return None if uid is None else self.pod_by_uid(uid)
 
     def pod_of(self, container: ContainerRecord) -> PodRecord | None:
         return self.pods.get(container.pod_id)
@@ -216,11 +217,10 @@ class _Half(Generic[_Record]):
 
     def _list(self, key: Key, record_id: str) -> None:
         others: tuple[str, ...] = self._index.get(key) or ()
-        listed = (*others, record_id)
-        # What is new is newest; one that is there already may be found by another key now.
-        if others and self._sequence(others[-1]) > self._sequence(record_id):
-            listed = tuple(sorted(listed, key=self._sequence))
-        self._index[key] = listed
+        if not others or self._sequence(others[-1]) < self._sequence(record_id):
+            self._index[key] = (*others, record_id)
+        else:  # one that was there already is found by another key now
+            self._index[key] = tuple(sorted((*others, record_id), key=self._sequence))
 
     def _unlist(self, key: Key, record_id: str) -> None:
         listed = tuple(other for other in self._index.get(key) or () if other != record_id)

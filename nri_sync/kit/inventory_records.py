@@ -15,6 +15,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple, TypeVar, Union
 
 from nri_sync.api import Container, ContainerState, PodSandbox
+from nri_sync.kit.names import container_name
+from nri_sync.kit.netns import network_namespace
 
 __all__ = ["ContainerRecord", "Key", "Omit", "PodRecord", "cgroup_key", "ip_key"]
 
@@ -23,10 +25,15 @@ Key = tuple[str, ...]
 
 _Message = TypeVar("_Message", PodSandbox, Container)
 
+# Looking up a name of an enum takes as long as all that is done with it here.
+_CREATED = ContainerState.CONTAINER_CREATED
+_RUNNING = ContainerState.CONTAINER_RUNNING
+_STOPPED = ContainerState.CONTAINER_STOPPED
+
 # What an event says about the state, where its message does not.
 _STATE_AFTER = {
-    "post_create_container": ContainerState.CONTAINER_CREATED,
-    "post_start_container": ContainerState.CONTAINER_RUNNING,
+    "post_create_container": _CREATED,
+    "post_start_container": _RUNNING,
 }
 
 
@@ -68,8 +75,6 @@ class PodRecord(NamedTuple):
                 data = message.SerializeToString(deterministic=True)
             if data == old.data and stopped == old.stopped:
                 return old
-        linux = message.linux
-        namespaces = (space.path for space in linux.namespaces if space.type == "network")
         return cls(
             message.id,
             message.uid,
@@ -77,8 +82,8 @@ class PodRecord(NamedTuple):
             message.name,
             message.pid,
             tuple(message.ips),
-            next(namespaces, ""),
-            linux.cgroup_parent,
+            network_namespace(message) or "",
+            message.linux.cgroup_parent,
             stopped,
             sequence,
             data,
@@ -91,10 +96,6 @@ class PodRecord(NamedTuple):
             keys.add(("pod", self.namespace, self.name))
         if self.uid:
             keys.add(("uid", self.uid))
-            # The kubelet's cgroups are named after the pod; what others use many pods may share.
-            cgroup = cgroup_key(self.cgroup_parent)
-            if self.uid in cgroup or self.uid.replace("-", "_") in cgroup:
-                keys.add(("pod cgroup", cgroup))
         if not self.stopped:
             keys.update(("ip", ip_key(ip)) for ip in self.ips)
         return keys
@@ -132,7 +133,7 @@ class ContainerRecord(NamedTuple):
     @property
     def stopped(self) -> bool:
         """It has ended, or is being ended."""
-        return self.state == ContainerState.CONTAINER_STOPPED
+        return self.state == _STOPPED
 
     @classmethod
     def of(
@@ -160,7 +161,7 @@ class ContainerRecord(NamedTuple):
         return cls(
             message.id,
             message.pod_sandbox_id,
-            message.name,
+            container_name(message),
             message.state,
             message.pid,
             message.linux.cgroups_path,
@@ -191,13 +192,13 @@ def _state(told: int, before: int, event: str) -> int:
     A container that ends at once may be told of as stopped before it is told of as started.
     """
     if event == "stop_container":
-        return ContainerState.CONTAINER_STOPPED
+        return _STOPPED
     if event == "synchronize":
         return told or before
-    if before == ContainerState.CONTAINER_STOPPED:
+    if before == _STOPPED:
         return before
     state = told or before
-    if state <= ContainerState.CONTAINER_CREATED:
+    if state <= _CREATED:
         return max(state, _STATE_AFTER.get(event, 0))
     return state
 
@@ -283,17 +284,15 @@ def ip_key(address: str) -> str:
 
 
 def cgroup_key(path: str) -> str:
-    """What a cgroup is recognised by, in whatever form its path comes.
+    """What a container's cgroup is recognised by, in whatever form its path comes: the last two names in it.
 
-    The path may be what a runtime tells, with either cgroup driver, or what /proc/<pid>/cgroup shows, also
-    with the mount point of the cgroup file system in front: the last two names in it are the same. The name
-    of a slice is its whole path, as systemd.slice(5) says.
+    The path may be what a runtime tells, with either cgroup driver, or what /proc/PID/cgroup shows, also with
+    the mount point of the cgroup file system in front.
     """
     parts = path.split(":")
     if len(parts) == 3 and "/" not in parts[2]:
-        # "slice:prefix:name", of which OCI runtimes make a unit of systemd.
+        # As cgroup_path() has it, of which only the end is needed here, but for each event.
         parent, prefix, name = parts
-        unit = name if name.endswith(".slice") else f"{prefix}-{name}.scope"
-        path = f"{parent or 'system.slice'}/{unit}"
-    names = path.strip("/").split("/")
-    return names[-1] if names[-1].endswith(".slice") else "/".join(names[-2:])
+        scope = f"{prefix}-{name}.scope" if prefix else f"{name}.scope"
+        return f"{parent or 'system.slice'}/{name if name.endswith('.slice') else scope}"
+    return "/".join(path.strip("/").split("/")[-2:])

@@ -76,9 +76,9 @@ class Edit(Generic[_K, _V]):
 
     def __setitem__(self, key: _K, value: _V) -> None:
         bucket = self._bucket(key)
-        self._length -= len(bucket)
+        if key not in bucket:
+            self._length += 1
         bucket[key] = value
-        self._length += len(bucket)
 
     def __delitem__(self, key: _K) -> None:
         del self._bucket(key)[key]
@@ -86,10 +86,11 @@ class Edit(Generic[_K, _V]):
 
     def _bucket(self, key: _K) -> dict[_K, _V]:
         number = hash(key) % _BUCKETS
-        if number not in self._own:
-            self._buckets[number] = self._buckets[number].copy()
-            self._own.add(number)
-        return self._buckets[number]
+        if number in self._own:
+            return self._buckets[number]
+        bucket = self._buckets[number] = self._buckets[number].copy()
+        self._own.add(number)
+        return bucket
 
     def done(self) -> Table[_K, _V]:
         """The result; nothing may be changed any more."""

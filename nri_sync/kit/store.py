@@ -1,8 +1,9 @@
 """What an inventory knows, kept in a file across restarts of the plugin: :class:`InventoryStore`.
 
-The file is a SQLite database in WAL mode, written in transactions: whenever the plugin is killed, the file holds the
-state of some moment before. A thread writes what differs between the last snapshot that it has written and the
-newest, so that handlers never wait for the disk, and nothing piles up when that is slow or full.
+The file is a SQLite database in WAL mode, written in transactions: whenever the plugin is killed,
+the file holds the state of some moment before. A thread writes what differs between the last snapshot that it
+has written and the newest, so that handlers never wait for the disk, and nothing piles up when that is slow
+or full.
 """
 
 from __future__ import annotations
@@ -66,13 +67,13 @@ class InventoryStore:
     ) -> None:
         """Open the file, or make it, in a directory that exists.
 
-        A file that is damaged is set aside, as ``<path>.damaged``, with a warning: all that is lost is what has
-        happened while the plugin was not running.
+        A file that is damaged is set aside, as ``<path>.damaged``, with a warning: all that is lost is what was
+        there before, to compare with what is.
 
         Args:
             path: where it is.
             interval: seconds to wait with a change for others, to be written together.
-            timeout: seconds to wait for another process that has the file open, such as the predecessor of this one.
+            timeout: seconds to wait for another process that has the file open, such as this one's predecessor.
 
         Raises:
             StoreError: it cannot be opened, another process has it open, it is not an inventory's, or it is one
@@ -193,6 +194,8 @@ class InventoryStore:
                 f"{self.path} has version {version} of the schema, and this release of nri_sync knows versions "
                 f"up to {len(_MIGRATIONS)}: use a newer release, or remove the file"
             )
+        # Most messages have some 2 kB, which fill the usual pages badly.
+        connection.execute("PRAGMA page_size = 16384")
         connection.execute("PRAGMA journal_mode = WAL")
         # In WAL mode a killed process loses nothing by this; a power failure the last transactions.
         connection.execute("PRAGMA synchronous = NORMAL")
@@ -228,18 +231,14 @@ class InventoryStore:
     # Reading and writing
 
     def _read(self) -> Stored:
-        pods = self._connection.execute(
-            "SELECT message, sequence, stopped FROM pods ORDER BY sequence"
-        )
-        containers = self._connection.execute(
-            "SELECT message, sequence FROM containers ORDER BY sequence"
-        )
+        pods = self._connection.execute("SELECT sequence, message, stopped FROM pods").fetchall()
+        containers = self._connection.execute("SELECT sequence, message FROM containers").fetchall()
         return Stored(
             [
                 (PodSandbox.FromString(data), number, bool(stopped))
-                for data, number, stopped in pods
+                for number, data, stopped in sorted(pods)
             ],
-            [(Container.FromString(data), number) for data, number in containers],
+            [(Container.FromString(data), number) for number, data in sorted(containers)],
         )
 
     def _write_all(self) -> None:
