@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Callable
 
 from nri_sync.api import ContainerAdjustment
@@ -15,11 +16,17 @@ from nri_sync.testing.result import Answer
 __all__ = ["Embedded", "Recorder"]
 
 
+# Where the answers go to what this thread tells plugins of. Not of a thread: the runtime may tell of an event on
+# another one, in the context of the one that waits for it.
+_answers: ContextVar[list[Answer] | None] = ContextVar("answers", default=None)
+
+
 class Recorder(Metrics):
     """Puts down the answers to the events that a thread tells of, for that thread. Thread-safe."""
 
     def __init__(self, changed: Callable[[], object]) -> None:
         """``changed()`` is called when a plugin has come or gone."""
+        # How long the answer took that comes next.
         self._here = threading.local()
         self._changed = changed
 
@@ -27,17 +34,17 @@ class Recorder(Metrics):
     def answers(self) -> Iterator[list[Answer]]:
         """What plugins answer to this thread until the end of the block."""
         answers: list[Answer] = []
-        self._here.answers = answers
+        token = _answers.set(answers)
         try:
             yield answers
         finally:
-            del self._here.answers
+            _answers.reset(token)
 
     def plugin_latency(self, plugin: str, event: str, seconds: float) -> None:
         self._here.seconds = seconds
 
     def plugin_invocation(self, plugin: str, event: str, error: Exception | None) -> None:
-        answers = self._answers()
+        answers = _answers.get()
         if answers is not None:
             answers.append(Answer(plugin, event, self._here.seconds, error))
 
@@ -49,7 +56,7 @@ class Recorder(Metrics):
         updates: int,
         evictions: int,
     ) -> None:
-        answers = self._answers()
+        answers = _answers.get()
         if answers:
             answers[-1] = answers[-1]._replace(
                 adjustment=adjustment, updates=updates, evictions=evictions
@@ -58,18 +65,23 @@ class Recorder(Metrics):
     def plugin_count(self, count: int) -> None:
         self._changed()
 
-    def _answers(self) -> list[Answer] | None:
-        # A plugin is synchronized by a thread that nobody listens to.
-        return getattr(self._here, "answers", None)
-
 
 class Embedded(Runtime):
     """A Runtime that can be told to cut off a plugin."""
 
+    @property
+    def connected(self) -> tuple[str, ...]:
+        """The full names of the plugins that have come over the socket."""
+        return tuple(peer.name for peer in self._peers())
+
+    def _peers(self) -> list[Peer]:
+        serving = self._serving
+        members = () if serving is None else serving.fleet.members
+        return [member for member in members if isinstance(member, Peer)]
+
     def disconnect(self, plugin: str) -> bool:
         """Close the connection of a plugin, by its full name; False if it is not connected."""
-        members = self._present("disconnect").fleet.members
-        found = [peer for peer in members if isinstance(peer, Peer) and peer.name == plugin]
+        found = [peer for peer in self._peers() if peer.name == plugin]
         for peer in found:
             peer.close(ConnectionLost(f"plugin {plugin} was cut off by the test"))
         return bool(found)

@@ -131,16 +131,20 @@ class FakeRuntime(Events):
 
     def __exit__(self, kind: object, *_exc_info: object) -> None:
         """Close; raise AssertionError if plugins are connected which nobody has stopped."""
-        with contextlib.suppress(AssertionError):
-            # One that has just been stopped may take a moment to leave.
-            self.wait_for(lambda: not self.plugins, timeout=0.0 if kind else WITHIN / 4)
-        left = self.plugins
+        left: tuple[str, ...] = ()
+        if kind is None and self._runtime is not None:
+            left = self._left(self._runtime)
         self.close()
-        if left and kind is None:
-            names = ", ".join(left)
+        if left:
             raise AssertionError(
-                f"connected at the end of the test, and to be stopped before: {names}"
+                f"still connected at the end of the test: {', '.join(left)}; stop each plugin that it starts"
             )
+
+    def _left(self, runtime: Embedded) -> tuple[str, ...]:
+        """The plugins that are connected, once those have had a moment to leave that were just stopped."""
+        with contextlib.suppress(AssertionError):
+            self.wait_for(lambda: not runtime.connected, timeout=WITHIN / 4)
+        return runtime.connected
 
     # What there is
 

@@ -1,0 +1,287 @@
+"""What happens to pods and containers: who is told what, in which order, and what comes of it."""
+
+from __future__ import annotations
+
+import queue
+from typing import Any
+
+import pytest
+
+import nri_sync
+from nri_sync import api
+from nri_sync.errors import (
+    ConflictError,
+    NoAnswer,
+    RequestFailed,
+    RuntimeStopped,
+    ValidationRejected,
+)
+from nri_sync.testing import FakeRuntime, make_container, make_pod
+from tests.runtime.rig import Never, PluginWith
+
+__all__: list[str] = []
+
+RUNNING = api.ContainerState.CONTAINER_RUNNING
+STOPPED = api.ContainerState.CONTAINER_STOPPED
+
+
+class Recorder(nri_sync.Plugin):
+    """Puts down the names of its calls, with their last arguments; answers as it is told."""
+
+    def __init__(self, **answers: Any) -> None:
+        self.answers = answers
+        self.calls: queue.Queue[tuple[str, Any]] = queue.Queue()
+
+    @property
+    def names(self) -> list[str]:
+        """Those that have been called since the last time."""
+        names = []
+        while not self.calls.empty():
+            names.append(self.calls.get()[0])
+        return names
+
+
+def _recording(name: str) -> Any:
+    def handler(self: Recorder, *arguments: Any) -> Any:
+        self.calls.put((name, arguments[-1]))
+        answer = self.answers.get(name)
+        if isinstance(answer, BaseException):
+            raise answer
+        return answer(*arguments) if callable(answer) else answer
+
+    return handler
+
+
+_EVENTS = [
+    name
+    for name in vars(nri_sync.Plugin)
+    if not name.startswith(("_", "validate", "configure", "synchronize", "shutdown"))
+]
+for _name in _EVENTS:
+    setattr(Recorder, _name, _recording(_name))
+
+
+def test_the_life_of_a_pod(runtime: FakeRuntime) -> None:
+    plugin = Recorder()
+    pod = make_pod("web")
+    container = make_container(pod, "app")
+    with runtime.run_plugin(plugin):
+        runtime.run_pod(pod)
+        assert runtime.pods == [pod]
+        runtime.create_container(pod, container)
+        assert runtime.container(container).state == api.ContainerState.CONTAINER_CREATED
+        assert runtime.container(container).created_at > 0
+        runtime.start_container(container)
+        started = runtime.container(container)
+        assert (started.state, started.pid > 0, started.started_at > 0) == (RUNNING, True, True)
+        runtime.update_container(container, api.Update("").set_cpu(shares=9).resources)
+        assert runtime.container(container).linux.resources.cpu.shares.value == 9
+        runtime.update_pod(pod, resources=api.Update("").set_cpu(shares=8).resources)
+        assert runtime.pod(pod).linux.pod_resources.cpu.shares.value == 8
+        runtime.stop_container(container, 3)
+        stopped = runtime.container(container)
+        assert (stopped.state, stopped.pid, stopped.exit_code) == (STOPPED, 0, 3)
+        assert stopped.finished_at > 0
+        runtime.remove_container(container)
+        assert runtime.containers == []
+        runtime.stop_pod(pod)
+        runtime.remove_pod(pod)
+        assert runtime.pods == []
+    assert plugin.names == [
+        "run_pod_sandbox", "create_container", "post_create_container", "start_container", "post_start_container",
+        "update_container", "post_update_container", "update_pod_sandbox", "post_update_pod_sandbox",
+        "stop_container", "remove_container", "stop_pod_sandbox", "remove_pod_sandbox",
+    ]  # fmt: skip
+
+
+def test_the_end_of_a_pod_is_that_of_its_containers(runtime: FakeRuntime) -> None:
+    plugin = Recorder()
+    pod, other = make_pod(), make_pod()
+    running, stopped = make_container(pod), make_container(pod, state=STOPPED)
+    runtime.add(pod, other, running, stopped, make_container(other))
+    with runtime.run_plugin(plugin):
+        runtime.stop_pod(pod)
+        assert plugin.names == ["stop_container", "stop_pod_sandbox"]
+        runtime.remove_pod(pod)
+        assert plugin.names == ["remove_container", "remove_container", "remove_pod_sandbox"]
+        runtime.remove_pod(other)
+    assert plugin.names == [
+        "stop_container", "stop_pod_sandbox", "remove_container", "remove_pod_sandbox"
+    ]  # fmt: skip
+    assert runtime.pods == []
+    assert runtime.containers == []
+
+
+def test_what_plugins_make_of_a_container(runtime: FakeRuntime) -> None:
+    pod = make_pod("web")
+    other, container = make_container(pod, "other"), make_container(pod, "app")
+    runtime.add(pod, other)
+
+    def create(pod: api.PodSandbox, container: api.Container) -> object:
+        update = api.Update(other.id).set_cpu(shares=5)
+        return api.Adjustment().add_env("POD", pod.name).remove_env("HOSTNAME"), [update]
+
+    plugin = Recorder(create_container=create)
+    with runtime.run_plugin(plugin), runtime.run_plugin(Recorder(), name="other", idx="20"):
+        result = runtime.create_container(pod, container)
+    assert result.env["POD"] == "web"
+    assert result.owner(api.Field.Env, "POD") == "10-test"
+    assert [update.container_id for update in result.updates] == [other.id]
+    assert [(answer.plugin, answer.event) for answer in result.answers] == [
+        ("10-test", "CreateContainer"), ("20-other", "CreateContainer"),
+        ("10-test", "PostCreateContainer"), ("20-other", "PostCreateContainer"),
+    ]  # fmt: skip
+    assert result.error is None
+    assert runtime.container(other).linux.resources.cpu.shares.value == 5
+    created = runtime.container(container)
+    assert "POD=web" in created.env
+    assert not [entry for entry in created.env if entry.startswith("HOSTNAME=")]
+    assert result.container == created
+    assert "POD=web" not in container.env
+    plugin.calls.get()
+    name, told = plugin.calls.get()
+    assert name == "post_create_container"
+    assert "POD=web" in told.env
+
+
+def test_what_plugins_make_of_an_update(runtime: FakeRuntime) -> None:
+    pod = make_pod()
+    container, other = make_container(pod), make_container(pod)
+    runtime.add(pod, container, other)
+
+    def update(pod: Any, container: api.Container, resources: Any) -> object:
+        return [api.Update(container.id).set_cpu(cpus="1"), api.Update(other.id).set_cpu(cpus="2")]
+
+    with runtime.run_plugin(PluginWith(update_container=update)):
+        wanted = api.Update("").set_cpu(cpus="0-7", shares=4).resources
+        result = runtime.update_container(container, wanted)
+    assert {update.container_id for update in result.updates} == {container.id, other.id}
+    cpu = runtime.container(container).linux.resources.cpu
+    assert (cpu.cpus, cpu.shares.value) == ("1", 4)
+    assert result.container == runtime.container(container)
+    assert runtime.container(other).linux.resources.cpu.cpus == "2"
+
+
+def test_what_plugins_want_when_one_stops(runtime: FakeRuntime) -> None:
+    pod = make_pod()
+    container, other = make_container(pod), make_container(pod)
+    runtime.add(pod, container, other)
+    update = api.Update(other.id).set_cpu(cpus="2")
+    with runtime.run_plugin(PluginWith(stop_container=lambda pod, container: [update])):
+        result = runtime.stop_container(container)
+    assert [update.container_id for update in result.updates] == [other.id]
+    assert runtime.container(other).linux.resources.cpu.cpus == "2"
+
+
+class TestFailures:
+    def test_one_that_raises(self, runtime: FakeRuntime) -> None:
+        pod, error = make_pod(), ValueError("no")
+        with runtime.run_plugin(Recorder(run_pod_sandbox=error)):
+            with pytest.raises(
+                RequestFailed, match="plugin 10-test: RunPodSandbox failed"
+            ) as failed:
+                runtime.run_pod(pod)
+            result = runtime.run_pod(pod, check=False)
+        assert runtime.pods == []
+        # The plugin's own exception, with its traceback, is among the causes.
+        cause = failed.value.__cause__
+        assert cause is not None
+        assert cause.__cause__ is error
+        assert isinstance(result.error, RequestFailed)
+        assert result.rejected is None
+        assert isinstance(result.answers[0].error, Exception)
+
+    def test_what_is_told_then(self, runtime: FakeRuntime) -> None:
+        plugin = Recorder(
+            run_pod_sandbox=ValueError(),
+            create_container=ValueError(),
+            start_container=ValueError(),
+        )
+        pod = make_pod()
+        container, other = make_container(pod), make_container(pod)
+        with runtime.run_plugin(plugin):
+            runtime.run_pod(pod, check=False)
+            assert plugin.names == ["run_pod_sandbox", "remove_pod_sandbox"]
+            runtime.add(pod, other)
+            runtime.create_container(pod, container, check=False)
+            assert plugin.names == ["create_container", "stop_container", "remove_container"]
+            runtime.start_container(other, check=False)
+            assert plugin.names == ["start_container", "stop_container"]
+        assert runtime.containers == [runtime.container(other)]
+        assert runtime.container(other).state == STOPPED
+
+    def test_an_end_is_an_end(self, runtime: FakeRuntime) -> None:
+        plugin = Recorder(stop_pod_sandbox=ValueError("stop"))
+        pod = make_pod()
+        runtime.add(pod, make_container(pod))
+        with runtime.run_plugin(plugin), pytest.raises(RequestFailed, match="stop"):
+            runtime.remove_pod(pod)
+        assert runtime.pods == []
+        assert plugin.names[-1] == "remove_pod_sandbox"
+
+    def test_a_conflict(self, runtime: FakeRuntime) -> None:
+        pod = make_pod()
+        runtime.add(pod)
+        plugins = [
+            PluginWith(create_container=lambda pod, container: api.Adjustment().add_env("A", "1"))
+            for _ in range(2)
+        ]
+        with runtime.run_plugin(plugins[0]), runtime.run_plugin(plugins[1], name="other", idx="20"):
+            result = runtime.create_container(pod, make_container(pod), check=False)
+        assert isinstance(result.error, ConflictError)
+        assert result.owner(api.Field.Env, "A") == "10-test"
+        assert len(result.answers) >= 2
+        assert runtime.containers == []
+
+    def test_a_rejection(self, runtime: FakeRuntime) -> None:
+        def validate(request: api.ValidateContainerAdjustmentRequest) -> None:
+            raise ValueError("too much")
+
+        pod = make_pod()
+        runtime.add(pod)
+        with runtime.run_plugin(PluginWith(validate_container_adjustment=validate)):
+            result = runtime.create_container(pod, make_container(pod), check=False)
+            assert result.rejected == "too much"
+            with pytest.raises(ValidationRejected):
+                runtime.create_container(pod, make_container(pod))
+
+    def test_no_answer(self) -> None:
+        never = Never()
+        policy = api.FailurePolicy(fail_request=True)
+        options: dict[str, Any] = {"failure_policy": policy, "late_reply": False}
+        with FakeRuntime(request_timeout=0.5) as runtime:
+            with runtime.run_plugin(PluginWith(run_pod_sandbox=never), **options):
+                result = runtime.run_pod(make_pod(), check=False)
+                never.release.set()
+            assert isinstance(result.error, NoAnswer)
+
+
+class TestMistakes:
+    def test_a_container_of_another_pod(self, runtime: FakeRuntime) -> None:
+        pod, other = make_pod("web", id="w"), make_pod(id="o")
+        runtime.add(pod, other)
+        with pytest.raises(
+            ValueError, match="'app' belongs to pod 'o', not to 'web', whose id is 'w'"
+        ):
+            runtime.create_container(pod, make_container(other, "app"))
+
+    def test_what_is_not_there(self, runtime: FakeRuntime) -> None:
+        pod = make_pod()
+        with pytest.raises(ValueError, match="there is no pod"):
+            runtime.create_container(pod, make_container(pod))
+        with pytest.raises(ValueError, match="there is no container"):
+            runtime.start_container(make_container(pod))
+
+    def test_twice(self, runtime: FakeRuntime) -> None:
+        pod = make_pod()
+        container = make_container(pod)
+        runtime.run_pod(pod)
+        runtime.create_container(pod, container)
+        with pytest.raises(ValueError, match="is there already"):
+            runtime.run_pod(pod)
+        with pytest.raises(ValueError, match="is there already"):
+            runtime.create_container(pod, container)
+
+    def test_on_a_runtime_that_is_not_started(self) -> None:
+        with pytest.raises(RuntimeStopped, match="use it in a with statement"):
+            FakeRuntime().run_pod(make_pod())

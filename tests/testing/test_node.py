@@ -1,0 +1,107 @@
+"""The pods and containers of an embedded runtime."""
+
+from __future__ import annotations
+
+import pytest
+
+from nri_sync import api
+from nri_sync.runtime.request import synchronize_requests
+from nri_sync.testing import make_container, make_pod
+from nri_sync.testing.node import Node, set_resources, split
+
+__all__: list[str] = []
+
+
+@pytest.fixture
+def node() -> Node:
+    return Node()
+
+
+def test_copies_go_in_and_out(node: Node) -> None:
+    pod = make_pod("web")
+    container = make_container(pod, "app")
+    node.put(pod)
+    node.put(container)
+    pod.name = container.name = "changed"
+    node.pods[0].name = node.containers[0].name = "changed"
+    assert node.pod(pod).name == "web"
+    assert node.container(container.id).name == "app"
+    assert [item.name for item in node.containers_of(pod)] == ["app"]
+    assert node.containers_of(make_pod()) == []
+
+
+def test_what_is_not_there(node: Node) -> None:
+    pod = make_pod(id="p")
+    with pytest.raises(ValueError, match=r"no pod 'p' on this runtime: run_pod\(\) or add\(\) it"):
+        node.pod(pod)
+    with pytest.raises(ValueError, match="no container 'c' on this runtime: create_container"):
+        node.container("c")
+    with pytest.raises(ValueError, match="no pod 'p'"):
+        node.new(make_container(pod))
+    node.put(pod)
+    node.remove(pod)
+    assert node.pods == []
+
+
+def test_an_id_is_taken_once(node: Node) -> None:
+    pod = make_pod("web", id="p")
+    node.new(pod)
+    node.put(pod)
+    with pytest.raises(ValueError, match="'web' is there already: the id 'p' is taken"):
+        node.new(pod)
+    with pytest.raises(ValueError, match="the id 'p' is taken"):
+        node.new(make_container(pod, id="p"))
+
+
+def test_a_pod_stops_once(node: Node) -> None:
+    pod = make_pod()
+    node.put(pod)
+    assert node.stop(pod)
+    assert not node.stop(pod)
+    node.remove(pod)
+    node.put(pod)
+    assert node.stop(pod)
+
+
+def test_an_update(node: Node) -> None:
+    pod = make_pod()
+    container = make_container(pod)
+    node.put(container)
+    assert node.update(api.Update(container.id).set_cpu(shares=7).message)
+    assert node.container(container).linux.resources.cpu.shares.value == 7
+    assert not node.update(api.Update("nobody").set_cpu(shares=7).message)
+
+
+def test_what_is_set_is_set_and_the_rest_stays() -> None:
+    before = (
+        api.Update("c").set_memory(limit=5, swap=6).set_cpu(shares=1, cpus="0").set_pids_limit(9)
+    )
+    before.add_hugepage_limit("2MB", 1).add_hugepage_limit("1GB", 1).set_unified("a", "1")
+    wanted = api.Update("c").set_memory(limit=0).set_cpu(cpus="1").add_hugepage_limit("2MB", 2)
+    wanted.set_unified("b", "2").set_rdt_class("gold")
+    set_resources(before.resources, wanted.resources)
+    expected = (
+        api.Update("c").set_memory(limit=0, swap=6).set_cpu(shares=1, cpus="1").set_pids_limit(9)
+    )
+    expected.add_hugepage_limit("2MB", 2).add_hugepage_limit("1GB", 1)
+    expected.set_unified("a", "1").set_unified("b", "2").set_rdt_class("gold")
+    assert before.resources == expected.resources
+
+
+def test_split_so_that_a_runtime_tells_of_it_in_parts() -> None:
+    pods = [api.PodSandbox(id="p0"), api.PodSandbox(id="p1")]
+    containers = [api.Container(id="c0"), api.Container(id="c1")]
+    told = list(synchronize_requests(*split(pods, containers)))
+    parts = [api.SynchronizeRequest.FromString(part.payload) for part in told]
+    ids = [[*(p.id for p in part.pods), *(c.id for c in part.containers)] for part in parts]
+    assert ids == [["p0"], ["p1"], ["c0"], ["c1"]]
+    assert [part.more for part in parts] == [True, True, True, False]
+    for part in parts:
+        part.DiscardUnknownFields()
+    assert [pod for part in parts for pod in part.pods] == pods
+    assert [container for part in parts for container in part.containers] == containers
+
+
+def test_split_of_what_is_large_already_or_nothing() -> None:
+    large = api.PodSandbox(id="p", annotations={"a": "x" * 5_000_000})
+    assert split([large], []) == ([large], [])
