@@ -50,28 +50,33 @@ class HealthFile:
         self._health = health
         self._path = os.fspath(path)
         self._interval = interval
+        # One thread at a time starts it; a signal handler may do so while its thread does.
+        self._starting = threading.RLock()
+        # The one that runs, if any: taken out in one step by whoever stops it.
         self._keepers: dict[None, _Keeper] = {}
+        self._last: _Keeper | None = None
         _instances.add(self)
         health.on_change(self.beat)
 
     def start(self) -> None:
-        """Write the file, and keep it on a thread of its own. Does nothing when it does already.
+        """Write the file, and keep it, on a thread of its own. Does nothing when it does already.
 
         Raises OSError where it cannot be written.
         """
-        if self._keepers:
-            return
-        keeper = _Keeper(self._health, self._path, self._interval)
-        keeper.write(keeper.text())
-        # One step: of several threads that start it, one does.
-        if self._keepers.setdefault(None, keeper) is not keeper:
-            return
-        try:
-            spawn("nri-health-file", keeper.run)
-        except BaseException:
-            self._keepers.pop(None, None)
-            keeper.remove()
-            raise
+        with self._starting:
+            if self._keepers:
+                return
+            if self._last is not None:
+                self._last.ended.wait(Deadline(_STOP))  # it removes the file
+            keeper = _Keeper(self._health, self._path, self._interval)
+            keeper.write(keeper.text())
+            self._last = self._keepers[None] = keeper
+            try:
+                spawn("nri-health-file", keeper.run)
+            except BaseException:
+                self._keepers.pop(None, None)
+                keeper.remove()
+                raise
 
     def stop(self) -> None:
         """Remove the file. Blocks until that is done; does nothing when it is not kept."""
@@ -94,7 +99,9 @@ class HealthFile:
 
     def _after_fork_in_child(self) -> None:
         # The file is the parent's.
+        self._starting = threading.RLock()
         self._keepers = {}
+        self._last = None
 
 
 class _Keeper:
@@ -110,12 +117,12 @@ class _Keeper:
         self._stopping = False
         #: Wakes the thread.
         self.due = threading.Event()
-        self._ended = Latch()
+        self.ended = Latch()
 
     def stop(self) -> None:
         self._stopping = True
         off_main("nri-health-beat", self.due.set)
-        self._ended.wait(Deadline(_STOP))
+        self.ended.wait(Deadline(_STOP))
 
     def run(self) -> None:
         try:
@@ -128,7 +135,6 @@ class _Keeper:
             logger.exception("the health file %s is not kept any more", self._path)
         finally:
             self.remove()
-            self._ended.set()
 
     def text(self) -> str:
         report = self._health.report()
@@ -168,6 +174,7 @@ class _Keeper:
     def remove(self) -> None:
         with contextlib.suppress(OSError):
             os.unlink(self._path)
+        self.ended.set()
 
 
 def _yes(value: bool) -> str:

@@ -15,6 +15,7 @@ import os
 import selectors
 import socket
 import stat
+import threading
 import time
 import urllib.parse
 import weakref
@@ -113,6 +114,9 @@ class HealthServer:
         self._target = parse_address(address)
         self._timeout = timeout
         self._max_connections = max_connections
+        # One thread at a time starts it; a signal handler may do so while its thread does.
+        self._starting = threading.RLock()
+        # The one that serves, if any: taken out in one step by whoever stops it.
         self._loops: dict[None, _Loop] = {}
         self._last: _Loop | None = None
         _instances.add(self)
@@ -122,23 +126,21 @@ class HealthServer:
 
         Raises OSError where it cannot listen, with the address in its text.
         """
-        if self._last is not None and not self._loops:
-            self._last.ended.wait(Deadline(_STOP))  # for its port
-        if self._loops:
-            return
-        loop = _Loop(self._health, _listen(self._target), self._timeout, self._max_connections)
-        # One step: of several threads that start it, one does.
-        if self._loops.setdefault(None, loop) is not loop:
-            loop.close()
-            return
-        self._last = loop
-        try:
-            spawn("nri-health", loop.run)
-        except BaseException:
-            self._loops.pop(None, None)
-            loop.close()
-            raise
-        logger.info("serving probes and metrics on %s", self.address)
+        with self._starting:
+            if self._loops:
+                return
+            if self._last is not None:
+                self._last.ended.wait(Deadline(_STOP))  # for its port
+            listener = _listen(self._target)
+            loop = _Loop(self._health, listener, self._timeout, self._max_connections)
+            self._last = self._loops[None] = loop
+            try:
+                spawn("nri-health", loop.run)
+            except BaseException:
+                self._loops.pop(None, None)
+                loop.close()
+                raise
+        logger.info("serving probes and metrics on %s", _text_of(loop.bound))
 
     def stop(self) -> None:
         """Close everything. Blocks until that is done; does nothing when it does not serve."""
@@ -160,11 +162,11 @@ class HealthServer:
         return _text_of(self._target[1] if loop is None else loop.bound)
 
     def _after_fork_in_child(self) -> None:
-        for loop in (self._loops.pop(None, None), self._last):
-            if loop is not None:
-                loop.close(unlink=False)
-                loop.ended = Latch()
-                loop.ended.set()
+        self._starting = threading.RLock()
+        if self._last is not None:
+            self._last.close(unlink=False)
+        self._last = None
+        self._loops = {}
 
 
 class _Connection:
@@ -214,7 +216,6 @@ class _Loop:
             logger.exception("the endpoint for probes and metrics has ended")
         finally:
             self.close()
-            self.ended.set()
 
     def close(self, *, unlink: bool = True) -> None:
         """Release everything."""
@@ -228,6 +229,7 @@ class _Loop:
         if unlink and self._inode is not None and _inode(self.bound) == self._inode:
             with contextlib.suppress(OSError):
                 os.unlink(str(self.bound))
+        self.ended.set()
 
     def _turn(self) -> None:
         dues = [connection.due for connection in self._connections][:1]
