@@ -227,7 +227,8 @@ class _Program:
             )
         finally:
             self._ended.set()
-            self.notifier.stopping()
+            if not self.supervisor.stopping:
+                self.notifier.stopping()
             self._call("on_stop")
 
     def _on_connected(self, stub: nri_sync.Stub) -> None:

@@ -1,0 +1,148 @@
+"""The configuration of a running plugin, by file and by Configure. Whole programs are in test_program.py."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+import nri_sync
+from nri_sync import api
+from nri_sync.errors import ConfigError, PluginError, StartError
+from nri_sync.kit import LiveConfig
+from tests.kit.programs import serving
+from tests.runtime.rig import LONG
+
+__all__: list[str] = []
+
+
+@dataclass
+class Config:
+    value: str = "default"
+
+
+class Plugin:
+    config: Config
+
+    def __init__(self) -> None:
+        self.told: list[Any] = []
+
+    def on_config(self, config: Config) -> None:
+        if config.value == "refused":
+            raise ValueError("not that one")
+        self.told.append((config.value, getattr(self, "config", None)))
+
+    def configure(self, config: str, runtime: str, version: str) -> None:
+        self.told.append((config, runtime, version, self.config.value))
+
+    def create_container(self, pod: api.PodSandbox, container: api.Container) -> None: ...
+
+
+class Quiet:
+    config: Config
+
+    def create_container(self, pod: api.PodSandbox, container: api.Container) -> None: ...
+
+
+def test_what_the_runtime_sends(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    plugin = Plugin()
+    live = LiveConfig(plugin, Config)
+    live.read_text("")
+    live.read_text("value: a")
+    live.read_text("value: a")
+    live.read_text("value: b")
+    assert plugin.told == [("default", None), ("a", Config()), ("b", Config("a"))]
+    assert plugin.config == Config("b")
+    assert caplog.messages[-1] == "configured from the configuration from the runtime"
+    with pytest.raises(ValueError, match="no configuration file"):
+        live.read_file()
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("{", "the configuration from the runtime: is not JSON (which it looks like): line 1"),
+        ("val: x", 'the configuration from the runtime: val: unknown key; is "value" meant?'),
+        ("value: refused", "the configuration from the runtime: not that one"),
+    ],
+)
+def test_what_is_refused_changes_nothing(text: str, told: str) -> None:
+    plugin = Plugin()
+    live = LiveConfig(plugin, Config)
+    live.read_text("value: a")
+    with pytest.raises(ConfigError) as error:
+        live.read_text(text)
+    assert str(error.value).startswith(told)
+    assert plugin.config == Config("a")
+    # It is not forgotten either that this one has not been applied.
+    with pytest.raises(ConfigError):
+        live.read_text(text)
+
+
+def test_a_file_comes_before_what_the_runtime_sends(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "c.json"
+    path.write_text('{"value": "file"}')
+    plugin = Quiet()
+    live = LiveConfig(plugin, Config, path)
+    live.read_file()
+    live.read_text("")
+    assert caplog.messages == []
+    live.read_text("value: sent")
+    assert caplog.messages == [f"the configuration from the runtime is not used, but {path}"]
+    assert plugin.config == Config("file")
+
+
+def test_what_is_missing_from_nothing() -> None:
+    @dataclass
+    class Required:
+        value: str
+
+    live = LiveConfig(Quiet(), Required, without="nothing")
+    with pytest.raises(ConfigError, match=r"^nothing: value: missing; expected text$"):
+        live.read_text("\n")
+
+
+def test_what_cannot_be_used() -> None:
+    with pytest.raises(TypeError, match="neither a dataclass nor a function"):
+        LiveConfig(Quiet(), 5)  # type: ignore[arg-type]
+    with pytest.raises(PluginError, match="the plugin object has no handlers"):
+        LiveConfig(object(), Config).plugin()
+
+
+def test_a_plugin_that_is_configured_before_all_else(socket_dir: Path) -> None:
+    plugin = Plugin()
+    live = LiveConfig(plugin, Config)
+    path = f"{socket_dir}/nri.sock"
+    with serving(socket_dir) as runtime:
+        with nri_sync.Stub(live.plugin(), name="test", idx="10", socket_path=path) as stub:
+            assert runtime.wait_for_plugins(bool, LONG)
+            assert stub.events == nri_sync.EventMask.CREATE_CONTAINER
+        assert plugin.told == [("default", None), ("", "test", "v1", "default")]
+
+
+def test_a_wrong_configuration_fails_the_start(
+    socket_dir: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    live = LiveConfig(Quiet(), lambda data: 1 / 0 if data else _refuse())
+    path = f"{socket_dir}/nri.sock"
+    with serving(socket_dir):
+        stub = nri_sync.Stub(live.plugin(), name="test", idx="10", socket_path=path)
+        with pytest.raises(StartError, match="refused by the model"):
+            stub.start()
+    told = "the configuration from the runtime, which is empty: refused by the model"
+    assert told in caplog.text
+    assert "Traceback" not in "".join(
+        record.getMessage() for record in caplog.records if record.exc_info
+    )
+    assert grpc.StatusCode.INVALID_ARGUMENT.name in caplog.text
+
+
+def _refuse() -> None:
+    raise ValueError("refused by the model")

@@ -1,0 +1,402 @@
+"""Plugins as programs: each way to begin, each way to end, and what their users are told."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import stat
+import sys
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nri_sync import api
+from nri_sync.kit import ExitCode, Options, run
+from nri_sync.net.sockets import listen
+from nri_sync.runtime import Runtime
+from tests.kit.programs import MAIN, PLUGIN, ROOT, Program, program, serving
+from tests.plugin.harness import eventually
+from tests.runtime.rig import LONG, POD, on_thread
+
+__all__: list[str] = []
+
+
+def create(runtime: Runtime, name: str = "c") -> str:
+    """Create a container; returns what the plugin has annotated it with."""
+    container = api.Container(id=name, pod_sandbox_id=POD.id, name=name)
+    return runtime.create_container(POD, container).adjust.annotations["value"]
+
+
+def registered(runtime: Runtime, name: str = "10-test") -> None:
+    assert runtime.wait_for_plugins(lambda names: name in names, LONG)
+
+
+def error_of(plugin: Program) -> str:
+    """The message of the line that tells why it has ended."""
+    found = re.findall(
+        r"^\S+ CRITICAL nri_sync\.kit\.program: (.*(?:\n(?!\S+ [A-Z]+ ).*)*)", plugin.output, re.M
+    )
+    assert len(found) == 1, plugin.output
+    return str(found[0])
+
+
+class TestTheEnd:
+    """One test for each exit code."""
+
+    @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+    def test_stopped_by_a_signal(self, number: signal.Signals, socket_dir: Path) -> None:
+        with serving(socket_dir) as runtime, program(socket_dir) as plugin:
+            registered(runtime)
+            plugin.signal(number)
+            assert plugin.wait() == ExitCode.OK
+            assert f"{number.name}: stopping" in plugin.output
+            assert plugin.lines.count("stopped") == 1
+
+    def test_stopped_by_the_plugin_itself(self, socket_dir: Path) -> None:
+        with serving(socket_dir) as runtime, program(socket_dir) as plugin:
+            registered(runtime)
+            assert create(runtime, "stop") == "default"
+            assert plugin.wait() == ExitCode.OK
+
+    def test_crashed_when_it_is_made(self, socket_dir: Path) -> None:
+        main = 'def make():\n    raise RuntimeError("boom")\n\nkit.main(make, name="test", idx=10)'
+        with program(socket_dir, main=main) as plugin:
+            assert plugin.wait() == ExitCode.CRASHED
+            assert error_of(plugin).startswith("RuntimeError: boom\n")
+            assert 'raise RuntimeError("boom")' in plugin.output
+
+    def test_crashed_in_a_callback(self, socket_dir: Path) -> None:
+        main = f"Plugin.on_connected = lambda self, stub: 1 / 0\n{MAIN}"
+        with serving(socket_dir), program(socket_dir, main=main) as plugin:
+            assert plugin.wait() == ExitCode.CRASHED
+            assert error_of(plugin).startswith("ZeroDivisionError: division by zero\n")
+            assert "stopped" in plugin.lines
+
+    def test_no_plugin(self, socket_dir: Path) -> None:
+        with program(socket_dir, main='kit.main(object, name="test", idx=10)') as plugin:
+            assert plugin.wait() == ExitCode.CRASHED
+            assert error_of(plugin).startswith("the plugin object has no handlers; it needs")
+            assert "Traceback" not in plugin.output
+
+    def test_wrong_usage(self, socket_dir: Path) -> None:
+        with program(socket_dir, "--grace", "soon") as plugin:
+            assert plugin.wait() == ExitCode.USAGE
+            assert plugin.lines[-1] == (
+                "plugin.py: error: argument --grace: 'soon' is no duration,"
+                ' such as "1.5s", "2m30s" or "300ms"'
+            )
+
+    def test_without_an_index(self, socket_dir: Path) -> None:
+        with program(socket_dir, main="kit.main(Plugin)") as plugin:
+            assert plugin.wait() == ExitCode.USAGE
+            assert error_of(plugin).startswith("the plugin has no index: ")
+
+    def test_an_option_that_the_system_refuses(self, socket_dir: Path) -> None:
+        with program(socket_dir, "--health-file", "missing/health") as plugin:
+            assert plugin.wait() == ExitCode.USAGE
+            assert error_of(plugin) == "--health-file missing/health: No such file or directory"
+
+    def test_a_configuration_for_a_plugin_without(self, socket_dir: Path) -> None:
+        main = 'kit.main(Plugin, name="test", idx=10)'
+        with program(socket_dir, "--config", "a.toml", main=main) as plugin:
+            assert plugin.wait() == ExitCode.USAGE
+            assert plugin.lines[-1].endswith("argument --config: this plugin has no configuration")
+
+    def test_no_runtime(self, socket_dir: Path) -> None:
+        with program(socket_dir) as plugin:
+            assert plugin.wait() == ExitCode.UNREACHABLE
+            assert error_of(plugin) == (
+                f"plugin 10-test: cannot connect: {socket_dir}/nri.sock: No such file or directory;"
+                " is the runtime running, with NRI enabled, and is this its nri socket path?"
+            )
+
+    def test_rejected(self, socket_dir: Path) -> None:
+        with listen(f"{socket_dir}/nri.sock") as listener, program(socket_dir) as plugin:
+            listener.accept()[0].close()
+            assert plugin.wait() == ExitCode.REJECTED
+            assert "before it answered RegisterPlugin" in error_of(plugin)
+
+    def test_lost(self, socket_dir: Path) -> None:
+        with serving(socket_dir) as runtime, program(socket_dir, "--no-reconnect") as plugin:
+            registered(runtime)
+            runtime.stop()
+            assert plugin.wait() == ExitCode.LOST
+            assert "while the plugin was serving; the runtime was stopped" in error_of(plugin)
+            assert "disconnected ConnectionLost" in plugin.lines
+            assert "Traceback" not in plugin.output
+
+    def test_a_second_signal_ends_it_at_once(self, socket_dir: Path) -> None:
+        with serving(socket_dir) as runtime, program(socket_dir, "--grace", "1m") as plugin:
+            registered(runtime)
+            on_thread(lambda: create(runtime, "stuck"))
+            plugin.expect("stuck")
+            plugin.signal(signal.SIGTERM)
+            plugin.expect("SIGTERM: stopping")
+            plugin.signal(signal.SIGTERM)
+            assert plugin.wait() == -signal.SIGTERM
+            assert "SIGTERM again: ending at once" in plugin.output
+
+    def test_handlers_in_flight_finish(self, socket_dir: Path) -> None:
+        with serving(socket_dir) as runtime, program(socket_dir) as plugin:
+            registered(runtime)
+            outcome = on_thread(lambda: create(runtime, "slow"))
+            plugin.expect("busy")
+            plugin.signal(signal.SIGTERM)
+            assert outcome() == "default"
+            assert plugin.wait() == ExitCode.OK
+
+    def test_not_for_longer_than_the_grace(self, socket_dir: Path) -> None:
+        with serving(socket_dir) as runtime, program(socket_dir, "--grace", "50ms") as plugin:
+            registered(runtime)
+            on_thread(lambda: create(runtime, "stuck"))
+            plugin.expect("stuck")
+            plugin.signal(signal.SIGTERM)
+            assert plugin.wait() == ExitCode.OK
+
+    def test_stopped_while_it_waits_for_a_runtime(self, socket_dir: Path) -> None:
+        with program(socket_dir, "--retry-first") as plugin:
+            plugin.expect("next attempt in")
+            plugin.signal(signal.SIGTERM)
+            assert plugin.wait() == ExitCode.OK
+
+    def test_a_traceback_for_those_who_want_one(self, socket_dir: Path) -> None:
+        for flags in (["--traceback"], ["-vv"]):
+            with program(socket_dir, *flags) as plugin:
+                assert plugin.wait() == ExitCode.UNREACHABLE
+                assert "Traceback" in plugin.output
+                assert "FileNotFoundError" in plugin.output
+
+
+class TestConnecting:
+    def test_comes_back_when_the_runtime_does(self, socket_dir: Path) -> None:
+        with program(socket_dir, "--retry-first") as plugin:
+            plugin.expect("disconnected StartError")
+            for _ in range(2):
+                with serving(socket_dir) as runtime:
+                    plugin.expect("connected 10-test")
+                    registered(runtime)
+                    assert create(runtime) == "default"
+                plugin.expect("disconnected ConnectionLost")
+
+    def test_a_loss_after_the_first_session_is_no_failure_of_the_first_start(
+        self, socket_dir: Path
+    ) -> None:
+        with serving(socket_dir) as runtime, program(socket_dir) as plugin:
+            registered(runtime)
+            runtime.stop()
+            plugin.expect("disconnected ConnectionLost")
+            plugin.expect("disconnected StartError")
+
+    def test_identity(self, socket_dir: Path) -> None:
+        environ = {"NRI_PLUGIN_NAME": "variable", "NRI_PLUGIN_IDX": "20"}
+        with serving(socket_dir) as runtime:
+            with program(socket_dir, environ=environ):
+                registered(runtime, "20-variable")
+            with program(socket_dir, "--name", "flag", "--idx", "30", environ=environ):
+                registered(runtime, "30-flag")
+
+    def test_the_socket(self, socket_dir: Path) -> None:
+        environ = {"NRI_SYNC_SOCKET": "/wrong"}
+        flags = ["--socket", f"{socket_dir}/nri.sock"]
+        with serving(socket_dir) as runtime, program(socket_dir, *flags, environ=environ):
+            registered(runtime)
+
+
+def problems(plugin: Program) -> list[str]:
+    return error_of(plugin).splitlines()
+
+
+class TestConfiguration:
+    def test_defaults(self, socket_dir: Path) -> None:
+        with serving(socket_dir) as runtime, program(socket_dir) as plugin:
+            registered(runtime)
+            plugin.expect("config default")
+            assert create(runtime) == "default"
+
+    @pytest.mark.parametrize("by", ["flag", "variable"])
+    def test_a_file(self, by: str, socket_dir: Path) -> None:
+        (socket_dir / "test.json").write_text('{"value": "x"}')
+        flags = ["--config", "test.json"] if by == "flag" else []
+        environ = {"NRI_SYNC_CONFIG": "test.json" if by == "variable" else "wrong"}
+        with serving(socket_dir) as runtime, program(socket_dir, *flags, environ=environ) as plugin:
+            registered(runtime)
+            plugin.expect("config x")
+            assert create(runtime) == "x"
+
+    @pytest.mark.parametrize(
+        ("name", "text", "told"),
+        [
+            ("c.json", None, ["c.json: cannot be read: No such file or directory"]),
+            ("c.json", '{"value" "x"}', ["c.json: is not JSON: line 1, column 10: expecting ':' delimiter"]),
+            ("c.json", "[]", ["c.json: expected a mapping, not a list of 0"]),
+            ("c.yaml", "vlaue: x\ndevices: [{path: 5}]\n",
+             ['c.yaml: vlaue: unknown key; is "value" meant?',
+              "c.yaml: devices[0].path: expected text, not 5; write it in quotes"]),
+            ("c.yaml", "devices:\n- {}\n", ["c.yaml: devices[0].path: missing; expected text"]),
+            ("c.yaml", "value: refused\n", ["c.yaml: value: not today"]),
+        ],
+    )  # fmt: skip
+    def test_a_wrong_file(
+        self, name: str, text: str | None, told: list[str], socket_dir: Path
+    ) -> None:
+        if text is not None:
+            (socket_dir / name).write_text(text)
+        with program(socket_dir, "--config", name) as plugin:
+            assert plugin.wait() == ExitCode.CONFIG
+            assert [line.strip() for line in problems(plugin)] == told
+            assert "Traceback" not in plugin.output
+
+    def test_required_but_not_there(self, socket_dir: Path) -> None:
+        source = PLUGIN.replace('value: str = "default"', "value: str")
+        with serving(socket_dir), program(socket_dir, source=source) as plugin:
+            assert plugin.wait() == ExitCode.CONFIG
+            assert error_of(plugin) == (
+                "the configuration, which is empty (there is no --config FILE):"
+                " value: missing; expected text"
+            )
+            assert "Traceback" not in plugin.output
+
+    def test_a_class_that_cannot_be_used(self, socket_dir: Path) -> None:
+        source = PLUGIN.replace('value: str = "default"', "value: complex = 1j")
+        with program(socket_dir, source=source) as plugin:
+            assert plugin.wait() == ExitCode.CRASHED
+            assert error_of(plugin).startswith(
+                "TypeError: Config.value: complex is not supported\n"
+            )
+
+    def test_reload(self, socket_dir: Path) -> None:
+        path = socket_dir / "test.yaml"
+        path.write_text("value: one")
+        with serving(socket_dir) as runtime, program(socket_dir, "--config", str(path)) as plugin:
+            registered(runtime)
+            plugin.expect("config one")
+            for text, told in (
+                ("value: [", f"{path}: is not YAML: line 1, column 9: "),
+                ("valeu: two", f'{path}: valeu: unknown key; is "value" meant?'),
+                ("value: refused", f"{path}: value: not today"),
+                ("value: bug", "on_config failed"),
+            ):
+                path.write_text(text)
+                plugin.signal(signal.SIGHUP)
+                plugin.expect(told)
+                plugin.expect(
+                    "the configuration stays as it was" if text != "value: bug" else "KeyError"
+                )
+                assert create(runtime) == "one"
+            path.write_text("value: two")
+            plugin.signal(signal.SIGHUP)
+            plugin.expect("config two")
+            eventually(lambda: create(runtime) == "two")
+            plugin.signal(signal.SIGTERM)
+            assert plugin.wait() == ExitCode.OK
+
+    def test_nothing_to_reload(self, socket_dir: Path) -> None:
+        with serving(socket_dir) as runtime, program(socket_dir) as plugin:
+            registered(runtime)
+            plugin.signal(signal.SIGHUP)
+            plugin.expect("SIGHUP: there is no configuration file to read again")
+            assert create(runtime) == "default"
+
+
+class TestLaunched:
+    """By the runtime, which leaves three variables in the environment, and nothing else."""
+
+    @pytest.fixture
+    def plugins(self, socket_dir: Path) -> Path:
+        for name in ("plugins", "conf.d"):
+            (socket_dir / name).mkdir()
+        return socket_dir / "plugins"
+
+    def install(self, plugins: Path, name: str = "10-test", main: str = MAIN) -> None:
+        path = plugins / name
+        inserted = f"import sys\nsys.path.insert(0, {str(ROOT)!r})\n"
+        path.write_text(f"#!{sys.executable}\n{inserted}{PLUGIN}\n{main}\n")
+        path.chmod(path.stat().st_mode | stat.S_IXUSR | stat.S_IXGRP | stat.S_IXOTH)
+
+    def test_with_configuration_and_name_of_the_runtime(
+        self, plugins: Path, socket_dir: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        caplog.set_level("INFO", "nri_sync.runtime.plugin")
+        self.install(plugins, "20-other")
+        (socket_dir / "conf.d" / "other.conf").write_text("value: sent\n")
+        with serving(socket_dir) as runtime:
+            registered(runtime, "20-other")
+            assert create(runtime) == "sent"
+        # It ends with the runtime, by itself.
+        assert f"exited with status {ExitCode.LOST.value}" in caplog.text
+        assert "sending SIGTERM" not in caplog.text
+        assert "disconnected ConnectionLost" in caplog.text
+
+    def test_a_wrong_configuration_fails_configure(
+        self, plugins: Path, socket_dir: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        caplog.set_level("INFO")
+        self.install(plugins)
+        (socket_dir / "conf.d" / "test.conf").write_text("vlaue: sent\n")
+        told = 'the configuration from the runtime: vlaue: unknown key; is "value" meant?'
+        with serving(socket_dir) as runtime:
+            assert runtime.plugins == ()
+            eventually(lambda: f"exited with status {ExitCode.CONFIG.value}" in caplog.text)
+        of_runtime = [
+            record.getMessage()
+            for record in caplog.records
+            if record.name != "nri_sync.runtime.plugin"
+        ]
+        assert any(told in message for message in of_runtime), caplog.text
+        assert f"nri_sync.kit.program: {told}" in caplog.text
+        assert "Traceback" not in caplog.text
+
+
+class TestTheRest:
+    def test_help(self, socket_dir: Path) -> None:
+        with program(socket_dir, "--help") as plugin:
+            assert plugin.wait() == 0
+            assert "Does what it is configured to." in plugin.output
+
+    def test_health(self, socket_dir: Path) -> None:
+        options = ["--health-address", "127.0.0.1:0", "--health-file", "health"]
+        with serving(socket_dir) as runtime, program(socket_dir, *options) as plugin:
+            address = plugin.expect("serving probes and metrics on").split()[-1]
+            registered(runtime)
+            with urllib.request.urlopen(f"http://{address}/readyz", timeout=LONG) as answer:
+                assert answer.read().startswith(b"ok: synchronized: ")
+            eventually(lambda: "ready: yes" in (socket_dir / "health").read_text())
+            plugin.signal(signal.SIGTERM)
+            assert plugin.wait() == ExitCode.OK
+            assert not (socket_dir / "health").exists()
+
+    def test_logs(self, socket_dir: Path) -> None:
+        options = ["--log-format", "json", "--log-level", "warning", "--dump", "createcontainer"]
+        with serving(socket_dir) as runtime, program(socket_dir, *options) as plugin:
+            registered(runtime)
+            create(runtime)
+            line = json.loads(plugin.expect('"dump"'))
+            assert (line["plugin"], line["event"]) == ("10-test", "CreateContainer")
+            plugin.signal(signal.SIGTERM)
+            plugin.wait()
+            assert "SIGTERM: stopping" not in plugin.output
+
+    def test_hooks_that_would_never_be_called(self, socket_dir: Path) -> None:
+        main = f"Plugin.on_stopp = lambda self: None\n{MAIN}"
+        with program(socket_dir, main=main) as plugin:
+            assert plugin.wait() == ExitCode.CRASHED
+            assert error_of(plugin).startswith("Plugin.on_stopp is never called, is on_stop meant?")
+
+    def test_in_a_thread_of_an_application(self, socket_dir: Path) -> None:
+        """Without signals: the plugin stops its stub."""
+
+        class Stopping:
+            stub: Any = None
+
+            def create_container(self, pod: object, container: object) -> None:
+                self.stub.stop()
+
+        options = Options(name="test", idx="10", socket=f"{socket_dir}/nri.sock")
+        with serving(socket_dir) as runtime:
+            outcome = on_thread(lambda: run(Stopping(), options))
+            registered(runtime)
+            create(runtime)
+            assert outcome() is ExitCode.OK
