@@ -24,8 +24,8 @@ LAYERS = [
     {"ttrpc"},
     {"session"},
     {"plugin", "runtime"},
-    {"kit"},
-    {"__init__"},
+    # The kit stands on what the top level exports.
+    {"__init__", "kit"},
     {"testing", "cli"},
     {"pytest_plugin", "__main__"},
 ]

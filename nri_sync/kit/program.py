@@ -121,7 +121,8 @@ def run(
         plugin, config: as of :func:`main`.
         backoff: how long to wait between attempts to connect.
         health: one of your own, with checks for example; not attached yet.
-        interceptors, stub_options: for the stub.
+        interceptors, stub_options: for the stub. An interceptor with a method ``attach``, such as an UpdateQueue,
+            is attached to it.
     """
     options = options or Options()
     try:
@@ -167,9 +168,9 @@ class _Program:
             interceptors=[requests, *([] if health is None else [health]), *interceptors],
             **stub_options,
         )
-        requests.attach(self.stub)
-        if health is not None:
-            health.attach(self.stub)
+        for interceptor in (requests, health, *interceptors):
+            if hasattr(interceptor, "attach"):
+                interceptor.attach(self.stub)
         with contextlib.suppress(AttributeError):  # one that has no room for it needs none
             self.plugin.stub = self.stub
         self.supervisor = Supervisor(
