@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple, TypeVar, Union
+from typing import Any, NamedTuple, TypeVar
 
 from nri_sync.api import Container, ContainerState, PodSandbox
 from nri_sync.kit.names import container_name
@@ -183,9 +183,6 @@ class ContainerRecord(NamedTuple):
         return f"<container {self.name} {self.id}>"
 
 
-Record = Union[PodRecord, ContainerRecord]
-
-
 def _state(told: int, before: int, event: str) -> int:
     """The state of a container after an event. Once stopped, only a Synchronize says that it is not.
 
@@ -205,6 +202,8 @@ def _state(told: int, before: int, event: str) -> int:
 
 def _merged(old: _Message, new: _Message) -> _Message:
     """``new`` with what it leaves out from ``old``, which is changed."""
+    # Those that are not known here would add up, as nothing clears them one by one.
+    old.DiscardUnknownFields()
     spaces = {space.type: space.path for space in old.linux.namespaces}
     for field, _ in new.ListFields():
         if field.name != "linux":
