@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         parse_list,
         parse_yaml,
     )
+    from nri_sync.kit.background import Background, BackgroundCounters, Task
     from nri_sync.kit.cgroups import (
         CgroupRoot,
         cgroup_name,
@@ -87,6 +88,8 @@ if TYPE_CHECKING:
 __all__ = [
     "Annotation",
     "Annotations",
+    "Background",
+    "BackgroundCounters",
     "Bytes",
     "CgroupRoot",
     "Changes",
@@ -124,6 +127,7 @@ __all__ = [
     "Selector",
     "Snapshot",
     "Supervisor",
+    "Task",
     "TextFormatter",
     "UpdateCounters",
     "UpdateQueue",
@@ -175,6 +179,8 @@ __all__ = [
 _HOMES = {
     "Annotation": "nri_sync.kit.annotations",
     "Annotations": "nri_sync.kit.annotations",
+    "Background": "nri_sync.kit.background",
+    "BackgroundCounters": "nri_sync.kit.background",
     "Bytes": "nri_sync.kit.config",
     "CgroupRoot": "nri_sync.kit.cgroups",
     "Changes": "nri_sync.kit.inventory_index",
@@ -212,6 +218,7 @@ _HOMES = {
     "Selector": "nri_sync.kit.selectors",
     "Snapshot": "nri_sync.kit.inventory_index",
     "Supervisor": "nri_sync.kit.supervisor",
+    "Task": "nri_sync.kit.background",
     "TextFormatter": "nri_sync.kit.formatters",
     "UpdateCounters": "nri_sync.kit.updates",
     "UpdateQueue": "nri_sync.kit.updates",
