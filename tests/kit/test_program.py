@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
+import doctest
 import json
 import re
 import signal
 import stat
+import subprocess
 import sys
 import urllib.request
 from pathlib import Path
@@ -14,12 +17,13 @@ from typing import Any
 import pytest
 
 from nri_sync import api
-from nri_sync.kit import ExitCode, Options, run
+from nri_sync.kit import ExitCode, Options, RequestInterceptor, add_options, run
 from nri_sync.net.sockets import listen
 from nri_sync.runtime import Runtime
 from tests.kit.programs import MAIN, PLUGIN, ROOT, Program, program, serving
 from tests.plugin.harness import eventually
 from tests.runtime.rig import LONG, POD, on_thread
+from tests.test_docs import blocks
 
 __all__: list[str] = []
 
@@ -350,6 +354,49 @@ class TestLaunched:
         assert "Traceback" not in caplog.text
 
 
+class TestThePage:
+    """docs/main.md."""
+
+    TEXT = (ROOT / "docs" / "main.md").read_text()
+
+    def test_it_prints_what_the_page_says(self, tmp_path: Path) -> None:
+        (tmp_path / "plugin.py").write_text(blocks(self.TEXT, "python")[0].body)
+        variables = {
+            "PYTHONPATH": str(ROOT),
+            "PATH": f"{Path(sys.executable).parent}:/bin:/usr/bin",
+        }
+        steps = [
+            step
+            for block in blocks(self.TEXT, "console")
+            for step in re.split(r"^\$ ", block.body, flags=re.MULTILINE)[1:]
+        ]
+        assert len(steps) >= 6
+        for step in steps:
+            command, _, expected = step.partition("\n")
+            done = subprocess.run(
+                command, shell=True, cwd=tmp_path, env=variables, timeout=LONG, check=False,
+                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            )  # fmt: skip
+            printed = f"{done.stdout}exit code {done.returncode}\n"
+            assert doctest.OutputChecker().check_output(expected, printed, doctest.ELLIPSIS), (
+                f"$ {command}\n{printed}\ninstead of\n{expected}"
+            )
+
+    def test_it_has_all_options(self) -> None:
+        parser = argparse.ArgumentParser(add_help=False)
+        add_options(parser, environ={})
+        for action in parser._actions:
+            for flag in action.option_strings:
+                assert f"`{flag}`" in self.TEXT
+        assert set(re.findall(r"\[(NRI_\w+)\]", parser.format_help())) == set(
+            re.findall(r"`(NRI_(?:SYNC|PLUGIN)_\w+)`", self.TEXT)
+        )
+
+    def test_it_has_all_exit_codes(self) -> None:
+        shown = re.findall(r"^\| (\d) \| `(\w+)` \|", self.TEXT, re.MULTILINE)
+        assert shown == [(str(code.value), code.name) for code in ExitCode]
+
+
 class TestTheRest:
     def test_help(self, socket_dir: Path) -> None:
         with program(socket_dir, "--help") as plugin:
@@ -396,7 +443,20 @@ class TestTheRest:
 
         options = Options(name="test", idx="10", socket=f"{socket_dir}/nri.sock")
         with serving(socket_dir) as runtime:
-            outcome = on_thread(lambda: run(Stopping(), options))
+            attached = Attached()
+            outcome = on_thread(lambda: run(Stopping(), options, interceptors=[attached]))
             registered(runtime)
             create(runtime)
             assert outcome() is ExitCode.OK
+        assert attached.stubs == ["10-test"]
+
+
+class Attached(RequestInterceptor):
+    def __init__(self) -> None:
+        self.stubs: list[str] = []
+
+    def attach(self, stub: Any) -> None:
+        self.stubs.append(stub.name)
+
+    def serve(self, event: str, request: Any, context: Any, behaviour: Any) -> Any:
+        return behaviour(request, context)
