@@ -161,8 +161,8 @@ def log_scope(
 def in_context(function: Callable[..., _Result]) -> Callable[..., _Result]:
     """``function``, to be called in another thread with the context of this one, as often as you like.
 
-    Threads do not inherit context variables, before Python 3.14 and by default: without it, records of a
-    thread that a handler starts would not tell what they are about::
+    Threads do not inherit context variables, other than in some builds of Python 3.14 and newer: without it,
+    records of a thread that a handler starts would not tell what they are about::
 
         threading.Thread(target=kit.in_context(work)).start()
         executor.submit(kit.in_context(work), argument)
