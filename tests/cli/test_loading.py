@@ -1,0 +1,141 @@
+"""Finding a plugin in a file or a module, and saying why there is none."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from nri_sync.cli.errors import CommandError, ExitCode
+from nri_sync.cli.loading import load_plugin, plugin_name
+
+__all__: list[str] = []
+
+PLUGIN = """
+class {name}:
+    def create_container(self, pod, container):
+        return None
+"""
+
+
+@pytest.fixture(autouse=True)
+def _modules_of_this_test_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "modules", dict(sys.modules))
+    monkeypatch.setattr(sys, "path", list(sys.path))
+
+
+def written(directory: Path, text: str, name: str = "tuner.py") -> str:
+    path = directory / name
+    path.write_text(text)
+    return str(path)
+
+
+def failure(target: str) -> str:
+    with pytest.raises(CommandError) as caught:
+        load_plugin(target)
+    assert caught.value.code is ExitCode.PLUGIN
+    text = str(caught.value)
+    assert "\n" not in text
+    return text
+
+
+class TestFound:
+    def test_a_class(self, tmp_path: Path) -> None:
+        plugin = load_plugin(written(tmp_path, PLUGIN.format(name="Tuner")))
+        assert type(plugin).__name__ == "Tuner"
+
+    def test_an_object_rather_than_its_class(self, tmp_path: Path) -> None:
+        text = PLUGIN.format(name="Tuner") + "tuner = Tuner()\ntuner.mark = 1\n"
+        assert load_plugin(written(tmp_path, text)).mark == 1
+
+    def test_a_class_rather_than_what_it_is_derived_from(self, tmp_path: Path) -> None:
+        text = PLUGIN.format(name="Base") + "class Tuner(Base):\n    pass\n"
+        assert type(load_plugin(written(tmp_path, text))).__name__ == "Tuner"
+
+    def test_one_of_the_typed_base_class(self, tmp_path: Path) -> None:
+        text = (
+            "import nri_sync\n"
+            "from nri_sync import Plugin\n"
+            "class Tuner(Plugin):\n"
+            "    def run_pod_sandbox(self, pod):\n"
+            "        pass\n"
+        )
+        assert type(load_plugin(written(tmp_path, text))).__name__ == "Tuner"
+
+    def test_by_name(self, tmp_path: Path) -> None:
+        path = written(tmp_path, PLUGIN.format(name="One") + PLUGIN.format(name="Two"))
+        assert type(load_plugin(f"{path}:Two")).__name__ == "Two"
+
+    def test_a_function_that_makes_it(self, tmp_path: Path) -> None:
+        text = PLUGIN.format(name="_Tuner") + "def make():\n    return _Tuner()\n"
+        assert type(load_plugin(written(tmp_path, text) + ":make")).__name__ == "_Tuner"
+
+    def test_a_module(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        written(tmp_path, PLUGIN.format(name="Tuner"), "loaded_as_module.py")
+        monkeypatch.chdir(tmp_path)
+        assert type(load_plugin("loaded_as_module:Tuner")).__name__ == "Tuner"
+
+    def test_what_lies_beside_a_file_can_be_imported(self, tmp_path: Path) -> None:
+        written(tmp_path, "ANSWER = 42\n", "lies_beside_it.py")
+        text = "from lies_beside_it import ANSWER\n" + PLUGIN.format(name="Tuner")
+        load_plugin(written(tmp_path, text))
+
+
+class TestNotFound:
+    def test_no_file(self, tmp_path: Path) -> None:
+        assert "there is no such Python file" in failure(str(tmp_path / "none.py"))
+
+    def test_a_directory(self, tmp_path: Path) -> None:
+        assert "is a directory" in failure(str(tmp_path))
+
+    def test_no_module(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        written(tmp_path, "", "meant.py")
+        monkeypatch.chdir(tmp_path)
+        assert "there is no module of this name" in failure("not_there_at_all")
+
+    def test_no_plugin_in_it(self, tmp_path: Path) -> None:
+        text = "from nri_sync import Plugin\nclass Other:\n    pass\n"
+        assert "no plugin in it" in failure(written(tmp_path, text))
+
+    def test_two_plugins_in_it(self, tmp_path: Path) -> None:
+        path = written(tmp_path, PLUGIN.format(name="One") + PLUGIN.format(name="Two"))
+        text = failure(path)
+        assert "more than one plugin in it: One, Two" in text
+        assert f"{path}:One" in text
+
+    def test_not_of_that_name(self, tmp_path: Path) -> None:
+        path = written(tmp_path, PLUGIN.format(name="One"))
+        assert "there is no Two in" in failure(f"{path}:Two")
+        assert "it has: One" in failure(f"{path}:Two")
+
+    def test_no_python(self, tmp_path: Path) -> None:
+        text = failure(written(tmp_path, "x = 1\ny = = 2\n"))
+        assert "SyntaxError" in text
+        assert "line 2" in text
+
+    def test_it_fails_when_it_is_loaded(self, tmp_path: Path) -> None:
+        text = failure(written(tmp_path, "\n1 / 0\n"))
+        assert "ZeroDivisionError" in text
+        assert "(tuner.py, line 2)" in text
+
+    def test_it_fails_when_it_is_made(self, tmp_path: Path) -> None:
+        text = PLUGIN.format(name="Tuner") + "    def __init__(self, path):\n        pass\n"
+        assert "making the plugin failed: TypeError" in failure(written(tmp_path, text))
+
+    def test_a_misspelt_handler(self, tmp_path: Path) -> None:
+        text = PLUGIN.format(name="Tuner") + "    def runpodsandbox(self, pod):\n        pass\n"
+        assert "is run_pod_sandbox(pod) meant?" in failure(written(tmp_path, text))
+
+
+@pytest.mark.parametrize(
+    ("target", "name"),
+    [
+        ("tuner.py", "tuner"),
+        ("/opt/plugins/cpu_tuner.py:Tuner", "cpu-tuner"),
+        ("/opt/cpu_tuner/plugin.py", "cpu-tuner"),
+        ("package.cpu_tuner:Tuner", "cpu-tuner"),
+    ],
+)
+def test_the_name_of_a_plugin_that_has_none(target: str, name: str) -> None:
+    assert plugin_name(target) == name
