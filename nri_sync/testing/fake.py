@@ -122,6 +122,8 @@ class FakeRuntime(Events):
     def close(self) -> None:
         """:meth:`stop`, and remove the socket's directory. Idempotent."""
         self.stop()
+        # The next one may have another path.
+        self._runtime = None
         self._directory.close()
         self._path = self._given_path or ""
 

@@ -67,23 +67,23 @@ class RemotePlugin:
 
     def send(self, data: bytes) -> None:
         """Write bytes as they are."""
-        self._sock.settimeout(self.timeout)
         try:
+            self._sock.settimeout(self.timeout)
             self._sock.sendall(data)
         except socket.timeout:
             raise TimeoutError("the plugin does not read what it is sent") from None
         except OSError as error:
-            raise ConnectionLost(f"the plugin has closed the connection: {error}") from None
+            raise ConnectionLost(f"the connection is closed: {error.strerror}") from None
 
     def receive(self, timeout: float | None) -> bytes:
         """The next bytes of the plugin. Waits for ever where ``timeout`` is None."""
-        self._sock.settimeout(timeout)
         try:
+            self._sock.settimeout(timeout)
             data = self._sock.recv(65536)
         except socket.timeout:
             raise TimeoutError("the plugin sends nothing") from None
         except OSError as error:
-            raise ConnectionLost(f"the plugin has closed the connection: {error}") from None
+            raise ConnectionLost(f"the connection is closed: {error.strerror}") from None
         if not data:
             raise ConnectionLost("the plugin has closed the connection")
         return data

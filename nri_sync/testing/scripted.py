@@ -26,12 +26,11 @@ class ScriptedRuntime:
 
     ::
 
-        script = [
+        with ScriptedRuntime(
             [steps.register(), steps.cut()],
             steps.down(0.1),
             [steps.welcome(), steps.mark("back"), steps.serve()],
-        ]
-        with ScriptedRuntime(*script) as runtime:
+        ) as runtime:
             ...  # a plugin on runtime.socket_path, which comes back whenever it is cut off
             runtime.wait("back")
 
@@ -65,11 +64,15 @@ class ScriptedRuntime:
     # Lifecycle
 
     def start(self) -> None:
-        """Listen, and begin with the script. To be called once. Raises OSError if the path cannot be used."""
+        """Listen, unless the script begins with a time down, and play it. To be called once.
+
+        Raises OSError if the path cannot be used.
+        """
         if not self._path:
             self._path = self._resources.enter_context(socket_directory()) + "/nri.sock"
         try:
-            self._listen()
+            if not isinstance(next(iter(self._script), None), Down):
+                self._listen()
         except BaseException:
             self._resources.close()
             raise

@@ -8,7 +8,8 @@ list is left out. Any function that takes a :class:`RemotePlugin` is a step, too
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, Callable, NamedTuple
+from dataclasses import dataclass
+from typing import Any, Callable
 
 import grpc
 
@@ -41,7 +42,8 @@ __all__ = [
 ]
 
 
-class Step(NamedTuple):
+@dataclass(frozen=True, repr=False)
+class Step:
     """A step with a name."""
 
     text: str
@@ -58,7 +60,8 @@ class Step(NamedTuple):
 Session = Sequence[Callable[[RemotePlugin], object]]
 
 
-class Down(NamedTuple):
+@dataclass(frozen=True)
+class Down:
     """The runtime does not listen."""
 
     seconds: float = 0.0
@@ -185,7 +188,7 @@ def send(data: bytes) -> Step:
 
 def garbage() -> Step:
     """Send what is no frame: the answer of a web server."""
-    return send(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n")._replace(text="garbage")
+    return Step("garbage", send(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n"))
 
 
 def oversized() -> Step:

@@ -66,10 +66,8 @@ def test_each_thread_has_those_to_its_own_events() -> None:
 
 def test_what_has_come_over_the_socket_can_be_cut_off() -> None:
     plugin = PluginWith(run_pod_sandbox=lambda pod: None)
-    with (
-        FakeRuntime(default_validator=DefaultValidator(DefaultValidatorConfig())) as fake,
-        fake.run_plugin(plugin) as stub,
-    ):
+    validator = DefaultValidator(DefaultValidatorConfig())
+    with FakeRuntime(default_validator=validator) as fake, fake.run_plugin(plugin) as stub:
         runtime = fake._started()
         assert fake.plugins == ("00-default-validator", "10-test")
         assert runtime.connected == ("10-test",)

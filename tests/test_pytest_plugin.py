@@ -1,0 +1,358 @@
+"""The fixtures for tests of plugins, in pytest runs of their own."""
+
+from __future__ import annotations
+
+import configparser
+import importlib
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nri_sync import api
+from nri_sync.pytest_plugin import pytest_assertrepr_compare
+from nri_sync.testing import FakeRuntime, StartPlugin, make_container, make_pod
+
+__all__: list[str] = []
+
+pytest_plugins = ["pytester"]
+
+ROOT = Path(__file__).resolve().parent.parent
+NAME = "nri_sync.pytest_plugin"
+# The beginning of a test file of a plugin author.
+PLUGIN = """
+import threading
+
+import pytest
+
+from nri_sync import Stub, api
+from nri_sync.errors import RequestFailed
+from nri_sync.testing import make_container, make_pod
+
+
+class Labeller:
+    def create_container(self, pod, container):
+        if container.name == "bad":
+            raise ValueError("not this one")
+        return api.Adjustment().add_env("POD", pod.name)
+"""
+
+
+def entry_point() -> dict[str, str]:
+    """What setup.cfg announces to pytest."""
+    config = configparser.ConfigParser()
+    config.read(ROOT / "setup.cfg")
+    lines = config["options.entry_points"]["pytest11"].split("\n")
+    return {key.strip(): value.strip() for key, _, value in (x.partition("=") for x in lines if x)}
+
+
+class Author:
+    """Runs tests as the author of a plugin does."""
+
+    def __init__(self, pytester: pytest.Pytester) -> None:
+        self._pytester = pytester
+        pytester.makeini("[pytest]\naddopts = -ra --strict-markers\nfilterwarnings = error\n")
+
+    def run(self, source: str) -> pytest.RunResult:
+        """Run tests of the plugin."""
+        self._pytester.makepyfile(PLUGIN + textwrap.dedent(source))
+        return self._pytester.runpytest_inprocess(plugins=[importlib.import_module(NAME)])
+
+    def run_apart(self, *arguments: str) -> pytest.RunResult:
+        """Run pytest in a process of its own, where nothing is imported yet."""
+        return self._pytester.runpytest_subprocess("-p", NAME, *arguments, timeout=50)
+
+
+@pytest.fixture
+def author(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Author:
+    # The same whether the package is installed or not.
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    return Author(pytester)
+
+
+class TestLoading:
+    def test_announced_to_pytest(self) -> None:
+        announced = entry_point()
+        assert announced == {"nri_sync": NAME}
+        module = importlib.import_module(announced["nri_sync"])
+        assert module.__file__ == str(ROOT / "nri_sync" / "pytest_plugin.py")
+
+    def test_found_by_pytest(
+        self, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """With the metadata that an installed package has, and nothing else."""
+        [(key, value)] = entry_point().items()
+        metadata = pytester.mkdir("nri_sync_of_test-1.dist-info")
+        (metadata / "METADATA").write_text(
+            "Metadata-Version: 2.1\nName: nri_sync_of_test\nVersion: 1\n"
+        )
+        (metadata / "entry_points.txt").write_text(f"[pytest11]\n{key} = {value}\n")
+        monkeypatch.setenv("PYTHONPATH", f"{pytester.path}:{ROOT}")
+        pytester.makepyfile("def test_it(nri_runtime): assert nri_runtime.plugins == ()")
+        result = pytester.runpytest_subprocess("-W", "error", timeout=50)
+        result.assert_outcomes(passed=1)
+
+    def test_imports_nothing_heavy_before_a_fixture_is_used(
+        self, pytester: pytest.Pytester, author: Author
+    ) -> None:
+        pytester.makepyfile(
+            """
+            import sys
+
+            import pytest
+
+            HEAVY = {"grpc", "google.protobuf", "nri_sync.api", "nri_sync.runtime", "nri_sync.testing"}
+
+            def test_without():
+                with pytest.raises(AssertionError):
+                    assert "a failed comparison" == "that pytest_assertrepr_compare() sees"
+                imported = {name for name in sys.modules if name.startswith("nri_sync")}
+                assert imported == {"nri_sync", "nri_sync.pytest_plugin"}
+                assert not HEAVY & set(sys.modules)
+
+            def test_with(nri_runtime):
+                assert set(sys.modules) >= HEAVY
+            """
+        )
+        author.run_apart().assert_outcomes(passed=2)
+
+    def test_its_fixtures_and_marker_are_explained(self, author: Author) -> None:
+        fixtures = author.run_apart("--fixtures")
+        fixtures.stdout.re_match_lines([r"nri_runtime.*", r"\s+A container runtime for one test.*"])
+        fixtures.stdout.re_match_lines([r"nri_plugin.*", r"\s+Starts a plugin on nri_runtime.*"])
+        markers = author.run_apart("--markers")
+        markers.stdout.fnmatch_lines(["@pytest.mark.nri_runtime(*"])
+
+
+class TestUse:
+    def test_a_plugin_that_works(self, author: Author) -> None:
+        result = author.run(
+            """
+            def test_it(nri_runtime, nri_plugin):
+                stub = nri_plugin(Labeller())
+                assert isinstance(stub, Stub)
+                assert nri_runtime.plugins == ("10-test",)
+                pod = make_pod("web")
+                nri_runtime.run_pod(pod)
+                assert nri_runtime.create_container(pod, make_container(pod)).env == {"POD": "web"}
+
+            def test_two(nri_runtime, nri_plugin):
+                nri_plugin(Labeller(), name="b", idx="20")
+                nri_plugin(Labeller(), name="a")
+                assert nri_runtime.plugins == ("10-a", "20-b")
+
+            @pytest.mark.nri_runtime(request_timeout=0.5)
+            def test_with_options(nri_plugin):
+                assert nri_plugin(Labeller()).request_timeout == 0.5
+
+            def test_a_failure_that_is_expected(nri_runtime, nri_plugin):
+                nri_plugin(Labeller())
+                pod = make_pod("web")
+                nri_runtime.run_pod(pod)
+                with pytest.raises(RequestFailed, match="not this one"):
+                    nri_runtime.create_container(pod, make_container(pod, "bad"))
+            """
+        )
+        result.assert_outcomes(passed=4)
+
+    def test_with_unittest(self, author: Author) -> None:
+        result = author.run(
+            """
+            import contextlib
+            import unittest
+
+            from nri_sync.testing import FakeRuntime
+
+            class Tests(unittest.TestCase):
+                def setUp(self):
+                    stack = contextlib.ExitStack()
+                    self.addCleanup(stack.close)
+                    self.runtime = stack.enter_context(FakeRuntime())
+                    self.stub = stack.enter_context(self.runtime.run_plugin(Labeller()))
+
+                def test_it(self):
+                    pod = make_pod("web")
+                    self.runtime.run_pod(pod)
+                    result = self.runtime.create_container(pod, make_container(pod))
+                    self.assertEqual(result.env, {"POD": "web"})
+            """
+        )
+        result.assert_outcomes(passed=1)
+
+    def test_options_that_there_are_not(self, author: Author) -> None:
+        result = author.run(
+            """
+            @pytest.mark.nri_runtime(timeout=0.5)
+            def test_it(nri_runtime):
+                pass
+            """
+        )
+        result.assert_outcomes(errors=1)
+        result.stdout.fnmatch_lines(["*unexpected keyword argument 'timeout'*"])
+
+
+class TestFailures:
+    """What goes wrong is told where it happened, and nothing is left behind."""
+
+    def test_a_handler_that_raises(self, author: Author) -> None:
+        result = author.run(
+            """
+            def test_it(nri_runtime, nri_plugin):
+                nri_plugin(Labeller())
+                pod = make_pod("web")
+                nri_runtime.run_pod(pod)
+                nri_runtime.create_container(pod, make_container(pod, "bad"))
+            """
+        )
+        # Once, and with the line of the plugin.
+        result.assert_outcomes(failed=1)
+        result.stdout.fnmatch_lines(
+            [
+                '>*raise ValueError("not this one")',
+                "*direct cause*",
+                "*RequestFailed: plugin 10-test: CreateContainer failed: ValueError: not this one",
+            ]
+        )
+
+    def test_a_plugin_that_does_not_start(self, author: Author) -> None:
+        result = author.run(
+            """
+            class Unconfigured(Labeller):
+                def configure(self, config, runtime, version):
+                    raise KeyError("color")
+
+            class Unsynchronized(Labeller):
+                def synchronize(self, pods, containers):
+                    raise KeyError("color")
+
+            def test_configure(nri_plugin):
+                nri_plugin(Unconfigured())
+
+            def test_synchronize(nri_plugin):
+                nri_plugin(Unsynchronized())
+            """
+        )
+        result.assert_outcomes(failed=2)
+        result.stdout.fnmatch_lines(
+            [
+                "*StartError: plugin 10-test: configure failed: KeyError('color')",
+                "*AssertionError: plugin 10-test was not synchronized: KeyError('color')",
+            ]
+        )
+
+    def test_what_no_event_has_failed_with(self, author: Author) -> None:
+        result = author.run(
+            """
+            class Once:
+                synchronized = False
+
+                def synchronize(self, pods, containers):
+                    if self.synchronized:
+                        raise ValueError("only once")
+                    self.synchronized = True
+
+            def test_it(nri_runtime, nri_plugin):
+                closed = threading.Event()
+                stub = nri_plugin(Once(), on_close=lambda stub: closed.set())
+                stub.stop()
+                stub.start()
+                assert closed.wait(20)
+
+            def test_the_next(nri_runtime, nri_plugin):
+                nri_plugin(Labeller())
+            """
+        )
+        result.assert_outcomes(passed=2, errors=1)
+        result.stdout.fnmatch_lines(
+            ["*AssertionError: a handler of plugin 10-test has raised ValueError('only once')"]
+        )
+
+    def test_a_plugin_that_the_test_has_left_connected(self, author: Author) -> None:
+        result = author.run(
+            """
+            def test_it(monkeypatch, nri_runtime):
+                monkeypatch.setattr("nri_sync.testing.fake.WITHIN", 0.2)
+                stub = Stub(Labeller(), name="left", idx="10", socket_path=nri_runtime.socket_path)
+                stub.start()
+                nri_runtime.wait_for(lambda: nri_runtime.plugins)
+
+            def test_the_next(nri_runtime):
+                assert nri_runtime.plugins == ()
+            """
+        )
+        result.assert_outcomes(passed=2, errors=1)
+        result.stdout.fnmatch_lines(
+            ["*AssertionError: still connected at the end of the test: 10-left; stop each plugin*"]
+        )
+
+    def test_nothing_is_left_behind(self, author: Author) -> None:
+        """Also by the fixtures that check the threads and descriptors of this test itself."""
+        result = author.run(
+            """
+            import os
+
+            PATHS = []
+
+            @pytest.mark.parametrize("fails", ["in the test", "in a handler", "in the fixture"])
+            def test_it(nri_runtime, nri_plugin, fails):
+                PATHS.append(nri_runtime.socket_path)
+                nri_plugin(Labeller())
+                nri_plugin(Labeller(), name="second")
+                pod = make_pod()
+                nri_runtime.run_pod(pod)
+                if fails == "in a handler":
+                    nri_runtime.create_container(pod, make_container(pod, "bad"))
+                elif fails == "in the fixture":
+                    nri_plugin(Labeller(), name="not a name")
+                assert fails != "in the test"
+
+            def test_the_end():
+                assert len(PATHS) == 3
+                assert not [path for path in PATHS if os.path.exists(os.path.dirname(path))]
+            """
+        )
+        result.assert_outcomes(passed=1, failed=3)
+
+
+class TestComparison:
+    def test_two_messages(self) -> None:
+        left = api.Adjustment().add_env("A", "1").add_env("B", "2").message
+        right = api.Adjustment().add_env("A", "1").add_env("B", "3").message
+        text = pytest_assertrepr_compare("==", left, right)
+        assert text is not None
+        assert text[0] == "ContainerAdjustment == ContainerAdjustment"
+        assert '+   value: "2"' in text
+        assert '-   value: "3"' in text
+        assert '    value: "1"' in text
+
+    def test_what_builds_them(self) -> None:
+        left, right = api.Adjustment().add_env("A", "1"), api.Adjustment()
+        text = pytest_assertrepr_compare("==", left, right)
+        assert text is not None
+        assert text[0] == "Adjustment == Adjustment"
+        assert '+   key: "A"' in text
+
+    @pytest.mark.parametrize(
+        ("op", "left", "right"),
+        [("!=", make_pod(), make_pod()), ("==", make_pod(), "pod"), ("==", 1, 2), ("==", [], [1])],
+    )
+    def test_of_all_else_pytest_tells(self, op: str, left: Any, right: Any) -> None:
+        assert pytest_assertrepr_compare(op, left, right) is None
+
+    def test_of_other_messages_too(self) -> None:
+        from google.protobuf.struct_pb2 import Value
+
+        assert pytest_assertrepr_compare("==", Value(), Value(bool_value=True)) is None
+
+
+def test_the_types_of_the_fixtures_are_of_use() -> None:
+    # Checked by mypy, rather than run.
+    def test(nri_runtime: FakeRuntime, nri_plugin: StartPlugin) -> None:
+        stub = nri_plugin(object(), name="mine", idx="20", config="a: b", late_reply=False)
+        pod = nri_runtime.pod("id")
+        nri_runtime.create_container(pod, make_container(pod)).env["A"]
+        stub.stop()
+
+    assert test.__annotations__

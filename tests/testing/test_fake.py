@@ -1,0 +1,386 @@
+"""A runtime for tests, and plugins on it: how they come, go, and what they leave behind."""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+from typing import Any, Callable
+
+import grpc
+import pytest
+
+import nri_sync
+from nri_sync import api
+from nri_sync.errors import AlreadyStarted, RequestFailed, StartError
+from nri_sync.runtime import DefaultValidator, DefaultValidatorConfig
+from nri_sync.testing import FakeRuntime, make_container, make_pod
+from tests.runtime.rig import LONG, Never, PluginWith
+
+__all__: list[str] = []
+
+
+class Plugin:
+    """Knows what exists, and which pods have come since."""
+
+    def __init__(self) -> None:
+        self.configured: tuple[str, ...] = ()
+        self.synchronized: list[tuple[list[api.PodSandbox], list[api.Container]]] = []
+        self.pods: list[str] = []
+
+    def configure(self, config: str, runtime: str, version: str) -> None:
+        self.configured = (config, runtime, version)
+
+    def synchronize(self, pods: Any, containers: Any) -> None:
+        self.synchronized.append((list(pods), list(containers)))
+
+    def run_pod_sandbox(self, pod: api.PodSandbox) -> None:
+        self.pods.append(pod.name)
+
+
+class Counter(grpc.ServerInterceptor):
+    """Counts requests."""
+
+    def __init__(self) -> None:
+        self.methods: list[str] = []
+
+    def intercept_service(self, continuation: Callable[[Any], Any], details: Any) -> Any:
+        self.methods.append(details.method.rpartition("/")[2])
+        return continuation(details)
+
+
+def run(
+    runtime: FakeRuntime, plugin: object, body: Callable[[nri_sync.Stub], object], **options: Any
+) -> None:
+    with runtime.run_plugin(plugin, **options) as stub:
+        body(stub)
+
+
+def never_started(stub: nri_sync.Stub) -> None:
+    pytest.fail(f"{stub} has started")
+
+
+class TestLifecycle:
+    def test_a_socket_that_is_gone_afterwards(self) -> None:
+        with FakeRuntime() as runtime:
+            path = runtime.socket_path
+            assert os.path.exists(path)
+            assert len(path) < 108
+        assert not os.path.exists(os.path.dirname(path))
+
+    def test_a_socket_of_ones_own(self, socket_dir: Path) -> None:
+        path = str(socket_dir / "my.sock")
+        with FakeRuntime(socket_path=path) as runtime:
+            assert runtime.socket_path == path
+            assert os.path.exists(path)
+        assert not os.path.exists(path)
+        assert socket_dir.exists()
+
+    def test_without_with(self) -> None:
+        runtime = FakeRuntime()
+        runtime.close()
+        runtime.start()
+        with pytest.raises(AlreadyStarted):
+            runtime.start()
+        runtime.stop()
+        runtime.stop()
+        runtime.start()
+        runtime.close()
+        runtime.close()
+        assert runtime.plugins == ()
+        with runtime:  # with a new directory
+            assert os.path.exists(runtime.socket_path)
+
+    def test_what_plugins_are_told(self) -> None:
+        plugin = Plugin()
+        told = FakeRuntime(
+            "cri-o", "1.36.0", nri_version="v0.12.0", request_timeout=3.5, registration_timeout=4.5
+        )
+        with told as runtime, runtime.run_plugin(plugin, config="a: b") as stub:
+            assert plugin.configured == ("a: b", "cri-o", "1.36.0")
+            assert stub.runtime_nri_version == "v0.12.0"
+            assert (stub.request_timeout, stub.registration_timeout) == (3.5, 4.5)
+
+    def test_a_plugin_that_nobody_has_stopped(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("nri_sync.testing.fake.WITHIN", 0.1)
+        runtime = FakeRuntime()
+        runtime.start()
+        stub = nri_sync.Stub(Plugin(), name="test", idx="10", socket_path=runtime.socket_path)
+        stub.start(LONG)
+        runtime.wait_for(lambda: runtime.plugins, timeout=LONG)
+        with pytest.raises(AssertionError, match="still connected at the end of the test: 10-test"):
+            runtime.__exit__(None, None, None)
+        assert stub.wait(LONG)
+        assert runtime.plugins == ()
+
+    def test_one_that_has_just_been_stopped(self, runtime: FakeRuntime) -> None:
+        # (The fixture would find it.)
+        with nri_sync.Stub(Plugin(), name="test", idx="10", socket_path=runtime.socket_path):
+            runtime.wait_for(lambda: runtime.plugins)
+
+    def test_the_exception_of_the_test_comes_first(self) -> None:
+        runtime = FakeRuntime()
+        runtime.start()
+        stub = nri_sync.Stub(Plugin(), name="test", idx="10", socket_path=runtime.socket_path)
+        stub.start(LONG)
+        runtime.wait_for(lambda: runtime.plugins)
+        runtime.__exit__(KeyError, KeyError(), None)
+        assert stub.wait(LONG)
+
+    def test_a_plugin_of_its_own_is_no_leftover(self) -> None:
+        validator = DefaultValidator(DefaultValidatorConfig())
+        with FakeRuntime(default_validator=validator) as runtime:
+            assert runtime.plugins == ("00-default-validator",)
+
+
+class TestPlugins:
+    def test_served_from_the_first_event_on(self, runtime: FakeRuntime) -> None:
+        plugin = Plugin()
+        for number in range(20):
+            with runtime.run_plugin(plugin) as stub:
+                assert runtime.plugins == ("10-test",)
+                assert stub.started
+                runtime.run_pod(make_pod(str(number)))
+        assert plugin.pods == [str(number) for number in range(20)]
+
+    def test_several(self, runtime: FakeRuntime) -> None:
+        one, other = Plugin(), Plugin()
+        with runtime.run_plugin(one, name="b", idx="20"):
+            with runtime.run_plugin(other, name="a", idx="10"):
+                assert runtime.plugins == ("10-a", "20-b")
+                runtime.run_pod(make_pod("web"))
+            assert runtime.plugins[-1] == "20-b"
+        assert (one.pods, other.pods) == (["web"], ["web"])
+
+    def test_told_what_exists(self, runtime: FakeRuntime) -> None:
+        pod = make_pod("web")
+        container = make_container(pod, "app")
+        runtime.add(pod, container)
+        plugin = Plugin()
+        with runtime.run_plugin(plugin):
+            assert plugin.synchronized == [([pod], [container])]
+
+    def test_told_in_parts(self) -> None:
+        pods = [make_pod("one"), make_pod("two")]
+        containers = [make_container(pod, name) for pod in pods for name in ("a", "b")]
+        plugin = Plugin()
+        counter = Counter()
+        with FakeRuntime(split_sync=True) as runtime:
+            runtime.add(*pods, *containers)
+            with runtime.run_plugin(plugin, interceptors=[counter]):
+                assert plugin.synchronized == [(pods, containers)]
+        assert counter.methods.count("Synchronize") == 4
+
+    def test_updates_that_synchronization_asks_for(self, runtime: FakeRuntime) -> None:
+        pod = make_pod()
+        container = make_container(pod)
+        runtime.add(pod, container)
+        update = api.Update(container.id).set_cpu(shares=9)
+        with runtime.run_plugin(PluginWith(synchronize=lambda pods, containers: [update])):
+            assert runtime.container(container).linux.resources.cpu.shares.value == 9
+        assert runtime.updates == []
+
+    def test_one_that_cannot_start(self, runtime: FakeRuntime) -> None:
+        def configure(config: str, runtime: str, version: str) -> None:
+            raise KeyError("no configuration")
+
+        plugin = PluginWith(configure=configure, run_pod_sandbox=lambda pod: None)
+        with pytest.raises(StartError, match="configure failed: KeyError"):
+            run(runtime, plugin, never_started)
+
+    def test_one_that_is_not_synchronized(self, runtime: FakeRuntime) -> None:
+        error = KeyError("no state, please")
+
+        def synchronize(pods: Any, containers: Any) -> None:
+            raise error
+
+        with pytest.raises(
+            AssertionError, match="10-test was not synchronized: KeyError"
+        ) as raised:
+            run(runtime, PluginWith(synchronize=synchronize), never_started)
+        assert raised.value.__cause__ is error
+
+    def test_one_that_takes_too_long(self, runtime: FakeRuntime) -> None:
+        never = Never()
+        with pytest.raises(AssertionError, match=r"it has taken more than 0\.3 s"):
+            run(runtime, PluginWith(synchronize=never), never_started, timeout=0.3)
+        never.release.set()
+
+    def test_cut_off(self, runtime: FakeRuntime) -> None:
+        closed: list[nri_sync.Stub] = []
+        called = threading.Event()
+
+        def on_close(stub: nri_sync.Stub) -> None:
+            closed.append(stub)
+            called.set()
+
+        with runtime.run_plugin(Plugin(), on_close=on_close) as stub:
+            runtime.disconnect(stub)
+            assert runtime.plugins == ()
+            assert called.wait(LONG)
+            assert closed == [stub]
+            stub.start(LONG)
+            runtime.wait_for(lambda: runtime.plugins)
+            runtime.disconnect("10-test")
+            assert stub.wait(LONG)
+            with pytest.raises(ValueError, match="plugin 10-test is not connected"):
+                runtime.disconnect(stub)
+
+    def test_back_after_a_restart(self, runtime: FakeRuntime) -> None:
+        pod = make_pod("web")
+        runtime.run_pod(pod)
+        plugin = Plugin()
+        ready = threading.Event()
+
+        def on_close(stub: nri_sync.Stub) -> None:
+            assert ready.wait(LONG)
+            stub.start(LONG)
+
+        with runtime.run_plugin(plugin, on_close=on_close):
+            runtime.restart()
+            ready.set()
+            runtime.wait_for(lambda: "10-test" in runtime.plugins)
+            assert [pods for pods, _ in plugin.synchronized] == [[pod], [pod]]
+
+    def test_started_by_several_threads_at_once(self, runtime: FakeRuntime) -> None:
+        plugins = [Plugin() for _ in range(8)]
+        barrier = threading.Barrier(len(plugins))
+
+        def run(number: int) -> None:
+            barrier.wait(LONG)
+            with runtime.run_plugin(plugins[number], name=f"p{number}"):
+                barrier.wait(LONG)
+                if number == 0:
+                    runtime.run_pod(make_pod("web"))
+                barrier.wait(LONG)
+
+        threads = [threading.Thread(target=run, args=(number,)) for number in range(len(plugins))]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(LONG)
+        assert [plugin.pods for plugin in plugins] == [["web"]] * len(plugins)
+
+
+class TestAtTheEnd:
+    """What a plugin has left behind when it is stopped."""
+
+    def test_an_exception_that_no_event_has_failed_with(self, runtime: FakeRuntime) -> None:
+        error = ValueError("in the background")
+        closed = threading.Event()
+        states: list[Any] = []
+
+        def synchronize(pods: Any, containers: Any) -> None:
+            states.append(pods)
+            if len(states) > 1:
+                raise error
+
+        def again(stub: nri_sync.Stub) -> None:
+            stub.stop()
+            stub.start(LONG)
+            assert closed.wait(LONG)
+
+        plugin = PluginWith(synchronize=synchronize)
+        with pytest.raises(AssertionError, match="handler of plugin 10-test has raised") as raised:
+            run(runtime, plugin, again, on_close=lambda stub: closed.set())
+        assert raised.value.__cause__ is error
+
+    def test_one_that_the_test_has_seen(self, runtime: FakeRuntime) -> None:
+        def fail(pod: Any) -> None:
+            raise ValueError("seen")
+
+        with runtime.run_plugin(PluginWith(run_pod_sandbox=fail)):
+            with pytest.raises(RequestFailed, match="seen"):
+                runtime.run_pod(make_pod())
+            runtime.run_pod(make_pod(), check=False)
+
+    def test_a_handler_that_still_runs(
+        self, runtime: FakeRuntime, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        never = Never()
+        monkeypatch.setattr("nri_sync.testing.watch.WITHIN", 0.1)
+        options = {"check": False}
+        teller = threading.Thread(target=runtime.run_pod, args=(make_pod(),), kwargs=options)
+
+        def begin(stub: nri_sync.Stub) -> None:
+            teller.start()
+            assert never.called.wait(LONG)
+
+        with pytest.raises(AssertionError, match="was stopped, but still handles: RunPodSandbox"):
+            run(runtime, PluginWith(run_pod_sandbox=never), begin)
+        never.release.set()
+        teller.join(LONG)
+
+    def test_a_reconnect_loop_that_goes_on(
+        self, runtime: FakeRuntime, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def start_again_after_stop(stub: nri_sync.Stub) -> None:
+            stop = stub.stop
+
+            def stop_once() -> None:
+                monkeypatch.undo()
+                stop()
+                stub.start(LONG)
+
+            monkeypatch.setattr(stub, "stop", stop_once)
+
+        with pytest.raises(
+            AssertionError, match="10-test was started again after it had been stopp"
+        ):
+            run(runtime, Plugin(), start_again_after_stop)
+        runtime.wait_for(lambda: not runtime.plugins)
+
+    def test_the_exception_of_the_test_stands_alone(self, runtime: FakeRuntime) -> None:
+        closed = threading.Event()
+        states: list[Any] = []
+
+        def synchronize(pods: Any, containers: Any) -> None:
+            states.append(pods)
+            if len(states) > 1:
+                raise ValueError("in the background")
+
+        def again(stub: nri_sync.Stub) -> None:
+            stub.stop()
+            stub.start(LONG)
+            assert closed.wait(LONG)
+            raise KeyError
+
+        plugin = PluginWith(synchronize=synchronize)
+        with pytest.raises(KeyError) as raised:
+            run(runtime, plugin, again, on_close=lambda stub: closed.set())
+        assert raised.value.__context__ is None
+
+
+class TestUnsolicited:
+    def test_put_down_and_applied(self, runtime: FakeRuntime) -> None:
+        pod = make_pod()
+        container, failing = make_container(pod), make_container(pod)
+        runtime.add(pod, container, failing)
+        runtime.failing.add(failing.id)
+        updates = [api.Update(id).set_cpu(shares=9) for id in (container.id, failing.id, "nobody")]
+        eviction = api.eviction(container.id, "too loud")
+        with runtime.run_plugin(Plugin()) as stub:
+            failed = stub.update_containers(updates, [eviction])
+        assert [update.container_id for update in failed] == [failing.id, "nobody"]
+        assert [update.container_id for update in runtime.updates] == [
+            container.id, failing.id, "nobody"
+        ]  # fmt: skip
+        assert runtime.evictions == [eviction]
+        assert runtime.container(container).linux.resources.cpu.shares.value == 9
+        assert runtime.container(failing).linux.resources.cpu.shares.value != 9
+
+    def test_waited_for(self, runtime: FakeRuntime) -> None:
+        pod = make_pod()
+        container = make_container(pod)
+        runtime.add(pod, container)
+        with runtime.run_plugin(Plugin()) as stub:
+            update = api.Update(container.id).set_cpu(shares=9)
+            worker = threading.Thread(target=stub.update_containers, args=([update],))
+            worker.start()
+            runtime.wait_for(lambda: runtime.updates)
+            worker.join(LONG)
+
+    def test_waited_for_in_vain(self, runtime: FakeRuntime) -> None:
+        missing = r"an update has not come about within 0\.01 s; plugins: 10-test"
+        with runtime.run_plugin(Plugin()), pytest.raises(AssertionError, match=missing):
+            runtime.wait_for(lambda: runtime.updates, "an update", 0.01)
