@@ -9,13 +9,16 @@ the pieces below, in which every step that matters is a single C call; all else 
 from __future__ import annotations
 
 import _thread
+import contextvars
 import threading
 import weakref
-from typing import Any, Callable
+from typing import Any, Callable, TypeVar
 
 from nri_sync.deadline import Deadline
 
-__all__ = ["Latch", "off_main", "on_main_thread", "spawn"]
+__all__ = ["Latch", "call_off_main", "off_main", "on_main_thread", "spawn"]
+
+_T = TypeVar("_T")
 
 # A signal that arrives just before the main thread blocks on a lock does not wake it: its handler runs
 # when the wait returns. Waking now and then bounds that delay; other threads get no signals.
@@ -117,3 +120,52 @@ def off_main(name: str, target: Callable[[], object]) -> None:
         except (RuntimeError, MemoryError):
             pass
     target()
+
+
+def call_off_main(
+    name: str, function: Callable[[], _T], undo: Callable[[], object] | None = None
+) -> _T:
+    """The result of ``function()``, called here; or, on the main thread, by a thread that this one waits for.
+
+    For functions that take locks. When the wait is interrupted, the function goes on to its end; then, or
+    earlier, ``undo()`` is called, once or twice, on threads that no signal interrupts. Without a thread to
+    be had, the function runs here after all.
+    """
+    if not on_main_thread():
+        return function()
+    outcome: list[tuple[_T | None, BaseException | None]] = []
+    unwanted: list[None] = []
+    done = Latch()
+    context = contextvars.copy_context()
+
+    def run() -> None:
+        try:
+            outcome.append((context.run(function), None))
+        except BaseException as error:
+            outcome.append((None, error))
+        finally:
+            done.set()
+        # Whoever does not want it marks, then undoes what there is; this thread makes it, then looks.
+        if unwanted and undo is not None:
+            undo()
+
+    try:
+        try:
+            spawn(name, run)
+        except (RuntimeError, MemoryError):
+            run()
+        done.wait()
+        result, error = outcome[0]
+        if error is None:
+            return result  # type: ignore[return-value]
+    except BaseException:
+        unwanted.append(None)
+        if undo is not None:
+            off_main(name, undo)
+        raise
+    try:
+        raise error
+    finally:
+        # Its traceback leads back to here.
+        outcome.clear()
+        del error

@@ -9,6 +9,7 @@ the main thread: Python 3.12 may crash when several threads are traced.
 from __future__ import annotations
 
 import _thread
+import contextvars
 import faulthandler
 import math
 import os
@@ -26,7 +27,7 @@ import pytest
 
 from nri_sync import deadline, threads
 from nri_sync.deadline import Deadline
-from nri_sync.threads import Latch, off_main, on_main_thread, spawn
+from nri_sync.threads import Latch, call_off_main, off_main, on_main_thread, spawn
 
 #: Longer than anything here takes; a test that gets this far has failed.
 LONG = 20.0
@@ -510,3 +511,85 @@ def test_off_main_leaves_the_main_thread_at_once() -> None:
     assert thread.name == "10-test-teardown"
     assert thread.daemon
     assert target.runs == 1
+
+
+class TestCallOffMain:
+    def test_another_thread_makes_the_call(self) -> None:
+        thread = call_off_main("10-test-call", threading.current_thread)
+        assert thread is not threading.main_thread()
+        assert thread.name == "10-test-call"
+
+    def test_other_threads_make_it_themselves(self) -> None:
+        def call() -> None:
+            callers.append(call_off_main("unused", threading.current_thread))
+
+        callers: list[threading.Thread] = []
+        assert on_other_thread(call) is callers[0]
+
+    def test_what_it_raises_is_raised_here(self) -> None:
+        with pytest.raises(Interrupt):
+            call_off_main("10-test-call", raise_interrupt)
+
+    def test_the_context_goes_with_it(self) -> None:
+        variable = contextvars.ContextVar[str]("variable")
+        variable.set("here")
+        assert call_off_main("10-test-call", variable.get) == "here"
+
+    def test_without_a_thread_it_is_made_here(
+        self, watch: Watch, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(watch, "start_new_thread", no_more_threads)
+        assert call_off_main("unused", threading.current_thread) is threading.main_thread()
+
+    def test_an_interrupt_leaves_the_call_alone(self, interrupt: Callable[[], object]) -> None:
+        go, over, undone = threading.Event(), threading.Event(), threading.Event()
+        order = []
+
+        def call() -> None:
+            interrupt()
+            assert go.wait(LONG)
+            order.append("made")
+            over.set()
+
+        def undo() -> None:
+            order.append("undone")
+            if over.is_set():
+                undone.set()
+
+        with pytest.raises(Interrupt):
+            call_off_main("10-test-call", call, undo)
+        go.set()
+        assert undone.wait(LONG)
+        # It may have been called meanwhile as well, to cut the call short.
+        assert order.count("made") == 1
+        assert order[-1] == "undone"
+
+    def test_an_interrupt_at_every_bytecode_leaves_nothing(self) -> None:
+        left = at = 0
+        happened = True
+        before = len(os.listdir("/proc/self/task"))
+        while happened:
+            order: list[str] = []
+            stepper = Stepper(at, raise_interrupt)
+            made, undone = partial(order.append, "made"), partial(order.append, "undone")
+            try:
+                stepper.run(call_off_main, "interrupted", made, undone)
+            except Interrupt:
+                assert stepper.happened
+                eventually_no_more_than(before)
+                left += "made" in order and order[-1] != "undone"
+            else:
+                assert order == ["made"]
+            eventually_no_more_than(before)
+            at, happened = at + 1, stepper.happened
+        assert at > 50
+        # As it returns: what strikes then might as well strike a moment later, in the caller.
+        assert left <= 3
+
+
+def eventually_no_more_than(tasks: int) -> None:
+    """Wait for the end of all other threads, those included that are being started."""
+    give_up = time.monotonic() + LONG
+    while len(os.listdir("/proc/self/task")) > tasks:
+        assert time.monotonic() < give_up
+        time.sleep(0.0005)

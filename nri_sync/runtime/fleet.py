@@ -7,6 +7,7 @@ import socket
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterable
 from functools import partial
 from typing import Any, Callable, Union
 
@@ -47,7 +48,9 @@ class Fleet:
         self.members: tuple[Plugin, ...] = ()
         #: Whether they are asked at all: between the end of start() and the beginning of close().
         self.serving = False
-        # Guards the two above and what follows, and tells of changes.
+        # Set, and replaced, when the members are.
+        self._replaced = Latch()
+        # Guards all of this and what follows, and tells when a process has ended.
         self._changed = threading.Condition(threading.Lock())
         self._peers: set[Peer] = set()
         # Those that have not registered yet, in the order in which they came.
@@ -69,6 +72,7 @@ class Fleet:
             StartError: this failed; to be closed.
             RuntimeStopped: it was closed meanwhile.
         """
+        self._check()
         settings = self._settings
         path = settings.plugin_path
         installed = [] if path is None else discover(path, settings.plugin_config_path)
@@ -78,16 +82,12 @@ class Fleet:
         self._check()
         for plugin in self._synchronize_all(ready):
             self._add(plugin)
-        if settings.socket_path is not None:
-            listener = Listener(settings.socket_path, self._arrived)
-            with self._changed:
-                self._listener = listener
-                closing = self._closing
-            if closing:  # which was too early to know of it
-                listener.close()
         with self._changed:
-            self.serving = not self._closing
-        self._check()
+            # Once close() has begun, the socket may be somebody else's.
+            self._check()
+            if settings.socket_path is not None:
+                self._listener = Listener(settings.socket_path, self._arrived)
+            self.serving = True
 
     def _check(self) -> None:
         if self._closing:
@@ -102,6 +102,9 @@ class Fleet:
             raise StartError(text, phase="plugins") from error
         with self._changed:
             self._in_process.append(made)
+            closing = self._closing
+        if closing:  # which was too early to know of it
+            made.close()
         return made
 
     def _launch(self, plugin: Installed) -> Peer | None:
@@ -273,9 +276,8 @@ class Fleet:
             if self._closing or plugin.closed:
                 return
             # A stable sort: among equals, the one that came first is asked first.
-            self.members = tuple(sorted((*self.members, plugin), key=lambda member: member.idx))
-            count = len(self.members)
-            self._changed.notify_all()
+            members = sorted((*self.members, plugin), key=lambda member: member.idx)
+            count = self._replace_locked(members)
         logger.info("plugin %s connected and synchronized", plugin.name)
         self._metrics.count(count)
 
@@ -289,9 +291,7 @@ class Fleet:
             process = self._processes.pop(peer, None)
             was_member = peer in self.members
             if was_member:
-                self.members = tuple(member for member in self.members if member != peer)
-            count = len(self.members)
-            self._changed.notify_all()
+                count = self._replace_locked(member for member in self.members if member != peer)
         if was_member:
             logger.info("connection to plugin %s closed: %s", peer.name, cause or "by this side")
             self._metrics.count(count)
@@ -307,14 +307,19 @@ class Fleet:
     def wait_for(self, condition: Callable[[tuple[str, ...]], object], deadline: Deadline) -> bool:
         """Block until ``condition`` holds for the full names of the members; False at the deadline, or the end."""
         while True:
-            members = self.members
-            if condition(tuple(member.name for member in members)):
+            # In this order: a change since then has set it.
+            replaced = self._replaced
+            if condition(tuple(member.name for member in self.members)):
                 return True
-            with self._changed:
-                while self.members is members:
-                    if self._closing or deadline.expired:
-                        return False
-                    self._changed.wait(deadline.remaining())
+            if self._closing or not replaced.wait(deadline):
+                return False
+
+    def _replace_locked(self, members: Iterable[Plugin]) -> int:
+        """Have other members; returns their number."""
+        self.members = tuple(members)
+        replaced, self._replaced = self._replaced, Latch()
+        replaced.set()
+        return len(self.members)
 
     # Ending
 
@@ -323,10 +328,10 @@ class Fleet:
         with self._changed:
             first, self._closing = not self._closing, True
             self.serving = False
-            members, self.members = self.members, ()
+            members = self.members
+            self._replace_locked(())
             peers, in_process = list(self._peers), list(self._in_process)
             listener = self._listener
-            self._changed.notify_all()
         if first:
             try:
                 self._close(listener, peers, in_process)

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import _thread
 import threading
+from functools import partial
 
 from nri_sync.deadline import Deadline
 from nri_sync.errors import RuntimeStopped, WouldDeadlock
+from nri_sync.threads import call_off_main
 
 __all__ = ["Block", "Gate"]
 
@@ -42,22 +44,30 @@ class Gate:
             RuntimeStopped: the gate was closed.
             WouldDeadlock: this thread is synchronizing a plugin.
         """
-        thread = _thread.get_ident()
+        block = Block(self, _thread.get_ident())
+        take = partial(self.take, block, Deadline(timeout))
+        call_off_main("nri-block", take, undo=block.unblock)
+        return block
+
+    def take(self, block: Block, deadline: Deadline) -> None:
         with self._changed:
+            thread = block.thread
             if thread in self._synchronizing:
                 raise WouldDeadlock(
                     "this thread is synchronizing a plugin, which a block waits for"
                 )
-            nested = thread in self._holders
-            self._enter_locked(_BLOCK, Deadline(timeout), nested)
+            self._enter_locked(_BLOCK, deadline, thread in self._holders)
             self._holders[thread] = self._holders.get(thread, 0) + 1
-        return Block(self, thread)
+            block.held = True
 
-    def unblock(self, thread: int) -> None:
+    def lift(self, block: Block) -> None:
         with self._changed:
-            self._holders[thread] -= 1
-            if not self._holders[thread]:
-                del self._holders[thread]
+            if not block.held:
+                return
+            block.held = False
+            self._holders[block.thread] -= 1
+            if not self._holders[block.thread]:
+                del self._holders[block.thread]
             self._leave_locked(_BLOCK)
 
     def __enter__(self) -> None:
@@ -123,16 +133,15 @@ class Block:
     """Holds off the synchronization of plugins until it is lifted; a context manager that does so at its end."""
 
     def __init__(self, gate: Gate, thread: int) -> None:
-        self._gate: list[Gate] = [gate]
-        self._thread = thread
+        self._gate = gate
+        #: The one that asked for it.
+        self.thread = thread
+        #: The gate's to change.
+        self.held = False
 
     def unblock(self) -> None:
         """Lift it. From any thread; idempotent."""
-        try:
-            gate = self._gate.pop()
-        except IndexError:
-            return
-        gate.unblock(self._thread)
+        call_off_main("nri-unblock", partial(self._gate.lift, self))
 
     def __enter__(self) -> Block:
         return self

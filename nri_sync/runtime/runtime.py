@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, Callable
 
 from nri_sync import api
@@ -24,6 +25,7 @@ from nri_sync.runtime.metrics import Metrics, SafeMetrics
 from nri_sync.runtime.peer import UpdateContainers
 from nri_sync.runtime.relay import Relay
 from nri_sync.runtime.settings import Settings, Synchronize
+from nri_sync.threads import call_off_main
 
 __all__ = ["DEFAULT_CONFIG_PATH", "DEFAULT_PLUGIN_PATH", "Runtime"]
 
@@ -126,9 +128,11 @@ class Runtime:
         )
         self._settings.check()
         self._metrics = SafeMetrics(metrics)
-        # Guards what there is of the present start.
+        # What there is of the present start, if any. A dict for its setdefault(), which is a single step: the
+        # main thread, which a signal may interrupt, can do that, but must not hold a lock.
+        self._starts: dict[str, _Serving] = {}
+        # Held where it is cleared.
         self._lock = threading.Lock()
-        self._serving: _Serving | None = None
 
     # Lifecycle
 
@@ -143,14 +147,13 @@ class Runtime:
             RuntimeStopped: ``stop()`` was called meanwhile.
         """
         serving = _Serving(self._settings, self._metrics)
-        with self._lock:
-            if self._serving is not None:
-                raise AlreadyStarted(f"the runtime {self._settings.name} is started already")
-            self._serving = serving
+        close = partial(self._stop, serving)
         try:
-            serving.fleet.start()
+            if self._starts.setdefault("present", serving) is not serving:
+                raise AlreadyStarted(f"the runtime {self._settings.name} is started already")
+            call_off_main("nri-start", serving.fleet.start)
         except BaseException:
-            self._stop(serving)
+            call_off_main("nri-stop", close, close)
             raise
 
     def stop(self, grace: float | None = None) -> None:
@@ -159,18 +162,21 @@ class Runtime:
         Any thread, any time, any number of times, also in a handler or callback. A request that is being relayed
         has ``grace`` seconds to get through. Does not wait for callbacks and handlers that are still running.
         """
-        with self._lock:
-            serving = self._serving
+        serving = self._serving
         if serving is not None:
-            if grace:
-                serving.relay.quiet(Deadline(grace))
-            self._stop(serving)
+            call_off_main("nri-stop", partial(self._stop, serving, grace))
 
-    def _stop(self, serving: _Serving) -> None:
+    def _stop(self, serving: _Serving, grace: float | None = None) -> None:
+        if grace:
+            serving.relay.quiet(Deadline(grace))
         serving.fleet.close()
         with self._lock:
             if self._serving is serving:
-                self._serving = None
+                del self._starts["present"]
+
+    @property
+    def _serving(self) -> _Serving | None:
+        return self._starts.get("present")
 
     def __enter__(self) -> Runtime:
         self.start()
@@ -236,11 +242,13 @@ class Runtime:
         timeout: float | None = None,
     ) -> None:
         """Tell of a pod whose resources are being changed. Raises as :meth:`create_container`."""
-        message = nri_pb2.UpdatePodSandboxRequest(
-            pod=pod, overhead_linux_resources=overhead, linux_resources=resources
+        self._event(
+            "UpdatePodSandbox",
+            timeout,
+            pod=pod,
+            overhead_linux_resources=overhead,
+            linux_resources=resources,
         )
-        relay = self._present("UpdatePodSandbox").relay
-        relay.event("UpdatePodSandbox", message, Deadline(timeout))
 
     def post_update_pod_sandbox(self, pod: PodSandbox, *, timeout: float | None = None) -> None:
         """Tell of a pod whose resources have been changed. Raises as :meth:`create_container`."""
@@ -273,7 +281,8 @@ class Runtime:
             WouldDeadlock: this thread is in the handler of an in-process plugin, which an event waits for.
         """
         message = nri_pb2.CreateContainerRequest(pod=pod, container=container)
-        return self._present("CreateContainer").relay.create(message, Deadline(timeout))
+        relay = self._present("CreateContainer").relay
+        return call_off_main("nri-relay", partial(relay.create, message, Deadline(timeout)))
 
     def post_create_container(
         self, pod: PodSandbox, container: Container, *, timeout: float | None = None
@@ -309,7 +318,8 @@ class Runtime:
         message = nri_pb2.UpdateContainerRequest(
             pod=pod, container=container, linux_resources=resources
         )
-        return self._present("UpdateContainer").relay.update(message, Deadline(timeout))
+        relay = self._present("UpdateContainer").relay
+        return call_off_main("nri-relay", partial(relay.update, message, Deadline(timeout)))
 
     def post_update_container(
         self, pod: PodSandbox, container: Container, *, timeout: float | None = None
@@ -325,7 +335,8 @@ class Runtime:
         Raises as :meth:`create_container`.
         """
         message = nri_pb2.StopContainerRequest(pod=pod, container=container)
-        return self._present("StopContainer").relay.stop(message, Deadline(timeout))
+        relay = self._present("StopContainer").relay
+        return call_off_main("nri-relay", partial(relay.stop, message, Deadline(timeout)))
 
     def remove_container(
         self, pod: PodSandbox, container: Container, *, timeout: float | None = None
@@ -335,4 +346,5 @@ class Runtime:
 
     def _event(self, rpc: str, timeout: float | None, **fields: Any) -> None:
         message = getattr(nri_pb2, f"{rpc}Request")(**fields)
-        self._present(rpc).relay.event(rpc, message, Deadline(timeout))
+        relay = self._present(rpc).relay
+        call_off_main("nri-relay", partial(relay.event, rpc, message, Deadline(timeout)))

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import queue
+import sys
 import threading
 from collections.abc import Iterable
 from pathlib import Path
+from types import FrameType
 from typing import Any, Callable
 
 import grpc
 from google.protobuf.message_factory import GetMessageClass
 
+import nri_sync
 from nri_sync import api
 from nri_sync.api import EventMask, nri_pb2
 from nri_sync.deadline import Deadline
@@ -30,10 +34,12 @@ __all__ = [
     "SHORT",
     "Figures",
     "Host",
+    "Interrupt",
     "Never",
     "PluginWith",
     "RawPlugin",
     "host_options",
+    "interrupted_at",
     "on_thread",
     "set_request_timeout",
     "update_of",
@@ -50,6 +56,7 @@ OTHER = nri_pb2.Container(id="ctr0", pod_sandbox_id="pod0", name="ctr0")
 RESOURCES = nri_pb2.LinuxResources(cpu=nri_pb2.LinuxCPU(cpus="0-3"))
 
 _PLUGIN = nri_pb2.DESCRIPTOR.services_by_name["Plugin"]
+_PACKAGE = os.path.dirname(nri_sync.__file__) + os.sep
 _RESPONSES: dict[str, Any] = {
     method.name: GetMessageClass(method.output_type) for method in _PLUGIN.methods
 }
@@ -87,6 +94,42 @@ def on_thread(call: Callable[[], Any]) -> Callable[[], Any]:
         return value
 
     return result
+
+
+class Interrupt(BaseException):
+    """What a signal handler raises."""
+
+
+def interrupted_at(number: int, call: Callable[[], Any]) -> bool:
+    """Make a call, and raise before that bytecode of the package; False if there are not so many."""
+    left = number
+
+    def trace(frame: FrameType, event: str, argument: object) -> Any:
+        nonlocal left
+        if not frame.f_code.co_filename.startswith(_PACKAGE) or left < 0:
+            return None
+        if event == "call":
+            # In this order: Python 3.13 turns on the events of a frame that has a trace function.
+            frame.f_trace = trace
+            frame.f_trace_lines = False
+            frame.f_trace_opcodes = True
+        elif event == "opcode":
+            left -= 1
+            if left < 0:
+                sys.settrace(None)
+                raise Interrupt
+        return trace
+
+    sys._getframe().f_trace_opcodes = True
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        call()
+    except Interrupt:
+        return True
+    finally:
+        sys.settrace(before)
+    return left < 0
 
 
 class Figures(Metrics):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import threading
+import time
 from typing import Any
 
 import pytest
@@ -10,7 +12,7 @@ import pytest
 from nri_sync.deadline import Deadline
 from nri_sync.errors import RuntimeStopped, WouldDeadlock
 from nri_sync.runtime.gate import Gate
-from tests.runtime.rig import LONG, on_thread
+from tests.runtime.rig import LONG, interrupted_at, on_thread
 
 __all__: list[str] = []
 
@@ -183,3 +185,21 @@ def test_closing_ends_all_waiting() -> None:
     with pytest.raises(RuntimeStopped):
         gate.block()
     block.unblock()
+
+
+def test_a_block_that_an_interrupt_has_kept_back_is_lifted() -> None:
+    number = left = 0
+    gate = Gate()
+    tasks = len(os.listdir("/proc/self/task"))
+    while interrupted_at(number, gate.block):
+        give_up = time.monotonic() + LONG
+        while len(os.listdir("/proc/self/task")) > tasks:
+            assert time.monotonic() < give_up
+            time.sleep(0.0005)
+        left += gate._inside != [0, 0]
+        number += 1
+        gate = Gate()
+    assert gate._inside == [1, 0]
+    assert number > 100
+    # As it returns: what strikes then might as well strike a moment later, in the caller.
+    assert left <= 9

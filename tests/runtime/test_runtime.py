@@ -174,6 +174,27 @@ class TestLife:
                 stub.update_containers([update_of("x")], timeout=LONG)
         assert not stopping.started
 
+    def test_another_start_does_not_wait_for_a_callback_of_the_one_before(
+        self, make_runtime: Start, connect: Connect, host: Host, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        callback = Never()
+        monkeypatch.setattr(host, "synchronize", lambda sync: callback())
+        runtime = make_runtime(synchronize=lambda sync: host.synchronize(sync))
+        start = on_thread(runtime.start)
+        assert callback.called.wait(LONG)
+        with pytest.raises(AlreadyStarted):
+            runtime.start()
+        runtime.stop()
+        monkeypatch.undo()
+        runtime.start()
+        callback.release.set()
+        with pytest.raises(RuntimeStopped):
+            start()
+        # It has left alone what belongs to the second one.
+        connect(runtime, Noting())
+        assert runtime.started
+        runtime.stop()
+
     def test_many_stops_at_once(self, start_runtime: Start, connect: Connect) -> None:
         runtime = start_runtime()
         connect(runtime, Noting())
