@@ -97,10 +97,11 @@ class InventoryStore:
         try:
             return self._read()
         except (sqlite3.Error, DecodeError) as error:
-            if isinstance(error, sqlite3.OperationalError):
-                raise self._failure(error) from error
+            self._check_damage(error)
+            self._connection.close()
             self._set_aside(error)
-            return self._read()
+        self._connection = self._open()
+        return Stored([], [])
 
     def save(self, snapshot: Snapshot) -> None:
         """Have the snapshot written, unless a newer one comes first. Never waits for the disk, never raises.
@@ -160,16 +161,18 @@ class InventoryStore:
         except OSError as error:
             raise self._failure(error) from error
         try:
-            connection = sqlite3.connect(
-                self.path, self._timeout, isolation_level=None, check_same_thread=False
-            )
+            return self._connect()
         except sqlite3.Error as error:
-            raise self._failure(error) from error
+            self._check_damage(error)
+            self._set_aside(error)
+        return self._open()
+
+    def _connect(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(
+            self.path, self._timeout, isolation_level=None, check_same_thread=False
+        )
         try:
             self._prepare(connection)
-        except sqlite3.Error as error:
-            connection.close()
-            raise self._failure(error) from error
         except BaseException:
             connection.close()
             raise
@@ -196,15 +199,15 @@ class InventoryStore:
             )
         # Most messages have some 2 kB, which fill the usual pages badly.
         connection.execute("PRAGMA page_size = 16384")
-        connection.execute("PRAGMA journal_mode = WAL")
-        # In WAL mode a killed process loses nothing by this; a power failure the last transactions.
-        connection.execute("PRAGMA synchronous = NORMAL")
         with _transaction(connection):
+            connection.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
             for number, statements in enumerate(_MIGRATIONS[version:], version + 1):
                 for statement in statements:
                     connection.execute(statement)
                 connection.execute(f"PRAGMA user_version = {number}")
-            connection.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
+        connection.execute("PRAGMA journal_mode = WAL")
+        # In WAL mode a killed process loses nothing by this; a power failure the last transactions.
+        connection.execute("PRAGMA synchronous = NORMAL")
 
     def _failure(self, error: Exception) -> StoreError:
         text = str(error)
@@ -214,19 +217,29 @@ class InventoryStore:
             return StoreError(f"{self.path} is not a database; choose another path")
         return StoreError(f"{self.path} cannot be used: {text}")
 
+    def _check_damage(self, error: Exception) -> None:
+        """Raise what there is to raise for an error, unless it is that a file of ours is damaged."""
+        # The other errors of SQLite, such as that of a full disk, have types of their own.
+        if isinstance(error, DecodeError) or (
+            type(error) is sqlite3.DatabaseError and self._is_ours()
+        ):
+            return
+        raise self._failure(error) from error
+
+    def _is_ours(self) -> bool:
+        # See https://sqlite.org/fileformat.html#the_database_header
+        with open(self.path, "rb") as file:
+            return file.read(100)[68:72] == _APPLICATION_ID.to_bytes(4, "big")
+
     def _set_aside(self, error: Exception) -> None:
-        """Start anew with an empty file."""
+        """Let the next one begin anew. The file must be closed."""
+        damaged = f"{self.path}.damaged"
         logger.warning(
-            "%s is damaged (%s); it is kept as %s.damaged, and begun anew",
-            self.path,
-            error,
-            self.path,
+            "%s is damaged (%s); it is kept as %s, and begun anew", self.path, error, damaged
         )
-        self._connection.close()
-        os.replace(self.path, f"{self.path}.damaged")
+        os.replace(self.path, damaged)
         with suppress(FileNotFoundError):
             os.unlink(f"{self.path}-wal")
-        self._connection = self._open()
 
     # Reading and writing
 

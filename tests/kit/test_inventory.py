@@ -417,11 +417,13 @@ class Cluster(Host):
     def __init__(self, directory: Path, plugin: Any) -> None:
         super().__init__()
         self.pods, self.containers = [], []
-        self._options = host_options(self, directory)
-        self.runtime = Runtime("test", "1", **self._options)
-        self.stub = nri_sync.Stub(
-            plugin, name="test", idx="10", socket_path=str(directory / "nri.sock")
-        )
+        self.runtime = Runtime("test", "1", **host_options(self, directory))
+        self._path = str(directory / "nri.sock")
+        self.replace(plugin)
+
+    def replace(self, plugin: Any) -> None:
+        """Another plugin takes the place of this one, which is not connected."""
+        self.stub = nri_sync.Stub(plugin, name="test", idx="10", socket_path=self._path)
 
     def start(self) -> None:
         self.runtime.start()
