@@ -393,7 +393,7 @@ class TestValidation:
     def test_nobody_is_to_blame_when_the_time_of_the_caller_is_over(self) -> None:
         validator = Scripted("90-v", TIMEOUT, events=VALIDATES)
         with pytest.raises(RequestTimeout):
-            _create(_relay([validator]), Deadline(0.0001))
+            _create(_relay([validator]), Deadline(0.0))
         assert not validator.closed
 
     def test_one_that_is_gone_is_passed_over(self) -> None:
