@@ -18,7 +18,7 @@ from tests.e2e.build import Tools, build
 from tests.e2e.containerd import Containerd
 from tests.e2e.cri import Container, Cri, Pod
 from tests.e2e.crio import Crio
-from tests.e2e.inside import Inside
+from tests.e2e.inside import CGROUP2, Inside
 from tests.e2e.node import Node
 from tests.interop.gopeer import Peer
 from tests.interop.plugins import Recorder
@@ -73,7 +73,9 @@ def pytest_runtest_makereport(item: pytest.Function) -> Iterator[None]:
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
     if session.config.getoption("--write-docs"):
-        title = f"{RUNTIME.name} {RUNTIME.version} (NRI {RUNTIME.nri.partition('-')[0]})"
+        cgroups = ", cgroup v2" if CGROUP2 else ""
+        nri = RUNTIME.nri.partition("-")[0]
+        title = f"{RUNTIME.name} {RUNTIME.version} (NRI {nri}{cgroups})"
         table.write(title, session.config.stash[table.RESULTS])
 
 
@@ -85,12 +87,12 @@ def tools() -> Tools:
 @pytest.fixture(scope="session", autouse=True)
 def _nothing_left_behind() -> Iterator[None]:
     """Look again, when all is over, for traces of any runtime, and in the directories that runtimes share."""
-    before = machine.shared_files()
+    before, images_were_kept = machine.shared_files(), machine.BLOBS.exists()
     yield
     new = machine.shared_files() - before
-    if str(machine.BLOBS.parent) in new:
+    if not images_were_kept:
         machine.forget_images()
-    left = [path for path in new if re.search(OF_RUNTIMES, path) and Path(path).exists()]
+    left = [path for path in new if re.search(OF_RUNTIMES, path)]
     for root in Node.made:
         left += machine.traces(root)
         left += [str(root)] * root.exists()

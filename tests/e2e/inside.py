@@ -125,6 +125,10 @@ class Inside:
         return self._cgroup("cpuset", "cpuset.cpus", "cpuset.cpus")
 
     @property
+    def memory_nodes(self) -> str:
+        return self._cgroup("cpuset", "cpuset.mems", "cpuset.mems")
+
+    @property
     def pids_limit(self) -> int:
         return int(self._cgroup("pids", "pids.max", "pids.max"))
 

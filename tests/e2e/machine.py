@@ -17,7 +17,20 @@ import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-__all__ = ["Guard", "block_device", "clean_up", "interface", "shared_files", "traces", "wait_for"]
+__all__ = [
+    "PREFIX",
+    "Guard",
+    "block_device",
+    "clean_up",
+    "forget_images",
+    "interface",
+    "shared_files",
+    "traces",
+    "wait_for",
+]
+
+#: What the names of the directories begin with; all of them are in /tmp, as the paths of sockets must be short.
+PREFIX = "nri-e2e-"
 
 TIMEOUT = 60.0
 SOURCE = Path(__file__).resolve().parents[2]
@@ -28,7 +41,7 @@ NETWORKS = Path("/var/lib/cni/results")
 # The same of the libraries of CRI-O, of the contents of images.
 BLOBS = Path("/var/lib/containers/cache")
 # Where runtimes and network plugins have something by default.
-SHARED = ("/run", "/run/containerd", "/run/crio", "/var/lib", "/var/lib/cni", "/opt", "/etc")
+SHARED = ("/run", "/run/containerd", "/run/crio", "/var/lib", "/opt", "/etc")
 MNT_DETACH = 2
 
 
@@ -71,7 +84,12 @@ def interfaces(root: Path) -> list[str]:
 
 def networks(root: Path) -> list[Path]:
     """What is remembered of pods whose network namespaces are there."""
-    return [path for path in NETWORKS.glob("*") if str(root) in path.read_text()]
+    found = []
+    for path in NETWORKS.glob("*"):
+        with contextlib.suppress(FileNotFoundError):
+            if str(root) in path.read_text():
+                found.append(path)
+    return found
 
 
 def traces(root: Path) -> list[str]:
@@ -85,7 +103,12 @@ def traces(root: Path) -> list[str]:
 
 
 def clean_up(root: Path) -> None:
-    """End the processes, and remove all else, the directory included. Idempotent."""
+    """End the processes, and remove all else, the directory included. Idempotent.
+
+    Raises ValueError for anything but a directory of the tests.
+    """
+    if root.parent != Path("/tmp") or not root.name.startswith(PREFIX):
+        raise ValueError(f"{str(root)!r} is no directory of a runtime of the tests")
     groups = cgroups(root)
     for pid in processes(root, groups):
         with contextlib.suppress(ProcessLookupError):
@@ -128,12 +151,15 @@ def block_device() -> Path | None:
 
 
 def shared_files() -> set[str]:
-    """What is in the directories that runtimes share, unless they are configured as here."""
+    """What is in the directories that runtimes share, unless they are configured as here.
+
+    Not what goes when it is empty, which it is not while other tests like these run.
+    """
     found: set[str] = set()
     for place in SHARED:
         with contextlib.suppress(FileNotFoundError):
             found.update(str(path) for path in Path(place).iterdir())
-    return found
+    return found - {str(NETWORKS.parent), str(BLOBS.parent)}
 
 
 def wait_for(condition: Callable[[], bool], timeout: float = TIMEOUT) -> None:
@@ -166,10 +192,10 @@ class Guard:
 
 
 def main() -> None:
-    root = Path(sys.stdin.readline().strip())
+    name = sys.stdin.readline().strip()
     sys.stdin.read()
-    if root.exists():
-        clean_up(root)
+    if name and Path(name).exists():
+        clean_up(Path(name))
 
 
 if __name__ == "__main__":

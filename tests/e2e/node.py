@@ -62,8 +62,7 @@ class Node:
 
     def __init__(self, tools: Tools) -> None:
         self.tools = tools
-        # Short, as unix sockets below it must fit into 108 bytes.
-        self.root = Path(tempfile.mkdtemp(prefix="nri-e2e-", dir="/tmp"))
+        self.root = Path(tempfile.mkdtemp(prefix=machine.PREFIX, dir="/tmp"))
         self.made.append(self.root)
         self._guard = machine.Guard(self.root)
         self.nri_socket = self.root / "nri.sock"

@@ -145,11 +145,12 @@ def test_other_memory_settings(pod: Pod, connect: Connect) -> None:
 @feature("cgroup: CPU shares, quota, cpuset")
 def test_cpu(run_with: RunWith) -> None:
     adjustment = api.Adjustment().set_cpu(shares=333, quota=50_000, period=100_000, cpus="0")
-    inside = run_with(adjustment)
+    inside = run_with(adjustment.set_cpu(mems="0"))
     assert inside.cpu_shares in (333, None)
     assert inside.cpu_quota == (50_000, 100_000)
     assert inside.cpus == "0"
     assert inside.status("Cpus_allowed_list") == "0"
+    assert inside.memory_nodes == "0"
 
 
 @feature("cgroup: pids")

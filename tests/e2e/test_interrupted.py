@@ -17,25 +17,29 @@ __all__: list[str] = []
 
 # What a test does, with a process, a mount and a network namespace of each kind.
 PROGRAM = """
-import signal
+import signal, sys
 from tests.e2e.build import build
 from tests.e2e.conftest import RUNTIME
 
+# What starts the tests may ignore it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 with RUNTIME(build()) as node:
     node.start()
     node.cri.run_pod(own_network=True).run()
     print(node.root, flush=True)
-    signal.pause()
+    sys.stdin.read()
 """
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_interrupted(tools: Tools, how: signal.Signals) -> None:
     with subprocess.Popen(
-        [sys.executable, "-c", PROGRAM], cwd=machine.SOURCE, stdout=subprocess.PIPE, text=True
-    ) as process:
+        [sys.executable, "-c", PROGRAM],
+        cwd=machine.SOURCE, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
         assert process.stdout is not None
         root = Path(process.stdout.readline().strip())
+        assert root.name.startswith(machine.PREFIX)
         Node.made.append(root)
         there = {trace.split()[0] for trace in machine.traces(root)}
         process.send_signal(how)

@@ -67,6 +67,16 @@ class TestInHandlers:
         plugin.expect("update_container")
         assert Inside(container).memory_limit == 52 * MIB
 
+    @feature("Evictions", proves="ignored by the runtime")
+    def test_evictions(self, connect: Connect, pod: Pod, container: Container) -> None:
+        answer = api.CreateContainerResponse(
+            adjust=api.Adjustment().add_env("A", "1").message,
+            evict=[api.eviction(container.id, "its time has come")],
+        )
+        connect(Recorder(create_container=answer))
+        assert Inside(pod.run()).env["A"] == "1"
+        assert container.running
+
     @feature("An error in UpdateContainer fails the update")
     def test_error(self, connect: Connect, container: Container) -> None:
         connect(Recorder(update_container=ValueError("not now")))
