@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import signal
+import sys
 import threading
 from pathlib import Path
 
@@ -13,9 +14,11 @@ import pytest
 from nri_sync.api import nri_pb2
 from tests.interop.gopeer import PeerError, PeerGone
 from tests.interop.goruntime import RELEASES, GoRuntime
-from tests.torture.harness import RESTARTS, TEMPLATES, Books, survive
+from tests.torture.harness import RESTARTS, TEMPLATES, Books, run_alone, survive
 
 __all__: list[str] = []
+
+LIMIT = 60 + RESTARTS * 1.0
 
 
 class Torment:
@@ -74,10 +77,18 @@ class Torment:
             self.books.cut[number] = 1
 
 
-@pytest.mark.timeout(60 + RESTARTS * 1.0)
+@pytest.mark.timeout(2 * LIMIT)
 @pytest.mark.parametrize("template", TEMPLATES)
 def test_restarts(template: str, socket_path: Path) -> None:
+    print(run_alone(__name__, template, str(socket_path), timeout=LIMIT))
+
+
+def main(template: str, path: str) -> None:
     books = Books()
-    torment = Torment(socket_path, books, seed=1)
-    print(survive(TEMPLATES[template](books, str(socket_path)), books, torment.live))
-    assert books.registrations == RESTARTS
+    torment = Torment(Path(path), books, seed=1)
+    print(survive(TEMPLATES[template](books, path), books, torment.live))
+    assert books.registrations == RESTARTS, books
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,5 +1,6 @@
 """Restarts by the thousand: a plugin that stops itself, and books on what has become of each request.
 
+Each test has a process of its own, whose memory is nobody else's.
 NRI_SYNC_TORTURE_RESTARTS is the number of restarts of each test; `make torture` sets it to 2,000.
 """
 
@@ -8,24 +9,48 @@ from __future__ import annotations
 import gc
 import os
 import random
+import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple, Union
 
 from examples.self_stopping.plugin import SelfStopping
 from nri_sync import Stub, api, errors
 
-__all__ = ["PROMPTLY", "RESTARTS", "TEMPLATES", "Books", "Tormented", "survive"]
+__all__ = ["PROMPTLY", "RESTARTS", "TEMPLATES", "Books", "Tormented", "run_alone", "survive"]
 
 RESTARTS = int(os.environ.get("NRI_SYNC_TORTURE_RESTARTS", "100"))
 # Within which a plugin registers again, on a busy machine.
 PROMPTLY = 15.0
 # What the process may grow by, as caches and the pools of the allocator fill.
-GROWTH = 8 << 20
+GROWTH = 4 << 20
 # Of the resident memory.
 SAMPLES = 16
 MOST_REQUESTS = 1 << 20
+_ROOT = Path(__file__).parents[2]
+
+
+def run_alone(module: str, *arguments: str, timeout: float) -> str:
+    """Run a module in a process of its own; returns what it has printed. Fails if it has not ended well."""
+    process = subprocess.Popen(
+        [sys.executable, "-X", "faulthandler", "-m", module, *arguments],
+        cwd=_ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    with process:
+        try:
+            output, _ = process.communicate(timeout=timeout)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGABRT)  # which shows the stacks of its threads
+            output, _ = process.communicate()
+    assert process.returncode == 0, output
+    return output
 
 
 class Books:

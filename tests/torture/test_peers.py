@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import random
 import socket
+import sys
 import threading
 from pathlib import Path
 
@@ -13,9 +14,11 @@ import pytest
 
 from nri_sync import api, errors
 from nri_sync.runtime import Peer
-from tests.torture.harness import PROMPTLY, RESTARTS, TEMPLATES, Books, survive
+from tests.torture.harness import PROMPTLY, RESTARTS, TEMPLATES, Books, run_alone, survive
 
 __all__: list[str] = []
+
+LIMIT = 30 + RESTARTS * 0.5
 
 
 class Runtime:
@@ -79,11 +82,19 @@ class Runtime:
         self.books.answered[number] = 1
 
 
-@pytest.mark.timeout(30 + RESTARTS * 0.5)
+@pytest.mark.timeout(2 * LIMIT)
 @pytest.mark.parametrize("template", TEMPLATES)
 def test_restarts(template: str, socket_dir: Path) -> None:
+    print(run_alone(__name__, template, str(socket_dir / "s"), timeout=LIMIT))
+
+
+def main(template: str, path: str) -> None:
     books = Books()
-    runtime = Runtime(str(socket_dir / "s"), books, seed=1)
-    print(survive(TEMPLATES[template](books, runtime.socket_path), books, runtime.live))
+    runtime = Runtime(path, books, seed=1)
+    print(survive(TEMPLATES[template](books, path), books, runtime.live))
     # The others were over before they were configured.
-    assert books.registrations > RESTARTS / 2
+    assert books.registrations > RESTARTS / 2, books
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
