@@ -12,7 +12,14 @@ import pytest
 
 from nri_sync import api
 from nri_sync.pytest_plugin import pytest_assertrepr_compare
-from nri_sync.testing import FakeRuntime, StartPlugin, make_container, make_pod
+from nri_sync.testing import (
+    FakeRuntime,
+    StartPlugin,
+    hostile_sessions,
+    make_container,
+    make_pod,
+)
+from tests.test_docs import blocks
 
 __all__: list[str] = []
 
@@ -314,6 +321,16 @@ class TestFailures:
             """
         )
         result.assert_outcomes(passed=1, failed=3)
+
+
+def test_the_page_of_the_documentation(author: Author, pytester: pytest.Pytester) -> None:
+    """Its examples are tests, which pytest can run as they stand."""
+    page = (ROOT / "docs" / "testing.md").read_text()
+    pytester.makepyfile("\n\n".join(block.body for block in blocks(page, "python")))
+    result = pytester.runpytest_inprocess(plugins=[importlib.import_module(NAME)])
+    outcomes = result.parseoutcomes()
+    assert outcomes.keys() == {"passed"}
+    assert outcomes["passed"] == 9 + len(hostile_sessions())
 
 
 class TestComparison:
