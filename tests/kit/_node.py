@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any, Callable
 
 import nri_sync
 from nri_sync import api
+from nri_sync.errors import NRIError
 from nri_sync.runtime import Runtime
 
 __all__ = ["CONTAINER", "LONG", "POD", "Node", "PluginWith", "eventually"]
@@ -49,6 +51,7 @@ class Node:
         self._is_starting = False
         self._runtimes: list[Runtime] = []
         self._stubs: list[nri_sync.Stub] = []
+        self._threads: list[threading.Thread] = []
 
     def start(self, **options: Any) -> None:
         self.runtime = Runtime(
@@ -62,8 +65,10 @@ class Node:
         )
         self._runtimes.append(self.runtime)
         self._is_starting = True
-        self.runtime.start()
-        self._is_starting = False
+        try:
+            self.runtime.start()
+        finally:
+            self._is_starting = False
 
     def _synchronize(self, deliver: Callable[..., Any]) -> None:
         # The first time is for the plugins of the start, of which there are none.
@@ -81,6 +86,16 @@ class Node:
         stub.start(LONG)
         assert self.runtime.wait_for_plugins(lambda names: stub.name in names, LONG)
 
+    def create_container(self) -> None:
+        """Have the container created, by a thread: for handlers that do not return."""
+
+        def create() -> None:
+            with contextlib.suppress(NRIError):
+                self.runtime.create_container(POD, CONTAINER)
+
+        self._threads.append(threading.Thread(target=create))
+        self._threads[-1].start()
+
     def lose(self, stub: nri_sync.Stub) -> None:
         """Stop the runtime, and wait until the stub knows."""
         self.runtime.stop()
@@ -95,3 +110,5 @@ class Node:
             stub.stop()
         for runtime in self._runtimes:
             runtime.stop()
+        for thread in self._threads:
+            thread.join(LONG)

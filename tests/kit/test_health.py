@@ -87,7 +87,7 @@ def test_connecting_registered_synchronized_and_back(node: Node) -> None:
 
 def test_while_it_starts_and_stops(node: Node) -> None:
     handler = Held()
-    health, stub = make(node, PluginWith(run_pod_sandbox=handler))
+    health, stub = make(node, PluginWith(create_container=handler))
     ours, theirs = socket.socketpair()
     with theirs:
         silent = nri_sync.Stub(
@@ -109,7 +109,7 @@ def test_while_it_starts_and_stops(node: Node) -> None:
         assert failed.wait(LONG)
     node.start()
     node.connect(stub)
-    spawn("event", node.runtime.run_pod_sandbox, POD)
+    node.create_container()
     assert handler.inside.wait(LONG)
     spawn("stop", stub.stop, LONG)
     eventually(lambda: stub.state is nri_sync.State.STOPPING)
@@ -120,15 +120,15 @@ def test_while_it_starts_and_stops(node: Node) -> None:
 def test_a_wedged_handler_and_its_return(node: Node) -> None:
     handler = Held()
     health, stub = make(node, PluginWith(create_container=handler))
-    node.start(request_timeout=0.2)
+    node.start(request_timeout=1.0)
     node.connect(stub)
-    assert health.wedged_after == pytest.approx(0.4)
+    assert health.wedged_after == 2.0
     node.runtime.create_container(POD, CONTAINER)  # answered for
     assert handler.inside.is_set()
     eventually(lambda: health.report().state is WEDGED)
     reason = is_now(health, WEDGED)
-    assert reason.startswith("handlers have been running for more than 0.4 s: CreateContainer of ")
-    assert "default/web:nginx for 0." in reason
+    assert reason.startswith("handlers have been running for more than 2 s: CreateContainer of ")
+    assert "default/web:nginx for " in reason
     assert stub.started  # only the probe knows
     handler.may_return.set()
     eventually(lambda: health.report().state is not WEDGED)
@@ -138,7 +138,7 @@ def test_a_wedged_handler_and_its_return(node: Node) -> None:
 def test_a_handler_that_is_slow_is_not_wedged(node: Node) -> None:
     handler = Held()
     health, stub = make(node, PluginWith(create_container=handler), wedged_after=LONG)
-    node.start(request_timeout=0.05)
+    node.start(request_timeout=1.0)
     node.connect(stub)
     node.runtime.create_container(POD, CONTAINER)
     assert stub.counters.late_replies == 1
@@ -152,7 +152,7 @@ def test_wedged_while_the_session_is_lost(node: Node) -> None:
     health, stub = make(
         node, PluginWith(create_container=handler), late_reply=False, wedged_after=0.01
     )
-    node.start(request_timeout=0.2)
+    node.start(request_timeout=1.0)
     node.connect(stub)
     node.runtime.create_container(POD, CONTAINER)
     assert stub.wait(LONG)
@@ -267,20 +267,24 @@ def test_listeners_are_told(node: Node, caplog: pytest.LogCaptureFixture) -> Non
     def fail() -> None:
         raise ValueError("a listener's")
 
+    def note() -> None:
+        states.append(health.report().state)
+
     plugin = PluginWith(create_container=lambda pod, container: may_return.wait(LONG) and None)
-    health, stub = make(node, plugin, wedged_after=0.2)
+    health, stub = make(node, plugin, wedged_after=0.5)
     health.on_change(fail)
-    health.on_change(lambda: states.append(health.report().state))
-    node.start(request_timeout=0.05)
-    with caplog.at_level(logging.ERROR, "nri_sync.kit.health"):
-        node.connect(stub)
-        assert states == [REGISTERED, SYNCHRONIZED]
-        node.runtime.create_container(POD, CONTAINER)
-        eventually(lambda: health.report().state is WEDGED)
-        may_return.set()
-        eventually(lambda: states[2:])
-    assert states[2:] == [SYNCHRONIZED]
-    assert caplog.text.count("a listener of the health failed") == 3
+    health.on_change(note)
+    node.start()
+    node.connect(stub)
+    # (On a machine that is busy enough, Configure is wedged for a moment, and tells twice.)
+    assert list(dict.fromkeys(states)) == [REGISTERED, SYNCHRONIZED]
+    told = len(states)
+    node.create_container()
+    eventually(lambda: health.report().state is WEDGED)
+    assert len(states) == told
+    may_return.set()
+    eventually(lambda: states[told:] == [SYNCHRONIZED])
+    assert caplog.text.count("a listener of the health failed") == len(states)
 
 
 def test_attaching(node: Node) -> None:
@@ -357,7 +361,7 @@ def test_description(node: Node) -> None:
     health, stub = make(node, PluginWith(create_container=handler))
     node.start()
     node.connect(stub)
-    spawn("event", node.runtime.create_container, POD, CONTAINER)
+    node.create_container()
     assert handler.inside.wait(LONG)
     found = json.loads(json.dumps(health.describe()))
     assert (found["state"], found["live"], found["ready"]) == ("synchronized", True, True)

@@ -13,7 +13,7 @@ import pytest
 
 from nri_sync import kit
 from nri_sync.kit.probe import check
-from tests.kit._node import CONTAINER, LONG, POD, Node, PluginWith, eventually
+from tests.kit._node import LONG, Node, PluginWith, eventually
 
 __all__: list[str] = []
 
@@ -61,14 +61,15 @@ def test_every_state(node: Node, path: Path) -> None:
     health.attach(stub)
     with kit.HealthFile(health, path, interval=OFTEN):
         node.may_synchronize.clear()
-        node.start(request_timeout=0.1)
+        node.start()
         stub.start(LONG)
         eventually(lambda: fields(path)["state"] == "registered")
         assert (check(path), check(path, ready=True)[:9]) == ("", "not ready")
         node.may_synchronize.set()
         eventually(lambda: check(path, ready=True) == "")
         assert fields(path)["state"] == "synchronized"
-        node.runtime.create_container(POD, CONTAINER)
+        assert node.runtime.wait_for_plugins(len, LONG)
+        node.create_container()
         assert inside.wait(LONG)
         eventually(lambda: check(path))
         assert check(path).startswith("not live: wedged: handlers have been running for more than ")

@@ -235,7 +235,7 @@ def test_a_real_session(node: Node) -> None:
     plugin = PluginWith(
         run_pod_sandbox=slow, stop_container=fail, validate_container_adjustment=reject
     )
-    node.start(request_timeout=0.2)
+    node.start(request_timeout=1.0)
     node.connect(node.stub(plugin, interceptors=[requests]))
     with pytest.raises(RequestFailed):
         node.runtime.stop_container(POD, CONTAINER)

@@ -27,7 +27,7 @@ from nri_sync.kit import server as module
 from nri_sync.kit.server import HealthServer, Reply, answer, parse_address
 from nri_sync.threads import spawn
 from tests.kit._exposition import read
-from tests.kit._node import LONG, POD, Node, PluginWith, eventually
+from tests.kit._node import LONG, Node, PluginWith, eventually
 
 __all__: list[str] = []
 
@@ -80,20 +80,20 @@ class TestAnswers:
     def test_probes_of_a_real_plugin(self, socket_dir: Path) -> None:
         inside, may_return = threading.Event(), threading.Event()
 
-        def handler(pod: Any) -> None:
+        def handler(pod: Any, container: Any) -> None:
             inside.set()
             assert may_return.wait(LONG)
 
         health = kit.Health(wedged_after=0.3)
         with Node(socket_dir) as node, HealthServer(health, "127.0.0.1:0") as server:
-            stub = node.stub(PluginWith(run_pod_sandbox=handler), interceptors=[health])
+            stub = node.stub(PluginWith(create_container=handler), interceptors=[health])
             health.attach(stub)
             assert get(server, "/livez") == (200, "ok: connecting: the stub is idle\n")
             assert get(server, "/readyz") == (503, "failed: connecting: the stub is idle\n")
-            node.start(request_timeout=0.1)
+            node.start()
             node.connect(stub)
             assert get(server, "/readyz")[0] == 200
-            node.runtime.run_pod_sandbox(POD)
+            node.create_container()
             assert inside.wait(LONG)
             eventually(lambda: get(server, "/livez")[0] == 503)
             status, text = get(server, "/livez")
@@ -103,7 +103,7 @@ class TestAnswers:
             eventually(lambda: get(server, "/livez")[0] == 200)
             assert get(server, "/readyz")[0] == 200
             found = read(get(server, "/metrics")[1])
-            assert found["nri_plugin_late_replies_total"].value() == 1
+            assert found["nri_plugin_handler_calls_total"].value() == 1
 
     def test_verbose(self, health: kit.Health) -> None:
         for target in ("/livez?verbose", "/livez?a=b&verbose=1"):
