@@ -6,7 +6,6 @@ import logging
 import socket
 import threading
 import time
-from collections import Counter
 from collections.abc import Iterable
 from functools import partial
 from typing import Any, Callable, Union
@@ -20,6 +19,7 @@ from nri_sync.runtime.gate import Gate
 from nri_sync.runtime.inprocess import InProcess
 from nri_sync.runtime.launcher import Installed, Process, discover, launch
 from nri_sync.runtime.listener import Listener
+from nri_sync.runtime.lobby import Lobby
 from nri_sync.runtime.metrics import SafeMetrics
 from nri_sync.runtime.peer import Peer
 from nri_sync.runtime.relay import failure
@@ -44,6 +44,7 @@ class Fleet:
         self._settings = settings
         self._metrics = metrics
         self.gate = Gate()
+        self._lobby = Lobby(settings.max_unregistered)
         #: Those that are synchronized, in the order in which they are asked. Replaced, never changed.
         self.members: tuple[Plugin, ...] = ()
         #: Whether they are asked at all: between the end of start() and the beginning of close().
@@ -53,8 +54,6 @@ class Fleet:
         # Guards all of this and what follows, and tells when a process has ended.
         self._changed = threading.Condition(threading.Lock())
         self._peers: set[Peer] = set()
-        # Those that have not registered yet, in the order in which they came.
-        self._unregistered: dict[Peer, None] = {}
         self._in_process: list[InProcess] = []
         # Launched ones: by their connection, while that is up; and all until they are reaped.
         self._processes: dict[Peer, Process] = {}
@@ -156,7 +155,6 @@ class Fleet:
         except (OSError, RuntimeError, MemoryError) as error:
             logger.warning("cannot serve a connection: %s", error)
             return
-        self._make_room()
         try:
             spawn(f"nri-welcome-{peer.pid}", self._welcome, peer)
         except (RuntimeError, MemoryError) as error:
@@ -177,9 +175,10 @@ class Fleet:
             update_containers=self._settings.update_containers,
             on_close=self._left,
         )
+        if process is None:
+            self._lobby.enter(peer)
         with self._changed:
             self._peers.add(peer)
-            self._unregistered[peer] = None
             if process is not None:
                 self._processes[peer] = process
             closing = self._closing
@@ -189,27 +188,6 @@ class Fleet:
             # Perhaps so early that _left() did not know it.
             self._left(peer, None)
         return peer
-
-    def _make_room(self) -> None:
-        """See to it that connections that never register leave room for others.
-
-        Of too many the oldest must go, of the process that has the most of them: somebody else's flood cannot
-        drive out a plugin that is about to register.
-        """
-        with self._changed:
-            waiting = [peer for peer in self._unregistered if not peer.is_launched]
-            if len(waiting) <= self._settings.max_unregistered:
-                return
-            [(pid, count)] = Counter(peer.pid for peer in waiting).most_common(1)
-            victim = next(peer for peer in waiting if peer.pid == pid)
-            del self._unregistered[victim]
-        logger.warning(
-            "%d connections have not registered, %d of process %s: closing its oldest",
-            len(waiting),
-            count,
-            pid,
-        )
-        victim.close()
 
     def _welcome(self, peer: Peer) -> None:
         """Take in a plugin that has connected; on a thread of its own."""
@@ -230,8 +208,7 @@ class Fleet:
             try:
                 peer.registered(settings.registration_timeout)
             finally:
-                with self._changed:
-                    self._unregistered.pop(peer, None)
+                self._lobby.leave(peer)
             peer.configure(settings.configuration(config), settings.request_timeout)
         except Exception as error:
             self._refuse(peer, "register", error)
@@ -283,11 +260,11 @@ class Fleet:
 
     def _left(self, peer: Peer, cause: NRIError | None) -> None:
         """The connection of a plugin is over."""
+        self._lobby.leave(peer)
         with self._changed:
             if peer not in self._peers:
                 return
             self._peers.remove(peer)
-            self._unregistered.pop(peer, None)
             process = self._processes.pop(peer, None)
             was_member = peer in self.members
             if was_member:

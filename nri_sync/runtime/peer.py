@@ -42,6 +42,7 @@ _PLUGIN = nri_pb2.DESCRIPTOR.services_by_name["Plugin"]
 _RESPONSES: dict[str, Any] = {
     method.name: GetMessageClass(method.output_type) for method in _PLUGIN.methods
 }
+_PATHS = {rpc: f"/{_PLUGIN.full_name}/{rpc}" for rpc in _RESPONSES}
 # A reader, one that watches, and a few for the updates that a plugin asks for, which are applied one by one
 # anyway. A flood of them waits in line, and is refused in the end.
 _MAX_THREADS = 6
@@ -147,11 +148,6 @@ class Peer:
     @property
     def identity(self) -> PluginId:
         return PluginId(self.idx, self.base_name)
-
-    @property
-    def is_launched(self) -> bool:
-        """Whether this side has started the plugin's process."""
-        return self._launched
 
     @property
     def closed(self) -> bool:
@@ -311,8 +307,7 @@ class Peer:
         return self._finish(rpc, self._begin(rpc, payload, deadline, wait=True))
 
     def _begin(self, rpc: str, payload: bytes, deadline: Deadline, *, wait: bool) -> ClientCall:
-        client = self._session.client
-        return client.start(f"/{_PLUGIN.full_name}/{rpc}", payload, deadline=deadline, wait=wait)
+        return self._session.client.start(_PATHS[rpc], payload, deadline=deadline, wait=wait)
 
     def _finish(self, rpc: str, call: ClientCall) -> Any:
         """The response of a call that is done."""

@@ -119,7 +119,7 @@ class TestRegistration:
         result = on_thread(lambda: plugin.register("", "no index"))
         peer.registered(LONG)
         result()
-        assert (peer.name, peer.pid, peer.is_launched) == ("05-file,name", 1, True)
+        assert (peer.name, peer.pid) == ("05-file,name", 1)
 
     def test_silence(self, pair: Pair) -> None:
         peer, _ = pair()
