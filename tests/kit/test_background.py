@@ -476,7 +476,7 @@ class TestEvery:
         gate.wait()
         task = background.every(0.001, gate)
         task()
-        time.sleep(0.01)  # let it be due, too
+        eventually(lambda: background._due[0][0] < time.monotonic())
         gate.open()
         gate.wait()
         task.stop()
@@ -687,8 +687,7 @@ def test_nothing_is_lost_and_nothing_overlaps(make: Make, seed: int) -> None:
         inside[which] -= 1
 
     tasks = [
-        background.latest(lambda number, which=which: reconcile(which, number))  # type: ignore[misc]
-        for which in inside
+        background.latest(lambda number, which=which: reconcile(which, number)) for which in inside
     ]
     asked = dict.fromkeys(inside, 0)
     futures: dict[tuple[int, int], Future[tuple[int, int]]] = {}

@@ -114,6 +114,9 @@ class Script:
         self.server_interceptors = [self.queue]
         self.calls: queue.SimpleQueue[Call] = queue.SimpleQueue()
         self.made: list[Call] = []
+        #: The requests there were, and calls that were begun before these were answered.
+        self.contexts: list[Context] = []
+        self.overlaps: list[Call] = []
         self.queue.attach(self)  # type: ignore[arg-type]
         if synchronized:
             self.new_session()
@@ -121,6 +124,8 @@ class Script:
     def update_containers(self, updates: Any, evict: Any, timeout: float) -> Any:
         assert timeout == float("inf")
         call = Call(updates, evict)
+        if any(context.active for context in self.contexts):
+            self.overlaps.append(call)
         self.made.append(call)
         self.calls.put(call)
         return call.result()
@@ -140,6 +145,7 @@ class Script:
     ) -> None:
         """A request of the runtime, which ends when its handler does, unless it has a context."""
         own = context or Context()
+        self.contexts.append(own)
         self.queue.serve(event, request, own, lambda _request, _context: handler())  # type: ignore[arg-type]
         if context is None:
             own.end()
@@ -185,6 +191,7 @@ def scripted() -> Iterator[Callable[..., Script]]:
         for call in script.made:
             call.answer()
         assert script.queue.counters.pending == 0
+        assert not script.overlaps
 
 
 Make = Callable[..., Script]
@@ -300,15 +307,18 @@ class TestHandlers:
             future = script.put("a")
             entered.set()
             leave.wait(LONG)
-            assert_applied(future)  # now it may wait for it
+            # Now it may wait for it.
+            with pytest.raises(concurrent.futures.TimeoutError):
+                future.result(0.0)
 
         done = on_thread(lambda: script.request("Event", handler=handler, context=context))
         assert entered.wait(LONG)
         assert script.queue.counters.calls == 0
         context.end()
-        script.call(("a", 1)).answer()
+        call = script.call(("a", 1))
         leave.set()
         done()
+        call.answer()
 
     def test_a_request_that_is_over_before_it_is_seen(self, scripted: Make) -> None:
         script = scripted()
@@ -723,9 +733,10 @@ class TestClosing:
         with UpdateQueue() as updates:
             script.server_interceptors.append(updates)
             future = updates.put(update("a"))
-            updates.put(update("b"))
+            gone = updates.put(update("b"))
             updates.drop("b")
-        assert isinstance(future.exception(0), errors.UpdateFailed)
+        assert "the queue was closed" in str(future.exception(0))
+        assert "the container is gone" in str(gone.exception(0))
         assert updates.counters[:6] == (2, 0, 0, 0, 1, 1)
         updates.attach(script)  # type: ignore[arg-type]  # starts nothing
         assert updates._thread is None
@@ -759,6 +770,7 @@ class TestAttaching:
             with pytest.raises(RuntimeError, match="new thread"):
                 updates.attach(stub)  # type: ignore[arg-type]
         updates.attach(stub)  # type: ignore[arg-type]
+        eventually(lambda: updates._thread is not None)
         updates.close()
 
     @pytest.mark.parametrize("option", ["limit", "attempts", "batch"])
