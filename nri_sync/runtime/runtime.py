@@ -54,6 +54,9 @@ class Runtime:
     with the method of its name: it asks all plugins that are subscribed to it, one after the other by their
     index, and returns what they want. One event is relayed at a time; others wait.
 
+    What is called on the main thread works on another one, so that an interrupt leaves no lock held: start() is
+    undone then, and everything else goes on to its end, without its caller.
+
     May be started again after :meth:`stop`. As a context manager: :meth:`start` ... :meth:`stop`.
     """
 
@@ -91,7 +94,7 @@ class Runtime:
             plugin_path: the directory with plugins to launch; None for no such plugins.
             plugin_config_path: the directory with their configuration.
             plugins: objects with handlers, by full name ``NN-name``: plugins in this process. Handlers are called
-                by the thread that relays, without a time limit.
+                by the thread that relays, which is never the main one, without a time limit.
             default_validator: a further one of them, the first, called ``00-default-validator``: see
                 :class:`DefaultValidator`.
             registration_timeout: seconds that a plugin has to register.
