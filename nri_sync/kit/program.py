@@ -26,6 +26,7 @@ from nri_sync import api
 from nri_sync.errors import (
     ConfigError,
     ConnectionLost,
+    ConnectionSpent,
     IdentityError,
     NRIError,
     PluginError,
@@ -325,7 +326,8 @@ def _check_hooks(plugin: object) -> None:
 
 
 def _first_line(plugin: Any) -> str | None:
-    text = inspect.getdoc(plugin if _makes_plugins(plugin) else type(plugin))
+    """Of its own docstring, not that of a base class."""
+    text = getattr(plugin.func if isinstance(plugin, functools.partial) else plugin, "__doc__", "")
     return text.strip().partition("\n")[0] if text else None
 
 
@@ -345,7 +347,7 @@ def _exit_code(error: Exception) -> ExitCode:
         return ExitCode.CONFIG
     if isinstance(error, (IdentityError, _Unusable)):
         return ExitCode.USAGE
-    if isinstance(error, ConnectionLost):
+    if isinstance(error, (ConnectionLost, ConnectionSpent)):
         return ExitCode.LOST
     if isinstance(error, StartError):
         if error.phase == "dial":

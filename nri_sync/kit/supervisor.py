@@ -137,15 +137,22 @@ class _Wakeups:
             self._fd_before = signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
             for number in (*_ENDS, signal.SIGHUP):
                 self._before[number] = signal.signal(number, lambda number, frame: None)
+            _present.append(self)
         return self
 
     def __exit__(self, *_exc_info: object) -> None:
-        if self._before:
-            for number, handler in self._before.items():
-                signal.signal(number, handler)
-            signal.set_wakeup_fd(self._fd_before)
+        if self in _present:
+            _present.remove(self)
+        self.restore()
         self._reader.close()
         self._writer.close()
+
+    def restore(self) -> None:
+        """Signals are again as they were."""
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        if self._before:
+            signal.set_wakeup_fd(self._fd_before)
 
     def wake(self) -> None:
         # While it is full, there is enough to wake up for; and nothing but signals could fill it.
@@ -159,3 +166,16 @@ class _Wakeups:
         if poller.poll(None if timeout is None else int(timeout * 1000) + 1):
             return self._reader.recv(4096)
         return b""
+
+
+# Those that have the signals of this process.
+_present: list[_Wakeups] = []
+
+
+def _after_fork_in_child() -> None:
+    # A signal to the child would be written to the parent's socket, and stop the parent instead.
+    while _present:
+        _present.pop().restore()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -143,12 +143,15 @@ def program(
     process = subprocess.Popen(
         [sys.executable, str(script), *arguments],
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=variables, cwd=directory, text=True,
+        start_new_session=True,
     )  # fmt: skip
     running = Program(process)
     try:
         yield running
     finally:
-        process.kill()
+        # With all that it has started, which may have the other end of its output.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
         running.wait()
         assert process.stdout is not None
         process.stdout.close()

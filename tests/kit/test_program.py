@@ -79,6 +79,14 @@ class TestTheEnd:
             assert error_of(plugin).startswith("ZeroDivisionError: division by zero\n")
             assert "stopped" in plugin.lines
 
+    def test_crashed_in_its_configure(self, socket_dir: Path) -> None:
+        main = f"Plugin.configure = lambda self, config, runtime, version: 1 / 0\n{MAIN}"
+        with serving(socket_dir), program(socket_dir, main=main) as plugin:
+            assert plugin.wait() == ExitCode.CRASHED
+            assert error_of(plugin) == (
+                "plugin 10-test: configure failed: ZeroDivisionError('division by zero')"
+            )
+
     def test_no_plugin(self, socket_dir: Path) -> None:
         with program(socket_dir, main='kit.main(object, name="test", idx=10)') as plugin:
             assert plugin.wait() == ExitCode.CRASHED

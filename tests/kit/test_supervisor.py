@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from pathlib import Path
@@ -74,6 +75,30 @@ def work():
         process.signal(signal.SIGTERM)
         assert process.wait() == 0
         assert "child -15" in process.lines
+
+
+def test_forked_children_get_their_signals_and_keep_them(socket_dir: Path) -> None:
+    source = (
+        SOURCE
+        + """
+import os
+
+def work():
+    pid = os.fork()
+    if not pid:
+        say("up", os.getpid())
+        time.sleep(60)
+        os._exit(0)
+    say("child", os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), supervisor.stopping)
+    assert ended.wait(60)
+"""
+    )
+    with program(socket_dir, source=source, main="supervisor.run(work)") as process:
+        child = int(process.expect("up").split()[1])
+        os.kill(child, signal.SIGTERM)
+        process.expect("child -15 False")
+        process.signal(signal.SIGTERM)
+        assert process.wait() == 0
 
 
 def test_work_that_fails(socket_dir: Path) -> None:
