@@ -282,12 +282,18 @@ class FakeRuntime(Events):
         _check_end(stub, watch)
 
     def _check_synchronized(self, stub: Stub, watch: Watch, timeout: float) -> None:
+        reason: object = f"it has taken more than {timeout:g} s"
         if watch.wait_synchronized(timeout):
-            # It is: the runtime holds off blocks until it has taken it in.
-            with self._started().block_plugin_sync(timeout):
+            runtime = self._started()
+            # The runtime holds off blocks until it has taken in what the plugin has answered.
+            with runtime.block_plugin_sync(timeout):
+                connected = stub.name in runtime.connected
+            stopped_itself = not stub.started and stub.close_reason is None
+            if connected or stopped_itself:
                 return
+            reason = "the runtime has not accepted its answer; see the log"
         error = watch.take()
-        reason = error or stub.close_reason or f"it has taken more than {timeout:g} s"
+        reason = error or stub.close_reason or reason
         raise AssertionError(f"plugin {stub.name} was not synchronized: {reason!r}") from error
 
     def disconnect(self, plugin: Stub | str) -> None:

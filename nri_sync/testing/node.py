@@ -16,9 +16,12 @@ __all__ = ["Node", "set_resources", "split"]
 
 _M = TypeVar("_M", PodSandbox, Container)
 
-# A field that no message has, of bytes; and what a runtime leaves free in each part of the state.
+# A field that no message has, of bytes.
 _UNKNOWN_FIELD = b"\xfa\xff\xff\x0f"
-_PART_MAX = MESSAGE_MAX - 256
+# A runtime does not split what fits into one message, so this pod fills it, but for the envelope. What it does
+# split, it splits into parts that are smaller than this container.
+_LARGE_POD = MESSAGE_MAX - 256 - 6
+_LARGE_CONTAINER = 512 * 1024
 
 
 class Node:
@@ -125,14 +128,14 @@ def split(
 
     They grow to the size of a message by a field that nobody knows, and no plugin sees.
     """
-    return _with_large_first(pods), _with_large_first(containers)
+    return _with_large_first(pods, _LARGE_POD), _with_large_first(containers, _LARGE_CONTAINER)
 
 
-def _with_large_first(items: Sequence[_M]) -> list[_M]:
+def _with_large_first(items: Sequence[_M], size: int) -> list[_M]:
     grown = [_copy(item) for item in items]
     for item in grown[:1]:
-        # The field's own tag and length take 8 bytes, those of the item in the request 6 at most.
-        missing = _PART_MAX - 6 - 8 - item.ByteSize()
+        # The field's own tag and length take 8 bytes.
+        missing = size - 8 - item.ByteSize()
         if missing > 0:
             item.MergeFromString(_UNKNOWN_FIELD + _varint4(missing) + bytes(missing))
     return grown

@@ -200,6 +200,34 @@ class TestPlugins:
             run(runtime, PluginWith(synchronize=synchronize), never_started)
         assert raised.value.__cause__ is error
 
+    def test_one_whose_answer_is_refused(
+        self, runtime: FakeRuntime, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def refuse(update: api.ContainerUpdate) -> bool:
+            raise ValueError("cannot do that")
+
+        monkeypatch.setattr(runtime._node, "update", refuse)
+        update = api.Update("c").set_cpu(shares=1)
+        plugin = PluginWith(synchronize=lambda pods, containers: [update])
+        with pytest.raises(AssertionError, match="10-test was not synchronized"):
+            run(runtime, plugin, never_started)
+
+    def test_one_that_stops_by_itself(
+        self, runtime: FakeRuntime, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def stop_all(pods: Any, containers: Any) -> None:
+            stubs[0].stop()
+
+        def make(*arguments: Any, **options: Any) -> nri_sync.Stub:
+            stubs.append(nri_sync.Stub(*arguments, **options))
+            return stubs[0]
+
+        stubs: list[nri_sync.Stub] = []
+        monkeypatch.setattr("nri_sync.testing.fake.Stub", make)
+        run(runtime, PluginWith(synchronize=stop_all), lambda stub: stub.wait(LONG))
+        assert stubs[0].close_reason is None
+        assert stubs[0].state is nri_sync.State.IDLE
+
     def test_one_that_takes_too_long(self, runtime: FakeRuntime) -> None:
         never = Never()
         with pytest.raises(AssertionError, match=r"it has taken more than 0\.3 s"):

@@ -1,0 +1,141 @@
+"""Typed access to what JSON and YAML are parsed to, with errors that name the place."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any, NoReturn, TypeVar
+
+from nri_sync.kit.quantity import Quantity
+from nri_sync.testing.manifests.model import ManifestError
+
+__all__ = ["Fields"]
+
+_T = TypeVar("_T")
+
+_NAMES = {
+    bool: "true or false",
+    dict: "an object",
+    float: "a number",
+    int: "a whole number",
+    list: "a list",
+    str: "a text",
+}
+
+
+class Fields:
+    """An object of a document. What is missing, or null, reads as empty: as in Go, where most comes from."""
+
+    def __init__(self, data: object, source: str, path: str = "") -> None:
+        """Raises ManifestError if ``data`` is no object with texts as keys."""
+        self.source = source
+        self.path = path
+        if data is None:
+            data = {}
+        if not isinstance(data, dict):
+            self._wrong(path, dict, data)
+        for key in data:
+            if not isinstance(key, str):
+                self.fail(f"the key {key!r} must be a text: write it in quotes")
+        self.data: dict[str, Any] = data
+
+    def fail(self, problem: str, key: str = "") -> NoReturn:
+        """Raise a ManifestError about this object, or a key of it."""
+        raise ManifestError(self.source, self._path(key) if key else self.path, problem)
+
+    def _path(self, key: str) -> str:
+        return f"{self.path}.{key}" if self.path else key
+
+    def _wrong(self, path: str, wanted: type, found: object) -> NoReturn:
+        kind = _NAMES.get(type(found), type(found).__name__)
+        shown = f" ({found})" if isinstance(found, (str, int, float, bool)) else ""
+        problem = f"must be {_NAMES[wanted]}, not {kind}{shown}"
+        if wanted is str:
+            problem += ": write it in quotes"
+        raise ManifestError(self.source, path, problem)
+
+    def _get(self, key: str, kind: type[_T], missing: _T) -> _T:
+        found = self.data.get(key)
+        if found is None:
+            return missing
+        # A bool is an int to Python.
+        if not isinstance(found, kind) or isinstance(found, bool) is not (kind is bool):
+            self._wrong(self._path(key), kind, found)
+        return found
+
+    def __contains__(self, key: str) -> bool:
+        return self.data.get(key) is not None
+
+    def __bool__(self) -> bool:
+        return bool(self.data)
+
+    def text(self, key: str, missing: str = "") -> str:
+        return self._get(key, str, missing)
+
+    def required(self, key: str, advice: str) -> str:
+        """A text that must be there, and not empty."""
+        found = self.text(key)
+        if not found:
+            self.fail(f"is missing: {advice}", key)
+        return found
+
+    def flag(self, key: str, missing: bool = False) -> bool:
+        return self._get(key, bool, missing)
+
+    def integer(self, key: str, missing: int = 0) -> int:
+        found = self._get(key, int, missing)
+        if not -(1 << 63) <= found < 1 << 63:
+            self.fail(f"{found} is beyond 64 bits", key)
+        return found
+
+    def integers(self, key: str) -> list[int]:
+        return [self._item(item, int, key, n) for n, item in enumerate(self._get(key, list, []))]
+
+    def texts(self, key: str) -> list[str]:
+        return [self._item(item, str, key, n) for n, item in enumerate(self._get(key, list, []))]
+
+    def _item(self, item: object, kind: type[_T], key: str, number: int) -> _T:
+        if not isinstance(item, kind) or (isinstance(item, bool) and kind is not bool):
+            self._wrong(f"{self._path(key)}[{number}]", kind, item)
+        return item
+
+    def object(self, *keys: str) -> Fields:
+        """What is below some keys; empty where there is nothing."""
+        found = self
+        for key in keys:
+            found = Fields(found.data.get(key), self.source, found._path(key))
+        return found
+
+    def objects(self, key: str) -> Iterator[Fields]:
+        for number, item in enumerate(self._get(key, list, [])):
+            path = f"{self._path(key)}[{number}]"
+            if item is None:
+                self._wrong(path, dict, item)
+            yield Fields(item, self.source, path)
+
+    def strings(self, key: str) -> dict[str, str]:
+        """An object whose values are texts."""
+        found = self.object(key)
+        return {name: found.text(name) for name in found.data}
+
+    def quantities(self, key: str) -> dict[str, Quantity]:
+        """Amounts by the names of resources."""
+        found = self.object(key)
+        amounts = {}
+        for name, value in found.data.items():
+            try:
+                amounts[name] = Quantity.parse(value)
+            except (TypeError, ValueError) as error:
+                found.fail(str(error), name)
+            if amounts[name] < Quantity():
+                found.fail(f"{value} is less than nothing", name)
+        return amounts
+
+    def json(self) -> str:
+        """As Go's encoder writes it, but for the order of keys."""
+        return json.dumps(self.data, separators=(",", ":"), ensure_ascii=False)
+
+    @staticmethod
+    def merged(*parts: Mapping[str, Any]) -> dict[str, Any]:
+        """One object of several; the later ones count. Nulls are nothing."""
+        return {k: v for part in parts for k, v in part.items() if v is not None}

@@ -1,0 +1,122 @@
+"""What manifests are mapped to, and what the mapping takes for granted."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from nri_sync.api.nri_pb2 import Container, PodSandbox
+
+__all__ = [
+    "Assumptions",
+    "ImageConfig",
+    "Kind",
+    "ManifestError",
+    "Workload",
+    "WorkloadContainer",
+]
+
+
+class ManifestError(ValueError):
+    """A manifest cannot be read or mapped: one line with the place, what is wrong, and what to do.
+
+    ``source`` is the file (or ``<text>``), with the number of the document where it has several; ``path`` leads
+    to the value, such as ``spec.containers[0].image``, or is "".
+    """
+
+    def __init__(self, source: str, path: str, problem: str) -> None:
+        super().__init__(": ".join(part for part in (source, path, problem) if part))
+        self.source = source
+        self.path = path
+        self.problem = problem
+
+
+class Kind(str, enum.Enum):
+    """What a container is in its pod's life."""
+
+    #: Runs to its end before the next one starts.
+    INIT = "init"
+    #: An init container with ``restartPolicy: Always``: runs on, and is stopped after the ordinary ones.
+    SIDECAR = "sidecar"
+    ORDINARY = "ordinary"
+
+
+@dataclass(frozen=True)
+class ImageConfig:
+    """What an image says of itself, and a manifest does not: see ``Config`` in the OCI image specification."""
+
+    entrypoint: Sequence[str] = ()
+    cmd: Sequence[str] = ()
+    #: Each ``NAME=value``.
+    env: Sequence[str] = ()
+    #: ``uid`` or ``uid:gid``, in numbers: names are looked up in the image's files, which nobody has.
+    user: str = ""
+    working_dir: str = ""
+    volumes: Sequence[str] = ()
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Assumptions:
+    """What a manifest does not tell: about the node, its cluster and the images.
+
+    The defaults are those of kubelet v1.36 and containerd v2.4 on a node that kubeadm has set up.
+    """
+
+    node_name: str = "node"
+    node_ip: str = "192.0.2.10"
+    #: What pods get that do not use the host's network.
+    pod_ip: str = "10.88.0.2"
+    #: Memory of the node, in bytes, and its CPUs: for OOM scores, and for limits that are asked for but not set.
+    memory: int = 16 << 30
+    cpus: int = 8
+    #: 1 or 2.
+    cgroup_version: int = 2
+    #: Whether cgroups are made by systemd; otherwise by the kubelet ("cgroupfs").
+    systemd_cgroups: bool = True
+    #: The sizes of huge pages that the node's kernel has.
+    huge_page_sizes: Sequence[str] = ("2MB", "1GB")
+    #: Whether the kernel limits swap for cgroups.
+    swap_limits: bool = True
+    #: ``seccompDefault`` of the kubelet.
+    seccomp_default: bool = False
+    #: From files in a directory of the kubelet instead of an API server: other names, no services, no tokens.
+    static_pods: bool = False
+    #: Where the cluster's ``kubernetes`` service is.
+    service_ip: str = "10.96.0.1"
+    #: By the references in manifests; ``*`` is for all others.
+    images: Mapping[str, ImageConfig] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class WorkloadContainer:
+    """A container before any plugin."""
+
+    #: As plugins are asked about it in CreateContainer.
+    container: Container
+    kind: Kind
+    #: The OCI runtime specification that it would be created from: what ``json.loads`` makes of a config.json.
+    spec: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        return self.container.name
+
+
+@dataclass(frozen=True)
+class Workload:
+    """A pod and its containers, in the order in which they are created, before any plugin."""
+
+    #: Where it comes from, as in a :class:`ManifestError`.
+    source: str
+    pod: PodSandbox
+    containers: Sequence[WorkloadContainer]
+    #: What was assumed, left out or not known, for people to read.
+    notes: Sequence[str] = ()
+
+    @property
+    def name(self) -> str:
+        """``namespace/name``."""
+        return f"{self.pod.namespace}/{self.pod.name}"
