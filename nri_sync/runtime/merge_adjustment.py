@@ -7,7 +7,8 @@ the reference; docs/merging.md has the list.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Set
+from functools import cached_property
 from operator import attrgetter
 from typing import Any
 
@@ -36,7 +37,7 @@ from nri_sync.runtime.merge_entries import (
 from nri_sync.runtime.merge_resources import copy_field, merge_resources
 from nri_sync.runtime.turn import Turn
 
-__all__ = ["merge_adjustment"]
+__all__ = ["Original", "merge_adjustment"]
 
 # Looking up a name in an enum takes longer than a claim.
 _ARGS = Field.Args
@@ -70,22 +71,41 @@ _STAGES = (
 )
 
 
+class Original:
+    """A container before any plugin, with the keys of its entries, which each plugin's are compared with."""
+
+    def __init__(self, container: Container) -> None:
+        self.container = container
+
+    @cached_property
+    def mounts(self) -> frozenset[str]:
+        return frozenset(mount.destination for mount in self.container.mounts)
+
+    @cached_property
+    def env(self) -> frozenset[str]:
+        return frozenset(map(_env_key, self.container.env))
+
+    @cached_property
+    def devices(self) -> frozenset[str]:
+        return frozenset(device.path for device in self.container.linux.devices)
+
+
 def merge_adjustment(
     turn: Turn,
     wanted: ContainerAdjustment,
-    original: Container,
+    original: Original,
     seen: Container,
     reply: ContainerAdjustment,
 ) -> None:
     """Merge what a plugin wants into what later plugins see, and into the reply.
 
-    ``original`` is the container before any plugin. The order is the reference's, which decides the
-    conflict that is reported. Raises ConflictError; ``seen`` and ``reply`` are of no use then.
+    The order is the reference's, which decides the conflict that is reported. Raises ConflictError; ``seen``
+    and ``reply`` are of no use then.
     """
     if wanted.annotations:
         merge_map(turn, ANNOTATIONS, wanted.annotations, seen.annotations, reply.annotations)
     if wanted.mounts:
-        _merge_mounts(turn, wanted.mounts, seen, reply)
+        _merge_mounts(turn, wanted.mounts, original, seen, reply)
     if wanted.env:
         _merge_env(turn, wanted.env, original, seen, reply)
     if wanted.args:
@@ -93,7 +113,7 @@ def merge_adjustment(
     if wanted.HasField("hooks"):
         _merge_hooks(turn, wanted, seen, reply)
     if wanted.HasField("linux"):
-        _merge_linux(turn, wanted.linux, original.linux, seen.linux, reply.linux)
+        _merge_linux(turn, wanted.linux, original, seen.linux, reply.linux)
     for rlimit in wanted.rlimits:
         turn.claim(_RLIMITS, rlimit.type)
         seen.rlimits.append(rlimit)
@@ -107,7 +127,7 @@ def merge_adjustment(
 def _merge_linux(
     turn: Turn,
     wanted: LinuxContainerAdjustment,
-    original: LinuxContainer,
+    original: Original,
     seen: LinuxContainer,
     reply: LinuxContainerAdjustment,
 ) -> None:
@@ -132,7 +152,7 @@ def _merge_linux(
     # The reference always has it in the reply.
     reply.rdt.SetInParent()
     if wanted.HasField("rdt"):
-        _merge_rdt(turn, wanted.rdt, original.rdt, reply)
+        _merge_rdt(turn, wanted.rdt, original.container.linux.rdt, reply)
     if wanted.HasField("memory_policy"):
         # A container has no such field.
         _merge_single(turn, _MEMORY_POLICY, "memory_policy", wanted, reply)
@@ -146,54 +166,73 @@ def _merge_single(
         copy_field(target, name, getattr(wanted, name))
 
 
+def _take_out(
+    items: Any,
+    names: Iterable[str],
+    removed: Mapping[str, object],
+    added: Mapping[str, object],
+    original: Set[str],
+) -> None:
+    """Delete what is removed or replaced, from what later plugins see.
+
+    New entries can only replace what the container had to begin with: others have owners, and conflict.
+    """
+    if removed or not original.isdisjoint(added):
+        delete(items, names, added.keys() | removed.keys())
+
+
 def _merge_mounts(
-    turn: Turn, wanted: Iterable[Mount], seen: Container, reply: ContainerAdjustment
+    turn: Turn,
+    wanted: Iterable[Mount],
+    original: Original,
+    seen: Container,
+    reply: ContainerAdjustment,
 ) -> None:
     key = attrgetter("destination")
     removed, added = merge_list(turn, _MOUNTS, key, wanted, reply.mounts)
     reply.mounts.extend(mount for name, mount in removed.items() if name not in added)
-    delete(seen.mounts, map(key, seen.mounts), added.keys() | removed.keys())
+    _take_out(seen.mounts, map(key, seen.mounts), removed, added, original.mounts)
     seen.mounts.extend(added.values())
 
 
 def _merge_env(
     turn: Turn,
     wanted: Iterable[KeyValue],
-    original: Container,
+    original: Original,
     seen: Container,
     reply: ContainerAdjustment,
 ) -> None:
     removed, added = merge_list(turn, _ENV, attrgetter("key"), wanted, reply.env)
-    delete(seen.env, _env_keys(seen), added.keys() | removed.keys())
+    _take_out(seen.env, map(_env_key, seen.env), removed, added, original.env)
     seen.env.extend(env_to_oci(added.values()))
     lost = removed.keys() - added.keys()
     if lost:
-        _warn_of_removals(turn, "environment variable", lost.intersection(_env_keys(original)))
+        _warn_of_removals(turn, "environment variable", lost & original.env)
 
 
-def _env_keys(container: Container) -> list[str]:
-    return [entry.partition("=")[0] for entry in container.env]
+def _env_key(entry: str) -> str:
+    return entry.partition("=")[0]
 
 
 def _merge_devices(
     turn: Turn,
     wanted: Iterable[LinuxDevice],
-    original: LinuxContainer,
+    original: Original,
     seen: LinuxContainer,
     reply: LinuxContainerAdjustment,
 ) -> None:
     key = attrgetter("path")
     removed, added = merge_list(turn, _DEVICES, key, wanted, reply.devices)
-    delete(seen.devices, map(key, seen.devices), added.keys() | removed.keys())
+    _take_out(seen.devices, map(key, seen.devices), removed, added, original.devices)
     seen.devices.extend(added.values())
     lost = removed.keys() - added.keys()
     if lost:
-        _warn_of_removals(turn, "device", lost.intersection(map(key, original.devices)))
+        _warn_of_removals(turn, "device", lost & original.devices)
 
 
-def _warn_of_removals(turn: Turn, name: str, original: set[str]) -> None:
+def _warn_of_removals(turn: Turn, name: str, keys: Iterable[str]) -> None:
     """Of what the container had to begin with: a reply has no removals of these."""
-    for key in sorted(original):
+    for key in sorted(keys):
         turn.lost(f"the removal of {name} {key!r}", "the container has it without plugins as well")
 
 

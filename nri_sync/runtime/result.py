@@ -34,7 +34,7 @@ from nri_sync.api import (
     UpdateContainerResponse,
 )
 from nri_sync.errors import ConflictError
-from nri_sync.runtime.merge_adjustment import merge_adjustment
+from nri_sync.runtime.merge_adjustment import Original, merge_adjustment
 from nri_sync.runtime.merge_resources import merge_update
 from nri_sync.runtime.quoting import quote
 from nri_sync.runtime.turn import Turn
@@ -111,6 +111,7 @@ class CreateResult(_Result):
         #: The container before any plugin, as validators are to see it.
         self.original = Container()
         self.original.CopyFrom(self.request.container)
+        self._original = Original(self.original)
         self._adjust = ContainerAdjustment()
         _fill(self._adjust)
 
@@ -124,7 +125,7 @@ class CreateResult(_Result):
         container = self.request.container
         if response.HasField("adjust"):
             turn = Turn(self.owners, plugin, container.id)
-            merge_adjustment(turn, response.adjust, self.original, container, self._adjust)
+            merge_adjustment(turn, response.adjust, self._original, container, self._adjust)
         self._merge_updates(plugin, response.update)
         _drop_evictions(self.owners, plugin, response.evict)
 

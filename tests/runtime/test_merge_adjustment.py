@@ -18,7 +18,7 @@ from nri_sync.api import (
     Owners,
 )
 from nri_sync.errors import ConflictError
-from nri_sync.runtime.merge_adjustment import merge_adjustment
+from nri_sync.runtime.merge_adjustment import Original, merge_adjustment
 from nri_sync.runtime.turn import Turn
 
 __all__: list[str] = []
@@ -36,7 +36,7 @@ class Scene:
 
     def merge(self, plugin: str, adjustment: Adjustment) -> None:
         turn = Turn(self.owners, plugin, "c")
-        merge_adjustment(turn, adjustment.message, self.original, self.seen, self.reply)
+        merge_adjustment(turn, adjustment.message, Original(self.original), self.seen, self.reply)
 
     @property
     def result(self) -> Adjustment:
