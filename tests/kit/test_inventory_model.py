@@ -259,6 +259,7 @@ def check(snapshot: Snapshot, model: Model) -> None:
         assert found(snapshot.container_by_pid(pid)) == newest
 
 
+@pytest.mark.timeout(60 + EVENTS // 50)
 @pytest.mark.parametrize("seed", range(3))
 def test_beside_the_model(seed: int) -> None:
     chance = random.Random(seed)
