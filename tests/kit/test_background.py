@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextvars
 import gc
 import logging
@@ -12,7 +13,7 @@ import threading
 import time
 import weakref
 from collections.abc import Iterator
-from concurrent.futures import CancelledError, Future
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, Callable
 
@@ -526,7 +527,33 @@ class TestEvery:
         assert ran.wait(LONG)
         task.stop()
 
-    def test_a_thread_that_leaves_the_watch_is_replaced(self, make: Make, gate: Gate) -> None:
+    def test_a_thread_that_was_watching_is_replaced(self, make: Make, gate: Gate) -> None:
+        background = make(threads=2)
+        ran = threading.Event()
+        # One thread watches for both, and is busy with the first.
+        first, second = background.every(0.05, gate), background.every(0.06, ran.set)
+        gate.wait()
+        assert ran.wait(LONG)
+        first.stop()
+        second.stop()
+
+    def test_a_run_that_becomes_due_during_one_by_request(
+        self, make: Make, gate: Gate, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        chances = iter([0.99999, 0.0])  # a pause of 10 ms, then one of 1,000 s
+        monkeypatch.setattr(random, "random", lambda: next(chances))
+        background = make()
+        task = background.every(1000.0, gate, jitter=1.0)
+        task()
+        gate.wait()
+        background.submit(len, "")  # somebody else keeps watch
+        eventually(lambda: not background._due)
+        gate.open()
+        eventually(lambda: not background.counters.running)
+        assert gate.entered.empty()
+        assert len(background._due) == 1
+
+    def test_what_is_submitted_does_not_end_the_watch(self, make: Make, gate: Gate) -> None:
         background = make(threads=2)
         ran = threading.Event()
         task = background.every(0.05, ran.set)
@@ -603,6 +630,19 @@ class TestClosing:
         gate.open()
         assert closing() is True
         assert background.counters.done == 2
+        assert background._due == []
+
+    def test_what_is_due_is_not_begun_any_more(self, make: Make, gate: Gate) -> None:
+        background = make(threads=1)
+        background.submit(gate)
+        gate.wait()
+        background.every(0.001, gate)
+        eventually(lambda: background._due[0][0] < time.monotonic())
+        closing = on_thread(lambda: background.close(LONG))
+        eventually(lambda: background._closed)
+        gate.open()
+        assert closing() is True
+        assert background.counters.done == 1
 
     def test_what_takes_too_long(
         self, make: Make, gate: Gate, caplog: pytest.LogCaptureFixture
@@ -618,8 +658,9 @@ class TestClosing:
         other(5)
         assert background.close(0.01) is False
         assert waiting.cancelled()
-        with pytest.raises(CancelledError):
+        with pytest.raises(concurrent.futures.CancelledError):
             waiting.result(0)
+        assert concurrent.futures.wait([waiting], 0).done == {waiting}
         messages = [record.getMessage() for record in caplog.records]
         assert len(messages) == 2
         assert messages[0].startswith("background is closed; not begun any more: ")

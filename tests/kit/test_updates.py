@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import functools
 import logging
 import queue
 import random
@@ -801,7 +802,7 @@ def test_counters(scripted: Make) -> None:
 class Node(Host):
     """A machine with containers and a container runtime, which may fail, be slow, and restart."""
 
-    def __init__(self, directory: Path, seed: int = 0) -> None:
+    def __init__(self, directory: Path, seed: int = 0, **options: Any) -> None:
         super().__init__()
         self.chance = random.Random(seed)
         self.containers = [nri_pb2.Container(id=f"c{n}", pod_sandbox_id="pod0") for n in range(6)]
@@ -811,11 +812,19 @@ class Node(Host):
         self.outcomes: Counter[str] = Counter()
         self.refused: set[str] = set()
         self.trouble = 0.0
+        self._options = host_options(self, directory, **options)
+        self.socket_path: str = self._options["socket_path"]
         self._life = 0
-        self.runtime = Runtime("containerd", "v2.4.0", **host_options(self, directory))
+        self.runtime = self._born()
 
-    def update_containers(self, updates: Any, evictions: Any) -> Any:
-        life = self._life
+    def _born(self) -> Runtime:
+        """The process of a runtime: what one was about to do, the next one does not."""
+        update_containers = functools.partial(self._update, self._life)
+        return Runtime(
+            "containerd", "v2.4.0", **{**self._options, "update_containers": update_containers}
+        )
+
+    def _update(self, life: int, updates: Any, evictions: Any) -> Any:
         with self.lock:
             kind = self.chance.choice(["slow", "some", "error"])
             kind = kind if self.chance.random() < self.trouble else "fine"
@@ -824,7 +833,7 @@ class Node(Host):
         failed = []
         with self.lock:
             if life != self._life:
-                return []  # the process is gone, with all that it was about to do
+                return []
             self.outcomes[kind] += 1
             for item in updates:
                 unlucky = kind != "fine" and self.chance.random() < 0.4
@@ -841,13 +850,20 @@ class Node(Host):
         with self.lock:
             self._life += 1
         self.runtime.stop()
+        self.runtime = self._born()
         self.runtime.start()
+
+    def __enter__(self) -> Node:
+        self.runtime.start()
+        return self
+
+    def __exit__(self, *_exc_info: object) -> None:
+        self.runtime.stop()
 
 
 @pytest.fixture
 def node(socket_dir: Path) -> Iterator[Node]:
-    node = Node(socket_dir)
-    with node.runtime:
+    with Node(socket_dir) as node:
         yield node
 
 
@@ -873,9 +889,12 @@ class Plugin:
 @contextlib.contextmanager
 def running(node: Node, plugin: Plugin) -> Iterator[nri_sync.Stub]:
     """A stub of the plugin that is kept connected."""
-    path = node.runtime._settings.socket_path
     stub = nri_sync.Stub(
-        plugin, name="test", idx="10", socket_path=path, interceptors=[plugin.updates]
+        plugin,
+        name="test",
+        idx="10",
+        socket_path=node.socket_path,
+        interceptors=[plugin.updates],
     )
     plugin.updates.attach(stub)
     stop = threading.Event()
@@ -908,12 +927,9 @@ class TestWithARuntime:
         assert node.applied == {"c0": [77]}
 
     def test_a_handler_that_was_answered_for(self, socket_dir: Path) -> None:
-        node = Node(socket_dir)
-        node.runtime = Runtime(
-            "containerd", "v2.4.0", **host_options(node, socket_dir, request_timeout=0.3)
-        )
+        node = Node(socket_dir, request_timeout=0.3)
         plugin = Plugin()
-        with node.runtime, running(node, plugin) as stub:
+        with node, running(node, plugin) as stub:
             node.runtime.post_start_container(POD, node.containers[0])
             assert stub.counters.late_replies == 1
             # It still runs.
@@ -973,7 +989,7 @@ class TestWithARuntime:
                 if chance.random() < 0.3:
                     future.result(LONG)
 
-        with node.runtime, running(node, plugin):
+        with node, running(node, plugin):
             putters = [on_thread(lambda n=n: put(n)) for n in range(3)]  # type: ignore[misc]
             for calls in range(10, 60, 10):
                 eventually(lambda calls=calls: sum(node.outcomes.values()) >= calls)  # type: ignore[misc]
