@@ -51,6 +51,11 @@ def serve(archive: Path) -> Iterator[str]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
+        def handle(self) -> None:
+            # A client that keeps its connection may be killed.
+            with contextlib.suppress(ConnectionResetError):
+                super().handle()
+
         def do_GET(self) -> None:
             *_, kind, reference = self.path.rstrip("/").split("/")
             status, content, body = 200, "application/json", b"{}"

@@ -35,7 +35,8 @@ with RUNTIME(build()) as node:
 def test_interrupted(tools: Tools, how: signal.Signals) -> None:
     with subprocess.Popen(
         [sys.executable, "-c", PROGRAM],
-        cwd=machine.SOURCE, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        cwd=machine.SOURCE, text=True,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     ) as process:  # fmt: skip
         assert process.stdout is not None
         root = Path(process.stdout.readline().strip())
@@ -43,7 +44,8 @@ def test_interrupted(tools: Tools, how: signal.Signals) -> None:
         Node.made.append(root)
         there = {trace.split()[0] for trace in machine.traces(root)}
         process.send_signal(how)
+        _, errors = process.communicate()
     assert there == {"process", "mount", "cgroup", "file"}
-    assert process.returncode == -how
+    assert process.returncode == -how, errors
     machine.wait_for(lambda: not root.exists())
     assert machine.traces(root) == []
