@@ -433,6 +433,10 @@ class Cluster(Host):
         self.stub.start()
         assert self.runtime.wait_for_plugins(lambda names: "10-test" in names, LONG)
 
+    def disconnect(self) -> None:
+        self.stub.stop()
+        assert self.runtime.wait_for_plugins(lambda names: not names, LONG)
+
     def stop(self) -> None:
         self.stub.stop()
         self.runtime.stop()
@@ -491,7 +495,7 @@ class TestWithARuntime:
             assert told.take() == [("synchronize", "+p3 -p2 +c3 -c2")]
             assert view.snapshot().container_by_pid(9) is not None
             # The plugin stops and starts its stub; nothing has changed.
-            cluster.stub.stop()
+            cluster.disconnect()
             assert not view.snapshot().stale
             cluster.connect()
             assert told.take() == [("synchronize", "")]

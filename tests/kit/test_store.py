@@ -153,7 +153,7 @@ class TestRestarts:
                     cluster.replace(observed)
                     cluster.connect()
                     cluster.run(pod(f"p{number}"), container(f"c{number}", f"p{number}"))
-                    cluster.stub.stop()
+                    cluster.disconnect()
                 assert told.take() == expected
                 # Meanwhile, all is replaced.
                 cluster.pods, cluster.containers = [pod("p9")], [container("c9", "p9")]
