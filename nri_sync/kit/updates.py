@@ -315,7 +315,8 @@ class UpdateQueue(RequestInterceptor):
                 if synchronized:
                     self._ready = True
                     self._synchronized += 1
-                if not self._unanswered:
+                # The thread is not woken for each request of a plugin that has nothing to send.
+                if not self._unanswered and self._backlog:
                     self._changed.notify_all()
 
         with self._changed:
