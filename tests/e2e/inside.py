@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tests.e2e.cri import Container
 
-__all__ = ["CGROUP2", "Inside"]
+__all__ = ["CGROUP2", "UNLIMITED", "Inside"]
 
 CGROUPS = Path("/sys/fs/cgroup")
 CGROUP2 = (CGROUPS / "cgroup.controllers").exists()
@@ -20,6 +20,7 @@ _IOPRIO_GET = {"x86_64": 252, "aarch64": 31}
 _IOPRIO_WHO_PROCESS = 1
 
 START_TIMEOUT = 20.0
+UNLIMITED = -1
 
 
 class Inside:
@@ -102,7 +103,7 @@ class Inside:
 
     @property
     def memory_limit(self) -> int:
-        return int(self._cgroup("memory", "memory.limit_in_bytes", "memory.max"))
+        return _number(self._cgroup("memory", "memory.limit_in_bytes", "memory.max"))
 
     @property
     def cpu_shares(self) -> int | None:
@@ -114,7 +115,7 @@ class Inside:
         """Quota and period."""
         if CGROUP2:
             quota, period = self._cgroup("cpu", "", "cpu.max").split()
-            return int(quota), int(period)
+            return _number(quota), int(period)
         return (
             int(self._cgroup("cpu", "cpu.cfs_quota_us", "")),
             int(self._cgroup("cpu", "cpu.cfs_period_us", "")),
@@ -130,7 +131,7 @@ class Inside:
 
     @property
     def pids_limit(self) -> int:
-        return int(self._cgroup("pids", "pids.max", "pids.max"))
+        return _number(self._cgroup("pids", "pids.max", "pids.max"))
 
     def read_limit(self, device: Path) -> int:
         """Bytes a second that it may read of a block device."""
@@ -141,3 +142,7 @@ class Inside:
             if name == f"{os.major(number)}:{os.minor(number)}":
                 return int(limit.rpartition("=")[2])
         raise KeyError(device)
+
+
+def _number(text: str) -> int:
+    return UNLIMITED if text == "max" else int(text)

@@ -9,7 +9,7 @@ from nri_sync import api
 from tests.e2e.conftest import Connect
 from tests.e2e.cri import Container, Cri, Pod
 from tests.e2e.inside import Inside
-from tests.interop.plugins import Recorder
+from tests.interop.plugins import PROMPTLY, Recorder
 
 __all__: list[str] = []
 
@@ -112,10 +112,10 @@ class TestUnsolicited:
         # No CPU of that number. The runtime has a list of the failed ones, but an error goes without it.
         impossible = api.Update(container.id).set_cpu(cpus="4000")
         with pytest.raises(grpc.RpcError, match=r"NRI update of (some )?containers failed"):
-            stub.update_containers([impossible, limit(container, 38)])
+            stub.update_containers([impossible, limit(container, 38)], timeout=PROMPTLY)
         assert Inside(container).memory_limit == 38 * MIB
         impossible.message.ignore_failure = True
-        assert stub.update_containers([impossible]) == []
+        assert stub.update_containers([impossible], timeout=PROMPTLY) == []
 
     @feature(
         "Unsolicited updates: of a container that does not exist", proves="accepted, no effect"
