@@ -1,6 +1,6 @@
 """A plugin and a runtime talk to each other: ``make demo``. Needs no container runtime, and no root.
 
-The plugin is examples/device_injector/plugin.py, in a process of its own. The runtime is nri_sync.runtime.Runtime;
+The plugin is examples/first_plugin/plugin.py, in a process of its own. The runtime is nri_sync.runtime.Runtime;
 its pods and containers exist on paper only.
 """
 
@@ -20,7 +20,7 @@ from nri_sync.runtime.oci import adjust_spec
 
 __all__ = ["Node", "main"]
 
-PLUGIN = Path(__file__).with_name("device_injector") / "plugin.py"
+PLUGIN = Path(__file__).with_name("first_plugin") / "plugin.py"
 TIMEOUT = 10.0
 # Of the OCI runtime specification: a container without anything.
 BARE: dict[str, Any] = {"process": {"args": ["sh"]}, "linux": {}}

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from examples.device_injector.plugin import DeviceInjector
+from examples.first_plugin.plugin import DeviceInjector
 from nri_sync import api
 
 __all__: list[str] = []
@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 def test_the_readme_shows_the_plugin_as_it_is() -> None:
     shown = re.findall(r"^```python\n(.*?)^```$", (ROOT / "README.md").read_text(), re.M | re.S)
-    assert (ROOT / "examples" / "device_injector" / "plugin.py").read_text() in shown
+    assert (ROOT / "examples" / "first_plugin" / "plugin.py").read_text() in shown
 
 
 class TestDeviceInjector:

@@ -14,7 +14,7 @@ from tests.interop.plugins import CONTAINER
 
 __all__: list[str] = []
 
-PLUGIN = Path(__file__).resolve().parents[2] / "examples" / "device_injector" / "plugin.py"
+PLUGIN = Path(__file__).resolve().parents[2] / "examples" / "first_plugin" / "plugin.py"
 
 
 def injected(runtime: GoRuntime) -> list[str]:
