@@ -10,7 +10,12 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from nri_sync.kit.annotations import (
+    from nri_sync.kit.background import Background, BackgroundCounters, Task
+    from nri_sync.kit.chains import chain
+    from nri_sync.kit.config.durations import parse_duration
+    from nri_sync.kit.config.live import LiveConfig
+    from nri_sync.kit.config.loading import Bytes, Cpus, Duration, load
+    from nri_sync.kit.fields.annotations import (
         Annotation,
         Annotations,
         list_of,
@@ -21,8 +26,7 @@ if TYPE_CHECKING:
         parse_list,
         parse_yaml,
     )
-    from nri_sync.kit.background import Background, BackgroundCounters, Task
-    from nri_sync.kit.cgroups import (
+    from nri_sync.kit.fields.cgroups import (
         CgroupRoot,
         cgroup_name,
         cgroup_path,
@@ -32,9 +36,7 @@ if TYPE_CHECKING:
         pod_uid_of_cgroup,
         process_cgroup,
     )
-    from nri_sync.kit.chains import chain
-    from nri_sync.kit.config import Bytes, Cpus, Duration, load
-    from nri_sync.kit.cpu import (
+    from nri_sync.kit.fields.cpu import (
         format_cpus,
         milli_to_quota,
         milli_to_shares,
@@ -44,30 +46,10 @@ if TYPE_CHECKING:
         shares_to_weight,
         weight_to_shares,
     )
-    from nri_sync.kit.durations import parse_duration
-    from nri_sync.kit.formatters import JSONFormatter, TextFormatter
-    from nri_sync.kit.health import Health, HealthReport, HealthState
-    from nri_sync.kit.healthfile import HealthFile
-    from nri_sync.kit.images import ContainerImage, ImageReference, container_image
-    from nri_sync.kit.intercept import RequestInterceptor
-    from nri_sync.kit.inventory import Inventory
-    from nri_sync.kit.inventory_index import Changes, Snapshot
-    from nri_sync.kit.inventory_records import ContainerRecord, PodRecord
-    from nri_sync.kit.live_config import LiveConfig
-    from nri_sync.kit.logcontext import (
-        ContextFilter,
-        LogContext,
-        in_context,
-        log_context,
-        log_scope,
-    )
-    from nri_sync.kit.logs import LogRequests, setup_logging
-    from nri_sync.kit.metrics import Metric, RequestMetrics, Sample
-    from nri_sync.kit.names import container_name
-    from nri_sync.kit.netns import network_namespace
-    from nri_sync.kit.options import Options, add_options
-    from nri_sync.kit.program import ExitCode, main, run
-    from nri_sync.kit.qos import (
+    from nri_sync.kit.fields.images import ContainerImage, ImageReference, container_image
+    from nri_sync.kit.fields.names import container_name
+    from nri_sync.kit.fields.netns import network_namespace
+    from nri_sync.kit.fields.qos import (
         QoS,
         container_qos,
         estimate_memory_request,
@@ -77,12 +59,30 @@ if TYPE_CHECKING:
         pod_qos,
         qos_of_resources,
     )
-    from nri_sync.kit.quantity import Quantity, QuantityFormat
-    from nri_sync.kit.selectors import LabelSelector, Requirement, Selector
-    from nri_sync.kit.server import HealthServer
-    from nri_sync.kit.store import InventoryStore
-    from nri_sync.kit.supervisor import Supervisor
-    from nri_sync.kit.systemd import Notifier
+    from nri_sync.kit.fields.quantity import Quantity, QuantityFormat
+    from nri_sync.kit.fields.selectors import LabelSelector, Requirement, Selector
+    from nri_sync.kit.health.file import HealthFile
+    from nri_sync.kit.health.health import Health, HealthReport, HealthState
+    from nri_sync.kit.health.metrics import Metric, RequestMetrics, Sample
+    from nri_sync.kit.health.server import HealthServer
+    from nri_sync.kit.intercept import RequestInterceptor
+    from nri_sync.kit.inventory.index import Changes, Snapshot
+    from nri_sync.kit.inventory.inventory import Inventory
+    from nri_sync.kit.inventory.records import ContainerRecord, PodRecord
+    from nri_sync.kit.inventory.store import InventoryStore
+    from nri_sync.kit.logs.context import (
+        ContextFilter,
+        LogContext,
+        in_context,
+        log_context,
+        log_scope,
+    )
+    from nri_sync.kit.logs.formatters import JSONFormatter, TextFormatter
+    from nri_sync.kit.logs.logs import LogRequests, setup_logging
+    from nri_sync.kit.program.options import Options, add_options
+    from nri_sync.kit.program.program import ExitCode, main, run
+    from nri_sync.kit.program.supervisor import Supervisor
+    from nri_sync.kit.program.systemd import Notifier
     from nri_sync.kit.updates import PendingUpdate, UpdateCounters, UpdateQueue
 
 __all__ = [
@@ -177,93 +177,93 @@ __all__ = [
 
 # Where the names above come from. None may be that of a module here: importing that would put it in its place.
 _HOMES = {
-    "Annotation": "nri_sync.kit.annotations",
-    "Annotations": "nri_sync.kit.annotations",
+    "Annotation": "nri_sync.kit.fields.annotations",
+    "Annotations": "nri_sync.kit.fields.annotations",
     "Background": "nri_sync.kit.background",
     "BackgroundCounters": "nri_sync.kit.background",
-    "Bytes": "nri_sync.kit.config",
-    "CgroupRoot": "nri_sync.kit.cgroups",
-    "Changes": "nri_sync.kit.inventory_index",
-    "ContainerImage": "nri_sync.kit.images",
-    "ContainerRecord": "nri_sync.kit.inventory_records",
-    "ContextFilter": "nri_sync.kit.logcontext",
-    "Cpus": "nri_sync.kit.config",
-    "Duration": "nri_sync.kit.config",
-    "ExitCode": "nri_sync.kit.program",
-    "Health": "nri_sync.kit.health",
-    "HealthFile": "nri_sync.kit.healthfile",
-    "HealthReport": "nri_sync.kit.health",
-    "HealthServer": "nri_sync.kit.server",
-    "HealthState": "nri_sync.kit.health",
-    "ImageReference": "nri_sync.kit.images",
-    "Inventory": "nri_sync.kit.inventory",
-    "InventoryStore": "nri_sync.kit.store",
-    "JSONFormatter": "nri_sync.kit.formatters",
-    "LabelSelector": "nri_sync.kit.selectors",
-    "LiveConfig": "nri_sync.kit.live_config",
-    "LogContext": "nri_sync.kit.logcontext",
-    "LogRequests": "nri_sync.kit.logs",
-    "Metric": "nri_sync.kit.metrics",
-    "Notifier": "nri_sync.kit.systemd",
-    "Options": "nri_sync.kit.options",
+    "Bytes": "nri_sync.kit.config.loading",
+    "CgroupRoot": "nri_sync.kit.fields.cgroups",
+    "Changes": "nri_sync.kit.inventory.index",
+    "ContainerImage": "nri_sync.kit.fields.images",
+    "ContainerRecord": "nri_sync.kit.inventory.records",
+    "ContextFilter": "nri_sync.kit.logs.context",
+    "Cpus": "nri_sync.kit.config.loading",
+    "Duration": "nri_sync.kit.config.loading",
+    "ExitCode": "nri_sync.kit.program.program",
+    "Health": "nri_sync.kit.health.health",
+    "HealthFile": "nri_sync.kit.health.file",
+    "HealthReport": "nri_sync.kit.health.health",
+    "HealthServer": "nri_sync.kit.health.server",
+    "HealthState": "nri_sync.kit.health.health",
+    "ImageReference": "nri_sync.kit.fields.images",
+    "Inventory": "nri_sync.kit.inventory.inventory",
+    "InventoryStore": "nri_sync.kit.inventory.store",
+    "JSONFormatter": "nri_sync.kit.logs.formatters",
+    "LabelSelector": "nri_sync.kit.fields.selectors",
+    "LiveConfig": "nri_sync.kit.config.live",
+    "LogContext": "nri_sync.kit.logs.context",
+    "LogRequests": "nri_sync.kit.logs.logs",
+    "Metric": "nri_sync.kit.health.metrics",
+    "Notifier": "nri_sync.kit.program.systemd",
+    "Options": "nri_sync.kit.program.options",
     "PendingUpdate": "nri_sync.kit.updates",
-    "PodRecord": "nri_sync.kit.inventory_records",
-    "QoS": "nri_sync.kit.qos",
-    "Quantity": "nri_sync.kit.quantity",
-    "QuantityFormat": "nri_sync.kit.quantity",
+    "PodRecord": "nri_sync.kit.inventory.records",
+    "QoS": "nri_sync.kit.fields.qos",
+    "Quantity": "nri_sync.kit.fields.quantity",
+    "QuantityFormat": "nri_sync.kit.fields.quantity",
     "RequestInterceptor": "nri_sync.kit.intercept",
-    "RequestMetrics": "nri_sync.kit.metrics",
-    "Requirement": "nri_sync.kit.selectors",
-    "Sample": "nri_sync.kit.metrics",
-    "Selector": "nri_sync.kit.selectors",
-    "Snapshot": "nri_sync.kit.inventory_index",
-    "Supervisor": "nri_sync.kit.supervisor",
+    "RequestMetrics": "nri_sync.kit.health.metrics",
+    "Requirement": "nri_sync.kit.fields.selectors",
+    "Sample": "nri_sync.kit.health.metrics",
+    "Selector": "nri_sync.kit.fields.selectors",
+    "Snapshot": "nri_sync.kit.inventory.index",
+    "Supervisor": "nri_sync.kit.program.supervisor",
     "Task": "nri_sync.kit.background",
-    "TextFormatter": "nri_sync.kit.formatters",
+    "TextFormatter": "nri_sync.kit.logs.formatters",
     "UpdateCounters": "nri_sync.kit.updates",
     "UpdateQueue": "nri_sync.kit.updates",
-    "add_options": "nri_sync.kit.options",
-    "cgroup_name": "nri_sync.kit.cgroups",
-    "cgroup_path": "nri_sync.kit.cgroups",
+    "add_options": "nri_sync.kit.program.options",
+    "cgroup_name": "nri_sync.kit.fields.cgroups",
+    "cgroup_path": "nri_sync.kit.fields.cgroups",
     "chain": "nri_sync.kit.chains",
-    "container_cgroup": "nri_sync.kit.cgroups",
-    "container_image": "nri_sync.kit.images",
-    "container_name": "nri_sync.kit.names",
-    "container_qos": "nri_sync.kit.qos",
-    "estimate_memory_request": "nri_sync.kit.qos",
-    "expand_slice": "nri_sync.kit.cgroups",
-    "format_cpus": "nri_sync.kit.cpu",
-    "in_context": "nri_sync.kit.logcontext",
-    "kubelet_cgroup_parent": "nri_sync.kit.qos",
-    "list_of": "nri_sync.kit.annotations",
-    "load": "nri_sync.kit.config",
-    "log_context": "nri_sync.kit.logcontext",
-    "log_scope": "nri_sync.kit.logcontext",
-    "main": "nri_sync.kit.program",
-    "memory_high": "nri_sync.kit.qos",
-    "milli_to_quota": "nri_sync.kit.cpu",
-    "milli_to_shares": "nri_sync.kit.cpu",
-    "network_namespace": "nri_sync.kit.netns",
-    "one_of": "nri_sync.kit.annotations",
-    "oom_score_adj": "nri_sync.kit.qos",
-    "parse_bool": "nri_sync.kit.annotations",
-    "parse_cpus": "nri_sync.kit.cpu",
-    "parse_duration": "nri_sync.kit.durations",
-    "parse_int": "nri_sync.kit.annotations",
-    "parse_json": "nri_sync.kit.annotations",
-    "parse_list": "nri_sync.kit.annotations",
-    "parse_yaml": "nri_sync.kit.annotations",
-    "pod_cgroup": "nri_sync.kit.cgroups",
-    "pod_qos": "nri_sync.kit.qos",
-    "pod_uid_of_cgroup": "nri_sync.kit.cgroups",
-    "process_cgroup": "nri_sync.kit.cgroups",
-    "qos_of_resources": "nri_sync.kit.qos",
-    "quota_to_milli": "nri_sync.kit.cpu",
-    "run": "nri_sync.kit.program",
-    "setup_logging": "nri_sync.kit.logs",
-    "shares_to_milli": "nri_sync.kit.cpu",
-    "shares_to_weight": "nri_sync.kit.cpu",
-    "weight_to_shares": "nri_sync.kit.cpu",
+    "container_cgroup": "nri_sync.kit.fields.cgroups",
+    "container_image": "nri_sync.kit.fields.images",
+    "container_name": "nri_sync.kit.fields.names",
+    "container_qos": "nri_sync.kit.fields.qos",
+    "estimate_memory_request": "nri_sync.kit.fields.qos",
+    "expand_slice": "nri_sync.kit.fields.cgroups",
+    "format_cpus": "nri_sync.kit.fields.cpu",
+    "in_context": "nri_sync.kit.logs.context",
+    "kubelet_cgroup_parent": "nri_sync.kit.fields.qos",
+    "list_of": "nri_sync.kit.fields.annotations",
+    "load": "nri_sync.kit.config.loading",
+    "log_context": "nri_sync.kit.logs.context",
+    "log_scope": "nri_sync.kit.logs.context",
+    "main": "nri_sync.kit.program.program",
+    "memory_high": "nri_sync.kit.fields.qos",
+    "milli_to_quota": "nri_sync.kit.fields.cpu",
+    "milli_to_shares": "nri_sync.kit.fields.cpu",
+    "network_namespace": "nri_sync.kit.fields.netns",
+    "one_of": "nri_sync.kit.fields.annotations",
+    "oom_score_adj": "nri_sync.kit.fields.qos",
+    "parse_bool": "nri_sync.kit.fields.annotations",
+    "parse_cpus": "nri_sync.kit.fields.cpu",
+    "parse_duration": "nri_sync.kit.config.durations",
+    "parse_int": "nri_sync.kit.fields.annotations",
+    "parse_json": "nri_sync.kit.fields.annotations",
+    "parse_list": "nri_sync.kit.fields.annotations",
+    "parse_yaml": "nri_sync.kit.fields.annotations",
+    "pod_cgroup": "nri_sync.kit.fields.cgroups",
+    "pod_qos": "nri_sync.kit.fields.qos",
+    "pod_uid_of_cgroup": "nri_sync.kit.fields.cgroups",
+    "process_cgroup": "nri_sync.kit.fields.cgroups",
+    "qos_of_resources": "nri_sync.kit.fields.qos",
+    "quota_to_milli": "nri_sync.kit.fields.cpu",
+    "run": "nri_sync.kit.program.program",
+    "setup_logging": "nri_sync.kit.logs.logs",
+    "shares_to_milli": "nri_sync.kit.fields.cpu",
+    "shares_to_weight": "nri_sync.kit.fields.cpu",
+    "weight_to_shares": "nri_sync.kit.fields.cpu",
 }
 
 if not TYPE_CHECKING:

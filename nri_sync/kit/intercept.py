@@ -7,7 +7,7 @@ from typing import Any, Callable
 import grpc
 
 from nri_sync import api
-from nri_sync.kit.names import container_name
+from nri_sync.kit.fields.names import container_name
 
 __all__ = [
     "Behaviour",

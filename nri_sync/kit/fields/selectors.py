@@ -1,0 +1,272 @@
+"""Which pods and containers a plugin is for: by namespace, labels and names. Pure and immutable.
+
+Label selectors are those of Kubernetes, with the syntax and the meaning of k8s.io/apimachinery
+``pkg/labels``.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NoReturn, Union
+
+from nri_sync import api
+from nri_sync.kit.fields.names import container_name
+
+__all__ = ["LabelSelector", "Requirement", "Selector"]
+
+_TOKEN = re.compile(r"\s*(==|!=|[=!(),<>]|[^=!(),<>\s]+|$)")
+_SIGNS = ("==", "!=", *"=!(),<>")
+_NAME = re.compile("(?:[A-Za-z0-9][A-Za-z0-9_.-]{0,61})?[A-Za-z0-9]")
+_PREFIX = re.compile(r"[a-z0-9](?:[a-z0-9-]*[a-z0-9])?(?:\.[a-z0-9](?:[a-z0-9-]*[a-z0-9])?)*")
+_OPERATORS = {
+    "=": "In",
+    "==": "In",
+    "!=": "NotIn",
+    "in": "In",
+    "notin": "NotIn",
+    ">": "Gt",
+    "<": "Lt",
+}
+_FROM_DICT = ("In", "NotIn", "Exists", "DoesNotExist")
+_INTEGER = re.compile("[+-]?[0-9]{1,63}")
+
+
+@dataclass(frozen=True)
+class Requirement:
+    """One condition on a label: ``operator`` is In, NotIn, Exists, DoesNotExist, Gt or Lt.
+
+    NotIn is also true where there is no such label; Gt and Lt compare integers, and are false for
+    anything else.
+    """
+
+    key: str
+    operator: str
+    values: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        prefix, slash, name = self.key.rpartition("/")
+        if not _NAME.fullmatch(name) or (
+            slash and not (_PREFIX.fullmatch(prefix) and len(prefix) <= 253)
+        ):
+            raise ValueError(f"{self.key!r} is no key of a label")
+        wanted = {
+            "In": "any",
+            "NotIn": "any",
+            "Gt": "one",
+            "Lt": "one",
+            "Exists": "no",
+            "DoesNotExist": "no",
+        }
+        if self.operator not in wanted:
+            raise ValueError(
+                f"{self.operator!r} is no operator of a label selector: {', '.join(wanted)}"
+            )
+        count, many = len(self.values), wanted[self.operator]
+        if (
+            (many == "any" and not count)
+            or (many == "one" and count != 1)
+            or (many == "no" and count)
+        ):
+            raise ValueError(
+                f"{self.operator} for label {self.key!r} takes {many.replace('any', 'at least one')} value"
+            )
+        for value in self.values:
+            if value and not _NAME.fullmatch(value):
+                raise ValueError(f"{value!r} is no value of a label, for {self.key!r}")
+            if many == "one" and not _INTEGER.fullmatch(value):
+                raise ValueError(
+                    f"{self.operator} for label {self.key!r} takes an integer, not {value!r}"
+                )
+
+    def matches(self, labels: Mapping[str, str]) -> bool:
+        """Whether labels meet this condition."""
+        value = labels.get(self.key)
+        if self.operator in ("NotIn", "DoesNotExist"):
+            return value is None or (self.operator == "NotIn" and value not in self.values)
+        if value is None or self.operator == "Exists":
+            return value is not None
+        if self.operator == "In":
+            return value in self.values
+        if not _INTEGER.fullmatch(value):
+            return False
+        number, bound = int(value), int(self.values[0])
+        return number > bound if self.operator == "Gt" else number < bound
+
+    def __str__(self) -> str:
+        if self.operator in ("In", "NotIn"):
+            word = "in" if self.operator == "In" else "notin"
+            return f"{self.key} {word} ({','.join(self.values)})"
+        if self.operator in ("Gt", "Lt"):
+            return f"{self.key}{'>' if self.operator == 'Gt' else '<'}{self.values[0]}"
+        return self.key if self.operator == "Exists" else f"!{self.key}"
+
+
+@dataclass(frozen=True)
+class LabelSelector:
+    """Conditions on labels, all of which must be met; without any, all labels match."""
+
+    requirements: tuple[Requirement, ...] = ()
+
+    @classmethod
+    def parse(cls, text: str) -> LabelSelector:
+        """Read "app=web,tier in (a,b),!canary,size>3" as kubectl does. Raises ValueError."""
+        return cls(tuple(_Parser(text).requirements()))
+
+    @classmethod
+    def of(cls, selector: LabelSelectorLike) -> LabelSelector:
+        """From text, or from a mapping with matchLabels and matchExpressions as Kubernetes objects
+        have it.
+
+        Raises ValueError, or TypeError for what is neither.
+        """
+        if isinstance(selector, LabelSelector):
+            return selector
+        if isinstance(selector, str):
+            return cls.parse(selector)
+        if not isinstance(selector, Mapping):
+            raise TypeError(
+                f"a label selector must be a str or a mapping, not {type(selector).__name__}"
+            )
+        unknown = set(selector) - {"matchLabels", "matchExpressions"}
+        if unknown:
+            raise ValueError(
+                f"a label selector has matchLabels and matchExpressions, not {sorted(map(str, unknown))}"
+            )
+        found = [Requirement(k, "In", (v,)) for k, v in (selector.get("matchLabels") or {}).items()]
+        for expression in selector.get("matchExpressions") or ():
+            try:
+                operator = expression["operator"]
+                if operator not in _FROM_DICT:
+                    raise ValueError(
+                        f"{operator!r} is no operator of matchExpressions: {', '.join(_FROM_DICT)}"
+                    )
+                values = tuple(expression.get("values") or ())
+                found.append(Requirement(expression["key"], operator, values))
+            except KeyError as error:
+                raise ValueError(
+                    f"an entry of matchExpressions has no {error}: {expression!r}"
+                ) from None
+        return cls(tuple(found))
+
+    def matches(self, labels: Mapping[str, str]) -> bool:
+        """Whether labels meet all conditions."""
+        return all(requirement.matches(labels) for requirement in self.requirements)
+
+    def __str__(self) -> str:
+        return ",".join(map(str, self.requirements))
+
+
+LabelSelectorLike = Union[LabelSelector, str, Mapping[str, Any]]
+
+
+class _Parser:
+    """The text of a label selector, token by token; a sign is never a key or a value, "in" may be
+    both."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+        self._tokens = _TOKEN.findall(text)
+
+    def requirements(self) -> Iterable[Requirement]:
+        if self._peek() == "":
+            return
+        yield self._requirement()
+        while self._peek() == ",":
+            self._next()
+            yield self._requirement()
+        if self._peek() != "":
+            self._fail("',' or the end")
+
+    def _requirement(self) -> Requirement:
+        absent = self._peek() == "!"
+        if absent:
+            self._next()
+        key = self._word("a key")
+        if absent or self._peek() in ("", ","):
+            return Requirement(key, "DoesNotExist" if absent else "Exists")
+        sign = self._peek()
+        if sign not in _OPERATORS:
+            self._fail(f"one of {' '.join(_OPERATORS)}")
+        self._next()
+        if sign in ("in", "notin"):
+            values = self._values()
+        else:
+            # "key=" is a condition for the empty value.
+            values = [""] if self._peek() in ("", ",") else [self._word("a value")]
+        return Requirement(key, _OPERATORS[sign], tuple(sorted(set(values))))
+
+    def _values(self) -> list[str]:
+        self._sign("(")
+        values = []
+        while True:
+            values.append("" if self._peek() in (",", ")") else self._word("a value"))
+            if self._sign(",", ")") == ")":
+                return values
+
+    def _sign(self, *wanted: str) -> str:
+        if self._peek() not in wanted:
+            self._fail(" or ".join(map(repr, wanted)))
+        return self._next()
+
+    def _word(self, what: str) -> str:
+        if self._peek() in _SIGNS or self._peek() == "":
+            self._fail(what)
+        return self._next()
+
+    def _peek(self) -> str:
+        return self._tokens[0] if self._tokens else ""
+
+    def _next(self) -> str:
+        return self._tokens.pop(0) if self._tokens else ""
+
+    def _fail(self, wanted: str) -> NoReturn:
+        found = repr(self._peek()) if self._peek() else "its end"
+        raise ValueError(f"the label selector {self._text!r} needs {wanted} where it has {found}")
+
+
+@dataclass(frozen=True)
+class Selector:
+    """Tells whether a plugin is for a pod, and for a container of it: ``if not selector(pod,
+    container): return``.
+
+    A pod must be in one of ``namespaces`` (in any, without them), in none of ``except_namespaces``,
+    and meet ``labels``; a container's name must be one of ``containers``, if there are any.
+    Namespaces and names may have the wildcards of a shell: "team-*". A container of CRI-O is found
+    by its label where its name is not known yet.
+    """
+
+    namespaces: Sequence[str] = ()
+    except_namespaces: Sequence[str] = ()
+    labels: LabelSelectorLike = LabelSelector()
+    containers: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("namespaces", "except_namespaces", "containers"):
+            patterns = getattr(self, name)
+            if isinstance(patterns, str):
+                raise TypeError(f"{name} must be a list, not the str {patterns!r}")
+            object.__setattr__(self, name, tuple(patterns))
+        object.__setattr__(self, "labels", LabelSelector.of(self.labels))
+
+    def __call__(self, pod: api.PodSandbox, container: api.Container | None = None) -> bool:
+        """Whether pod, and container if given, are selected. ``Synchronize`` gives containers apart
+        from their pods."""
+        labels = self.labels
+        assert isinstance(labels, LabelSelector)
+        return (
+            (not self.namespaces or _any(self.namespaces, pod.namespace))
+            and not _any(self.except_namespaces, pod.namespace)
+            and labels.matches(pod.labels)
+            and (
+                container is None
+                or not self.containers
+                or _any(self.containers, container_name(container))
+            )
+        )
+
+
+def _any(patterns: Iterable[str], name: str) -> bool:
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)

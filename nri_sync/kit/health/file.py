@@ -1,0 +1,192 @@
+"""A file that tells how the plugin is doing, for exec probes, which :mod:`nri_sync.kit.probe` checks.
+
+Lines of ``name: value``::
+
+    state: synchronized
+    live: yes
+    ready: yes
+    reason: synchronized with containerd v2.1.4
+    pid: 4711
+
+It is replaced as a whole when something changes, so that nobody reads half of it, and touched at each
+heartbeat, so that one that is old tells that the process is gone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import threading
+import weakref
+
+from nri_sync.deadline import Deadline
+from nri_sync.kit.health.health import Health
+from nri_sync.threads import Latch, off_main, spawn
+
+__all__ = ["HealthFile"]
+
+logger = logging.getLogger("nri_sync.kit.health")
+
+# What stop() waits for a file system that hangs, in seconds.
+_STOP = 5.0
+
+
+class HealthFile:
+    """Keeps a file with the health of a plugin while it is started.
+
+    ``start()`` and ``stop()`` may be called from any thread, any number of times. As a context manager:
+    ``start()`` ... ``stop()``.
+    """
+
+    def __init__(
+        self, health: Health, path: str | os.PathLike[str], *, interval: float = 5.0
+    ) -> None:
+        """``interval`` is in seconds, between two heartbeats; what only time tells, that a session was lost or
+        that a handler is wedged, is noticed by them.
+        """
+        if not interval > 0:
+            raise ValueError(f"interval must be positive, not {interval!r}")
+        self._health = health
+        self._path = os.fspath(path)
+        self._interval = interval
+        # One thread at a time starts it; a signal handler may do so while its thread does.
+        self._starting = threading.RLock()
+        # The one that runs, if any: taken out in one step by whoever stops it.
+        self._keepers: dict[None, _Keeper] = {}
+        self._last: _Keeper | None = None
+        _instances.add(self)
+        health.on_change(self.beat)
+
+    def start(self) -> None:
+        """Write the file, and keep it, on a thread of its own. Does nothing when it does already.
+
+        Raises OSError where it cannot be written.
+        """
+        with self._starting:
+            if self._keepers:
+                return
+            if self._last is not None:
+                self._last.ended.wait(Deadline(_STOP))  # it removes the file
+            keeper = _Keeper(self._health, self._path, self._interval)
+            keeper.write(keeper.text())
+            self._last = self._keepers[None] = keeper
+            try:
+                spawn("nri-health-file", keeper.run)
+            except BaseException:
+                self._keepers.pop(None, None)
+                keeper.remove()
+                raise
+
+    def stop(self) -> None:
+        """Remove the file. Blocks until that is done; does nothing when it is not kept."""
+        keeper = self._keepers.pop(None, None)
+        if keeper is not None:
+            keeper.stop()
+
+    def __enter__(self) -> HealthFile:
+        self.start()
+        return self
+
+    def __exit__(self, *_exc_info: object) -> None:
+        self.stop()
+
+    def beat(self) -> None:
+        """Have the file brought up to date now, as when the application knows of a change. Returns at once."""
+        keeper = self._keepers.get(None)
+        if keeper is not None:
+            off_main("nri-health-beat", keeper.due.set)
+
+    def _after_fork_in_child(self) -> None:
+        # The file is the parent's.
+        self._starting = threading.RLock()
+        self._keepers = {}
+        self._last = None
+
+
+class _Keeper:
+    """Keeps the file from start() to stop()."""
+
+    def __init__(self, health: Health, path: str, interval: float) -> None:
+        self._health = health
+        self._path = path
+        self._interval = interval
+        self._pid = os.getpid()
+        self._written = ""
+        self._failing = False
+        self._stopping = False
+        #: Wakes the thread.
+        self.due = threading.Event()
+        self.ended = Latch()
+
+    def stop(self) -> None:
+        self._stopping = True
+        off_main("nri-health-beat", self.due.set)
+        self.ended.wait(Deadline(_STOP))
+
+    def run(self) -> None:
+        try:
+            while not self._stopping:
+                self.due.wait(self._interval)
+                self.due.clear()
+                if not self._stopping:
+                    self._beat()
+        except BaseException:
+            logger.exception("the health file %s is not kept any more", self._path)
+        finally:
+            self.remove()
+
+    def text(self) -> str:
+        report = self._health.report()
+        reason = " ".join(report.reason.split())
+        return (
+            f"state: {report.state}\nlive: {_yes(report.live)}\nready: {_yes(report.ready)}\n"
+            f"reason: {reason}\npid: {self._pid}\n"
+        )
+
+    def _beat(self) -> None:
+        try:
+            text = self.text()
+            if text == self._written:
+                with contextlib.suppress(FileNotFoundError):
+                    os.utime(self._path)
+                    self._failing = False
+                    return
+            self.write(text)
+            self._failing = False
+        except OSError as error:
+            if not self._failing:
+                logger.warning("cannot write the health file: %s", error)
+            self._failing = True
+
+    def write(self, text: str) -> None:
+        beside = f"{self._path}.{self._pid}.tmp"
+        try:
+            with open(beside, "w", encoding="utf-8", errors="replace") as file:
+                file.write(text)
+            os.replace(beside, self._path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(beside)
+            raise
+        self._written = text
+
+    def remove(self) -> None:
+        with contextlib.suppress(OSError):
+            os.unlink(self._path)
+        self.ended.set()
+
+
+def _yes(value: bool) -> str:
+    return "yes" if value else "no"
+
+
+_instances: weakref.WeakSet[HealthFile] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    for file in list(_instances):
+        file._after_fork_in_child()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -1,0 +1,331 @@
+"""How a plugin is doing: connecting, registered, synchronized, or wedged.
+
+:class:`Health` knows, from the requests that pass through it and from the stub. It is asked, and has no
+thread of its own; :class:`nri_sync.kit.HealthServer` and :class:`nri_sync.kit.HealthFile` tell others.
+"""
+
+from __future__ import annotations
+
+import enum
+import logging
+from collections.abc import Iterable, Sequence
+from typing import Any, Callable, NamedTuple
+
+import grpc
+
+import nri_sync
+from nri_sync import State, Stub, api
+from nri_sync.kit.health.metrics import BUCKETS, Metric, RequestMetrics, Sample, render
+from nri_sync.kit.intercept import Behaviour, RequestInterceptor
+
+__all__ = ["Health", "HealthReport", "HealthState"]
+
+logger = logging.getLogger("nri_sync.kit.health")
+
+# A handler that has not returned by then is not just slow: the runtime gave up on it long ago.
+_WEDGED_AFTER_TIMEOUTS = 2.0
+
+# The requests after which the state may be another.
+_TURNS = frozenset({"Configure", "Synchronize"})
+
+# What else a stub counts is in the figures by method. Field of Counters: name, help.
+_COUNTERS = {
+    "sessions": ("sessions_total", "Sessions that got as far as being configured."),
+    "failed_starts": ("failed_starts_total", "Starts that failed."),
+    "losses": ("losses_total", "Sessions that ended other than by stop()."),
+    "restarts": ("reconnects_total", "Sessions after the first."),
+    "requests": ("handler_calls_total", "Requests for which a handler was called."),
+    "errors": ("handler_errors_total", "Handlers that raised."),
+    "rejections": ("rejections_total", "Container adjustments that were rejected."),
+    "late_replies": (
+        "late_replies_total",
+        "Requests that were answered for, because the handler took too long.",
+    ),
+    "late_results": (
+        "late_results_total",
+        "Handlers that were done after their request had been answered for.",
+    ),
+    "updates": ("update_calls_total", "Calls of update_containers()."),
+}
+
+
+class HealthState(str, enum.Enum):
+    """What a plugin is doing, as far as its health is concerned."""
+
+    #: There is no session: not started, not registered yet, lost, or stopped.
+    CONNECTING = "connecting"
+    #: Configured, but not told yet what exists.
+    REGISTERED = "registered"
+    #: The runtime has told what exists, and the plugin has handled it.
+    SYNCHRONIZED = "synchronized"
+    #: A handler has been running for so long that it will hardly ever return.
+    WEDGED = "wedged"
+
+    def __str__(self) -> str:
+        return str(self.value)
+
+
+class HealthReport(NamedTuple):
+    """The answer to all probes, at one moment."""
+
+    state: HealthState
+    #: False calls for a restart of the process: only when a handler is wedged.
+    live: bool
+    #: Whether the plugin serves.
+    ready: bool
+    #: One line for people.
+    reason: str
+
+
+class Health(RequestInterceptor):
+    """The health of a stub, and its figures. An interceptor: pass it to the stub, then attach the stub to it.
+
+    ::
+
+        health = kit.Health()
+        stub = nri_sync.Stub(plugin, interceptors=[health])
+        health.attach(stub)
+
+    One for each stub. All methods may be called from any thread, and none blocks.
+    """
+
+    def __init__(
+        self,
+        *,
+        wedged_after: float | None = None,
+        checks: Sequence[Callable[[], str | None]] = (),
+        buckets: Sequence[float] = BUCKETS,
+    ) -> None:
+        """
+        Args:
+            wedged_after: seconds that a handler may run; default twice the request timeout that the
+                runtime has told.
+            checks: further conditions of being ready; each returns None, or why the plugin is not. Asked when
+                it is ready otherwise. They must not block. One that raises counts as not ready.
+            buckets: the upper bounds of the histogram of durations, in seconds, in ascending order.
+        """
+        if wedged_after is not None and not wedged_after > 0:
+            raise ValueError(f"wedged_after must be positive, not {wedged_after!r}")
+        #: Counts and times the requests.
+        self.requests = RequestMetrics(buckets=buckets, on_done=self._done)
+        self._wedged_after = wedged_after
+        self._checks = tuple(checks)
+        self._stub: Stub | None = None
+        # The number of the last session that was synchronized, as the stub counts them.
+        self._synchronized = 0
+        self._listeners: list[Callable[[], object]] = []
+        self._sources: list[Callable[[], Iterable[Metric]]] = []
+
+    def attach(self, stub: Stub) -> None:
+        """Tell whose health it is; before the stub is started. Idempotent.
+
+        Raises ValueError when another stub is attached.
+        """
+        if self._stub not in (None, stub):
+            raise ValueError(
+                f"{self._stub!r} is attached already; each stub needs a Health of its own"
+            )
+        self._stub = stub
+
+    @property
+    def stub(self) -> Stub | None:
+        """The stub that is attached."""
+        return self._stub
+
+    @property
+    def wedged_after(self) -> float:
+        """How long a handler may run before it counts as wedged, in seconds."""
+        if self._wedged_after is not None:
+            return self._wedged_after
+        stub = self._stub
+        timeout = api.DEFAULT_REQUEST_TIMEOUT if stub is None else stub.request_timeout
+        return _WEDGED_AFTER_TIMEOUTS * timeout
+
+    # Watching
+
+    def serve(
+        self, event: str, request: Any, context: grpc.ServicerContext, behaviour: Behaviour
+    ) -> Any:
+        stub = self._stub
+        if stub is None or event not in _TURNS:
+            return self.requests.serve(event, request, context, behaviour)
+        if event == "Configure" and not stub.started:
+            self._synchronized = 0
+        session = stub.counters.sessions
+        # A request of a session that is over must not speak for the one after it.
+        wanted = event == "Synchronize" and context.is_active()
+        try:
+            reply = self.requests.serve(event, request, context, behaviour)
+            if wanted and not request.more:
+                self._synchronized = session
+            return reply
+        finally:
+            self._tell()
+
+    def _done(self, event: str, seconds: float) -> None:
+        if seconds > self.wedged_after:
+            self._tell()
+
+    def on_change(self, listener: Callable[[], object]) -> None:
+        """Have ``listener()`` called when the state may have changed by what a handler has done.
+
+        Called on the thread of the handler: it must not block. A session that is lost, and a handler that
+        has become wedged, are seen by asking only.
+        """
+        self._listeners.append(listener)
+
+    def _tell(self) -> None:
+        for listener in self._listeners:
+            try:
+                listener()
+            except Exception:
+                logger.exception("a listener of the health failed")
+
+    # Asking
+
+    def report(self) -> HealthReport:
+        """How the plugin is doing now."""
+        wedged = self._wedged()
+        if wedged:
+            return HealthReport(HealthState.WEDGED, False, False, wedged)
+        stub = self._stub
+        if stub is None:
+            return HealthReport(HealthState.CONNECTING, True, False, "no stub is attached")
+        # The session is counted after it is up: asked in this order, an old one is never taken for it.
+        if not stub.started:
+            return HealthReport(HealthState.CONNECTING, True, False, _why_not_started(stub))
+        runtime = f"{stub.runtime_name} {stub.runtime_version}".strip() or "the runtime"
+        if stub.counters.sessions != self._synchronized:
+            reason = f"configured by {runtime}, waiting to be synchronized"
+            return HealthReport(HealthState.REGISTERED, True, False, reason)
+        for check in self._checks:
+            why = _ask(check)
+            if why is not None:
+                return HealthReport(HealthState.SYNCHRONIZED, True, False, why)
+        reason = f"synchronized with {runtime}"
+        return HealthReport(HealthState.SYNCHRONIZED, True, True, reason)
+
+    def _wedged(self) -> str:
+        """Which handlers are, or an empty text."""
+        limit = self.wedged_after
+        if self.requests.longest() <= limit:
+            return ""
+        found = [item for item in self.requests.running() if item.seconds > limit]
+        text = ", ".join(f"{item} for {item.seconds:.1f} s" for item in found[:3])
+        more = f" and {len(found) - 3} more" if len(found) > 3 else ""
+        return text and f"handlers have been running for more than {limit:g} s: {text}{more}"
+
+    def describe(self) -> dict[str, Any]:
+        """The report and what it is based on, as plain values that JSON can carry."""
+        report = self.report()
+        found: dict[str, Any] = {**report._asdict(), "state": report.state.value}
+        stub = self._stub
+        if stub is not None:
+            found["plugin"] = {
+                "name": stub.name,
+                "nri_version": stub.plugin_nri_version,
+                "nri_sync": nri_sync.__version__,
+                "events": str(stub.events),
+            }
+            found["runtime"] = {
+                "name": stub.runtime_name,
+                "version": stub.runtime_version,
+                "nri_version": stub.runtime_nri_version,
+                "request_timeout": stub.request_timeout,
+            }
+            found["session"] = {
+                "state": stub.state.value,
+                "close_reason": None if stub.close_reason is None else str(stub.close_reason),
+            }
+            counters = stub.counters
+            found["counters"] = {**counters._asdict(), "restarts": counters.restarts}
+        found["in_flight"] = [item._asdict() for item in self.requests.running()]
+        found["slowest"] = [item._asdict() for item in self.requests.slowest()]
+        return found
+
+    # Figures
+
+    def add_metrics(self, source: Callable[[], Iterable[Metric]]) -> None:
+        """Have ``source()`` asked for further metrics each time that they are read. It must not block."""
+        self._sources.append(source)
+
+    def metrics(self) -> list[Metric]:
+        """All figures there are, but for those of :meth:`add_metrics`."""
+        report = self.report()
+        return [
+            *self.requests.metrics(),
+            Metric(
+                "nri_plugin_state",
+                "gauge",
+                "What the plugin is doing: 1 for the state that it is in.",
+                [
+                    Sample(int(report.state is state), {"state": state.value})
+                    for state in HealthState
+                ],
+            ),
+            _gauge("nri_plugin_live", "Whether no handler is wedged.", report.live),
+            _gauge("nri_plugin_ready", "Whether the plugin serves.", report.ready),
+            *([] if self._stub is None else _of_stub(self._stub)),
+        ]
+
+    def metrics_text(self) -> str:
+        """All figures as text for Prometheus. A source of them that fails is logged, and left out."""
+        text = render(self.metrics())
+        for source in self._sources:
+            try:
+                text += render(source())
+            except Exception:
+                logger.exception("a source of metrics failed")
+        return text
+
+
+def _of_stub(stub: Stub) -> list[Metric]:
+    plugin = {
+        "plugin": stub.name,
+        "nri_version": stub.plugin_nri_version,
+        "nri_sync_version": nri_sync.__version__,
+    }
+    found = [
+        Metric("nri_plugin_info", "gauge", "The plugin; always 1.", [Sample(1, plugin)]),
+        _gauge(
+            "nri_plugin_request_timeout_seconds",
+            "How long the runtime waits for a handler.",
+            stub.request_timeout,
+        ),
+    ]
+    if stub.runtime_name:
+        runtime = {
+            "runtime": stub.runtime_name,
+            "version": stub.runtime_version,
+            "nri_version": stub.runtime_nri_version,
+        }
+        text = "The runtime that the plugin was last configured by; always 1."
+        found.append(Metric("nri_plugin_runtime_info", "gauge", text, [Sample(1, runtime)]))
+    counters = stub.counters
+    found += [
+        Metric(f"nri_plugin_{name}", "counter", text, [Sample(getattr(counters, field))])
+        for field, (name, text) in _COUNTERS.items()
+    ]
+    return found
+
+
+def _gauge(name: str, text: str, value: float) -> Metric:
+    return Metric(name, "gauge", text, [Sample(float(value))])
+
+
+def _ask(check: Callable[[], str | None]) -> str | None:
+    try:
+        return check()
+    except Exception as error:
+        return f"a check failed: {error!r}"
+
+
+def _why_not_started(stub: Stub) -> str:
+    if stub.state is State.STARTING:
+        return "connecting to the runtime, or waiting to be configured"
+    if stub.state is State.STOPPING:
+        return "the stub is being stopped"
+    if stub.close_reason is not None:
+        return f"the last session was lost: {stub.close_reason}"
+    failed = stub.counters.failed_starts
+    return f"the stub is idle, after {failed} failed starts" if failed else "the stub is idle"

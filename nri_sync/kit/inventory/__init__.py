@@ -1,0 +1,3 @@
+"""The view of pods and containers that a plugin keeps, and its store."""
+
+__all__: list[str] = []

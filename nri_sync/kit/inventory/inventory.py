@@ -1,0 +1,334 @@
+"""What pods and containers there are: :class:`Inventory`."""
+
+from __future__ import annotations
+
+import _thread
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Callable, TypeVar
+
+from nri_sync.api import Container, LinuxResources, PodSandbox
+from nri_sync.errors import WouldDeadlock
+from nri_sync.kit.inventory.index import Changes, Draft, Snapshot
+from nri_sync.kit.inventory.records import ContainerRecord, Omit, PodRecord
+from nri_sync.kit.inventory.table import Table
+
+if TYPE_CHECKING:
+    from nri_sync.kit.inventory.store import InventoryStore
+
+__all__ = ["Inventory"]
+
+_Record = TypeVar("_Record", PodRecord, ContainerRecord)
+
+# Removed pods, and removed containers, that are remembered.
+_REMEMBERED = 1000
+
+
+class Inventory:
+    """The pods and containers of a runtime, as its events tell of them. A plugin object, for a Stub or a chain::
+
+        inventory = Inventory()
+        stub = Stub(chain(inventory, plugin))
+
+    In front of the plugin, so that the plugin's handlers find in it what they are called for. It subscribes to all
+    events of pods and containers, and answers none of them with anything. All methods may be called from any
+    thread; those that look something up never wait.
+    """
+
+    def __init__(
+        self,
+        on_change: Callable[[Changes], object] | None = None,
+        *,
+        store: InventoryStore | None = None,
+        omit: Iterable[str] = ("env", "linux.seccomp_policy"),
+    ) -> None:
+        """Begin with what is in the store, which stays ``stale`` until a Synchronize tells what became of it.
+
+        Args:
+            on_change: called after each event that has changed something, and after every Synchronize, on the
+                thread of the handler, one call at a time, in the order of the changes. The handler returns after
+                it, so that a plugin behind the inventory in a chain finds it done; what it raises, the
+                handler raises. It may look things up, but not call the handlers of this inventory.
+            store: keeps what is known across restarts of the plugin.
+            omit: fields of containers that are not kept, as paths in the message. By default the environment,
+                where secrets are, and the seccomp filter, which is larger than all the rest.
+
+        Raises:
+            ValueError: ``omit`` has what is no field of a Container, or what the inventory needs.
+            StoreError: what is in the store cannot be read.
+        """
+        self._on_change = on_change
+        self._store = store
+        self._omit = Omit((omit,) if isinstance(omit, str) else omit)
+        # One Synchronize at a time. Taken before the other one.
+        self._synchronizing = threading.Lock()
+        # Guards all that follows; the snapshot may be read without.
+        self._lock = threading.Lock()
+        self._sequence = 0
+        self._since: _Since | None = None
+        self._removed_pods: dict[str, PodRecord] = {}
+        self._removed_containers: dict[str, ContainerRecord] = {}
+        self._turns = _Turns()
+        self._snapshot = self._stored()
+
+    def _stored(self) -> Snapshot:
+        draft = Draft(Snapshot(Table(), Table(), Table(), version=0, stale=True))
+        if self._store is not None:
+            stored = self._store.load()
+            for pod, sequence, stopped in stored.pods:
+                draft.pods.put(PodRecord.of(pod, None, sequence, stopped))
+                self._sequence = max(self._sequence, sequence)
+            for container, sequence in stored.containers:
+                self._omit.clear(container)
+                draft.containers.put(ContainerRecord.of(container, None, sequence))
+                self._sequence = max(self._sequence, sequence)
+        return draft.finish("load", stale=True).after
+
+    def snapshot(self) -> Snapshot:
+        """What is known now. Costs nothing, however many containers there are."""
+        return self._snapshot
+
+    def recall_pod(self, sandbox_id: str) -> PodRecord | None:
+        """A pod as it was last known, also when it has just been removed: 1,000 of these are remembered.
+
+        In ``remove_pod_sandbox`` of a plugin, say, which the inventory has been called before.
+        """
+        return self._snapshot.pod(sandbox_id) or self._removed_pods.get(sandbox_id)
+
+    def recall_container(self, container_id: str) -> ContainerRecord | None:
+        """A container as it was last known, also when it has just been removed."""
+        return self._snapshot.container(container_id) or self._removed_containers.get(container_id)
+
+    # The handlers
+
+    def configure(self, config: str, runtime: str, version: str) -> None:
+        """A session begins: what is known is stale until it has been synchronized."""
+        with self._lock:
+            self._since = _Since()
+            self._snapshot = Draft(self._snapshot).finish("configure", stale=True).after
+
+    def synchronize(self, pods: Sequence[PodSandbox], containers: Sequence[Container]) -> None:
+        """Take the place of all that was known, in one step, but for what events tell meanwhile.
+
+        What a runtime hands to Synchronize it has collected earlier: what an event has told of since Configure,
+        or since the beginning of this call, is newer.
+        """
+        self._check("synchronize")
+        with self._synchronizing:
+            with self._lock:
+                since = self._since = self._since or _Since()
+            # What changes from now on is in ``since``, so that these are right for all the rest.
+            known = self._snapshot
+            pod_records = {
+                pod.id: PodRecord.of(pod, known.pod(pod.id), 0) for pod in pods if pod.id
+            }
+            container_records = {
+                container.id: ContainerRecord.of(
+                    self._omit.copy(container), known.container(container.id), 0
+                )
+                for container in containers
+                if container.id
+            }
+            with self._lock:
+                draft = Draft(self._snapshot)
+                self._replace(draft, pod_records, container_records, since)
+                self._since = None
+                changes = self._commit("synchronize", draft)
+        self._deliver(changes)
+
+    def _replace(
+        self,
+        draft: Draft,
+        pods: dict[str, PodRecord],
+        containers: dict[str, ContainerRecord],
+        since: _Since,
+    ) -> None:
+        """Requires the lock."""
+        for pod_id in self._snapshot.pods.keys() - pods.keys() - since.pods:
+            draft.pods.drop(pod_id)
+        for container_id in self._snapshot.containers.keys() - containers.keys() - since.containers:
+            draft.containers.drop(container_id)
+        # The lists are in no order. A sandbox without a process is what is left of an earlier instance.
+        for pod in sorted(pods.values(), key=lambda pod: pod.pid != 0):
+            if pod.id not in since.pods:
+                draft.pods.put(self._numbered(pod))
+        for container in sorted(containers.values(), key=lambda container: container.created_at):
+            if container.id not in since.containers and container.pod_id not in since.removed_pods:
+                draft.containers.put(self._numbered(container))
+
+    def run_pod_sandbox(self, pod: PodSandbox) -> None:
+        self._seen("run_pod_sandbox", pod)
+
+    def update_pod_sandbox(
+        self, pod: PodSandbox, overhead: LinuxResources, resources: LinuxResources
+    ) -> None:
+        self._seen("update_pod_sandbox", pod)
+
+    def post_update_pod_sandbox(self, pod: PodSandbox) -> None:
+        self._seen("post_update_pod_sandbox", pod)
+
+    def stop_pod_sandbox(self, pod: PodSandbox) -> None:
+        self._seen("stop_pod_sandbox", pod)
+
+    def remove_pod_sandbox(self, pod: PodSandbox) -> None:
+        """The pod goes, and all containers that it still has."""
+        with self._changing("remove_pod_sandbox") as draft:
+            if self._since is not None:
+                self._since.pods.add(pod.id)
+                self._since.removed_pods.add(pod.id)
+            for container in self._snapshot.containers_of(pod.id):
+                draft.containers.drop(container.id)
+                if self._since is not None:
+                    self._since.containers.add(container.id)
+            draft.pods.drop(pod.id)
+
+    def create_container(self, pod: PodSandbox, container: Container) -> None:
+        self._seen("create_container", pod, container)
+
+    def post_create_container(self, pod: PodSandbox, container: Container) -> None:
+        self._seen("post_create_container", pod, container)
+
+    def start_container(self, pod: PodSandbox, container: Container) -> None:
+        self._seen("start_container", pod, container)
+
+    def post_start_container(self, pod: PodSandbox, container: Container) -> None:
+        self._seen("post_start_container", pod, container)
+
+    def update_container(
+        self, pod: PodSandbox, container: Container, resources: LinuxResources
+    ) -> None:
+        self._seen("update_container", pod, container)
+
+    def post_update_container(self, pod: PodSandbox, container: Container) -> None:
+        self._seen("post_update_container", pod, container)
+
+    def stop_container(self, pod: PodSandbox, container: Container) -> None:
+        self._seen("stop_container", pod, container)
+
+    def remove_container(self, pod: PodSandbox, container: Container) -> None:
+        with self._changing("remove_container") as draft:
+            if self._since is not None:
+                self._since.containers.add(container.id)
+            draft.containers.drop(container.id)
+
+    # Changing
+
+    def _seen(self, event: str, pod: PodSandbox, container: Container | None = None) -> None:
+        """A pod or container exists. One that is not known, and is being stopped, is not worth knowing."""
+        adds = not event.startswith("stop_")
+        with self._changing(event) as draft:
+            old_pod = draft.pods.get(pod.id)
+            if pod.id and (adds or old_pod is not None):
+                stopped = event == "stop_pod_sandbox"
+                draft.pods.put(self._numbered(PodRecord.of(pod, old_pod, 0, stopped)))
+                if self._since is not None:
+                    self._since.pods.add(pod.id)
+            if container is None or not container.id:
+                return
+            old = draft.containers.get(container.id)
+            if adds or old is not None:
+                message = self._omit.copy(container)
+                message.pod_sandbox_id = message.pod_sandbox_id or pod.id
+                draft.containers.put(self._numbered(ContainerRecord.of(message, old, 0, event)))
+                if self._since is not None:
+                    self._since.containers.add(container.id)
+
+    @contextmanager
+    def _changing(self, event: str) -> Iterator[Draft]:
+        """A draft that becomes what is known, with the lock held; then tell of it, without."""
+        self._check(event)
+        with self._lock:
+            draft = Draft(self._snapshot)
+            yield draft
+            changes = self._commit(event, draft)
+        self._deliver(changes)
+
+    def _numbered(self, record: _Record) -> _Record:
+        """Requires the lock."""
+        if record.sequence:
+            return record
+        self._sequence += 1
+        return record._replace(sequence=self._sequence)
+
+    def _commit(self, event: str, draft: Draft) -> tuple[int, Changes] | None:
+        """Requires the lock. Returns what :meth:`_deliver` is to be called with."""
+        synchronized = event == "synchronize"
+        changes = draft.finish(event, stale=self._snapshot.stale and not synchronized)
+        if not changes and not synchronized:
+            return None
+        # In this order: what recall_pod() does not find in the snapshot any more, it finds here.
+        _remember(self._removed_pods, changes.pods.vanished)
+        _remember(self._removed_containers, changes.containers.vanished)
+        self._snapshot = changes.after
+        if self._store is not None:
+            self._store.save(changes.after)
+        return None if self._on_change is None else (self._turns.take(), changes)
+
+    def _deliver(self, delivery: tuple[int, Changes] | None) -> None:
+        if delivery is not None and self._on_change is not None:
+            turn, changes = delivery
+            with self._turns.turn(turn):
+                self._on_change(changes)
+
+    def _check(self, event: str) -> None:
+        if self._turns.holder == _thread.get_ident():
+            raise WouldDeadlock(
+                f"{event} of the inventory was called in its on_change, which it would wait for; "
+                "call it on another thread"
+            )
+
+
+class _Since:
+    """The ids of what events have told of since a session, or a Synchronize, has begun."""
+
+    def __init__(self) -> None:
+        self.pods: set[str] = set()
+        self.containers: set[str] = set()
+        self.removed_pods: set[str] = set()
+
+
+class _Turns:
+    """Lets threads do something one after the other, in the order in which they have taken a number."""
+
+    def __init__(self) -> None:
+        #: The thread whose turn it is.
+        self.holder: int | None = None
+        self._condition = threading.Condition(threading.Lock())
+        self._taken = 0
+        self._next = 0
+        #: Numbers that are done with before those in front of them: interrupted while they waited.
+        self._done: set[int] = set()
+
+    def take(self) -> int:
+        """The next number. The caller sees to it that nobody else takes one meanwhile."""
+        self._taken += 1
+        return self._taken - 1
+
+    @contextmanager
+    def turn(self, number: int) -> Iterator[None]:
+        """Blocks until it is the turn of that number, which must be used exactly once."""
+        try:
+            with self._condition:
+                self._condition.wait_for(lambda: self._next == number)
+            self.holder = _thread.get_ident()
+            try:
+                yield
+            finally:
+                self.holder = None
+        finally:
+            with self._condition:
+                self._done.add(number)
+                while self._next in self._done:
+                    self._done.remove(self._next)
+                    self._next += 1
+                self._condition.notify_all()
+
+
+def _remember(removed: dict[str, _Record], records: Iterable[_Record]) -> None:
+    """Add the records, and forget those that were removed longest ago."""
+    for record in records:
+        removed.pop(record.id, None)
+        removed[record.id] = record
+    while len(removed) > _REMEMBERED:
+        del removed[next(iter(removed))]

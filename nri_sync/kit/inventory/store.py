@@ -1,0 +1,331 @@
+"""What an inventory knows, kept in a file across restarts of the plugin: :class:`InventoryStore`.
+
+The file is a SQLite database in WAL mode, written in transactions: whenever the plugin is killed,
+the file holds the state of some moment before. A thread writes what differs between the last snapshot that it
+has written and the newest, so that handlers never wait for the disk, and nothing piles up when that is slow
+or full.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import NamedTuple
+
+from google.protobuf.message import DecodeError
+
+from nri_sync.api import Container, PodSandbox
+from nri_sync.errors import StoreError
+from nri_sync.kit.inventory.index import Snapshot
+from nri_sync.kit.inventory.records import ContainerRecord, PodRecord
+from nri_sync.kit.inventory.table import Table
+
+__all__ = ["InventoryStore", "Stored"]
+
+logger = logging.getLogger("nri_sync.kit.inventory")
+
+# "NRIi": tells a file of ours from another application's, see https://sqlite.org/pragma.html#pragma_application_id
+_APPLICATION_ID = 0x4E524969
+
+# What leads from each version of the schema to the next; the first one makes version 1.
+_MIGRATIONS: tuple[tuple[str, ...], ...] = (
+    (
+        """CREATE TABLE pods (id TEXT PRIMARY KEY, sequence INTEGER NOT NULL, stopped INTEGER NOT NULL,
+           message BLOB NOT NULL)""",
+        """CREATE TABLE containers (id TEXT PRIMARY KEY, sequence INTEGER NOT NULL, message BLOB NOT NULL)""",
+    ),
+)
+
+# Seconds until the next attempt when a write has failed.
+_RETRY = 10.0
+
+
+class Stored(NamedTuple):
+    """What is in the file, in the order of appearance."""
+
+    #: Message, sequence, stopped.
+    pods: list[tuple[PodSandbox, int, bool]]
+    #: Message, sequence.
+    containers: list[tuple[Container, int]]
+
+
+class InventoryStore:
+    """A file for what one inventory knows. Hand it to the inventory; close it when the plugin ends::
+
+        with InventoryStore("/var/lib/my-plugin/inventory.db") as store:
+            inventory = Inventory(store=store)
+
+    The file is readable for its owner only. All methods may be called from any thread.
+    """
+
+    def __init__(
+        self, path: str | os.PathLike[str], *, interval: float = 1.0, timeout: float = 5.0
+    ) -> None:
+        """Open the file, or make it, in a directory that exists.
+
+        A file that is damaged is set aside, as ``<path>.damaged``, with a warning: all that is lost is what was
+        there before, to compare with what is.
+
+        Args:
+            path: where it is.
+            interval: seconds to wait with a change for others, to be written together.
+            timeout: seconds to wait for another process that has the file open, such as this one's predecessor.
+
+        Raises:
+            StoreError: it cannot be opened, another process has it open, it is not an inventory's, or it is one
+                of a newer release. It has not been changed.
+        """
+        self.path = os.fspath(path)
+        self._interval = interval
+        self._timeout = timeout
+        # Guards what follows; never held while the disk is waited for.
+        self._changed = threading.Condition(threading.Lock())
+        self._latest: Snapshot | None = None
+        self._written: Snapshot | None = None
+        self._is_urgent = False
+        self._is_closed = False
+        self._thread: threading.Thread | None = None
+        # Used by one thread at a time: the one that loads, then the one that writes, then the one that closes.
+        self._connection = self._open()
+
+    def load(self) -> Stored:
+        """What is in the file. To be called before the first :meth:`save`."""
+        try:
+            return self._read()
+        except (sqlite3.Error, DecodeError) as error:
+            self._check_damage(error)
+            self._connection.close()
+            self._set_aside(error)
+        self._connection = self._open()
+        return Stored([], [])
+
+    def save(self, snapshot: Snapshot) -> None:
+        """Have the snapshot written, unless a newer one comes first. Never waits for the disk, never raises.
+
+        What cannot be written is logged, and tried again. Nothing happens after :meth:`close`.
+        """
+        with self._changed:
+            if self._is_closed:
+                return
+            self._latest = snapshot
+            if self._thread is None:
+                # A daemon: a plugin that forgets to close still ends.
+                self._thread = threading.Thread(
+                    target=self._write_all, name="inventory-store", daemon=True
+                )
+                self._thread.start()
+            self._changed.notify_all()
+
+    def flush(self, timeout: float | None = None) -> bool:
+        """Block until what was saved before is in the file; False if it is not within ``timeout`` seconds."""
+        with self._changed:
+            latest = self._latest
+            if latest is None:
+                return True
+            self._is_urgent = True
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: self._has(latest) or self._thread is None, timeout)
+            return self._has(latest)
+
+    def close(self, timeout: float | None = 10.0) -> None:
+        """Write what has been saved, and close the file. Blocks for up to ``timeout`` seconds. Idempotent."""
+        with self._changed:
+            self._is_closed = True
+            self._changed.notify_all()
+            thread = self._thread
+        if thread is not None:
+            thread.join(timeout)
+            if thread.is_alive():
+                logger.warning("%s: still being written %s seconds after close", self.path, timeout)
+                return
+        self._connection.close()
+
+    def __enter__(self) -> InventoryStore:
+        return self
+
+    def __exit__(self, *_exc_info: object) -> None:
+        self.close()
+
+    # Opening
+
+    def _open(self) -> sqlite3.Connection:
+        try:
+            # Before SQLite does, for the mode; its journal gets the same one.
+            os.close(os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+        except FileExistsError:
+            pass
+        except OSError as error:
+            raise self._failure(error) from error
+        try:
+            return self._connect()
+        except sqlite3.Error as error:
+            self._check_damage(error)
+            self._set_aside(error)
+        return self._open()
+
+    def _connect(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(
+            self.path, timeout=self._timeout, isolation_level=None, check_same_thread=False
+        )
+        try:
+            self._prepare(connection)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _prepare(self, connection: sqlite3.Connection) -> None:
+        """Check that the file is ours, and bring it to the present schema."""
+        # Two plugins that write to one file would each undo what the other does.
+        connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+        application, version, tables = (
+            connection.execute(statement).fetchone()[0]
+            for statement in (
+                "PRAGMA application_id",
+                "PRAGMA user_version",
+                "SELECT count(*) FROM sqlite_master",
+            )
+        )
+        if application != _APPLICATION_ID and (application or version or tables):
+            raise StoreError(f"{self.path} is a database of something else; choose another path")
+        if version > len(_MIGRATIONS):
+            raise StoreError(
+                f"{self.path} has version {version} of the schema, and this release of nri_sync knows versions "
+                f"up to {len(_MIGRATIONS)}: use a newer release, or remove the file"
+            )
+        # Most messages have some 2 kB, which fill the usual pages badly.
+        connection.execute("PRAGMA page_size = 16384")
+        with _transaction(connection):
+            connection.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
+            for number, statements in enumerate(_MIGRATIONS[version:], version + 1):
+                for statement in statements:
+                    connection.execute(statement)
+                connection.execute(f"PRAGMA user_version = {number}")
+        connection.execute("PRAGMA journal_mode = WAL")
+        # In WAL mode a killed process loses nothing by this; a power failure the last transactions.
+        connection.execute("PRAGMA synchronous = NORMAL")
+
+    def _failure(self, error: Exception) -> StoreError:
+        text = str(error)
+        if "locked" in text:
+            return StoreError(f"{self.path} is open in another process, or another store: {text}")
+        if "not a database" in text:
+            return StoreError(f"{self.path} is not a database; choose another path")
+        return StoreError(f"{self.path} cannot be used: {text}")
+
+    def _check_damage(self, error: Exception) -> None:
+        """Raise what there is to raise for an error, unless it is that a file of ours is damaged."""
+        # The other errors of SQLite, such as that of a full disk, have types of their own.
+        if isinstance(error, DecodeError) or (
+            type(error) is sqlite3.DatabaseError and self._is_ours()
+        ):
+            return
+        raise self._failure(error) from error
+
+    def _is_ours(self) -> bool:
+        # See https://sqlite.org/fileformat.html#the_database_header
+        with open(self.path, "rb") as file:
+            return file.read(100)[68:72] == _APPLICATION_ID.to_bytes(4, "big")
+
+    def _set_aside(self, error: Exception) -> None:
+        """Let the next one begin anew. The file must be closed."""
+        damaged = f"{self.path}.damaged"
+        logger.warning(
+            "%s is damaged (%s); it is kept as %s, and begun anew", self.path, error, damaged
+        )
+        os.replace(self.path, damaged)
+        with suppress(FileNotFoundError):
+            os.unlink(f"{self.path}-wal")
+
+    # Reading and writing
+
+    def _read(self) -> Stored:
+        pods = self._connection.execute("SELECT sequence, message, stopped FROM pods").fetchall()
+        containers = self._connection.execute("SELECT sequence, message FROM containers").fetchall()
+        return Stored(
+            [
+                (PodSandbox.FromString(data), number, bool(stopped))
+                for number, data, stopped in sorted(pods)
+            ],
+            [(Container.FromString(data), number) for number, data in sorted(containers)],
+        )
+
+    def _write_all(self) -> None:
+        """The work of the thread."""
+        pause = self._interval
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._latest is not self._written or self._is_closed)
+                if self._latest is self._written:
+                    break
+                self._changed.wait_for(lambda: self._is_urgent or self._is_closed, pause)
+                self._is_urgent = False
+                latest = self._latest
+            assert latest is not None
+            is_written = self._write(latest)
+            with self._changed:
+                if is_written:
+                    self._written = latest
+                elif self._is_closed:
+                    break
+                self._changed.notify_all()
+            pause = self._interval if is_written else max(self._interval, _RETRY)
+        with self._changed:
+            self._thread = None
+            self._changed.notify_all()
+
+    def _write(self, latest: Snapshot) -> bool:
+        """Bring the file up to date; False when that fails."""
+        written = self._written
+        try:
+            with _transaction(self._connection):
+                if written is None:
+                    # Whatever the file has: the inventory has loaded it, and knows better by now.
+                    self._connection.execute("DELETE FROM pods")
+                    self._connection.execute("DELETE FROM containers")
+                self._write_pods(latest, Table() if written is None else written.pods)
+                self._write_containers(latest, Table() if written is None else written.containers)
+        except sqlite3.Error as error:
+            logger.error("%s: what the inventory knows could not be written: %s", self.path, error)
+            return False
+        return True
+
+    def _write_pods(self, latest: Snapshot, written: Table[str, PodRecord]) -> None:
+        for pod_id, pod, _ in latest.pods.differences(written):
+            if pod is None:
+                self._connection.execute("DELETE FROM pods WHERE id = ?", (pod_id,))
+            else:
+                self._connection.execute(
+                    "INSERT OR REPLACE INTO pods (id, sequence, stopped, message) VALUES (?, ?, ?, ?)",
+                    (pod_id, pod.sequence, pod.stopped, pod.data),
+                )
+
+    def _write_containers(self, latest: Snapshot, written: Table[str, ContainerRecord]) -> None:
+        for container_id, container, _ in latest.containers.differences(written):
+            if container is None:
+                self._connection.execute("DELETE FROM containers WHERE id = ?", (container_id,))
+            else:
+                self._connection.execute(
+                    "INSERT OR REPLACE INTO containers (id, sequence, message) VALUES (?, ?, ?)",
+                    (container_id, container.sequence, container.data),
+                )
+
+    def _has(self, snapshot: Snapshot) -> bool:
+        return self._written is not None and self._written.version >= snapshot.version
+
+
+@contextmanager
+def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
+    """All or nothing."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        connection.execute("COMMIT")
+    except BaseException:
+        with suppress(sqlite3.Error):
+            connection.execute("ROLLBACK")
+        raise

@@ -1,0 +1,136 @@
+"""Log records as lines: text for people, JSON for collectors. Neither ever fails, whatever is in a record."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from nri_sync.kit.logs.context import LogContext, context_of
+
+__all__ = ["JSONFormatter", "TextFormatter"]
+
+# What any record has, and what is added on the way; all else was passed as `extra`.
+_STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {
+    "asctime",
+    "message",
+    "nri_context",
+    "taskName",
+}
+_DEPTH = 8
+
+# Control characters, but for the line feed: what comes from outside must not write to a terminal.
+_CONTROL = {code: f"\\x{code:02x}" for code in (*range(9), *range(11, 32), *range(127, 160))}
+
+
+class TextFormatter(logging.Formatter):
+    """``TIME LEVEL [plugin event namespace/pod:container operation] logger: message``.
+
+    Further lines of a record are indented, so that none can pass for a record of its own.
+    """
+
+    def format(self, record: logging.LogRecord) -> str:
+        context = context_of(record)
+        about = "" if context is None else f"[{context}] "
+        text = f"{_time(record)} {record.levelname:<7} {about}{record.name}: {_message(record)}"
+        for further in _traces(self, record):
+            text += f"\n{further}"
+        return text.translate(_CONTROL).replace("\n", "\n    ")
+
+
+class JSONFormatter(logging.Formatter):
+    """One JSON object a line, in ASCII.
+
+    Has ``time``, ``level``, ``logger`` and ``message``; the fields of :class:`nri_sync.kit.LogContext` that are
+    not empty; ``exception`` and ``stack``; and whatever was passed as ``extra``.
+    """
+
+    def format(self, record: logging.LogRecord) -> str:
+        found: dict[str, Any] = {
+            "time": _time(record),
+            "level": record.levelname,
+            "logger": record.name,
+            "message": _message(record),
+        }
+        context = context_of(record)
+        if context is not None:
+            found.update((name, value) for name, value in context._asdict().items() if value)
+        traces = _traces(self, record)
+        if record.exc_info and traces:
+            found["exception"] = traces.pop(0)
+        if traces:
+            found["stack"] = traces.pop()
+        for name, value in record.__dict__.items():
+            if name in _STANDARD or (name in LogContext._fields and not value):
+                continue
+            found[f"{name}_" if name in found and name not in LogContext._fields else name] = value
+        return _dumps(found)
+
+
+def _time(record: logging.LogRecord) -> str:
+    """In UTC: the nodes of a cluster, and their containers, may be told different time zones."""
+    seconds, fraction = divmod(record.created, 1)
+    return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(seconds))}.{int(fraction * 1000):03d}Z"
+
+
+def _message(record: logging.LogRecord) -> str:
+    try:
+        return record.getMessage()
+    except Exception as error:
+        arguments = _repr(record.args)
+        return f"{_repr(record.msg)} with the arguments {arguments} cannot be formatted: {_repr(error)}"
+
+
+def _traces(formatter: logging.Formatter, record: logging.LogRecord) -> list[str]:
+    """The exception of a record, if it has one, and the stack, if it was asked for."""
+    found = []
+    if record.exc_info:
+        if not record.exc_text:
+            try:
+                record.exc_text = formatter.formatException(record.exc_info)
+            except Exception as error:
+                record.exc_text = f"an exception that cannot be formatted: {_repr(error)}"
+        found.append(record.exc_text)
+    if record.stack_info:
+        found.append(str(record.stack_info))
+    return found
+
+
+def _dumps(value: dict[str, Any]) -> str:
+    try:
+        # Other than text, JSON need not be readable as it is, and a stream may not take more than ASCII.
+        return json.dumps(_plain(value, _DEPTH), allow_nan=False)
+    except Exception as error:
+        return json.dumps({"level": "ERROR", "message": f"a record is lost: {_repr(error)}"})
+
+
+def _plain(value: Any, depth: int) -> Any:
+    """What JSON can carry, of anything."""
+    if value is None or isinstance(value, (bool, str)):
+        return value if type(value) in (bool, str, type(None)) else _repr(value)
+    if type(value) is int:
+        # Python refuses to write very long numbers.
+        return value if value.bit_length() <= 1024 else hex(value)
+    if type(value) is float:
+        return value if math.isfinite(value) else repr(value)
+    if depth and isinstance(value, Mapping):
+        try:
+            return {
+                key if type(key) is str else _repr(key): _plain(item, depth - 1)
+                for key, item in list(value.items())
+            }
+        except Exception:
+            return _repr(value)
+    if depth and isinstance(value, (list, tuple, set, frozenset)):
+        return [_plain(item, depth - 1) for item in list(value)]
+    return _repr(value)
+
+
+def _repr(value: Any) -> str:
+    try:
+        return str(value) if isinstance(value, str) else repr(value)
+    except Exception as error:
+        return f"<{type(value).__name__} whose repr() raises {type(error).__name__}>"

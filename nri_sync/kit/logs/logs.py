@@ -1,0 +1,161 @@
+"""Logging for plugins: every record tells what it is about, as text or JSON, and requests can be dumped.
+
+:func:`setup_logging` does it in one call; its parts are usable one by one, in a configuration of your own.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any, TextIO
+
+import grpc
+
+from nri_sync import Stub
+from nri_sync.kit.intercept import Behaviour, RequestInterceptor
+from nri_sync.kit.logs import dumps
+from nri_sync.kit.logs.context import ContextFilter, RequestScope
+from nri_sync.kit.logs.dumps import DumpSelection, selected_events
+from nri_sync.kit.logs.formatters import JSONFormatter, TextFormatter
+
+__all__ = ["FORMATS", "LogRequests", "setup_logging"]
+
+#: Where the dumps go, at DEBUG.
+dump_logger = logging.getLogger("nri_sync.kit.dump")
+
+#: The formatter of each format, by the name that :func:`setup_logging` takes.
+FORMATS: dict[str, type[logging.Formatter]] = {"text": TextFormatter, "json": JSONFormatter}
+
+_LEVELS = ("critical", "error", "warning", "info", "debug")
+
+
+class LogRequests(RequestInterceptor):
+    """An interceptor that tells log records what they are about, and dumps requests and replies.
+
+    To be passed to ``Stub(interceptors=[...])``, as the first one, so that what others log has the context, too.
+    """
+
+    def __init__(
+        self,
+        *,
+        plugin: str = "",
+        dump: DumpSelection = (),
+        dump_format: str = "text",
+        dump_limit: int = dumps.LIMIT,
+    ) -> None:
+        """
+        Args:
+            plugin: the name of the plugin in the records; :meth:`attach` takes that of the stub.
+            dump: of which events to log request and reply, at DEBUG, to ``nri_sync.kit.dump``: an EventMask, or
+                names as ``EventMask.parse`` takes them, ``configure``, ``synchronize`` and ``all``.
+            dump_format: ``"text"``, in the manner of YAML, in the message; or ``"json"``, a value in the
+                attribute ``dump`` of the record.
+            dump_limit: characters of one request or reply.
+
+        Raises ValueError for a format or event that is none.
+        """
+        if dump_format not in FORMATS:
+            raise ValueError(
+                f"dump_format must be one of {', '.join(FORMATS)}, not {dump_format!r}"
+            )
+        if dump_limit < 1:
+            raise ValueError(f"dump_limit must be positive, not {dump_limit!r}")
+        #: The name of the plugin in the records.
+        self.plugin = plugin
+        self._dumped = selected_events(dump)
+        self._as_text = dump_format == "text"
+        self._limit = dump_limit
+
+    def attach(self, stub: Stub) -> None:
+        """Take the name of the plugin from the stub."""
+        self.plugin = stub.name
+
+    def serve(
+        self, event: str, request: Any, context: grpc.ServicerContext, behaviour: Behaviour
+    ) -> Any:
+        scope = RequestScope(self.plugin, event, request)
+        scope.enter()
+        try:
+            if event in self._dumped and dump_logger.isEnabledFor(logging.DEBUG):
+                reply = self._serve_dumped(request, context, behaviour)
+            else:
+                reply = behaviour(request, context)
+        except BaseException:
+            scope.leave_failed()
+            raise
+        scope.leave()
+        return reply
+
+    def _serve_dumped(self, request: Any, context: Any, behaviour: Behaviour) -> Any:
+        self._dump("request", request)
+        try:
+            reply = behaviour(request, context)
+        except BaseException as error:
+            dump_logger.debug("no reply: %r", error)
+            raise
+        self._dump("reply", reply)
+        return reply
+
+    def _dump(self, what: str, message: Any) -> None:
+        try:
+            if self._as_text:
+                dump_logger.debug("%s:\n%s", what, dumps.as_text(message, self._limit))
+            else:
+                dump_logger.debug(what, extra={"dump": dumps.as_value(message, self._limit)})
+        except Exception:
+            dump_logger.exception("the %s cannot be dumped", what)
+
+
+def setup_logging(
+    format: str = "text",
+    level: str | int = "info",
+    *,
+    dump: DumpSelection = (),
+    dump_limit: int = dumps.LIMIT,
+    plugin: str = "",
+    stream: TextIO | None = None,
+) -> LogRequests:
+    """Have all of the process log to standard error, with context; returns the interceptor that gives it.
+
+    ::
+
+        requests = kit.setup_logging("json", "info", dump="createcontainer")
+        stub = nri_sync.Stub(plugin, interceptors=[requests])
+        requests.attach(stub)
+
+    Adds one handler to the root logger, in place of that of an earlier call; other handlers stay.
+
+    Args:
+        format: ``"text"`` or ``"json"``.
+        level: of the root logger: ``"debug"``, ``"info"``, ``"warning"``, ``"error"``, ``"critical"`` or a number.
+        dump, dump_limit, plugin: as :class:`LogRequests`. Dumps are logged whatever ``level`` is.
+        stream: where to write instead of standard error.
+
+    Raises ValueError for a format, level or event that is none.
+    """
+    if format not in FORMATS:
+        raise ValueError(f"format must be one of {', '.join(FORMATS)}, not {format!r}")
+    number = _level(level)
+    requests = LogRequests(plugin=plugin, dump=dump, dump_format=format, dump_limit=dump_limit)
+    handler = _Handler(stream)
+    handler.setFormatter(FORMATS[format]())
+    handler.addFilter(ContextFilter())
+    root = logging.getLogger()
+    for other in list(root.handlers):
+        if isinstance(other, _Handler):
+            root.removeHandler(other)
+    root.addHandler(handler)
+    root.setLevel(number)
+    dump_logger.setLevel(logging.DEBUG if selected_events(dump) else logging.NOTSET)
+    return requests
+
+
+class _Handler(logging.StreamHandler):  # type: ignore[type-arg]  # generic from 3.11 on
+    """That of :func:`setup_logging`."""
+
+
+def _level(level: str | int) -> int:
+    if isinstance(level, int):
+        return level
+    if level.lower() not in _LEVELS:
+        raise ValueError(f"level must be one of {', '.join(_LEVELS)}, not {level!r}")
+    return int(getattr(logging, level.upper()))

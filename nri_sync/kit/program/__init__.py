@@ -1,0 +1,3 @@
+"""A plugin as a program: options, signals, systemd, exit codes."""
+
+__all__: list[str] = []

@@ -1,0 +1,181 @@
+"""Signals and the watchdog for a program whose work is done on another thread.
+
+The main thread does nothing but wait for signals. Their handlers are empty: the C part of Python writes the number
+of each signal to a socket, which the main thread reads. No code of the program is ever interrupted, no signal is
+lost, and none is blocked in child processes.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import select
+import signal
+import socket
+import threading
+import time
+from typing import Any, Callable
+
+from nri_sync.kit.program.systemd import Notifier
+from nri_sync.threads import on_main_thread
+
+__all__ = ["Supervisor"]
+
+logger = logging.getLogger("nri_sync.kit.program")
+
+_ENDS = (signal.SIGTERM, signal.SIGINT)
+# No signal has this number.
+_DONE = 0
+
+
+class Supervisor:
+    """Waits for signals while work is being done: one to reload, one to stop, a second one to end at once."""
+
+    def __init__(
+        self,
+        *,
+        stop: Callable[[], object],
+        reload: Callable[[], object],
+        alive: Callable[[], bool],
+        notifier: Notifier,
+    ) -> None:
+        """
+        Args:
+            stop: called once, at the first SIGTERM or SIGINT; it makes the work end.
+            reload: called at each SIGHUP; one call at a time.
+            alive: whether systemd may be told so. Must not block.
+            notifier: what its watchdog is told by.
+
+        ``stop`` and ``reload`` are called on threads of their own.
+        """
+        self._stop = stop
+        self._reload = reload
+        self._alive = alive
+        self._notifier = notifier
+        self._reloading = threading.Lock()
+        self._stopping = False
+
+    @property
+    def stopping(self) -> bool:
+        """Whether a signal to stop has come."""
+        return self._stopping
+
+    def run(self, work: Callable[[], object]) -> None:
+        """Call ``work()`` on a thread of its own; blocks until it has returned, and raises what it raises.
+
+        Signals are taken over for that time, on the main thread; elsewhere they go on as they were.
+        """
+        failure: list[BaseException] = []
+
+        def call() -> None:
+            try:
+                work()
+            except BaseException as error:
+                failure.append(error)
+            finally:
+                wakeups.wake()
+
+        with _Wakeups() as wakeups:
+            thread = threading.Thread(target=call, name="nri-program", daemon=True)
+            thread.start()
+            self._wait(wakeups)
+            thread.join()
+        if failure:
+            raise failure[0]
+
+    def _wait(self, wakeups: _Wakeups) -> None:
+        """Until the work is done."""
+        interval = self._notifier.watchdog_interval
+        due = time.monotonic()
+        while True:
+            remaining = None
+            if interval is not None:
+                remaining = due - time.monotonic()
+                if remaining <= 0:
+                    if self._alive():
+                        self._notifier.alive()
+                    due += interval
+                    continue
+            for number in wakeups.wait(remaining):
+                if number == _DONE:
+                    return
+                self._signalled(number)
+
+    def _signalled(self, number: int) -> None:
+        if number == signal.SIGHUP:
+            self._spawn("nri-reload", self._reload_once)
+        elif number in _ENDS:
+            name = signal.Signals(number).name
+            if self._stopping:
+                logger.warning("%s again: ending at once", name)
+                signal.signal(number, signal.SIG_DFL)
+                os.kill(os.getpid(), number)
+            logger.info("%s: stopping", name)
+            self._stopping = True
+            self._spawn("nri-stop", self._stop)
+
+    def _reload_once(self) -> None:
+        with self._reloading:
+            self._reload()
+
+    def _spawn(self, name: str, target: Callable[[], object]) -> None:
+        threading.Thread(target=target, name=name, daemon=True).start()
+
+
+class _Wakeups:
+    """What wakes the main thread: the numbers of signals, and :meth:`wake`."""
+
+    def __init__(self) -> None:
+        self._reader, self._writer = socket.socketpair()
+        self._before: dict[int, Any] = {}
+        self._fd_before = -1
+
+    def __enter__(self) -> _Wakeups:
+        self._reader.setblocking(False)
+        self._writer.setblocking(False)
+        if on_main_thread():
+            self._fd_before = signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
+            for number in (*_ENDS, signal.SIGHUP):
+                self._before[number] = signal.signal(number, lambda number, frame: None)
+            _present.append(self)
+        return self
+
+    def __exit__(self, *_exc_info: object) -> None:
+        if self in _present:
+            _present.remove(self)
+        self.restore()
+        self._reader.close()
+        self._writer.close()
+
+    def restore(self) -> None:
+        """Signals are again as they were."""
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        if self._before:
+            signal.set_wakeup_fd(self._fd_before)
+
+    def wake(self) -> None:
+        # While it is full, there is enough to wake up for; and nothing but signals could fill it.
+        self._writer.send(bytes([_DONE]))
+
+    def wait(self, timeout: float | None) -> bytes:
+        """What has come in; empty after ``timeout`` seconds."""
+        poller = select.poll()
+        poller.register(self._reader, select.POLLIN)
+        # Rounded up: it must not be woken just before it is due, and again, and again.
+        if poller.poll(None if timeout is None else int(timeout * 1000) + 1):
+            return self._reader.recv(4096)
+        return b""
+
+
+# Those that have the signals of this process.
+_present: list[_Wakeups] = []
+
+
+def _after_fork_in_child() -> None:
+    # A signal to the child would be written to the parent's socket, and stop the parent instead.
+    while _present:
+        _present.pop().restore()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

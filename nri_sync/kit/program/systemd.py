@@ -1,0 +1,92 @@
+"""The notify protocol of systemd: when the program is ready, reloads, stops, and that it is alive.
+
+As in sd_notify(3) and sd_watchdog_enabled(3): datagrams of ``NAME=value`` lines to the socket in NOTIFY_SOCKET.
+Without that variable nothing is sent. Nothing here raises: a program does not end because nobody listens.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import time
+from collections.abc import Mapping
+
+__all__ = ["Notifier"]
+
+logger = logging.getLogger("nri_sync.kit.program")
+
+# How long systemd may leave its queue full, in seconds, before a message is given up.
+_PATIENCE = 1.0
+
+
+class Notifier:
+    """Tells systemd about this process. All methods may be called from any thread."""
+
+    def __init__(self, environ: Mapping[str, str] | None = None) -> None:
+        """``environ`` is the process's own by default; it is read once, here."""
+        environ = os.environ if environ is None else environ
+        self._address = _address(environ.get("NOTIFY_SOCKET", ""))
+        self._watchdog = _watchdog(environ) if self._address else None
+
+    @property
+    def watchdog_interval(self) -> float | None:
+        """Seconds between two calls of :meth:`alive`, half of what systemd insists on; None: it does not ask."""
+        return self._watchdog
+
+    def ready(self, status: str = "") -> None:
+        """It has started, or has reloaded."""
+        self._send("READY=1", _status(status))
+
+    def reloading(self) -> None:
+        """It reads its configuration again; :meth:`ready` is to follow, however that ends."""
+        # With the time, as Type=notify-reload wants it.
+        self._send("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
+
+    def stopping(self, status: str = "") -> None:
+        """It is ending."""
+        self._send("STOPPING=1", _status(status))
+
+    def status(self, status: str) -> None:
+        """One line for people, in ``systemctl status``."""
+        self._send(_status(status))
+
+    def alive(self) -> None:
+        """It is alive. systemd kills it when this does not come in time."""
+        self._send("WATCHDOG=1")
+
+    def _send(self, *lines: str) -> None:
+        if not self._address:
+            return
+        message = "\n".join(filter(None, lines)).encode("utf-8", "replace")
+        try:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+                sock.settimeout(_PATIENCE)
+                sock.sendto(message, self._address)
+        except OSError as error:
+            logger.warning("cannot tell systemd %s: %s", lines[0], error)
+
+
+def _address(text: str) -> str:
+    """The address for the socket module; empty: there is nobody to tell."""
+    if text.startswith("@"):
+        return "\0" + text[1:]  # of the abstract namespace
+    if text and not text.startswith("/"):
+        logger.warning("NOTIFY_SOCKET=%s is neither a path nor abstract; nothing is sent", text)
+        return ""
+    return text
+
+
+def _watchdog(environ: Mapping[str, str]) -> float | None:
+    text = environ.get("WATCHDOG_USEC", "")
+    pid = environ.get("WATCHDOG_PID") or str(os.getpid())
+    if not text or pid != str(os.getpid()):
+        return None
+    if not text.isascii() or not text.isdigit() or int(text) == 0:
+        logger.warning("WATCHDOG_USEC=%s is not a number of microseconds; no watchdog", text)
+        return None
+    return int(text) / 2_000_000
+
+
+def _status(text: str) -> str:
+    return f"STATUS={' '.join(text.split())}" if text else ""

@@ -1,0 +1,234 @@
+from __future__ import annotations
+
+import importlib.util
+import logging
+from typing import Any, Callable
+
+import pytest
+
+from nri_sync.api import Container, PodSandbox
+from nri_sync.kit.fields.annotations import (
+    BARE,
+    Annotation,
+    Annotations,
+    list_of,
+    one_of,
+    parse_bool,
+    parse_int,
+    parse_json,
+    parse_list,
+    parse_yaml,
+)
+from nri_sync.kit.fields.cpu import parse_cpus
+from nri_sync.kit.fields.quantity import Quantity
+
+__all__: list[str] = []
+
+NGINX = Container(name="nginx")
+
+
+def a_pod(**annotations: str) -> PodSandbox:
+    return PodSandbox(namespace="shop", name="web", annotations=annotations)
+
+
+def test_the_most_specific_form_counts() -> None:
+    note = Annotations("example.com").declare("note", str)
+    pod = a_pod()
+    assert note.get(pod, NGINX) is None
+    pod.annotations["note.example.com"] = "1"
+    assert note.get(pod, NGINX) == note.get(pod) == "1"
+    pod.annotations["note.example.com/pod"] = "2"
+    assert note.get(pod, NGINX) == note.get(pod) == "2"
+    pod.annotations["note.example.com/container.nginx"] = ""
+    assert note.get(pod, NGINX) == "", "an empty text counts"
+    assert note.get(pod, Container(name="other")) == note.get(pod) == "2"
+    assert note.find(pod, NGINX) == ("note.example.com/container.nginx", "")
+    assert len(pod.annotations) == 3, "asking must not add any"
+
+
+def test_specificity_comes_before_the_order_of_domains() -> None:
+    # As the reference's device-injector has it, with its two domains.
+    devices = Annotations("noderesource.dev", "nri.io").declare("devices", str)
+    pod = a_pod()
+    for key in ("devices.nri.io", "devices.noderesource.dev", "devices.nri.io/pod", "devices.noderesource.dev/pod",
+                "devices.nri.io/container.nginx", "devices.noderesource.dev/container.nginx"):  # fmt: skip
+        pod.annotations[key] = key
+        assert devices.get(pod, NGINX) == key
+
+
+def test_bare_names() -> None:
+    swap = Annotations("memory-qos.nri.io", forms=BARE).declare("memory.swap.max", str)
+    pod = a_pod(
+        **{
+            "memory.swap.max.memory-qos.nri.io": "0",
+            "memory.swap.max.memory-qos.nri.io/nginx": "max",
+        }
+    )
+    assert swap.get(pod, NGINX) == "max"
+    assert swap.get(pod, Container(name="other")) == swap.get(pod) == "0"
+
+
+def test_a_container_whose_name_is_not_known_yet() -> None:
+    note = Annotations("example.com").declare("note", str)
+    pod = a_pod(**{"note.example.com/container.nginx": "1", "note.example.com/container.": "2"})
+    assert note.get(pod, Container(labels={"io.kubernetes.container.name": "nginx"})) == "1"
+    assert note.get(pod, Container()) is None
+
+
+def test_types_and_defaults() -> None:
+    annotations = Annotations("example.com")
+    cpus = annotations.declare("cpus", parse_cpus)
+    boost: Annotation[bool] = annotations.declare("boost", parse_bool, default=False)
+    memory = annotations.declare("memory", Quantity.parse, default=Quantity())
+    assert boost.get(a_pod()) is False
+    pod = a_pod(
+        **{"cpus.example.com": "0-1", "boost.example.com": "T", "memory.example.com": "1Gi"}
+    )
+    assert cpus.get(pod) == frozenset({0, 1})
+    assert boost.get(pod) is True
+    assert int(memory.get(pod)) == 1 << 30
+    assert list(annotations) == [cpus, boost, memory]
+    with pytest.raises(ValueError, match=r"'cpus' of example\.com is declared twice"):
+        annotations.declare("cpus", str)
+
+
+def test_an_error_names_pod_key_and_text() -> None:
+    cpus = Annotations("example.com").declare("cpus", parse_cpus)
+    pod = a_pod(**{"cpus.example.com/container.nginx": "7-3"})
+    with pytest.raises(ValueError, match="shop/web") as error:
+        cpus.get(pod, NGINX)
+    assert str(error.value).startswith(
+        "pod shop/web: annotation cpus.example.com/container.nginx: '7-3': '7-3' in the CPU list"
+    )
+    pod.annotations["cpus.example.com"] = "x" * 10000
+    with pytest.raises(ValueError, match="shop/web") as error:
+        Annotations("example.com").declare("cpus", parse_bool).get(pod)
+    assert len(str(error.value)) < 250
+
+
+def misspelt(annotations: Annotations, *keys: str) -> dict[str, str | None]:
+    return annotations.misspelt(PodSandbox(annotations=dict.fromkeys(keys, "")))
+
+
+@pytest.fixture
+def ours() -> Annotations:
+    annotations = Annotations("example.com", "old.example.org")
+    annotations.declare("cpus", str)
+    annotations.declare("devices", str)
+    return annotations
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "cpus.example.com",
+        "cpus.example.com/pod",
+        "cpus.example.com/container.nginx",
+        "devices.old.example.org",
+        "team.example.com",
+        "example.com/owner",
+        "kubernetes.io/config.source",
+        "cpus.example.net.of-others",
+        "devices.noderesource.dev",
+        "cpus",
+    ],
+)
+def test_others_are_left_alone(ours: Annotations, key: str) -> None:
+    assert misspelt(ours, key) == {}
+
+
+@pytest.mark.parametrize(
+    ("key", "likely"),
+    [
+        ("cpu.example.com", "cpus.example.com"),
+        ("cups.example.com", "cpus.example.com"),
+        ("device.old.example.org/pod", "devices.old.example.org/pod"),
+        ("cpu.example.com/container.nginx", "cpus.example.com/container.nginx"),
+        ("cpus.example.com/containers.nginx", "cpus.example.com/container.NAME"),
+        ("cpus.example.com/nginx", "cpus.example.com/container.NAME"),
+        ("example.com/cpus", "cpus.example.com"),
+        ("cpus.exmaple.com", "cpus.example.com"),
+        ("cpus.exmaple.com/pod", "cpus.example.com/pod"),
+    ],
+)
+def test_the_likely_key_is_named(ours: Annotations, key: str, likely: str) -> None:
+    assert misspelt(ours, key, "cpus.example.com") == {key: likely}
+
+
+def test_a_domain_of_ones_own() -> None:
+    annotations = Annotations("example.com", exclusive=True)
+    annotations.declare("cpus", str)
+    assert misspelt(annotations, "team.example.com", "example.com/x", "x.example.org") == {
+        "team.example.com": None,
+        "example.com/x": None,
+    }
+
+
+def test_warnings(caplog: pytest.LogCaptureFixture) -> None:
+    annotations = Annotations("example.com", exclusive=True)
+    annotations.declare("cpus", str)
+    with caplog.at_level(logging.WARNING, "nri_sync.kit.fields"):
+        annotations.warn(a_pod(**{"cpus.example.com": ""}))
+        assert caplog.messages == []
+        annotations.warn(a_pod(**{"cpu.example.com": ""}))
+        annotations.warn(a_pod(**{"zone.example.com": ""}))
+    assert caplog.messages == [
+        "pod shop/web: annotation cpu.example.com is not understood; did you mean cpus.example.com?",
+        "pod shop/web: annotation zone.example.com is not understood; known are cpus.example.com",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("parse", "text", "value"),
+    [
+        (parse_bool, "true", True),
+        (parse_bool, "0", False),
+        (parse_int, "-12", -12),
+        (parse_list, "a, b", ["a", "b"]),
+        (parse_list, " ", []),
+        (parse_list, '["a", "b,c"]', ["a", "b,c"]),
+        (list_of(parse_int), "1,2", [1, 2]),
+        (list_of(parse_int), "[1, 2]", [1, 2]),
+        (one_of("low", "high"), "low", "low"),
+        (parse_json, '{"a": [1, null]}', {"a": [1, None]}),
+        (parse_json, "", {}),
+        (parse_yaml, '[{"path": "/dev/fuse"}]', [{"path": "/dev/fuse"}]),
+    ],
+)
+def test_parsers(parse: Callable[[str], Any], text: str, value: object) -> None:
+    assert parse(text) == value
+
+
+@pytest.mark.parametrize(
+    ("parse", "text", "says"),
+    [
+        (parse_bool, "yes", "neither true nor false"),
+        (parse_bool, "", "neither true nor false"),
+        (parse_int, "1.5", "not an integer"),
+        (parse_int, " 1", "not an integer"),
+        (parse_int, "1_000", "not an integer"),
+        (parse_list, "a,,b", "an item of the list is empty"),
+        (parse_list, "[[1]]", "not a list of texts"),
+        (list_of(parse_int), "1,x", "not an integer"),
+        (one_of("low", "high"), "mid", "not one of low, high"),
+        (parse_json, "{", "is not JSON"),
+        (parse_json, '{"a": 1, "a": 2}', "twice"),
+    ],
+)
+def test_what_parsers_refuse(parse: Callable[[str], Any], text: str, says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        parse(text)
+
+
+def test_yaml_needs_a_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "- path: /dev/fuse\n  type: c\n"
+    if importlib.util.find_spec("yaml") is None:
+        with pytest.raises(ValueError, match="PyYAML"):
+            parse_yaml(text)
+    else:
+        assert parse_yaml(text) == [{"path": "/dev/fuse", "type": "c"}]
+        assert parse_list("- a\n- b\n") == ["a", "b"]
+        with pytest.raises(ValueError, match="is not YAML"):
+            parse_yaml("[")
+        monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert parse_yaml('["a"]') == ["a"], "JSON is read without it"

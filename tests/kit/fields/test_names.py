@@ -1,0 +1,26 @@
+from __future__ import annotations
+
+import pytest
+
+from nri_sync.api import Container
+from nri_sync.kit.fields.names import container_name
+
+__all__: list[str] = []
+
+KUBERNETES = {"io.kubernetes.container.name": "web"}
+
+
+@pytest.mark.parametrize(
+    ("container", "name"),
+    [
+        (Container(name="web", labels={"io.kubernetes.container.name": "other"}), "web"),
+        # CRI-O 1.34 in CreateContainer, and what it has later.
+        (Container(labels=KUBERNETES), "web"),
+        (Container(annotations=KUBERNETES), "web"),
+        (Container(annotations={"io.kubernetes.cri.container-name": "web"}), "web"),
+        (Container(), ""),
+    ],
+)
+def test_names(container: Container, name: str) -> None:
+    assert container_name(container) == name
+    assert not container.labels.get("x"), "asking must not add any"

@@ -1,0 +1,377 @@
+"""Every state that a plugin can be in, reached and left, on a real stub."""
+
+from __future__ import annotations
+
+import json
+import logging
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import nri_sync
+from nri_sync import api, kit
+from nri_sync.kit import HealthState
+from nri_sync.kit.health.health import _COUNTERS
+from nri_sync.threads import spawn
+from tests.kit._exposition import read
+from tests.kit._node import CONTAINER, LONG, POD, Node, PluginWith, eventually
+
+__all__: list[str] = []
+
+CONNECTING, REGISTERED = HealthState.CONNECTING, HealthState.REGISTERED
+SYNCHRONIZED, WEDGED = HealthState.SYNCHRONIZED, HealthState.WEDGED
+
+
+@pytest.fixture
+def node(socket_dir: Path) -> Iterator[Node]:
+    with Node(socket_dir) as made:
+        yield made
+
+
+def make(node: Node, plugin: object, **options: Any) -> tuple[kit.Health, nri_sync.Stub]:
+    stub_options = {name: options.pop(name) for name in ("late_reply",) if name in options}
+    health = kit.Health(**options)
+    stub = node.stub(plugin, interceptors=[health], **stub_options)
+    health.attach(stub)
+    return health, stub
+
+
+def is_now(health: kit.Health, state: HealthState, *, ready: bool = False) -> str:
+    """Check the report; returns its reason."""
+    report = health.report()
+    assert report[:3] == (state, state is not WEDGED, ready), report
+    return report.reason
+
+
+class Held:
+    """A handler that does not return until it may."""
+
+    def __init__(self) -> None:
+        self.inside = threading.Event()
+        self.may_return = threading.Event()
+
+    def __call__(self, *arguments: Any) -> None:
+        self.inside.set()
+        assert self.may_return.wait(LONG)
+
+
+def test_connecting_registered_synchronized_and_back(node: Node) -> None:
+    health, stub = make(node, PluginWith(run_pod_sandbox=lambda pod: None))
+    assert is_now(health, CONNECTING) == "the stub is idle"
+    with pytest.raises(nri_sync.errors.StartError):
+        stub.start()
+    assert is_now(health, CONNECTING) == "the stub is idle, after 1 failed starts"
+
+    for session in (1, 2):
+        node.may_synchronize.clear()
+        node.start()
+        stub.start(LONG)
+        assert "waiting to be synchronized" in is_now(health, REGISTERED)
+        node.may_synchronize.set()
+        assert node.runtime.wait_for_plugins(len, LONG)
+        assert is_now(health, SYNCHRONIZED, ready=True) == "synchronized with test-runtime v1.0.0"
+        assert stub.counters.sessions == session
+        node.lose(stub)
+        assert is_now(health, CONNECTING).startswith("the last session was lost: plugin 10-test: ")
+
+    node.start()
+    node.connect(stub)
+    is_now(health, SYNCHRONIZED, ready=True)
+    stub.stop()
+    assert is_now(health, CONNECTING).startswith("the stub is idle")
+
+
+def test_while_it_starts_and_stops(node: Node) -> None:
+    handler = Held()
+    health, stub = make(node, PluginWith(create_container=handler))
+    ours, theirs = socket.socketpair()
+    with theirs:
+        silent = nri_sync.Stub(
+            PluginWith(shutdown=lambda: None), name="t", idx="10", connection=ours
+        )
+        other = kit.Health()
+        other.attach(silent)
+        failed = threading.Event()
+
+        def start() -> None:
+            with pytest.raises(nri_sync.errors.StubStopped):
+                silent.start(LONG)
+            failed.set()
+
+        spawn("start", start)
+        eventually(lambda: silent.state is nri_sync.State.STARTING)
+        assert "waiting to be configured" in is_now(other, CONNECTING)
+        silent.stop()
+        assert failed.wait(LONG)
+    node.start()
+    node.connect(stub)
+    node.create_container()
+    assert handler.inside.wait(LONG)
+    spawn("stop", stub.stop, LONG)
+    eventually(lambda: stub.state is nri_sync.State.STOPPING)
+    assert is_now(health, CONNECTING) == "the stub is being stopped"
+    handler.may_return.set()
+
+
+def test_a_wedged_handler_and_its_return(node: Node) -> None:
+    handler = Held()
+    health, stub = make(node, PluginWith(create_container=handler))
+    node.start(request_timeout=1.0)
+    node.connect(stub)
+    assert health.wedged_after == 2.0
+    node.runtime.create_container(POD, CONTAINER)  # answered for
+    assert handler.inside.is_set()
+    eventually(lambda: health.report().state is WEDGED)
+    reason = is_now(health, WEDGED)
+    assert reason.startswith("handlers have been running for more than 2 s: CreateContainer of ")
+    assert "default/web:nginx for " in reason
+    assert stub.started  # only the probe knows
+    handler.may_return.set()
+    eventually(lambda: health.report().state is not WEDGED)
+    is_now(health, SYNCHRONIZED, ready=True)
+
+
+def test_a_handler_that_is_slow_is_not_wedged(node: Node) -> None:
+    handler = Held()
+    health, stub = make(node, PluginWith(create_container=handler), wedged_after=LONG)
+    node.start(request_timeout=1.0)
+    node.connect(stub)
+    node.runtime.create_container(POD, CONTAINER)
+    assert stub.counters.late_replies == 1
+    is_now(health, SYNCHRONIZED, ready=True)
+    handler.may_return.set()
+
+
+def test_wedged_while_the_session_is_lost(node: Node) -> None:
+    # The runtime cuts it off, and it may come back: the thread hangs all the same.
+    handler = Held()
+    health, stub = make(
+        node, PluginWith(create_container=handler), late_reply=False, wedged_after=0.01
+    )
+    node.start(request_timeout=1.0)
+    node.connect(stub)
+    node.runtime.create_container(POD, CONTAINER)
+    assert stub.wait(LONG)
+    is_now(health, WEDGED)
+    node.connect(stub)
+    is_now(health, WEDGED)
+    handler.may_return.set()
+    eventually(lambda: health.report().state is SYNCHRONIZED)
+
+
+def test_several_wedged_handlers() -> None:
+    health = kit.Health(wedged_after=0.001)
+    barrier, done = threading.Barrier(6), threading.Event()
+
+    def behaviour(request: Any, context: Any) -> None:
+        barrier.wait(LONG)
+        assert done.wait(LONG)
+
+    request = api.RunPodSandboxRequest(pod=POD)
+    context: Any = _Context()
+    threads = [
+        threading.Thread(target=health.serve, args=("RunPodSandbox", request, context, behaviour))
+        for _ in range(5)
+    ]
+    for thread in threads:
+        thread.start()
+    barrier.wait(LONG)
+    eventually(lambda: health.report().reason.endswith("and 2 more"))
+    done.set()
+    for thread in threads:
+        thread.join(LONG)
+    assert health.report().live
+
+
+class _Context:
+    def code(self) -> None:
+        return None
+
+    def is_active(self) -> bool:
+        return True
+
+
+def test_an_old_synchronize_does_not_speak_for_the_new_session(node: Node) -> None:
+    first = Held()
+    handlers: list[Any] = [first, lambda *arguments: None]
+    plugin = PluginWith(synchronize=lambda pods, containers: handlers.pop(0)(pods, containers))
+    health, stub = make(node, plugin, wedged_after=LONG)
+    node.start()
+    stub.start(LONG)
+    assert first.inside.wait(LONG)
+    node.lose(stub)
+    node.may_synchronize.clear()
+    node.start()
+    stub.start(LONG)
+    changed = threading.Event()
+    health.on_change(changed.set)
+    first.may_return.set()
+    assert changed.wait(LONG)
+    is_now(health, REGISTERED)
+    node.may_synchronize.set()
+    assert node.runtime.wait_for_plugins(len, LONG)
+    is_now(health, SYNCHRONIZED, ready=True)
+
+
+def test_a_synchronization_that_fails_or_is_not_complete(node: Node) -> None:
+    health, stub = make(node, PluginWith(run_pod_sandbox=lambda pod: None))
+    node.may_synchronize.clear()
+    node.start()
+    stub.start(LONG)
+    context: Any = _Context()
+
+    def fail(request: Any, context: Any) -> None:
+        raise ValueError("no")
+
+    with pytest.raises(ValueError, match="no"):
+        health.serve("Synchronize", api.SynchronizeRequest(), context, fail)
+    is_now(health, REGISTERED)
+    health.serve("Synchronize", api.SynchronizeRequest(more=True), context, lambda *_: None)
+    is_now(health, REGISTERED)
+    health.serve("Synchronize", api.SynchronizeRequest(), context, lambda *_: None)
+    is_now(health, SYNCHRONIZED, ready=True)
+
+
+def test_further_checks(node: Node) -> None:
+    answers: list[Any] = [None]
+
+    def check() -> str | None:
+        if isinstance(answers[0], Exception):
+            raise answers[0]
+        assert answers[0] is None or isinstance(answers[0], str)
+        return answers[0]
+
+    health, stub = make(
+        node, PluginWith(run_pod_sandbox=lambda pod: None), checks=[lambda: None, check]
+    )
+    answers[0] = AssertionError("not asked when there is no session")
+    is_now(health, CONNECTING)
+    node.start()
+    node.connect(stub)
+    answers[0] = "still reconciling"
+    assert is_now(health, SYNCHRONIZED) == "still reconciling"
+    answers[0] = OSError("disk")
+    assert is_now(health, SYNCHRONIZED) == "a check failed: OSError('disk')"
+    answers[0] = None
+    is_now(health, SYNCHRONIZED, ready=True)
+
+
+def test_listeners_are_told(node: Node, caplog: pytest.LogCaptureFixture) -> None:
+    states: list[HealthState] = []
+    may_return = threading.Event()
+
+    def fail() -> None:
+        raise ValueError("a listener's")
+
+    def note() -> None:
+        states.append(health.report().state)
+
+    plugin = PluginWith(create_container=lambda pod, container: may_return.wait(LONG) and None)
+    health, stub = make(node, plugin, wedged_after=0.5)
+    health.on_change(fail)
+    health.on_change(note)
+    node.start()
+    node.connect(stub)
+    # (On a machine that is busy enough, Configure is wedged for a moment, and tells twice.)
+    assert list(dict.fromkeys(states)) == [REGISTERED, SYNCHRONIZED]
+    told = len(states)
+    node.create_container()
+    eventually(lambda: health.report().state is WEDGED)
+    assert len(states) == told
+    may_return.set()
+    eventually(lambda: states[told:] == [SYNCHRONIZED])
+    assert caplog.text.count("a listener of the health failed") == len(states)
+
+
+def test_attaching(node: Node) -> None:
+    plugin = PluginWith(run_pod_sandbox=lambda pod: None)
+    health = kit.Health()
+    assert is_now(health, CONNECTING) == "no stub is attached"
+    assert (health.stub, health.wedged_after) == (None, 4.0)
+    context: Any = _Context()
+    health.serve("Synchronize", api.SynchronizeRequest(), context, lambda *_: None)
+    stub, other = node.stub(plugin), node.stub(plugin)
+    health.attach(stub)
+    health.attach(stub)
+    assert health.stub is stub
+    with pytest.raises(ValueError, match="each stub needs a Health of its own"):
+        health.attach(other)
+    for wrong in (0, -1.0, float("nan")):
+        with pytest.raises(ValueError, match="wedged_after must be positive"):
+            kit.Health(wedged_after=wrong)
+
+
+def test_metrics(node: Node, caplog: pytest.LogCaptureFixture) -> None:
+    health, stub = make(node, PluginWith(create_container=lambda pod, container: None))
+    found = read(health.metrics_text())
+    assert found["nri_plugin_state"].value(state="connecting") == 1
+    assert found["nri_plugin_ready"].value() == 0
+    assert "nri_plugin_runtime_info" not in found
+    node.start()
+    node.connect(stub)
+    node.runtime.create_container(POD, CONTAINER)
+    node.lose(stub)
+    node.start(nri_version="v0.11.0")
+    node.connect(stub)
+
+    found = read(health.metrics_text())
+    states = {state: found["nri_plugin_state"].value(state=state.value) for state in HealthState}
+    assert states == {CONNECTING: 0, REGISTERED: 0, SYNCHRONIZED: 1, WEDGED: 0}
+    assert (found["nri_plugin_live"].value(), found["nri_plugin_ready"].value()) == (1, 1)
+    assert found["nri_plugin_info"].value(
+        plugin="10-test", nri_version=api.NRI_VERSION, nri_sync_version=nri_sync.__version__
+    )
+    assert found["nri_plugin_runtime_info"].value(
+        runtime="test-runtime", version="v1.0.0", nri_version="v0.11.0"
+    )
+    assert found["nri_plugin_reconnects_total"].value() == 1
+    assert found["nri_plugin_losses_total"].value() == 1
+    assert found["nri_plugin_handler_calls_total"].value() == 1
+    assert found["nri_plugin_requests_total"].value(method="Configure", outcome="ok") == 2
+    assert all(name.startswith("nri_plugin_") for name in found)
+
+    health.add_metrics(lambda: [kit.Metric("my_pods", "gauge", "Mine.", [kit.Sample(3)])])
+    health.add_metrics(lambda: [kit.Metric("not a name", "gauge", "Mine.", [kit.Sample(3)])])
+    health.add_metrics(lambda: [kit.Metric("my_other", "gauge", "Mine.", [kit.Sample(4)])])
+    with caplog.at_level(logging.ERROR, "nri_sync.kit.health"):
+        found = read(health.metrics_text())
+    assert (found["my_pods"].value(), found["my_other"].value()) == (3, 4)
+    assert "'not a name' ('gauge') is no metric of Prometheus" in caplog.text
+
+
+def test_no_counter_of_the_stub_is_left_out() -> None:
+    assert set(_COUNTERS) == {*nri_sync.Counters._fields, "restarts"}
+
+
+def test_buckets(node: Node) -> None:
+    health, stub = make(node, PluginWith(run_pod_sandbox=lambda pod: None), buckets=(LONG,))
+    node.start()
+    node.connect(stub)
+    family = read(health.metrics_text())["nri_plugin_request_duration_seconds"]
+    assert family.value("_bucket", method="Configure", le="20") == 1
+
+
+def test_description(node: Node) -> None:
+    assert "plugin" not in json.loads(json.dumps(kit.Health().describe()))
+    handler = Held()
+    health, stub = make(node, PluginWith(create_container=handler))
+    node.start()
+    node.connect(stub)
+    node.create_container()
+    assert handler.inside.wait(LONG)
+    found = json.loads(json.dumps(health.describe()))
+    assert (found["state"], found["live"], found["ready"]) == ("synchronized", True, True)
+    assert found["plugin"]["name"] == "10-test"
+    assert found["runtime"]["request_timeout"] == 2.0
+    assert found["session"] == {"state": "started", "close_reason": None}
+    assert found["counters"]["sessions"] == 1
+    (running,) = found["in_flight"]
+    assert (running["event"], running["subject"]) == ("CreateContainer", "default/web:nginx")
+    assert {slow["event"] for slow in found["slowest"]} == {"Configure", "Synchronize"}
+    handler.may_return.set()
+    node.lose(stub)
+    assert "10-test" in health.describe()["session"]["close_reason"]

@@ -1,0 +1,337 @@
+"""Figures of requests, and the text in which Prometheus reads them."""
+
+from __future__ import annotations
+
+import math
+import os
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import grpc
+import pytest
+
+from nri_sync import api, kit
+from nri_sync.errors import RequestFailed, ValidationRejected
+from nri_sync.kit.health import metrics
+from nri_sync.kit.health.metrics import Metric, RequestMetrics, Running, Sample, render
+from tests.kit._exposition import read
+from tests.kit._node import CONTAINER, LONG, POD, Node, PluginWith, eventually
+
+__all__: list[str] = []
+
+CREATE = api.CreateContainerRequest(pod=POD, container=CONTAINER)
+
+
+class Context:
+    """Stands in for that of a request."""
+
+    def __init__(self, code: Any = None, active: bool = True) -> None:
+        self._code = code
+        self._active = active
+
+    def code(self) -> Any:
+        return self._code
+
+    def is_active(self) -> bool:
+        return self._active
+
+
+class Clock:
+    """Stands in for the time that passes."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 1000.0
+        stand_in = SimpleNamespace(monotonic=lambda: self.now, time=lambda: self.now + 1e9)
+        monkeypatch.setattr(metrics, "time", stand_in)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    return Clock(monkeypatch)
+
+
+def serve(
+    requests: RequestMetrics,
+    clock: Clock,
+    seconds: float,
+    *,
+    event: str = "CreateContainer",
+    request: Any = CREATE,
+    reply: Any = None,
+    error: Exception | None = None,
+    **context: Any,
+) -> None:
+    def behaviour(request: Any, context: Any) -> Any:
+        clock.now += seconds
+        if error is not None:
+            raise error
+        return reply
+
+    requests.serve(event, request, Context(**context), behaviour)  # type: ignore[arg-type]
+
+
+class TestRequests:
+    def test_outcomes(self, clock: Clock) -> None:
+        requests = RequestMetrics()
+        serve(requests, clock, 0.1)
+        serve(requests, clock, 0.1, code=grpc.StatusCode.OK)
+        serve(requests, clock, 0.1, code=grpc.StatusCode.INTERNAL)
+        with pytest.raises(ValueError, match="no"):
+            serve(requests, clock, 0.1, error=ValueError("no"))
+        serve(requests, clock, 0.1, active=False)
+        with pytest.raises(ValueError, match="no"):
+            serve(requests, clock, 0.1, error=ValueError("no"), active=False)
+        for reject in (True, False, True):
+            reply = api.ValidateContainerAdjustmentResponse(reject=reject)
+            serve(requests, clock, 0.1, event="ValidateContainerAdjustment", reply=reply)
+        total = read(render(requests.metrics()))["nri_plugin_requests_total"]
+        found = {
+            tuple(dict(labels).values()): value for (_, labels), value in total.samples.items()
+        }
+        assert {tuple(sorted(key)): value for key, value in found.items()} == {
+            ("CreateContainer", "ok"): 2,
+            ("CreateContainer", "error"): 2,
+            ("CreateContainer", "late"): 2,
+            ("ValidateContainerAdjustment", "rejected"): 2,
+            ("ValidateContainerAdjustment", "ok"): 1,
+        }
+
+    def test_durations(self, clock: Clock) -> None:
+        requests = RequestMetrics(buckets=(0.25, 1, 4))
+        for seconds in (0.125, 0.25, 0.5, 2, 8):  # exact in binary, as is the clock
+            serve(requests, clock, seconds)
+        family = read(render(requests.metrics()))["nri_plugin_request_duration_seconds"]
+        counts = {
+            bound: family.value("_bucket", method="CreateContainer", le=bound)
+            for bound in ("0.25", "1", "4", "+Inf")
+        }
+        assert counts == {"0.25": 2, "1": 3, "4": 4, "+Inf": 5}
+        assert family.value("_sum", method="CreateContainer") == 10.875
+
+    @pytest.mark.parametrize("buckets", [(1, 1), (2, 1), (1, math.inf), (math.nan,)])
+    def test_wrong_buckets(self, buckets: tuple[float, ...]) -> None:
+        with pytest.raises(ValueError, match="buckets must be"):
+            RequestMetrics(buckets=buckets)
+
+    def test_what_is_running(self, clock: Clock) -> None:
+        requests = RequestMetrics()
+        assert (requests.running(), requests.longest()) == ([], 0.0)
+
+        def inner(request: Any, context: Any) -> Any:
+            clock.now += 2
+            assert requests.longest() == 3
+            return requests.running()
+
+        def outer(request: Any, context: Any) -> Any:
+            clock.now += 1
+            stop: Any = api.StopPodSandboxRequest(pod=POD)
+            return requests.serve("StopPodSandbox", stop, Context(), inner)  # type: ignore[arg-type]
+
+        found = requests.serve("CreateContainer", CREATE, Context(), outer)  # type: ignore[arg-type]
+        assert found == [
+            Running("CreateContainer", "default/web:nginx", 3),
+            Running("StopPodSandbox", "default/web", 2),
+        ]
+        assert str(found[0]) == "CreateContainer of default/web:nginx"
+        assert str(Running("Configure", "", 1)) == "Configure"
+        assert (requests.running(), requests.longest()) == ([], 0.0)
+
+    def test_the_slowest(self, clock: Clock) -> None:
+        requests = RequestMetrics()
+        for seconds in (1, 4, 2):
+            serve(requests, clock, seconds)
+        serve(requests, clock, 3, event="Configure", request=api.ConfigureRequest())
+        slow, other = requests.slowest()
+        assert slow[:3] == ("CreateContainer", "default/web:nginx", 4)
+        assert slow.at == 1e9 + 1005
+        assert other[:3] == ("Configure", "", 3)
+
+    def test_the_slowest_are_forgotten(self, clock: Clock) -> None:
+        requests = RequestMetrics()
+        serve(requests, clock, 4)
+        clock.now += 300
+        serve(requests, clock, 1)
+        assert [slow.seconds for slow in requests.slowest()] == [4]
+        clock.now += 300
+        assert [slow.seconds for slow in requests.slowest()] == [1]
+        clock.now += 300
+        assert requests.slowest() == []
+        serve(requests, clock, 2)
+        clock.now += 10**6
+        assert requests.slowest() == []
+
+    def test_done(self, clock: Clock) -> None:
+        done: list[Any] = []
+        requests = RequestMetrics(on_done=lambda *about: done.append(about))
+        serve(requests, clock, 1)
+        with pytest.raises(ValueError, match="no"):
+            serve(requests, clock, 2, error=ValueError("no"))
+        assert done == [("CreateContainer", 1), ("CreateContainer", 2)]
+
+    def test_many_threads(self) -> None:
+        requests = RequestMetrics()
+        reading = threading.Event()
+
+        def work() -> None:
+            for _ in range(500):
+                requests.serve("RunPodSandbox", None, Context(), lambda *_: None)  # type: ignore[arg-type]
+
+        def look() -> None:
+            while not reading.is_set():
+                read(render(requests.metrics()))
+
+        threads = [threading.Thread(target=work) for _ in range(4)]
+        reader = threading.Thread(target=look)
+        for thread in (reader, *threads):
+            thread.start()
+        for thread in threads:
+            thread.join(LONG)
+        reading.set()
+        reader.join(LONG)
+        found = read(render(requests.metrics()))
+        total = found["nri_plugin_requests_total"]
+        assert total.value(method="RunPodSandbox", outcome="ok") == 2000
+        assert found["nri_plugin_requests_in_flight"].value(method="RunPodSandbox") == 0
+
+    @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+    @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+    def test_a_forked_child_has_nothing_running(self) -> None:
+        requests = RequestMetrics()
+
+        def behaviour(request: Any, context: Any) -> int:
+            with requests._lock:
+                child = os.fork()
+            if child == 0:
+                os._exit(0 if requests.longest() == 0.0 and requests.metrics() else 1)
+            return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+        assert requests.serve("RunPodSandbox", None, Context(), behaviour) == 0  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def node(socket_dir: Path) -> Iterator[Node]:
+    with Node(socket_dir) as made:
+        yield made
+
+
+def test_a_real_session(node: Node) -> None:
+    inside, release = threading.Event(), threading.Event()
+
+    def slow(pod: Any) -> None:
+        inside.set()
+        assert release.wait(LONG)
+
+    def reject(request: Any) -> None:
+        raise ValueError("not on my node")
+
+    def fail(pod: Any, container: Any) -> None:
+        raise OSError("broken")
+
+    requests = kit.RequestMetrics()
+    plugin = PluginWith(
+        run_pod_sandbox=slow, stop_container=fail, validate_container_adjustment=reject
+    )
+    node.start(request_timeout=1.0)
+    node.connect(node.stub(plugin, interceptors=[requests]))
+    with pytest.raises(RequestFailed):
+        node.runtime.stop_container(POD, CONTAINER)
+    with pytest.raises(ValidationRejected):
+        node.runtime.create_container(POD, CONTAINER)
+    node.runtime.run_pod_sandbox(POD)  # answered for
+    assert inside.wait(LONG)
+    found = read(render(requests.metrics()))
+    assert found["nri_plugin_requests_in_flight"].value(method="RunPodSandbox") == 1
+    assert found["nri_plugin_request_longest_in_flight_seconds"].value() > 0.0
+    release.set()
+    eventually(lambda: not requests.running())
+    total = read(render(requests.metrics()))["nri_plugin_requests_total"]
+    eventually(
+        lambda: read(render(requests.metrics()))["nri_plugin_requests_total"].value(
+            method="RunPodSandbox", outcome="late"
+        )
+    )
+    assert total.value(method="Synchronize", outcome="ok") == 1
+    assert total.value(method="StopContainer", outcome="error") == 1
+    assert total.value(method="ValidateContainerAdjustment", outcome="rejected") == 1
+
+
+class TestRender:
+    def test_the_text(self) -> None:
+        text = render(
+            [
+                Metric("a_total", "counter", "How many.", [Sample(3), Sample(0.5, {"b": "c"})]),
+                Metric("none", "gauge", "Without values.", []),
+                Metric("d", "untyped", "x", [Sample(1, {"e": "f", "g": "h"}, "_i")]),
+            ]
+        )
+        assert text == (
+            "# HELP a_total How many.\n"
+            "# TYPE a_total counter\n"
+            "a_total 3\n"
+            'a_total{b="c"} 0.5\n'
+            "# HELP d x\n"
+            "# TYPE d untyped\n"
+            'd_i{e="f",g="h"} 1\n'
+        )
+        assert render([]) == ""
+
+    def test_escaping(self) -> None:
+        odd = 'back\\slash "quote"\nline, {brace} = é'
+        metric = Metric("a", "gauge", "one\\two\nthree", [Sample(1, {"b": odd})])
+        text = render([metric])
+        assert "# HELP a one\\\\two\\nthree\n" in text
+        assert 'a{b="back\\\\slash \\"quote\\"\\nline, {brace} = é"} 1\n' in text
+        assert read(text)["a"].value(b=odd) == 1
+        assert 'b="?"' in render([Metric("a", "gauge", "x", [Sample(1, {"b": "\udcff"})])])
+
+    @pytest.mark.parametrize(
+        ("value", "text"),
+        [
+            (0, "0"),
+            (-1.5, "-1.5"),
+            (2.0, "2"),
+            (True, "1"),
+            (1e300, "1e+300"),
+            (10**14, "100000000000000"),
+            (10**20, "1e+20"),
+            (math.inf, "+Inf"),
+            (-math.inf, "-Inf"),
+            (math.nan, "NaN"),
+        ],
+    )
+    def test_numbers(self, value: float, text: str) -> None:
+        assert render([Metric("a", "gauge", "x", [Sample(value)])]).splitlines()[-1] == f"a {text}"
+
+    @pytest.mark.parametrize(
+        "metric",
+        [
+            Metric("", "gauge", "x", []),
+            Metric("1a", "gauge", "x", []),
+            Metric("a b", "gauge", "x", []),
+            Metric("a\n", "gauge", "x", []),
+            Metric("a", "number", "x", []),
+            Metric("a", "gauge", "x", [Sample(1, {"__b": "x"})]),
+            Metric("a", "gauge", "x", [Sample(1, {"b-c": "x"})]),
+        ],
+    )
+    def test_what_prometheus_would_not_take(self, metric: Metric) -> None:
+        with pytest.raises(ValueError, match="of Prometheus"):
+            render([metric])
+
+    def test_a_name_that_comes_twice(self) -> None:
+        metric = Metric("a", "gauge", "x", [Sample(1)])
+        with pytest.raises(ValueError, match="two metrics called a"):
+            render([metric, metric])
+
+
+def test_the_clock_is_real() -> None:
+    requests = RequestMetrics()
+    before = time.time()
+    requests.serve("Configure", None, Context(), lambda *_: None)  # type: ignore[arg-type]
+    (slow,) = requests.slowest()
+    assert before - 1 < slow.at < time.time() + 1
+    assert 0 <= slow.seconds < LONG
