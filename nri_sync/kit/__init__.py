@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from nri_sync.kit.fields.annotations import (
         Annotation,
         Annotations,
+        document_of,
         list_of,
         one_of,
         parse_bool,
@@ -83,7 +84,7 @@ if TYPE_CHECKING:
     from nri_sync.kit.program.program import ExitCode, main, run
     from nri_sync.kit.program.supervisor import Supervisor
     from nri_sync.kit.program.systemd import Notifier
-    from nri_sync.kit.updates import PendingUpdate, UpdateCounters, UpdateQueue
+    from nri_sync.kit.updates.queue import PendingUpdate, UpdateCounters, UpdateQueue
 
 __all__ = [
     "Annotation",
@@ -139,6 +140,7 @@ __all__ = [
     "container_image",
     "container_name",
     "container_qos",
+    "document_of",
     "estimate_memory_request",
     "expand_slice",
     "format_cpus",
@@ -206,7 +208,7 @@ _HOMES = {
     "Metric": "nri_sync.kit.health.metrics",
     "Notifier": "nri_sync.kit.program.systemd",
     "Options": "nri_sync.kit.program.options",
-    "PendingUpdate": "nri_sync.kit.updates",
+    "PendingUpdate": "nri_sync.kit.updates.queue",
     "PodRecord": "nri_sync.kit.inventory.records",
     "QoS": "nri_sync.kit.fields.qos",
     "Quantity": "nri_sync.kit.fields.quantity",
@@ -220,8 +222,8 @@ _HOMES = {
     "Supervisor": "nri_sync.kit.program.supervisor",
     "Task": "nri_sync.kit.background",
     "TextFormatter": "nri_sync.kit.logs.formatters",
-    "UpdateCounters": "nri_sync.kit.updates",
-    "UpdateQueue": "nri_sync.kit.updates",
+    "UpdateCounters": "nri_sync.kit.updates.queue",
+    "UpdateQueue": "nri_sync.kit.updates.queue",
     "add_options": "nri_sync.kit.program.options",
     "cgroup_name": "nri_sync.kit.fields.cgroups",
     "cgroup_path": "nri_sync.kit.fields.cgroups",
@@ -230,6 +232,7 @@ _HOMES = {
     "container_image": "nri_sync.kit.fields.images",
     "container_name": "nri_sync.kit.fields.names",
     "container_qos": "nri_sync.kit.fields.qos",
+    "document_of": "nri_sync.kit.fields.annotations",
     "estimate_memory_request": "nri_sync.kit.fields.qos",
     "expand_slice": "nri_sync.kit.fields.cgroups",
     "format_cpus": "nri_sync.kit.fields.cpu",

@@ -49,8 +49,9 @@ def load(
     """Read a configuration: ``source`` is a Path to a file, or the text of a document (a ``str``).
 
     Args:
-        cls: a dataclass; or a function that is called with the data of the document, a mapping as a rule, and
-            raises ValueError to refuse it, such as pydantic's ``Model.model_validate``.
+        cls: a dataclass; ``list[X]`` or ``dict[str, X]``; or a function that is called with the data of the
+            document, a mapping as a rule, and raises ValueError to refuse it, such as pydantic's
+            ``Model.model_validate``.
         format: ``"json"``, ``"toml"`` or ``"yaml"``; default is that of the file's suffix, or what the text
             looks like.
         name: what to call a text in messages.

@@ -61,11 +61,14 @@ class _Reader(NamedTuple):
 
 
 def reader_of(cls: Callable[..., Any]) -> Read:
-    """What reads a dataclass; or calls a function, which raises ValueError or TypeError for what it refuses.
+    """What reads a dataclass, or a list or mapping of something (``list[X]``, ``dict[str, X]``); or calls a
+    function, which raises ValueError or TypeError for what it refuses.
 
     Raises:
         TypeError: it is neither, or has a field of a type that is not supported.
     """
+    if get_origin(cls) is not None:
+        return _make(cls, {}).read
     if dataclasses.is_dataclass(cls) and isinstance(cls, type):
         return _dataclass(cls, {}).read
     if not callable(cls):

@@ -25,6 +25,7 @@ from typing import Any, Callable, Generic, TypeVar, overload
 from nri_sync import api
 from nri_sync.errors import ConfigError
 from nri_sync.kit.config import documents
+from nri_sync.kit.config.readers import Place, reader_of
 from nri_sync.kit.fields.names import container_name
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "UPSTREAM",
     "Annotation",
     "Annotations",
+    "document_of",
     "list_of",
     "one_of",
     "parse_bool",
@@ -263,6 +265,23 @@ def parse_yaml(text: str) -> Any:
         except ValueError:
             pass  # what is said below tells of PyYAML
     return _document(text, "yaml")
+
+
+def document_of(kind: Callable[..., T]) -> Callable[[str], T | None]:
+    """A parser for documents of YAML that are what ``kind`` says: a dataclass, ``list[Device]`` and the like,
+    as ``load`` takes it. None for an empty text."""
+    read = reader_of(kind)
+
+    def parse(text: str) -> T | None:
+        if not text.strip():
+            return None
+        place = Place("", [])
+        value: T = read(parse_yaml(text), place)
+        if place.problems:
+            raise ValueError("; ".join(place.lines()))
+        return value
+
+    return parse
 
 
 def _document(text: str, format: str) -> Any:

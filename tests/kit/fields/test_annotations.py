@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+from dataclasses import dataclass
 from typing import Any, Callable
 
 import pytest
@@ -11,6 +12,7 @@ from nri_sync.kit.fields.annotations import (
     BARE,
     Annotation,
     Annotations,
+    document_of,
     list_of,
     one_of,
     parse_bool,
@@ -25,6 +27,12 @@ from nri_sync.kit.fields.quantity import Quantity
 __all__: list[str] = []
 
 NGINX = Container(name="nginx")
+
+
+@dataclass
+class Device:
+    path: str
+    major: int = 0
 
 
 def a_pod(**annotations: str) -> PodSandbox:
@@ -193,6 +201,10 @@ def test_warnings(caplog: pytest.LogCaptureFixture) -> None:
         (parse_json, '{"a": [1, null]}', {"a": [1, None]}),
         (parse_json, "", {}),
         (parse_yaml, '[{"path": "/dev/fuse"}]', [{"path": "/dev/fuse"}]),
+        (document_of(list[Device]), '[{"path": "/dev/fuse"}]', [Device("/dev/fuse")]),
+        (document_of(Device), '{"path": "/dev/fuse", "major": 10}', Device("/dev/fuse", 10)),
+        (document_of(dict[str, int]), '{"a": 1}', {"a": 1}),
+        (document_of(list[Device]), " ", None),
     ],
 )
 def test_parsers(parse: Callable[[str], Any], text: str, value: object) -> None:
@@ -203,6 +215,10 @@ def test_parsers(parse: Callable[[str], Any], text: str, value: object) -> None:
     ("parse", "text", "says"),
     [
         (parse_bool, "yes", "neither true nor false"),
+        (document_of(list[Device]), '[{"major": "x"}]', "path: missing; expected text"),
+        (document_of(list[Device]), '[{"major": "x"}]', "major: expected a whole number"),
+        (document_of(list[Device]), "{}", "expected a list, not "),
+        (document_of(Device), '{"path"', "is not "),
         (parse_bool, "", "neither true nor false"),
         (parse_int, "1.5", "not an integer"),
         (parse_int, " 1", "not an integer"),
