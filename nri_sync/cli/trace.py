@@ -1,0 +1,267 @@
+"""``nri-sync trace``: what a runtime and its plugins say to each other."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.text import Text
+
+from nri_sync import api
+from nri_sync.cli.console import add_output_options, console, print_json
+from nri_sync.cli.errors import CommandError, ExitCode
+from nri_sync.kit.logs.dumps import as_text, selected_events
+from nri_sync.testing.recordings.entries import PLUGIN, REQUEST, RESPONSE, Entry
+from nri_sync.testing.recordings.files import Recorder, to_json
+from nri_sync.testing.recordings.proxy import Proxy
+
+__all__ = ["configure", "run"]
+
+_SOCKET = "trace.sock"
+# Those which are no events, and have no handler either.
+_OTHERS = {"registerplugin": "RegisterPlugin", "updatecontainers": "UpdateContainers"}
+_FULL_MAX = 1 << 20
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--socket", metavar="PATH", default=api.DEFAULT_SOCKET_PATH,
+        help="of the runtime (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--listen", metavar="PATH",
+        help=f"where plugins are to connect to (default: {_SOCKET} beside that of the runtime)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--record", metavar="FILE",
+        help="write a recording, for nri-sync replay: of everything, whatever is shown",
+    )  # fmt: skip
+    parser.add_argument(
+        "-e", "--event", metavar="EVENTS",
+        help="show these only: names such as createcontainer, or pod, container, configure, "
+        "synchronize, registerplugin, updatecontainers; with commas between them",
+    )  # fmt: skip
+    parser.add_argument("--full", action="store_true", help="show all that messages have in them")
+    add_output_options(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Blocks until interrupted."""
+    events = _selected(arguments.event)
+    listen = arguments.listen or str(Path(arguments.socket).with_name(_SOCKET))
+    if Path(listen).resolve() == Path(arguments.socket).resolve():
+        raise CommandError(
+            f"--listen {listen}: is the socket of the runtime; plugins have to connect to another",
+            ExitCode.USAGE,
+        )
+    proxy = Proxy(listen, arguments.socket)
+    with contextlib.ExitStack() as stack:
+        entries: Iterable[Entry] = proxy
+        if arguments.record:
+            entries = _recorded(proxy, stack.enter_context(_new_file(arguments.record)))
+        try:
+            stack.enter_context(proxy)
+        except OSError as error:
+            raise CommandError(
+                f"--listen {listen}: {error.strerror or error}; choose another path",
+                ExitCode.UNREACHABLE,
+            ) from error
+        began = datetime.now()
+        if arguments.output == "table":
+            print(f"plugins are to connect to {listen}", file=sys.stderr, flush=True)
+        shown = _Shown(arguments, began)
+        for entry in entries:
+            if not events or not entry.rpc or entry.event in events:
+                shown.show(entry)
+    return ExitCode.OK
+
+
+def _selected(text: str | None) -> frozenset[str]:
+    """The methods that are to be shown; none: all of them."""
+    words = [word.strip() for word in (text or "").split(",") if word.strip()]
+    others = {_OTHERS[word.lower()] for word in words if word.lower() in _OTHERS}
+    try:
+        rest = selected_events([word for word in words if word.lower() not in _OTHERS])
+    except ValueError as error:
+        raise CommandError(f"--event: {error}", ExitCode.USAGE) from error
+    return rest | others
+
+
+def _new_file(path: str) -> Any:
+    """A file for a recording: for this user only, as it has the environment of all containers."""
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError as error:
+        raise CommandError(
+            f"--record {path}: is there already; remove it, or choose another name", ExitCode.USAGE
+        ) from error
+    except OSError as error:
+        raise CommandError(
+            f"--record {path}: cannot be written: {error.strerror}", ExitCode.USAGE
+        ) from error
+    return open(descriptor, "w", encoding="utf-8")
+
+
+def _recorded(entries: Proxy, file: Any) -> Iterator[Entry]:
+    recorder = Recorder(file, socket=entries.runtime_path)
+    for entry in entries:
+        try:
+            recorder.write(entry)
+        except OSError as error:
+            raise CommandError(
+                f"--record {file.name}: {error.strerror}; what there is of it is complete until then",
+                ExitCode.CRASHED,
+            ) from error
+        yield entry
+
+
+class _Shown:
+    """Prints entries, each when it comes."""
+
+    def __init__(self, arguments: argparse.Namespace, began: datetime) -> None:
+        self._began = began
+        self._full = arguments.full
+        self._out: Console | None = None if arguments.output == "json" else console(arguments)
+        # More than one at a time, or one after the other: which it is has to be told.
+        self._several = False
+
+    def show(self, entry: Entry) -> None:
+        if self._out is None:
+            print_json(to_json(entry), indent=None)
+            return
+        self._several = self._several or entry.connection > 1
+        ascii_only = self._out.options.ascii_only
+        self._out.print(self._line(entry, ascii_only), soft_wrap=True)
+        if self._full and entry.message is not None:
+            text = as_text(entry.message, _FULL_MAX)
+            for line in text.splitlines() if text != "{}" else ():
+                self._out.print(Text(f"    {line}", style="dim"), soft_wrap=True)
+        sys.stdout.flush()
+
+    def _line(self, entry: Entry, ascii_only: bool) -> Text:
+        at = self._began + timedelta(seconds=entry.time)
+        line = Text(at.strftime("%H:%M:%S.%f")[:-3] + " ", style="dim")
+        if self._several:
+            line.append(f"[{entry.connection}] ", style="magenta")
+        if entry.kind not in (REQUEST, RESPONSE):
+            line.append(f"   {entry.kind:<18}", style="bold")
+            line.append(f" {entry.note}" if entry.note else "")
+            line.rstrip()
+            return line
+        arrows = ("<-", "->") if ascii_only else ("\N{LEFTWARDS ARROW}", "\N{RIGHTWARDS ARROW}")
+        is_answer = entry.kind == RESPONSE
+        # To the right is away from the runtime.
+        line.append(f"{arrows[entry.sender != PLUGIN]} ", style="cyan" if is_answer else "green")
+        line.append(f"{entry.event or '?':<20} ", style="" if is_answer else "bold")
+        line.append(f"#{entry.stream:<4}", style="dim")
+        line.append(f"{_size(entry.size):>8} ", style="dim")
+        if entry.duration is not None:
+            line.append(f"{_duration(entry.duration):>8}  ", style="yellow")
+        else:
+            line.append(" " * (10 if is_answer else 2))
+        if entry.code:
+            line.append(f"error {_code(entry.code)}: {entry.error}", style="bold red")
+        else:
+            line.append(_summary(entry))
+        if entry.note:
+            line.append(f"  ({entry.note})", style="red")
+        line.rstrip()
+        return line
+
+
+def _size(size: int) -> str:
+    return f"{size} B" if size < 10_000 else f"{size / 1000:.0f} kB"
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds * 1000:.1f} ms" if seconds < 1 else f"{seconds:.2f} s"
+
+
+def _code(number: int) -> str:
+    from nri_sync.ttrpc.status import code_of
+
+    return code_of(number).name
+
+
+def _summary(entry: Entry) -> str:
+    """What matters most of a message, in a few words."""
+    message = entry.message
+    if message is None:
+        return ""
+    describe = _SUMMARIES.get((entry.rpc, entry.kind))
+    return describe(message) if describe is not None else _contents(message, entry)
+
+
+def _contents(message: Any, entry: Entry) -> str:
+    if entry.kind == REQUEST:
+        return entry.subject
+    words = []
+    adjusted = getattr(message, "adjust", None)
+    if adjusted is not None and adjusted.ByteSize():
+        words.append("adjust " + ", ".join(_paths(adjusted)))
+    if getattr(message, "update", None):
+        words.append("update " + ", ".join(update.container_id[:13] for update in message.update))
+    return "; ".join(words)
+
+
+def _paths(message: Any, prefix: str = "") -> Iterator[str]:
+    """The names of the fields that are set, down to what is not only a group of others."""
+    for field, value in message.ListFields():
+        if hasattr(value, "ListFields") and not field.message_type.name.startswith("Optional"):
+            yield from _paths(value, f"{prefix}{field.name}.")
+        else:
+            yield f"{prefix}{field.name}"
+
+
+def _register(message: Any) -> str:
+    version = f", NRI {message.NRI_version}" if message.NRI_version else ""
+    return f"{message.plugin_idx}-{message.plugin_name}{version}"
+
+
+def _configure(message: Any) -> str:
+    parts = [f"{message.runtime_name} {message.runtime_version}"]
+    if message.NRI_version:
+        parts.append(f"NRI {message.NRI_version}")
+    if message.request_timeout:
+        parts.append(f"request timeout {message.request_timeout / 1000:g} s")
+    return ", ".join(parts)
+
+
+def _subscribed(message: Any) -> str:
+    return f"subscribes to {api.EventMask(message.events)}" if message.events else "all events"
+
+
+def _synchronize(message: Any) -> str:
+    more = ", more to come" if message.more else ""
+    return f"{len(message.pods)} pods, {len(message.containers)} containers{more}"
+
+
+def _update_containers(message: Any) -> str:
+    words = []
+    if message.update:
+        words.append("update " + ", ".join(update.container_id[:13] for update in message.update))
+    if message.evict:
+        words.append("evict " + ", ".join(each.container_id[:13] for each in message.evict))
+    return "; ".join(words)
+
+
+def _failed(message: Any) -> str:
+    failed = ", ".join(update.container_id[:13] for update in message.failed)
+    return f"failed: {failed}" if failed else ""
+
+
+_SUMMARIES: dict[tuple[str, str], Any] = {
+    ("RegisterPlugin", REQUEST): _register,
+    ("Configure", REQUEST): _configure,
+    ("Configure", RESPONSE): _subscribed,
+    ("Synchronize", REQUEST): _synchronize,
+    ("UpdateContainers", REQUEST): _update_containers,
+    ("UpdateContainers", RESPONSE): _failed,
+}

@@ -1,0 +1,175 @@
+"""Recordings: what a proxy has seen, as lines of JSON in a file.
+
+The first line is ``{"nri_sync_recording": 1, ...}``, where 1 is the version of the format; each further line is an
+entry, with the fields of :class:`.Entry` that are not empty. Messages are in protobuf's JSON, with the names of
+fields as they are in the schema; ``payload``, in base64, is there where that does not have all of a message.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import stat
+import tempfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, TextIO
+
+from google.protobuf.json_format import MessageToDict, ParseDict, ParseError
+
+import nri_sync
+from nri_sync.testing.recordings.entries import Entry, message_type
+
+__all__ = ["FORMAT", "Recorder", "Recording", "RecordingError", "from_json", "to_json"]
+
+#: The version of the format.
+FORMAT = 1
+
+_VERSION = "nri_sync_recording"
+# As it stands in the file, and in an entry.
+_TEXTS = {"from": "sender", "rpc": "rpc", "error": "error", "note": "note"}
+_NUMBERS = {"stream": "stream", "size": "size", "code": "code"}
+_TIMES = {"duration": "duration", "timeout": "timeout"}
+
+
+class RecordingError(ValueError):
+    """A file is no recording, or one that cannot be read; the text has its name and the line."""
+
+
+def to_json(entry: Entry) -> dict[str, Any]:
+    """What stands for an entry in a file."""
+    values: dict[str, Any] = {
+        "time": round(entry.time, 6),
+        "connection": entry.connection,
+        "kind": entry.kind,
+    }
+    for key, name in {**_TEXTS, **_NUMBERS}.items():
+        if getattr(entry, name):
+            values[key] = getattr(entry, name)
+    for key, name in _TIMES.items():
+        if getattr(entry, name) is not None:
+            values[key] = round(getattr(entry, name), 6)
+    if entry.message is not None:
+        values["message"] = MessageToDict(entry.message, preserving_proto_field_name=True)
+    if entry.payload is not None:
+        values["payload"] = base64.b64encode(entry.payload).decode()
+    return values
+
+
+def from_json(values: Mapping[str, Any]) -> Entry:
+    """The entry that stands in a file. Raises ValueError, TypeError or KeyError if it is none."""
+    entry = Entry(str(values["kind"]), int(values["connection"]), float(values["time"]))
+    for key, name in _TEXTS.items():
+        setattr(entry, name, str(values.get(key, "")))
+    for key, name in _NUMBERS.items():
+        setattr(entry, name, int(values.get(key, 0)))
+    for key, name in _TIMES.items():
+        setattr(entry, name, None if key not in values else float(values[key]))
+    if "payload" in values:
+        entry.payload = base64.b64decode(values["payload"], validate=True)
+    if "message" in values:
+        kind = message_type(entry.rpc, entry.kind)
+        if kind is None:
+            raise ValueError(f"{entry.rpc!r} is no method of NRI")
+        try:
+            # The payload has what the JSON lacks.
+            entry.message = (
+                ParseDict(values["message"], kind())
+                if entry.payload is None
+                else kind.FromString(entry.payload)
+            )
+        except ParseError as error:
+            raise ValueError(str(error)) from error
+    return entry
+
+
+class Recorder:
+    """Writes entries to a file, each at once. Not thread-safe."""
+
+    def __init__(self, file: TextIO, **about: Any) -> None:
+        """Writes the first line, with whatever is worth knowing about the recording."""
+        self._file = file
+        now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        self._line({_VERSION: FORMAT, "began": now, "nri_sync": nri_sync.__version__, **about})
+
+    def write(self, entry: Entry) -> None:
+        self._line(to_json(entry))
+
+    def _line(self, values: Mapping[str, Any]) -> None:
+        self._file.write(_as_line(values))
+        self._file.flush()
+
+
+def _as_line(values: Mapping[str, Any]) -> str:
+    return json.dumps(values, ensure_ascii=False, separators=(",", ":")) + "\n"
+
+
+@dataclass
+class Recording:
+    """A recording in memory."""
+
+    path: str
+    about: dict[str, Any] = field(default_factory=dict)
+    entries: list[Entry] = field(default_factory=list)
+
+    @classmethod
+    def read(cls, path: str | os.PathLike[str]) -> Recording:
+        """Read a file. What a recorder has not finished, the end of the last line, is left out.
+
+        Raises:
+            OSError: it cannot be read.
+            RecordingError: it is no recording, or of another version of the format.
+        """
+        name = os.fspath(path)
+        try:
+            lines = Path(path).read_text(encoding="utf-8").split("\n")
+        except UnicodeDecodeError as error:
+            raise RecordingError(f"{name}: not a recording: {error}") from error
+        unfinished = lines.pop()
+        if not lines:
+            what = "a recording of which nothing is there" if not unfinished else "not a recording"
+            raise RecordingError(f"{name}: {what}; make one with nri-sync trace --record FILE")
+        recording = cls(name)
+        for number, line in enumerate(lines, 1):
+            try:
+                values = json.loads(line)
+                if number == 1:
+                    recording.about = _about(values)
+                else:
+                    recording.entries.append(from_json(values))
+            except KeyError as error:
+                raise RecordingError(f"{name}, line {number}: has no {error}") from error
+            except (ValueError, TypeError) as error:
+                raise RecordingError(f"{name}, line {number}: {error}") from error
+        return recording
+
+    def write(self) -> None:
+        """Replace the file, at once and as a whole. Raises OSError."""
+        path = Path(self.path).resolve()
+        mode = stat.S_IMODE(path.stat().st_mode) if path.exists() else 0o600
+        descriptor, temporary = tempfile.mkstemp(prefix=path.name, dir=path.parent)
+        try:
+            with open(descriptor, "w", encoding="utf-8") as file:
+                file.writelines(map(_as_line, self._as_json()))
+                os.fchmod(file.fileno(), mode)
+            os.replace(temporary, path)
+        except BaseException:
+            os.unlink(temporary)
+            raise
+
+    def _as_json(self) -> Iterable[Mapping[str, Any]]:
+        yield self.about
+        for entry in self.entries:
+            yield to_json(entry)
+
+
+def _about(values: Any) -> dict[str, Any]:
+    version = values.get(_VERSION) if isinstance(values, dict) else None
+    if version is None:
+        raise ValueError("not a recording; make one with nri-sync trace --record FILE")
+    if version != FORMAT:
+        raise ValueError(f"a recording in format {version}, and this release reads {FORMAT} only")
+    return dict(values)

@@ -1,0 +1,319 @@
+"""A listener between a runtime and its plugins: hands bytes on as they are, and tells what they mean."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import selectors
+import socket
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from nri_sync.deadline import Deadline
+from nri_sync.net.sockets import connect, listen, peer_credentials
+from nri_sync.testing.recordings.decoding import Decoder, Framed, Framing
+from nri_sync.testing.recordings.entries import CLOSED, LOST, OPENED, PLUGIN, RUNTIME, Entry
+
+__all__ = ["Proxy"]
+
+_CHUNK = 65536
+# What may wait to be taken: several times the largest message.
+_WAITING_MAX = 64 << 20
+# Seconds that the runtime may take to accept.
+_DIAL = 5.0
+# What an entry without a message counts for.
+_OVERHEAD = 512
+
+
+class Proxy:
+    """Listens for plugins, connects each of them to the runtime, and yields what they say. A context manager.
+
+    Bytes are handed on before they are looked at, whatever they are; when one side ends, or has no more to say,
+    the other one learns it. Each connection has a thread of its own, and never waits for who takes the entries:
+    up to 64 MiB wait, what comes on top is counted, and lost to them.
+
+    Iterate from one thread; all else may be called from any.
+    """
+
+    def __init__(self, listen_path: str, runtime_path: str) -> None:
+        """Starts nothing."""
+        self.listen_path = listen_path
+        self.runtime_path = runtime_path
+        self._began = time.monotonic()
+        self._inbox = _Inbox()
+        self._listener: socket.socket | None = None
+        # Guards what follows.
+        self._lock = threading.Lock()
+        self._closed = False
+        self._relays: set[_Relay] = set()
+        self._threads: set[threading.Thread] = set()
+
+    def start(self) -> None:
+        """Listen. Raises OSError if the path cannot be used. To be called once."""
+        self._listener = listen(self.listen_path)
+        self._run("nri-proxy", self._accept)
+
+    def close(self) -> None:
+        """Close all connections and the socket, and end the iteration after what has come. Idempotent."""
+        with self._lock:
+            self._closed = True
+        listener, self._listener = self._listener, None
+        if listener is not None:
+            with contextlib.suppress(OSError):
+                os.unlink(self.listen_path)
+            # Has accept() return.
+            with contextlib.suppress(OSError):
+                listener.shutdown(socket.SHUT_RDWR)
+        while True:
+            with self._lock:
+                relays, threads = list(self._relays), list(self._threads)
+            if not threads:
+                break
+            for relay in relays:
+                relay.interrupt()
+            for thread in threads:
+                thread.join()
+        if listener is not None:
+            listener.close()
+        self._inbox.close()
+
+    def __enter__(self) -> Proxy:
+        self.start()
+        return self
+
+    def __exit__(self, *_exc_info: object) -> None:
+        self.close()
+
+    def __iter__(self) -> Iterator[Entry]:
+        """The entries as they come; ends after :meth:`close`."""
+        decoders: dict[int, Decoder] = {}
+        while True:
+            item = self._inbox.get()
+            if item is None:
+                return
+            if isinstance(item, Entry):
+                if item.kind == CLOSED:
+                    decoders.pop(item.connection, None)
+                yield item
+            else:
+                decoder = decoders.setdefault(item.connection, Decoder(item.connection))
+                yield decoder.decode(item.sender, item.framed, item.time)
+
+    def _run(self, name: str, target: Any, *arguments: Any) -> None:
+        def run() -> None:
+            try:
+                target(*arguments)
+            finally:
+                with self._lock:
+                    self._threads.discard(threading.current_thread())
+
+        thread = threading.Thread(target=run, name=name, daemon=True)
+        with self._lock:
+            self._threads.add(thread)
+            thread.start()
+
+    def _now(self) -> float:
+        return time.monotonic() - self._began
+
+    def _accept(self) -> None:
+        listener = self._listener
+        number = 0
+        while listener is not None:
+            try:
+                sock, _ = listener.accept()
+            except OSError:
+                if self._closed:
+                    return
+                # Out of descriptors, most likely: the plugin waits in the queue of the listener.
+                time.sleep(0.1)
+                continue
+            number += 1
+            if self._closed:
+                sock.close()
+                return
+            self._run(f"nri-proxy-{number}", self._serve, number, sock)
+
+    def _serve(self, number: int, plugin: socket.socket) -> None:
+        with plugin:
+            self._put(Entry(OPENED, number, self._now(), note=_who(plugin)))
+            try:
+                runtime = connect(self.runtime_path, Deadline(_DIAL))
+            except OSError as error:
+                reason = error.strerror or str(error)
+                note = f"the runtime cannot be reached at {self.runtime_path}: {reason}"
+            else:
+                with runtime:
+                    note = self._relay(_Relay(number, plugin, runtime))
+        self._put(Entry(CLOSED, number, self._now(), note=note))
+
+    def _relay(self, relay: _Relay) -> str:
+        with self._lock:
+            self._relays.add(relay)
+            if self._closed:
+                relay.interrupt()
+        try:
+            relay.run(self._tell)
+        finally:
+            with self._lock:
+                self._relays.discard(relay)
+        return relay.note
+
+    def _tell(self, number: int, sender: str, framed: Framed, at: float) -> None:
+        size = _OVERHEAD + (0 if framed.message is None else framed.message.length)
+        self._inbox.put(_Seen(number, sender, framed, at - self._began), size, number)
+
+    def _put(self, entry: Entry) -> None:
+        self._inbox.put(entry, _OVERHEAD, entry.connection, must=True)
+
+
+def _who(plugin: socket.socket) -> str:
+    credentials = peer_credentials(plugin)
+    return f"pid {credentials.pid}" if credentials is not None and credentials.pid else ""
+
+
+@dataclass
+class _Seen:
+    connection: int
+    sender: str
+    framed: Framed
+    time: float
+
+
+class _Inbox:
+    """A queue that is bounded by bytes, and counts what it has no room for."""
+
+    def __init__(self) -> None:
+        self._items: deque[tuple[Any, int]] = deque()
+        self._changed = threading.Condition(threading.Lock())
+        self._size = 0
+        self._lost: dict[int, int] = {}
+        self._closed = False
+
+    def put(self, item: Any, size: int, connection: int, *, must: bool = False) -> None:
+        with self._changed:
+            if self._size + size > _WAITING_MAX and not must:
+                self._lost[connection] = self._lost.get(connection, 0) + 1
+                return
+            for number, count in self._lost.items():
+                note = f"{count} messages, as they came faster than they were taken"
+                self._append(Entry(LOST, number, item.time, note=note), _OVERHEAD)
+            self._lost.clear()
+            self._append(item, size)
+
+    def _append(self, item: Any, size: int) -> None:
+        self._items.append((item, size))
+        self._size += size
+        self._changed.notify()
+
+    def get(self) -> Any:
+        with self._changed:
+            while not self._items:
+                if self._closed:
+                    return None
+                self._changed.wait()
+            item, size = self._items.popleft()
+            self._size -= size
+            return item
+
+    def close(self) -> None:
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+
+@dataclass
+class _Flow:
+    """One direction: what is read from ``source`` is written to ``sink``, and nothing read until it is."""
+
+    sender: str
+    source: socket.socket
+    sink: socket.socket
+    framing: Framing = field(default_factory=Framing)
+    pending: memoryview = field(default_factory=lambda: memoryview(b""))
+    ended: bool = False
+
+
+class _Relay:
+    """Both directions of one connection, on one thread, so that an answer never overtakes its request."""
+
+    def __init__(self, number: int, plugin: socket.socket, runtime: socket.socket) -> None:
+        self.note = ""
+        self._number = number
+        self._flows = (_Flow(RUNTIME, runtime, plugin), _Flow(PLUGIN, plugin, runtime))
+        for flow in self._flows:
+            flow.source.setblocking(False)
+
+    def interrupt(self) -> None:
+        """Have :meth:`run` return. From any thread."""
+        for flow in self._flows:
+            with contextlib.suppress(OSError):
+                flow.source.shutdown(socket.SHUT_RDWR)
+
+    def run(self, tell: Any) -> None:
+        with selectors.DefaultSelector() as selector:
+            while not all(flow.ended for flow in self._flows):
+                self._register(selector)
+                for key, events in selector.select():
+                    for flow in self._flows:
+                        if events & selectors.EVENT_WRITE and key.fileobj is flow.sink:
+                            self._write(flow)
+                        if events & selectors.EVENT_READ and key.fileobj is flow.source:
+                            self._read(flow, tell)
+
+    def _register(self, selector: selectors.BaseSelector) -> None:
+        wanted: dict[socket.socket, int] = {flow.source: 0 for flow in self._flows}
+        for flow in self._flows:
+            if flow.pending:
+                wanted[flow.sink] |= selectors.EVENT_WRITE
+            elif not flow.ended:
+                wanted[flow.source] |= selectors.EVENT_READ
+        registered = {key.fileobj: key.events for key in selector.get_map().values()}
+        for sock, events in wanted.items():
+            if registered.get(sock, 0) == events:
+                continue
+            if sock not in registered:
+                selector.register(sock, events)
+            elif events:
+                selector.modify(sock, events)
+            else:
+                selector.unregister(sock)
+
+    def _read(self, flow: _Flow, tell: Any) -> None:
+        if flow.pending or flow.ended:
+            return
+        try:
+            data = flow.source.recv(_CHUNK)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self._end(flow, flow.sender)
+            return
+        at = time.monotonic()
+        flow.pending = memoryview(data)
+        self._write(flow)
+        for framed in flow.framing.receive(data):
+            tell(self._number, flow.sender, framed, at)
+
+    def _write(self, flow: _Flow) -> None:
+        try:
+            while flow.pending:
+                sent = flow.sink.send(flow.pending)
+                flow.pending = flow.pending[sent:]
+        except BlockingIOError:
+            return
+        except OSError:
+            # The sink is gone. What it has said before is still to be read; that flow ends by itself.
+            flow.pending = memoryview(b"")
+            self._end(flow, PLUGIN if flow.sender == RUNTIME else RUNTIME)
+
+    def _end(self, flow: _Flow, by: str) -> None:
+        flow.ended = True
+        self.note = self.note or f"by the {by}"
+        with contextlib.suppress(OSError):
+            flow.sink.shutdown(socket.SHUT_WR)
