@@ -18,6 +18,7 @@ import logging
 import os
 import sys
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from typing import Any, Callable, NoReturn
 
@@ -123,7 +124,7 @@ def run(
         backoff: how long to wait between attempts to connect.
         health: one of your own, with checks for example; not attached yet.
         interceptors, stub_options: for the stub. An interceptor with a method ``attach``, such as an UpdateQueue,
-            is attached to it.
+            is attached to it; one with a method ``close(timeout)`` is closed before the session is stopped.
     """
     options = options or Options()
     try:
@@ -169,6 +170,7 @@ class _Program:
             interceptors=[requests, *([] if health is None else [health]), *interceptors],
             **stub_options,
         )
+        self._interceptors = interceptors
         for interceptor in (requests, health, *interceptors):
             if hasattr(interceptor, "attach"):
                 interceptor.attach(self.stub)
@@ -228,6 +230,7 @@ class _Program:
                 on_disconnected=self._on_disconnected,
             )
         finally:
+            self._close_interceptors(0.0)
             self._ended.set()
             if not self.supervisor.stopping:
                 self.notifier.stopping()
@@ -262,11 +265,19 @@ class _Program:
     def stop(self) -> None:
         """Let the handlers in flight finish, then end the work."""
         self.notifier.stopping()
-        self.stub.stop(self.options.grace)
+        give_up = time.monotonic() + self.options.grace
+        # While there is a session to send on.
+        self._close_interceptors(self.options.grace)
+        self.stub.stop(max(0.0, give_up - time.monotonic()))
         # Not before: run_forever() would end the session at once.
         self._no_more.set()
         while not self._ended.wait(_AGAIN):
             self.stub.stop()  # a session that began meanwhile
+
+    def _close_interceptors(self, timeout: float) -> None:
+        for interceptor in self._interceptors:
+            if hasattr(interceptor, "close"):
+                interceptor.close(timeout)
 
     def reload(self) -> None:
         """Read the configuration file again."""

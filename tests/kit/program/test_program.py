@@ -168,6 +168,30 @@ class TestTheEnd:
             plugin.signal(signal.SIGTERM)
             assert plugin.wait() == ExitCode.OK
 
+    def test_interceptors_are_closed_while_there_is_a_session(self, socket_dir: Path) -> None:
+        main = """
+import grpc
+
+class Queue(grpc.ServerInterceptor):
+    def intercept_service(self, continuation, details):
+        return continuation(details)
+    def attach(self, stub):
+        self.stub = stub
+    def close(self, timeout):
+        say("closed", self.stub.started, timeout)
+
+kit.main(Plugin, config=Config, name="test", idx=10, interceptors=[Queue()])
+"""
+        with (
+            serving(socket_dir) as runtime,
+            program(socket_dir, "--grace", "7s", main=main) as plugin,
+        ):
+            registered(runtime)
+            plugin.signal(signal.SIGTERM)
+            assert plugin.wait() == ExitCode.OK
+            told = [line for line in plugin.lines if line.startswith(("closed", "stopped"))]
+            assert told == ["closed True 7.0", "closed False 0.0", "stopped"]
+
     def test_stopped_while_it_waits_for_a_runtime(self, socket_dir: Path) -> None:
         with program(socket_dir, "--retry-first") as plugin:
             plugin.expect("next attempt in")

@@ -767,7 +767,7 @@ class TestAttaching:
         updates = UpdateQueue()
         stub = SimpleNamespace(server_interceptors=[updates], name="10-test")
         with monkeypatch.context() as patch:
-            patch.setattr("nri_sync.kit.updates.spawn", spawn)
+            patch.setattr("nri_sync.kit.updates.queue.spawn", spawn)
             with pytest.raises(RuntimeError, match="new thread"):
                 updates.attach(stub)  # type: ignore[arg-type]
         updates.attach(stub)  # type: ignore[arg-type]

@@ -27,8 +27,8 @@ from nri_sync.errors import (
     UpdateFailed,
     WouldDeadlock,
 )
-from nri_sync.kit.backlog import Backlog, Entry, Item
 from nri_sync.kit.intercept import Behaviour, RequestInterceptor
+from nri_sync.kit.updates.backlog import Backlog, Entry, Item
 from nri_sync.threads import Latch, spawn
 
 __all__ = ["PendingUpdate", "UpdateCounters", "UpdateQueue"]

@@ -8,7 +8,7 @@ from collections import defaultdict
 import pytest
 
 from nri_sync import api
-from nri_sync.kit.backlog import Backlog, Entry
+from nri_sync.kit.updates.backlog import Backlog, Entry
 
 __all__: list[str] = []
 

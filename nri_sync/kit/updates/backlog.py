@@ -15,7 +15,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Callable, Generic, TypeVar, Union
 
 from nri_sync.api import ContainerEviction, ContainerUpdate
-from nri_sync.kit.coalesce import overlay
+from nri_sync.kit.updates.coalesce import overlay
 
 __all__ = ["Backlog", "Entry", "Item"]
 

@@ -6,7 +6,7 @@ import pytest
 
 from nri_sync import api
 from nri_sync.api import ContainerUpdate, nri_pb2
-from nri_sync.kit.coalesce import overlay
+from nri_sync.kit.updates.coalesce import overlay
 
 __all__: list[str] = []
 

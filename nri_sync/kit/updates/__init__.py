@@ -1,0 +1,3 @@
+"""Unsolicited updates, queued."""
+
+__all__: list[str] = []
