@@ -39,7 +39,7 @@ def write(runtime: str, results: dict[str, str]) -> None:
     columns: dict[str, dict[str, str]] = {}
     rows = [re.split(r" *\| *", line.strip())[1:-1] for line in old.splitlines() if line.strip()]
     for number, name in enumerate(rows[0][1:] if rows else (), 1):
-        columns[name] = {row[0]: row[number] for row in rows[2:]}
+        columns[name] = {row[0]: row[number] for row in rows[2:] if row[number]}
     columns[runtime] = results
     features = list(dict.fromkeys(feature for column in columns.values() for feature in column))
     lines = [["Feature", *columns], ["---"] * (len(columns) + 1)]
