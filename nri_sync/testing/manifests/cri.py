@@ -100,7 +100,6 @@ class Security:
     no_new_privileges: bool = False
     seccomp: SecurityProfile = field(default_factory=SecurityProfile)
     apparmor: str = ""
-    selinux: str = ""
     masked_paths: list[str] = field(default_factory=list)
     readonly_paths: list[str] = field(default_factory=list)
 
@@ -130,6 +129,16 @@ class SandboxConfig:
     #: Whether all containers see each other's processes.
     share_processes: bool = False
     id_mappings: Sequence[IDMapping] = ()
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """The labels by which the kubelet finds what belongs to the pod."""
+        prefix = "io.kubernetes.pod"
+        return {
+            f"{prefix}.name": self.name,
+            f"{prefix}.namespace": self.namespace,
+            f"{prefix}.uid": self.uid,
+        }
 
 
 @dataclass

@@ -30,7 +30,9 @@ def read(given: Input) -> list[Fields]:
     Raises ManifestError if it cannot be read, is no JSON or YAML, or a document is no object.
     """
     source, text = _text_of(given)
-    documents = list(_parse(source, text))
+    documents: list[Any] = []
+    for document in _parse(source, text):
+        documents += document if isinstance(document, list) else [document]
     several = len(documents) > 1
     found = []
     for number, data in enumerate(documents, 1):
@@ -41,16 +43,12 @@ def read(given: Input) -> list[Fields]:
             raise ManifestError(
                 where,
                 "",
-                f"holds a {_kind(data)}, where an object with apiVersion and kind is expected",
+                "is a mere value, where an object with apiVersion and kind is expected",
             )
         found.append(Fields(data, where))
     if not found:
         raise ManifestError(source, "", "is empty: give it a Pod")
     return found
-
-
-def _kind(data: object) -> str:
-    return {list: "list", str: "text"}.get(type(data), "value")
 
 
 def _text_of(given: Input) -> tuple[str, str]:
@@ -143,6 +141,4 @@ def _yaml(source: str, text: str) -> Sequence[Any]:
         said = ", ".join(filter(None, (error.context, error.problem)))
         raise ManifestError(source, "", f"is not YAML: {place}{said}") from None
     except (yaml.YAMLError, ValueError) as error:
-        raise ManifestError(
-            source, "", f"is not YAML: {' '.join(str(error).split())}"
-        ) from None
+        raise ManifestError(source, "", f"is not YAML: {' '.join(str(error).split())}") from None

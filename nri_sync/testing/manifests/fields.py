@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any, NoReturn, TypeVar
 
-from nri_sync.kit.quantity import Quantity
+from nri_sync.kit.fields.quantity import Quantity
 from nri_sync.testing.manifests.model import ManifestError
 
 __all__ = ["Fields"]
@@ -121,21 +121,19 @@ class Fields:
     def quantities(self, key: str) -> dict[str, Quantity]:
         """Amounts by the names of resources."""
         found = self.object(key)
-        amounts = {}
-        for name, value in found.data.items():
-            try:
-                amounts[name] = Quantity.parse(value)
-            except (TypeError, ValueError) as error:
-                found.fail(str(error), name)
-            if amounts[name] < Quantity():
-                found.fail(f"{value} is less than nothing", name)
-        return amounts
+        return {name: found.quantity(name) for name in found.data}
+
+    def quantity(self, key: str) -> Quantity:
+        """An amount; 0 where there is none."""
+        value = self.data.get(key)
+        try:
+            amount = Quantity() if value is None else Quantity.parse(value)
+        except (TypeError, ValueError) as error:
+            self.fail(str(error), key)
+        if amount < Quantity():
+            self.fail(f"{value} is less than nothing", key)
+        return amount
 
     def json(self) -> str:
         """As Go's encoder writes it, but for the order of keys."""
         return json.dumps(self.data, separators=(",", ":"), ensure_ascii=False)
-
-    @staticmethod
-    def merged(*parts: Mapping[str, Any]) -> dict[str, Any]:
-        """One object of several; the later ones count. Nulls are nothing."""
-        return {k: v for part in parts for k, v in part.items() if v is not None}

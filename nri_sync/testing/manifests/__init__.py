@@ -1,0 +1,76 @@
+"""Workloads, to try plugins on, of what people have at hand.
+
+:func:`load` takes Kubernetes manifests, the output of ``crictl inspectp`` and ``crictl inspect``, and OCI
+``config.json`` files, recognizes which is which, and returns pods and containers as the kubelet and containerd
+would hand them to plugins, with the OCI specifications that the containers would be created from. Nothing of
+the machine is looked at but these files; the same files give the same workloads. docs/manifests.md says what
+comes from where.
+"""
+
+from __future__ import annotations
+
+from nri_sync.testing.manifests.crictl import crictl_workloads, is_crictl
+from nri_sync.testing.manifests.documents import Input, read
+from nri_sync.testing.manifests.fields import Fields
+from nri_sync.testing.manifests.model import (
+    Assumptions,
+    ImageConfig,
+    Kind,
+    ManifestError,
+    Workload,
+    WorkloadContainer,
+)
+from nri_sync.testing.manifests.specs import is_spec, spec_workload
+from nri_sync.testing.manifests.templates import is_kubernetes, kubernetes_workloads
+
+__all__ = [
+    "Assumptions",
+    "ImageConfig",
+    "Input",
+    "Kind",
+    "ManifestError",
+    "Workload",
+    "WorkloadContainer",
+    "load",
+]
+
+
+def load(*inputs: Input, assumptions: Assumptions | None = None) -> list[Workload]:
+    """The workloads in files or texts: those of Kubernetes first, then OCI's, then crictl's.
+
+    What belongs together (pods and containers of crictl; a Pod and its ConfigMaps) may be in several.
+
+    Args:
+        inputs: paths, ``-`` for standard input, or texts, which have a newline, or begin with a brace.
+        assumptions: what is taken for granted of the node.
+
+    Raises:
+        ManifestError: one of them cannot be read or mapped, or there is no workload in any.
+    """
+    assumptions = assumptions or Assumptions()
+    kubernetes: list[Fields] = []
+    crictl: list[Fields] = []
+    workloads: list[Workload] = []
+    documents = [document for given in inputs for document in read(given)]
+    for document in documents:
+        if is_kubernetes(document):
+            kubernetes.append(document)
+        elif is_crictl(document):
+            crictl.append(document)
+        elif is_spec(document):
+            workloads.append(spec_workload(document))
+        else:
+            keys = ", ".join(list(document.data)[:5])
+            document.fail(
+                "is neither a Kubernetes object (apiVersion, kind), nor the output of crictl inspectp or "
+                f"inspect (status, info), nor an OCI config.json (ociVersion); it has: {keys}"
+            )
+    workloads = [*kubernetes_workloads(kubernetes, assumptions), *workloads]
+    workloads += crictl_workloads(crictl)
+    if not workloads:
+        source = documents[0].source if documents else "<nothing>"
+        kinds = sorted({document.text("kind") for document in documents})
+        raise ManifestError(
+            source, "", f"no pod and no template of one; there is: {', '.join(kinds) or 'nothing'}"
+        )
+    return workloads

@@ -1,0 +1,228 @@
+"""The containers of a Kubernetes Pod, as the kubelet would hand them to containerd.
+
+After Kubernetes v1.36, ``generateContainerConfig`` in ``pkg/kubelet/kuberuntime``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any, Callable
+
+from nri_sync.api.nri_pb2 import Image
+from nri_sync.kit.fields.images import ImageReference
+from nri_sync.testing.manifests import ids
+from nri_sync.testing.manifests.containerd import container_spec
+from nri_sync.testing.manifests.cri import ContainerConfig, MountConfig, SandboxConfig
+from nri_sync.testing.manifests.environment import Environment, expand
+from nri_sync.testing.manifests.fields import Fields
+from nri_sync.testing.manifests.messages import container_message
+from nri_sync.testing.manifests.model import Assumptions, ImageConfig, WorkloadContainer
+from nri_sync.testing.manifests.resources import ContainerAmounts, PodAmounts
+from nri_sync.testing.manifests.security import read_security
+from nri_sync.testing.manifests.volumes import TOKEN_PATH, Volumes
+
+__all__ = ["PodContext", "map_container"]
+
+_UNKNOWN_COMMAND = "<the entrypoint of {}>"
+_TERMINATION_LOG = "/dev/termination-log"
+_PREFIX = "io.kubernetes.container"
+
+Note = Callable[[str], object]
+
+
+@dataclass(frozen=True)
+class PodContext:
+    """What the containers of one pod have in common."""
+
+    #: ``spec`` and ``status`` of the pod.
+    spec: Fields
+    status: Fields
+    sandbox: SandboxConfig
+    amounts: PodAmounts
+    volumes: Volumes
+    environment: Environment
+    assumptions: Assumptions
+
+
+def map_container(
+    pod: PodContext, fields: Fields, amounts: ContainerAmounts, note: Note
+) -> WorkloadContainer:
+    """The container of an entry of ``spec.containers``; ``note`` is called with what is not known.
+
+    Raises ManifestError.
+    """
+    return _Container(pod, fields, amounts, note).mapped()
+
+
+class _Container:
+    def __init__(
+        self, pod: PodContext, fields: Fields, amounts: ContainerAmounts, note: Note
+    ) -> None:
+        self.pod = pod
+        self.fields = fields
+        self.amounts = amounts
+        self.note = note
+        self.name = amounts.name
+        self.image = fields.required("image", "name the image")
+        images = pod.assumptions.images
+        self.image_config = images.get(self.image) or images.get("*") or ImageConfig()
+
+    def mapped(self) -> WorkloadContainer:
+        config = self._config()
+        self._note_devices()
+        spec = container_spec(config, self.pod.sandbox, self.pod.assumptions)
+        message = container_message(
+            spec,
+            id=config.id,
+            pod_id=self.pod.sandbox.id,
+            name=config.name,
+            labels=config.labels,
+            annotations=config.annotations,
+            image=Image(
+                name=config.image_name,
+                digest=config.image_digest,
+                config_digest=config.image_id,
+            ),
+            seccomp_profile=config.security.seccomp,
+        )
+        return WorkloadContainer(message, self.amounts.kind, spec)
+
+    def _config(self) -> ContainerConfig:
+        fields, pod, image = self.fields, self.pod, self.image
+        reference = self._reference()
+        if self.image_config == ImageConfig():
+            self.note(f"of image {image} is not known: {', '.join(self._unknown())}")
+        env = pod.environment.of(fields, self.amounts, self.note)
+        digest = ids.container_id("image", image)
+        id = self._id()
+        return ContainerConfig(
+            id=id,
+            name=self.name,
+            image=image,
+            image_name=str(reference),
+            image_digest=reference.digest or f"sha256:{digest}",
+            image_id=f"sha256:{ids.container_id('image configuration', digest)}",
+            args=self._args(env),
+            env=env,
+            cwd=fields.text("workingDir") or self.image_config.working_dir,
+            labels={
+                **self.image_config.labels,
+                **pod.sandbox.identity,
+                f"{_PREFIX}.name": self.name,
+                "io.cri-containerd.kind": "container",
+            },
+            annotations=self._annotations(),
+            image_env=self.image_config.env,
+            image_volumes=self.image_config.volumes,
+            mounts=self._mounts(id, env),
+            resources=pod.amounts.container(self.amounts, pod.assumptions),
+            security=read_security(pod.spec, fields, self.image_config, pod.assumptions, self.note),
+            tty=fields.flag("tty"),
+        )
+
+    def _reference(self) -> ImageReference:
+        """The image, as containerd calls it."""
+        try:
+            reference = ImageReference.parse(self.image)
+        except ValueError as error:
+            self.fields.fail(str(error), "image")
+        bare = not reference.tag and not reference.digest
+        return replace(reference, tag="latest") if bare else reference
+
+    def _id(self) -> str:
+        """That of the container that is there, if the pod is one that exists."""
+        for key in ("initContainerStatuses", "containerStatuses"):
+            for known in self.pod.status.objects(key):
+                _, _, id = known.text("containerID").partition("://")
+                if known.text("name") == self.name and id:
+                    return id
+        sandbox = self.pod.sandbox
+        return ids.container_id(
+            "container", sandbox.namespace, sandbox.name, sandbox.uid, self.name
+        )
+
+    def _unknown(self) -> Iterator[str]:
+        """What an image says, where the manifest does not."""
+        yield "its variables"
+        if not self.fields.texts("command"):
+            yield "its command (a placeholder stands for it)"
+        if not self.fields.text("workingDir"):
+            yield "its working directory (taken for /)"
+        contexts = [item.object("securityContext") for item in (self.pod.spec, self.fields)]
+        if not any("runAsUser" in context for context in contexts):
+            yield "its user (taken for 0)"
+        yield "the groups in its /etc/group"
+
+    def _args(self, env: dict[str, str]) -> list[str]:
+        """``ExpandContainerCommandAndArgs`` of the kubelet, ``WithProcessArgs`` of containerd."""
+        command = [expand(word, env) for word in self.fields.texts("command")]
+        args = [expand(word, env) for word in self.fields.texts("args")]
+        if command:
+            return [*command, *args]
+        image = self.image_config
+        if not image.entrypoint and not image.cmd:
+            return [_UNKNOWN_COMMAND.format(self.image), *args]
+        return [*image.entrypoint, *(args or image.cmd)]
+
+    def _annotations(self) -> dict[str, str]:
+        """``newContainerAnnotations``."""
+        fields = self.fields
+        grace = self.pod.spec.integer("terminationGracePeriodSeconds", 30)
+        annotations = {
+            f"{_PREFIX}.hash": ids.container_hash(self.name, self.image),
+            f"{_PREFIX}.restartCount": "0",
+            f"{_PREFIX}.terminationMessagePath": fields.text(
+                "terminationMessagePath", _TERMINATION_LOG
+            ),
+            f"{_PREFIX}.terminationMessagePolicy": fields.text("terminationMessagePolicy", "File"),
+            "io.kubernetes.pod.terminationGracePeriod": str(grace),
+        }
+        pre_stop = fields.object("lifecycle", "preStop")
+        if pre_stop:
+            annotations[f"{_PREFIX}.preStopHandler"] = pre_stop.json()
+        ports = [self._port(port) for port in fields.objects("ports")]
+        if ports:
+            annotations[f"{_PREFIX}.ports"] = json.dumps(ports, separators=(",", ":"))
+        return annotations
+
+    def _port(self, port: Fields) -> dict[str, Any]:
+        """As Go's encoder writes it, in the order of the fields of ``ContainerPort``."""
+        number = port.integer("containerPort")
+        host_port = port.integer("hostPort") or (number if self.pod.sandbox.host_network else 0)
+        written = {
+            "name": port.text("name"),
+            "hostPort": host_port,
+            "containerPort": number,
+            "protocol": port.text("protocol", "TCP"),
+            "hostIP": port.text("hostIP"),
+        }
+        return {k: v for k, v in written.items() if v or k == "containerPort"}
+
+    def _mounts(self, id: str, env: dict[str, str]) -> list[MountConfig]:
+        fields = self.fields
+        mounted = {entry.text("mountPath") for entry in fields.objects("volumeMounts")}
+        if self._wants_token() and TOKEN_PATH not in mounted:
+            # What admission adds, as the last one.
+            name = f"kube-api-access-{ids.short_name(5, self.pod.sandbox.uid)}"
+            self.pod.volumes.add(name, "projected")
+            token = {"name": name, "mountPath": TOKEN_PATH, "readOnly": True}
+            entries = [*(fields.data.get("volumeMounts") or ()), token]
+            fields = Fields({**fields.data, "volumeMounts": entries}, fields.source, fields.path)
+        has_address = self.pod.sandbox.host_network or bool(self.pod.sandbox.ips)
+        return self.pod.volumes.mounts(fields, env, hosts=has_address, termination_log=id[:8])
+
+    def _wants_token(self) -> bool:
+        wanted = self.pod.spec.flag("automountServiceAccountToken", True)
+        return wanted and not self.pod.assumptions.static_pods
+
+    def _note_devices(self) -> None:
+        """What device plugins and drivers would add, which only the node knows."""
+        resources = self.fields.object("resources")
+        for name in (name for name in resources.quantities("limits") if "/" in name):
+            self.note(f"the devices that a plugin of the kubelet gives it for {name} are not known")
+        for claim in resources.objects("claims"):
+            self.note(f"the devices of resource claim {claim.text('name')} are not known")
+        if list(self.fields.objects("volumeDevices")):
+            self.note("its block devices are not known")

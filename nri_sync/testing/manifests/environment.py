@@ -1,0 +1,192 @@
+"""The environment of a container, and the references in its command line.
+
+After Kubernetes v1.36, ``makeEnvironmentVariables`` in ``pkg/kubelet/kubelet_pods.go`` and
+``third_party/forked/golang/expansion``. The kubelet puts the variables into an order that differs from run to
+run; here it is that of the manifest.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Callable
+
+from nri_sync.kit.fields.quantity import Quantity
+from nri_sync.testing.manifests.fields import Fields
+from nri_sync.testing.manifests.model import Assumptions
+from nri_sync.testing.manifests.resources import ContainerAmounts, PodAmounts
+
+__all__ = ["Environment", "Objects", "expand", "service_env"]
+
+_REFERENCE = re.compile(r"\$(?:\(([^)]*)\)|(.)|$)", re.DOTALL)
+_SUBSCRIPT = re.compile(r"metadata\.(labels|annotations)\['([^']+)'\]")
+_ONE = Quantity.parse(1)
+
+Note = Callable[[str], object]
+
+
+def expand(text: str, *known: Mapping[str, str]) -> str:
+    """Replace ``$(NAME)`` by what the first of ``known`` has for it; ``$$`` is a dollar sign."""
+
+    def value(match: re.Match[str]) -> str:
+        name, other = match[1], match[2]
+        if name is not None:
+            return next((values[name] for values in known if name in values), match[0])
+        return "$" if other == "$" else match[0]
+
+    return _REFERENCE.sub(value, text)
+
+
+@dataclass
+class Objects:
+    """What else is among the documents, by namespace and name."""
+
+    config_maps: dict[tuple[str, str], dict[str, str]] = field(default_factory=dict)
+    secrets: dict[tuple[str, str], dict[str, str]] = field(default_factory=dict)
+    #: Runtime classes have no namespace.
+    runtime_classes: dict[str, Fields] = field(default_factory=dict)
+
+
+def service_env(assumptions: Assumptions) -> dict[str, str]:
+    """The variables for the service ``kubernetes``, which every pod has (``envvars.FromServices``)."""
+    if assumptions.static_pods:
+        return {}
+    address = f"tcp://{assumptions.service_ip}:443"
+    port = "KUBERNETES_PORT_443_TCP"
+    return {
+        "KUBERNETES_PORT": address,
+        port: address,
+        f"{port}_ADDR": assumptions.service_ip,
+        f"{port}_PORT": "443",
+        f"{port}_PROTO": "tcp",
+        "KUBERNETES_SERVICE_HOST": assumptions.service_ip,
+        "KUBERNETES_SERVICE_PORT": "443",
+        "KUBERNETES_SERVICE_PORT_HTTPS": "443",
+    }
+
+
+@dataclass
+class Environment:
+    """Works out the variables of the containers of one pod."""
+
+    #: ``metadata`` as the kubelet has it, and what ``fieldRef`` knows beside that, by its path.
+    labels: Mapping[str, str]
+    annotations: Mapping[str, str]
+    values: Mapping[str, str]
+    namespace: str
+    amounts: PodAmounts
+    assumptions: Assumptions
+    objects: Objects
+
+    def of(self, container: Fields, amounts: ContainerAmounts, note: Note) -> dict[str, str]:
+        """Those of an entry of ``spec.containers``; ``note`` is called with what is not known."""
+        services = service_env(self.assumptions)
+        found: dict[str, str] = {}
+        for source in container.objects("envFrom"):
+            found.update(self._env_from(source, note))
+        for entry in container.objects("env"):
+            name = entry.required("name", "name the variable")
+            if entry.text("value"):
+                found[name] = expand(entry.text("value"), found, services)
+            elif entry.object("valueFrom"):
+                value = self._value_from(entry.object("valueFrom"), name, amounts, note)
+                if value is not None:
+                    found[name] = value
+            else:
+                found[name] = ""
+        return {**found, **{key: value for key, value in services.items() if key not in found}}
+
+    def _env_from(self, source: Fields, note: Note) -> dict[str, str]:
+        prefix = source.text("prefix")
+        for key, what, known in self._sources():
+            reference = source.object(f"{key}Ref")
+            if not reference:
+                continue
+            name = reference.required("name", f"name the {what}")
+            data = known.get((self.namespace, name))
+            if data is None and not reference.flag("optional"):
+                note(f"the variables of {what} {name} are not known: it is not among the documents")
+            return {f"{prefix}{k}": v for k, v in sorted((data or {}).items())}
+        return {}
+
+    def _sources(self) -> list[tuple[str, str, dict[tuple[str, str], dict[str, str]]]]:
+        return [
+            ("configMap", "ConfigMap", self.objects.config_maps),
+            ("secret", "Secret", self.objects.secrets),
+        ]
+
+    def _value_from(
+        self, source: Fields, name: str, amounts: ContainerAmounts, note: Note
+    ) -> str | None:
+        """The value of a variable; None if there is to be none."""
+        if source.object("fieldRef"):
+            return self._field(source.object("fieldRef"))
+        if source.object("resourceFieldRef"):
+            return self._resource(source.object("resourceFieldRef"), amounts)
+        for key, what, known in self._sources():
+            reference = source.object(f"{key}KeyRef")
+            if not reference:
+                continue
+            holder = reference.required("name", f"name the {what}")
+            data = known.get((self.namespace, holder))
+            entry = reference.required("key", f"name the key in {what} {holder}")
+            if data is not None and entry in data:
+                return data[entry]
+            if reference.flag("optional"):
+                return None
+            if data is not None:
+                reference.fail(f"{what} {holder} has no {entry!r}", "key")
+            note(f"the value of {name} is not known: {what} {holder} is not among the documents")
+            return f"<{entry} of {what} {holder}>"
+        if source.object("fileKeyRef"):
+            note(f"the value of {name} is not known: it is in a file of a volume")
+            return f"<{source.object('fileKeyRef').text('key')} of a file>"
+        source.fail(
+            "has none of fieldRef, resourceFieldRef, configMapKeyRef, secretKeyRef and fileKeyRef"
+        )
+
+    def _field(self, reference: Fields) -> str:
+        """``podFieldSelectorRuntimeValue``."""
+        path = reference.required("fieldPath", "such as metadata.name")
+        subscript = _SUBSCRIPT.fullmatch(path)
+        if subscript:
+            held = self.labels if subscript[1] == "labels" else self.annotations
+            return held.get(subscript[2], "")
+        if path in self.values:
+            return self.values[path]
+        reference.fail(
+            f"{path!r} is not available in variables; these are: metadata.labels['KEY'], "
+            f"metadata.annotations['KEY'], {', '.join(self.values)}",
+            "fieldPath",
+        )
+
+    def _resource(self, reference: Fields, amounts: ContainerAmounts) -> str:
+        """``containerResourceRuntimeValue``: what has no limit has what the node has."""
+        wanted = reference.required("resource", "such as limits.cpu")
+        name = reference.text("containerName")
+        if name:
+            named = [item for item in self.amounts.containers if item.name == name]
+            if not named:
+                reference.fail(f"there is no container {name!r} in the pod", "containerName")
+            amounts = named[0]
+        which, _, resource = wanted.partition(".")
+        if which not in ("limits", "requests") or not (
+            resource in ("cpu", "memory", "ephemeral-storage") or resource.startswith("hugepages-")
+        ):
+            reference.fail(f"{wanted!r} is none of limits.cpu, requests.memory, ...", "resource")
+        divisor = reference.quantity("divisor") or _ONE
+        held = self._with_node_limits(amounts)
+        amount = (held.limits if which == "limits" else held.requests).get(resource, Quantity())
+        if resource == "cpu":
+            return str(-(-amount.milli // divisor.milli))
+        return str(-(-int(amount) // int(divisor)))
+
+    def _with_node_limits(self, amounts: ContainerAmounts) -> ContainerAmounts:
+        node = {
+            "cpu": Quantity.of(self.assumptions.cpus),
+            "memory": Quantity.of(self.assumptions.memory),
+        }
+        of_pod = {k: v for k, v in self.amounts.limits.items() if v and k in node}
+        own = {name: limit for name, limit in amounts.limits.items() if limit}
+        return replace(amounts, limits={**node, **of_pod, **own})

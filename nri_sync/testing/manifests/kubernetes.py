@@ -1,0 +1,254 @@
+"""A Kubernetes Pod as the kubelet would hand it to containerd, and containerd to plugins.
+
+After Kubernetes v1.36, ``pkg/kubelet/kuberuntime``; docs/manifests.md says what comes from where.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from nri_sync.kit.fields.qos import QoS, kubelet_cgroup_parent
+from nri_sync.testing.manifests import ids
+from nri_sync.testing.manifests.containers import PodContext, map_container
+from nri_sync.testing.manifests.cri import IDMapping, SandboxConfig
+from nri_sync.testing.manifests.environment import Environment, Objects
+from nri_sync.testing.manifests.fields import Fields
+from nri_sync.testing.manifests.messages import sandbox_message
+from nri_sync.testing.manifests.model import (
+    Assumptions,
+    Kind,
+    Workload,
+)
+from nri_sync.testing.manifests.resources import ContainerAmounts, PodAmounts
+from nri_sync.testing.manifests.volumes import Volumes
+
+__all__ = ["PodMetadata", "pod_workload"]
+
+_SEEN = "2025-01-01T00:00:00.000000000Z"
+_LONGEST_HOSTNAME = 63
+# A range for the first pod with a user namespace on a node.
+_USER_NAMESPACE = IDMapping(container=0, host=65536, size=65536)
+
+
+@dataclass
+class PodMetadata:
+    """``metadata`` of a pod, as the API server has it."""
+
+    name: str
+    namespace: str
+    uid: str
+    labels: dict[str, str] = field(default_factory=dict)
+    annotations: dict[str, str] = field(default_factory=dict)
+    #: Claims by which a StatefulSet gives it volumes.
+    claims: Sequence[str] = ()
+
+
+def pod_workload(
+    metadata: PodMetadata,
+    spec: Fields,
+    *,
+    status: Fields,
+    objects: Objects,
+    assumptions: Assumptions,
+) -> Workload:
+    """The workload of a pod; ``status`` is empty but for a pod that exists.
+
+    Raises ManifestError for a pod that would not come about.
+    """
+    return _Mapping(metadata, spec, status, objects, assumptions).workload()
+
+
+class _Mapping:
+    def __init__(
+        self,
+        metadata: PodMetadata,
+        spec: Fields,
+        status: Fields,
+        objects: Objects,
+        assumptions: Assumptions,
+    ) -> None:
+        self.metadata = metadata
+        self.spec = spec
+        self.status = status
+        self.objects = objects
+        self.assumptions = assumptions
+        self.notes: dict[str, None] = {}
+        if spec.object("os").text("name", "linux") != "linux":
+            spec.fail("is not linux: NRI is for Linux containers", "os.name")
+        self.containers = list(_containers(spec))
+        self.amounts = self._amounts()
+        self.volumes = self._volumes()
+        self.sandbox = self._sandbox()
+        self.environment = self._environment()
+
+    def note(self, text: str) -> None:
+        self.notes[text] = None
+
+    def workload(self) -> Workload:
+        pod = PodContext(
+            spec=self.spec,
+            status=self.status,
+            sandbox=self.sandbox,
+            amounts=self.amounts,
+            volumes=self.volumes,
+            environment=self.environment,
+            assumptions=self.assumptions,
+        )
+        containers = []
+        for (_, fields), amounts in zip(self.containers, self.amounts.containers):
+
+            def note(text: str, name: str = amounts.name) -> None:
+                self.note(f"container {name}: {text}")
+
+            containers.append(map_container(pod, fields, amounts, note))
+        return Workload(
+            source=self.spec.source,
+            pod=sandbox_message(self.sandbox),
+            containers=tuple(containers),
+            notes=tuple(self.notes),
+        )
+
+    # The pod
+
+    def _amounts(self) -> PodAmounts:
+        runtime_class = self._runtime_class()
+        overhead = runtime_class.object("overhead").quantities("podFixed")
+        told = self.status.text("qosClass")
+        return PodAmounts.read(
+            self.spec,
+            [ContainerAmounts.read(fields, kind) for kind, fields in self.containers],
+            overhead=self.spec.quantities("overhead") or overhead,
+            told_qos=QoS(told) if told in {qos.value for qos in QoS} else None,
+            node_critical=self.spec.text("priorityClassName") == "system-node-critical",
+        )
+
+    def _runtime_class(self) -> Fields:
+        name = self.spec.text("runtimeClassName")
+        known = self.objects.runtime_classes.get(name)
+        if name and known is None:
+            self.note(
+                f"RuntimeClass {name} is not among the documents: its handler is taken for {name}"
+            )
+        return known or Fields({"handler": name}, self.spec.source)
+
+    def _volumes(self) -> Volumes:
+        volumes = Volumes(
+            self.spec,
+            uid=self.metadata.uid,
+            namespace=self.metadata.namespace,
+            pod_name=self.metadata.name,
+            note=self.note,
+        )
+        for claim in self.metadata.claims:
+            volumes.claim(claim)
+        return volumes
+
+    @property
+    def _host_network(self) -> bool:
+        return self.spec.flag("hostNetwork")
+
+    def _sandbox(self) -> SandboxConfig:
+        metadata, spec = self.metadata, self.spec
+        id = ids.container_id("sandbox", metadata.namespace, metadata.name, metadata.uid)
+        pod_ips = [entry.text("ip") for entry in self.status.objects("podIPs")]
+        user_namespace = not spec.flag("hostUsers", True)
+        if user_namespace:
+            self.note("the user ids of its user namespace are made up")
+        hostname = "" if self._host_network else self._hostname()
+        sandbox = SandboxConfig(
+            id=id,
+            name=metadata.name,
+            namespace=metadata.namespace,
+            uid=metadata.uid,
+            pid=ids.process_id(id),
+            # containerd knows no address of a pod on the host's network.
+            ips=() if self._host_network else pod_ips or [self.assumptions.pod_ip],
+            hostname=hostname,
+            labels=dict(metadata.labels),
+            annotations=self._annotations(),
+            log_directory=f"/var/log/pods/{metadata.namespace}_{metadata.name}_{metadata.uid}",
+            cgroup_parent=kubelet_cgroup_parent(
+                self.amounts.qos, metadata.uid, systemd=self.assumptions.systemd_cgroups
+            ),
+            resources=self.amounts.sandbox(self.assumptions),
+            overhead=self.amounts.overhead_resources(self.assumptions),
+            runtime_handler=self._runtime_class().text("handler"),
+            host_network=self._host_network,
+            host_pid=spec.flag("hostPID"),
+            host_ipc=spec.flag("hostIPC"),
+            share_processes=spec.flag("shareProcessNamespace"),
+            id_mappings=[_USER_NAMESPACE] if user_namespace else (),
+        )
+        sandbox.labels.update(sandbox.identity)
+        return sandbox
+
+    def _annotations(self) -> dict[str, str]:
+        prefix = "kubernetes.io/config"
+        static = self.assumptions.static_pods
+        return {
+            **self.metadata.annotations,
+            **({f"{prefix}.hash": self.metadata.uid} if static else {}),
+            f"{prefix}.seen": _SEEN,
+            f"{prefix}.source": "file" if static else "api",
+        }
+
+    def _hostname(self) -> str:
+        """``GeneratePodHostNameAndDomain`` and ``GetNodenameForKernel``."""
+        spec = self.spec
+        name = spec.text("hostnameOverride") or spec.text("hostname") or self.metadata.name
+        name = name[:_LONGEST_HOSTNAME].rstrip("-.")
+        subdomain = spec.text("subdomain")
+        if spec.flag("setHostnameAsFQDN") and subdomain:
+            return f"{name}.{subdomain}.{self.metadata.namespace}.svc.cluster.local"
+        return name
+
+    def _environment(self) -> Environment:
+        metadata, assumptions = self.metadata, self.assumptions
+        node_ip = self.status.text("hostIP") or assumptions.node_ip
+        ips = [node_ip] if self._host_network else list(self.sandbox.ips)
+        return Environment(
+            labels=metadata.labels,
+            annotations=self.sandbox.annotations,
+            values={
+                "metadata.name": metadata.name,
+                "metadata.namespace": metadata.namespace,
+                "metadata.uid": metadata.uid,
+                "spec.nodeName": self.spec.text("nodeName") or assumptions.node_name,
+                "spec.serviceAccountName": self._service_account(),
+                "status.hostIP": node_ip,
+                "status.hostIPs": node_ip,
+                "status.podIP": ips[0],
+                "status.podIPs": ",".join(ips),
+            },
+            namespace=metadata.namespace,
+            amounts=self.amounts,
+            assumptions=assumptions,
+            objects=self.objects,
+        )
+
+    def _service_account(self) -> str:
+        if self.assumptions.static_pods:
+            return ""
+        spec = self.spec
+        return spec.text("serviceAccountName") or spec.text("serviceAccount") or "default"
+
+
+def _containers(spec: Fields) -> Iterator[tuple[Kind, Fields]]:
+    """All containers in the order in which they are created; ephemeral ones come later, by hand."""
+    names: set[str] = set()
+    for key in ("initContainers", "containers"):
+        if key == "containers" and not spec.data.get(key):
+            spec.fail("has no containers: a pod needs at least one", key)
+        for fields in spec.objects(key):
+            name = fields.required("name", "name the container")
+            if name in names:
+                fields.fail(f"{name!r} is the name of another container, too", "name")
+            names.add(name)
+            yield _kind(key, fields), fields
+
+
+def _kind(key: str, fields: Fields) -> Kind:
+    if key == "containers":
+        return Kind.ORDINARY
+    return Kind.SIDECAR if fields.text("restartPolicy") == "Always" else Kind.INIT

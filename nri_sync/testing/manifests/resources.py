@@ -1,0 +1,234 @@
+"""Requests and limits of a pod and its containers, and what the kubelet makes of them.
+
+After Kubernetes v1.36: ``pkg/apis/core/v1/defaults.go`` for what the API server fills in,
+``k8s.io/component-helpers/resource`` for sums, ``pkg/kubelet/kuberuntime`` for what the runtime is told. Its
+features are at their defaults: pod-level resources are on, MemoryQoS is off.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from nri_sync.kit.fields.cpu import DEFAULT_PERIOD, milli_to_quota, milli_to_shares
+from nri_sync.kit.fields.qos import QoS, oom_score_adj, qos_of_resources
+from nri_sync.kit.fields.quantity import Quantity
+from nri_sync.testing.manifests.cri import Resources
+from nri_sync.testing.manifests.fields import Fields
+from nri_sync.testing.manifests.model import Assumptions, Kind
+
+__all__ = ["ContainerAmounts", "PodAmounts"]
+
+Amounts = dict[str, Quantity]
+
+_HUGE = "hugepages-"
+_ZERO = Quantity()
+_PAGE_UNITS = ("B", "KB", "MB", "GB", "TB", "PB")
+
+
+@dataclass
+class ContainerAmounts:
+    """What a container asks for; a request that is missing is its limit."""
+
+    name: str
+    kind: Kind
+    requests: Amounts
+    limits: Amounts
+
+    @classmethod
+    def read(cls, spec: Fields, kind: Kind) -> ContainerAmounts:
+        """Of an entry of ``spec.containers`` or ``spec.initContainers``."""
+        requests, limits = _read(spec.object("resources"))
+        return cls(spec.text("name"), kind, {**limits, **requests}, limits)
+
+
+def _read(resources: Fields) -> tuple[Amounts, Amounts]:
+    requests, limits = resources.quantities("requests"), resources.quantities("limits")
+    for name, limit in limits.items():
+        request = requests.get(name, limit)
+        if request > limit:
+            resources.fail(
+                f"the request of {name}, {request}, is more than its limit, {limit}", "requests"
+            )
+        if name.startswith(_HUGE) and request != limit:
+            resources.fail(f"the request of {name} must be its limit, {limit}", "requests")
+    for name in requests:
+        if name.startswith(_HUGE) and name not in limits:
+            resources.fail(f"{name} needs a limit, too", "limits")
+    return requests, limits
+
+
+@dataclass
+class PodAmounts:
+    """What a pod asks for: all of its containers, and the pod as such."""
+
+    containers: Sequence[ContainerAmounts]
+    requests: Amounts = field(default_factory=dict)
+    limits: Amounts = field(default_factory=dict)
+    #: Whether the pod has resources of its own.
+    own: bool = False
+    overhead: Amounts = field(default_factory=dict)
+    #: Where the API server has said so.
+    told_qos: QoS | None = None
+    node_critical: bool = False
+
+    @classmethod
+    def read(
+        cls, spec: Fields, containers: Sequence[ContainerAmounts], **more: object
+    ) -> PodAmounts:
+        """Of ``spec``; ``more`` is what is not there."""
+        resources = spec.object("resources")
+        requests, limits = _read(resources)
+        amounts = cls(containers, requests, limits, bool(resources), **more)  # type: ignore[arg-type]
+        if amounts.own:
+            amounts._fill_in()
+        return amounts
+
+    def _fill_in(self) -> None:
+        """``defaultHugePagePodLimits`` and ``defaultPodRequests``."""
+        for name, total in aggregate(self.containers, "limits").items():
+            if name.startswith(_HUGE):
+                self.limits.setdefault(name, total)
+        if not self.limits:
+            return
+        for name, total in aggregate(self.containers, "requests").items():
+            if name in ("cpu", "memory"):
+                self.requests.setdefault(name, total)
+        for name, limit in self.limits.items():
+            self.requests.setdefault(name, limit)
+
+    @property
+    def qos(self) -> QoS:
+        if self.told_qos is not None:
+            return self.told_qos
+        if self.own:
+            return qos_of_resources([(self.requests, self.limits)])
+        return qos_of_resources((item.requests, item.limits) for item in self.containers)
+
+    # What the runtime is told
+
+    def container(self, of: ContainerAmounts, assumptions: Assumptions) -> Resources:
+        """``generateLinuxContainerResources``."""
+        cpu_limit = self._limit(of, "cpu")
+        memory_limit = self._limit(of, "memory")
+        resources = _resources(of.requests.get("cpu"), cpu_limit, memory_limit, assumptions)
+        resources.oom_score_adj = self._oom_score(of, assumptions)
+        resources.huge_pages = dict.fromkeys(assumptions.huge_page_sizes, 0)
+        for name, limit in {**self.limits, **of.limits}.items():
+            size = _page_size(name)
+            if size in resources.huge_pages:
+                resources.huge_pages[size] = int(limit)
+        if assumptions.swap_limits:
+            # The kubelet's swap behaviour is NoSwap.
+            if assumptions.cgroup_version == 2:
+                resources.unified["memory.swap.max"] = "0"
+            else:
+                resources.swap_limit = resources.memory_limit
+        return resources
+
+    def _limit(self, of: ContainerAmounts, name: str) -> Quantity:
+        return of.limits.get(name) or (self.limits.get(name) if self.own else None) or _ZERO
+
+    def sandbox(self, assumptions: Assumptions) -> Resources:
+        """``calculateSandboxResources``: the sum of what containers need at the same time."""
+        requests = {**aggregate(self.containers, "requests"), **self.requests}
+        limits = {**aggregate(self.containers, "limits"), **self.limits}
+        return _resources(
+            requests.get("cpu"),
+            limits.get("cpu", _ZERO),
+            limits.get("memory", _ZERO),
+            assumptions,
+        )
+
+    def overhead_resources(self, assumptions: Assumptions) -> Resources:
+        """``convertOverheadToLinuxResources``."""
+        if not self.overhead:
+            return Resources()
+        cpu = self.overhead.get("cpu", _ZERO)
+        return _resources(cpu, cpu, self.overhead.get("memory", _ZERO), assumptions)
+
+    def _oom_score(self, of: ContainerAmounts, assumptions: Assumptions) -> int:
+        """``GetContainerOOMScoreAdjust``: what nobody has asked for is shared out to all containers."""
+        request = int(of.requests.get("memory", _ZERO))
+        least = min(
+            int(item.requests.get("memory", _ZERO))
+            for item in self.containers
+            if item.kind is Kind.ORDINARY
+        )
+        share = 0
+        if self.requests.get("memory"):
+            asked_for = aggregate(self.containers, "requests").get("memory", _ZERO)
+            share = max(0, int(self.requests["memory"]) - int(asked_for)) // len(self.containers)
+        if of.kind is Kind.SIDECAR:
+            request = max(request, least)
+        return oom_score_adj(
+            self.qos, request + share, assumptions.memory, node_critical=self.node_critical
+        )
+
+
+def aggregate(containers: Iterable[ContainerAmounts], which: str) -> Amounts:
+    """What containers have at the same time at most (``AggregateContainerRequests`` and ``...Limits``).
+
+    An init container runs beside the sidecars before it.
+    """
+    total: Amounts = {}
+    sidecars: Amounts = {}
+    most: Amounts = {}
+    for container in containers:
+        amounts: Mapping[str, Quantity] = getattr(container, which)
+        if container.kind is not Kind.INIT:
+            _add(total, amounts)
+        if container.kind is Kind.SIDECAR:
+            _add(sidecars, amounts)
+            _raise(most, sidecars)
+        elif container.kind is Kind.INIT:
+            beside = dict(sidecars)
+            _add(beside, amounts)
+            _raise(most, beside)
+    _raise(total, most)
+    return total
+
+
+def _add(total: Amounts, amounts: Mapping[str, Quantity]) -> None:
+    for name, amount in amounts.items():
+        total[name] = total.get(name, _ZERO) + amount
+
+
+def _raise(total: Amounts, amounts: Mapping[str, Quantity]) -> None:
+    for name, amount in amounts.items():
+        total[name] = max(total.get(name, amount), amount)
+
+
+def _resources(
+    cpu_request: Quantity | None,
+    cpu_limit: Quantity,
+    memory_limit: Quantity,
+    assumptions: Assumptions,
+) -> Resources:
+    """``calculateLinuxResources``."""
+    shares_of = cpu_limit if cpu_request is None else cpu_request
+    resources = Resources(
+        shares=milli_to_shares(shares_of.milli),
+        quota=milli_to_quota(cpu_limit.milli),
+        period=DEFAULT_PERIOD,
+        memory_limit=int(memory_limit),
+    )
+    if assumptions.cgroup_version == 2:
+        # ``singleProcessOOMKill`` is false there: all processes of a container are killed together.
+        resources.unified["memory.oom.group"] = "1"
+    return resources
+
+
+def _page_size(name: str) -> str:
+    """The size of a resource such as "hugepages-2Mi" as the cgroup has it: "2MB"."""
+    if not name.startswith(_HUGE):
+        return ""
+    try:
+        size = int(Quantity.parse(name[len(_HUGE) :]))
+    except ValueError:
+        return ""
+    unit = 0
+    while size >= 1024 and size % 1024 == 0 and unit < len(_PAGE_UNITS) - 1:
+        size //= 1024
+        unit += 1
+    return f"{size}{_PAGE_UNITS[unit]}"

@@ -1,0 +1,127 @@
+"""Security contexts: who a container runs as, and what it may do.
+
+After Kubernetes v1.36, ``pkg/securitycontext/util.go`` and ``pkg/kubelet/kuberuntime/security_context.go``.
+"""
+
+from __future__ import annotations
+
+from typing import Callable
+
+from nri_sync.api.nri_pb2 import SecurityProfile, User
+from nri_sync.testing.manifests.cri import Security
+from nri_sync.testing.manifests.fields import Fields
+from nri_sync.testing.manifests.model import Assumptions, ImageConfig
+
+__all__ = ["read_security"]
+
+# ``defaultMaskedPaths`` and ``defaultReadonlyPaths``, but for what depends on the node's CPUs.
+_MASKED_PATHS = [
+    "/proc/asound",
+    "/proc/acpi",
+    "/proc/interrupts",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/timer_list",
+    "/proc/timer_stats",
+    "/proc/sched_debug",
+    "/proc/scsi",
+    "/sys/firmware",
+    "/sys/devices/virtual/powercap",
+]
+_READONLY_PATHS = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"]
+_SECCOMP_ROOT = "/var/lib/kubelet/seccomp"
+_LARGEST_ID = (1 << 31) - 1
+
+Note = Callable[[str], object]
+
+
+def read_security(
+    pod: Fields, container: Fields, image: ImageConfig, assumptions: Assumptions, note: Note
+) -> Security:
+    """The security context of a container, from ``spec`` and its own entry, whose word counts more.
+
+    ``note`` is called with what is not known. Raises ManifestError for what the kubelet refuses.
+    """
+    common, own = pod.object("securityContext"), container.object("securityContext")
+    unmasked = own.text("procMount") == "Unmasked"
+    capabilities = own.object("capabilities")
+    security = Security(
+        user=_user(common, own, image, note),
+        supplemental_groups=_groups(common),
+        add_capabilities=capabilities.texts("add"),
+        drop_capabilities=capabilities.texts("drop"),
+        privileged=own.flag("privileged"),
+        readonly_root=own.flag("readOnlyRootFilesystem"),
+        no_new_privileges=not own.flag("allowPrivilegeEscalation", True),
+        seccomp=_seccomp(common, own, assumptions),
+        masked_paths=[] if unmasked else list(_MASKED_PATHS),
+        readonly_paths=[] if unmasked else list(_READONLY_PATHS),
+    )
+    for name in [*security.add_capabilities, *security.drop_capabilities]:
+        if name.upper().startswith("CAP_"):
+            capabilities.fail(f"{name}: capabilities are written without CAP_ here: {name[4:]}")
+    if security.privileged and not own.flag("allowPrivilegeEscalation", True):
+        own.fail("allowPrivilegeEscalation cannot be false in a privileged container")
+    _apparmor(common, own, security)
+    if own.object("seLinuxOptions") or common.object("seLinuxOptions"):
+        note("SELinux is taken to be off on the node: no labels")
+    if security.privileged:
+        note("privileged: the devices of the node, all of which it has, are not listed")
+    elif security.seccomp.profile_type != SecurityProfile.UNCONFINED:
+        note("the rules of its seccomp profile, which are the runtime's or a file's, are left out")
+    return security
+
+
+def _user(common: Fields, own: Fields, image: ImageConfig, note: Note) -> User:
+    uid, gid = (_id(common, own, key) for key in ("runAsUser", "runAsGroup"))
+    from_image, _, group = image.user.partition(":")
+    if uid is None and from_image:
+        if not from_image.isdigit():
+            note(f"the image's user {from_image!r} is in its /etc/passwd: taken for 0")
+        uid = int(from_image) if from_image.isdigit() else 0
+        gid = int(group) if gid is None and group.isdigit() else gid
+    uid = uid or 0
+    non_root = own if "runAsNonRoot" in own else common
+    if non_root.flag("runAsNonRoot") and uid == 0 and _id(common, own, "runAsUser") == 0:
+        non_root.fail("contradicts runAsUser 0: the kubelet does not start this", "runAsNonRoot")
+    if uid and gid is None:
+        note(f"the group of user {uid} is in the image's /etc/passwd: taken for 0")
+    return User(uid=uid, gid=gid or 0)
+
+
+def _id(common: Fields, own: Fields, key: str) -> int | None:
+    context = own if key in own else common
+    if key not in context:
+        return None
+    found = context.integer(key)
+    if not 0 <= found <= _LARGEST_ID:
+        context.fail(f"{found} is no id: those are from 0 to {_LARGEST_ID}", key)
+    return found
+
+
+def _groups(common: Fields) -> list[int]:
+    groups = [common.integer("fsGroup")] if "fsGroup" in common else []
+    return groups + common.integers("supplementalGroups")
+
+
+def _seccomp(common: Fields, own: Fields, assumptions: Assumptions) -> SecurityProfile:
+    profile = own.object("seccompProfile") or common.object("seccompProfile")
+    kind = profile.text("type") or ("RuntimeDefault" if assumptions.seccomp_default else "")
+    if kind == "Localhost":
+        file = profile.required("localhostProfile", "name the file of the profile")
+        return SecurityProfile(
+            profile_type=SecurityProfile.LOCALHOST, localhost_ref=f"{_SECCOMP_ROOT}/{file}"
+        )
+    if kind == "RuntimeDefault":
+        return SecurityProfile(profile_type=SecurityProfile.RUNTIME_DEFAULT)
+    if kind not in ("", "Unconfined"):
+        profile.fail(f"{kind!r} is none of RuntimeDefault, Unconfined and Localhost", "type")
+    return SecurityProfile(profile_type=SecurityProfile.UNCONFINED)
+
+
+def _apparmor(common: Fields, own: Fields, security: Security) -> None:
+    """A profile of the node's; the runtime's own one is left out, as nodes without AppArmor have none."""
+    profile = own.object("appArmorProfile") or common.object("appArmorProfile")
+    if profile.text("type") == "Localhost" and not security.privileged:
+        security.apparmor = profile.required("localhostProfile", "name the profile")

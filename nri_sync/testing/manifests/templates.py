@@ -1,0 +1,171 @@
+"""Documents of a cluster: which pods come of them, under which names.
+
+Controllers and admission give pods their names and some labels; here one pod stands for all replicas of a
+template. After Kubernetes v1.36, ``pkg/controller``.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Iterable, Iterator
+
+from nri_sync.testing.manifests import ids
+from nri_sync.testing.manifests.environment import Objects
+from nri_sync.testing.manifests.fields import Fields
+from nri_sync.testing.manifests.kubernetes import PodMetadata, pod_workload
+from nri_sync.testing.manifests.model import Assumptions, Workload
+
+__all__ = ["is_kubernetes", "kubernetes_workloads"]
+
+# Kinds with a template of a pod in ``spec.template``.
+_TEMPLATES = (
+    "DaemonSet", "Deployment", "Job", "PodTemplate", "ReplicaSet", "ReplicationController",
+    "StatefulSet",
+)  # fmt: skip
+# The minute, since 1970, that a CronJob is taken to run at.
+_MINUTE = 28928160
+
+
+def is_kubernetes(document: Fields) -> bool:
+    """Whether a document is an object of Kubernetes, of whatever kind."""
+    return "kind" in document or "apiVersion" in document
+
+
+def kubernetes_workloads(documents: Iterable[Fields], assumptions: Assumptions) -> list[Workload]:
+    """The workloads of all pods and templates of pods among the documents; other kinds are passed over.
+
+    Raises ManifestError.
+    """
+    flat = list(_flatten(documents))
+    objects = Objects()
+    for document in flat:
+        _remember(document, objects)
+    return [
+        workload for document in flat for workload in _workloads(document, objects, assumptions)
+    ]
+
+
+def _flatten(documents: Iterable[Fields]) -> Iterator[Fields]:
+    """The items of lists in place of the lists."""
+    for document in documents:
+        kind = document.required("kind", "say what it is, such as Pod")
+        if kind.endswith("List") and "items" in document:
+            for item in document.objects("items"):
+                # The server leaves out what all items of a list are.
+                yield Fields({"kind": kind[: -len("List")], **item.data}, item.source, item.path)
+        else:
+            yield document
+
+
+def _remember(document: Fields, objects: Objects) -> None:
+    kind = document.text("kind")
+    metadata = document.object("metadata")
+    key = (metadata.text("namespace", "default"), metadata.text("name"))
+    if kind == "ConfigMap":
+        objects.config_maps[key] = document.strings("data")
+    elif kind == "Secret":
+        objects.secrets[key] = _secret(document)
+    elif kind == "RuntimeClass":
+        objects.runtime_classes[metadata.text("name")] = document
+
+
+def _secret(document: Fields) -> dict[str, str]:
+    data = {}
+    for name, value in document.strings("data").items():
+        try:
+            data[name] = base64.b64decode(value, validate=True).decode(errors="replace")
+        except binascii.Error:
+            document.fail("is no base64; text as it is goes to stringData", f"data.{name}")
+    return {**data, **document.strings("stringData")}
+
+
+def _workloads(document: Fields, objects: Objects, assumptions: Assumptions) -> Iterator[Workload]:
+    kind = document.text("kind")
+    if kind == "Pod":
+        template, status = document, document.object("status")
+    elif kind == "CronJob":
+        template, status = (
+            document.object("spec", "jobTemplate", "spec", "template"),
+            Fields({}, document.source),
+        )
+    elif kind == "PodTemplate":
+        template, status = document.object("template"), Fields({}, document.source)
+    elif kind in _TEMPLATES:
+        template, status = document.object("spec", "template"), Fields({}, document.source)
+    else:
+        return
+    if "spec" not in template:
+        template.fail("is missing: this is where the containers of the pod are", "spec")
+    yield pod_workload(
+        _metadata(document, template, assumptions),
+        template.object("spec"),
+        status=status,
+        objects=objects,
+        assumptions=assumptions,
+    )
+
+
+def _metadata(document: Fields, template: Fields, assumptions: Assumptions) -> PodMetadata:
+    kind, own = document.text("kind"), document.object("metadata")
+    namespace = own.text("namespace") or template.object("metadata").text("namespace") or "default"
+    name = own.text("name")
+    if not name and own.text("generateName"):
+        name = own.text("generateName") + ids.short_name(5, namespace, own.text("generateName"))
+    if not name:
+        own.fail("is missing: name it", "name")
+    pod_name, labels = _named_by(kind, name, namespace, document, assumptions)
+    metadata = template.object("metadata")
+    uid = own.text("uid") if kind == "Pod" else ""
+    if not uid:
+        uid = ids.uid("pod", namespace, pod_name)
+        # Those of static pods are hashes.
+        uid = uid.replace("-", "") if assumptions.static_pods else uid
+    return PodMetadata(
+        name=pod_name,
+        namespace=namespace,
+        uid=uid,
+        labels={**metadata.strings("labels"), **labels},
+        annotations=metadata.strings("annotations"),
+        claims=_claims(document) if kind == "StatefulSet" else (),
+    )
+
+
+def _named_by(
+    kind: str, name: str, namespace: str, document: Fields, assumptions: Assumptions
+) -> tuple[str, dict[str, str]]:
+    """The name of the pod, and the labels that its controller gives it."""
+    if kind == "Pod":
+        if assumptions.static_pods:
+            return f"{name}-{assumptions.node_name.lower()}", {}
+        return name, {}
+    tail = ids.short_name(5, "pod", namespace, name)
+    revision = ids.short_name(10, "revision", namespace, name)
+    if kind == "Deployment":
+        return f"{name}-{revision}-{tail}", {"pod-template-hash": revision}
+    if kind == "DaemonSet":
+        labels = {"controller-revision-hash": revision, "pod-template-generation": "1"}
+        return f"{name}-{tail}", labels
+    if kind == "StatefulSet":
+        pod = f"{name}-{document.object('spec', 'ordinals').integer('start')}"
+        return pod, {
+            "apps.kubernetes.io/pod-index": pod.rpartition("-")[2],
+            "controller-revision-hash": f"{name}-{revision}",
+            "statefulset.kubernetes.io/pod-name": pod,
+        }
+    if kind in ("Job", "CronJob"):
+        job = f"{name}-{_MINUTE}" if kind == "CronJob" else name
+        uid = ids.uid("job", namespace, job)
+        labels = {}
+        for prefix in ("batch.kubernetes.io/", ""):
+            labels[f"{prefix}controller-uid"] = uid
+            labels[f"{prefix}job-name"] = job
+        return f"{job}-{tail}", labels
+    return f"{name}-{tail}", {}
+
+
+def _claims(document: Fields) -> list[str]:
+    templates = document.object("spec").objects("volumeClaimTemplates")
+    return [
+        template.object("metadata").required("name", "name the claim") for template in templates
+    ]

@@ -1,0 +1,166 @@
+"""The volumes of a pod, where the kubelet has them on the node, and what it mounts into a container.
+
+After Kubernetes v1.36, ``makeMounts`` in ``pkg/kubelet/kubelet_pods.go`` and the plugins in ``pkg/volume``.
+"""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Callable
+
+from nri_sync.testing.manifests.cri import MountConfig
+from nri_sync.testing.manifests.environment import expand
+from nri_sync.testing.manifests.fields import Fields
+from nri_sync.testing.manifests.ids import container_id, uid
+
+__all__ = ["TOKEN_PATH", "Volume", "Volumes"]
+
+KUBELET = "/var/lib/kubelet/pods"
+#: Where each container has the token of its service account.
+TOKEN_PATH = "/var/run/secrets/kubernetes.io/serviceaccount"
+
+# By the key of the source: the name of the plugin, and whether its volumes can only be read.
+_PLUGINS = {
+    "emptyDir": ("empty-dir", False),
+    "configMap": ("configmap", True),
+    "secret": ("secret", True),
+    "projected": ("projected", True),
+    "downwardAPI": ("downward-api", True),
+    "nfs": ("nfs", False),
+    "iscsi": ("iscsi", False),
+    "fc": ("fc", False),
+    "gitRepo": ("git-repo", False),
+}
+_PROPAGATIONS = {
+    "None": "rprivate",
+    "HostToContainer": "rslave",
+    "Bidirectional": "rshared",
+}
+
+Note = Callable[[str], object]
+
+
+@dataclass(frozen=True)
+class Volume:
+    """Where a volume is on the node."""
+
+    path: str
+    readonly: bool = False
+
+
+class Volumes:
+    """The volumes of one pod, by name."""
+
+    def __init__(
+        self, spec: Fields, *, uid: str, namespace: str, pod_name: str, note: Note
+    ) -> None:
+        """``note`` is called with what is not known of them."""
+        self._directory = f"{KUBELET}/{uid}"
+        self._namespace = namespace
+        self._pod_name = pod_name
+        self._note = note
+        self._volumes = {
+            volume.required("name", "name the volume"): self._volume(volume)
+            for volume in spec.objects("volumes")
+        }
+
+    def add(self, name: str, plugin: str) -> None:
+        """A volume that is not in the manifest, and can only be read."""
+        self._volumes[name] = Volume(self._path(plugin, name), readonly=True)
+
+    def claim(self, name: str) -> None:
+        """A volume of a template of a StatefulSet."""
+        self._volumes.setdefault(name, Volume(self._claimed(f"{name}-{self._pod_name}")))
+
+    def _path(self, plugin: str, name: str) -> str:
+        return f"{self._directory}/volumes/kubernetes.io~{plugin}/{name}"
+
+    def _volume(self, volume: Fields) -> Volume:
+        name = volume.text("name")
+        if "hostPath" in volume:
+            host_path = volume.object("hostPath")
+            return Volume(host_path.required("path", "name the path on the node"))
+        for key, (plugin, readonly) in _PLUGINS.items():
+            if key in volume or (key == "emptyDir" and set(volume.data) == {"name"}):
+                read = volume.object(key).flag("readOnly")
+                return Volume(self._path(plugin, name), readonly or read)
+        if "persistentVolumeClaim" in volume:
+            claim = volume.object("persistentVolumeClaim")
+            claimed = claim.required("claimName", "name the claim")
+            return Volume(self._claimed(claimed), claim.flag("readOnly"))
+        if "ephemeral" in volume:
+            return Volume(self._claimed(f"{self._pod_name}-{name}"))
+        if "csi" in volume:
+            readonly = volume.object("csi").flag("readOnly")
+            return Volume(f"{self._path('csi', name)}/mount", readonly)
+        if "image" in volume:
+            self._note(f"volume {name}: where containerd mounts its image is made up")
+            root = "/var/lib/containerd/io.containerd.grpc.v1.cri/image-volumes"
+            return Volume(f"{root}/{container_id('image volume', self._directory, name)}", True)
+        kinds = ", ".join(sorted(key for key in volume.data if key != "name"))
+        self._note(f"volume {name} ({kinds}): where the kubelet has it is made up")
+        return Volume(self._path(kinds.replace(", ", "-").lower(), name))
+
+    def _claimed(self, claim: str) -> str:
+        volume = f"pvc-{uid('claim', self._namespace, claim)}"
+        self._note(f"claim {claim}: taken for bound to a volume of a CSI driver, {volume}")
+        return f"{self._path('csi', volume)}/mount"
+
+    def mounts(
+        self, container: Fields, env: Mapping[str, str], *, hosts: bool, termination_log: str
+    ) -> list[MountConfig]:
+        """What the kubelet mounts into a container.
+
+        Args:
+            container: an entry of ``spec.containers``.
+            env: for references in ``subPathExpr``.
+            hosts: whether the kubelet has an /etc/hosts for it.
+            termination_log: where it has the file for the last words of the container.
+        """
+        name = container.text("name")
+        mounts = [
+            self._mount(entry, name, number, env)
+            for number, entry in enumerate(container.objects("volumeMounts"))
+        ]
+        if hosts and not any(mount.destination == "/etc/hosts" for mount in mounts):
+            mounts.append(MountConfig("/etc/hosts", f"{self._directory}/etc-hosts"))
+        last_words = container.text("terminationMessagePath", "/dev/termination-log")
+        log = f"{self._directory}/containers/{name}/{termination_log}"
+        mounts.append(MountConfig(_absolute(last_words), log))
+        return mounts
+
+    def _mount(
+        self, entry: Fields, container: str, number: int, env: Mapping[str, str]
+    ) -> MountConfig:
+        name = entry.required("name", "name one of spec.volumes")
+        destination = _absolute(entry.required("mountPath", "say where the volume is to be"))
+        if name not in self._volumes:
+            known = ", ".join(self._volumes) or "none"
+            entry.fail(f"there is no volume {name!r} in spec.volumes, which has: {known}", "name")
+        volume = self._volumes[name]
+        key = "subPath" if entry.text("subPath") else "subPathExpr"
+        below = expand(entry.text(key), env)
+        if below.startswith("/") or ".." in below.split("/"):
+            entry.fail(f"{below!r} must be a path inside of the volume", key)
+        source = volume.path
+        if below:
+            # Bound there first, so that a link in the volume leads nowhere else.
+            source = f"{self._directory}/volume-subpaths/{name}/{container}/{number}"
+        propagation = entry.text("mountPropagation", "None")
+        if propagation not in _PROPAGATIONS:
+            entry.fail(f"{propagation!r} is none of {', '.join(_PROPAGATIONS)}", "mountPropagation")
+        readonly = entry.flag("readOnly")
+        recursive = entry.text("recursiveReadOnly") in ("Enabled", "IfPossible")
+        return MountConfig(
+            destination,
+            source,
+            readonly=readonly or volume.readonly,
+            recursive_readonly=readonly and recursive,
+            propagation=_PROPAGATIONS[propagation],
+        )
+
+
+def _absolute(path: str) -> str:
+    return path if path.startswith("/") else posixpath.join("/", path)

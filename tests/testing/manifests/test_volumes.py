@@ -1,0 +1,141 @@
+"""Where volumes are, and what is mounted."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from nri_sync.testing.manifests.cri import MountConfig
+from nri_sync.testing.manifests.model import ManifestError
+from nri_sync.testing.manifests.volumes import Volumes
+from tests.testing.manifests import fields
+
+__all__: list[str] = []
+
+POD = "/var/lib/kubelet/pods/uid"
+
+
+def volumes(*sources: Any, notes: list[str] | None = None) -> Volumes:
+    collected = [] if notes is None else notes
+    return Volumes(
+        fields({"volumes": list(sources)}),
+        uid="uid",
+        namespace="shop",
+        pod_name="web-0",
+        note=collected.append,
+    )
+
+
+def mount(held: Volumes, entry: Any, **container: Any) -> MountConfig:
+    data = {"name": "app", "volumeMounts": [{"mountPath": "/m", **entry}], **container}
+    return held.mounts(fields(data), {"POD": "web-0"}, hosts=False, termination_log="log")[0]
+
+
+@pytest.mark.parametrize(
+    ("source", "path", "readonly"),
+    [
+        ({"hostPath": {"path": "/srv"}}, "/srv", False),
+        ({"emptyDir": {}}, f"{POD}/volumes/kubernetes.io~empty-dir/v", False),
+        ({}, f"{POD}/volumes/kubernetes.io~empty-dir/v", False),
+        ({"configMap": {"name": "c"}}, f"{POD}/volumes/kubernetes.io~configmap/v", True),
+        ({"secret": {"secretName": "s"}}, f"{POD}/volumes/kubernetes.io~secret/v", True),
+        ({"projected": {"sources": []}}, f"{POD}/volumes/kubernetes.io~projected/v", True),
+        ({"downwardAPI": {"items": []}}, f"{POD}/volumes/kubernetes.io~downward-api/v", True),
+        ({"nfs": {"server": "s", "path": "/", "readOnly": True}}, f"{POD}/volumes/kubernetes.io~nfs/v", True),
+        ({"csi": {"driver": "d"}}, f"{POD}/volumes/kubernetes.io~csi/v/mount", False),
+        ({"csi": {"driver": "d", "readOnly": True}}, f"{POD}/volumes/kubernetes.io~csi/v/mount", True),
+    ],
+)  # fmt: skip
+def test_where_they_are(source: Any, path: str, readonly: bool) -> None:
+    notes: list[str] = []
+    found = mount(volumes({"name": "v", **source}, notes=notes), {"name": "v"})
+    assert (found.source, found.readonly) == (path, readonly)
+    assert not notes
+
+
+@pytest.mark.parametrize(
+    ("source", "note"),
+    [
+        ({"persistentVolumeClaim": {"claimName": "data"}}, "claim data: taken for bound"),
+        ({"ephemeral": {"volumeClaimTemplate": {}}}, "claim web-0-v: taken for bound"),
+        ({"image": {"reference": "x"}}, "volume v: where containerd mounts its image"),
+        ({"cephfs": {"monitors": []}}, "volume v (cephfs): where the kubelet has it"),
+    ],
+)
+def test_where_they_may_be(source: Any, note: str) -> None:
+    notes: list[str] = []
+    first = mount(volumes({"name": "v", **source}, notes=notes), {"name": "v"})
+    assert [text.startswith(note) for text in notes] == [True]
+    assert mount(volumes({"name": "v", **source}), {"name": "v"}) == first
+
+
+def test_claims_of_a_stateful_set() -> None:
+    held = volumes({"name": "other", "emptyDir": {}})
+    held.claim("data")
+    direct = volumes({"name": "v", "persistentVolumeClaim": {"claimName": "data-web-0"}})
+    assert mount(held, {"name": "data"}).source == mount(direct, {"name": "v"}).source
+
+
+@pytest.mark.parametrize(
+    ("entry", "expected"),
+    [
+        ({}, MountConfig("/m", "/srv")),
+        ({"mountPath": "m"}, MountConfig("/m", "/srv")),
+        ({"readOnly": True}, MountConfig("/m", "/srv", readonly=True)),
+        ({"mountPropagation": "HostToContainer"}, MountConfig("/m", "/srv", propagation="rslave")),
+        ({"mountPropagation": "Bidirectional"}, MountConfig("/m", "/srv", propagation="rshared")),
+        ({"mountPropagation": "None"}, MountConfig("/m", "/srv", propagation="rprivate")),
+        ({"subPath": "a/b"}, MountConfig("/m", f"{POD}/volume-subpaths/v/app/0")),
+        ({"subPathExpr": "$(POD)"}, MountConfig("/m", f"{POD}/volume-subpaths/v/app/0")),
+        (
+            {"readOnly": True, "recursiveReadOnly": "Enabled"},
+            MountConfig("/m", "/srv", readonly=True, recursive_readonly=True),
+        ),
+        ({"recursiveReadOnly": "Disabled"}, MountConfig("/m", "/srv")),
+    ],
+)
+def test_how_they_are_mounted(entry: Any, expected: MountConfig) -> None:
+    assert (
+        mount(volumes({"name": "v", "hostPath": {"path": "/srv"}}), {"name": "v", **entry})
+        == expected
+    )
+
+
+class TestOfTheKubelet:
+    def mounts(self, *entries: Any, hosts: bool = True, **container: Any) -> dict[str, str]:
+        held = volumes({"name": "v", "hostPath": {"path": "/srv"}})
+        data = {"name": "app", "volumeMounts": entries and list(entries), **container}
+        data["volumeMounts"] = list(entries)
+        found = held.mounts(fields(data), {}, hosts=hosts, termination_log="log")
+        return {mount.destination: mount.source for mount in found}
+
+    def test_hosts_and_last_words(self) -> None:
+        log = f"{POD}/containers/app/log"
+        assert self.mounts() == {"/etc/hosts": f"{POD}/etc-hosts", "/dev/termination-log": log}
+        assert self.mounts(hosts=False) == {"/dev/termination-log": log}
+        assert self.mounts(hosts=False, terminationMessagePath="/tmp/words") == {"/tmp/words": log}
+
+    def test_hosts_of_the_container_s_own(self) -> None:
+        found = self.mounts({"name": "v", "mountPath": "/etc/hosts"})
+        assert found["/etc/hosts"] == "/srv"
+
+
+@pytest.mark.parametrize(
+    ("entry", "text"),
+    [
+        ({"name": "w"}, "there is no volume 'w' in spec.volumes, which has: v"),
+        ({"name": "v", "mountPath": ""}, "mountPath: is missing"),
+        ({"name": "v", "subPath": "/etc"}, "subPath: '/etc' must be a path inside"),
+        ({"name": "v", "subPath": "a/../../b"}, "must be a path inside"),
+        ({"name": "v", "mountPropagation": "Shared"}, "'Shared' is none of None, HostToContainer"),
+    ],
+)
+def test_what_the_kubelet_refuses(entry: Any, text: str) -> None:
+    with pytest.raises(ManifestError, match=text):
+        mount(volumes({"name": "v", "emptyDir": {}}), entry)
+
+
+def test_a_path_of_the_host_is_needed() -> None:
+    with pytest.raises(ManifestError, match=r"hostPath\.path: is missing"):
+        volumes({"name": "v", "hostPath": {"type": "Directory"}})
