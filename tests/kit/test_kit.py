@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -44,3 +46,9 @@ def test_nothing_is_loaded_before_it_is_used() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_the_reference_has_all_that_is_exported() -> None:
+    page = Path(__file__).resolve().parents[2] / "docs" / "kit-reference.md"
+    headings = re.findall(r"^### `nri_sync\.kit\.(\w+)`", page.read_text(), re.MULTILINE)
+    assert sorted(headings) == sorted(kit.__all__)

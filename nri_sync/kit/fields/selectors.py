@@ -234,7 +234,7 @@ class Selector:
 
     A pod must be in one of ``namespaces`` (in any, without them), in none of ``except_namespaces``,
     and meet ``labels``; a container's name must be one of ``containers``, if there are any.
-    Namespaces and names may have the wildcards of a shell: "team-*". A container of CRI-O is found
+    Namespaces and names may have the wildcards of a shell: ``"team-*"``. A container of CRI-O is found
     by its label where its name is not known yet.
     """
 
