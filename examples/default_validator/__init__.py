@@ -1,0 +1,5 @@
+"""The plugin default-validator."""
+
+from __future__ import annotations
+
+__all__ = ()

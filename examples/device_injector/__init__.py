@@ -1,0 +1,5 @@
+"""The plugin device-injector."""
+
+from __future__ import annotations
+
+__all__ = ()

@@ -1,0 +1,5 @@
+"""The plugin differ."""
+
+from __future__ import annotations
+
+__all__ = ()

@@ -1,0 +1,212 @@
+"""Registers at several indices, and prints what the plugins between them have changed."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import logging
+import signal
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Union
+
+from google.protobuf.json_format import MessageToDict
+
+import nri_sync
+from nri_sync import api, kit
+from nri_sync.kit.logs.dumps import as_text
+
+__all__ = ["Differ", "Requests", "differences"]
+
+logger = logging.getLogger("differ")
+
+Subject = Union[api.PodSandbox, api.Container]
+
+# A request that never gets to the next index, as a plugin has failed it, is forgotten in the end.
+KEPT = 1000
+
+
+class Requests:
+    """What each index is to compare with: what the one before it has seen. Any thread may use it."""
+
+    def __init__(self) -> None:
+        self._seen: OrderedDict[tuple[str, str, str], Subject] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def put(self, idx: str, event: str, subject: Subject) -> None:
+        with self._lock:
+            self._seen[idx, event, subject.id] = subject
+            if len(self._seen) > KEPT:
+                self._seen.popitem(last=False)
+
+    def take(self, idx: str, event: str, subject: Subject) -> Subject | None:
+        with self._lock:
+            return self._seen.pop((idx, event, subject.id), None)
+
+
+class Differ(nri_sync.Plugin):
+    """One of the registrations. ``first`` has nothing to compare with; ``after`` is the index of the next one."""
+
+    def __init__(
+        self,
+        idx: str,
+        after: Optional[str],
+        requests: Requests,
+        *,
+        first: bool = False,
+        verbose: int = 0,
+        yaml: bool = False,
+    ) -> None:
+        self.idx, self.after, self.requests, self.first = idx, after, requests, first
+        self.verbose, self.yaml = verbose, yaml
+
+    def compare(
+        self, event: str, pod: api.PodSandbox, container: api.Container | None = None
+    ) -> None:
+        subjects: list[tuple[str, Subject]] = [("pod", pod)]
+        if container is not None:
+            subjects.append(("container", container))
+        for kind, subject in subjects:
+            # A pod by itself is told of once in an event, and beside each of its containers.
+            key = f"{event} {container.id if container else ''} {kind}"
+            if self.first:
+                if self.verbose > 0:
+                    self.dump(event, kind, subject)
+            else:
+                earlier = self.requests.take(self.idx, key, subject)
+                if earlier is not None:
+                    self.show(event, kind, earlier, subject)
+            if self.after:
+                self.requests.put(self.after, key, subject)
+
+    def show(self, event: str, kind: str, earlier: Subject, now: Subject) -> None:
+        if self.verbose > 1:
+            self.dump(event, f"{kind} before", earlier)
+        lines = (
+            text_differences(earlier, now)
+            if self.yaml
+            else differences(as_dict(earlier), as_dict(now))
+        )
+        for line in list(lines) or ["<no changes>"]:
+            logger.info("[%s] %s: %s: %s", self.idx, event, kind, line)
+        if self.verbose > 1:
+            self.dump(event, f"{kind} after", now)
+
+    def dump(self, event: str, kind: str, message: Any) -> None:
+        logger.info("[%s] %s: %s:", self.idx, event, kind)
+        for line in as_text(message).splitlines():
+            logger.info("[%s] %s:    %s", self.idx, event, line)
+
+    def synchronize(self, pods: list[api.PodSandbox], containers: list[api.Container]) -> None:
+        if self.verbose > 2:
+            for subject in (*pods, *containers):
+                self.dump("Synchronize", type(subject).__name__, subject)
+
+    def run_pod_sandbox(self, pod: api.PodSandbox) -> None:
+        self.compare("RunPodSandbox", pod)
+
+    def stop_pod_sandbox(self, pod: api.PodSandbox) -> None:
+        self.compare("StopPodSandbox", pod)
+
+    def remove_pod_sandbox(self, pod: api.PodSandbox) -> None:
+        self.compare("RemovePodSandbox", pod)
+
+    def create_container(self, pod: api.PodSandbox, container: api.Container) -> None:
+        self.compare("CreateContainer", pod, container)
+
+    def post_create_container(self, pod: api.PodSandbox, container: api.Container) -> None:
+        self.compare("PostCreateContainer", pod, container)
+
+    def start_container(self, pod: api.PodSandbox, container: api.Container) -> None:
+        self.compare("StartContainer", pod, container)
+
+    def post_start_container(self, pod: api.PodSandbox, container: api.Container) -> None:
+        self.compare("PostStartContainer", pod, container)
+
+    def update_container(
+        self, pod: api.PodSandbox, container: api.Container, resources: api.LinuxResources
+    ) -> None:
+        self.compare("UpdateContainer", pod, container)
+
+    def post_update_container(self, pod: api.PodSandbox, container: api.Container) -> None:
+        self.compare("PostUpdateContainer", pod, container)
+
+    def stop_container(self, pod: api.PodSandbox, container: api.Container) -> None:
+        self.compare("StopContainer", pod, container)
+
+    def remove_container(self, pod: api.PodSandbox, container: api.Container) -> None:
+        self.compare("RemoveContainer", pod, container)
+
+
+def as_dict(message: Subject) -> dict[str, Any]:
+    found: dict[str, Any] = MessageToDict(message, preserving_proto_field_name=True)
+    return found
+
+
+def differences(before: Any, after: Any, path: str = "") -> Iterator[str]:
+    """A line for each value that differs: ``update: [args 0]: From: a -> To: b``."""
+    if before == after:
+        return
+    if isinstance(before, list) and isinstance(after, list):
+        before, after = dict(enumerate(before)), dict(enumerate(after))
+    if isinstance(before, dict) and isinstance(after, dict):
+        for key in {**before, **after}:
+            yield from differences(before.get(key), after.get(key), f"{path} {key}")
+    else:
+        kind = "create" if before is None else "delete" if after is None else "update"
+        yield f"{kind}: [{path.strip()}]: From: {before} -> To: {after}"
+
+
+def text_differences(before: Subject, after: Subject) -> Iterator[str]:
+    lines = difflib.unified_diff(
+        as_text(before).splitlines(), as_text(after).splitlines(), lineterm=""
+    )
+    return (line for line in lines if not line.startswith(("---", "+++")))
+
+
+def indices(text: str) -> list[str]:
+    found = [f"{int(item):02d}" for item in text.split(",")]
+    if len(found) < 2 or found != sorted(set(found)):
+        raise ValueError("expected two indices or more, in ascending order")
+    return found
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run until SIGTERM or SIGINT."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--indices", type=indices, default="00,99", help="default %(default)s")
+    parser.add_argument("--socket", help="the runtime's; default is /var/run/nri/nri.sock")
+    parser.add_argument("--log-file", type=Path, help="where to log, instead of standard error")
+    parser.add_argument("--verbose-level", type=int, default=0, choices=range(4), help="default 0")
+    parser.add_argument("--yaml", action="store_true", help="lines of YAML that differ")
+    options = parser.parse_args(argv)
+    stream = options.log_file.open("a") if options.log_file else None
+    log = kit.setup_logging(stream=stream)
+
+    ends = {signal.SIGTERM, signal.SIGINT}
+    # Blocked in all threads, as those to come inherit it, they can be waited for.
+    signal.pthread_sigmask(signal.SIG_BLOCK, ends)
+    requests, done, threads, stubs = Requests(), threading.Event(), [], []
+    for idx, after in zip(options.indices, [*options.indices[1:], None]):
+        differ = Differ(
+            idx, after, requests, first=not stubs, verbose=options.verbose_level, yaml=options.yaml
+        )
+        stub = nri_sync.Stub(
+            differ, name="differ", idx=idx, socket_path=options.socket, interceptors=[log]
+        )
+        how = {"stop_event": done}
+        thread = threading.Thread(target=nri_sync.run_forever, args=(stub,), kwargs=how)
+        thread.start()
+        threads.append(thread)
+        stubs.append(stub)
+    signal.sigwait(ends)
+    done.set()
+    for stub, thread in zip(stubs, threads):
+        stub.stop(grace=1.0)
+        thread.join()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,213 @@
+"""Injects the OCI hooks that files in directories describe, as Podman and CRI-O do."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from nri_sync import api, kit
+
+__all__ = ["Hook", "HookDirectories", "HookInjector", "read_hook"]
+
+logger = logging.getLogger("hook-injector")
+
+# What is in the second overrides files of the same name in the first.
+DIRECTORIES = (Path("/usr/share/containers/oci/hooks.d"), Path("/etc/containers/oci/hooks.d"))
+
+# The runtime specification has replaced prestart by createRuntime.
+STAGES: dict[str, api.HookStage] = {
+    "createContainer": "create_container",
+    "createRuntime": "create_runtime",
+    "prestart": "create_runtime",
+    "poststart": "poststart",
+    "poststop": "poststop",
+    "startContainer": "start_container",
+}
+
+
+@dataclass(frozen=True)
+class Hook:
+    """A hook, its stages, and when it is to run; as oci-hooks(5) has it."""
+
+    stages: Sequence[str]
+    path: str
+    args: Sequence[str] = ()
+    env: Sequence[str] = ()
+    timeout: int | None = None
+    always: bool | None = None
+    has_bind_mounts: bool | None = None
+    annotations: Mapping[str, str] = field(default_factory=dict)
+    commands: Sequence[str] = ()
+    #: Of the old format: one condition is enough.
+    any_of: bool = False
+
+    def __post_init__(self) -> None:
+        unknown = [stage for stage in self.stages if stage not in STAGES]
+        if unknown:
+            raise ValueError(f"unknown stage {unknown[0]!r}; known are {', '.join(STAGES)}")
+        for pattern in (*self.annotations, *self.annotations.values(), *self.commands):
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise ValueError(f"invalid pattern {pattern!r}: {error}") from None
+        if not Path(self.path).exists():
+            raise ValueError(f"{self.path}: there is no such program")
+
+    def matches(
+        self, args: Sequence[str], annotations: Mapping[str, str], has_bind_mounts: bool
+    ) -> bool:
+        """Raises ValueError if it depends on the command and the container has none."""
+        conditions = [
+            any(re.search(key, k) and re.search(value, v) for k, v in annotations.items())
+            for key, value in self.annotations.items()
+        ]
+        if self.always is not None:
+            conditions.append(self.always)
+        if self.has_bind_mounts is not None:
+            conditions.append(self.has_bind_mounts and has_bind_mounts)
+        if self.any_of and any(conditions):
+            return True
+        if not self.any_of and not all(conditions):
+            return False
+        if self.commands:
+            if not args:
+                raise ValueError("hook generation failed: the container has no arguments")
+            return any(re.search(command, args[0]) for command in self.commands)
+        return bool(conditions) and not self.any_of
+
+
+def read_hook(path: Path) -> Hook:
+    """Raises ValueError, which names the file, and OSError. Keys that are not known are ignored."""
+    try:
+        data = json.loads(path.read_text())
+        version = data.get("version", "")
+        if version == "1.0.0":
+            return _current(data)
+        if version in ("", "0.1.0"):
+            return _old(data)
+        raise ValueError(f"unrecognized hook version: {version!r}")
+    except KeyError as error:
+        raise ValueError(f"{path}: missing required property: {error.args[0]}") from None
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def _current(data: dict[str, Any]) -> Hook:
+    hook, when = data["hook"], data.get("when", {})
+    return Hook(
+        stages=data["stages"],
+        path=hook["path"],
+        args=hook.get("args", ()),
+        env=hook.get("env", ()),
+        timeout=hook.get("timeout"),
+        always=when.get("always"),
+        has_bind_mounts=when.get("hasBindMounts"),
+        annotations=when.get("annotations", {}),
+        commands=when.get("commands", ()),
+    )
+
+
+def _old(data: dict[str, Any]) -> Hook:
+    def listed(plural: str, singular: str) -> list[str]:
+        if plural in data and singular in data:
+            raise ValueError(f"cannot set both {singular!r} and {plural!r}")
+        found: list[str] = data.get(plural, data.get(singular, []))
+        return found
+
+    path, values = data["hook"], listed("annotations", "annotation")
+    return Hook(
+        stages=listed("stages", "stage") or data["stages"],
+        path=path,
+        args=[path, *data["arguments"]] if "arguments" in data else (),
+        has_bind_mounts=data.get("hasbindmounts"),
+        annotations={".*": "|".join(values)} if values else {},
+        commands=listed("cmds", "cmd"),
+        any_of=True,
+    )
+
+
+class HookDirectories:
+    """The hooks of the files in directories; those that exist when it is made must be right, or it raises."""
+
+    def __init__(self, directories: Sequence[Path], watch: bool = True) -> None:
+        self._directories = directories
+        self._watch = watch
+        self._state = self._look()
+        self._hooks = self._read()
+
+    def hooks(self) -> list[Hook]:
+        """In the order of their file names. Reads them again if a file has changed."""
+        if self._watch:
+            state = self._look()
+            if state != self._state:
+                try:
+                    self._hooks = self._read()
+                    logger.info("read %d hooks", len(self._hooks))
+                except (ValueError, OSError) as error:
+                    logger.error("the hooks stay as they were: %s", error)
+                self._state = state
+        return self._hooks
+
+    def _files(self) -> dict[str, Path]:
+        return {
+            path.name: path for where in self._directories for path in sorted(where.glob("*.json"))
+        }
+
+    def _look(self) -> list[tuple[Path, int, int]]:
+        status = [(path, path.stat()) for path in self._files().values() if path.exists()]
+        return [(path, found.st_mtime_ns, found.st_size) for path, found in status]
+
+    def _read(self) -> list[Hook]:
+        files = self._files()
+        return [read_hook(files[name]) for name in sorted(files, key=str.lower)]
+
+
+class HookInjector:
+    """Injects the OCI hooks of files in directories into the containers that these are for."""
+
+    def __init__(self, directories: HookDirectories) -> None:
+        self.directories = directories
+
+    def create_container(
+        self, pod: api.PodSandbox, container: api.Container
+    ) -> api.Adjustment | None:
+        annotations = {**container.annotations, **pod.annotations}
+        has_bind_mounts = any(mount.type == "bind" for mount in container.mounts)
+        adjustment = api.Adjustment()
+        for hook in self.directories.hooks():
+            if hook.matches(container.args, annotations, has_bind_mounts):
+                logger.info("%s at %s", hook.path, ", ".join(hook.stages))
+                for stage in hook.stages:
+                    adjustment.add_hook(
+                        STAGES[stage], hook.path, args=hook.args, env=hook.env, timeout=hook.timeout
+                    )
+        return adjustment if adjustment.message.HasField("hooks") else None
+
+
+def main() -> int:
+    """Run until it is stopped."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "--hooks-dir", type=Path, action="append", metavar="DIRECTORY",
+        help=f"where hooks are, the later ones count; default {', '.join(map(str, DIRECTORIES))}",
+    )  # fmt: skip
+    parser.add_argument("--disable-watch", action="store_true", help="read the hooks only once")
+    kit.add_options(parser, name="hook-injector", idx="10")
+    parsed = parser.parse_args()
+    directories = parsed.hooks_dir or DIRECTORIES
+
+    def plugin() -> HookInjector:
+        return HookInjector(HookDirectories(directories, watch=not parsed.disable_watch))
+
+    return kit.run(plugin, kit.Options.of(parsed))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,5 @@
+"""The plugin network-logger."""
+
+from __future__ import annotations
+
+__all__ = ()

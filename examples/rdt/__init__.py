@@ -1,0 +1,5 @@
+"""The plugin rdt."""
+
+from __future__ import annotations
+
+__all__ = ()

@@ -1,0 +1,5 @@
+"""The plugin template."""
+
+from __future__ import annotations
+
+__all__ = ()

@@ -1,0 +1,5 @@
+"""The plugin ulimit-adjuster."""
+
+from __future__ import annotations
+
+__all__ = ()

@@ -1,0 +1,5 @@
+"""The plugin v010-adapter."""
+
+from __future__ import annotations
+
+__all__ = ()

@@ -1,0 +1,117 @@
+"""Runs plugins of NRI 0.1.0: programs that get JSON on standard input, listed in /etc/nri/conf.json."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from nri_sync import api, kit
+from nri_sync.api import oci
+
+__all__ = ["V010Adapter"]
+
+logger = logging.getLogger("v010-adapter")
+
+CONFIG = Path("/etc/nri/conf.json")
+BINARIES = "/opt/nri/bin"
+# Which version such plugins are told when there is no configuration that says so.
+VERSION = "0.1"
+
+
+class V010Adapter:
+    """Runs plugins of NRI 0.1.0 when pods and containers start and stop."""
+
+    def __init__(self, config: Path = CONFIG, binaries: str = BINARIES) -> None:
+        self.config_file = config
+        self.path = os.pathsep.join(filter(None, (os.environ.get("PATH"), binaries)))
+
+    def run_pod_sandbox(self, pod: api.PodSandbox) -> None:
+        self.invoke("create", pod, pod)
+
+    def stop_pod_sandbox(self, pod: api.PodSandbox) -> None:
+        self.invoke("delete", pod, pod)
+
+    def start_container(self, pod: api.PodSandbox, container: api.Container) -> None:
+        self.invoke("create", pod, container)
+
+    def stop_container(self, pod: api.PodSandbox, container: api.Container) -> None:
+        # It stops in any case.
+        try:
+            self.invoke("delete", pod, container)
+        except (ValueError, OSError) as error:
+            logger.error("%s", error)
+
+    def invoke(self, state: str, pod: api.PodSandbox, what: api.PodSandbox | api.Container) -> None:
+        """Run the plugins, one after the other. Raises ValueError or OSError if one fails."""
+        try:
+            config = json.loads(self.config_file.read_text())
+        except FileNotFoundError:
+            return
+        except ValueError as error:
+            raise ValueError(f"{self.config_file}: {error}") from None
+        request: dict[str, Any] = {
+            "version": config.get("version", VERSION),
+            "state": state,
+            "id": what.id,
+            "sandboxID": pod.id,
+            "pid": what.pid,
+            "spec": specification(what),
+            "labels": dict(pod.labels),
+        }
+        results: list[Any] = []
+        for plugin in config.get("plugins") or ():
+            filled = {**request, "conf": plugin.get("conf"), "results": results}
+            text = json.dumps({key: value for key, value in filled.items() if value})
+            results.append(self.run(plugin["type"], text))
+
+    def run(self, name: str, request: str) -> Any:
+        program = shutil.which(name, path=self.path)
+        if program is None:
+            raise ValueError(f"plugin: {name}: there is no such program in {self.path}")
+        done = subprocess.run(
+            [program, "invoke"], input=request, stdout=subprocess.PIPE, text=True, check=False
+        )
+        try:
+            result = json.loads(done.stdout)
+            if result.get("error"):
+                raise ValueError(result["error"])
+        except (ValueError, AttributeError) as error:
+            code = f", exit code {done.returncode}" if done.returncode else ""
+            raise ValueError(
+                f"plugin: {name}: {error}; its output: {done.stdout!r}{code}"
+            ) from None
+        return result
+
+
+def specification(what: api.PodSandbox | api.Container) -> dict[str, Any]:
+    """The parts of an OCI specification that such plugins know."""
+    found = {
+        "namespaces": {each.type: each.path for each in what.linux.namespaces},
+        "cgroupsPath": what.linux.cgroups_path,
+        "annotations": dict(what.annotations),
+    }
+    resources = (
+        oci.resources_to_oci(what.linux.resources) if what.linux.HasField("resources") else None
+    )
+    return {"resources": resources, **{key: value for key, value in found.items() if value}}
+
+
+def main() -> int:
+    """Run until it is stopped."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--conf", type=Path, default=CONFIG, help=f"default {CONFIG}")
+    parser.add_argument("--bin-dir", default=BINARIES, help=f"beside $PATH; default {BINARIES}")
+    kit.add_options(parser, name="v010-adapter", idx="10")
+    parsed = parser.parse_args()
+    return kit.run(V010Adapter(parsed.conf, parsed.bin_dir), kit.Options.of(parsed))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,5 @@
+"""The plugin writable-cgroups."""
+
+from __future__ import annotations
+
+__all__ = ()
