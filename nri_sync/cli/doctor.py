@@ -1,0 +1,317 @@
+"""``nri-sync doctor``: why a plugin gets no events."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import socket
+import textwrap
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.text import Text
+
+import nri_sync
+from nri_sync import api
+from nri_sync.api import Container, EventMask, PodSandbox
+from nri_sync.api.handlers import HANDLERS
+from nri_sync.cli.console import add_output_options, console, print_json
+from nri_sync.cli.errors import CommandError, ExitCode
+from nri_sync.cli.node_checks import (
+    Finding,
+    Level,
+    check_configuration,
+    check_launched,
+    check_socket,
+    describe_listener,
+    refused,
+)
+from nri_sync.deadline import Deadline
+from nri_sync.errors import NRIError, StartError
+from nri_sync.kit.config.durations import parse_duration
+from nri_sync.net.sockets import connect, peer_credentials
+
+__all__ = ["configure", "run"]
+
+_MARKS = {
+    Level.OK: ("\N{CHECK MARK}", "+", "green"),
+    Level.INFO: ("\N{MIDDLE DOT}", "-", "dim"),
+    Level.WARNING: ("!", "!", "yellow"),
+    Level.PROBLEM: ("\N{BALLOT X}", "x", "bold red"),
+}
+# The width of a mark and of the name of a check.
+_INDENT = " " * 16
+# All runtimes know it, few send it, and nothing waits for it but another update.
+_LEAST = "post_update_container"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--socket", metavar="PATH", default=api.DEFAULT_SOCKET_PATH,
+        help="of the runtime (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument("--name", default="doctor", help="to register with (default: %(default)s)")
+    parser.add_argument(
+        "--idx", default="99", metavar="NN", help="to register with (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--root", metavar="DIRECTORY", type=Path, default=Path("/"),
+        help="where the files of the node are, as in a container that has them mounted (default: /)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--timeout", type=_seconds, default="10s", metavar="DURATION",
+        help="for the registration, and for what comes after it (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--wait", type=_seconds, default="0s", metavar="DURATION",
+        help="wait for an event, too; make a pod meanwhile (default: do not)",
+    )  # fmt: skip
+    add_output_options(parser)
+
+
+def _seconds(text: str) -> float:
+    try:
+        return parse_duration(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Blocks until all is checked."""
+    try:
+        api.check_name(arguments.name)
+        api.check_index(arguments.idx)
+    except ValueError as error:
+        raise CommandError(str(error), ExitCode.USAGE) from error
+    findings = []
+    out = None if arguments.output == "json" else console(arguments)
+    # The command tells it in its own words.
+    logging.getLogger("nri_sync").addHandler(logging.NullHandler())
+    for finding in _findings(arguments):
+        findings.append(finding)
+        if out is not None:
+            _show(out, finding)
+    problems = sum(finding.level is Level.PROBLEM for finding in findings)
+    if out is None:
+        print_json([_as_json(finding) for finding in findings])
+    else:
+        _conclude(out, problems)
+    return ExitCode.FOUND if problems else ExitCode.OK
+
+
+def _findings(arguments: argparse.Namespace) -> Iterator[Finding]:
+    path = arguments.socket
+    found = check_socket(path)
+    yield found
+    sock = None
+    if found.level is not Level.PROBLEM:
+        began = time.monotonic()
+        try:
+            sock = connect(path, Deadline(arguments.timeout))
+        except OSError as error:
+            yield refused(path, error)
+        else:
+            listener = describe_listener(peer_credentials(sock))
+            listener.seconds = time.monotonic() - began
+            yield listener
+    yield from check_configuration(arguments.root, path)
+    yield from check_launched(arguments.root, arguments.name, arguments.idx)
+    if sock is not None:
+        yield from _Attempt(arguments, sock).findings()
+
+
+class _Probe:
+    """A plugin that asks for one event at least, as none would be all, and answers nothing."""
+
+    def __init__(self) -> None:
+        self.configured_at = 0.0
+        #: Synchronized, or disconnected.
+        self.settled = threading.Event()
+        self.synchronized_at: float | None = None
+        self.pods = self.containers = 0
+        self.happened = threading.Event()
+        self.event = ""
+
+    def configure(self, config: str, runtime: str, version: str) -> None:
+        self.configured_at = time.monotonic()
+
+    def synchronize(self, pods: Sequence[PodSandbox], containers: Sequence[Container]) -> None:
+        self.pods, self.containers = len(pods), len(containers)
+        self.synchronized_at = time.monotonic()
+        self.settled.set()
+
+
+def _watch(plugin: Any, name: str) -> None:
+    def handle(*_arguments: Any) -> None:
+        plugin.event = plugin.event or name
+        plugin.happened.set()
+
+    setattr(plugin, name, handle)
+
+
+class _Attempt:
+    """A registration, step by step, and the end of it."""
+
+    def __init__(self, arguments: argparse.Namespace, sock: socket.socket) -> None:
+        self._timeout = arguments.timeout
+        self._wait = arguments.wait
+        self._probe = _Probe()
+        events = [handler.name for handler in HANDLERS if handler.event]
+        for name in events if self._wait else [_LEAST]:
+            if name != "validate_container_adjustment":
+                _watch(self._probe, name)
+        self._stub = nri_sync.Stub(
+            self._probe,
+            name=arguments.name,
+            idx=arguments.idx,
+            connection=sock,
+            registration_timeout=self._timeout,
+            on_close=lambda stub: self._probe.settled.set(),
+        )
+
+    def findings(self) -> Iterator[Finding]:
+        began = time.monotonic()
+        try:
+            self._stub.start()
+        except NRIError as error:
+            yield self._failed(error)
+            return
+        try:
+            yield from self._started(began)
+        finally:
+            self._stub.stop()
+
+    def _failed(self, error: NRIError) -> Finding:
+        phase = error.phase if isinstance(error, StartError) else "register"
+        cause = error.__cause__
+        text = str(error).partition(": ")[2] or str(error)
+        if cause is not None and str(cause) not in text:
+            text += f" ({cause})"
+        if isinstance(error, TimeoutError):
+            advice = (
+                "it accepts connections, and says nothing: is this the socket of NRI, and of a runtime that is "
+                "well? See its log"
+            )
+        elif phase == "register":
+            advice = (
+                "if it tells no reason here, it does in its log; a socket of something else than NRI, such as "
+                "containerd.sock, gives no sense either"
+            )
+        else:
+            advice = "it has ended the connection: see its log"
+        return Finding(Level.PROBLEM, phase, text, advice)
+
+    def _started(self, began: float) -> Iterator[Finding]:
+        stub, probe = self._stub, self._probe
+        yield Finding(
+            Level.OK, "register", f"accepted as {stub.name}", seconds=probe.configured_at - began
+        )
+        version = stub.runtime_nri_version
+        yield Finding(
+            Level.OK, "configure",
+            f"{stub.runtime_name} {stub.runtime_version}, NRI {version}",
+        )  # fmt: skip
+        yield Finding(
+            Level.INFO, "timeouts",
+            f"{stub.registration_timeout:g} s to register, {stub.request_timeout:g} s to answer a request",
+            "a plugin that answers later is disconnected",
+        )  # fmt: skip
+        yield _known_events(version)
+        yield self._synchronized()
+        if probe.synchronized_at is not None and self._wait:
+            yield self._first_event()
+
+    def _synchronized(self) -> Finding:
+        probe, stub = self._probe, self._stub
+        settled = probe.settled.wait(self._timeout)
+        if probe.synchronized_at is not None:
+            seconds = probe.synchronized_at - probe.configured_at
+            text = f"told of {probe.pods} pods and {probe.containers} containers"
+            if seconds <= stub.request_timeout / 2:
+                return Finding(Level.OK, "synchronize", text, seconds=seconds)
+            return Finding(
+                Level.WARNING, "synchronize", text,
+                "this takes long: the runtime waits for other plugins, or for pods that are being made",
+                seconds,
+            )  # fmt: skip
+        if settled:
+            return Finding(
+                Level.PROBLEM, "synchronize", str(stub.close_reason),
+                "the runtime has ended the connection: see its log",
+            )  # fmt: skip
+        return Finding(
+            Level.PROBLEM, "synchronize", f"not within {self._timeout:g} s",
+            "no events come before it: pods that are being made, or another plugin, hold up the runtime",
+        )  # fmt: skip
+
+    def _first_event(self) -> Finding:
+        began = time.monotonic()
+        if self._probe.happened.wait(self._wait):
+            return Finding(
+                Level.OK, "event", f"{self._probe.event} has come", seconds=time.monotonic() - began
+            )
+        return Finding(
+            Level.WARNING, "event", f"none within {self._wait:g} s",
+            "was a pod or container made, started, or stopped meanwhile, by this runtime? Those made with ctr "
+            "are none of NRI's, nor are those of another runtime",
+        )  # fmt: skip
+
+
+def _known_events(version: str) -> Finding:
+    known = api.valid_events(None if version == "unknown" else version)
+    unknown = EventMask.ALL & ~known
+    if version == "unknown":
+        return Finding(Level.INFO, "events", "which of them it knows cannot be told")
+    if not unknown:
+        return Finding(Level.OK, "events", f"all {len(known.numbers)} are known to it")
+    return Finding(
+        Level.INFO, "events", f"it does not know {str(unknown).replace(',', ', ')}",
+        "a plugin gets these from newer runtimes only; those that nri_sync makes leave them out",
+    )  # fmt: skip
+
+
+def _as_json(finding: Finding) -> dict[str, Any]:
+    values: dict[str, Any] = {
+        "check": finding.check,
+        "level": finding.level.value,
+        "text": finding.text,
+    }
+    if finding.advice:
+        values["advice"] = finding.advice
+    if finding.seconds is not None:
+        values["seconds"] = round(finding.seconds, 6)
+    return values
+
+
+def _show(out: Console, finding: Finding) -> None:
+    mark, plain, style = _MARKS[finding.level]
+    seconds = "" if finding.seconds is None else f"  {finding.seconds * 1000:.1f} ms"
+    first, *rest = _folded(out, finding.text + seconds)
+    line = Text(plain if out.options.ascii_only else mark, style=style)
+    line.append(f" {finding.check:<13} ", style="bold")
+    out.print(
+        line.append(first, style=style if finding.level is Level.PROBLEM else ""), soft_wrap=True
+    )
+    for text in rest:
+        out.print(Text(_INDENT + text), soft_wrap=True)
+    for text in _folded(out, finding.advice):
+        out.print(Text(_INDENT + text, style="dim"), soft_wrap=True)
+
+
+def _folded(out: Console, text: str) -> list[str]:
+    width = out.width if out.is_terminal else 100
+    return textwrap.wrap(
+        text, max(30, width - len(_INDENT)), break_long_words=False, break_on_hyphens=False
+    )
+
+
+def _conclude(out: Console, problems: int) -> None:
+    if problems:
+        what = "1 problem" if problems == 1 else f"{problems} problems"
+        out.print(Text(f"\n{what}; the first is most likely the cause of the others", style="red"))
+    else:
+        out.print(Text("\nA plugin gets events here", style="green"))
