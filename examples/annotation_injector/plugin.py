@@ -1,0 +1,79 @@
+"""Injects environment variables and CDI devices that annotations ask for, where that is allowed.
+
+An annotation is something that anybody who can create a pod can write. So the configuration names the
+namespaces whose pods are served, and the devices that they may have.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import logging
+from dataclasses import dataclass, field
+from typing import Literal
+
+import nri_sync
+from nri_sync import api, kit
+
+__all__ = ["AnnotationInjector", "Config"]
+
+logger = logging.getLogger("annotation-injector")
+
+
+def variables(text: str) -> dict[str, str]:
+    """The value of the annotation ``env``: a mapping from names to texts, in YAML or JSON."""
+    found = kit.parse_yaml(text)
+    if not isinstance(found, dict) or not all(isinstance(v, str) for v in found.values()):
+        raise ValueError('not a mapping from names to texts, such as {"DEBUG": "1"}')
+    return found
+
+
+ANNOTATIONS = kit.Annotations("inject.example.com", exclusive=True)
+ENV = ANNOTATIONS.declare("env", variables)
+CDI_DEVICES = ANNOTATIONS.declare("cdi-devices", kit.parse_list)
+
+
+@dataclass
+class Config:
+    """Who may have what; patterns are those of a shell."""
+
+    namespaces: list[str]
+    cdi_devices: list[str] = field(default_factory=list)
+    elsewhere: Literal["ignore", "refuse"] = "ignore"
+
+    def allows_device(self, name: str) -> bool:
+        """Whether a CDI device, ``vendor.com/class=name``, may be injected."""
+        return any(fnmatch.fnmatchcase(name, pattern) for pattern in self.cdi_devices)
+
+
+class AnnotationInjector(nri_sync.Plugin):
+    """Needs ``config``, which ``kit.main`` sets."""
+
+    config: Config
+
+    def run_pod_sandbox(self, pod: api.PodSandbox) -> None:
+        ANNOTATIONS.warn(pod)
+
+    def create_container(
+        self, pod: api.PodSandbox, container: api.Container
+    ) -> api.Adjustment | None:
+        config = self.config
+        if not any(annotation.find(pod, container) for annotation in ANNOTATIONS):
+            return None
+        if not kit.Selector(namespaces=config.namespaces)(pod):
+            problem = f"pods of namespace {pod.namespace} may not ask for injections"
+            if config.elsewhere == "refuse":
+                raise PermissionError(problem)
+            logger.warning("ignored: %s", problem)
+            return None
+        adjustment = api.Adjustment()
+        for name, value in (ENV.get(pod, container) or {}).items():
+            adjustment.add_env(name, value)
+        for device in CDI_DEVICES.get(pod, container) or []:
+            if not config.allows_device(device):
+                raise PermissionError(f"the device {device} is not among those that pods may have")
+            adjustment.add_cdi_device(device)
+        return adjustment
+
+
+if __name__ == "__main__":
+    kit.main(AnnotationInjector, config=Config, name="annotation-injector", idx="10")
