@@ -1,0 +1,113 @@
+"""Gives containers a bundle of CA certificates, for what they connect to inside of a company.
+
+The directory of the bundle is mounted, and the variables that TLS libraries look at name the file in it. A
+file mounted by itself would be the old one for ever, once the new one has taken its place on the node.
+"""
+
+from __future__ import annotations
+
+import logging
+import ssl
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import nri_sync
+from nri_sync import api, kit
+
+__all__ = ["CABundles", "Config"]
+
+logger = logging.getLogger("ca-bundles")
+
+ANNOTATIONS = kit.Annotations("ca.example.com", exclusive=True)
+ENABLED = ANNOTATIONS.declare("enabled", kit.parse_bool)
+
+# OpenSSL and Go; curl; Python's requests; Node.js; git; the SDKs of AWS.
+VARIABLES = (
+    "SSL_CERT_FILE",
+    "CURL_CA_BUNDLE",
+    "REQUESTS_CA_BUNDLE",
+    "NODE_EXTRA_CA_CERTS",
+    "GIT_SSL_CAINFO",
+    "AWS_CA_BUNDLE",
+)
+
+
+@dataclass
+class Config:
+    """``bundle`` is a file on the node, in a directory of its own; PEM, with all that is to be trusted."""
+
+    bundle: Path
+    namespaces: list[str] = field(default_factory=list)
+    mount_at: str = "/run/ca-bundles"
+    variables: list[str] = field(default_factory=lambda: list(VARIABLES))
+    system_files: list[str] = field(default_factory=list)
+    without_bundle: Literal["inject nothing", "fail"] = "inject nothing"
+
+
+class CABundles(nri_sync.Plugin):
+    """Needs ``config``, which ``kit.main`` sets."""
+
+    config: Config
+
+    def __init__(self) -> None:
+        self.injected = 0
+
+    def run_pod_sandbox(self, pod: api.PodSandbox) -> None:
+        ANNOTATIONS.warn(pod)
+
+    def create_container(
+        self, pod: api.PodSandbox, container: api.Container
+    ) -> api.Adjustment | None:
+        config = self.config
+        wanted = ENABLED.get(pod, container)
+        if wanted is None:
+            wanted = bool(config.namespaces) and kit.Selector(namespaces=config.namespaces)(pod)
+        if not wanted:
+            return None
+        problem = self.problem()
+        if problem is not None:
+            if config.without_bundle == "fail":
+                raise RuntimeError(problem)
+            logger.warning("nothing is injected: %s", problem)
+            return None
+
+        adjustment = api.Adjustment()
+        read_only = ["rbind", "ro", "nosuid", "nodev", "noexec"]
+        source = str(config.bundle.parent)
+        adjustment.add_mount(config.mount_at, source=source, type="bind", options=read_only)
+        own = {entry.partition("=")[0] for entry in container.env}
+        for name in config.variables:
+            if name not in own:
+                adjustment.add_env(name, f"{config.mount_at}/{config.bundle.name}")
+        for path in config.system_files:
+            file = str(config.bundle)
+            adjustment.add_mount(path, source=file, type="bind", options=read_only)
+        self.injected += 1
+        return adjustment
+
+    def problem(self) -> str | None:
+        """Why there is nothing to inject now; also what the plugin is not ready for."""
+        if not hasattr(self, "config"):
+            return "there is no configuration yet"
+        try:
+            certificates = ssl.create_default_context(cafile=str(self.config.bundle))
+        except (OSError, ssl.SSLError) as error:
+            return f"{self.config.bundle}: {error}"
+        return None if certificates.get_ca_certs() else f"{self.config.bundle}: no CA in it"
+
+    def metrics(self) -> Iterable[kit.Metric]:
+        yield kit.Metric(
+            "ca_bundles_injected_total",
+            "counter",
+            "Containers that were given the bundle.",
+            [kit.Sample(self.injected)],
+        )
+
+
+if __name__ == "__main__":
+    plugin = CABundles()
+    health = kit.Health(checks=[plugin.problem])
+    health.add_metrics(plugin.metrics)
+    kit.main(plugin, config=Config, health=health, name="ca-bundles", idx="10")
