@@ -1,0 +1,5 @@
+"""A plugin that sets memory settings of cgroup v2, by classes that annotations name."""
+
+from __future__ import annotations
+
+__all__ = ()
