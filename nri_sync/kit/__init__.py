@@ -84,6 +84,7 @@ if TYPE_CHECKING:
     from nri_sync.kit.program.program import ExitCode, main, run
     from nri_sync.kit.program.supervisor import Supervisor
     from nri_sync.kit.program.systemd import Notifier
+    from nri_sync.kit.tracing import TraceRequests
     from nri_sync.kit.updates.queue import PendingUpdate, UpdateCounters, UpdateQueue
 
 __all__ = [
@@ -130,6 +131,7 @@ __all__ = [
     "Supervisor",
     "Task",
     "TextFormatter",
+    "TraceRequests",
     "UpdateCounters",
     "UpdateQueue",
     "add_options",
@@ -222,6 +224,7 @@ _HOMES = {
     "Supervisor": "nri_sync.kit.program.supervisor",
     "Task": "nri_sync.kit.background",
     "TextFormatter": "nri_sync.kit.logs.formatters",
+    "TraceRequests": "nri_sync.kit.tracing",
     "UpdateCounters": "nri_sync.kit.updates.queue",
     "UpdateQueue": "nri_sync.kit.updates.queue",
     "add_options": "nri_sync.kit.program.options",
