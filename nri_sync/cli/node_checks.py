@@ -158,7 +158,7 @@ def check_configuration(root: Path, socket_path: str) -> list[Finding]:
     found = [*_containerd(root, socket_path), *_crio(root, socket_path)]
     if not found:
         text = f"no {root / _CONTAINERD}, and no {root / _CRIO}: the runtime's defaults hold"
-        advice = "containerd has NRI on from 2.0, CRI-O in its newer releases; --root tells where the node's files are"
+        advice = "containerd has NRI on from 2.0, CRI-O in its newer releases; --root tells where to look"
         found.append(Finding(Level.INFO, "configuration", text, advice))
     return found
 
