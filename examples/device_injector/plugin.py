@@ -34,9 +34,9 @@ class Device:
     type: str
     major: int = 0
     minor: int = 0
-    file_mode: Annotated[int | None, mode] = None
-    uid: int | None = None
-    gid: int | None = None
+    file_mode: Annotated[int, mode] = 0
+    uid: int = 0
+    gid: int = 0
 
 
 @dataclass
@@ -97,7 +97,7 @@ class DeviceInjector:
         for device in DEVICES.get(pod, container) or ():
             adjustment.add_device(
                 device.path, device.type, device.major, device.minor,
-                file_mode=device.file_mode, uid=device.uid, gid=device.gid,
+                file_mode=device.file_mode or None, uid=device.uid or None, gid=device.gid or None,
             )  # fmt: skip
             logger.info("device %s", device.path)
         for name in CDI_DEVICES.get(pod, container) or ():

@@ -52,7 +52,7 @@ class Differ(nri_sync.Plugin):
     def __init__(
         self,
         idx: str,
-        after: Optional[str],
+        after: str | None,
         requests: Requests,
         *,
         first: bool = False,
@@ -188,7 +188,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     ends = {signal.SIGTERM, signal.SIGINT}
     # Blocked in all threads, as those to come inherit it, they can be waited for.
     signal.pthread_sigmask(signal.SIG_BLOCK, ends)
-    requests, done, threads, stubs = Requests(), threading.Event(), [], []
+    requests, done = Requests(), threading.Event()
+    stubs: list[nri_sync.Stub] = []
+    threads: list[threading.Thread] = []
     for idx, after in zip(options.indices, [*options.indices[1:], None]):
         differ = Differ(
             idx, after, requests, first=not stubs, verbose=options.verbose_level, yaml=options.yaml

@@ -1,20 +1,26 @@
-"""The example of README, as a process of its own, with the reference runtime side."""
+"""The examples, as processes of their own, with the reference runtime side."""
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from nri_sync import api
 from nri_sync.api import nri_pb2
+from tests.examples.cases import CASES, OPTIONS, files, recorded
 from tests.interop.goruntime import RELEASES, GoRuntime
 from tests.interop.plugins import CONTAINER
+from tests.interop.record import answer
 
 __all__: list[str] = []
 
-PLUGIN = Path(__file__).resolve().parents[2] / "examples" / "first_plugin" / "plugin.py"
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+PLUGIN = EXAMPLES / "first_plugin" / "plugin.py"
 
 
 def injected(runtime: GoRuntime) -> list[str]:
@@ -48,3 +54,49 @@ class TestDeviceInjector:
         # It is up when the reference has started.
         runtime.start(plugin_path=str(directory))
         assert injected(runtime) == ["/dev/null"]
+
+
+@contextlib.contextmanager
+def running(example: str, runtime: GoRuntime, *options: str) -> Iterator[None]:
+    """That example as a process, connected; it must end without an error."""
+    runtime.start()
+    socket = ["--socket", str(runtime.socket_path)]
+    command = [sys.executable, str(EXAMPLES / example / "plugin.py"), *socket, *options]
+    plugin = subprocess.Popen(command)
+    try:
+        runtime.wait_connected(f"10-{example.replace('_', '-')}")
+        yield
+    finally:
+        plugin.terminate()
+        assert plugin.wait() == 0
+
+
+@pytest.mark.parametrize("example", CASES)
+def test_the_answers_of_the_plugins_in_go(
+    example: str, runtime: GoRuntime, socket_dir: Path
+) -> None:
+    files(socket_dir)
+    files_of = {name: str(socket_dir / name) for name in ("HOOKS", "MOUNTINFO")}
+    options = [files_of.get(option, option) for option in OPTIONS.get(example, ())]
+    expected = recorded(example)
+    with running(example, runtime, *options):
+        for name, case in CASES[example].items():
+            found = answer(runtime, case)
+            if "error" in expected[name]:
+                # In other words, but an error.
+                assert "error" in found, f"{name}: {found}"
+            else:
+                assert found == expected[name], name
+
+
+@pytest.mark.parametrize(
+    "example",
+    ["differ", "default_validator", "network_device_injector", "network_logger", "v010_adapter"],
+)
+def test_the_other_examples_register(example: str, runtime: GoRuntime) -> None:
+    options = ["--indices", "10,20"] if example == "differ" else ["--idx", "10"]
+    with running(example, runtime, *options):
+        reply = runtime.request(
+            "CreateContainer", pod=nri_pb2.PodSandbox(id="pod0"), container=CONTAINER
+        )
+        assert not api.strip(reply.adjust)
