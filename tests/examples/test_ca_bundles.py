@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from examples.ca_bundles.plugin import VARIABLES, CABundles, Config
-from nri_sync import Stub, kit
+from nri_sync import kit
 from nri_sync.testing import Changes, FakeRuntime, make_container, make_pod
+from tests.examples.attached import run_attached, wait_until_asked
 
 __all__: list[str] = []
 
@@ -47,9 +48,8 @@ def plugin(bundle: Path) -> CABundles:
 
 
 def changes(plugin: CABundles, namespace: str = "default", enabled: str | None = None) -> Changes:
-    pod = make_pod(
-        namespace=namespace, annotations={ENABLED: text for text in annotations.values()}
-    )
+    annotations = {} if enabled is None else {ENABLED: enabled}
+    pod = make_pod(namespace=namespace, annotations=annotations)
     return Changes(plugin.create_container(pod, make_container(pod, env={"SSL_CERT_FILE": "own"})))
 
 
@@ -107,17 +107,7 @@ def test_probes(nri_runtime: FakeRuntime, plugin: CABundles, bundle: Path) -> No
                     text = error.read()
             return text.decode()
 
-        stub = Stub(
-            plugin,
-            name="ca",
-            idx="10",
-            socket_path=nri_runtime.socket_path,
-            interceptors=[health],
-        )
-        health.attach(stub)
-        assert get("/readyz").startswith("failed: connecting")
-        with stub:
-            nri_runtime.wait_for(lambda: nri_runtime.plugins)
+        with run_attached(nri_runtime, plugin, health) as stub:
             pod = make_pod(annotations={ENABLED: "true"})
             nri_runtime.run_pod(pod)
             nri_runtime.create_container(pod, make_container(pod))
@@ -132,5 +122,5 @@ def test_probes(nri_runtime: FakeRuntime, plugin: CABundles, bundle: Path) -> No
             assert get("/readyz").startswith("failed: connecting")
             assert get("/livez").startswith("ok")
             stub.start()
-            nri_runtime.wait_for(lambda: nri_runtime.plugins)
+            wait_until_asked(nri_runtime)
             assert get("/readyz").startswith("ok")
