@@ -1,0 +1,107 @@
+"""Decides which images may run: by patterns, by digest, and by asking a service; fails open or closed."""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+import logging
+import urllib.request
+from concurrent.futures import TimeoutError as TookTooLong
+from dataclasses import dataclass, field
+from typing import Literal
+
+import nri_sync
+from nri_sync import api, kit
+
+__all__ = ["Config", "ImagePolicy", "Undecided"]
+
+logger = logging.getLogger("image-policy")
+
+
+class Undecided(Exception):
+    """It cannot be told whether an image may run."""
+
+
+@dataclass
+class Config:
+    """``allow`` are patterns of repositories, as in ``registry.example.com/team/*``."""
+
+    allow: list[str]
+    fail: Literal["open", "closed"]
+    require_digest: bool = False
+    except_namespaces: list[str] = field(default_factory=lambda: ["kube-system"])
+    verifier: str | None = None
+    verifier_timeout: kit.Duration = 1.0
+
+
+class ImagePolicy(nri_sync.Plugin):
+    """Needs ``config``, which ``kit.main`` sets."""
+
+    config: Config
+
+    def __init__(self) -> None:
+        self._background = kit.Background(threads=16, name="verify")
+
+    def on_stop(self) -> None:
+        self._background.close(timeout=self.config.verifier_timeout)
+
+    def create_container(self, pod: api.PodSandbox, container: api.Container) -> None:
+        if not kit.Selector(except_namespaces=self.config.except_namespaces)(pod):
+            return
+        image = kit.container_image(container)
+        try:
+            objection = self._objection(pod, image)
+        except Undecided as error:
+            if self.config.fail == "closed":
+                raise PermissionError(
+                    f"image policy: refused, as it is in doubt: {error}"
+                ) from error
+            logger.warning("let through, though it is in doubt: %s", error)
+            return
+        if objection is not None:
+            # What a handler raises is what the pod's events say.
+            raise PermissionError(f"image policy: {objection}")
+
+    def _objection(self, pod: api.PodSandbox, image: kit.ContainerImage) -> str | None:
+        """Why the image may not run; None if it may. Raises Undecided."""
+        config = self.config
+        if image.reference is None:
+            raise Undecided("the runtime does not tell which image it is")
+        name = image.reference.name
+        if not any(fnmatch.fnmatchcase(name, pattern) for pattern in config.allow):
+            return f"{name} is not allowed"
+        if config.require_digest and image.digest is None:
+            return f"{image.reference} has to be asked for by its digest"
+        return self._verified(pod, image) if config.verifier else None
+
+    def _verified(self, pod: api.PodSandbox, image: kit.ContainerImage) -> str | None:
+        question = {
+            "namespace": pod.namespace,
+            "image": str(image.reference),
+            "digest": image.digest,
+        }
+        answer = self._background.submit(self._ask, json.dumps(question).encode())
+        try:
+            # The timeout of a socket is for each of its operations; this one is for all.
+            return answer.result(timeout=self.config.verifier_timeout)
+        except (OSError, ValueError, LookupError, TypeError, TookTooLong) as error:
+            raise Undecided(f"{self.config.verifier}: {error!r}") from error
+
+    def _ask(self, question: bytes) -> str | None:
+        request = urllib.request.Request(
+            str(self.config.verifier), question, {"Content-Type": "application/json"}
+        )
+        with urllib.request.urlopen(request, timeout=self.config.verifier_timeout) as response:
+            answer = json.load(response)
+        return None if answer["allowed"] is True else f"not verified: {answer.get('reason')}"
+
+
+if __name__ == "__main__":
+    kit.main(
+        ImagePolicy,
+        config=Config,
+        name="image-policy",
+        idx="95",
+        # What the plugin has not answered is refused, too, by runtimes that know of this.
+        failure_policy=api.FailurePolicy(fail_request=True, keep_connected=True),
+    )
