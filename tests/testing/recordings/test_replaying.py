@@ -1,0 +1,228 @@
+"""Recordings played to plugins."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nri_sync import Stub, api
+from nri_sync.errors import PluginError
+from nri_sync.testing import FakeRuntime, make_container, make_pod
+from nri_sync.testing.recordings import Proxy, Recorder, Recording, replay
+from nri_sync.testing.recordings.entries import CLOSED, LOST, REQUEST, RESPONSE, Entry
+from tests.testing.recordings.conftest import Seen
+
+__all__: list[str] = []
+
+Record = Callable[..., Path]
+
+
+class Tuner:
+    """Sets a variable, refuses a container, and asks for an update when one has started."""
+
+    stub: Stub
+
+    def __init__(self, value: str = "1", cpus: str = "0") -> None:
+        self.value, self.cpus = value, cpus
+        self.failed: list[Any] = []
+        self.threads: list[threading.Thread] = []
+
+    def create_container(self, pod: Any, container: Any) -> Any:
+        if container.name == "bad":
+            raise ValueError("not this one")
+        return api.Adjustment().add_env("VALUE", self.value).add_annotation("b", "2")
+
+    def post_start_container(self, pod: Any, container: Any) -> None:
+        update = api.Update(container.id).set_cpu(cpus=self.cpus)
+        thread = threading.Thread(target=self._update, args=(update,))
+        self.threads.append(thread)
+        thread.start()
+
+    def _update(self, update: Any) -> None:
+        self.failed += self.stub.update_containers([update])
+
+
+@pytest.fixture
+def record(runtime: FakeRuntime, proxy: Proxy, seen: Seen, tmp_path: Path) -> Record:
+    """Has a runtime do a few things with a plugin; returns the recording."""
+
+    def record(plugin: Any, name: str = "tuner") -> Path:
+        stub = Stub(plugin, name=name, idx="20", socket_path=proxy.listen_path)
+        plugin.stub = stub
+        stub.start()
+        runtime.wait_for(lambda: stub.name in runtime.plugins)
+        pod = make_pod("web")
+        container = make_container(pod)
+        runtime.run_pod(pod)
+        runtime.create_container(pod, container)
+        runtime.create_container(pod, make_container(pod, name="bad"), check=False)
+        runtime.failing.add(container.id)
+        runtime.start_container(container)
+        for thread in getattr(plugin, "threads", []):
+            thread.join()
+        stub.stop()
+        runtime.wait_for(lambda: not runtime.plugins)
+        seen.wait_kind(CLOSED)
+        path = tmp_path / f"{name}.jsonl"
+        with path.open("w") as file:
+            recorder = Recorder(file)
+            for entry in seen.entries:
+                recorder.write(entry)
+        return path
+
+    return record
+
+
+def joined(plugin: Tuner) -> Tuner:
+    for thread in plugin.threads:
+        thread.join()
+    return plugin
+
+
+def test_the_same_plugin(record: Record) -> None:
+    path = record(Tuner())
+    plugin = Tuner()
+    assert replay(path, plugin) == []
+    # It was told of the failure, as it was then.
+    assert [update.linux.resources.cpu.cpus for update in joined(plugin).failed] == ["0"]
+
+
+def test_another_answer(record: Record) -> None:
+    path = record(Tuner())
+    plugin = Tuner(value="2")
+    (difference,) = replay(path, plugin)
+    joined(plugin)
+    assert difference.what == "CreateContainer default/web:container"
+    assert '-    value: "1"' in difference.diff
+    assert '+    value: "2"' in difference.diff
+    assert difference.diff in str(difference)
+    assert repr(difference).strip() == str(difference)
+
+
+def test_other_requests_of_the_plugin(record: Record) -> None:
+    path = record(Tuner())
+    plugin = Tuner(cpus="1")
+    (difference,) = replay(path, plugin)
+    joined(plugin)
+    assert difference.what.startswith("UpdateContainers")
+
+
+class Silent:
+    def create_container(self, pod: Any, container: Any) -> None:
+        return None
+
+
+def test_requests_that_do_not_come(record: Record) -> None:
+    path = record(Tuner())
+    found = {each.what.partition(",")[0]: each for each in replay(path, Silent(), timeout=0.5)}
+    assert set(found) == {
+        "Configure",
+        "CreateContainer default/web:container",
+        "CreateContainer default/web:bad",
+        "UpdateContainers",
+    }
+    assert found["UpdateContainers"].now == "nothing\n"
+    assert found["CreateContainer default/web:bad"].recorded.startswith("error 2: ValueError")
+
+
+def test_requests_that_are_new(record: Record) -> None:
+    class Eager(Silent):
+        stub: Stub
+
+        def create_container(self, pod: Any, container: Any) -> None:
+            self.stub.update_containers([api.Update("x").set_cpu(cpus="0")])
+
+    # The stub of this runtime's name would refuse it in a handler, as containerd deadlocks.
+    path = record(Silent())
+    text = path.read_text().replace('"runtime_name":"containerd"', '"runtime_name":"other"')
+    path.write_text(text)
+    found = replay(path, Eager())
+    assert [each.recorded for each in found] == ["nothing\n"] * 2
+    assert "container_id: x" in found[0].now
+
+
+def test_a_plugin_that_cannot_be_configured(record: Record) -> None:
+    class Broken(Silent):
+        def configure(self, config: str, runtime: str, version: str) -> None:
+            raise ValueError("no")
+
+    found = replay(record(Silent()), Broken())
+    assert found[0].what == "Configure"
+    assert "no" in found[0].now
+
+
+def test_what_is_there_but_empty_is_the_same(record: Record) -> None:
+    class Empty:
+        def create_container(self, pod: Any, container: Any) -> Any:
+            adjustment = api.nri_pb2.ContainerAdjustment()
+            adjustment.linux.resources.cpu.SetInParent()
+            return adjustment
+
+    assert replay(record(Silent()), Empty()) == []
+
+
+def test_an_optional_zero_is_not(record: Record) -> None:
+    class Zero:
+        def create_container(self, pod: Any, container: Any) -> Any:
+            adjustment = api.nri_pb2.ContainerAdjustment()
+            adjustment.linux.resources.cpu.shares.value = 0
+            return adjustment
+
+    assert len(replay(record(Silent()), Zero())) == 2
+
+
+def test_updated(record: Record) -> None:
+    recording = Recording.read(record(Tuner()))
+    plugin = Tuner("2", "1")
+    assert len(replay(recording, plugin, update=True)) == 2
+    joined(plugin)
+    recording.write()
+    again = Tuner("2", "1")
+    assert replay(recording.path, again) == []
+    joined(again)
+
+
+def test_updated_with_less_and_more(record: Record) -> None:
+    recording = Recording.read(record(Tuner()))
+    assert replay(recording, Silent(), timeout=0.5, update=True) != []
+    assert replay(recording, Silent()) == []
+    assert not any(entry.rpc == "UpdateContainers" for entry in recording.entries)
+    kinds = [entry.kind for entry in recording.entries]
+    assert kinds.count(REQUEST) == kinds.count(RESPONSE)
+
+
+def test_with_its_pauses(record: Record, monkeypatch: pytest.MonkeyPatch) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr("nri_sync.testing.recordings.replaying.time.sleep", slept.append)
+    recording = Recording.read(record(Silent()))
+    for number, entry in enumerate(recording.entries):
+        entry.time = 1000.0 * number
+    assert replay(recording, Silent(), speed=2) == []
+    assert slept == sorted(slept)
+    assert slept[-1] == pytest.approx(500 * (len(recording.entries) - 1), abs=60)
+
+
+def test_which_connection(record: Record) -> None:
+    record(Silent(), "one")
+    path = record(Silent(), "two")
+    with pytest.raises(ValueError, match="choose one of its connections: 1 of 20-one, 2 of 20-two"):
+        replay(path, Silent())
+    assert replay(path, Silent(), connection=2) == []
+    with pytest.raises(ValueError, match="no connection 3"):
+        replay(path, Silent(), connection=3)
+
+
+def test_what_cannot_be_replayed(record: Record) -> None:
+    recording = Recording.read(record(Silent()))
+    with pytest.raises(PluginError):
+        replay(recording, object())
+    recording.entries.append(Entry(LOST, 1, 99.0))
+    with pytest.raises(ValueError, match="not been recorded completely"):
+        replay(recording, Silent())
+    del recording.entries[:]
+    with pytest.raises(ValueError, match="no plugin has registered"):
+        replay(recording, Silent())
