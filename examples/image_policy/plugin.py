@@ -30,7 +30,7 @@ class Config:
     fail: Literal["open", "closed"]
     require_digest: bool = False
     except_namespaces: list[str] = field(default_factory=lambda: ["kube-system"])
-    verifier: str | None = None
+    verifier: str = ""
     verifier_timeout: kit.Duration = 1.0
 
 
@@ -89,7 +89,7 @@ class ImagePolicy(nri_sync.Plugin):
 
     def _ask(self, question: bytes) -> str | None:
         request = urllib.request.Request(
-            str(self.config.verifier), question, {"Content-Type": "application/json"}
+            self.config.verifier, question, {"Content-Type": "application/json"}
         )
         with urllib.request.urlopen(request, timeout=self.config.verifier_timeout) as response:
             answer = json.load(response)
