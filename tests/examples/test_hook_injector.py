@@ -1,0 +1,126 @@
+"""How files of hooks are read, and read again; test_reference.py has what is injected."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from examples.hook_injector.plugin import Hook, HookDirectories, HookInjector, read_hook
+from nri_sync import api
+from nri_sync.testing import make_container, make_pod
+
+__all__: list[str] = []
+
+HOOK = {
+    "version": "1.0.0",
+    "hook": {"path": "/bin/true"},
+    "when": {"always": True},
+    "stages": ["poststop"],
+}
+
+
+def written(path: Path, **changes: Any) -> Path:
+    data = {**HOOK, **changes}
+    path.write_text(json.dumps({key: value for key, value in data.items() if value is not None}))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"hook": None}, "missing required property: hook"),
+        ({"hook": {}}, "missing required property: path"),
+        ({"stages": None}, "missing required property: stages"),
+        ({"stages": ["later"]}, "unknown stage 'later'; known are createContainer"),
+        ({"hook": {"path": "/no/such"}}, "/no/such: there is no such program"),
+        ({"version": "2.0.0"}, "unrecognized hook version: '2.0.0'"),
+        ({"when": {"commands": ["["]}}, "invalid pattern '\\['"),
+        (
+            {"version": None, "hook": "/bin/true", "cmd": ["a"], "cmds": ["a"]},
+            "cannot set both 'cmd' and 'cmds'",
+        ),
+        (
+            {"version": None, "hook": "/bin/true", "stages": None},
+            "missing required property: stages",
+        ),
+        ({"version": None, "hook": None}, "missing required property: hook"),
+        ({"when": "always"}, "has no attribute"),
+    ],
+)
+def test_mistakes(changes: dict[str, Any], says: str, tmp_path: Path) -> None:
+    path = written(tmp_path / "hook.json", **changes)
+    with pytest.raises(ValueError, match=f"^{path}: .*{says}"):
+        read_hook(path)
+
+
+@pytest.mark.parametrize(
+    ("when", "matches"),
+    [
+        ({}, False),
+        ({"always": True}, True),
+        ({"always": False}, False),
+        ({"has_bind_mounts": True}, True),
+        ({"has_bind_mounts": False}, False),
+        ({"annotations": {"^a$": "^1$"}}, True),
+        ({"annotations": {"^a$": "^2$"}}, False),
+        ({"annotations": {"^a$": "^1$"}, "commands": ["sh$"]}, True),
+        ({"annotations": {"^a$": "^1$"}, "commands": ["bash$"]}, False),
+        ({"annotations": {"^a$": "^2$"}, "commands": ["sh$"]}, False),
+        ({"annotations": {"^a$": "^2$"}, "commands": ["sh$"], "any_of": True}, True),
+        ({"annotations": {"^a$": "^1$"}, "commands": ["bash$"], "any_of": True}, True),
+        ({"annotations": {"^a$": "^2$"}, "any_of": True}, False),
+    ],
+)
+def test_conditions(when: dict[str, Any], matches: bool) -> None:
+    hook = Hook(stages=["poststop"], path="/bin/true", **when)
+    assert hook.matches(["/bin/sh"], {"a": "1", "b": "2"}, has_bind_mounts=True) is matches
+
+
+def test_only_bind_mounts_count(tmp_path: Path) -> None:
+    written(tmp_path / "a.json", when={"hasBindMounts": True})
+    plugin = HookInjector(HookDirectories([tmp_path]))
+    pod = make_pod()
+    container = make_container(pod)
+    kept = [mount for mount in container.mounts if mount.type != "bind"]
+    del container.mounts[:]
+    container.mounts.extend(kept)
+    assert kept
+    assert plugin.create_container(pod, container) is None
+    container.mounts.append(api.Mount(destination="/data", type="bind", source="/srv"))
+    assert plugin.create_container(pod, container) is not None
+
+
+def test_the_later_directory_counts_and_the_order_is_that_of_names(tmp_path: Path) -> None:
+    first, second = tmp_path / "1", tmp_path / "2"
+    for where, names in ((first, "aB"), (second, "b c B")):
+        where.mkdir()
+        for name in names.replace(" ", ""):
+            written(where / f"{name}.json", hook={"path": "/bin/true", "args": [where.name + name]})
+    (second / "README").write_text("no hook")
+    hooks = HookDirectories([first, second, tmp_path / "missing"]).hooks()
+    assert [hook.args for hook in hooks] in (  # which of "b" and "B" is first is open
+        [["1a"], ["2b"], ["2B"], ["2c"]],
+        [["1a"], ["2B"], ["2b"], ["2c"]],
+    )
+
+
+@pytest.mark.parametrize("watch", [True, False])
+def test_changes(watch: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    directories = HookDirectories([tmp_path], watch=watch)
+    assert directories.hooks() == []
+    written(tmp_path / "a.json")
+    assert len(directories.hooks()) == watch
+    (tmp_path / "b.json").write_text("{")
+    assert len(directories.hooks()) == watch
+    assert ("the hooks stay as they were" in caplog.text) is watch
+    written(tmp_path / "b.json")
+    assert len(directories.hooks()) == 2 * watch
+
+
+def test_a_mistake_at_first_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text("{")
+    with pytest.raises(ValueError, match=r"a\.json"):
+        HookDirectories([tmp_path])
