@@ -18,7 +18,7 @@ from rich.text import Text
 import nri_sync
 from nri_sync import api
 from nri_sync.api import Container, EventMask, PodSandbox
-from nri_sync.api.handlers import HANDLERS
+from nri_sync.api.handlers import HANDLERS, Handler
 from nri_sync.cli.console import add_output_options, console, print_json
 from nri_sync.cli.errors import CommandError, ExitCode
 from nri_sync.cli.node_checks import (
@@ -145,12 +145,12 @@ class _Probe:
         self.settled.set()
 
 
-def _watch(plugin: Any, name: str) -> None:
+def _watch(plugin: Any, handler: Handler) -> None:
     def handle(*_arguments: Any) -> None:
-        plugin.event = plugin.event or name
+        plugin.event = plugin.event or handler.rpc
         plugin.happened.set()
 
-    setattr(plugin, name, handle)
+    setattr(plugin, handler.name, handle)
 
 
 class _Attempt:
@@ -160,10 +160,10 @@ class _Attempt:
         self._timeout = arguments.timeout
         self._wait = arguments.wait
         self._probe = _Probe()
-        events = [handler.name for handler in HANDLERS if handler.event]
-        for name in events if self._wait else [_LEAST]:
-            if name != "validate_container_adjustment":
-                _watch(self._probe, name)
+        for handler in HANDLERS:
+            is_event = handler.event and handler.name != "validate_container_adjustment"
+            if handler.name == _LEAST or (self._wait and is_event):
+                _watch(self._probe, handler)
         self._stub = nri_sync.Stub(
             self._probe,
             name=arguments.name,

@@ -29,7 +29,7 @@ _FILES = {
 }
 # Good for a Python package, a Kubernetes object and an image, and for NRI anyway.
 _NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
-_LONGEST = 50
+_LONGEST = 40
 _TAKEN = frozenset({"conftest", "nri_sync", "setup", "tests"})
 
 

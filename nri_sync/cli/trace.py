@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from rich.console import Console
 from rich.text import Text
@@ -94,7 +94,8 @@ def _selected(text: str | None) -> frozenset[str]:
     return rest | others
 
 
-def _new_file(path: str) -> Any:
+@contextlib.contextmanager
+def _new_file(path: str) -> Iterator[TextIO]:
     """A file for a recording: for this user only, as it has the environment of all containers."""
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -106,13 +107,20 @@ def _new_file(path: str) -> Any:
         raise CommandError(
             f"--record {path}: cannot be written: {error.strerror}", ExitCode.USAGE
         ) from error
-    return open(descriptor, "w", encoding="utf-8")
+    file = open(descriptor, "w", encoding="utf-8")  # noqa: SIM115
+    try:
+        yield file
+    finally:
+        # It is flushed after each line: what fails now has been told of.
+        with contextlib.suppress(OSError):
+            file.close()
 
 
-def _recorded(entries: Proxy, file: Any) -> Iterator[Entry]:
-    recorder = Recorder(file, socket=entries.runtime_path)
+def _recorded(entries: Proxy, file: TextIO) -> Iterator[Entry]:
+    recorder: Recorder | None = None
     for entry in entries:
         try:
+            recorder = recorder or Recorder(file, socket=entries.runtime_path)
             recorder.write(entry)
         except OSError as error:
             raise CommandError(

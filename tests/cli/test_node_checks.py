@@ -1,0 +1,194 @@
+"""What the files of a node say about NRI."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from pathlib import Path
+
+import pytest
+
+from nri_sync.cli.node_checks import (
+    Finding,
+    Level,
+    check_configuration,
+    check_launched,
+    check_socket,
+    describe_listener,
+    refused,
+)
+from nri_sync.net.sockets import PeerCredentials
+
+__all__: list[str] = []
+
+PATH = "/var/run/nri/nri.sock"
+NRI = "plugins.'io.containerd.nri.v1.nri'"
+
+
+def written(root: Path, name: str, text: str) -> None:
+    path = root / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+class TestSocket:
+    def test_there(self, socket_dir: Path) -> None:
+        path = str(socket_dir / "s")
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.bind(path)
+            assert check_socket(path).level is Level.OK
+
+    @pytest.mark.parametrize(
+        ("make", "text"),
+        [
+            (lambda path: None, "there is no"),
+            (lambda path: path.mkdir(), "is a directory"),
+            (lambda path: path.touch(), "is no socket"),
+            (lambda path: path.symlink_to("nowhere"), "link to nowhere"),
+        ],
+    )
+    def test_not_there(self, socket_dir: Path, make: object, text: str) -> None:
+        make(socket_dir / "s")  # type: ignore[operator]
+        found = check_socket(str(socket_dir / "s"))
+        assert found.level is Level.PROBLEM
+        assert text in found.text
+        assert found.advice
+
+    def test_no_directory(self, socket_dir: Path) -> None:
+        found = check_socket(str(socket_dir / "none" / "s"))
+        assert f"no directory {socket_dir / 'none'}" in found.text
+
+    def test_forbidden(self, socket_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        path = str(socket_dir / "s")
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.bind(path)
+            # Root may do everything.
+            monkeypatch.setattr(os, "access", lambda *_: False)
+            assert "may not connect" in check_socket(path).text
+
+            def forbidden(*_: object) -> None:
+                raise PermissionError(errno.EACCES, "Permission denied")
+
+        monkeypatch.setattr(os, "stat", forbidden)
+        found = check_socket(path)
+        assert (found.level, "Permission denied" in found.text) == (Level.PROBLEM, True)
+
+    def test_mounted_by_itself(self, socket_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        path = str(socket_dir / "s")
+        line = f"36 35 98:0 /mnt1 {os.path.realpath(path)} rw,noatime - ext3 /dev/root rw\n"
+        monkeypatch.setattr(Path, "read_text", lambda self: line)
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.bind(path)
+            found = check_socket(path)
+        assert found.level is Level.WARNING
+        assert f"mount the directory {socket_dir}" in found.advice
+
+
+class TestListener:
+    def test_a_process(self) -> None:
+        found = describe_listener(PeerCredentials(os.getpid(), 7, 7))
+        assert f"pid {os.getpid()}, user 7" in found.text
+        assert found.level is Level.OK
+
+    def test_one_that_cannot_be_seen(self) -> None:
+        assert describe_listener(None).level is Level.INFO
+        assert describe_listener(PeerCredentials(0, 0, 0)).level is Level.INFO
+
+    def test_one_that_is_gone(self) -> None:
+        assert "unknown, pid" in describe_listener(PeerCredentials(2**22 + 1, 0, 0)).text
+
+    @pytest.mark.parametrize(
+        ("error", "text"),
+        [
+            (ConnectionRefusedError(errno.ECONNREFUSED, "refused"), "nobody listens"),
+            (TimeoutError("slow"), "accepts no connections"),
+            (OSError(errno.EACCES, "Permission denied"), "Permission denied"),
+        ],
+    )
+    def test_one_that_refuses(self, error: OSError, text: str) -> None:
+        found = refused(PATH, error)
+        assert (found.level, text in found.text) == (Level.PROBLEM, True)
+
+
+class TestConfiguration:
+    def only(self, root: Path) -> Finding:
+        (found,) = check_configuration(root, PATH)
+        return found
+
+    def test_none(self, tmp_path: Path) -> None:
+        assert self.only(tmp_path).level is Level.INFO
+
+    @pytest.mark.parametrize(
+        ("text", "level", "said"),
+        [
+            (f"[{NRI}]\ndisable = true\n", Level.PROBLEM, "disabled"),
+            (f"[{NRI}]\ndisable = false\n", Level.OK, "enabled"),
+            (f"[{NRI}]\ndisable_connections = true\n", Level.PROBLEM, "launches"),
+            (
+                "disabled_plugins = ['io.containerd.nri.v1.nri']\n",
+                Level.PROBLEM,
+                "disabled_plugins",
+            ),
+            ("version = 3\n", Level.INFO, "says nothing"),
+            ("version = \n", Level.WARNING, "is not TOML"),
+            (f"[{NRI}]\ndisable = false\nsocket_path = '{PATH}'\n", Level.OK, "enabled"),
+        ],
+    )
+    def test_containerd(self, tmp_path: Path, text: str, level: Level, said: str) -> None:
+        written(tmp_path, "etc/containerd/config.toml", text)
+        found = self.only(tmp_path)
+        assert (found.level, said in found.text) == (level, True), found
+        assert found.advice or level is Level.OK
+
+    def test_containerd_elsewhere(self, tmp_path: Path) -> None:
+        text = f"[{NRI}]\ndisable = false\nsocket_path = '/run/other.sock'\n"
+        written(tmp_path, "etc/containerd/config.toml", text)
+        enabled, found = check_configuration(tmp_path, PATH)
+        assert (enabled.level, found.level) == (Level.OK, Level.WARNING)
+        assert "--socket /run/other.sock" in found.advice
+
+    def test_containerd_with_imports(self, tmp_path: Path) -> None:
+        main = "imports = ['/etc/containerd/conf.d/*.toml', 'near.toml']\n"
+        written(tmp_path, "etc/containerd/config.toml", main + f"[{NRI}]\ndisable = true\n")
+        written(tmp_path, "etc/containerd/conf.d/nri.toml", f"[{NRI}]\ndisable = false\n")
+        found = self.only(tmp_path)
+        assert (found.level, "nri.toml" in found.text) == (Level.OK, True)
+        written(tmp_path, "etc/containerd/near.toml", f"[{NRI}]\ndisable = true\n")
+        assert self.only(tmp_path).level is Level.PROBLEM
+
+    @pytest.mark.parametrize(
+        ("text", "level", "said"),
+        [
+            ("[crio.nri]\nenable_nri = false\n", Level.PROBLEM, "disabled"),
+            ("[crio.nri]\nenable_nri = true\n", Level.OK, "enabled"),
+            ("[crio.nri]\nnri_disable_connections = true\n", Level.PROBLEM, "launches"),
+            ("[crio]\n", Level.INFO, "says nothing"),
+        ],
+    )
+    def test_crio(self, tmp_path: Path, text: str, level: Level, said: str) -> None:
+        written(tmp_path, "etc/crio/crio.conf", "[crio.nri]\n")
+        written(tmp_path, "etc/crio/crio.conf.d/10-nri.conf", text)
+        found = self.only(tmp_path)
+        assert (found.level, said in found.text) == (level, True), found
+
+    def test_crio_elsewhere_and_broken(self, tmp_path: Path) -> None:
+        written(
+            tmp_path, "etc/crio/crio.conf", "[crio.nri]\nnri_listen = '/run/x'\nenable_nri = true"
+        )
+        written(tmp_path, "etc/crio/crio.conf.d/99", "[")
+        levels = [found.level for found in check_configuration(tmp_path, PATH)]
+        assert levels == [Level.WARNING, Level.OK, Level.WARNING]
+
+
+class TestLaunched:
+    def test_none(self, tmp_path: Path) -> None:
+        assert check_launched(tmp_path, "a", "10") == []
+        (tmp_path / "opt/nri/plugins").mkdir(parents=True)
+        assert check_launched(tmp_path, "a", "10") == []
+
+    def test_others_and_one_of_the_name(self, tmp_path: Path) -> None:
+        written(tmp_path, "opt/nri/plugins/10-a", "")
+        assert check_launched(tmp_path, "b", "10")[0].level is Level.INFO
+        (found,) = check_launched(tmp_path, "a", "10")
+        assert found.level is Level.WARNING

@@ -1,0 +1,185 @@
+"""``nri-sync trace``, between the embedded runtime and a plugin."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nri_sync import Stub, api
+from nri_sync.cli import main
+from nri_sync.cli.errors import ExitCode
+from nri_sync.testing import FakeRuntime, make_container, make_pod
+from nri_sync.testing.recordings import Recording
+from nri_sync.testing.recordings.entries import CLOSED, REQUEST
+
+__all__: list[str] = []
+
+LONG = 20.0
+
+
+class Namer:
+    def create_container(self, pod: Any, container: Any) -> Any:
+        if container.name == "bad":
+            raise ValueError("not this one")
+        return api.Adjustment().add_env("POD", pod.name)
+
+
+@pytest.fixture
+def runtime() -> Iterator[FakeRuntime]:
+    with FakeRuntime() as runtime:
+        yield runtime
+
+
+def traced(runtime: FakeRuntime, *options: object, environment: Any = None) -> str:
+    """What the command prints while a plugin is connected."""
+    listen = f"{os.path.dirname(runtime.socket_path)}/trace.sock"
+    process = subprocess.Popen(
+        [
+            sys.executable, "-m", "nri_sync", "trace", "--socket", runtime.socket_path,
+            *map(str, options),
+        ],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, **(environment or {})},
+    )  # fmt: skip
+    try:
+        give_up = time.monotonic() + LONG
+        while not os.path.exists(listen):
+            assert time.monotonic() < give_up
+            time.sleep(0.02)
+        with Stub(Namer(), name="namer", idx="10", socket_path=listen):
+            runtime.wait_for(lambda: runtime.plugins)
+            pod = make_pod("web")
+            runtime.run_pod(pod)
+            runtime.create_container(pod, make_container(pod))
+            runtime.create_container(pod, make_container(pod, name="bad"), check=False)
+        runtime.wait_for(lambda: not runtime.plugins)
+        assert process.stdout is not None
+        lines: list[str] = []
+        while not lines or "closed" not in lines[-1]:
+            lines.append(process.stdout.readline())
+            assert lines[-1]
+        process.send_signal(signal.SIGINT)
+        output, errors = process.communicate(timeout=LONG)
+    finally:
+        process.kill()
+        process.communicate()
+    assert process.returncode == 128 + signal.SIGINT
+    assert "Traceback" not in errors
+    assert not os.path.exists(listen)
+    return "".join(lines) + output
+
+
+def test_lines_for_people(runtime: FakeRuntime) -> None:
+    lines = [line.split(maxsplit=1)[1] for line in traced(runtime).splitlines()]
+    assert lines[0].startswith("opened")
+    assert lines[-1].split() == ["closed", "by", "the", "plugin"]
+    shown = [line for line in lines if "CreateContainer " in line]
+    assert [line.split()[0] for line in shown] == ["→", "←", "→", "←"]
+    assert shown[0].endswith(" B   default/web:container")
+    assert " ms  adjust env" in shown[1]
+    assert shown[3].endswith("error UNKNOWN: ValueError: not this one")
+    assert any("10-namer, NRI v0" in line for line in lines)
+    assert any("subscribes to CreateContainer" in line for line in lines)
+    assert any("0 pods, 0 containers" in line for line in lines)
+
+
+def test_filtered_and_in_full(runtime: FakeRuntime) -> None:
+    text = traced(
+        runtime, "-e", "configure,registerplugin", "--full",
+        environment={"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"},
+    )  # fmt: skip
+    assert "CreateContainer " not in text
+    assert "<- RegisterPlugin" in text
+    assert "-> Configure" in text
+    assert "\n    runtime_name: containerd\n" in text
+
+
+def test_json_and_a_recording(runtime: FakeRuntime, tmp_path: Path) -> None:
+    path = tmp_path / "r.jsonl"
+    text = traced(runtime, "-o", "json", "-e", "createcontainer", "--record", path)
+    shown = [json.loads(line) for line in text.splitlines()]
+    assert [value["kind"] for value in shown] == [
+        "opened", "request", "response", "request", "response", "closed",
+    ]  # fmt: skip
+    assert shown[2]["message"]["adjust"]["env"] == [{"key": "POD", "value": "web"}]
+    recording = Recording.read(path)
+    assert recording.entries[-1].kind == CLOSED
+    assert [e.rpc for e in recording.entries if e.kind == REQUEST] == [
+        "RegisterPlugin", "Configure", "Synchronize", "CreateContainer", "CreateContainer",
+    ]  # fmt: skip
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def failure(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str]:
+    code = main(["trace", *map(str, arguments)])
+    errors = capsys.readouterr().err
+    assert errors.count("\n") == 1
+    return code, errors
+
+
+def test_what_cannot_be(
+    capsys: pytest.CaptureFixture[str], runtime: FakeRuntime, tmp_path: Path
+) -> None:
+    path = runtime.socket_path
+    there = tmp_path / "there"
+    there.touch()
+    cases: list[tuple[list[object], ExitCode, str]] = [
+        (["--listen", path], ExitCode.USAGE, "is the socket of the runtime"),
+        (["-e", "createcontiner"], ExitCode.USAGE, "createcontainer"),
+        (["--record", there], ExitCode.USAGE, "is there already"),
+        (["--record", tmp_path / "no" / "r"], ExitCode.USAGE, "No such file"),
+        (["--listen", tmp_path / "no" / "s"], ExitCode.UNREACHABLE, "choose another path"),
+    ]
+    for options, code, text in cases:
+        found, errors = failure(capsys, "--socket", path, *options)
+        assert (found, text in errors) == (code, True), errors
+
+
+def test_a_disk_that_is_full(
+    runtime: FakeRuntime, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listen = f"{os.path.dirname(runtime.socket_path)}/trace.sock"
+    opened = os.open
+
+    def open_full(path: Any, flags: int, *rest: Any, **options: Any) -> int:
+        full = path == "recording"
+        return opened(
+            "/dev/full" if full else path, os.O_WRONLY if full else flags, *rest, **options
+        )
+
+    def connect() -> None:
+        give_up = time.monotonic() + LONG
+        while time.monotonic() < give_up:
+            with socket.socket(socket.AF_UNIX) as sock:
+                if sock.connect_ex(listen) == 0:
+                    sock.recv(1)  # until the command ends
+                    return
+
+    monkeypatch.setattr(os, "open", open_full)
+    thread = threading.Thread(target=connect)
+    thread.start()
+    code, errors = failure(
+        capsys, "--socket", runtime.socket_path, "--record", "recording", "-o", "json"
+    )
+    thread.join()
+    assert code == ExitCode.CRASHED
+    assert "No space left" in errors
+
+
+def test_numbers_are_short() -> None:
+    from nri_sync.cli.trace import _duration, _size
+
+    assert [_size(0), _size(9999), _size(12345)] == ["0 B", "9999 B", "12 kB"]
+    assert [_duration(0.00123), _duration(2.5)] == ["1.2 ms", "2.50 s"]
