@@ -124,7 +124,11 @@ class CPUPinning(nri_sync.Plugin):
                         self._take(container_id, count)
                     except ValueError as error:
                         logger.error("container %s has to share: %s", container_id, error)
-            return [self._update(container_id) for container_id in self._containers]
+            return [
+                self._update(item.id)
+                for item in living
+                if _cpuset_of(item) != self._cpuset(item.id)
+            ]
 
     def create_container(
         self, pod: api.PodSandbox, container: api.Container
@@ -204,6 +208,11 @@ class CPUPinning(nri_sync.Plugin):
         cpus = self._exclusive.get(container_id) or self._rest()
         mems = [node for node, has in self._topology.nodes.items() if cpus & frozenset(has)]
         return kit.format_cpus(cpus), kit.format_cpus(mems)
+
+
+def _cpuset_of(container: api.Container) -> tuple[str, str]:
+    cpu = container.linux.resources.cpu
+    return cpu.cpus, cpu.mems
 
 
 if __name__ == "__main__":

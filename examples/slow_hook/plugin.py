@@ -79,9 +79,14 @@ class SlowHook(nri_sync.Plugin):
         """Go on with what hooks wait for still, if the plugin was restarted meanwhile."""
         by_id = {pod.id: pod for pod in pods}
         for container in containers:
-            pod = by_id.get(container.pod_sandbox_id, api.PodSandbox())
-            waiting = container.state == api.ContainerState.CONTAINER_CREATED
-            name = DATA.get(pod, container) if waiting else None
+            if container.state != api.ContainerState.CONTAINER_CREATED:
+                continue
+            try:
+                name = DATA.get(by_id[container.pod_sandbox_id], container)
+            except (KeyError, ValueError) as error:
+                # One wrong pod must not keep the plugin from being synchronized.
+                logger.warning("container %s: %s", container.id, error)
+                continue
             if name is not None and not self._outcome(container).exists():
                 self._fetch_for(container, name)
 

@@ -175,8 +175,11 @@ class TestRestarts:
         with nri_runtime.run_plugin(new_plugin(sys, queue)):
             shared, first, second = (created(nri_runtime, n) for n in (None, 2, 1))
             before = [cpus(nri_runtime, item) for item in (shared, first, second)]
-        with nri_runtime.run_plugin(new_plugin(sys, queue)):
+        again = new_plugin(sys, queue)
+        with nri_runtime.run_plugin(again):
             assert [cpus(nri_runtime, item) for item in (shared, first, second)] == before
+        # Nobody is updated who has what is due.
+        assert again.synchronize(nri_runtime.pods, nri_runtime.containers) == []
 
     def test_what_cannot_be_kept(
         self, nri_runtime: FakeRuntime, sys: Path, queue: kit.UpdateQueue

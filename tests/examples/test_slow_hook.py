@@ -160,3 +160,12 @@ def test_the_plugin_is_restarted_while_a_hook_waits(
             assert outcome_of(waiting) == (0, "")
     finally:
         second.on_stop()
+
+
+def test_a_wrong_pod_among_those_that_are_there(
+    nri_runtime: FakeRuntime, nri_plugin: StartPlugin, plugin: SlowHook
+) -> None:
+    pod = make_pod(annotations={KEY: "../etc"})
+    nri_runtime.add(pod, make_container(pod))
+    nri_plugin(plugin)
+    assert nri_runtime.plugins == ("10-test",)
