@@ -1,0 +1,116 @@
+"""What the example plugins need, of which the resources in their manifests are made.
+
+``python -m benchmarks.examples [NAME...]`` runs each as its container does, with the embedded runtime, and prints a row
+for docs/deploying.md: memory when idle and after 100 containers, their CPU time, and what a probe costs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from benchmarks.cases import cpu_seconds, status
+from nri_sync import api
+from nri_sync.runtime import Runtime
+
+__all__ = ["main"]
+
+EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
+# These have no health; they are templates and tools.
+WITHOUT_HEALTH = {"differ", "embedded_service", "self_stopping"}
+CONTAINERS = 100
+IDLE = 10.0
+TIMEOUT = 30.0
+
+
+@contextlib.contextmanager
+def running(name: str, socket: str, health: str) -> Iterator[subprocess.Popen[bytes]]:
+    """The plugin, as a process."""
+    command = [sys.executable, str(EXAMPLES / name / "plugin.py"), "--socket", socket]
+    if name not in WITHOUT_HEALTH:
+        command.append(f"--health-file={health}")
+    config = EXAMPLES / name / "config.yaml"
+    if config.exists():
+        command.append(f"--config={config}")
+    environment = {**os.environ, "PYTHONPATH": str(EXAMPLES.parent)}
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
+    try:
+        yield process
+    finally:
+        process.terminate()
+        process.wait(TIMEOUT)
+
+
+def create(runtime: Runtime, number: int) -> None:
+    """All that a runtime asks for a pod with a container, from its creation to its removal."""
+    pod = api.PodSandbox(id=f"pod{number}", name=f"web-{number}", namespace="default", uid=f"u{number}")
+    container = api.Container(id=f"ctr{number}", pod_sandbox_id=pod.id, name="main", args=["sh"])
+    with contextlib.suppress(Exception):  # that one is refused is no matter
+        runtime.run_pod_sandbox(pod)
+        runtime.create_container(pod, container)
+        for event in ("post_create_container", "start_container", "post_start_container"):
+            getattr(runtime, event)(pod, container)
+        runtime.stop_container(pod, container)
+    for event in ("remove_container",):
+        getattr(runtime, event)(pod, container)
+    runtime.stop_pod_sandbox(pod)
+    runtime.remove_pod_sandbox(pod)
+
+
+def measure(name: str) -> str:
+    """The row of a plugin."""
+    with tempfile.TemporaryDirectory(prefix="nri") as directory:
+        socket, health = f"{directory}/s", f"{directory}/health"
+        runtime = Runtime(
+            "bench", "1.0", synchronize=lambda deliver: deliver([], []),
+            update_containers=lambda updates, evictions: [], socket_path=socket, plugin_path=None,
+        )  # fmt: skip
+        with runtime, running(name, socket, health) as process:
+            if not runtime.wait_for_plugins(bool, TIMEOUT):
+                raise SystemExit(f"{name} does not connect")
+            before = cpu_seconds(process.pid)
+            time.sleep(IDLE)
+            idle = (cpu_seconds(process.pid) - before) / IDLE
+            settled, before = status(process.pid, "VmRSS"), cpu_seconds(process.pid)
+            for number in range(CONTAINERS):
+                create(runtime, number)
+            busy = cpu_seconds(process.pid) - before
+            most = status(process.pid, "VmHWM")
+    return (
+        f"| {name} | {settled / 1024:.0f} | {most / 1024:.0f} | {idle * 1000:.1f} "
+        f"| {busy / CONTAINERS * 1000:.1f} |"
+    )
+
+
+def probe() -> str:
+    """What one run of the exec probe takes: CPU milliseconds, and the most memory in MB."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    runs = 10
+    for _ in range(runs):
+        subprocess.run(
+            [sys.executable, "-m", "nri_sync.kit.probe", "/nonexistent"],
+            check=False, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return f"{cpu / runs * 1000:.0f} ms of CPU, {after.ru_maxrss / 1024:.0f} MB"
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Measure those that are named, or all."""
+    names = arguments or sorted(path.parent.name for path in EXAMPLES.glob("*/kustomization.yaml"))
+    print(f"probe: {probe()}", flush=True)
+    for name in names:
+        print(measure(name), flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
