@@ -1,15 +1,18 @@
-"""A plugin with interceptors that need its stub, as ``kit.main`` runs it."""
+"""Ways to run a plugin: with interceptors that need its stub, as ``kit.main`` does, and as a program."""
 
 from __future__ import annotations
 
 import contextlib
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from nri_sync import Stub
 from nri_sync.testing import FakeRuntime
 
-__all__ = ["run_attached", "wait_until_asked"]
+__all__ = ["run_attached", "run_program", "wait_until_asked"]
 
 
 @contextlib.contextmanager
@@ -27,3 +30,19 @@ def run_attached(runtime: FakeRuntime, plugin: object, *interceptors: Any) -> It
 def wait_until_asked(runtime: FakeRuntime) -> None:
     """Until the runtime has synchronized a plugin."""
     runtime.wait_for(lambda: runtime.plugins)
+
+
+@contextlib.contextmanager
+def run_program(runtime: FakeRuntime, example: str, *options: str) -> Iterator[None]:
+    """An example as a process, synchronized in the block; SIGTERM has to end it well."""
+    program = Path(__file__).resolve().parents[2] / "examples" / example / "plugin.py"
+    command = [sys.executable, str(program), "--socket", runtime.socket_path, *options]
+    process = subprocess.Popen(command)
+    try:
+        wait_until_asked(runtime)
+        yield
+        process.terminate()
+        assert process.wait(20) == 0
+    finally:
+        process.kill()
+        process.wait()

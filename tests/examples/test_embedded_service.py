@@ -14,7 +14,7 @@ import pytest
 from examples.embedded_service.plugin import LimitService
 from nri_sync import api
 from nri_sync.testing import FakeRuntime, make_container, make_pod
-from tests.examples.attached import wait_until_asked
+from tests.examples.attached import run_program, wait_until_asked
 
 __all__: list[str] = []
 
@@ -126,3 +126,10 @@ def test_it_ends_while_it_tries_to_connect(nri_runtime: FakeRuntime) -> None:
     service.serve()
     assert ask(service, "GET")["connected"] is False
     service.close()
+
+
+def test_the_program(nri_runtime: FakeRuntime) -> None:
+    with run_program(nri_runtime, "embedded_service", "--listen", "127.0.0.1:0"):
+        nri_runtime.restart()
+        wait_until_asked(nri_runtime)
+        assert nri_runtime.plugins == ("50-limits",)

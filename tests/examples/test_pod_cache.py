@@ -15,7 +15,7 @@ import pytest
 from examples.pod_cache.plugin import PodCache
 from nri_sync import kit
 from nri_sync.testing import FakeRuntime, make_container, make_pod
-from tests.examples.attached import run_attached, wait_until_asked
+from tests.examples.attached import run_attached, run_program, wait_until_asked
 
 __all__: list[str] = []
 
@@ -137,3 +137,13 @@ def test_the_plugin_is_restarted(
         assert "default/web is gone, with 10.0.0.1" in caplog.text
     finally:
         cache.on_stop()
+
+
+def test_the_program(nri_runtime: FakeRuntime, tmp_path: Path) -> None:
+    nri_runtime.add(make_pod())
+    with run_program(
+        nri_runtime, "pod_cache", "--listen", "127.0.0.1:0", "--store", str(tmp_path / "pods.db")
+    ):
+        pass
+    with kit.InventoryStore(tmp_path / "pods.db") as store:
+        assert len(kit.Inventory(store=store).snapshot().pods) == 1
