@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import logging
 import re
@@ -161,8 +162,12 @@ class HookDirectories:
         }
 
     def _look(self) -> list[tuple[Path, int, int]]:
-        status = [(path, path.stat()) for path in self._files().values() if path.exists()]
-        return [(path, found.st_mtime_ns, found.st_size) for path, found in status]
+        found = []
+        for path in self._files().values():
+            with contextlib.suppress(FileNotFoundError):  # it has gone meanwhile
+                status = path.stat()
+                found.append((path, status.st_mtime_ns, status.st_size))
+        return found
 
     def _read(self) -> list[Hook]:
         files = self._files()
