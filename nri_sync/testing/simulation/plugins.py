@@ -1,0 +1,176 @@
+"""The plugins of a simulation: each on a stub of its own, over the socket, and watched."""
+
+from __future__ import annotations
+
+import threading
+import time
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import grpc
+
+from nri_sync.api.nri_pb2 import UpdateContainersRequest
+from nri_sync.errors import NRIError
+from nri_sync.kit.config.live import LiveConfig
+from nri_sync.kit.intercept import Behaviour, RequestInterceptor
+from nri_sync.plugin.stub import Stub
+from nri_sync.testing.common import WITHIN
+from nri_sync.testing.fake import FakeRuntime
+
+__all__ = ["Handled", "NotSynchronized", "Recorder", "SimulatedPlugin", "started"]
+
+
+class NotSynchronized(NRIError):
+    """A plugin was not taken in: it has failed Synchronize, or has left."""
+
+
+@dataclass(frozen=True)
+class SimulatedPlugin:
+    """A plugin, and what it is registered as."""
+
+    plugin: Any
+    name: str
+    idx: str = "10"
+    #: The text of its configuration, as the runtime sends it to a plugin that it has launched.
+    config: str = ""
+    #: The file of its configuration, for a plugin with an attribute ``Config``, as ``nri-sync run`` takes it.
+    config_path: str | None = None
+
+    @property
+    def full_name(self) -> str:
+        return f"{self.idx}-{self.name}"
+
+
+class Handled(NamedTuple):
+    """One call of a handler."""
+
+    event: str
+    seconds: float
+    #: None if it has raised.
+    response: Any
+    traceback: str
+
+
+class Recorder(RequestInterceptor, grpc.UnaryUnaryClientInterceptor):
+    """Puts down what handlers do, and what the plugin asks the runtime for. Thread-safe."""
+
+    def __init__(self, name: str, config: str) -> None:
+        self.name = name
+        self._config = config
+        self._lock = threading.Lock()
+        self._handled: list[Handled] = []
+        self._requests: list[UpdateContainersRequest] = []
+
+    def serve(
+        self, event: str, request: Any, context: grpc.ServicerContext, behaviour: Behaviour
+    ) -> Any:
+        if event == "Configure" and self._config:
+            request.config = self._config
+        began = time.perf_counter()
+        response, text = None, ""
+        try:
+            response = behaviour(request, context)
+            return response
+        except Exception:
+            text = traceback.format_exc()
+            raise
+        finally:
+            seconds = time.perf_counter() - began
+            with self._lock:
+                self._handled.append(Handled(event, seconds, response, text))
+
+    def intercept_unary_unary(self, continuation: Any, details: Any, request: Any) -> Any:
+        call = continuation(details, request)
+        with self._lock:
+            self._requests.append(request)
+        return call
+
+    def take_handled(self) -> list[Handled]:
+        """Each is returned once."""
+        with self._lock:
+            taken, self._handled = self._handled, []
+            return taken
+
+    def take_requests(self) -> list[UpdateContainersRequest]:
+        """Each is returned once."""
+        with self._lock:
+            taken, self._requests = self._requests, []
+            return taken
+
+
+@contextmanager
+def started(
+    plugins: Sequence[SimulatedPlugin], runtime: FakeRuntime
+) -> Iterator[list[tuple[Stub, Recorder]]]:
+    """Start plugins on a runtime, in the order of their indices; stop them at the end.
+
+    Blocks until they have been synchronized. As ``nri-sync run`` does, a plugin is given its stub as attribute
+    ``stub`` and its configuration as ``config``, and told of its connection with ``on_connected`` and ``on_stop``.
+
+    Raises:
+        StartError, PluginError: one could not be started.
+        ConfigError: its configuration is wrong.
+        NotSynchronized: it has failed Synchronize.
+    """
+    running = []
+    with ExitStack() as cleanup:
+        for plugin in sorted(plugins, key=lambda item: item.idx):
+            running.append(_start(plugin, runtime, cleanup))
+        yield running
+
+
+def _start(
+    plugin: SimulatedPlugin, runtime: FakeRuntime, cleanup: ExitStack
+) -> tuple[Stub, Recorder]:
+    recorder = Recorder(plugin.full_name, plugin.config)
+    stub = Stub(
+        _configured(plugin),
+        name=plugin.name,
+        idx=plugin.idx,
+        socket_path=runtime.socket_path,
+        interceptors=(recorder,),
+        # So that whoever waits for it on the runtime looks again.
+        on_close=lambda _: runtime._notify(),
+    )
+    with suppress(AttributeError):  # one that has no room for it needs none
+        plugin.plugin.stub = stub
+    cleanup.callback(_call, plugin.plugin, "on_stop")
+    cleanup.callback(stub.stop)
+    stub.start(WITHIN)
+    _wait_until_synchronized(stub, runtime, recorder)
+    _call(plugin.plugin, "on_connected", stub)
+    return stub, recorder
+
+
+def _configured(plugin: SimulatedPlugin) -> object:
+    """What to make the stub with: see :class:`LiveConfig`."""
+    cls = getattr(plugin.plugin, "Config", None)
+    if not callable(cls):
+        return plugin.plugin
+    live = LiveConfig(plugin.plugin, cls, plugin.config_path)
+    if live.path is not None:
+        live.read_file()
+    return live.plugin()
+
+
+def _call(plugin: object, hook: str, *arguments: object) -> None:
+    method = getattr(plugin, hook, None)
+    if callable(method):
+        method(*arguments)
+
+
+def _wait_until_synchronized(stub: Stub, runtime: FakeRuntime, recorder: Recorder) -> None:
+    with suppress(AssertionError):
+        runtime.wait_for(lambda: stub.name in runtime.plugins or not stub.started)
+    if stub.name in runtime.plugins:
+        return
+    raised = [
+        item.traceback.strip().splitlines()[-1]
+        for item in recorder.take_handled()
+        if item.traceback
+    ]
+    reason = raised[-1] if raised else str(stub.close_reason or f"not within {WITHIN:g} s")
+    raise NotSynchronized(f"plugin {stub.name} was not synchronized: {reason}")

@@ -1,0 +1,295 @@
+"""The life of a pod, event by event, and what plugins say to each."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Callable
+
+from nri_sync.api.nri_pb2 import (
+    Container,
+    ContainerState,
+    ContainerUpdate,
+    LinuxResources,
+)
+from nri_sync.errors import (
+    SpecError,
+)
+from nri_sync.runtime.oci import adjust_spec
+from nri_sync.testing.fake import FakeRuntime
+from nri_sync.testing.manifests import Kind, Workload, WorkloadContainer
+from nri_sync.testing.result import Result
+from nri_sync.testing.simulation.outcomes import (
+    calls_of,
+    container_report,
+    failure_of,
+    synchronize_call,
+)
+from nri_sync.testing.simulation.plugins import Handled, Recorder
+from nri_sync.testing.simulation.report import (
+    Event,
+    Failure,
+    FailureKind,
+    Unsolicited,
+    UpdatedContainer,
+)
+from nri_sync.testing.simulation.specs import Specs, rdt_class
+
+__all__ = ["InjectCDI", "Walk"]
+
+#: Changes a specification in place for CDI devices, by their names.
+InjectCDI = Callable[[dict[str, Any], list[str]], object]
+
+_RUNTIME_LOG = "nri_sync.runtime"
+
+
+class _Warnings(logging.Handler):
+    """Keeps what the runtime warns about."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.texts: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.texts.append(record.getMessage())
+
+    def take(self) -> list[str]:
+        taken, self.texts = self.texts, []
+        return taken
+
+
+class Walk:
+    """Walks workloads through their lives on a runtime. Not thread-safe."""
+
+    def __init__(
+        self,
+        runtime: FakeRuntime,
+        *,
+        resources: LinuxResources | None = None,
+        inject_cdi: InjectCDI | None = None,
+        advance: Callable[[], object] = lambda: None,
+    ) -> None:
+        """
+        Args:
+            resources: what containers are updated with; default is what they have.
+            advance: called for each pod and container that is through.
+        """
+        self.runtime = runtime
+        #: Of the plugins, once they have been started.
+        self.recorders: Sequence[Recorder] = ()
+        self._resources = resources
+        self._inject_cdi = inject_cdi
+        self._advance = advance
+        self._compared = True
+        self._specs = Specs()
+        self._warnings = _Warnings()
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Keeps what the runtime logs as warnings, for the events in the block."""
+        logger = logging.getLogger(_RUNTIME_LOG)
+        logger.addHandler(self._warnings)
+        try:
+            yield
+        finally:
+            logger.removeHandler(self._warnings)
+
+    def add(self, workload: Workload) -> None:
+        """Have a workload whose containers run already, and of which plugins are told by Synchronize."""
+        self.runtime.add(workload.pod)
+        for item in workload.containers:
+            if item.kind is not Kind.INIT:
+                running = Container()
+                running.CopyFrom(item.container)
+                running.state = ContainerState.CONTAINER_RUNNING
+                self.runtime.add(running)
+                self._specs.put(running.id, workload.pod.name, item.name, item.spec)
+
+    def synchronized(self) -> Event:
+        """What plugins have said to Synchronize."""
+        calls, asked = [], []
+        for recorder in self.recorders:
+            for item in recorder.take_handled():
+                if item.event == "Synchronize" and item.response is not None:
+                    calls.append(synchronize_call(recorder.name, item))
+                    asked.append((recorder.name, list(item.response.update)))
+        updates = [
+            self._specs.update(update, [(name, [update])])
+            for name, wanted in asked
+            for update in wanted
+        ]
+        return Event(
+            "Synchronize",
+            calls=calls,
+            updates=updates,
+            unsolicited=self.take_unsolicited(),
+            warnings=self._warnings.take(),
+        )
+
+    def take_unsolicited(self) -> list[Unsolicited]:
+        """What plugins have asked for by themselves, since it was last looked at."""
+        found = []
+        for recorder in self.recorders:
+            for request in recorder.take_requests():
+                asked = [(recorder.name, request.update)]
+                updates = [self._specs.update(update, asked) for update in request.update]
+                evictions = {item.container_id: item.reason for item in request.evict}
+                found.append(Unsolicited(recorder.name, updates, evictions))
+        return found
+
+    # Lives
+
+    def life(self, workload: Workload, *, compared: bool = True) -> Iterator[Event]:
+        """All events in the life of a pod, each once it has been told.
+
+        Unless ``compared``, specifications are left out, and what updates change in them.
+
+        As the kubelet has it: init containers run to their ends, one after the other, and a failure of one is the
+        end; of the others it is not. Sidecars are stopped last, in reverse order.
+        """
+        self._compared = compared
+        event = self._told(self.runtime.run_pod(workload.pod, check=False), workload)
+        yield event
+        self._advance()
+        if event.failure is not None:
+            return
+        running: list[WorkloadContainer] = []
+        for item in workload.containers:
+            has_run = yield from self._begin(workload, item)
+            self._advance()
+            if has_run and item.kind is not Kind.INIT:
+                running.append(item)
+            elif not has_run and item.kind is not Kind.ORDINARY:
+                break
+        yield from self._updates(workload, running)
+        yield from self._end(workload, running)
+
+    def _begin(self, workload: Workload, item: WorkloadContainer) -> Generator[Event, None, bool]:
+        """Create and start a container, and end an init container; returns whether it has run."""
+        id = item.container.id
+        event = self._create(workload, item)
+        yield event
+        if self._state(id) is None:
+            return False
+        if event.failure is not None and event.failure.kind is FailureKind.SPEC:
+            yield self._told(self.runtime.remove_container(id, check=False), workload, item)
+            return False
+        yield self._told(self.runtime.start_container(id, check=False), workload, item)
+        if self._state(id) != ContainerState.CONTAINER_RUNNING:
+            return False
+        if item.kind is Kind.INIT:
+            yield self._told(self.runtime.stop_container(id, check=False), workload, item)
+        return True
+
+    def _state(self, id: str) -> int | None:
+        """That of a container; None if it is not there."""
+        try:
+            return self.runtime.container(id).state
+        except ValueError:
+            return None
+
+    def _updates(self, workload: Workload, running: Sequence[WorkloadContainer]) -> Iterator[Event]:
+        for item in running:
+            wanted = self._resources or _present(self.runtime.container(item.container))
+            result = self.runtime.update_container(item.container, wanted, check=False)
+            yield self._told(result, workload, item, requested=wanted)
+        linux = workload.pod.linux
+        yield self._told(
+            self.runtime.update_pod(
+                workload.pod, linux.pod_overhead, linux.pod_resources, check=False
+            ),
+            workload,
+        )
+
+    def _end(self, workload: Workload, running: Sequence[WorkloadContainer]) -> Iterator[Event]:
+        ordinary = [item for item in running if item.kind is Kind.ORDINARY]
+        sidecars = [item for item in running if item.kind is Kind.SIDECAR]
+        for item in [*ordinary, *reversed(sidecars)]:
+            result = self.runtime.stop_container(item.container, check=False)
+            yield self._told(result, workload, item)
+        yield self._told(self.runtime.stop_pod(workload.pod, check=False), workload)
+        for item in workload.containers:
+            if self._state(item.container.id) is not None:
+                result = self.runtime.remove_container(item.container, check=False)
+                yield self._told(result, workload, item)
+                self._specs.remove(item.container.id)
+        yield self._told(self.runtime.remove_pod(workload.pod, check=False), workload)
+
+    # Events
+
+    def _create(self, workload: Workload, item: WorkloadContainer) -> Event:
+        result = self.runtime.create_container(workload.pod, item.container, check=False)
+        event = self._told(result, workload, item)
+        if not self._compared:
+            return event
+        after: Mapping[str, Any] | None = None
+        # If not that has failed, but what follows, it is there all the same.
+        if self._state(item.container.id) is not None:
+            try:
+                after = self._adjusted(item, result)
+            except SpecError as error:
+                event.failure = Failure(FailureKind.SPEC, str(error))
+        event.created = container_report(item, result, after)
+        if after is not None:
+            self._specs.put(item.container.id, workload.pod.name, item.name, after)
+        return event
+
+    def _adjusted(self, item: WorkloadContainer, result: Result) -> dict[str, Any]:
+        return adjust_spec(
+            item.spec, result.adjustment, inject_cdi=self._inject_cdi, resolve_rdt=rdt_class
+        )
+
+    def _told(
+        self,
+        result: Result,
+        workload: Workload,
+        item: WorkloadContainer | None = None,
+        *,
+        requested: LinuxResources | None = None,
+    ) -> Event:
+        """What has come of an event."""
+        handled = {recorder.name: recorder.take_handled() for recorder in self.recorders}
+        event = Event(result.event, pod=workload.pod.name)
+        if item is not None:
+            event.container, event.id, event.kind = item.name, item.container.id, item.kind.value
+        event.calls = calls_of(result, handled)
+        event.failure = failure_of(result.error, event.calls)
+        event.updates = self._updated(result, handled, item, requested)
+        event.unsolicited = self.take_unsolicited()
+        event.warnings = self._warnings.take()
+        return event
+
+    def _updated(
+        self,
+        result: Result,
+        handled: Mapping[str, Sequence[Handled]],
+        item: WorkloadContainer | None,
+        requested: LinuxResources | None,
+    ) -> list[UpdatedContainer]:
+        if result.error is not None or not self._compared:
+            return []
+        asked = [
+            (name, list(entry.response.update))
+            for name, entries in handled.items()
+            for entry in entries
+            if hasattr(entry.response, "update")
+        ]
+        updates = list(result.updates)
+        if item is not None and requested is not None:
+            known = {update.container_id for update in updates}
+            if item.container.id not in known:
+                update = ContainerUpdate(container_id=item.container.id)
+                update.linux.resources.CopyFrom(requested)
+                updates.append(update)
+        return [self._specs.update(update, asked) for update in updates]
+
+
+def _present(container: Container) -> LinuxResources:
+    """What a container has, of what the kubelet tells with an update."""
+    has = container.linux.resources
+    wanted = LinuxResources(hugepage_limits=has.hugepage_limits, unified=has.unified)
+    wanted.cpu.CopyFrom(has.cpu)
+    if has.memory.HasField("limit"):
+        wanted.memory.limit.CopyFrom(has.memory.limit)
+    return wanted

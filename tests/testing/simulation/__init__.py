@@ -1,0 +1,44 @@
+"""Tests of simulations, and what they share."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from nri_sync.testing.manifests import Workload, load
+from nri_sync.testing.simulation import Event, SimulatedPlugin, Simulation, simulate
+
+__all__ = ["event", "life", "pod"]
+
+
+def pod(*names: str, init: Any = (), name: str = "pod", **spec: Any) -> Workload:
+    """A pod with containers of these names, and init containers as they are given."""
+    containers = [
+        {"name": item, "image": "busybox", "command": ["sh"]} for item in names or ("app",)
+    ]
+    manifest = {
+        "kind": "Pod",
+        "metadata": {"name": name},
+        "spec": {"initContainers": list(init), "containers": containers, **spec},
+    }
+    [workload] = load(json.dumps(manifest))
+    return workload
+
+
+def life(*plugins: object, of: Workload | None = None, **options: Any) -> Simulation:
+    """A simulation of plugins that are called 10-a, 20-b and so on."""
+    simulated = [
+        SimulatedPlugin(plugin, name, idx)
+        for plugin, name, idx in zip(plugins, "abcde", ("10", "20", "30", "40", "50"))
+    ]
+    return simulate(simulated, [pod() if of is None else of], **options)
+
+
+def event(simulation: Simulation, name: str, container: str = "") -> Event:
+    """The first event of that name in the life of the first pod."""
+    found = [
+        item
+        for item in simulation.pods[0].events
+        if item.name == name and container in ("", item.container)
+    ]
+    return found[0]
