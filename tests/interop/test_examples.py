@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from nri_sync import api
 from nri_sync.api import nri_pb2
+from nri_sync.testing import make_pod
 from tests.examples.cases import CASES, OPTIONS, files, recorded
+from tests.interop.conftest import Connect
+from tests.interop.gopeer import PeerError
 from tests.interop.goruntime import RELEASES, GoRuntime
-from tests.interop.plugins import CONTAINER
+from tests.interop.plugins import CONTAINER, Recorder
 from tests.interop.record import answer
 
 __all__: list[str] = []
@@ -56,19 +57,31 @@ class TestDeviceInjector:
         assert injected(runtime) == ["/dev/null"]
 
 
-@contextlib.contextmanager
-def running(example: str, runtime: GoRuntime, *options: str) -> Iterator[None]:
+class Running:
     """That example as a process, connected; it must end without an error."""
-    runtime.start()
-    socket = ["--socket", str(runtime.socket_path)]
-    command = [sys.executable, str(EXAMPLES / example / "plugin.py"), *socket, *options]
-    plugin = subprocess.Popen(command)
-    try:
-        runtime.wait_connected(f"10-{example.replace('_', '-')}")
-        yield
-    finally:
-        plugin.terminate()
-        assert plugin.wait() == 0
+
+    def __init__(
+        self, example: str, runtime: GoRuntime, *options: str, indices: str = "10"
+    ) -> None:
+        runtime.start()
+        self._log = runtime.socket_path.with_name("log")
+        socket = ["--socket", str(runtime.socket_path)]
+        command = [sys.executable, str(EXAMPLES / example / "plugin.py"), *socket, *options]
+        with self._log.open("w") as log:
+            self._process = subprocess.Popen(command, stderr=log)
+        for idx in indices.split(","):
+            runtime.wait_connected(f"{idx}-{example.replace('_', '-')}")
+
+    def __enter__(self) -> Running:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._process.terminate()
+        assert self._process.wait() == 0, self.log
+
+    @property
+    def log(self) -> str:
+        return self._log.read_text()
 
 
 @pytest.mark.parametrize("example", CASES)
@@ -79,7 +92,7 @@ def test_the_answers_of_the_plugins_in_go(
     files_of = {name: str(socket_dir / name) for name in ("HOOKS", "MOUNTINFO")}
     options = [files_of.get(option, option) for option in OPTIONS.get(example, ())]
     expected = recorded(example)
-    with running(example, runtime, *options):
+    with Running(example, runtime, *options):
         for name, case in CASES[example].items():
             found = answer(runtime, case)
             if "error" in expected[name]:
@@ -89,14 +102,54 @@ def test_the_answers_of_the_plugins_in_go(
                 assert found == expected[name], name
 
 
-@pytest.mark.parametrize(
-    "example",
-    ["differ", "default_validator", "network_device_injector", "network_logger", "v010_adapter"],
-)
-def test_the_other_examples_register(example: str, runtime: GoRuntime) -> None:
-    options = ["--indices", "10,20"] if example == "differ" else ["--idx", "10"]
-    with running(example, runtime, *options):
-        reply = runtime.request(
-            "CreateContainer", pod=nri_pb2.PodSandbox(id="pod0"), container=CONTAINER
-        )
-        assert not api.strip(reply.adjust)
+POD = make_pod("web", namespace="shop", namespaces=[])
+
+
+class TestWithoutAdjustments:
+    """Those whose answers are elsewhere than in an adjustment."""
+
+    def test_network_logger(self, runtime: GoRuntime) -> None:
+        with Running("network_logger", runtime) as plugin:
+            runtime.request("RunPodSandbox", pod=POD)
+            assert "Started pod shop/web: namespace=<host-network> ips=[10.88.0.2]" in plugin.log
+
+    def test_network_device_injector(self, runtime: GoRuntime) -> None:
+        with Running("network_device_injector", runtime):
+            runtime.request("RunPodSandbox", pod=POD)
+            pod = make_pod(
+                annotations={"netdevices.noderesource.dev": "[{name: eth7}]"}, namespaces=[]
+            )
+            with pytest.raises(PeerError, match="network device on host network Pod"):
+                runtime.request("RunPodSandbox", pod=pod)
+
+    def test_differ(self, runtime: GoRuntime, connect: Connect) -> None:
+        with Running("differ", runtime, "--indices", "5,20", indices="05,20") as plugin:
+            adjustment = api.Adjustment().add_annotation("greeting", "hello")
+            connect(Recorder(create_container=adjustment))
+            runtime.request("CreateContainer", pod=POD, container=CONTAINER)
+            changed = "container: create: [annotations]: From: None -> To: {'greeting': 'hello'}"
+            assert f"[20] CreateContainer: {changed}" in plugin.log
+
+    def test_default_validator(
+        self, runtime: GoRuntime, connect: Connect, socket_dir: Path
+    ) -> None:
+        config = socket_dir / "config.yaml"
+        config.write_text("rejectOCIHookAdjustment: true")
+        options = ["--config", str(config), "--idx", "10"]
+        with Running("default_validator", runtime, *options):
+            runtime.request("CreateContainer", pod=POD, container=CONTAINER)
+            hook = api.Adjustment().add_hook("poststop", "/bin/true")
+            connect(Recorder(create_container=hook))
+            with pytest.raises(PeerError, match="attempted restricted OCI hook injection"):
+                runtime.request("CreateContainer", pod=POD, container=CONTAINER)
+
+    def test_v010_adapter(self, runtime: GoRuntime, socket_dir: Path) -> None:
+        program, config = socket_dir / "no-room", socket_dir / "conf.json"
+        program.write_text('#!/bin/sh\necho \'{"error": "no room"}\'\n')
+        program.chmod(0o755)
+        options = ["--conf", str(config), "--bin-dir", str(socket_dir)]
+        with Running("v010_adapter", runtime, *options):
+            runtime.request("RunPodSandbox", pod=POD)
+            config.write_text('{"version": "0.1", "plugins": [{"type": "no-room"}]}')
+            with pytest.raises(PeerError, match="plugin: no-room: no room"):
+                runtime.request("RunPodSandbox", pod=POD)
