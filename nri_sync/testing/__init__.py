@@ -2,7 +2,8 @@
 
 :class:`FakeRuntime` is a runtime with pods and containers, :func:`make_pod` and :func:`make_container` make them,
 a :class:`Result` has what plugins want. A :class:`ScriptedRuntime` does all that can go wrong with a connection,
-as :mod:`.steps` say. With pytest there are the fixtures ``nri_runtime`` and ``nri_plugin``.
+as :mod:`.steps` say. :func:`replay` feeds a plugin what a real runtime has said. With pytest there are the
+fixtures ``nri_runtime`` and ``nri_plugin``.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 from nri_sync.testing import steps
 from nri_sync.testing.builders import make_container, make_pod
 from nri_sync.testing.fake import FakeRuntime, StartPlugin
+from nri_sync.testing.recordings import Recording, replay
 from nri_sync.testing.remote import RemotePlugin
 from nri_sync.testing.result import Answer, Changes, Result
 from nri_sync.testing.scripted import ScriptedRuntime
@@ -19,6 +21,7 @@ __all__ = [
     "Answer",
     "Changes",
     "FakeRuntime",
+    "Recording",
     "RemotePlugin",
     "Result",
     "ScriptedRuntime",
@@ -26,5 +29,6 @@ __all__ = [
     "hostile_sessions",
     "make_container",
     "make_pod",
+    "replay",
     "steps",
 ]

@@ -1,0 +1,32 @@
+"""What docs/cli.md shows is what the commands print."""
+
+from __future__ import annotations
+
+import pytest
+
+from tools import record_cli
+
+__all__: list[str] = []
+
+
+def test_the_page_is_current() -> None:
+    page = record_cli.PAGE.read_text(encoding="utf-8")
+    assert record_cli.BLOCK.search(page)
+    different = record_cli.same(page, record_cli.record(page))
+    assert not different, "run: python -m tools.record_cli\n" + "\n".join(different)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("12:30:01.123 →  a  0.5 ms", "00:00:59.000 →  a   12.5 ms"),
+        ("x   4142 B y", "x 41 kB y"),
+        ("python, pid 12, user 0, /a/b", "pytest, pid 9, user 7, /c"),
+    ],
+)
+def test_what_is_not_the_same_each_time(one: str, other: str) -> None:
+    assert record_cli.same(one, other) == []
+
+
+def test_what_is_different() -> None:
+    assert record_cli.same("a\nb\n", "a\nc\n")[-2:] == ["-b", "+c"]

@@ -1,0 +1,200 @@
+"""Run the commands that docs/cli.md shows, and write what they print into it; ``--check`` compares only.
+
+A block that opens with ```` ```console recorded ```` has a command on each line that begins with ``$``; what
+follows is what it prints. All of them run in order, in one directory, beside a runtime that has its socket where
+``/var/run/nri`` stands in the page; the files of a node are where ``/host`` does, those of one with NRI disabled
+where ``/mnt/other`` does. While ``nri-sync trace`` or ``nri-sync events`` runs, there is a plugin, and a pod comes
+and goes; then it is interrupted. Times, process ids and sizes differ from run to run, and are not compared.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import difflib
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from nri_sync import Stub
+from nri_sync.cli.loading import load_plugin
+from nri_sync.testing import FakeRuntime, make_container, make_pod
+
+__all__ = ["main", "record", "same"]
+
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "cli.md"
+BLOCK = re.compile(r"^(```console recorded\n)(.*?)(^```$)", re.MULTILINE | re.DOTALL)
+SOCKETS = "/var/run/nri"
+# Directories with the files of a node, and whether NRI is disabled there.
+NODES = {"/host": "false", "/mnt/other": "true"}
+# Those which go on until they are interrupted: once they have printed that.
+UNTIL_INTERRUPTED = {"nri-sync trace": " closed ", "nri-sync events": "RemovePodSandbox"}
+WITHIN = 20.0
+# What is not the same each time.
+VARIABLE = [
+    (re.compile(r"\d\d:\d\d:\d\d\.\d{3}"), "TIME"),
+    (re.compile(r" *\b\d+(\.\d+)? (ms|s)\b"), " SECONDS"),
+    (re.compile(r" *\b\d+ k?B\b"), " SIZE"),
+    (re.compile(r"\S+, pid \d+, user \d+, \S+"), "PROCESS"),
+    (re.compile(r"\bpid \d+"), "PID"),
+]
+
+
+class Scene:
+    """Where the commands run."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory / "w"
+        self._sockets = directory / "s"
+        self._directory.mkdir()
+        self._sockets.mkdir()
+        self._shown = {SOCKETS: str(self._sockets)}
+        for number, (node, disabled) in enumerate(NODES.items()):
+            root = directory / f"n{number}"
+            self._shown[node] = str(root)
+            (root / "etc/containerd").mkdir(parents=True)
+            (root / "etc/containerd/config.toml").write_text(
+                f"version = 3\n[plugins.'io.containerd.nri.v1.nri']\n  disable = {disabled}\n"
+            )
+        programs = directory / "b"
+        programs.mkdir()
+        program = programs / "nri-sync"
+        program.write_text(f'#!/bin/sh\nexec {sys.executable} -m nri_sync "$@"\n')
+        program.chmod(0o755)
+        self._environment = {
+            **os.environ,
+            "PATH": f"{programs}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
+            "PYTHONPATH": str(PAGE.parents[1]),
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "COLUMNS": "100",
+        }
+        self.runtime = FakeRuntime(
+            registration_timeout=5.0,
+            request_timeout=2.0,
+            socket_path=str(self._sockets / "nri.sock"),
+        )
+
+    def run(self, command: str) -> str:
+        """What a command prints, as the page shows it."""
+        here = command
+        for shown, path in self._shown.items():
+            here = here.replace(shown, path)
+        with subprocess.Popen(
+            here, shell=True, cwd=self._directory, env=self._environment, start_new_session=True,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        ) as process:  # fmt: skip
+            assert process.stdout is not None
+            output = ""
+            for begin, last in UNTIL_INTERRUPTED.items():
+                if command.startswith(begin):
+                    self._something_happens(command)
+                    while last not in output:
+                        line = process.stdout.readline()
+                        assert line, output
+                        output += line
+                    os.killpg(process.pid, signal.SIGINT)
+            output += process.stdout.read()
+            process.wait(WITHIN)
+        code = process.returncode
+        for shown, path in self._shown.items():
+            output = output.replace(path, shown)
+        output = output.replace(os.path.realpath(sys.executable), "/usr/bin/python3")
+        lines = [line.rstrip() for line in output.splitlines()]
+        if code > 0 and code != 128 + signal.SIGINT:
+            lines.append(f"exit code {code}")
+        return "".join(f"{line}\n" for line in lines)
+
+    def _something_happens(self, command: str) -> None:
+        if command.startswith("nri-sync trace"):
+            path = self._sockets / "trace.sock"
+            _wait(path.exists)
+            plugin: Any = load_plugin(str(self._directory / "pod-name" / "pod_name.py"))
+            with Stub(plugin, name="pod-name", idx="50", socket_path=str(path)):
+                self._a_pod("50-pod-name")
+            _wait(lambda: not self.runtime.plugins)
+        else:
+            self._a_pod("99-events")
+
+    def _a_pod(self, plugin: str) -> None:
+        runtime = self.runtime
+        runtime.wait_for(lambda: plugin in runtime.plugins)
+        pod = make_pod("web")
+        container = make_container(pod, name="nginx")
+        runtime.run_pod(pod)
+        runtime.create_container(pod, container)
+        runtime.start_container(container)
+        runtime.remove_pod(pod)
+
+
+def _wait(condition: Any) -> None:
+    give_up = time.monotonic() + WITHIN
+    while not condition():
+        if time.monotonic() > give_up:
+            raise TimeoutError("the command does not get to where it should")
+        time.sleep(0.02)
+
+
+@contextlib.contextmanager
+def _scene() -> Iterator[Scene]:
+    # A short path, for the sockets.
+    directory = Path(tempfile.mkdtemp(prefix="nri", dir="/tmp"))
+    try:
+        scene = Scene(directory)
+        with scene.runtime:
+            yield scene
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def record(page: str) -> str:
+    """The page, with what its commands print now."""
+    with _scene() as scene:
+
+        def block(match: re.Match[str]) -> str:
+            commands = re.findall(r"^\$ (.*)$", match[2], re.MULTILINE)
+            shown = "".join(f"$ {command}\n{scene.run(command)}" for command in commands)
+            return f"{match[1]}{shown}{match[3]}"
+
+        return BLOCK.sub(block, page)
+
+
+def same(one: str, other: str) -> list[str]:
+    """The lines in which two pages differ, but for what is not the same each time."""
+    lines = difflib.unified_diff(
+        _lasting(one), _lasting(other), "in the page", "now", lineterm="", n=0
+    )
+    return list(lines)
+
+
+def _lasting(text: str) -> list[str]:
+    for pattern, name in VARIABLE:
+        text = pattern.sub(name, text)
+    return [" ".join(line.split()) for line in text.splitlines()]
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Write the page; with ``--check``, return 1 when it is not current."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--check", action="store_true", help="write nothing")
+    arguments = parser.parse_args(argv)
+    page = PAGE.read_text(encoding="utf-8")
+    recorded = record(page)
+    different = same(page, recorded)
+    if arguments.check:
+        print("\n".join(different))
+        return 1 if different else 0
+    if different:
+        PAGE.write_text(recorded, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
