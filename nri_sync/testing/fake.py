@@ -24,6 +24,9 @@ from nri_sync.testing.watch import Watch
 
 __all__ = ["FakeRuntime", "StartPlugin"]
 
+# Seconds after which a condition may hold for another reason than what happened here.
+_LOOK_AGAIN = 0.05
+
 
 class StartPlugin(Protocol):
     """Starts a plugin, returns its stub, and stops it at the end: see :meth:`FakeRuntime.run_plugin`."""
@@ -193,7 +196,8 @@ class FakeRuntime(Events):
     def wait_for(
         self, condition: Callable[[], object], what: str = "", timeout: float = WITHIN
     ) -> None:
-        """Block until ``condition()`` holds. It is looked at when plugins come, go, or ask for something.
+        """Block until ``condition()`` holds. It is looked at when plugins come, go, or ask for something, and else
+        now and then.
 
         ``runtime.wait_for(lambda: "10-test" in runtime.plugins)``. Raises AssertionError, with ``what`` in its
         text, after ``timeout`` seconds.
@@ -205,7 +209,7 @@ class FakeRuntime(Events):
             if condition():
                 return
             with self._changed:
-                while changes == self._changes:
+                if changes == self._changes:
                     remaining = give_up - time.monotonic()
                     if remaining <= 0:
                         plugins = ", ".join(self.plugins) or "none"
@@ -213,7 +217,7 @@ class FakeRuntime(Events):
                             f"{what or 'what was waited for'} has not come about within "
                             f"{timeout:g} s; plugins: {plugins}"
                         )
-                    self._changed.wait(remaining)
+                    self._changed.wait(min(remaining, _LOOK_AGAIN))
 
     def _notify(self) -> None:
         with self._changed:

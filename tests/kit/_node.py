@@ -83,6 +83,8 @@ class Node:
 
     def connect(self, stub: nri_sync.Stub) -> None:
         """Start a stub, and wait until it gets events."""
+        # Until a session before this one is gone for the runtime, it may send events there.
+        assert self.runtime.wait_for_plugins(lambda names: stub.name not in names, LONG)
         stub.start(LONG)
         assert self.runtime.wait_for_plugins(lambda names: stub.name in names, LONG)
 

@@ -25,11 +25,7 @@ log = logging.getLogger("my.plugin")
 
 @pytest.fixture(autouse=True)
 def _as_before() -> Iterator[None]:
-    root = logging.getLogger()
-    handlers, level = list(root.handlers), root.level
     yield
-    root.handlers[:] = handlers
-    root.setLevel(level)
     dump_logger.setLevel(logging.NOTSET)
 
 
