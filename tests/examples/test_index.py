@@ -1,0 +1,37 @@
+"""Every example is complete, and in the index."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+__all__: list[str] = []
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+FOLDERS = sorted(path.parent.name for path in EXAMPLES.glob("*/plugin.py"))
+# To read and to run by hand.
+WITHOUT_POD = {"first_plugin"}
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_an_example_is_complete(folder: str) -> None:
+    where = EXAMPLES / folder
+    assert (where / "README.md").is_file()
+    assert (where / "pod.yaml").is_file() is (folder not in WITHOUT_POD)
+    # Who copies it has to be able to read it first.
+    assert len((where / "plugin.py").read_text().splitlines()) <= 220
+
+
+def test_the_index_has_all_and_links_to_what_is_there() -> None:
+    links = re.findall(r"\]\((\w+)/README\.md\)", (EXAMPLES / "README.md").read_text())
+    assert sorted(set(links)) == FOLDERS
+
+
+@pytest.mark.parametrize(
+    "page", sorted(EXAMPLES.glob("**/README.md")), ids=lambda page: page.parent.name
+)
+def test_links(page: Path) -> None:
+    for link in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text()):
+        assert (page.parent / link).exists(), link
