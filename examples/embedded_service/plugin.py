@@ -151,7 +151,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_PUT(self) -> None:
         """``PUT /NAMESPACE`` with an amount, such as "512Mi"."""
-        body = self.rfile.read(int(self.headers["Content-Length"])).decode()
+        body = self.rfile.read(int(self.headers["Content-Length"] or 0)).decode()
         try:
             limit = int(kit.Quantity.parse(body.strip()))
         except ValueError as error:
@@ -160,8 +160,12 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(self.service.set_limit(self.path.strip("/"), limit))
 
     def do_POST(self) -> None:
-        {"/pause": self.service.pause, "/resume": self.service.resume}[self.path]()
-        self._answer(self.service.status())
+        actions = {"/pause": self.service.pause, "/resume": self.service.resume}
+        if self.path in actions:
+            actions[self.path]()
+            self._answer(self.service.status())
+        else:
+            self._answer({"error": f"one of {', '.join(actions)}"}, HTTPStatus.NOT_FOUND)
 
     def _answer(self, what: Any, status: HTTPStatus = HTTPStatus.OK) -> None:
         body = json.dumps(what).encode() + b"\n"

@@ -60,6 +60,7 @@ def test_limits(nri_runtime: FakeRuntime, service: LimitService) -> None:
     nri_runtime.failing.add(after.id)
     assert ask(service, "PUT", "/shop", "1Gi") == {"applied": True, "failed": [after.id]}
     assert "error" in ask(service, "PUT", "/shop", "much")
+    assert "error" in ask(service, "POST", "/stop")
     assert ask(service, "GET") == {
         "connected": True, "limits": {"shop": 1 << 30}, "containers": 3,
     }  # fmt: skip

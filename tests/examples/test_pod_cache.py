@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -85,10 +84,23 @@ def test_all_questions(nri_runtime: FakeRuntime, cache: PodCache, client: Client
 @pytest.mark.parametrize(
     ("path", "status"),
     [("/ip/10.9.9.9", 404), ("/pod/a/b", 404), ("/pod/a", 400), ("/pid/x", 400), ("/", 400),
-     ("/pid/999999999", 400), (f"/pid/{os.getpid()}", 404), ("/cgroup/none", 404)],
+     ("/pid/999999999", 400), ("/cgroup/none", 404)],
 )  # fmt: skip
 def test_questions_without_an_answer(client: Client, path: str, status: int) -> None:
     assert client.get(path) == status
+
+
+def test_any_process(
+    nri_runtime: FakeRuntime, cache: PodCache, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pod = make_pod("web")
+    container = make_container(pod, "app")
+    nri_runtime.add(pod, container)
+    cgroups = {77: f"{kit.container_cgroup(container)}/worker", 78: "/user.slice"}
+    monkeypatch.setattr(kit, "process_cgroup", cgroups.__getitem__)
+    with run_attached(nri_runtime, cache):
+        assert set(client.get("/pid/77")["containers"]) == {"app"}
+        assert client.get("/pid/78") == 404
 
 
 def test_the_runtime_is_restarted(
