@@ -51,7 +51,9 @@ class Handled(NamedTuple):
     seconds: float
     #: None if it has raised.
     response: Any
-    traceback: str
+    traceback: str = ""
+    #: The id of the container that it was about, or of the pod.
+    about: str = ""
 
 
 class Recorder(RequestInterceptor, grpc.UnaryUnaryClientInterceptor):
@@ -80,13 +82,13 @@ class Recorder(RequestInterceptor, grpc.UnaryUnaryClientInterceptor):
         finally:
             seconds = time.perf_counter() - began
             with self._lock:
-                self._handled.append(Handled(event, seconds, response, text))
+                self._handled.append(Handled(event, seconds, response, text, _about(request)))
 
     def intercept_unary_unary(self, continuation: Any, details: Any, request: Any) -> Any:
-        call = continuation(details, request)
+        # Before it can have any effect that might be looked at.
         with self._lock:
             self._requests.append(request)
-        return call
+        return continuation(details, request)
 
     def take_handled(self) -> list[Handled]:
         """Each is returned once."""
@@ -99,6 +101,11 @@ class Recorder(RequestInterceptor, grpc.UnaryUnaryClientInterceptor):
         with self._lock:
             taken, self._requests = self._requests, []
             return taken
+
+
+def _about(request: Any) -> str:
+    subject = getattr(request, "container", None) or getattr(request, "pod", None)
+    return getattr(subject, "id", "")
 
 
 @contextmanager

@@ -255,8 +255,9 @@ class Walk:
             event.container, event.id, event.kind = item.name, item.container.id, item.kind.value
         event.calls = calls_of(result, handled)
         event.failure = failure_of(result.error, event.calls)
-        event.updates = self._updated(result, handled, item, requested)
+        # What has been asked for before may be in what is asked for now.
         event.unsolicited = self.take_unsolicited()
+        event.updates = self._updated(result, handled, item, requested)
         event.warnings = self._warnings.take()
         return event
 

@@ -14,7 +14,7 @@ from nri_sync.errors import (
     RuntimeStopped,
     ValidationRejected,
 )
-from nri_sync.testing import make_pod
+from nri_sync.testing import make_container, make_pod
 from nri_sync.testing.result import Answer, Result
 from nri_sync.testing.simulation.outcomes import calls_of, failure_of, synchronize_call
 from nri_sync.testing.simulation.plugins import Handled
@@ -63,7 +63,7 @@ def test_calls_are_put_to_what_handlers_did() -> None:
         Answer("10-a", "PostCreateContainer", 3.0),
     ]
     handled = {
-        "10-a": [Handled("CreateContainer", 0.1, None, ""), Handled("PostCreateContainer", 0.3, None, "")],
+        "10-a": [Handled("CreateContainer", 0.1, None), Handled("PostCreateContainer", 0.3, None)],
         # It has timed out, and still runs.
         "20-b": [],
     }  # fmt: skip
@@ -76,7 +76,20 @@ def test_calls_are_put_to_what_handlers_did() -> None:
     assert (found[0].adjustment, found[0].updates, found[0].evictions) == (adjustment, 2, 1)
 
 
+def test_a_handler_that_was_too_slow_for_an_earlier_event() -> None:
+    pod = make_pod()
+    container = make_container(pod)
+    answers = [Answer("10-a", "CreateContainer", 1.0)]
+    late = Handled("CreateContainer", 9.0, None, about="another")
+    result = Result("CreateContainer", pod, container, answers=answers)
+    [call] = calls_of(result, {"10-a": [late]})
+    assert call.handler_seconds is None
+    present = Handled("CreateContainer", 0.1, None, about=container.id)
+    [call] = calls_of(result, {"10-a": [late, present]})
+    assert call.handler_seconds == 0.1
+
+
 def test_synchronize() -> None:
     response = api.SynchronizeResponse(update=[api.Update("c").message])
-    call = synchronize_call("10-a", Handled("Synchronize", 0.1, response, ""))
+    call = synchronize_call("10-a", Handled("Synchronize", 0.1, response))
     assert (call.plugin, call.event, call.updates) == ("10-a", "Synchronize", 1)

@@ -48,12 +48,11 @@ class Configured:
 
 def test_it_is_run_as_by_the_command() -> None:
     plugin = Plain()
-    with FakeRuntime() as runtime:
-        with started([SimulatedPlugin(plugin, "a", config="text")], runtime) as [(_, recorder)]:
-            assert runtime.plugins == ("10-a",)
-            assert stub.started
-            runtime.run_pod(make_pod("web"))
-            handled = recorder.take_handled()
+    simulated = SimulatedPlugin(plugin, "a", config="text")
+    with FakeRuntime() as runtime, started([simulated], runtime) as [(_, recorder)]:
+        assert runtime.plugins == ("10-a",)
+        runtime.run_pod(make_pod("web"))
+        handled = recorder.take_handled()
     assert plugin.said == ["text", True, "web", False]
     assert [item.event for item in handled] == ["Configure", "Synchronize", "RunPodSandbox"]
     assert all(item.seconds >= 0 and not item.traceback for item in handled)
