@@ -57,9 +57,7 @@ def instructions(text: str) -> list[tuple[str, str]]:
     return [(keyword, rest.strip()) for keyword, _, rest in found]
 
 
-def build(
-    dockerfile: Path, context: Path, directory: Path, path: str, **arguments: str
-) -> Image:
+def build(dockerfile: Path, context: Path, directory: Path, path: str, **arguments: str) -> Image:
     """Build all stages in ``directory``; commands find ``python`` and ``pip`` on ``path``.
 
     Raises ValueError for what a builder would refuse, and CalledProcessError when a command fails.
@@ -91,7 +89,9 @@ def build(
             stage.workdir = rest
             stage.place(rest).mkdir(parents=True)
         elif keyword == "ENV":
-            stage.environment.update(word.split("=", 1) for word in shlex.split(rest))
+            for word in shlex.split(rest):
+                name, _, value = word.partition("=")
+                stage.environment[name] = value
         elif keyword == "USER":
             stage.user = rest
         elif keyword == "ENTRYPOINT":

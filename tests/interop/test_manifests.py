@@ -1,4 +1,4 @@
-"""The manifests of the examples: kustomize builds them, the API has their fields, and plugins run with their arguments."""
+"""The manifests of the examples: kustomize builds them, the API has their fields, plugins run with their arguments."""
 
 from __future__ import annotations
 
@@ -169,7 +169,9 @@ class TestComponents:
     def build(self, socket_dir: Path) -> Any:
         def build(*components: str) -> Deployment:
             lines = ["resources:", f"  - {self.relative('template', socket_dir)}", "components:"]
-            lines += [f"  - {self.relative(f'deploy/components/{c}', socket_dir)}" for c in components]
+            lines += [
+                f"  - {self.relative(f'deploy/components/{c}', socket_dir)}" for c in components
+            ]
             (socket_dir / "kustomization.yaml").write_text("\n".join(lines) + "\n")
             (objects,) = read(socket_dir).values()
             assert not isinstance(objects, str), objects
