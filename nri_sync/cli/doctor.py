@@ -291,7 +291,7 @@ def _show(out: Console, finding: Finding) -> None:
     mark, plain, style = _MARKS[finding.level]
     seconds = "" if finding.seconds is None else f"  {finding.seconds * 1000:.1f} ms"
     first, *rest = _folded(out, finding.text + seconds)
-    line = Text(plain if out.options.ascii_only else mark, style=style)
+    line = Text().append(plain if out.options.ascii_only else mark, style=style)
     line.append(f" {finding.check:<13} ", style="bold")
     out.print(
         line.append(first, style=style if finding.level is Level.PROBLEM else ""), soft_wrap=True

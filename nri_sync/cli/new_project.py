@@ -7,6 +7,8 @@ import keyword
 import re
 import string
 import sys
+import sysconfig
+from importlib.machinery import PathFinder
 from pathlib import Path
 
 from nri_sync import api
@@ -74,10 +76,16 @@ def _checked(name: str) -> str:
             ExitCode.USAGE,
         )
     module = name.replace("-", "_")
-    modules = getattr(sys, "stdlib_module_names", sys.builtin_module_names)
-    if keyword.iskeyword(module) or module in modules or module in _TAKEN:
+    if keyword.iskeyword(module) or module in _TAKEN or _is_of_python(module):
         raise CommandError(
             f"{name!r} is taken: Python has a module of this name; choose another, with --name",
             ExitCode.USAGE,
         )
     return api.check_name(name)
+
+
+def _is_of_python(module: str) -> bool:
+    # Python 3.9 has no list of its modules.
+    library = sysconfig.get_path("stdlib")
+    places = [library, f"{library}/lib-dynload"]
+    return module in sys.builtin_module_names or PathFinder.find_spec(module, places) is not None

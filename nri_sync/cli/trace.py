@@ -6,7 +6,8 @@ import argparse
 import contextlib
 import os
 import sys
-from collections.abc import Iterable, Iterator
+import threading
+from collections.abc import Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, TextIO
@@ -63,9 +64,7 @@ def run(arguments: argparse.Namespace) -> int:
         )
     proxy = Proxy(listen, arguments.socket)
     with contextlib.ExitStack() as stack:
-        entries: Iterable[Entry] = proxy
-        if arguments.record:
-            entries = _recorded(proxy, stack.enter_context(_new_file(arguments.record)))
+        file = stack.enter_context(_new_file(arguments.record)) if arguments.record else None
         try:
             stack.enter_context(proxy)
         except OSError as error:
@@ -73,14 +72,41 @@ def run(arguments: argparse.Namespace) -> int:
                 f"--listen {listen}: {error.strerror or error}; choose another path",
                 ExitCode.UNREACHABLE,
             ) from error
-        began = datetime.now()
         if arguments.output == "table":
             print(f"plugins are to connect to {listen}", file=sys.stderr, flush=True)
-        shown = _Shown(arguments, began)
-        for entry in entries:
-            if not events or not entry.rpc or entry.event in events:
-                shown.show(entry)
+        _Follower(proxy, file, events, _Shown(arguments, datetime.now())).follow()
     return ExitCode.OK
+
+
+class _Follower:
+    """Takes the entries, on a thread that no interrupt gets to: what has been said is recorded to its end."""
+
+    def __init__(
+        self, proxy: Proxy, file: TextIO | None, events: frozenset[str], shown: _Shown
+    ) -> None:
+        self._proxy, self._file, self._events, self._shown = proxy, file, events, shown
+        self._error: Exception | None = None
+        self._thread = threading.Thread(target=self._run, name="nri-trace", daemon=True)
+
+    def follow(self) -> None:
+        """Blocks until interrupted, or until there is nobody to tell."""
+        self._thread.start()
+        try:
+            self._thread.join()
+        finally:
+            self._proxy.close()
+            self._thread.join()
+        if self._error is not None:
+            raise self._error
+
+    def _run(self) -> None:
+        try:
+            entries = self._proxy if self._file is None else _recorded(self._proxy, self._file)
+            for entry in entries:
+                if not self._events or not entry.rpc or entry.event in self._events:
+                    self._shown.show(entry)
+        except Exception as error:
+            self._error = error
 
 
 def _selected(text: str | None) -> frozenset[str]:

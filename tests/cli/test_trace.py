@@ -122,6 +122,32 @@ def test_json_and_a_recording(runtime: FakeRuntime, tmp_path: Path) -> None:
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
+def test_interrupted_while_a_plugin_is_connected(runtime: FakeRuntime, tmp_path: Path) -> None:
+    listen = f"{os.path.dirname(runtime.socket_path)}/trace.sock"
+    path = tmp_path / "r.jsonl"
+    ended = threading.Event()
+    command = ["trace", "--socket", runtime.socket_path, "--record", str(path)]
+    with subprocess.Popen(
+        [sys.executable, "-m", "nri_sync", *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        give_up = time.monotonic() + LONG
+        while not os.path.exists(listen):
+            assert time.monotonic() < give_up
+            time.sleep(0.02)
+        stub = Stub(
+            Namer(), name="namer", idx="10", socket_path=listen, on_close=lambda stub: ended.set()
+        )
+        stub.start()
+        runtime.wait_for(lambda: runtime.plugins)
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=LONG)
+    assert ended.wait(LONG)
+    assert process.returncode == 128 + signal.SIGINT
+    entries = Recording.read(path).entries
+    assert entries[-1].kind == CLOSED
+    assert "Synchronize" in [entry.rpc for entry in entries]
+
+
 def failure(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str]:
     code = main(["trace", *map(str, arguments)])
     errors = capsys.readouterr().err

@@ -46,6 +46,8 @@ class Proxy:
         self._began = time.monotonic()
         self._inbox = _Inbox()
         self._listener: socket.socket | None = None
+        # By connection; for whoever iterates.
+        self._decoders: dict[int, Decoder] = {}
         # Guards what follows.
         self._lock = threading.Lock()
         self._closed = False
@@ -90,7 +92,7 @@ class Proxy:
 
     def __iter__(self) -> Iterator[Entry]:
         """The entries as they come; ends after :meth:`close`."""
-        decoders: dict[int, Decoder] = {}
+        decoders = self._decoders
         while True:
             item = self._inbox.get()
             if item is None:
