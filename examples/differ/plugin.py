@@ -166,6 +166,10 @@ def text_differences(before: Subject, after: Subject) -> Iterator[str]:
     return (line for line in lines if not line.startswith(("---", "+++")))
 
 
+def tell(stub: nri_sync.Stub, reason: Exception) -> None:
+    logger.warning("%s", reason)
+
+
 def indices(text: str) -> list[str]:
     found = [f"{int(item):02d}" for item in text.split(",")]
     if len(found) < 2 or found != sorted(set(found)):
@@ -198,7 +202,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         stub = nri_sync.Stub(
             differ, name="differ", idx=idx, socket_path=options.socket, interceptors=[log]
         )
-        how = {"stop_event": done}
+        how = {"stop_event": done, "on_disconnected": tell}
         thread = threading.Thread(target=nri_sync.run_forever, args=(stub,), kwargs=how)
         thread.start()
         threads.append(thread)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from nri_sync import api, kit
+from nri_sync.errors import ConfigError
 
 __all__ = ["Hook", "HookDirectories", "HookInjector", "read_hook"]
 
@@ -85,7 +86,7 @@ class Hook:
 
 
 def read_hook(path: Path) -> Hook:
-    """Raises ValueError, which names the file, and OSError. Keys that are not known are ignored."""
+    """Raises ConfigError, which names the file, and OSError. Keys that are not known are ignored."""
     try:
         data = json.loads(path.read_text())
         version = data.get("version", "")
@@ -95,9 +96,9 @@ def read_hook(path: Path) -> Hook:
             return _old(data)
         raise ValueError(f"unrecognized hook version: {version!r}")
     except KeyError as error:
-        raise ValueError(f"{path}: missing required property: {error.args[0]}") from None
+        raise ConfigError(str(path), (f"missing required property: {error.args[0]}",)) from None
     except (ValueError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path}: {error}") from None
+        raise ConfigError(str(path), (str(error),)) from None
 
 
 def _current(data: dict[str, Any]) -> Hook:
@@ -151,7 +152,7 @@ class HookDirectories:
                 try:
                     self._hooks = self._read()
                     logger.info("read %d hooks", len(self._hooks))
-                except (ValueError, OSError) as error:
+                except (ConfigError, OSError) as error:
                     logger.error("the hooks stay as they were: %s", error)
                 self._state = state
         return self._hooks

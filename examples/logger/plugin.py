@@ -75,8 +75,8 @@ class Logger(nri_sync.Plugin):
 
     def configure(self, config: str, runtime: str, version: str) -> nri_sync.EventMask | None:
         logger.info("got configuration data: %r from runtime %s %s", config, runtime, version)
-        events = self.settings.events
-        return nri_sync.EventMask.parse(*events) if events else None
+        names = self.settings.events
+        return nri_sync.EventMask.parse(*names) if names else None
 
     def synchronize(self, pods: list[api.PodSandbox], containers: list[api.Container]) -> None:
         for pod in pods:
@@ -156,10 +156,20 @@ def dump(event: str, **messages: Any) -> None:
             logger.info("%s:    %s", event, line)
 
 
+def events(text: str) -> list[str]:
+    if not text:
+        return []
+    try:
+        nri_sync.EventMask.parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return [text]
+
+
 def main() -> int:
     """Run until it is stopped."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--events", type=lambda text: [text] if text else [], default=[])
+    parser.add_argument("--events", type=events, default=[], metavar="LIST")
     for name in ("log-file", "add-annotation", "set-annotation", "add-env", "set-env"):
         parser.add_argument(f"--{name}", default="", metavar="FILE" if "file" in name else "KEY")
     kit.add_options(parser, name="logger", idx="10")
