@@ -1,9 +1,10 @@
-"""``python -m benchmarks [--rounds N] [--write FOLDER] [CASE ...]``"""
+"""``python -m benchmarks [--rounds N] [--quick] [--write FOLDER] [CASE ...]``"""
 
 from __future__ import annotations
 
 import argparse
 import sys
+import time
 from pathlib import Path
 
 from benchmarks import report
@@ -16,6 +17,9 @@ def main() -> None:
     parser.add_argument("cases", nargs="*", metavar="CASE", help="which to run; all by default")
     parser.add_argument("--rounds", type=int, default=5, help="how often each is run (default: 5)")
     parser.add_argument(
+        "--quick", action="store_true", help="cases that take long in a shorter form"
+    )
+    parser.add_argument(
         "--write", type=Path, metavar="FOLDER", help="write performance.md and plots there"
     )
     options = parser.parse_args()
@@ -25,8 +29,12 @@ def main() -> None:
         parser.error(f"no such case: {', '.join(unknown)}; there are: {', '.join(known)}")
     outcomes = []
     for case in [known[name] for name in options.cases] or CASES:
+        if options.quick and case.quick is not None:
+            case = case.quick
+        begin = time.monotonic()
         outcome = measure(case, options.rounds, lambda line: print(line, file=sys.stderr))
         outcomes.append(outcome)
+        print(f"{case.name}: {time.monotonic() - begin:.0f} s", file=sys.stderr)
         print(f"\n{case.title}\n", *report.table(outcome), sep="\n", flush=True)
     if options.write is not None:
         folder = options.write / "performance"

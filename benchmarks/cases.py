@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Callable
 
 from benchmarks import echo
@@ -27,9 +25,11 @@ from benchmarks.peers import (
     plugin,
     runtime_side,
 )
+from benchmarks.process import cpu_seconds
+from benchmarks.steady import STEADY
 from nri_sync.api import nri_pb2
 
-__all__ = ["CASES", "cpu_seconds", "status"]
+__all__ = ["CASES"]
 
 _LATENCY = {"p50": "us", "p99": "us"}
 
@@ -149,49 +149,15 @@ def _relay(plugins: int) -> Callable[[str], Mapping[str, float]]:
     return run
 
 
-def status(pid: int, field: str) -> int:
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith(field + ":"):
-            return int(line.split()[1])
-    raise KeyError(field)
-
-
-def cpu_seconds(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-def _switches(pid: int) -> int:
-    """How often the threads of a process have gone to sleep by themselves, so woke up."""
-    total = 0
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        for line in (task / "status").read_text().splitlines():
-            if line.startswith("voluntary_ctxt_switches"):
-                total += int(line.split()[1])
-    return total
-
-
-def _footprint(kind: str) -> Mapping[str, float]:
+def _cpu(kind: str) -> Mapping[str, float]:
     request = {"pod": as_json(POD), "container": as_json(CONTAINER)}
     with go_runtime() as runtime, plugin(kind, runtime) as process:
-        memory = status(process.pid, "VmRSS")
         runtime.call("bench", op="CreateContainer", request=request, count=1000, warmup=0)
         before = cpu_seconds(process.pid)
         runtime.call(
             "bench", op="CreateContainer", request=request, count=10_000, warmup=0, timeout=120.0
         )
-        cpu = cpu_seconds(process.pid) - before
-        after = status(process.pid, "VmRSS")
-        time.sleep(3.0)  # let what follows a request settle
-        switches = _switches(process.pid)
-        time.sleep(10.0)
-        woken = _switches(process.pid) - switches
-    return {
-        "memory": memory / 1024,
-        "growth over 11,000 requests": (after - memory) / 1024,
-        "CPU of 1,000 requests": cpu * 100,
-        "wake-ups in 10 s of idling": woken,
-    }
+        return {"CPU of 1,000 requests": (cpu_seconds(process.pid) - before) * 100}
 
 
 def _import_time(kind: str) -> Mapping[str, float]:
@@ -309,18 +275,15 @@ CASES = (
         (Aim("p50", OURS, GO_RUNTIME, at_most=1.5),),
     ),
     Case(
-        "footprint",
-        "Memory, CPU and idling of a small plugin",
-        {
-            "memory": "MB",
-            "growth over 11,000 requests": "MB",
-            "CPU of 1,000 requests": "ms",
-            "wake-ups in 10 s of idling": "",
-        },
+        "cpu",
+        "CPU time of a small plugin, CreateContainer",
+        {"CPU of 1,000 requests": "ms"},
         (OURS, GO),
-        _footprint,
+        _cpu,
+        (Aim("CPU of 1,000 requests", OURS, GO),),
         rounds=3,
     ),
+    *STEADY,
     Case(
         "import",
         "Import",

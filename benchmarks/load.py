@@ -15,9 +15,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from benchmarks import report
-from benchmarks.cases import cpu_seconds, status
 from benchmarks.measure import Aim, Case, Outcome, measure
 from benchmarks.peers import CONTAINER, GO_RUNTIME, OURS, POD, as_json, runtime_side
+from benchmarks.process import cpu_seconds, status
 from tests.interop.gopeer import Peer
 
 __all__ = ["load", "main"]

@@ -16,10 +16,17 @@ class Aim:
 
     metric: str
     ours: str
-    peer: str
+    #: ``None``: the metric itself should not exceed it.
+    peer: str | None = None
     at_most: float | None = None
     #: Larger is better, and the ratio should be at least that much instead.
     at_least: float | None = None
+
+    def met(self, result: float) -> bool:
+        """Whether such a ratio, or metric, is as it should be."""
+        return (self.at_most is None or result <= self.at_most) and (
+            self.at_least is None or result >= self.at_least
+        )
 
 
 @dataclass(frozen=True)
@@ -33,7 +40,12 @@ class Case:
     contestants: Sequence[str]
     run: Callable[[str], Mapping[str, float]]
     aims: Sequence[Aim] = ()
+    #: Not more rounds than this, for what takes long.
     rounds: int | None = None
+    #: What a reader of the table has to know.
+    note: str = ""
+    #: A shorter form, for a first look.
+    quick: Case | None = None
 
 
 @dataclass
@@ -54,18 +66,27 @@ class Outcome:
         low, _, high = statistics.quantiles(values, n=4, method="inclusive")
         return (high - low) / 2
 
-    def ratio(self, aim: Aim) -> float:
-        """The median of the ratios of each round: what disturbs a round disturbs both of its sides."""
+    @property
+    def rounds(self) -> int:
+        return len(self.values[self.case.contestants[0]][next(iter(self.case.units))])
+
+    def result(self, aim: Aim) -> float:
+        """The median of the ratios of each round: what disturbs a round disturbs both of its sides.
+
+        Of an aim without a peer, the median of the metric.
+        """
+        if aim.peer is None:
+            return self.median(aim.ours, aim.metric)
         pairs = zip(self.values[aim.ours][aim.metric], self.values[aim.peer][aim.metric])
         return statistics.median(ours / peer for ours, peer in pairs)
 
 
 def measure(case: Case, rounds: int, say: Callable[[str], object]) -> Outcome:
-    """Run all contestants in turn, as many rounds as asked, every other round in reverse order."""
+    """Run all contestants in turn, as many rounds as asked or fewer, every other round in reverse order."""
     outcome = Outcome(
         case, {name: {metric: [] for metric in case.units} for name in case.contestants}
     )
-    for number in range(case.rounds or rounds):
+    for number in range(min(case.rounds or rounds, rounds)):
         order = list(case.contestants) if number % 2 == 0 else list(reversed(case.contestants))
         for contestant in order:
             result = case.run(contestant)

@@ -126,9 +126,10 @@ def plugin(
     size: int = 0,
     idx: int = 10,
     reconnect: bool = False,
+    health: bool = False,
     start: bool = True,
 ) -> Iterator[Peer]:
-    """A plugin of that kind, connected to the runtime."""
+    """A plugin of that kind, connected to the runtime; ``health``: one of ours with a health endpoint."""
     path = str(runtime.socket_path)
     if kind == FLOOR:
         process = Peer("floor", path, f"{idx:02d}", name)
@@ -140,7 +141,7 @@ def plugin(
     else:
         process = Peer(
             Path(sys.executable), "-m", "benchmarks.plugin", path, f"{idx:02d}", name,
-            str(env), str(mounts), str(size),
+            str(env), str(mounts), str(size), *([f"unix://{path}.health"] if health else []),
         )  # fmt: skip
     with process:
         if start:

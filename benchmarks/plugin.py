@@ -1,10 +1,11 @@
-"""A plugin as users write it, to measure: ``python -m benchmarks.plugin SOCKET IDX NAME ENV MOUNTS SIZE``."""
+"""A plugin as users write it: ``python -m benchmarks.plugin SOCKET IDX NAME ENV MOUNTS SIZE [HEALTH]``."""
 
 from __future__ import annotations
 
 import sys
 import threading
 import time
+from typing import Any
 
 import nri_sync
 from benchmarks import control
@@ -21,12 +22,12 @@ class Adjuster:
         self.env = env
         self.mounts = mounts
         self.padding = "x" * size
-        self.synchronized = 0
+        self.containers: list[nri_pb2.Container] = []
 
     def synchronize(
         self, pods: list[nri_pb2.PodSandbox], containers: list[nri_pb2.Container]
     ) -> None:
-        self.synchronized = len(containers)
+        self.containers = containers
 
     def run_pod_sandbox(self, pod: nri_pb2.PodSandbox) -> None:
         pass
@@ -46,7 +47,20 @@ class Adjuster:
         return adjustment
 
 
-def main(socket_path: str, idx: str, name: str, env: str, mounts: str, size: str) -> None:
+def _watched(plugin: Adjuster, address: str, **options: Any) -> nri_sync.Stub:
+    # Only here: a plugin without it should not pay for it.
+    from nri_sync import kit
+
+    health = kit.Health()
+    stub = nri_sync.Stub(plugin, interceptors=[health], **options)
+    health.attach(stub)
+    kit.HealthServer(health, address).start()
+    return stub
+
+
+def main(
+    socket_path: str, idx: str, name: str, env: str, mounts: str, size: str, health: str = ""
+) -> None:
     lost: list[float] = []
     back = threading.Event()
 
@@ -60,7 +74,13 @@ def main(socket_path: str, idx: str, name: str, env: str, mounts: str, size: str
             back.set()
 
     plugin = Adjuster(int(env), int(mounts), int(size))
-    stub = nri_sync.Stub(plugin, name=name, idx=idx, socket_path=socket_path, on_close=come_back)
+    options: dict[str, Any] = {
+        "name": name,
+        "idx": idx,
+        "socket_path": socket_path,
+        "on_close": come_back,
+    }
+    stub = _watched(plugin, health, **options) if health else nri_sync.Stub(plugin, **options)
 
     def start() -> float:
         begin = time.perf_counter()
@@ -81,7 +101,7 @@ def main(socket_path: str, idx: str, name: str, env: str, mounts: str, size: str
             "restart": restart,
             "wait": wait,
             "counters": lambda: stub.counters._asdict(),
-            "synchronized": lambda: plugin.synchronized,
+            "synchronized": lambda: len(plugin.containers),
             "version": lambda: api.NRI_VERSION,
         }
     )

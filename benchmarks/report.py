@@ -38,7 +38,7 @@ def table(outcome: Outcome) -> list[str]:
     for name in case.contestants:
         cells = [_cell(outcome, name, metric) for metric in case.units]
         lines.append(f"| {name} | {' | '.join(cells)} |")
-    return lines + _ratios(outcome)
+    return lines + _aims(outcome)
 
 
 def columns(outcome: Outcome) -> list[str]:
@@ -48,7 +48,7 @@ def columns(outcome: Outcome) -> list[str]:
     for head, metric in zip(_heads(case), case.units):
         cells = [_cell(outcome, name, metric) for name in case.contestants]
         lines.append(f"| {head} | {' | '.join(cells)} |")
-    return lines + _ratios(outcome)
+    return lines + _aims(outcome)
 
 
 def _heads(case: Case) -> list[str]:
@@ -60,15 +60,20 @@ def _cell(outcome: Outcome, contestant: str, metric: str) -> str:
     return f"{_number(median)} ± {_number(spread)}"
 
 
-def _ratios(outcome: Outcome) -> list[str]:
+def _aims(outcome: Outcome) -> list[str]:
     lines = []
     for aim in outcome.case.aims:
-        ratio = f"{aim.metric}, {aim.ours} / {aim.peer}: **{outcome.ratio(aim):.2f}**"
+        result = outcome.result(aim)
+        if aim.peer is None:
+            shown = f"{aim.metric}, {aim.ours}: **{_number(result)}**"
+        else:
+            shown = f"{aim.metric}, {aim.ours} / {aim.peer}: **{result:.2f}**"
+        met = "met" if aim.met(result) else "not met"
         if aim.at_most is not None:
-            ratio += f" (aim: at most {aim.at_most})"
+            shown += f" (aim: at most {aim.at_most}, {met})"
         if aim.at_least is not None:
-            ratio += f" (aim: at least {aim.at_least})"
-        lines += ["", ratio]
+            shown += f" (aim: at least {aim.at_least}, {met})"
+        lines += ["", shown]
     return lines
 
 
@@ -81,13 +86,18 @@ def page(outcomes: Sequence[Outcome], rounds: int, pictures: Iterable[str]) -> s
         "the numbers are medians over the rounds, with half of the range between the quartiles. A ratio is",
         "the median of the ratios of the rounds. Absolute numbers mean little on a shared machine.",
         "",
-        f"Machine: {machine()}. Rounds: {rounds}.",
+        f"Machine: {machine()}. Rounds: {rounds}, unless a case says otherwise.",
         "",
     ]
     for picture in pictures:
         lines += [f"![{picture}]({picture})", ""]
     for outcome in outcomes:
         lines += [f"## {outcome.case.title}", "", *table(outcome), ""]
+        notes = [outcome.case.note] if outcome.case.note else []
+        if outcome.rounds != rounds:
+            notes.append(f"Rounds: {outcome.rounds}.")
+        if notes:
+            lines += [" ".join(notes), ""]
     return "\n".join(lines)
 
 

@@ -1,0 +1,170 @@
+"""What should stay as it is: time with many containers, memory after many requests, a plugin without any."""
+
+from __future__ import annotations
+
+import contextlib
+import statistics
+import time
+from collections.abc import Mapping
+
+from benchmarks.measure import Aim, Case
+from benchmarks.peers import CONTAINER, GO, OURS, POD, as_json, go_runtime, plugin
+from benchmarks.process import status, switches
+
+__all__ = ["STEADY"]
+
+_REQUEST = {"pod": as_json(POD), "container": as_json(CONTAINER)}
+
+#: Longer than anything here takes, in seconds.
+_LONG = 600.0
+
+_KNOWN = (1, 1_000, 50_000)
+
+
+def _containers(count: int) -> str:
+    return f"{count:,} container{'s' if count > 1 else ''}"
+
+
+def _growth(kind: str) -> Mapping[str, float]:
+    taken: dict[int, list[float]] = {count: [] for count in _KNOWN}
+    with contextlib.ExitStack() as stack:
+        runtimes = {}
+        for count in _KNOWN:
+            runtime = stack.enter_context(
+                go_runtime(make_pods=1, make_containers=count, request_timeout_ms=60_000)
+            )
+            stack.enter_context(plugin(kind, runtime))
+            runtimes[count] = runtime
+        # In turn, so that what else the machine does disturbs all of them.
+        for _ in range(6):
+            for count, runtime in runtimes.items():
+                result = runtime.call(
+                    "bench", op="CreateContainer", request=_REQUEST, count=500, warmup=100
+                )
+                taken[count].append(result["p50_us"])
+    figures = {_containers(count): statistics.median(times) for count, times in taken.items()}
+    few, _, many = figures.values()
+    return {**figures, "50,000 / 1": many / few}
+
+
+def _memory(kind: str, requests: int, restarts: int) -> Mapping[str, float]:
+    with go_runtime() as runtime, plugin(kind, runtime) as process:
+
+        def memory() -> float:
+            return status(process.pid, "VmRSS") / 1024
+
+        def serve(count: int) -> None:
+            runtime.call(
+                "bench",
+                op="CreateContainer",
+                request=_REQUEST,
+                count=count,
+                warmup=0,
+                timeout=_LONG,
+            )
+
+        def restart(count: int) -> None:
+            for _ in range(count):
+                process.call("stop")
+                # The reference's stub does not bear to be started before its last connection is over.
+                runtime.wait_event("closed", name="10-bench")
+                process.call("start")
+                runtime.wait_connected("10-bench")
+
+        started = memory()
+        serve(requests // 10)
+        warm = memory()
+        serve(requests - requests // 10)
+        served = memory()
+        restart(restarts // 10)
+        restarted = memory()
+        restart(restarts - restarts // 10)
+        end = memory()
+    return {
+        "after start": started,
+        "after the requests": served,
+        "after the restarts": end,
+        "growth by requests": served - warm,
+        "growth by restarts": end - restarted,
+    }
+
+
+def _memory_case(requests: int, restarts: int, quick: Case | None = None) -> Case:
+    units = ("after start", "after the requests", "after the restarts")
+    growth = ("growth by requests", "growth by restarts")
+    return Case(
+        "memory",
+        f"Resident memory of a small plugin, {requests:,} requests and {restarts:,} restarts",
+        dict.fromkeys((*units, *growth), "MB"),
+        (OURS, GO),
+        lambda kind: _memory(kind, requests, restarts),
+        (
+            *(Aim(metric, OURS, at_most=40.0) for metric in units),
+            *(Aim(metric, OURS, at_most=0.5) for metric in growth),
+        ),
+        rounds=1,
+        note="Growth is that over the last nine tenths of the requests, and of the restarts.",
+        quick=quick,
+    )
+
+
+_IN_WAIT = "nri_sync, main thread in wait()"
+_WITH_HEALTH = "nri_sync with a health endpoint"
+
+
+def _idle(kind: str, seconds: int) -> Mapping[str, float]:
+    with (
+        go_runtime() as runtime,
+        plugin(GO if kind == GO else OURS, runtime, health=kind == _WITH_HEALTH) as process,
+    ):
+        runtime.call("bench", op="CreateContainer", request=_REQUEST, count=100, warmup=0)
+        settle = 3  # seconds, for what follows a request
+        waiting = (
+            process.begin("wait", timeout=settle + seconds + 1.0) if kind == _IN_WAIT else None
+        )
+        time.sleep(settle)
+        before = switches(process.pid)
+        time.sleep(seconds)
+        after = switches(process.pid)
+        if waiting is not None:
+            waiting.result(_LONG)
+    # A thread that has come or gone meanwhile has run as well.
+    ran = {thread: after[thread] - before[thread] for thread in before.keys() & after.keys()}
+    ran.update(dict.fromkeys(before.keys() ^ after.keys(), 1))
+    main = ran.pop(process.pid)
+    return {"main thread": main, "other threads": sum(ran.values())}
+
+
+def _idle_case(seconds: int, quick: Case | None = None) -> Case:
+    silent = (OURS, _WITH_HEALTH)
+    return Case(
+        "idle",
+        f"Context switches of an idle plugin in {seconds} s, voluntary or not",
+        {"main thread": "", "other threads": ""},
+        (OURS, _IN_WAIT, _WITH_HEALTH, GO),
+        lambda kind: _idle(kind, seconds),
+        (
+            *(Aim("main thread", name, at_most=0) for name in silent),
+            Aim("main thread", _IN_WAIT, at_most=seconds + 1),
+            *(Aim("other threads", name, at_most=0) for name in (*silent, _IN_WAIT)),
+        ),
+        rounds=1,
+        note="The main thread reads a pipe, but where it is in wait(): that looks once a second "
+        "whether a signal came.",
+        quick=quick,
+    )
+
+
+STEADY = (
+    Case(
+        "growth",
+        "CreateContainer of a plugin that was told of many containers",
+        {**{_containers(count): "p50, us" for count in _KNOWN}, "50,000 / 1": ""},
+        (OURS, GO),
+        _growth,
+        (Aim("50,000 / 1", OURS, at_most=1.1),),
+        rounds=3,
+    ),
+    _memory_case(100_000, 1_000, quick=_memory_case(5_000, 100)),
+    _idle_case(30, quick=_idle_case(5)),
+)
