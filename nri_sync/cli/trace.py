@@ -6,7 +6,6 @@ import argparse
 import contextlib
 import os
 import sys
-import threading
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -22,6 +21,7 @@ from nri_sync.kit.logs.dumps import as_text, selected_events
 from nri_sync.testing.recordings.entries import PLUGIN, REQUEST, RESPONSE, Entry
 from nri_sync.testing.recordings.files import Recorder, to_json
 from nri_sync.testing.recordings.proxy import Proxy
+from nri_sync.threads import Latch, spawn
 
 __all__ = ["configure", "run"]
 
@@ -86,16 +86,17 @@ class _Follower:
     ) -> None:
         self._proxy, self._file, self._events, self._shown = proxy, file, events, shown
         self._error: Exception | None = None
-        self._thread = threading.Thread(target=self._run, name="nri-trace", daemon=True)
+        # Not the thread's own join(): interrupted, it takes a thread for ended that is not.
+        self._over = Latch()
 
     def follow(self) -> None:
         """Blocks until interrupted, or until there is nobody to tell."""
-        self._thread.start()
+        spawn("nri-trace", self._run)
         try:
-            self._thread.join()
+            self._over.wait()
         finally:
             self._proxy.close()
-            self._thread.join()
+            self._over.wait()
         if self._error is not None:
             raise self._error
 
@@ -107,6 +108,8 @@ class _Follower:
                     self._shown.show(entry)
         except Exception as error:
             self._error = error
+        finally:
+            self._over.set()
 
 
 def _selected(text: str | None) -> frozenset[str]:
