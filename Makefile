@@ -12,7 +12,8 @@ TOX := $(PY) tools/run_tox.py
 help:  ## Show the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
 
-demo: $(VENV)/.package  ## A plugin and a runtime talk to each other
+demo: $(VENV)/.package  ## What a plugin does to a pod, and how it lives through a restart of the runtime
+	$(VENV)/bin/nri-sync demo
 	$(PY) examples/demo.py
 
 ci: $(VENV)/.tox  ## Everything that CI checks: what test and e2e do
@@ -62,7 +63,7 @@ $(VENV)/.created:
 	@touch $@
 
 $(VENV)/.package: $(VENV)/.created setup.cfg pyproject.toml
-	$(PY) -m pip install --quiet --editable .
+	$(PY) -m pip install --quiet --editable '.[cli]'
 	@touch $@
 
 $(VENV)/.tox: $(VENV)/.created

@@ -1,0 +1,202 @@
+"""``nri-sync simulate``: what plugins do to pods, without a container runtime."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Callable
+
+from rich.progress import Progress
+
+from nri_sync import api
+from nri_sync.cli.console import add_output_options, console, print_json
+from nri_sync.cli.errors import CommandError, ExitCode
+from nri_sync.cli.loading import PLUGIN_HELP, load_plugin, plugin_name
+from nri_sync.cli.simulation_view import show
+from nri_sync.errors import ConfigError, IdentityError, NRIError, PluginError
+from nri_sync.kit import Quantity, parse_duration
+from nri_sync.testing.manifests import Assumptions, ManifestError, Workload, load
+from nri_sync.testing.simulation import NotSynchronized, SimulatedPlugin, Simulation, simulate
+
+__all__ = ["configure", "present", "run"]
+
+# Fewer are through before one has seen a bar.
+_WITH_A_BAR = 500
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "plugins", metavar="PLUGIN", nargs="+",
+        help=f"{PLUGIN_HELP}; with NN-name= before it for an index and a name of its own",
+    )  # fmt: skip
+    parser.add_argument(
+        "-f", "--file", action="append", required=True, metavar="FILE",
+        help="pods: Kubernetes manifests, output of crictl inspectp and inspect, or OCI's config.json; - is "
+        "standard input; may be given several times",
+    )  # fmt: skip
+    parser.add_argument(
+        "-e", "--existing", action="append", default=[], metavar="FILE",
+        help="pods that run before the plugins come",
+    )  # fmt: skip
+    parser.add_argument(
+        "-c", "--config", action="append", default=[], metavar="[NN-name=]FILE",
+        help="the configuration of the plugin, or of one of them",
+    )  # fmt: skip
+    add_view_options(parser)
+    parser.add_argument(
+        "--repeat",
+        type=_count,
+        default=1,
+        metavar="N",
+        help="the life of each pod N times, for the times",
+    )
+    parser.add_argument(
+        "--containers", type=_count, default=1, metavar="N", help="each ordinary container N times"
+    )
+    parser.add_argument(
+        "--request-timeout", type=_seconds, default=api.DEFAULT_REQUEST_TIMEOUT, metavar="DURATION",
+        help="what plugins have for an answer (default: %(default)g s)",
+    )  # fmt: skip
+    node = parser.add_argument_group("the node")
+    node.add_argument("--cgroup", choices=("v1", "v2"), default="v2", help="default: %(default)s")
+    node.add_argument(
+        "--cgroup-driver",
+        choices=("systemd", "cgroupfs"),
+        default="systemd",
+        help="default: %(default)s",
+    )
+    node.add_argument("--cpus", type=_count, default=8, metavar="N", help="default: %(default)s")
+    node.add_argument(
+        "--memory", type=_bytes, default="16Gi", metavar="QUANTITY", help="default: %(default)s"
+    )
+
+
+def add_view_options(parser: argparse.ArgumentParser) -> None:
+    """Those that :func:`present` looks at."""
+    parser.add_argument(
+        "-a",
+        "--all",
+        action="store_true",
+        help="show events without an effect, and what was assumed, too",
+    )
+    add_output_options(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Blocks until the simulation is over."""
+    workloads = _workloads(arguments.file, arguments)
+    existing = _workloads(arguments.existing, arguments) if arguments.existing else []
+    plugins = _plugins(arguments.plugins, arguments.config)
+    total = arguments.repeat * sum(1 + len(workload.containers) for workload in workloads)
+    err = console(argparse.Namespace(color=arguments.color), sys.stderr)
+    with Progress(console=err, transient=True, disable=not err.is_terminal) as progress:
+        task = progress.add_task("pods and containers", total=None)
+
+        def advance(done: int, all_of_them: int) -> None:
+            progress.update(task, completed=done, total=all_of_them)
+
+        watched = total * arguments.containers >= _WITH_A_BAR
+        simulation = _simulate(
+            lambda: simulate(
+                plugins,
+                workloads,
+                existing=existing,
+                repeat=arguments.repeat,
+                containers=arguments.containers,
+                request_timeout=arguments.request_timeout,
+                progress=advance if watched else None,
+            )
+        )
+    return present(simulation, arguments)
+
+
+def present(simulation: Simulation, arguments: argparse.Namespace) -> int:
+    """Print it; returns the exit code."""
+    if arguments.output == "json":
+        print_json(simulation.plain())
+    else:
+        show(simulation, console(arguments), everything=arguments.all)
+    return ExitCode.FOUND if simulation.failed else ExitCode.OK
+
+
+def _simulate(run: Callable[[], Simulation]) -> Simulation:
+    try:
+        return run()
+    except ConfigError as error:
+        raise CommandError(str(error), ExitCode.CONFIG) from error
+    except (IdentityError, ValueError) as error:
+        raise CommandError(str(error), ExitCode.USAGE) from error
+    except PluginError as error:
+        raise CommandError(str(error), ExitCode.PLUGIN) from error
+    except NotSynchronized as error:
+        raise CommandError(str(error), ExitCode.CRASHED) from error
+    except NRIError as error:
+        raise CommandError(str(error), ExitCode.REJECTED) from error
+
+
+def _workloads(files: Iterable[str], arguments: argparse.Namespace) -> list[Workload]:
+    assumptions = Assumptions(
+        cgroup_version=int(arguments.cgroup[1:]),
+        systemd_cgroups=arguments.cgroup_driver == "systemd",
+        cpus=arguments.cpus,
+        memory=arguments.memory,
+    )
+    try:
+        return load(
+            *(file if file == "-" else Path(file) for file in files), assumptions=assumptions
+        )
+    except ManifestError as error:
+        raise CommandError(str(error), ExitCode.INPUT) from error
+
+
+def _plugins(targets: Sequence[str], configs: Iterable[str]) -> list[SimulatedPlugin]:
+    """The plugins, with the indices 10, 20 and so on where none are given."""
+    config_paths = dict(_named(config) for config in configs)
+    plugins = []
+    for number, target in enumerate(targets, 1):
+        named, where = _named(target)
+        idx, name = named.split("-", 1) if named else (f"{min(10 * number, 99):02d}", "")
+        name = name or plugin_name(where)
+        config = config_paths.pop(f"{idx}-{name}", None) or config_paths.pop(name, None)
+        if config is None and len(targets) == 1:
+            config = config_paths.pop("", None)
+        plugins.append(SimulatedPlugin(load_plugin(where), name, idx, config_path=config))
+    if config_paths:
+        unused, path = next(iter(config_paths.items()))
+        names = ", ".join(plugin.full_name for plugin in plugins)
+        raise CommandError(
+            f"--config {unused and unused + '='}{path}: which plugin is it for? name one of {names}",
+            ExitCode.USAGE,
+        )
+    return plugins
+
+
+def _named(text: str) -> tuple[str, str]:
+    """``NN-name=rest`` as both; the first is empty without it."""
+    name, equals, rest = text.partition("=")
+    if equals and re.fullmatch(r"[0-9]{2}-[^/]+|[A-Za-z0-9-]+", name):
+        return name, rest
+    return "", text
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a number of at least 1, not {text!r}")
+    return int(text)
+
+
+def _seconds(text: str) -> float:
+    try:
+        return parse_duration(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _bytes(text: str) -> int:
+    try:
+        return int(Quantity.parse(text))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
