@@ -26,7 +26,8 @@ __all__ = ["calls_of", "container_report", "failure_of", "synchronize_call"]
 def calls_of(result: Result, handled: Mapping[str, Sequence[Handled]]) -> list[Call]:
     """The answers, each with what its handler has done."""
     left = {name: list(entries) for name, entries in handled.items()}
-    # A handler that was too slow for an earlier event may be among them. Those of a pod are about its containers, too.
+    # A handler that was too slow for an earlier event may be among them.
+    # What happens to a pod happens to its containers, too.
     about = "" if result.container is None else result.container.id
     calls = []
     for answer in result.answers:
