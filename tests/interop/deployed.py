@@ -81,7 +81,7 @@ class Deployment:
             there.mkdir()
             if "configMap" in volume:
                 for key, text in self.config_maps[volume["configMap"]["name"]].items():
-                    (there / key).write_text(text)
+                    (there / key).write_text(self._moved(text, directory))
         command = ["python", str(ROOT / "examples" / plugin / "plugin.py"), *self.args]
         process = subprocess.Popen(
             [*self._localized(command, directory), "--socket", str(socket)],
@@ -103,6 +103,13 @@ class Deployment:
                 value = str(self._in(value, directory))
             found.append(f"{option}{equals}{value}")
         return found
+
+    def _moved(self, text: str, directory: Path) -> str:
+        """A configuration whose paths of the host are below the directory."""
+        for path, name in self.mounts.items():
+            if "hostPath" in self.volumes[name]:
+                text = text.replace(f" {path}/", f" {self._in(path, directory)}/")
+        return text
 
     @staticmethod
     def _in(path: str, directory: Path) -> Path:

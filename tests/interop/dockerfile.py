@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-__all__ = ["Image", "Stage", "build", "instructions"]
+__all__ = ["Stage", "build", "instructions"]
 
 # Where an absolute path begins, and not the rest of a longer one.
 _START = r"(?<![\w.}/])"
@@ -46,9 +46,6 @@ class Stage:
         return re.sub(pattern, lambda found: f"{self.root}{found[0]}", text) if tops else text
 
 
-Image = Stage
-
-
 def instructions(text: str) -> list[tuple[str, str]]:
     """Keyword and rest of each instruction."""
     lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
@@ -57,7 +54,7 @@ def instructions(text: str) -> list[tuple[str, str]]:
     return [(keyword, rest.strip()) for keyword, _, rest in found]
 
 
-def build(dockerfile: Path, context: Path, directory: Path, path: str, **arguments: str) -> Image:
+def build(dockerfile: Path, context: Path, directory: Path, path: str, **arguments: str) -> Stage:
     """Build all stages in ``directory``; commands find ``python`` and ``pip`` on ``path``.
 
     Raises ValueError for what a builder would refuse, and CalledProcessError when a command fails.
@@ -85,21 +82,26 @@ def build(dockerfile: Path, context: Path, directory: Path, path: str, **argumen
             _copy(stage, rest, context, stages)
         elif keyword == "RUN":
             _run(stage, rest, path)
-        elif keyword == "WORKDIR":
-            stage.workdir = rest
-            stage.place(rest).mkdir(parents=True)
-        elif keyword == "ENV":
-            for word in shlex.split(rest):
-                name, _, value = word.partition("=")
-                stage.environment[name] = value
-        elif keyword == "USER":
-            stage.user = rest
-        elif keyword == "ENTRYPOINT":
-            stage.entrypoint = json.loads(rest)
         else:
-            raise ValueError(f"{keyword} is not known here")
+            _set(stage, keyword, rest)
     assert stage is not None
     return stage
+
+
+def _set(stage: Stage, keyword: str, rest: str) -> None:
+    if keyword == "WORKDIR":
+        stage.workdir = rest
+        stage.place(rest).mkdir(parents=True)
+    elif keyword == "ENV":
+        for word in shlex.split(rest):
+            name, _, value = word.partition("=")
+            stage.environment[name] = value
+    elif keyword == "USER":
+        stage.user = rest
+    elif keyword == "ENTRYPOINT":
+        stage.entrypoint = json.loads(rest)
+    else:
+        raise ValueError(f"{keyword} is not known here")
 
 
 def _substitute(text: str, variables: Mapping[str, str]) -> str:

@@ -13,7 +13,7 @@ import pytest
 
 from nri_sync.runtime import Runtime
 from tests.interop.deployed import EXAMPLES, ROOT
-from tests.interop.dockerfile import Image, build, instructions
+from tests.interop.dockerfile import Stage, build, instructions
 
 __all__: list[str] = []
 
@@ -23,7 +23,7 @@ LONG = 20.0
 
 
 @pytest.fixture(scope="module")
-def image(tmp_path_factory: pytest.TempPathFactory) -> Image:
+def image(tmp_path_factory: pytest.TempPathFactory) -> Stage:
     directory = tmp_path_factory.mktemp("image")
     # As in the base image: a Python with pip, and nothing else.
     base = directory / "base"
@@ -37,17 +37,17 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Image:
 
 @pytest.mark.timeout(300)
 class TestImage:
-    def test_is_not_root_unless_told(self, image: Image) -> None:
+    def test_is_not_root_unless_told(self, image: Stage) -> None:
         user, _, group = image.user.partition(":")
         assert user.isdigit()
         assert int(user) > 0
         assert int(group) > 0
 
-    def test_has_no_tools_to_install_with(self, image: Image) -> None:
+    def test_has_no_tools_to_install_with(self, image: Stage) -> None:
         assert not list(image.root.rglob("pip*"))
 
     def test_runs_a_plugin_without_writing(
-        self, image: Image, socket_path: Path, socket_dir: Path
+        self, image: Stage, socket_path: Path, socket_dir: Path
     ) -> None:
         before = snapshot(image.root)
         runtime = Runtime(

@@ -1,4 +1,4 @@
-"""The manifests of the examples: kustomize builds them, the API has their fields, plugins run with their arguments."""
+"""The manifests of the examples: kustomize builds them, the API knows their fields, and plugins run by them."""
 
 from __future__ import annotations
 
