@@ -100,9 +100,9 @@ def run(arguments: argparse.Namespace) -> int:
 def _show(out: Console, differences: list[Difference], requests: int, updated: bool) -> None:
     for difference in differences:
         out.print(
-            Text(difference.what, style="bold").append(
-                f"  {difference.time:.3f} s into the recording", style="dim"
-            )
+            Text()
+            .append(difference.what, style="bold")
+            .append(f"  {difference.time:.3f} s into the recording", style="dim")
         )
         # The names of the two sides, once for all.
         for line in difference.diff.splitlines()[2:]:

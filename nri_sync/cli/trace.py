@@ -184,7 +184,7 @@ class _Shown:
 
     def _line(self, entry: Entry, ascii_only: bool) -> Text:
         at = self._began + timedelta(seconds=entry.time)
-        line = Text(at.strftime("%H:%M:%S.%f")[:-3] + " ", style="dim")
+        line = Text().append(at.strftime("%H:%M:%S.%f")[:-3] + " ", style="dim")
         if self._several:
             line.append(f"[{entry.connection}] ", style="magenta")
         if entry.kind not in (REQUEST, RESPONSE):

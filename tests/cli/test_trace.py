@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import signal
@@ -12,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +22,10 @@ import pytest
 from nri_sync import Stub, api
 from nri_sync.cli import main
 from nri_sync.cli.errors import ExitCode
+from nri_sync.cli.trace import _duration, _Shown, _size
 from nri_sync.testing import FakeRuntime, make_container, make_pod
 from nri_sync.testing.recordings import Recording
-from nri_sync.testing.recordings.entries import CLOSED, REQUEST
+from nri_sync.testing.recordings.entries import CLOSED, REQUEST, Entry
 
 __all__: list[str] = []
 
@@ -204,8 +207,13 @@ def test_a_disk_that_is_full(
     assert "No space left" in errors
 
 
-def test_numbers_are_short() -> None:
-    from nri_sync.cli.trace import _duration, _size
+def test_what_is_dim_does_not_dim_the_rest() -> None:
+    arguments = argparse.Namespace(output="table", full=False, color="always")
+    line = _Shown(arguments, datetime(2026, 1, 1))._line(Entry(REQUEST, 1, rpc="Shutdown"), False)
+    assert str(line.style) == ""
+    assert {str(span.style) for span in line.spans} >= {"dim", "bold"}
 
+
+def test_numbers_are_short() -> None:
     assert [_size(0), _size(9999), _size(12345)] == ["0 B", "9999 B", "12 kB"]
     assert [_duration(0.00123), _duration(2.5)] == ["1.2 ms", "2.50 s"]
