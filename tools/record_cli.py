@@ -36,15 +36,20 @@ SOCKETS = "/var/run/nri"
 # Directories with the files of a node, and whether NRI is disabled there.
 NODES = {"/host": "false", "/mnt/other": "true"}
 # Those which go on until they are interrupted: once they have printed that.
-UNTIL_INTERRUPTED = {"nri-sync trace": " closed ", "nri-sync events": "RemovePodSandbox"}
+UNTIL_INTERRUPTED = {
+    "nri-sync trace": " closed ",
+    "nri-sync events": "RemovePodSandbox",
+    "nri-sync run": "configured",
+}
 WITHIN = 20.0
 # What is not the same each time.
 VARIABLE = [
-    (re.compile(r"\d\d:\d\d:\d\d\.\d{3}"), "TIME"),
+    (re.compile(r"(\d{4}-\d\d-\d\dT)?\d\d:\d\d:\d\d\.\d{3}Z?"), "TIME"),
     (re.compile(r" *\b\d+(\.\d+)? (ms|s)\b"), " SECONDS"),
     (re.compile(r" *\b\d+ k?B\b"), " SIZE"),
     (re.compile(r"\S+, pid \d+, user \d+, \S+"), "PROCESS"),
     (re.compile(r"\bpid \d+"), "PID"),
+    (re.compile(r"\b[0-9a-f]{6}-\d+\b"), "OPERATION"),
 ]
 
 
@@ -56,6 +61,7 @@ class Scene:
         self._sockets = directory / "s"
         self._directory.mkdir()
         self._sockets.mkdir()
+        shutil.copy(PAGE.parents[1] / "nri_sync/cli/samples/pod.yaml", self._directory)
         self._shown = {SOCKETS: str(self._sockets)}
         for number, (node, disabled) in enumerate(NODES.items()):
             root = directory / f"n{number}"
@@ -107,6 +113,7 @@ class Scene:
         for shown, path in self._shown.items():
             output = output.replace(path, shown)
         output = output.replace(os.path.realpath(sys.executable), "/usr/bin/python3")
+        output = output.replace(f"{PAGE.parents[1]}/", "")
         lines = [line.rstrip() for line in output.splitlines()]
         if code > 0 and code != 128 + signal.SIGINT:
             lines.append(f"exit code {code}")
@@ -120,7 +127,7 @@ class Scene:
             with Stub(plugin, name="pod-name", idx="50", socket_path=str(path)):
                 self._a_pod("50-pod-name")
             _wait(lambda: not self.runtime.plugins)
-        else:
+        elif command.startswith("nri-sync events"):
             self._a_pod("99-events")
 
     def _a_pod(self, plugin: str) -> None:
