@@ -13,6 +13,7 @@ __all__ = ["Fields"]
 
 _T = TypeVar("_T")
 
+_MOST = (1 << 63) - 1
 _NAMES = {
     bool: "true or false",
     dict: "an object",
@@ -84,7 +85,7 @@ class Fields:
 
     def integer(self, key: str, missing: int = 0) -> int:
         found = self._get(key, int, missing)
-        if not -(1 << 63) <= found < 1 << 63:
+        if not -_MOST <= found <= _MOST:
             self.fail(f"{found} is beyond 64 bits", key)
         return found
 
@@ -132,6 +133,8 @@ class Fields:
             self.fail(str(error), key)
         if amount < Quantity():
             self.fail(f"{value} is less than nothing", key)
+        if int(amount) > _MOST:
+            self.fail(f"{value} is beyond 64 bits", key)
         return amount
 
     def json(self) -> str:

@@ -23,6 +23,7 @@ Amounts = dict[str, Quantity]
 
 _HUGE = "hugepages-"
 _ZERO = Quantity()
+_MOST = (1 << 63) - 1
 _PAGE_UNITS = ("B", "KB", "MB", "GB", "TB", "PB")
 
 
@@ -209,9 +210,10 @@ def _resources(
     shares_of = cpu_limit if cpu_request is None else cpu_request
     resources = Resources(
         shares=milli_to_shares(shares_of.milli),
-        quota=milli_to_quota(cpu_limit.milli),
+        quota=min(_MOST, milli_to_quota(cpu_limit.milli)),
         period=DEFAULT_PERIOD,
-        memory_limit=int(memory_limit),
+        # A sum may be more than each of its parts is allowed to be.
+        memory_limit=min(_MOST, int(memory_limit)),
     )
     if assumptions.cgroup_version == 2:
         # ``singleProcessOOMKill`` is false there: all processes of a container are killed together.

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import copy
+import json
+import random
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from nri_sync.testing.manifests import ManifestError, load
+from nri_sync.testing.manifests.documents import read
 from tests.testing.manifests import PODS
 
 __all__: list[str] = []
@@ -45,3 +51,37 @@ def test_what_is_none(text: str, problem: str) -> None:
 def test_nothing() -> None:
     with pytest.raises(ManifestError, match="no pod and no template of one; there is: nothing"):
         load()
+
+
+# What is put in the place of anything.
+OTHERS: list[Any] = [
+    None, True, 3, -1, 2.5, 1 << 70, "", "x", "/", "1Gi", "\0", [], [None], [3], ["a"], [{}], {}, {"a": 1},
+    {"name": "x"}, [{"name": "x"}],
+]  # fmt: skip
+
+
+def places(value: Any) -> Iterator[tuple[Any, Any]]:
+    """Each object or list in a document, with each of its keys or indices."""
+    if isinstance(value, (dict, list)):
+        for key in list(value) if isinstance(value, dict) else range(len(value)):
+            yield value, key
+            yield from places(value[key])
+
+
+@pytest.mark.parametrize(
+    "path", sorted([*PODS.iterdir(), *CRICTL.iterdir()]), ids=lambda path: path.name
+)
+def test_whatever_is_wrong_is_told_in_one_line(path: Path) -> None:
+    originals = [document.data for document in read(path)]
+    chance = random.Random(path.name)
+    refused = []
+    for _ in range(150):
+        documents = copy.deepcopy(originals)
+        holder, key = chance.choice(list(places(documents))[1:])
+        holder[key] = chance.choice(OTHERS)
+        try:
+            load("\n".join(map(json.dumps, documents)) + "\n")
+        except ManifestError as error:
+            refused.append(str(error))
+    assert refused
+    assert not [text for text in refused if "\n" in text]

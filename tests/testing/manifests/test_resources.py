@@ -174,6 +174,14 @@ class TestContainer:
         assert pod(only, node_critical=True).container(only, NODE).oom_score_adj == -997
 
 
+def test_as_much_as_can_be_written() -> None:
+    most = str((1 << 63) - 1)
+    containers = [amounts(name, {}, {"cpu": most, "memory": most}) for name in ("main", "main2")]
+    sandbox = pod(*containers).sandbox(NODE)
+    assert sandbox.quota == sandbox.memory_limit == (1 << 63) - 1
+    assert sandbox.message().memory.limit.value == (1 << 63) - 1
+
+
 def test_overhead() -> None:
     overhead = {"cpu": Quantity.parse("250m"), "memory": Quantity.parse("120Mi")}
     found = pod(amounts("main"), overhead=overhead)
