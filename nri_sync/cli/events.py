@@ -279,7 +279,7 @@ def _print(arguments: argparse.Namespace, watcher: Iterable[_Happening]) -> None
 
 def _line(happening: _Happening) -> Text:
     clock = datetime.fromtimestamp(happening.at).strftime("%H:%M:%S.%f")[:-3]
-    line = Text(f"{clock}  ", style="dim")
+    line = Text().append(f"{clock}  ", style="dim")
     line.append(f"{happening.event:<20} ", style=_style(happening.event))
     if happening.pod is not None:
         line.append(f"{happening.pod.namespace}/{happening.pod.name or happening.pod.id[:13]}")
@@ -368,4 +368,4 @@ def _last(happening: _Happening | None) -> Text:
     if happening is None:
         return Text("")
     clock = datetime.fromtimestamp(happening.at).strftime("%H:%M:%S ")
-    return Text(clock, style="dim").append(happening.event, style=_style(happening.event))
+    return Text().append(clock, style="dim").append(happening.event, style=_style(happening.event))
