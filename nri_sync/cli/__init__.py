@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import logging
 import os
 import signal
 import sys
@@ -46,6 +47,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if parsed.command is None:
             parser.print_help()
             return ExitCode.OK
+        if not parsed.traceback:
+            # Commands show by themselves what matters of it; without this, Python would print the log.
+            logging.getLogger("nri_sync").addHandler(logging.NullHandler())
         code = int(parsed.run(parsed))
         sys.stdout.flush()
     except CommandError as error:

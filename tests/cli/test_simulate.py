@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -142,6 +144,17 @@ class TestShown:
             parents.append(event["created"]["before"]["linux"]["cgroupsPath"])
         assert ".slice:" in parents[0]
         assert parents[1].startswith("/kubepods/besteffort/pod")
+
+
+def test_what_a_handler_raises_is_shown_once(plugin: str, tmp_path: Path) -> None:
+    manifest = tmp_path / "none.yaml"
+    manifest.write_text(POD.replace("blue", "none"))
+    command = [sys.executable, "-m", "nri_sync", "simulate", plugin, "-f", str(manifest)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == ExitCode.FOUND
+    assert done.stderr == ""
+    done = subprocess.run([*command, "--traceback"], stderr=subprocess.PIPE, text=True)
+    assert "Traceback" in done.stderr
 
 
 class TestRefused:
