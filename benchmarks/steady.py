@@ -100,7 +100,7 @@ def _memory_case(requests: int, restarts: int, quick: Case | None = None) -> Cas
         lambda kind: _memory(kind, requests, restarts),
         (
             *(Aim(metric, OURS, at_most=40.0) for metric in units),
-            *(Aim(metric, OURS, at_most=0.5) for metric in growth),
+            *(Aim(metric, OURS, at_most=1.0) for metric in growth),
         ),
         rounds=1,
         note="Growth is that over the last nine tenths of the requests, and of the restarts.",

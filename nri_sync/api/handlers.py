@@ -59,9 +59,11 @@ def _create(result: Any) -> nri_pb2.CreateContainerResponse:
             f"create_container returned {type(result).__name__}, but a ContainerAdjustment, a pair of it "
             "and a list of ContainerUpdate, a CreateContainerResponse or None is expected"
         )
-    if updates is None:
-        return nri_pb2.CreateContainerResponse(adjust=adjustment)
-    return nri_pb2.CreateContainerResponse(adjust=adjustment, update=_checked_updates(updates))
+    response = nri_pb2.CreateContainerResponse(update=_checked_updates(updates))
+    if adjustment is not None:
+        # As an argument of the constructor it would be serialized and parsed again.
+        response.adjust.CopyFrom(adjustment)
+    return response
 
 
 class Handler(NamedTuple):

@@ -259,6 +259,8 @@ class Link:
 
     def _finish(self) -> None:
         """Close the descriptors; called with the token, when no thread uses them for reading any more."""
+        # Whoever keeps the link, the garbage collector above all, need not keep that much memory.
+        self._view = memoryview(bytearray())
         with self._write_lock, self._lock:
             self._open = False
             self._close_descriptors()
