@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
@@ -46,6 +47,8 @@ def count(report: Path) -> Counter[str]:
 
 def main(args: list[str]) -> int:
     """Run tox with ``args``, print the totals, and return tox's exit code."""
+    # Whatever starts this may ignore it, as shells do for background jobs, and tests would inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     environ = dict(os.environ)
     pyenv = Path(environ.get("PYENV_ROOT") or Path.home() / ".pyenv")
     environ["PATH"] = os.pathsep.join([environ.get("PATH", os.defpath), *interpreters(pyenv)])
