@@ -52,10 +52,10 @@ class Latch:
         Not for code that a signal may interrupt: a waiter might not be woken.
         """
         self._is_set = True
-        while True:
+        while self._waiters:
             try:
                 waiter = self._waiters.pop()()
-            except KeyError:
+            except KeyError:  # another thread sets it, too, or the last one that waited is gone
                 return
             if waiter is not None:
                 waiter.release()

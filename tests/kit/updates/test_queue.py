@@ -562,7 +562,7 @@ class TestRemoved:
         assert script.failure(future).reason == "removed"
 
     def test_a_container_that_is_removed(self, scripted: Make) -> None:
-        script = scripted(attempts=5)
+        script = scripted(attempts=5, backoff=Backoff(first=1.0, most=1.0))
         sent = script.put("a", 1)
         call = script.call(("a", 1))
         waiting, other = script.put("a", 2), script.put("b", 3)
