@@ -8,13 +8,14 @@ its options, and ``run(arguments)``, which does the work and returns an exit cod
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import logging
 import os
 import signal
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import nri_sync
 from nri_sync.cli.errors import CommandError, ExitCode
@@ -47,10 +48,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if parsed.command is None:
             parser.print_help()
             return ExitCode.OK
-        if not parsed.traceback:
-            # Commands show by themselves what matters of it; without this, Python would print the log.
-            logging.getLogger("nri_sync").addHandler(logging.NullHandler())
-        code = int(parsed.run(parsed))
+        with contextlib.nullcontext() if parsed.traceback else _quiet():
+            code = int(parsed.run(parsed))
         sys.stdout.flush()
     except CommandError as error:
         if "--traceback" in arguments:
@@ -64,6 +63,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return ExitCode.OK
     return code
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Commands show by themselves what matters of the log, which Python would print without a handler."""
+    handler = logging.NullHandler()
+    log = logging.getLogger("nri_sync")
+    log.addHandler(handler)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
 
 
 def _parser(command: str | None) -> argparse.ArgumentParser:
