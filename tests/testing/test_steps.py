@@ -193,7 +193,7 @@ def test_a_plugin_that_comes_back_after_all_of_it(name: str) -> None:
         steps.down(until="lost"),
         [steps.welcome(), new, steps.mark("back"), steps.serve()],
     ) as runtime:
-        stub = make_stub(runtime, plugin, registration_timeout=0.5)
+        stub = make_stub(runtime, plugin, registration_timeout=2.0)
 
         def on_disconnected(stub: nri_sync.Stub, reason: Exception) -> None:
             reasons.append(reason)
