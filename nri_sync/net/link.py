@@ -440,7 +440,8 @@ class Link:
     def _start_clock(self) -> None:
         """For what was due from the start, and still is: most often that is over before a clock is needed."""
         due, self._first_due = self._first_due, math.inf
-        self.wake_by(due)
+        if not self._closing:  # which is what wakes the sentinel, too
+            self.wake_by(due)
 
     def _watch_clock(self) -> None:
         while True:

@@ -17,7 +17,7 @@ from nri_sync.deadline import Deadline
 from nri_sync.errors import ConnectionLost, NRIError, RemoteProtocolError
 from nri_sync.net import link as link_module
 from nri_sync.net.link import Job, Link, Receiver
-from nri_sync.threads import Latch
+from nri_sync.threads import Latch, spawn
 from tests.net.rig import (
     LONG,
     Lines,
@@ -690,6 +690,23 @@ class TestClock:
                 peer.send("pong")
                 assert lines.answers["pong"].wait(Deadline(LONG))
             assert ticked.wait(LONG)
+
+    def test_an_end_needs_no_clock(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        spawned: list[str] = []
+
+        def spawning(name: str, *arguments: Any) -> None:
+            spawned.append(name)
+            spawn(name, *arguments)
+
+        monkeypatch.setattr(link_module, "spawn", spawning)
+        for _ in range(20):
+            lines = Lines()
+            lines.on_tick = lambda now: now + 1000
+            with linked(lines):
+                lines.link.close()
+                assert lines.is_lost.wait(LONG)
+        assert spawned
+        assert not [name for name in spawned if name.endswith("-clock")]
 
     def test_what_was_due_from_the_start_needs_no_clock_when_it_was_over_in_time(self) -> None:
         lines = Lines()
