@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import socket
 import textwrap
 import threading
@@ -89,8 +88,6 @@ def run(arguments: argparse.Namespace) -> int:
         raise CommandError(str(error), ExitCode.USAGE) from error
     findings = []
     out = None if arguments.output == "json" else console(arguments)
-    # The command tells it in its own words.
-    logging.getLogger("nri_sync").addHandler(logging.NullHandler())
     for finding in _findings(arguments):
         findings.append(finding)
         if out is not None:
