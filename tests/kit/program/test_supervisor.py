@@ -93,7 +93,9 @@ def work():
     assert ended.wait(60)
 """
     )
-    with program(socket_dir, source=source, main="supervisor.run(work)") as process:
+    with program(
+        socket_dir, source=source, main="supervisor.run(work)", environ={"PYTHONWARNINGS": "ignore"}
+    ) as process:
         child = int(process.expect("up").split()[1])
         os.kill(child, signal.SIGTERM)
         process.expect("child -15 False")
