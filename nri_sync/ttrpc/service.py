@@ -378,14 +378,16 @@ class ServerEnd:
         self._admit = admit
         self._done = done
         self._decoder = MessageDecoder()
-        # Guards the two tables, of the calls that are not answered yet, and the number of those whose answer
-        # is not sent yet. Innermost.
+        # Guards the tables, of the calls that are not answered yet, and of what is not sent yet. Innermost.
         self._lock = threading.Lock()
         # Somebody waits for that number to be 0.
         self._none_left: Latch | None = None
         self._streams = ServerStreams()
         self._calls: dict[int, ServerCall] = {}
         self._unsettled = 0
+        # The streams that are finished here, but the client may not know yet: it may go on sending, and a
+        # refusal must not overtake the answer.
+        self._leaving: set[int] = set()
         self._takes_calls = True
         self._ignored = 0
 
@@ -410,6 +412,8 @@ class ServerEnd:
                     self._unsettled += 1
                 else:
                     found = self._calls.get(event.stream_id)
+                    if message.type == DATA and event.stream_id in self._leaving:
+                        continue
             if isinstance(event, RequestReceived):
                 refusal = self._admit()
                 if refusal is None:
@@ -536,10 +540,15 @@ class ServerEnd:
         with self._lock:
             if self._calls.get(call.stream_id) is not call:
                 return False
-            del self._calls[call.stream_id]
+            self._leave(call)
             self._streams.send_response(call.stream_id)
             call.late = late
         return True
+
+    def _leave(self, call: ServerCall) -> None:
+        del self._calls[call.stream_id]
+        if call.inbox is not None and not call.settled:
+            self._leaving.add(call.stream_id)
 
     def settle(self, call: ServerCall) -> None:
         """The answer to the call is sent, or will never be. The first time counts."""
@@ -548,6 +557,7 @@ class ServerEnd:
             if call.settled:
                 return
             call.settled = True
+            self._leaving.discard(call.stream_id)
             self._unsettled -= 1
             if not self._unsettled:
                 none_left, self._none_left = self._none_left, None
@@ -564,7 +574,7 @@ class ServerEnd:
             if not self._streams.send_data(call.stream_id, end=last):
                 return False
             if last:
-                del self._calls[call.stream_id]
+                self._leave(call)
         flags = REMOTE_CLOSED | NO_DATA if last else 0
         try:
             self.link.send(self.frame(encode_header(DATA, call.stream_id, flags, len(data)), data))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import socket
@@ -24,7 +25,7 @@ from nri_sync.ttrpc.inbox import Inbox
 from nri_sync.ttrpc.router import Router
 from nri_sync.ttrpc.service import LatePolicy, ServerCall, ServerEnd, encode_error, encode_success
 from nri_sync.ttrpc.status import Status
-from nri_sync.wire.ttrpc import MESSAGE_MAX
+from nri_sync.wire.ttrpc import MESSAGE_MAX, encode_header
 from tests.ttrpc.rig import (
     DATA,
     LONG,
@@ -485,6 +486,49 @@ class TestStreams:
             assert peer.expect().status[0] == INVALID_ARGUMENT
             go.set()
             peer.check(3)
+
+    @pytest.mark.parametrize("kind", ["stream_unary", "stream_stream"])
+    def test_a_refusal_of_data_does_not_overtake_the_answer(
+        self, kind: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        finished, go = threading.Event(), threading.Event()
+
+        def answer(requests: Any, context: Any) -> Any:
+            return text("enough") if kind == "stream_unary" else iter(())
+
+        def held(type: int, stream_id: int, flags: int, length: int) -> bytes:
+            if stream_id == 1:
+                finished.set()
+                assert go.wait(LONG)
+            return encode_header(type, stream_id, flags, length)
+
+        monkeypatch.setattr(service, "encode_header", held)
+        with raw({"Enough": method(kind, answer)}) as peer:
+            peer.send(REQUEST, 1, request("Enough"), REMOTE_OPEN)
+            assert finished.wait(LONG)
+            peer.send(DATA, 1, encoded("more"))
+            peer.send(DATA, 1, b"x" * (MESSAGE_MAX + 1))
+            peer.send(DATA, 1, flags=REMOTE_CLOSED | NO_DATA)
+            peer.check(3)
+            go.set()
+            message = peer.expect()
+            if kind == "stream_unary":
+                assert (message.stream_id, message.value) == (1, "enough")
+            else:
+                assert message == (1, DATA, REMOTE_CLOSED | NO_DATA, b"")
+
+            ids = itertools.count(5, 2)
+
+            def refused() -> bool:
+                peer.send(DATA, 1, encoded("still more"))
+                message = peer.ask(next(ids))
+                if message.stream_id != 1:
+                    return False  # the server may not know yet that its answer is sent
+                assert message.status[0] == INVALID_ARGUMENT
+                peer.expect()
+                return True
+
+            eventually(refused)
 
     def test_a_request_that_cannot_be_parsed(self) -> None:
         with raw() as peer:
