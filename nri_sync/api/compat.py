@@ -67,6 +67,12 @@ _SINCE = {
     "v0.12.4": "FailurePolicy ConfigureResponse.failure_policy",
 }
 _FIRST = {name: release for release, names in _SINCE.items() for name in names.split()}
+# Looked at whenever a plugin subscribes, so it is not worked out anew.
+_LATER_EVENTS = [
+    (Version.parse(release), EventMask.of(nri_pb2.Event.Value(name.rpartition(".")[2])))
+    for name, release in _FIRST.items()
+    if name.startswith("Event.")
+]
 
 
 def _known_names() -> frozenset[str]:
@@ -157,7 +163,11 @@ def valid_events(nri_version: str | None) -> EventMask:
     All of them if the release is not known.
     """
     mask = EventMask.ALL
-    for number in mask.numbers:
-        if not knows(nri_version, f"Event.{nri_pb2.Event.Name(number)}", unsure=True):
-            mask &= ~EventMask.of(number)
+    try:
+        version = Version.parse(nri_version or "")
+    except ValueError:
+        return mask
+    for release, events in _LATER_EVENTS:
+        if version < release:
+            mask &= ~events
     return mask

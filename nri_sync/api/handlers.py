@@ -59,7 +59,9 @@ def _create(result: Any) -> nri_pb2.CreateContainerResponse:
             f"create_container returned {type(result).__name__}, but a ContainerAdjustment, a pair of it "
             "and a list of ContainerUpdate, a CreateContainerResponse or None is expected"
         )
-    response = nri_pb2.CreateContainerResponse(update=_checked_updates(updates))
+    response = nri_pb2.CreateContainerResponse()
+    if updates is not None:
+        response.update.extend(_checked_updates(updates))
     if adjustment is not None:
         # As an argument of the constructor it would be serialized and parsed again.
         response.adjust.CopyFrom(adjustment)

@@ -29,6 +29,7 @@ import contextlib
 import fcntl
 import logging
 import math
+import mmap
 import select
 import socket
 import struct
@@ -159,7 +160,8 @@ class Link:
         # The reader holds it. It guards the receiver's parsers, _view, the registration in the epoll set,
         # _sentinel and _ended. Not re-entrant, and bound to no thread. Taken before _lock.
         self._token = threading.Lock()
-        self._view = memoryview(bytearray(_READ_SIZE))
+        # Takes no more memory, nor time to clear it, than is read at once.
+        self._view = memoryview(mmap.mmap(-1, _READ_SIZE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
         self._sentinel = False
         self._ended = False
         # When the clock will be looked at next. The alarm makes that now.
@@ -260,7 +262,7 @@ class Link:
     def _finish(self) -> None:
         """Close the descriptors; called with the token, when no thread uses them for reading any more."""
         # Whoever keeps the link, the garbage collector above all, need not keep that much memory.
-        self._view = memoryview(bytearray())
+        self._view = memoryview(b"")
         with self._write_lock, self._lock:
             self._open = False
             self._close_descriptors()
@@ -563,7 +565,7 @@ class Link:
 
         Returns whether this thread has the token again (else another thread reads).
         """
-        if not jobs or self._backlog or not self._appoint():
+        if not jobs or self._backlog or not (self._sentinel or self._appoint()):
             for job in jobs:
                 self._dispatch(job, coming=self._sentinel)
             first = self._next_in_line() if self._sentinel else None

@@ -89,6 +89,9 @@ class Connection:
         self._last_answers: deque[Latch] = deque()
         #: What its runtime has told.
         self.facts = plugin.lifecycle.facts
+        #: How many seconds a handler has before it is answered for; ``None``: it is not, before the session
+        #: is configured.
+        self.answer_within: float | None = None
         # Written under the lifecycle's lock.
         self.close_reason: ConnectionLost | None = None
         self.is_configured = False
@@ -194,6 +197,7 @@ class Connection:
     def configured(self, events: EventMask) -> None:
         """Configure has been handled; its answer is about to be sent."""
         self.facts = self.facts._replace(events=events)
+        self.answer_within = self.facts.answer_within
         if self.plugin.lifecycle.configured(self):
             self.plugin.tally.add("sessions")
             # Before anything of the application's runs, as its logger: nothing else would end start().

@@ -84,21 +84,19 @@ class Servicer:
 
     def router(self, interceptors: Sequence[Any]) -> Router:
         """The methods of the service, for a ServerEnd."""
+        router = Router(interceptors)
+        router.add_generic_rpc_handlers([_OnDemand(self, router)])
+        return router
+
+    def method(self, rpc: str) -> Any:
+        """The ``grpc.RpcMethodHandler`` of one of the service's methods."""
         behaviours: dict[str, Callable[[Any, ServicerContext], Any]] = {
             "Configure": self._configure,
             "Synchronize": self._synchronize,
             "StateChange": self._state_change,
             "ValidateContainerAdjustment": self._validate,
         }
-        for handler in HANDLERS:
-            if handler.rpc not in behaviours:
-                behaviours[handler.rpc] = self._behaviour(handler)
-        router = Router(interceptors)
-        router.add_registered_method_handlers(
-            _SERVICE.full_name,
-            {rpc: _method(rpc, behaviour) for rpc, behaviour in behaviours.items()},
-        )
-        return router
+        return _method(rpc, behaviours.get(rpc) or self._behaviour(_BY_RPC[rpc]))
 
     def _behaviour(self, handler: Handler) -> Callable[[Any, ServicerContext], Any]:
         empty = _TYPES[handler.rpc][1]()
@@ -225,6 +223,26 @@ class Servicer:
 
 
 _HANDLERS = {handler.name: handler for handler in HANDLERS}
+_BY_RPC = {handler.rpc: handler for handler in HANDLERS}
+
+
+class _OnDemand(grpc.ServiceRpcHandler):
+    """Makes a method when it is first called: most plugins are asked for few, and start() is the sooner over."""
+
+    def __init__(self, servicer: Servicer, router: Router) -> None:
+        self._servicer = servicer
+        self._router = router
+
+    def service_name(self) -> str:
+        return _SERVICE.full_name
+
+    def service(self, handler_call_details: Any) -> Any:
+        service, _, rpc = handler_call_details.method[1:].rpartition("/")
+        if service != _SERVICE.full_name or rpc not in _TYPES:
+            return None
+        method = self._servicer.method(rpc)
+        self._router.add_registered_method_handlers(service, {rpc: method})
+        return method
 
 
 class Late(LatePolicy):
@@ -239,8 +257,7 @@ class Late(LatePolicy):
         self._plugin = conn.plugin
 
     def limit(self) -> float | None:
-        conn = self._conn
-        return conn.facts.answer_within if conn.is_configured else None
+        return self._conn.answer_within
 
     def answer(self, call: ServerCall) -> bytes | Status | None:
         rpc = call.method.rpartition("/")[2]

@@ -25,8 +25,8 @@ class HandlerCallDetails(_Details, grpc.HandlerCallDetails):  # type: ignore[mis
 class Router:
     """Finds the ``grpc.RpcMethodHandler`` of a method.
 
-    Has the two methods that generated ``add_..._to_server()`` functions call. Everything is to be added
-    before the first call is served; after that it may be used from any thread.
+    Has the two methods that generated ``add_..._to_server()`` functions call. May be used from any thread;
+    what is to be found by a call is to be added before.
     """
 
     def __init__(self, interceptors: Sequence[Any] = ()) -> None:

@@ -149,6 +149,7 @@ class ServerCall(Job):
         self._data: bytes | bytearray = data
         self._state = state
         self.inbox = Inbox() if state is State.OPEN else None
+        self.arrived = time.monotonic()
 
     def sent(self) -> None:
         """The answer is out, or will never be."""
@@ -176,10 +177,10 @@ class ServerCall(Job):
             else _NO_METADATA
         )
         timeout = request.timeout_nano
-        deadline = Deadline(timeout / 1e9) if timeout else _NO_DEADLINE
-        context = ServicerContext(method, metadata, deadline, end.peer, self._cancel)
+        until = self.arrived + timeout / 1e9 if timeout else None
+        context = ServicerContext(method, metadata, until, end.peer, self._cancel)
         self.context = context
-        if not end.has(self):
+        if self.stream_id not in end.calls:
             context.end()  # it was over before this context was there to be told
         token = current_context.set(context)
         try:
@@ -206,7 +207,8 @@ class ServerCall(Job):
         request = self._decode(handler, payload)
         if isinstance(request, Status):
             return request
-        return self._result(handler, handler.unary_unary(request, context), context)
+        response = handler.unary_unary(request, context)
+        return context.status(None) or self._encode(handler, response)
 
     def _decode(self, handler: Any, payload: bytes) -> Any:
         """The request, or a Status."""
@@ -215,11 +217,6 @@ class ServerCall(Job):
             return payload if deserialize is None else deserialize(payload)
         except Exception as error:
             return Status.of(grpc.StatusCode.INTERNAL, f"cannot deserialize the request: {error}")
-
-    def _result(self, handler: Any, response: Any, context: ServicerContext) -> bytes | Status:
-        """What the one response of a handler becomes."""
-        status = context.status(None)
-        return self._encode(handler, response) if status is None else status
 
     def _encode(self, handler: Any, response: Any) -> bytes | Status:
         if response is None:
@@ -249,7 +246,8 @@ class ServerCall(Job):
             if isinstance(argument, Status):
                 return argument
         if not handler.response_streaming:
-            return self._result(handler, handler.stream_unary(argument, context), context)
+            response = handler.stream_unary(argument, context)
+            return context.status(None) or self._encode(handler, response)
         behaviour = handler.stream_stream if handler.request_streaming else handler.unary_stream
         for response in behaviour(argument, context):
             data = self._encode(handler, response)
@@ -268,10 +266,9 @@ class ServerCall(Job):
         """The request messages of a stream, as they arrive."""
         inbox, context = self.inbox, self.context
         assert context is not None
+        deadline = Deadline(context.time_remaining())
         # A client that streams sends its request without a payload, the one of generated code does not.
-        data: bytes | bytearray | None = (
-            first if first or inbox is None else inbox.get(context.deadline)
-        )
+        data: bytes | bytearray | None = first if first or inbox is None else inbox.get(deadline)
         while data is not END:
             try:
                 request = data if deserialize is None else deserialize(bytes(data))
@@ -279,7 +276,7 @@ class ServerCall(Job):
                 text = f"cannot deserialize the request: {error}"
                 raise _RequestsBroken(Status.of(grpc.StatusCode.INTERNAL, text)) from error
             yield request
-            data = END if inbox is None else inbox.get(context.deadline)
+            data = END if inbox is None else inbox.get(deadline)
         if not context.is_active():
             text = f"{self.method}: the call ended before the stream of requests did"
             raise _RequestsBroken(Status.of(grpc.StatusCode.CANCELLED, text))
@@ -348,9 +345,6 @@ class ServerCall(Job):
         return [] if self.context is None else self.context.end()
 
 
-_NO_DEADLINE = Deadline(None)
-
-
 class ServerEnd:
     """Serves the calls that come in on one logical connection.
 
@@ -365,7 +359,7 @@ class ServerEnd:
         peer: str,
         late_policy: LatePolicy | None = None,
         admit: Callable[[], Status | None] = lambda: None,
-        done: Callback = lambda: None,
+        done: Callback | None = None,
     ) -> None:
         """``admit`` is asked for each new call, and returns why it is refused, if it is; ``done`` is told
         when an admitted one is over, its answer sent.
@@ -383,18 +377,14 @@ class ServerEnd:
         # Somebody waits for that number to be 0.
         self._none_left: Latch | None = None
         self._streams = ServerStreams()
-        self._calls: dict[int, ServerCall] = {}
+        #: Those that are not answered yet, by stream.
+        self.calls: dict[int, ServerCall] = {}
         self._unsettled = 0
         # The streams that are finished here, but the client may not know yet: it may go on sending, and a
         # refusal must not overtake the answer.
         self._leaving: set[int] = set()
         self._takes_calls = True
         self._ignored = 0
-
-    @property
-    def active(self) -> int:
-        """How many calls are being served or wait to be."""
-        return len(self._calls)
 
     # For the link
 
@@ -408,10 +398,10 @@ class ServerEnd:
                     if not self._takes_calls:
                         continue
                     call = ServerCall(self, event.stream_id, event.data, event.state)
-                    self._calls[event.stream_id] = call
+                    self.calls[event.stream_id] = call
                     self._unsettled += 1
                 else:
-                    found = self._calls.get(event.stream_id)
+                    found = self.calls.get(event.stream_id)
                     if message.type == DATA and event.stream_id in self._leaving:
                         continue
             if isinstance(event, RequestReceived):
@@ -420,7 +410,7 @@ class ServerEnd:
                     call.counts = True
                     if self.late_policy is not None:
                         limit = self.late_policy.limit()
-                        call.due = math.inf if limit is None else time.monotonic() + limit
+                        call.due = math.inf if limit is None else call.arrived + limit
                     jobs.append(call)
                 else:
                     rejections += call.refuse(refusal)
@@ -459,7 +449,7 @@ class ServerEnd:
         logger.debug("%s: %s", self.peer, event.reason)
         if event.finished:
             with self._lock:
-                call = self._calls.pop(event.stream_id, None)
+                call = self.calls.pop(event.stream_id, None)
             if call is not None:
                 self.run_elsewhere(call.stop())
                 self.settle(call)
@@ -476,7 +466,7 @@ class ServerEnd:
             return math.inf
         next_due = math.inf
         with self._lock:
-            calls = list(self._calls.values())
+            calls = list(self.calls.values())
         for call in calls:
             if call.due > now:
                 next_due = min(next_due, call.due)
@@ -492,8 +482,8 @@ class ServerEnd:
     def lost(self, cause: NRIError | None) -> None:
         """The connection is gone: nobody waits for any answer."""
         with self._lock:
-            calls = list(self._calls.values())
-            self._calls.clear()
+            calls = list(self.calls.values())
+            self.calls.clear()
             self._streams = ServerStreams()
         if self._ignored > 1:
             logger.warning("%s: %d messages were ignored in all", self.peer, self._ignored)
@@ -506,7 +496,7 @@ class ServerEnd:
     def cut_off(self) -> None:
         """Let no stream hold up the reading: whatever comes for one from now on is dropped."""
         with self._lock:
-            calls = list(self._calls.values())
+            calls = list(self.calls.values())
         for call in calls:
             if call.inbox is not None:
                 call.inbox.end()
@@ -531,22 +521,18 @@ class ServerEnd:
 
     # For the calls
 
-    def has(self, call: ServerCall) -> bool:
-        """Whether an answer to the call is still wanted."""
-        return self._calls.get(call.stream_id) is call
-
     def finish(self, call: ServerCall, *, late: bool = False) -> bool:
         """Take a call off the table, to answer it; False when somebody else has."""
         with self._lock:
-            if self._calls.get(call.stream_id) is not call:
+            if self.calls.get(call.stream_id) is not call:
                 return False
-            self._leave(call)
+            self._leave_locked(call)
             self._streams.send_response(call.stream_id)
             call.late = late
         return True
 
-    def _leave(self, call: ServerCall) -> None:
-        del self._calls[call.stream_id]
+    def _leave_locked(self, call: ServerCall) -> None:
+        del self.calls[call.stream_id]
         if call.inbox is not None and not call.settled:
             self._leaving.add(call.stream_id)
 
@@ -563,18 +549,18 @@ class ServerEnd:
                 none_left, self._none_left = self._none_left, None
         if none_left is not None:
             none_left.set()
-        if call.counts:
+        if call.counts and self._done is not None:
             self._done()
 
     def send_data(self, call: ServerCall, data: bytes, *, last: bool = False) -> bool:
         """Send a message of a stream, or the end of it; False when nobody wants it. Blocks."""
         with self._lock:
-            if self._calls.get(call.stream_id) is not call:
+            if self.calls.get(call.stream_id) is not call:
                 return False
             if not self._streams.send_data(call.stream_id, end=last):
                 return False
             if last:
-                self._leave(call)
+                self._leave_locked(call)
         flags = REMOTE_CLOSED | NO_DATA if last else 0
         try:
             self.link.send(self.frame(encode_header(DATA, call.stream_id, flags, len(data)), data))

@@ -63,6 +63,7 @@ RESOURCE_EXHAUSTED = 8
 INTERNAL = 13
 
 _STREAM_ID_MAX = 0xFFFFFFFF
+_new = tuple.__new__  # as in nri_sync.wire.ttrpc
 
 
 class State(enum.Enum):
@@ -207,7 +208,7 @@ class ServerStreams:
             self._last_id = stream_id
             state = _REQUEST_STATES[message.flags & (REMOTE_CLOSED | REMOTE_OPEN)]
             self._states[stream_id] = state
-            return RequestReceived(stream_id, data, state)
+            return _new(RequestReceived, (stream_id, data, state))
         if message.type == DATA:
             return self._receive_data(stream_id, message.flags, data)
         return Ignored(stream_id, f"unexpected message type {message.type}")

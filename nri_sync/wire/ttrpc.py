@@ -49,6 +49,8 @@ HEADER_LENGTH = 10
 MESSAGE_MAX = 4_194_304
 
 _HEADER = Struct(">IIBB")
+# Makes a named tuple without the function that namedtuple() generates, which costs more than the tuple.
+_new = tuple.__new__
 
 
 class Message(NamedTuple):
@@ -119,7 +121,8 @@ class MessageDecoder:
             length, stream_id, type, flags = _HEADER.unpack_from(view)
             if length == len(view) - HEADER_LENGTH and length <= self._max:
                 # The usual case, one whole message, without the cost of a generator.
-                return iter((Message(type, stream_id, flags, length, bytes(view[HEADER_LENGTH:])),))
+                fields = type, stream_id, flags, length, bytes(view[HEADER_LENGTH:])
+                return iter((_new(Message, fields),))
         return self._receive(view)
 
     def _receive(self, view: memoryview) -> Iterator[Message]:

@@ -602,16 +602,8 @@ class TestLateReplies:
         ("timeout", "limit"), [(2.0, 1.8), (30.0, 27.0), (0.3, 0.25), (0.08, 0.04)]
     )
     def test_when(self, timeout: float, limit: float) -> None:
-        class FakeConnection:
-            is_configured = True
-            plugin = None
-            facts = nri_sync.Stub(PluginWith(shutdown=lambda: None), name="x", idx=1).defaults
-
-        conn: Any = FakeConnection
-        conn.facts = conn.facts._replace(request_timeout=timeout)
-        assert servicer.Late(conn).limit() == pytest.approx(limit)
-        conn.is_configured = False
-        assert servicer.Late(conn).limit() is None
+        facts = nri_sync.Stub(PluginWith(shutdown=lambda: None), name="x", idx=1).defaults
+        assert facts._replace(request_timeout=timeout).answer_within == pytest.approx(limit)
 
 
 class TestContext:
