@@ -59,6 +59,9 @@ _IDLE_THREADS = 8
 _LINGER = 0.02
 # A flood is slowed down by not reading on while a refusal cannot be written, for so long (seconds).
 _PATIENCE = 5.0
+# For so long (seconds) the first sentinel looks at the time, too: a link that comes up has no time to lose with
+# starting a clock.
+_FIRST_LOOK = 1.0
 # In milliseconds: poll() takes no more.
 _LONGEST_POLL = 0x7FFFFFFF
 
@@ -164,7 +167,8 @@ class Link:
         self._view = memoryview(mmap.mmap(-1, _READ_SIZE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
         self._sentinel = False
         self._ended = False
-        # When the clock will be looked at next. The alarm makes that now.
+        # When the clock will be looked at next: by the first sentinel (_first_due), later by a thread of its
+        # own, for which the alarm makes that now.
         self._wake_at = self._first_due = math.inf
         self._alarm = Latch()
         # Guards what follows and, with it, the lifetime of the descriptors. Innermost; never held while
@@ -280,7 +284,7 @@ class Link:
         if self._ended:  # a thread that waited for an answer has read the end
             self._token.release()
             return
-        self._first_due = self._tick()
+        self._first_due = self._wake_at = min(self._tick(), time.monotonic() + _FIRST_LOOK)
         if self._callers_read or not self._appoint():
             self._start_clock()
         self._work(_READ)
@@ -440,8 +444,11 @@ class Link:
                     self._wake_at = math.inf
 
     def _start_clock(self) -> None:
-        """For what was due from the start, and still is: most often that is over before a clock is needed."""
-        due, self._first_due = self._first_due, math.inf
+        """From here on the sentinel does not look at the time any more."""
+        with self._lock:
+            due, self._first_due = self._first_due, math.inf
+            if not self._has_clock:
+                self._wake_at = math.inf
         if not self._closing:  # which is what wakes the sentinel, too
             self.wake_by(due)
 

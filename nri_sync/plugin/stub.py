@@ -7,6 +7,7 @@ import logging
 import os
 import socket
 import sys
+import threading
 import weakref
 from collections.abc import Iterable, Sequence
 from typing import Any, Callable
@@ -450,11 +451,8 @@ class Stub:
         conn.decided.set()
         conn.ended.set()
         if lost is not None and self._on_close is not None:
-            try:
-                spawn(f"{self.name}-on-close", self._on_close, self)
-                return
-            except (RuntimeError, MemoryError):
-                pass  # no more threads; nobody else needs this one
+            # The last thread of the connection has nothing else to do, and is as good as one of its own.
+            threading.current_thread().name = f"{self.name}-on-close"
             self._on_close(self)
 
     def after_fork_in_child(self) -> None:

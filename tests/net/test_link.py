@@ -716,6 +716,43 @@ class TestClock:
             assert peer.read() == "one"
             assert not lines.link._has_clock
 
+    def test_what_is_due_after_the_first_look_needs_no_clock_before_it(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(link_module, "_FIRST_LOOK", 3600.0)
+        with linked() as (lines, peer):
+            peer.send("one")
+            assert peer.read() == "one"
+            lines.link.wake_by(time.monotonic() + 7200)
+            assert not lines.link._has_clock
+            lines.link.wake_by(time.monotonic() + 1800)
+            assert lines.link._has_clock
+
+    @pytest.mark.parametrize("early", [False, True])
+    def test_what_is_due_after_the_first_look_is_seen_to(
+        self, early: bool, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Also where something that was due before it has started the clock."""
+        monkeypatch.setattr(link_module, "_FIRST_LOOK", 0.1)
+        lines = Lines()
+        begin = time.monotonic()
+        left = [begin + 0.2, begin + 0.4]
+        over = threading.Event()
+
+        def tick(now: float) -> float:
+            while left and left[0] <= now:
+                left.pop(0)
+            if not left:
+                over.set()
+            return left[0] if left else math.inf
+
+        with linked(lines):
+            lines.on_tick = tick
+            if early:
+                left.insert(0, begin)
+            lines.link.wake_by(left[0])
+            assert over.wait(LONG)
+
     def test_survives_a_failure(self, caplog: pytest.LogCaptureFixture) -> None:
         lines = Lines()
         ticks: list[float] = []
@@ -747,7 +784,7 @@ class TestClock:
             peer.send("one")
             assert peer.read() == "one"
             monkeypatch.setattr(link_module, "spawn", refuse)
-            lines.link.wake_by(time.monotonic() + 1000)
+            lines.link.wake_by(time.monotonic())
             assert "no thread to watch the clock" in caplog.text
             monkeypatch.undo()
 
