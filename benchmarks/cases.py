@@ -13,6 +13,7 @@ from typing import Callable
 from benchmarks import echo
 from benchmarks.measure import Aim, Case, percentiles
 from benchmarks.peers import (
+    BARE,
     CONTAINER,
     FLOOR,
     GO,
@@ -108,14 +109,21 @@ def _start(kind: str) -> Mapping[str, float]:
 
 def _reconnect(kind: str) -> Mapping[str, float]:
     """From the moment that the runtime cuts a plugin off until it is back, synchronized."""
-    taken = []
-    with go_runtime() as runtime, plugin(kind, runtime, reconnect=True):
-        for number in range(40):
-            begin = time.perf_counter()
-            runtime.call("cut", name="10-bench")
-            runtime.wait_connected("10-bench")
-            if number >= 10:
-                taken.append(time.perf_counter() - begin)
+    taken: list[float] = []
+    while len(taken) < 40:
+        with go_runtime() as runtime, plugin(kind, runtime, reconnect=True):
+            for number in range(50):
+                begin = time.perf_counter()
+                runtime.call("cut", name="10-bench")
+                try:
+                    runtime.wait_event("connected", timeout=5.0, name="10-bench")
+                except RuntimeError:
+                    # The Go stub does not always come back: what is left of the session before ends the new one.
+                    if kind != GO:
+                        raise
+                    break
+                if number >= 10:
+                    taken.append(time.perf_counter() - begin)
     return percentiles(taken)
 
 
@@ -195,12 +203,13 @@ CASES = (
         "create",
         "CreateContainer, 30 variables and 12 mounts",
         _LATENCY,
-        (OURS, GO, FLOOR),
+        (OURS, GO, BARE, FLOOR),
         _request("CreateContainer", 3000),
         (
             Aim("p50", OURS, GO, at_most=0.75),
             Aim("p99", OURS, GO, at_most=0.55),
             Aim("p50", OURS, FLOOR, at_most=1.8),
+            Aim("p50", BARE, GO),
         ),
     ),
     Case(
@@ -253,6 +262,11 @@ CASES = (
         (OURS, GO),
         _reconnect,
         (Aim("p50", OURS, GO, at_most=1.2),),
+        note="Each session has threads of its own, which end with it: two are started for the new one, at 0.2 "
+        "to 0.4 ms each on this machine, where Go starts goroutines, and the last one of the old session "
+        "has to be woken to close the socket. Threads that outlive sessions would be faster, and would be "
+        "left behind by stop(). The Go stub does not always come back, as what is left of the old session may "
+        "end the new one; such a run is not counted.",
     ),
     *(
         Case(

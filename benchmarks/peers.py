@@ -18,6 +18,7 @@ from tests.interop.gopeer import Peer
 from tests.interop.goruntime import RELEASES, GoRuntime
 
 __all__ = [
+    "BARE",
     "CONTAINER",
     "FLOOR",
     "GO",
@@ -37,6 +38,7 @@ OURS = "nri_sync"
 GO = "Go stub"
 GO_RUNTIME = "Go adaptation"
 FLOOR = "canned C"
+BARE = "bare Python"
 
 POD = nri_pb2.PodSandbox(
     id="pod0",
@@ -139,8 +141,9 @@ def plugin(
         arguments += ["-events", "runpodsandbox,createcontainer"]
         process = Peer("stubplugin", *arguments, *(["-reconnect"] if reconnect else []))
     else:
+        module = "benchmarks.bare" if kind == BARE else "benchmarks.plugin"
         process = Peer(
-            Path(sys.executable), "-m", "benchmarks.plugin", path, f"{idx:02d}", name,
+            Path(sys.executable), "-m", module, path, f"{idx:02d}", name,
             str(env), str(mounts), str(size), *([f"unix://{path}.health"] if health else []),
         )  # fmt: skip
     with process:
