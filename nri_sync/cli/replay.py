@@ -10,6 +10,7 @@ from rich.text import Text
 from nri_sync.cli.console import add_output_options, console, print_json
 from nri_sync.cli.errors import CommandError, ExitCode
 from nri_sync.cli.loading import PLUGIN_HELP, load_plugin
+from nri_sync.errors import ConfigError
 from nri_sync.kit.config.durations import parse_duration
 from nri_sync.testing.recordings.entries import REQUEST
 from nri_sync.testing.recordings.files import Recording, RecordingError
@@ -24,6 +25,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--connection", type=int, metavar="N", help="which one, if several have been recorded"
     )
+    parser.add_argument(
+        "-c", "--config", metavar="FILE",
+        help="the configuration of the plugin (default: what the runtime has sent it)",
+    )  # fmt: skip
     parser.add_argument(
         "--speed", type=_positive, metavar="FACTOR",
         help="keep the pauses of the recording: 1 as they were, 10 a tenth of them (default: none)",
@@ -67,10 +72,13 @@ def run(arguments: argparse.Namespace) -> int:
             recording,
             plugin,
             connection=arguments.connection,
+            config_path=arguments.config,
             speed=arguments.speed,
             timeout=arguments.timeout,
             update=arguments.update,
         )
+    except ConfigError as error:
+        raise CommandError(str(error), ExitCode.CONFIG) from error
     except ValueError as error:
         raise CommandError(str(error), ExitCode.INPUT) from error
     if arguments.update and differences:

@@ -25,6 +25,21 @@ class Namer:
         return api.Adjustment().add_env("{name}", pod.name)
 """
 
+CONFIGURED_FILE = """
+from dataclasses import dataclass
+
+from nri_sync import api
+
+
+class Namer:
+    @dataclass
+    class Config:
+        name: str = "NAME"
+
+    def create_container(self, pod, container):
+        return api.Adjustment().add_env(self.config.name, pod.name)
+"""
+
 
 @pytest.fixture
 def recording(tmp_path: Path) -> Path:
@@ -98,6 +113,22 @@ def test_updated(recording: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "has been updated" in capsys.readouterr().out
     assert main(["replay", str(recording), target]) == ExitCode.OK
     assert Recording.read(recording).entries[-1].message.adjust.env[0].key == "NAME"
+
+
+def test_with_its_configuration(
+    recording: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = tmp_path / "configured.py"
+    target.write_text(CONFIGURED_FILE)
+    config = tmp_path / "config.json"
+    config.write_text('{"name": "POD"}')
+    arguments = ["replay", str(recording), str(target)]
+    assert main(arguments) == ExitCode.FOUND
+    assert main([*arguments, "--config", str(config)]) == ExitCode.OK
+    capsys.readouterr()
+    config.write_text('{"nmae": "POD"}')
+    assert main([*arguments, "--config", str(config)]) == ExitCode.CONFIG
+    assert 'is "name" meant?' in capsys.readouterr().err
 
 
 def test_what_cannot_be(

@@ -21,7 +21,7 @@ from nri_sync.api.handlers import find_handlers
 from nri_sync.errors import ConfigError
 from nri_sync.kit.config import loading as config
 
-__all__ = ["LiveConfig"]
+__all__ = ["LiveConfig", "configured"]
 
 logger = logging.getLogger("nri_sync.kit.config")
 
@@ -124,3 +124,21 @@ class LiveConfig:
                 raise ConfigError(source, (str(error) or repr(error),)) from error
         self._plugin.config = value
         logger.info("configured from %s", source)
+
+
+def configured(plugin: Any, path: str | os.PathLike[str] | None = None) -> object:
+    """What to make a stub with, for a plugin that says what its configuration is by an attribute ``Config``.
+
+    That is the plugin itself, if it has none; then ``path`` is not looked at.
+
+    Raises:
+        ConfigError: the file says nothing usable, or the plugin refuses it.
+        PluginError: the plugin has no handlers, or wrong ones.
+    """
+    cls = getattr(plugin, "Config", None)
+    if not callable(cls):
+        return plugin
+    live = LiveConfig(plugin, cls, path)
+    if path is not None:
+        live.read_file()
+    return live.plugin()

@@ -16,6 +16,7 @@ import grpc
 from nri_sync.api import nri_pb2
 from nri_sync.deadline import Deadline
 from nri_sync.errors import NRIError
+from nri_sync.kit.config.live import configured
 from nri_sync.kit.logs.dumps import as_text
 from nri_sync.plugin.stub import Stub
 from nri_sync.session import Session
@@ -75,6 +76,7 @@ def replay(
     plugin: object,
     *,
     connection: int | None = None,
+    config_path: str | os.PathLike[str] | None = None,
     speed: float | None = None,
     timeout: float = WITHIN,
     update: bool = False,
@@ -90,6 +92,8 @@ def replay(
         recording: a file that ``nri-sync trace --record`` has written, or what was read from it.
         plugin: an object with handlers.
         connection: which one, if there are several in the recording.
+        config_path: the file of its configuration, for a plugin with an attribute ``Config``; default is what has
+            been recorded.
         speed: 1 for the pauses that were in between, 2 for half of them; by default there are none.
         timeout: seconds to wait for each answer, and for each request of the plugin.
         update: make what the plugin says now what is recorded, in memory: ``recording.write()`` keeps it. Needs
@@ -100,10 +104,11 @@ def replay(
             beginning.
         RecordingError, OSError: the file cannot be read.
         PluginError: the plugin has no handlers.
+        ConfigError: its configuration says nothing usable.
     """
     source = recording if isinstance(recording, Recording) else Recording.read(recording)
     entries = _chosen(source, connection)
-    with contextlib.closing(_Replay(plugin, entries, speed, timeout)) as played:
+    with contextlib.closing(_Replay(plugin, config_path, entries, speed, timeout)) as played:
         played.run()
     if update:
         _update(source, entries, played)
@@ -134,7 +139,12 @@ class _Replay:
     """The runtime's side. One thread plays; those of the session take what the plugin asks for."""
 
     def __init__(
-        self, plugin: object, entries: list[Entry], speed: float | None, timeout: float
+        self,
+        plugin: object,
+        config_path: str | os.PathLike[str] | None,
+        entries: list[Entry],
+        speed: float | None,
+        timeout: float,
     ) -> None:
         self.differences: list[Difference] = []
         #: The answers of the plugin, by the place of the recorded ones.
@@ -156,7 +166,7 @@ class _Replay:
         message = self._registered.message
         try:
             self._stub = Stub(
-                plugin,
+                configured(plugin, config_path),
                 name=message.plugin_name,
                 idx=message.plugin_idx,
                 connection=theirs,

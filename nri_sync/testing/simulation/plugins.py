@@ -14,7 +14,7 @@ import grpc
 
 from nri_sync.api.nri_pb2 import UpdateContainersRequest
 from nri_sync.errors import NRIError
-from nri_sync.kit.config.live import LiveConfig
+from nri_sync.kit.config.live import configured
 from nri_sync.kit.intercept import Behaviour, RequestInterceptor
 from nri_sync.plugin.stub import Stub
 from nri_sync.testing.common import WITHIN
@@ -134,7 +134,7 @@ def _start(
 ) -> tuple[Stub, Recorder]:
     recorder = Recorder(plugin.full_name, plugin.config)
     stub = Stub(
-        _configured(plugin),
+        configured(plugin.plugin, plugin.config_path),
         name=plugin.name,
         idx=plugin.idx,
         socket_path=runtime.socket_path,
@@ -150,17 +150,6 @@ def _start(
     _wait_until_synchronized(stub, runtime, recorder)
     _call(plugin.plugin, "on_connected", stub)
     return stub, recorder
-
-
-def _configured(plugin: SimulatedPlugin) -> object:
-    """What to make the stub with: see :class:`LiveConfig`."""
-    cls = getattr(plugin.plugin, "Config", None)
-    if not callable(cls):
-        return plugin.plugin
-    live = LiveConfig(plugin.plugin, cls, plugin.config_path)
-    if live.path is not None:
-        live.read_file()
-    return live.plugin()
 
 
 def _call(plugin: object, hook: str, *arguments: object) -> None:
