@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 from collections.abc import Sequence
 from types import ModuleType
 from typing import Any, Callable
@@ -12,6 +14,8 @@ from nri_sync.api.handlers import HANDLERS, Handler, asked_events, find_handlers
 from nri_sync.errors import ConflictError, PluginError
 
 __all__ = ["Chain", "chain"]
+
+logger = logging.getLogger("nri_sync.kit.chains")
 
 
 def chain(*plugins: object) -> Chain:
@@ -25,6 +29,10 @@ def chain(*plugins: object) -> Chain:
     - The events that they choose in ``configure`` are united. One that has chosen is called for no others; one
       that has not gets all that it has handlers for and that the runtime knows. So an observer adds its
       events to those of a plugin, and neither has to know of the other.
+
+    What :func:`nri_sync.kit.main` gives to a plugin, each of them gets: the attributes ``stub`` and ``config``,
+    and the calls of methods such as ``on_connected``, in order. All are called, whatever one of them raises: the
+    first error is raised then, others are logged.
 
     What a handler raises fails the request, as it would without the chain, and the plugins after it are not
     called: first comes what must see everything. Handlers are looked up here, once. As with a single plugin,
@@ -54,6 +62,19 @@ class Chain:
             if links:
                 united = self._configure if handler.name == "configure" else _united(handler, links)
                 setattr(self, handler.name, united)
+        for name in dict.fromkeys(name for plugin in plugins for name in dir(plugin)):
+            if name.startswith("on_"):
+                found = [getattr(plugin, name, None) for plugin in plugins]
+                methods = [method for method in found if callable(method)]
+                if methods:
+                    setattr(self, name, _each(methods))
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        if name in ("stub", "config"):
+            for plugin in self.plugins:
+                with contextlib.suppress(AttributeError):  # one that has no room for it needs none
+                    setattr(plugin, name, value)
 
     def _configure(self, config: str, runtime: str, version: str) -> EventMask | None:
         """Have all choose their events. Returns the union, or None if nobody has chosen."""
@@ -131,6 +152,24 @@ def _united(handler: Handler, links: Sequence[_Link]) -> Callable[..., Any]:
                 united = type(response)()
             united.MergeFrom(response)
         return united
+
+    return call
+
+
+def _each(methods: Sequence[Callable[..., object]]) -> Callable[..., None]:
+    """What calls them all, and raises the first error after that."""
+
+    def call(*arguments: Any) -> None:
+        first: Exception | None = None
+        for method in methods:
+            try:
+                method(*arguments)
+            except Exception as error:
+                if first is not None:
+                    logger.exception("one more plugin of the chain failed")
+                first = first or error
+        if first is not None:
+            raise first
 
     return call
 

@@ -14,6 +14,7 @@ from nri_sync.api import EventMask
 from nri_sync.api.handlers import HANDLERS, Handler, find_handlers
 from nri_sync.errors import ConflictError, PluginError
 from nri_sync.kit import chain
+from nri_sync.kit.program.program import _check_hooks
 from nri_sync.runtime import Runtime
 from tests.plugin.harness import CONTAINER, POD, PluginWith
 from tests.runtime.rig import LONG, Host, host_options, update_of
@@ -238,6 +239,56 @@ class TestEvents:
         choosing = recording([], "b", "start_container", configure="all")
         with pytest.raises(TypeError, match="plugin 1 of the chain: configure returned str"):
             configure(chain(choosing))
+
+
+class TestPrograms:
+    """What ``kit.main`` gives to a plugin."""
+
+    def test_attributes_reach_all(self) -> None:
+        class Roomless:
+            __slots__ = ()
+
+            def run_pod_sandbox(self, pod: Any) -> None: ...
+
+        first, second = PluginWith(shutdown=print), PluginWith(shutdown=print)
+        chained = chain(chain(first, Roomless()), second)
+        chained.stub = chained.config = "given"
+        for plugin in (first, second):
+            assert (plugin.stub, plugin.config) == ("given", "given")  # type: ignore[attr-defined]
+
+    def test_hooks_of_all_are_called_in_order(self) -> None:
+        calls: list[Any] = []
+        first = PluginWith(shutdown=print, on_connected=lambda stub: calls.append((1, stub)))
+        second = PluginWith(shutdown=print, on_stop=lambda: calls.append("stop"), on_top="of it")
+        third = PluginWith(shutdown=print, on_connected=lambda stub: calls.append((3, stub)))
+        chained: Any = chain(chain(first, second), third)
+        chained.on_connected("stub")
+        chained.on_stop()
+        assert calls == [(1, "stub"), (3, "stub"), "stop"]
+        assert not hasattr(chained, "on_top")
+        assert not hasattr(chained, "on_config")
+
+    def test_a_hook_that_fails_keeps_none_from_being_called(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        calls: list[int] = []
+
+        def failing(number: int) -> Any:
+            def on_config(config: Any) -> None:
+                calls.append(number)
+                raise ValueError(f"not for {number}")
+
+            return PluginWith(shutdown=print, on_config=on_config)
+
+        chained: Any = chain(failing(1), failing(2))
+        with pytest.raises(ValueError, match="not for 1"):
+            chained.on_config({})
+        assert calls == [1, 2]
+        assert "not for 2" in caplog.text
+
+    def test_a_misspelt_hook_is_refused(self) -> None:
+        with pytest.raises(PluginError, match="on_conected is never called"):
+            _check_hooks(chain(PluginWith(shutdown=print, on_conected=print)))
 
 
 class TestWithARuntime:
