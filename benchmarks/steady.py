@@ -118,7 +118,7 @@ def _idle(kind: str, seconds: int) -> Mapping[str, float]:
         plugin(GO if kind == GO else OURS, runtime, health=kind == _WITH_HEALTH) as process,
     ):
         runtime.call("bench", op="CreateContainer", request=_REQUEST, count=100, warmup=0)
-        # Seconds. What follows a request is over by then, and the five in which a start is completed.
+        # Seconds. By then the last looks at the time are over that a start and its requests have asked for.
         settle = 8
         waiting = (
             process.begin("wait", timeout=settle + seconds + 1.0) if kind == _IN_WAIT else None
