@@ -144,6 +144,16 @@ def _unknown_fields(message: Message, nri_version: str | None, path: str) -> Ite
                 yield from _unknown_fields(nested, nri_version, f"{path}{field.name}{key}.")
 
 
+def clear_unknown_fields(message: Message, nri_version: str) -> None:
+    """Clear the fields of ``message`` that a runtime of this NRI release would ignore."""
+    for field, value in message.ListFields():
+        if not knows(nri_version, f"{message.DESCRIPTOR.name}.{field.name}", unsure=True):
+            message.ClearField(field.name)
+        else:
+            for _, nested in _nested(field, value):
+                clear_unknown_fields(nested, nri_version)
+
+
 def _nested(field: FieldDescriptor, value: object) -> Iterator[tuple[str, Message]]:
     """The messages of this file that are directly in a field."""
     kind = field.message_type

@@ -174,6 +174,7 @@ class Fleet:
             pid=None if process is None else process.pid,
             update_containers=self._settings.update_containers,
             on_close=self._left,
+            older=self._settings.older,
         )
         if process is None:
             self._lobby.enter(peer)

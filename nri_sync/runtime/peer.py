@@ -17,6 +17,7 @@ from nri_sync.api import EventMask, PluginId, nri_pb2
 from nri_sync.deadline import Deadline
 from nri_sync.errors import ConnectionLost, NRIError, RemoteProtocolError
 from nri_sync.net.sockets import peer_credentials
+from nri_sync.runtime.older import OlderRelease
 from nri_sync.runtime.request import Request, synchronize_requests
 from nri_sync.session import Session
 from nri_sync.threads import Latch, spawn
@@ -66,11 +67,12 @@ class Peer:
         pid: int | None = None,
         update_containers: UpdateContainers | None = None,
         on_close: Callable[[Peer, NRIError | None], object] | None = None,
+        older: OlderRelease | None = None,
     ) -> None:
         """Begins to read. ``on_close(peer, cause)`` is called once, on a thread of its own, at the end.
 
         ``identity`` is that of a plugin which this side has launched: it counts, not what the plugin tells.
-        ``pid`` is its process; by default that of the other end.
+        ``pid`` is its process; by default that of the other end. ``older`` is the release to act as.
 
         Raises:
             RuntimeError, OSError: the system has no more threads or descriptors. The socket has been closed.
@@ -91,7 +93,8 @@ class Peer:
         self._refused = ""
         self._answered: Latch | None = None
         self._configured = False
-        self._by_state_change = False
+        self._older = older
+        self._by_state_change = older is not None and older.by_state_change
         # Events that the log has been told of: they came as a StateChange.
         self._warned: set[int] = set()
         self._closed = Latch()
@@ -173,7 +176,7 @@ class Peer:
         if not self._refused:
             if not self._launched:
                 self.idx, self.base_name = request.plugin_idx, request.plugin_name
-            self.nri_version = request.NRI_version
+            self.nri_version = self._seen(request).NRI_version
         self._asked.set()
         if self._refused:
             context.abort(grpc.StatusCode.UNKNOWN, self._refused)
@@ -188,6 +191,7 @@ class Peer:
             context.abort(
                 grpc.StatusCode.FAILED_PRECONDITION, "the runtime takes no unsolicited updates"
             )
+        self._seen(request)
         failed = self._update_containers(list(request.update), list(request.evict))
         return nri_pb2.UpdateContainersResponse(failed=failed)
 
@@ -217,12 +221,13 @@ class Peer:
         """Send the configuration, and take in what the plugin subscribes to.
 
         Raises:
-            RemoteProtocolError: it subscribes to events that do not exist.
+            RemoteProtocolError: it subscribes to events that do not exist in this release.
             grpc.RpcError: it failed, or did not answer within ``timeout`` seconds.
         """
         response = self.call("Configure", request, timeout)
-        events = EventMask(response.events or EventMask.ALL)
-        if events & ~EventMask.ALL:
+        known = EventMask.ALL if self._older is None else self._older.events
+        events = EventMask(response.events or known)
+        if events & ~known:
             raise RemoteProtocolError(f"plugin {self.name} subscribes to unknown events: {events}")
         self.events = events
         self.failure_policy = (
@@ -273,7 +278,7 @@ class Peer:
         arguments = {field: getattr(request.message, field) for field in handler.fields}
         event = nri_pb2.StateChangeEvent(event=handler.event, **arguments)  # type: ignore[arg-type]
         self._exchange("StateChange", event.SerializeToString(), deadline)
-        if handler.event not in self._warned:
+        if self._older is None and handler.event not in self._warned:
             self._warned.add(handler.event)
             logger.warning(
                 "plugin %s does not implement a dedicated %s RPC call, but the deprecated StateChange",
@@ -307,7 +312,12 @@ class Peer:
         return self._finish(rpc, self._begin(rpc, payload, deadline, wait=True))
 
     def _begin(self, rpc: str, payload: bytes, deadline: Deadline, *, wait: bool) -> ClientCall:
+        if self._older is not None:
+            payload = self._older.sent(rpc, payload)
         return self._session.client.start(_PATHS[rpc], payload, deadline=deadline, wait=wait)
+
+    def _seen(self, message: Any) -> Any:
+        return message if self._older is None else self._older.seen(message)
 
     def _finish(self, rpc: str, call: ClientCall) -> Any:
         """The response of a call that is done."""
@@ -315,7 +325,7 @@ class Peer:
         if call.status.number != 0:
             raise CallError(call.method, call.status) from call.cause
         try:
-            return _RESPONSES[rpc].FromString(call.payload or b"")
+            return self._seen(_RESPONSES[rpc].FromString(call.payload or b""))
         except Exception as error:
             text = f"plugin {self.name}: what it answered to {rpc} cannot be parsed: {error}"
             status = Status.of(grpc.StatusCode.INTERNAL, text)

@@ -100,7 +100,9 @@ class Runtime:
             registration_timeout: seconds that a plugin has to register.
             request_timeout: seconds that it has to answer a request, all of its synchronization included.
             metrics: receives figures of each call, see :class:`Metrics`.
-            nri_version: the NRI release that plugins are told.
+            nri_version: the NRI release that plugins are told. With one that is older than this package's, the
+                plugins that connect, or are launched, meet a runtime of that release: most events are a
+                StateChange before v0.12, events and fields that it does not know are neither sent nor seen.
             max_unregistered: connections that may be waiting for their registration; of more, the oldest is
                 closed.
             exit_grace: seconds that a launched plugin has to end when its connection is closed, and again when

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import Callable
 from nri_sync.api import nri_pb2
 from nri_sync.errors import LifecycleError
 from nri_sync.runtime.inprocess import InProcess
+from nri_sync.runtime.older import OlderRelease
 from nri_sync.runtime.peer import UpdateContainers
 
 __all__ = ["Settings", "Sync", "Synchronize"]
@@ -46,6 +48,11 @@ class Settings:
     max_unregistered: int
     #: For a launched plugin to end by itself, and again for SIGTERM.
     exit_grace: float
+
+    @functools.cached_property
+    def older(self) -> OlderRelease | None:
+        """The release to act as, unless it is the present one."""
+        return OlderRelease.of(self.nri_version)
 
     def check(self) -> None:
         """Raise ValueError, TypeError or PluginError for what cannot be used."""

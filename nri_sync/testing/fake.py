@@ -62,7 +62,8 @@ class FakeRuntime(Events):
         """Starts nothing.
 
         Args:
-            name, version, nri_version: what plugins are told of the runtime.
+            name, version, nri_version: what plugins are told of the runtime, and the release that it acts as: see
+                :class:`nri_sync.runtime.Runtime`.
             registration_timeout, request_timeout: seconds that plugins have; longer than runtimes give them, so
                 that a busy machine fails no test, and a debugger none either.
             split_sync: tell plugins what exists in several messages, as runtimes do where it is much.
