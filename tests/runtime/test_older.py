@@ -16,8 +16,8 @@ from tests.runtime.rig import LONG
 
 __all__: list[str] = []
 
-# The NRI releases of containerd 1.7.27, 2.1, 2.2 and of the present one.
-RELEASES = [("1.7.27", "v0.6.1"), ("v2.1.0", "v0.8.0"), ("v2.2.0", "v0.11.0")]
+# The NRI releases of containerd 1.7.20, 2.1, 2.2 and of the present one.
+RELEASES = [("1.7.20", "v0.6.1"), ("v2.1.0", "v0.8.0"), ("v2.2.0", "v0.11.0")]
 
 
 class Methods(grpc.ServerInterceptor):
@@ -86,7 +86,7 @@ def test_what_a_plugin_meets(version: str, nri_version: str) -> None:
 
 def test_timeouts_are_not_told_by_those_that_did_not() -> None:
     with (
-        FakeRuntime(version="1.7.27", nri_version="v0.6.1") as runtime,
+        FakeRuntime(version="1.7.20", nri_version="v0.6.1") as runtime,
         runtime.run_plugin(Everything()) as stub,
     ):
         assert stub.request_timeout == api.DEFAULT_REQUEST_TIMEOUT
@@ -97,7 +97,7 @@ def test_it_refuses_events_that_it_does_not_have() -> None:
         def configure(self, config: str, runtime: str, version: str) -> EventMask:
             return EventMask.POST_UPDATE_POD_SANDBOX
 
-    with FakeRuntime(version="1.7.27", nri_version="v0.6.1") as runtime:
+    with FakeRuntime(version="1.7.20", nri_version="v0.6.1") as runtime:
         with Stub(Eager(), name="test", idx="10", socket_path=runtime.socket_path) as stub:
             assert stub.wait(LONG)
             assert "refused the events" in str(stub.close_reason)

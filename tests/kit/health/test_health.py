@@ -315,7 +315,7 @@ def test_metrics(node: Node, caplog: pytest.LogCaptureFixture) -> None:
     node.connect(stub)
     node.runtime.create_container(POD, CONTAINER)
     node.lose(stub)
-    node.start(nri_version="v0.11.0")
+    node.start(nri_version="v0.12.0")
     node.connect(stub)
 
     found = read(health.metrics_text())
@@ -326,7 +326,7 @@ def test_metrics(node: Node, caplog: pytest.LogCaptureFixture) -> None:
         plugin="10-test", nri_version=api.NRI_VERSION, nri_sync_version=nri_sync.__version__
     )
     assert found["nri_plugin_runtime_info"].value(
-        runtime="test-runtime", version="v1.0.0", nri_version="v0.11.0"
+        runtime="test-runtime", version="v1.0.0", nri_version="v0.12.0"
     )
     assert found["nri_plugin_reconnects_total"].value() == 1
     assert found["nri_plugin_losses_total"].value() == 1
