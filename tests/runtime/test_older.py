@@ -16,8 +16,8 @@ from tests.runtime.rig import LONG
 
 __all__: list[str] = []
 
-# The NRI releases of containerd 1.7.20, 2.1, 2.2 and of the present one.
-RELEASES = [("1.7.20", "v0.6.1"), ("v2.1.0", "v0.8.0"), ("v2.2.0", "v0.11.0")]
+# Releases of containerd, and the NRI releases they have.
+RELEASES = [("1.7.20", "v0.6.1"), ("v2.1.0", "v0.8.0"), ("v2.2.1", "v0.11.0")]
 
 
 class Methods(grpc.ServerInterceptor):
