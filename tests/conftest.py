@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import sys
 import tempfile
 import threading
 import time
@@ -27,10 +28,31 @@ hypothesis.settings.register_profile("ci", _LOCAL, derandomize=True, database=No
 hypothesis.settings.load_profile("ci" if os.environ.get("CI") == "true" else "local")
 
 
+_STATUS = pytest.StashKey[int]()
+
+
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers", "leaves_threads: threads that the test has started may outlive it"
     )
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    session.config.stash[_STATUS] = int(exitstatus)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Let no thread keep the process that a failed test has left: Python waits for those that are no daemons."""
+    main = threading.main_thread()
+    left = [t.name for t in threading.enumerate() if t is not main and not t.daemon]
+    status = config.stash.get(_STATUS, 1)
+    if left and status:
+        print(f"threads that still run: {', '.join(left)}", file=sys.stderr)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
 
 
 @pytest.fixture
