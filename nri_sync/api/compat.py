@@ -132,26 +132,25 @@ def unknown_fields(message: Message, nri_version: str | None) -> list[str]:
 
     As paths in the message, such as ``"linux.sysctl"``. Empty if the release is not known.
     """
-    return list(_unknown_fields(message, nri_version, ""))
-
-
-def _unknown_fields(message: Message, nri_version: str | None, path: str) -> Iterator[str]:
-    for field, value in message.ListFields():
-        if not knows(nri_version, f"{message.DESCRIPTOR.name}.{field.name}", unsure=True):
-            yield path + field.name
-        else:
-            for key, nested in _nested(field, value):
-                yield from _unknown_fields(nested, nri_version, f"{path}{field.name}{key}.")
+    return [path + name for _, path, name in _unknown_fields(message, nri_version, "")]
 
 
 def clear_unknown_fields(message: Message, nri_version: str) -> None:
-    """Clear the fields of ``message`` that a runtime of this NRI release would ignore."""
+    """Clear the fields of ``message`` that :func:`unknown_fields` names."""
+    for owner, _, name in list(_unknown_fields(message, nri_version, "")):
+        owner.ClearField(name)
+
+
+def _unknown_fields(
+    message: Message, nri_version: str | None, path: str
+) -> Iterator[tuple[Message, str, str]]:
+    """The message that a field is set in, the path of that, and the name of the field."""
     for field, value in message.ListFields():
         if not knows(nri_version, f"{message.DESCRIPTOR.name}.{field.name}", unsure=True):
-            message.ClearField(field.name)
+            yield message, path, field.name
         else:
-            for _, nested in _nested(field, value):
-                clear_unknown_fields(nested, nri_version)
+            for key, nested in _nested(field, value):
+                yield from _unknown_fields(nested, nri_version, f"{path}{field.name}{key}.")
 
 
 def _nested(field: FieldDescriptor, value: object) -> Iterator[tuple[str, Message]]:

@@ -165,9 +165,10 @@ def _each(methods: Sequence[Callable[..., object]]) -> Callable[..., None]:
             try:
                 method(*arguments)
             except Exception as error:
-                if first is not None:
+                if first is None:
+                    first = error
+                else:
                     logger.exception("one more plugin of the chain failed")
-                first = first or error
         if first is not None:
             raise first
 

@@ -59,8 +59,8 @@ _IDLE_THREADS = 8
 _LINGER = 0.02
 # A flood is slowed down by not reading on while a refusal cannot be written, for so long (seconds).
 _PATIENCE = 5.0
-# For so long (seconds) the first sentinel looks at the time, too: a link that comes up has no time to lose with
-# starting a clock.
+# For so long at most (seconds) the first sentinel looks at the time, too, where something is due from the start: a
+# link that comes up has no time to lose with starting a clock.
 _FIRST_LOOK = 1.0
 # In milliseconds: poll() takes no more.
 _LONGEST_POLL = 0x7FFFFFFF
@@ -284,7 +284,10 @@ class Link:
         if self._ended:  # a thread that waited for an answer has read the end
             self._token.release()
             return
-        self._first_due = self._wake_at = min(self._tick(), time.monotonic() + _FIRST_LOOK)
+        due = self._tick()
+        if due < math.inf and not self._callers_read:
+            due = self._wake_at = min(due, time.monotonic() + _FIRST_LOOK)
+        self._first_due = due
         if self._callers_read or not self._appoint():
             self._start_clock()
         self._work(_READ)
@@ -473,7 +476,7 @@ class Link:
         """The sentinel's work: watch the socket while the thread that read from it serves."""
         if self._first_due < math.inf:
             remaining = max(0.0, self._first_due - time.monotonic())
-            came = self._epoll.poll(min(remaining, _LONGEST_POLL / 1000), maxevents=1)
+            came = self._epoll.poll(remaining, maxevents=1)
             self._start_clock()
             if not came:
                 self._epoll.poll(maxevents=1)

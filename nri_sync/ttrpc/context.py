@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextvars
 import threading
-import time
 from collections.abc import Mapping
 from typing import Any, Callable, NamedTuple, NoReturn
 
 import grpc
 
+from nri_sync.deadline import Deadline
 from nri_sync.threads import Latch
 from nri_sync.ttrpc import envelope_pb2
 from nri_sync.ttrpc.callbacks import Callback
@@ -64,15 +64,15 @@ class ServicerContext(grpc.ServicerContext):
         self,
         method: str,
         metadata: tuple[Metadatum, ...],
-        until: float | None,
+        deadline: Deadline,
         peer: str,
         cancel: Callable[[], object],
     ) -> None:
-        """``until`` is when the caller gives up, on the monotonic clock."""
         #: The full method name, ``/package.Service/Method``.
         self.method = method
         self._metadata = metadata
-        self._until = until
+        #: When the caller gives up.
+        self.deadline = deadline
         self._peer = peer
         self._cancel = cancel
 
@@ -87,7 +87,7 @@ class ServicerContext(grpc.ServicerContext):
 
         The server itself does not end a call whose time is over: the handler goes on.
         """
-        return None if self._until is None else max(0.0, self._until - time.monotonic())
+        return self.deadline.remaining()
 
     def peer(self) -> str:
         return self._peer

@@ -149,7 +149,6 @@ class ServerCall(Job):
         self._data: bytes | bytearray = data
         self._state = state
         self.inbox = Inbox() if state is State.OPEN else None
-        self.arrived = time.monotonic()
 
     def sent(self) -> None:
         """The answer is out, or will never be."""
@@ -177,8 +176,8 @@ class ServerCall(Job):
             else _NO_METADATA
         )
         timeout = request.timeout_nano
-        until = self.arrived + timeout / 1e9 if timeout else None
-        context = ServicerContext(method, metadata, until, end.peer, self._cancel)
+        deadline = Deadline(timeout / 1e9) if timeout else _NO_DEADLINE
+        context = ServicerContext(method, metadata, deadline, end.peer, self._cancel)
         self.context = context
         if self.stream_id not in end.calls:
             context.end()  # it was over before this context was there to be told
@@ -266,9 +265,10 @@ class ServerCall(Job):
         """The request messages of a stream, as they arrive."""
         inbox, context = self.inbox, self.context
         assert context is not None
-        deadline = Deadline(context.time_remaining())
         # A client that streams sends its request without a payload, the one of generated code does not.
-        data: bytes | bytearray | None = first if first or inbox is None else inbox.get(deadline)
+        data: bytes | bytearray | None = (
+            first if first or inbox is None else inbox.get(context.deadline)
+        )
         while data is not END:
             try:
                 request = data if deserialize is None else deserialize(bytes(data))
@@ -276,7 +276,7 @@ class ServerCall(Job):
                 text = f"cannot deserialize the request: {error}"
                 raise _RequestsBroken(Status.of(grpc.StatusCode.INTERNAL, text)) from error
             yield request
-            data = END if inbox is None else inbox.get(deadline)
+            data = END if inbox is None else inbox.get(context.deadline)
         if not context.is_active():
             text = f"{self.method}: the call ended before the stream of requests did"
             raise _RequestsBroken(Status.of(grpc.StatusCode.CANCELLED, text))
@@ -345,6 +345,9 @@ class ServerCall(Job):
         return [] if self.context is None else self.context.end()
 
 
+_NO_DEADLINE = Deadline(None)
+
+
 class ServerEnd:
     """Serves the calls that come in on one logical connection.
 
@@ -372,7 +375,8 @@ class ServerEnd:
         self._admit = admit
         self._done = done
         self._decoder = MessageDecoder()
-        # Guards the tables, of the calls that are not answered yet, and of what is not sent yet. Innermost.
+        # Guards the tables, of the calls that are not answered yet and of the streams, and the number of calls
+        # whose answer is not sent yet. Innermost.
         self._lock = threading.Lock()
         # Somebody waits for that number to be 0.
         self._none_left: Latch | None = None
@@ -410,7 +414,7 @@ class ServerEnd:
                     call.counts = True
                     if self.late_policy is not None:
                         limit = self.late_policy.limit()
-                        call.due = math.inf if limit is None else call.arrived + limit
+                        call.due = math.inf if limit is None else time.monotonic() + limit
                     jobs.append(call)
                 else:
                     rejections += call.refuse(refusal)

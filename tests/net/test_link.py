@@ -720,7 +720,9 @@ class TestClock:
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(link_module, "_FIRST_LOOK", 3600.0)
-        with linked() as (lines, peer):
+        lines = Lines()
+        lines.on_tick = lambda now: now + 9000
+        with linked(lines) as (_, peer):
             peer.send("one")
             assert peer.read() == "one"
             lines.link.wake_by(time.monotonic() + 7200)
@@ -736,7 +738,7 @@ class TestClock:
         monkeypatch.setattr(link_module, "_FIRST_LOOK", 0.1)
         lines = Lines()
         begin = time.monotonic()
-        left = [begin + 0.2, begin + 0.4]
+        left = [begin + 0.3, begin + 0.5]
         over = threading.Event()
 
         def tick(now: float) -> float:
@@ -746,12 +748,19 @@ class TestClock:
                 over.set()
             return left[0] if left else math.inf
 
+        lines.on_tick = tick
         with linked(lines):
-            lines.on_tick = tick
             if early:
                 left.insert(0, begin)
             lines.link.wake_by(left[0])
             assert over.wait(LONG)
+
+    @pytest.mark.parametrize("callers_read", [False, True])
+    def test_where_nothing_is_due_nobody_looks(self, callers_read: bool) -> None:
+        with linked(callers_read=callers_read) as (lines, peer):
+            peer.send("one")
+            assert peer.read() == "one"
+            assert (lines.link._first_due, lines.link._has_clock) == (math.inf, False)
 
     def test_survives_a_failure(self, caplog: pytest.LogCaptureFixture) -> None:
         lines = Lines()
@@ -784,7 +793,7 @@ class TestClock:
             peer.send("one")
             assert peer.read() == "one"
             monkeypatch.setattr(link_module, "spawn", refuse)
-            lines.link.wake_by(time.monotonic())
+            lines.link.wake_by(time.monotonic() + 1000)
             assert "no thread to watch the clock" in caplog.text
             monkeypatch.undo()
 

@@ -13,8 +13,10 @@ import nri_sync
 from nri_sync import api
 from nri_sync.api import EventMask, nri_pb2
 from nri_sync.api.handlers import BY_EVENT, HANDLERS, Handler
+from nri_sync.deadline import Deadline
 from nri_sync.errors import StartError
 from nri_sync.plugin import servicer
+from nri_sync.plugin.connection import Connection
 from nri_sync.runtime import Peer
 from tests.plugin.conftest import Connect, MakeStub, Serve
 from tests.plugin.harness import (
@@ -603,7 +605,20 @@ class TestLateReplies:
     )
     def test_when(self, timeout: float, limit: float) -> None:
         facts = nri_sync.Stub(PluginWith(shutdown=lambda: None), name="x", idx=1).defaults
-        assert facts._replace(request_timeout=timeout).answer_within == pytest.approx(limit)
+
+        class FakeConnection:
+            plugin = None
+            answer_within: float | None = facts._replace(request_timeout=timeout).answer_within
+
+        conn: Any = FakeConnection
+        assert servicer.Late(conn).limit() == pytest.approx(limit)
+        conn.answer_within = None
+        assert servicer.Late(conn).limit() is None
+
+    def test_not_before_it_is_configured(self) -> None:
+        stub = nri_sync.Stub(PluginWith(shutdown=lambda: None), name="x", idx=1)
+        conn = Connection(stub, Deadline(1.0), inside_handler=False)
+        assert servicer.Late(conn).limit() is None
 
 
 class TestContext:

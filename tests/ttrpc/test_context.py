@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from typing import Any, Callable
 
 import grpc
@@ -12,6 +11,7 @@ from google.protobuf.wrappers_pb2 import StringValue
 from google.rpc import code_pb2, status_pb2
 from grpc_status import rpc_status
 
+from nri_sync.deadline import Deadline
 from nri_sync.ttrpc import ServicerContext, connect
 from nri_sync.ttrpc.context import Aborted, current_context
 from nri_sync.ttrpc.status import DETAILS_KEY, Status
@@ -23,8 +23,7 @@ Code = grpc.StatusCode
 
 
 def make(deadline: float | None = None) -> ServicerContext:
-    until = None if deadline is None else time.monotonic() + deadline
-    return ServicerContext("/a/b", (), until, "unix:x", lambda: True)
+    return ServicerContext("/a/b", (), Deadline(deadline), "unix:x", lambda: True)
 
 
 def outcome(behave: Callable[[ServicerContext], Any], **options: Any) -> Any:
