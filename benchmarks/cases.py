@@ -110,7 +110,7 @@ def _start(kind: str) -> Mapping[str, float]:
 def _reconnect(kind: str) -> Mapping[str, float]:
     """From the moment that the runtime cuts a plugin off until it is back, synchronized."""
     taken: list[float] = []
-    while len(taken) < 40:
+    for _ in range(5):
         with go_runtime() as runtime, plugin(kind, runtime, reconnect=True):
             for number in range(50):
                 begin = time.perf_counter()
@@ -124,7 +124,9 @@ def _reconnect(kind: str) -> Mapping[str, float]:
                     break
                 if number >= 10:
                     taken.append(time.perf_counter() - begin)
-    return percentiles(taken)
+        if len(taken) >= 40:
+            return percentiles(taken)
+    raise RuntimeError(f"{kind} does not come back")
 
 
 def _fleet(plugins: int) -> Callable[[str], Mapping[str, float]]:
@@ -211,6 +213,12 @@ CASES = (
             Aim("p50", OURS, FLOOR, at_most=1.8),
             Aim("p50", BARE, GO),
         ),
+        note="The bare Python is one thread that reads, parses, calls the same handler and writes, "
+        "with no guarantee at all. What the stub takes longer are some forty short functions "
+        "(frames, streams, the table of calls, late replies, contexts, counters) and two changes "
+        "of an epoll set, by which a second thread stands in for a handler that takes long. "
+        "Between two requests the processor goes idle, so all of this takes two to three times as "
+        "long as in a tight loop.",
     ),
     Case(
         "event",
