@@ -18,7 +18,7 @@ from nri_sync.ttrpc.channel import Channel
 from nri_sync.ttrpc.client import ClientEnd
 from nri_sync.ttrpc.router import Router
 from nri_sync.ttrpc.service import LatePolicy, ServerEnd
-from nri_sync.wire.mux import FrameDecoder, frame_message
+from nri_sync.wire.mux import FrameDecoder, decode_whole, frame_message
 
 __all__ = ["Session"]
 
@@ -63,12 +63,28 @@ class Session(Receiver):
         self.client = ClientEnd(frame=functools.partial(frame_message, call), name=name)
         self._ends: dict[int, ServerEnd | ClientEnd] = {serve: self.server, call: self.client}
         self._decoder = FrameDecoder()
+        # Neither a frame nor a message has been begun.
+        self._between = True
         self._discarded: dict[int, int] = {}
         self.link = Link(sock, self, name=name, callers_read=callers_read, max_threads=max_threads)
         self.server.link = self.client.link = self.link
         self.channel = Channel(self.client, self.link.close)
 
     def receive(self, data: memoryview, jobs: list[Job]) -> None:
+        if self._between:
+            whole = decode_whole(data)
+            if whole is not None:
+                connection_id, message = whole
+                end = self._ends.get(connection_id)
+                if end is not None:
+                    end.receive_message(message, jobs)
+                    return
+        self._receive_pieces(data, jobs)
+        self._between = not (
+            self._decoder.inside or any(end.inside_message for end in self._ends.values())
+        )
+
+    def _receive_pieces(self, data: memoryview, jobs: list[Job]) -> None:
         for connection_id, piece in self._decoder.receive(data):
             end = self._ends.get(connection_id)
             if end is not None:

@@ -47,14 +47,14 @@ def _checked_updates(result: Any) -> list[nri_pb2.ContainerUpdate]:
 
 
 def _create(result: Any) -> nri_pb2.CreateContainerResponse:
-    if isinstance(result, nri_pb2.CreateContainerResponse):
-        return result
-    adjustment, updates = (
-        result if isinstance(result, tuple) and len(result) == 2 else (result, None)
-    )
+    adjustment, updates = result, None
+    if isinstance(result, tuple) and len(result) == 2:
+        adjustment, updates = result
     if isinstance(adjustment, Adjustment):
         adjustment = adjustment.message
-    if adjustment is not None and not isinstance(adjustment, nri_pb2.ContainerAdjustment):
+    if adjustment is not None and type(adjustment) is not nri_pb2.ContainerAdjustment:
+        if isinstance(result, nri_pb2.CreateContainerResponse):
+            return result
         raise TypeError(
             f"create_container returned {type(result).__name__}, but a ContainerAdjustment, a pair of it "
             "and a list of ContainerUpdate, a CreateContainerResponse or None is expected"

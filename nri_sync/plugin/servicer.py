@@ -52,6 +52,8 @@ _method("Shutdown", lambda request, context: None)
 # The state of a node comes in parts of up to 4 MiB. A node that fills this has millions of containers.
 _SYNCHRONIZE_MAX = 1 << 30
 
+_new = tuple.__new__  # as in nri_sync.wire.ttrpc
+
 # What must never be answered for: an empty Configure subscribes to everything.
 _NEVER_LATE = frozenset({"Configure", "Shutdown"})
 
@@ -117,7 +119,7 @@ class Servicer:
         tally.add("requests")
         serving = self._conn.serving
         thread = _thread.get_ident()
-        serving[thread] = Served(handler.name, time.monotonic(), context)
+        serving[thread] = _new(Served, (handler.name, time.monotonic(), context))
         try:
             return handler.reply(method(*arguments))
         except BaseException:

@@ -34,6 +34,7 @@ from nri_sync.wire.ttrpc import (
     REMOTE_CLOSED,
     REMOTE_OPEN,
     REQUEST,
+    Message,
     MessageDecoder,
     encode_header,
 )
@@ -307,27 +308,34 @@ class ClientEnd:
     def receive(self, data: memoryview, jobs: list[Job]) -> None:
         """Take bytes in, and deliver what they answer."""
         for message in self._decoder.receive(data):
-            with self._lock:
-                event = self._streams.receive(message)
-                call = self._calls.get(event.stream_id)
-                if call is not None and not isinstance(event, (DataReceived, Ignored)):
-                    del self._calls[event.stream_id]
-            if call is None or isinstance(event, Ignored):
-                reason = event.reason if isinstance(event, Ignored) else "late data"
-                self._ignored += 1
-                level = logging.WARNING if self._ignored == 1 else logging.DEBUG
-                logger.log(
-                    level, "%s: ignored on stream %d: %s", self.name, event.stream_id, reason
-                )
-            elif isinstance(event, ResponseReceived):
-                self._receive_response(call, event.data)
-            elif isinstance(event, StreamFailed):
-                # An oversized answer is no more than that: the reference takes it for an error of the peer's.
-                oversized = event.code == grpc.StatusCode.RESOURCE_EXHAUSTED.value[0]
-                broken = None if oversized else RemoteProtocolError(event.reason)
-                self._conclude(call, Status(event.code, event.reason), cause=broken)
-            else:
-                self._receive_data(call, event)
+            self.receive_message(message, jobs)
+
+    @property
+    def inside_message(self) -> bool:
+        """Whether a message has come in part."""
+        return self._decoder.inside
+
+    def receive_message(self, message: Message, jobs: list[Job]) -> None:
+        """Like :meth:`receive`, for a message that came whole, between two others."""
+        with self._lock:
+            event = self._streams.receive(message)
+            call = self._calls.get(event.stream_id)
+            if call is not None and not isinstance(event, (DataReceived, Ignored)):
+                del self._calls[event.stream_id]
+        if call is None or isinstance(event, Ignored):
+            reason = event.reason if isinstance(event, Ignored) else "late data"
+            self._ignored += 1
+            level = logging.WARNING if self._ignored == 1 else logging.DEBUG
+            logger.log(level, "%s: ignored on stream %d: %s", self.name, event.stream_id, reason)
+        elif isinstance(event, ResponseReceived):
+            self._receive_response(call, event.data)
+        elif isinstance(event, StreamFailed):
+            # An oversized answer is no more than that: the reference takes it for an error of the peer's.
+            oversized = event.code == grpc.StatusCode.RESOURCE_EXHAUSTED.value[0]
+            broken = None if oversized else RemoteProtocolError(event.reason)
+            self._conclude(call, Status(event.code, event.reason), cause=broken)
+        else:
+            self._receive_data(call, event)
 
     def _receive_response(self, call: ClientCall, data: bytes | bytearray) -> None:
         try:

@@ -9,7 +9,7 @@ from typing import Any, Callable, NamedTuple, NoReturn
 
 import grpc
 
-from nri_sync.deadline import Deadline
+from nri_sync.deadline import Deadline, instant
 from nri_sync.threads import Latch
 from nri_sync.ttrpc import envelope_pb2
 from nri_sync.ttrpc.callbacks import Callback
@@ -38,6 +38,11 @@ class _State(NamedTuple):
 _lock = threading.Lock()
 
 
+def _nobody() -> bool:
+    """What is left to cancel of a call that is over."""
+    return False
+
+
 class Aborted(Exception):
     """Raised by ``context.abort()`` to leave the handler."""
 
@@ -64,15 +69,15 @@ class ServicerContext(grpc.ServicerContext):
         self,
         method: str,
         metadata: tuple[Metadatum, ...],
-        deadline: Deadline,
+        timeout: float | None,
         peer: str,
         cancel: Callable[[], object],
     ) -> None:
+        """``timeout``: after so many seconds from now the caller gives up; ``None``: never."""
         #: The full method name, ``/package.Service/Method``.
         self.method = method
         self._metadata = metadata
-        #: When the caller gives up.
-        self.deadline = deadline
+        self._gives_up = instant(timeout)
         self._peer = peer
         self._cancel = cancel
 
@@ -88,6 +93,11 @@ class ServicerContext(grpc.ServicerContext):
         The server itself does not end a call whose time is over: the handler goes on.
         """
         return self.deadline.remaining()
+
+    @property
+    def deadline(self) -> Deadline:
+        """When the caller gives up."""
+        return Deadline.until(self._gives_up)
 
     def peer(self) -> str:
         return self._peer
@@ -116,9 +126,13 @@ class ServicerContext(grpc.ServicerContext):
         with _lock:
             if self._ended:
                 return False
+            # Attach, then look: end() may have found nothing to take the lock for.
             if self._callbacks is None:
                 self._callbacks = []
             self._callbacks.append(callback)
+            if not self.is_active():
+                self._callbacks.remove(callback)
+                return False
             return True
 
     def abort(self, code: grpc.StatusCode, details: str) -> NoReturn:
@@ -229,11 +243,14 @@ class ServicerContext(grpc.ServicerContext):
 
     def end(self) -> list[Callback]:
         """The call is over; returns the callbacks to call, the first time."""
+        self._ended = True
+        # It leads back to this context: without it, no cycle is left for the garbage collector.
+        self._cancel = _nobody
+        if self._callbacks is None:
+            return []
         with _lock:
-            self._ended = True
-            callbacks = self._callbacks
-            self._callbacks = None
-        return [] if callbacks is None else callbacks
+            callbacks, self._callbacks = self._callbacks, None
+        return callbacks or []
 
 
 def _code(code: Any) -> grpc.StatusCode:

@@ -36,6 +36,7 @@ from nri_sync.wire.ttrpc import (
     NO_DATA,
     REMOTE_CLOSED,
     RESPONSE,
+    Message,
     MessageDecoder,
     encode_header,
 )
@@ -47,6 +48,7 @@ logger = logging.getLogger("nri_sync.ttrpc")
 #: Puts a message (its header and payload) into the shape in which it travels on the link.
 Framing = Callable[[bytes, Union[bytes, bytearray, memoryview]], list[Buffer]]
 
+_OPEN = State.OPEN  # to look a member up costs a call before Python 3.12
 _NO_METADATA: tuple[Metadatum, ...] = ()
 _PAYLOAD_TAG = b"\x12"  # field 2 of the Response envelope, length-delimited
 
@@ -63,6 +65,8 @@ class _RequestsBroken(Exception):
 
 
 def _varint(value: int) -> bytes:
+    if value < 0x4000:  # nearly always
+        return bytes((value & 0x7F | 0x80, value >> 7) if value > 0x7F else (value,))
     encoded = bytearray()
     while value > 0x7F:
         encoded.append(value & 0x7F | 0x80)
@@ -76,11 +80,12 @@ def encode_success(stream_id: int, payload: bytes, frame: Framing) -> list[Buffe
 
     A payload too large for a message is answered for with RESOURCE_EXHAUSTED.
     """
-    envelope = _PAYLOAD_TAG + _varint(len(payload)) if payload else b""
-    length = len(envelope) + len(payload)
-    if length > MESSAGE_MAX:
-        return encode_error(stream_id, _oversized("response", length), frame)
-    return frame(encode_header(RESPONSE, stream_id, 0, length) + envelope, payload)
+    size = len(payload)
+    envelope = _PAYLOAD_TAG + _varint(size) if size else b""
+    size += len(envelope)
+    if size > MESSAGE_MAX:
+        return encode_error(stream_id, _oversized("response", size), frame)
+    return frame(encode_header(RESPONSE, stream_id, 0, size) + envelope, payload)
 
 
 def _oversized(what: str, length: int) -> Status:
@@ -137,7 +142,6 @@ class ServerCall(Job):
     late = False
     #: Whether it was admitted, and counts for the server until it is settled: its answer is out.
     counts = False
-    settled = False
     context: ServicerContext | None = None
 
     def __init__(
@@ -148,7 +152,7 @@ class ServerCall(Job):
         self._end = end
         self._data: bytes | bytearray = data
         self._state = state
-        self.inbox = Inbox() if state is State.OPEN else None
+        self.inbox = Inbox() if state is _OPEN else None
 
     def sent(self) -> None:
         """The answer is out, or will never be."""
@@ -175,9 +179,9 @@ class ServerCall(Job):
             if request.metadata
             else _NO_METADATA
         )
-        timeout = request.timeout_nano
-        deadline = Deadline(timeout / 1e9) if timeout else _NO_DEADLINE
-        context = ServicerContext(method, metadata, deadline, end.peer, self._cancel)
+        nanoseconds = request.timeout_nano
+        timeout = nanoseconds / 1e9 if nanoseconds else None
+        context = ServicerContext(method, metadata, timeout, end.peer, self._cancel)
         self.context = context
         if self.stream_id not in end.calls:
             context.end()  # it was over before this context was there to be told
@@ -187,11 +191,14 @@ class ServerCall(Job):
             if self.inbox is not None and not getattr(handler, "request_streaming", False):
                 self.inbox.discard()  # whatever else the peer sends, nobody will take it
             if handler is None:
-                outcome: bytes | Status | None = self._unknown(request.service, request.method)
+                outcome: Any = self._unknown(request.service, request.method)
             elif handler.request_streaming or handler.response_streaming:
                 outcome = self._stream(handler, request.payload, context)
             else:
-                outcome = self._unary(handler, request.payload, context)
+                outcome = self._decode(handler, request.payload)
+                if not isinstance(outcome, Status):
+                    response = handler.unary_unary(outcome, context)
+                    outcome = context.status(None) or self._encode(handler, response)
         except BaseException as error:
             outcome = self._failure(error, context)
         finally:
@@ -201,13 +208,6 @@ class ServerCall(Job):
         if callbacks:
             run_callbacks(callbacks)
         return buffers
-
-    def _unary(self, handler: Any, payload: bytes, context: ServicerContext) -> bytes | Status:
-        request = self._decode(handler, payload)
-        if isinstance(request, Status):
-            return request
-        response = handler.unary_unary(request, context)
-        return context.status(None) or self._encode(handler, response)
 
     def _decode(self, handler: Any, payload: bytes) -> Any:
         """The request, or a Status."""
@@ -345,9 +345,6 @@ class ServerCall(Job):
         return [] if self.context is None else self.context.end()
 
 
-_NO_DEADLINE = Deadline(None)
-
-
 class ServerEnd:
     """Serves the calls that come in on one logical connection.
 
@@ -375,15 +372,15 @@ class ServerEnd:
         self._admit = admit
         self._done = done
         self._decoder = MessageDecoder()
-        # Guards the tables, of the calls that are not answered yet and of the streams, and the number of calls
-        # whose answer is not sent yet. Innermost.
+        # Guards the tables, of the calls that are not answered yet and of the streams. Innermost.
         self._lock = threading.Lock()
-        # Somebody waits for that number to be 0.
-        self._none_left: Latch | None = None
         self._streams = ServerStreams()
         #: Those that are not answered yet, by stream.
         self.calls: dict[int, ServerCall] = {}
-        self._unsettled = 0
+        # Those whose answer is not sent yet. Who takes one off, without a lock, settles it; somebody may wait
+        # for the last one to go.
+        self._unsettled: set[ServerCall] = set()
+        self._none_left: Latch | None = None
         # The streams that are finished here, but the client may not know yet: it may go on sending, and a
         # refusal must not overtake the answer.
         self._leaving: set[int] = set()
@@ -396,39 +393,58 @@ class ServerEnd:
         """Take bytes in; the calls that begin with them are appended to ``jobs``."""
         rejections: list[Buffer] = []
         for message in self._decoder.receive(data):
-            with self._lock:
-                event = self._streams.receive(message)
-                if isinstance(event, RequestReceived):
-                    if not self._takes_calls:
-                        continue
-                    call = ServerCall(self, event.stream_id, event.data, event.state)
-                    self.calls[event.stream_id] = call
-                    self._unsettled += 1
-                else:
-                    found = self.calls.get(event.stream_id)
-                    if message.type == DATA and event.stream_id in self._leaving:
-                        continue
-            if isinstance(event, RequestReceived):
-                refusal = self._admit()
-                if refusal is None:
-                    call.counts = True
-                    if self.late_policy is not None:
-                        limit = self.late_policy.limit()
-                        call.due = math.inf if limit is None else time.monotonic() + limit
-                    jobs.append(call)
-                else:
-                    rejections += call.refuse(refusal)
-                    call.sent()
-            elif isinstance(event, DataReceived):
-                if found is not None:
-                    rejections += self._receive_data(found, event)
-            elif isinstance(event, Rejected):
-                rejections += self._reject(event)
-            else:
-                self._ignore(event)
+            rejections += self._receive(message, jobs)
         if rejections:
             # Joined, since a flood of bad messages may come in one read.
             jobs.append(_Reply([b"".join(rejections)]))
+
+    def receive_message(self, message: Message, jobs: list[Job]) -> None:
+        """Like :meth:`receive`, for a message that came whole, between two others."""
+        rejections = self._receive(message, jobs)
+        if rejections:
+            jobs.append(_Reply(rejections))
+
+    @property
+    def inside_message(self) -> bool:
+        """Whether a message has come in part."""
+        return self._decoder.inside
+
+    def _receive(self, message: Message, jobs: list[Job]) -> Sequence[Buffer]:
+        """Act on a message; what it begins is appended to ``jobs``. Returns what to say against it."""
+        with self._lock:
+            event = self._streams.receive(message)
+            if isinstance(event, RequestReceived):
+                if not self._takes_calls:
+                    return ()
+                call = ServerCall(self, *event)
+                self.calls[call.stream_id] = call
+                self._unsettled.add(call)
+            else:
+                found = self.calls.get(event.stream_id)
+                if message.type == DATA and event.stream_id in self._leaving:
+                    return ()
+        if isinstance(event, RequestReceived):
+            return self._admit_call(call, jobs)
+        if isinstance(event, DataReceived):
+            return () if found is None else self._receive_data(found, event)
+        if isinstance(event, Rejected):
+            return self._reject(event)
+        self._ignore(event)
+        return ()
+
+    def _admit_call(self, call: ServerCall, jobs: list[Job]) -> Sequence[Buffer]:
+        refusal = self._admit()
+        if refusal is not None:
+            buffers = call.refuse(refusal)
+            call.sent()
+            return buffers
+        call.counts = True
+        if self.late_policy is not None:
+            limit = self.late_policy.limit()
+            if limit is not None:
+                call.due = time.monotonic() + limit
+        jobs.append(call)
+        return ()
 
     def _receive_data(self, call: ServerCall, event: DataReceived) -> Sequence[Buffer]:
         inbox = call.inbox
@@ -515,13 +531,12 @@ class ServerEnd:
 
     def quiet(self, deadline: Deadline) -> bool:
         """Block until all calls are answered, the answers sent, or the deadline; returns whether it is so."""
+        # Attach, then look: settle() takes one off, then looks whether somebody waits.
         with self._lock:
-            if not self._unsettled:
-                return True
             if self._none_left is None:
                 self._none_left = Latch()
             none_left = self._none_left
-        return none_left.wait(deadline)
+        return not self._unsettled or none_left.wait(deadline)
 
     # For the calls
 
@@ -537,22 +552,25 @@ class ServerEnd:
 
     def _leave_locked(self, call: ServerCall) -> None:
         del self.calls[call.stream_id]
-        if call.inbox is not None and not call.settled:
+        if call.inbox is not None and call in self._unsettled:
             self._leaving.add(call.stream_id)
 
     def settle(self, call: ServerCall) -> None:
         """The answer to the call is sent, or will never be. The first time counts."""
-        none_left = None
-        with self._lock:
-            if call.settled:
-                return
-            call.settled = True
-            self._leaving.discard(call.stream_id)
-            self._unsettled -= 1
-            if not self._unsettled:
-                none_left, self._none_left = self._none_left, None
-        if none_left is not None:
-            none_left.set()
+        try:
+            self._unsettled.remove(call)
+        except KeyError:
+            return
+        if call.inbox is not None:
+            with self._lock:
+                self._leaving.discard(call.stream_id)
+        if self._none_left is not None:
+            with self._lock:
+                none_left = None if self._unsettled else self._none_left
+                if none_left is not None:
+                    self._none_left = None
+            if none_left is not None:
+                none_left.set()
         if call.counts and self._done is not None:
             self._done()
 

@@ -21,6 +21,7 @@ from struct import Struct
 from typing import Union
 
 from nri_sync.errors import RemoteProtocolError
+from nri_sync.wire.ttrpc import HEADER_LENGTH, MESSAGE_MAX, Message
 
 __all__ = [
     "FIRST_FRAME_MAX",
@@ -28,6 +29,7 @@ __all__ = [
     "PLUGIN_SERVICE",
     "RUNTIME_SERVICE",
     "FrameDecoder",
+    "decode_whole",
     "frame_message",
 ]
 
@@ -40,7 +42,7 @@ RUNTIME_SERVICE = 2
 
 #: Largest payload of a frame: a ttRPC message of 4 MiB with its header. A peer that claims more is
 #: refused, as the reference does since v0.12.5.
-FRAME_PAYLOAD_MAX = 4_194_304 + 10
+FRAME_PAYLOAD_MAX = MESSAGE_MAX + HEADER_LENGTH
 
 #: A Go peer reads the start of each message through a 4,096-byte buffer, and fails for good when a frame
 #: that starts a message does not fit it. The rest may come as one frame of any size, and should: the peer
@@ -48,6 +50,9 @@ FRAME_PAYLOAD_MAX = 4_194_304 + 10
 FIRST_FRAME_MAX = 4096
 
 _HEADER = Struct(">II")
+# The header of a frame, and of the message that begins with it.
+_HEADERS = Struct(">IIIIBB")
+_new = tuple.__new__  # as in nri_sync.wire.ttrpc
 
 
 def frame_message(connection_id: int, header: bytes, payload: Buffer) -> list[Buffer]:
@@ -72,6 +77,21 @@ def frame_message(connection_id: int, header: bytes, payload: Buffer) -> list[Bu
         )
     )
     return [first, view[cut:]]
+
+
+def decode_whole(data: memoryview) -> tuple[int, Message] | None:
+    """The message that ``data`` is, and its connection; ``None`` if it is anything but one frame with it.
+
+    What nearly everything that comes over a trunk is, taken apart in one step. Only where neither a frame
+    nor a message of that connection has been begun before.
+    """
+    size = len(data)
+    if size >= _HEADERS.size:
+        connection_id, framed, length, stream_id, type, flags = _HEADERS.unpack_from(data)
+        if framed == size - 8 and length == framed - HEADER_LENGTH and length <= MESSAGE_MAX:
+            fields = type, stream_id, flags, length, bytes(data[18:])
+            return connection_id, _new(Message, fields)
+    return None
 
 
 class FrameDecoder:
@@ -99,14 +119,6 @@ class FrameDecoder:
                 came before it was yielded. The trunk cannot be used any further.
         """
         view = memoryview(data)
-        if not self._left and not self._partial and len(view) > 8:
-            connection_id, length = _HEADER.unpack_from(view)
-            if length == len(view) - 8 and length <= FRAME_PAYLOAD_MAX:
-                # The usual case, one whole frame, without the cost of a generator.
-                return iter(((connection_id, view[8:]),))
-        return self._receive(view)
-
-    def _receive(self, view: memoryview) -> Iterator[tuple[int, memoryview]]:
         position, end = 0, len(view)
         while position < end:
             if not self._left:
@@ -134,11 +146,16 @@ class FrameDecoder:
                 self._left -= len(piece)
                 yield self._connection_id, piece
 
+    @property
+    def inside(self) -> bool:
+        """Whether a frame has been begun."""
+        return bool(self._partial or self._left)
+
     def receive_eof(self) -> None:
         """Check that the trunk may end here.
 
         Raises:
             RemoteProtocolError: it ended inside a frame.
         """
-        if self._partial or self._left:
+        if self.inside:
             raise RemoteProtocolError("the mux trunk ended in the middle of a frame")

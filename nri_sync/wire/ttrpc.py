@@ -175,11 +175,16 @@ class MessageDecoder:
         data, self._buffer = self._buffer, None
         return Message(self._type, self._stream_id, self._flags, self._length, data)
 
+    @property
+    def inside(self) -> bool:
+        """Whether a message has been begun."""
+        return bool(self._partial or self._left)
+
     def receive_eof(self) -> None:
         """Check that the stream may end here.
 
         Raises:
             RemoteProtocolError: it ended inside a message.
         """
-        if self._partial or self._left:
+        if self.inside:
             raise RemoteProtocolError("the ttRPC connection ended in the middle of a message")

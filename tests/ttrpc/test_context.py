@@ -11,7 +11,6 @@ from google.protobuf.wrappers_pb2 import StringValue
 from google.rpc import code_pb2, status_pb2
 from grpc_status import rpc_status
 
-from nri_sync.deadline import Deadline
 from nri_sync.ttrpc import ServicerContext, connect
 from nri_sync.ttrpc.context import Aborted, current_context
 from nri_sync.ttrpc.status import DETAILS_KEY, Status
@@ -23,7 +22,7 @@ Code = grpc.StatusCode
 
 
 def make(deadline: float | None = None) -> ServicerContext:
-    return ServicerContext("/a/b", (), Deadline(deadline), "unix:x", lambda: True)
+    return ServicerContext("/a/b", (), deadline, "unix:x", lambda: True)
 
 
 def outcome(behave: Callable[[ServicerContext], Any], **options: Any) -> Any:
