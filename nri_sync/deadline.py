@@ -5,17 +5,7 @@ from __future__ import annotations
 import threading
 import time
 
-__all__ = ["Deadline", "instant"]
-
-
-def instant(timeout: float | None) -> float | None:
-    """The time on the monotonic clock ``timeout`` seconds from now; ``None`` is never.
-
-    More than a lock can wait for (some 292 years) is never, too.
-    """
-    if timeout is None or timeout > threading.TIMEOUT_MAX:
-        return None
-    return time.monotonic() + timeout
+__all__ = ["Deadline"]
 
 
 class Deadline:
@@ -28,15 +18,18 @@ class Deadline:
     __slots__ = ("at",)
 
     def __init__(self, timeout: float | None) -> None:
-        """``timeout`` is in seconds from now; ``None`` is no limit, zero or less is already over."""
-        self.at = instant(timeout)
+        """``timeout`` is in seconds from now; ``None`` is no limit, zero or less is already over.
+
+        More than a lock can wait for (some 292 years) is no limit either.
+        """
+        if timeout is not None and timeout > threading.TIMEOUT_MAX:
+            timeout = None
+        self.at: float | None = None if timeout is None else time.monotonic() + timeout
 
     @classmethod
     def until(cls, at: float | None) -> Deadline:
         """The deadline at a time of the monotonic clock; ``None`` is no limit."""
-        deadline = cls(None)
-        deadline.at = at
-        return deadline
+        return cls(None if at is None else at - time.monotonic())
 
     def remaining(self) -> float | None:
         """Seconds left, at least 0.0; ``None`` when there is no limit."""

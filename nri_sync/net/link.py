@@ -601,7 +601,7 @@ class Link:
         Returns whether this thread still has the token.
         """
         rest: Sequence[Buffer] = buffers
-        writing = self._write_lock.acquire(blocking=False)
+        writing = self._write_lock.acquire(False)
         if writing:
             try:
                 rest = self._write(buffers)
@@ -624,7 +624,7 @@ class Link:
 
     def _regain(self) -> bool:
         """Take the token back, if nobody else reads, and stop the sentinel from waking."""
-        if not self._token.acquire(blocking=False):
+        if not self._token.acquire(False):
             return False
         if self._ended:
             self._token.release()
@@ -660,7 +660,7 @@ class Link:
 
         What was begun is finished by another thread. True as well when the link is over.
         """
-        if not self._write_lock.acquire(blocking=False):
+        if not self._write_lock.acquire(False):
             return False
         try:
             rest = self._write(buffers)

@@ -52,6 +52,7 @@ _method("Shutdown", lambda request, context: None)
 # The state of a node comes in parts of up to 4 MiB. A node that fills this has millions of containers.
 _SYNCHRONIZE_MAX = 1 << 30
 
+_UNIMPLEMENTED = grpc.StatusCode.UNIMPLEMENTED
 _new = tuple.__new__  # as in nri_sync.wire.ttrpc
 
 # What must never be answered for: an empty Configure subscribes to everything.
@@ -127,7 +128,7 @@ class Servicer:
             raise
         finally:
             del serving[thread]
-            if context.code() is grpc.StatusCode.UNIMPLEMENTED:
+            if context.code() is _UNIMPLEMENTED:
                 # A runtime would take the plugin for one of an older protocol, and send the event again,
                 # and all others from then on, as a StateChange.
                 context.set_code(grpc.StatusCode.UNKNOWN)

@@ -9,7 +9,7 @@ from typing import Any, Callable, NamedTuple, NoReturn
 
 import grpc
 
-from nri_sync.deadline import Deadline, instant
+from nri_sync.deadline import Deadline
 from nri_sync.threads import Latch
 from nri_sync.ttrpc import envelope_pb2
 from nri_sync.ttrpc.callbacks import Callback
@@ -69,15 +69,15 @@ class ServicerContext(grpc.ServicerContext):
         self,
         method: str,
         metadata: tuple[Metadatum, ...],
-        timeout: float | None,
+        gives_up: float | None,
         peer: str,
         cancel: Callable[[], object],
     ) -> None:
-        """``timeout``: after so many seconds from now the caller gives up; ``None``: never."""
+        """``gives_up``: when the caller does, on the monotonic clock; ``None``: never."""
         #: The full method name, ``/package.Service/Method``.
         self.method = method
         self._metadata = metadata
-        self._gives_up = instant(timeout)
+        self._gives_up = gives_up
         self._peer = peer
         self._cancel = cancel
 

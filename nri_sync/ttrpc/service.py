@@ -48,6 +48,7 @@ logger = logging.getLogger("nri_sync.ttrpc")
 #: Puts a message (its header and payload) into the shape in which it travels on the link.
 Framing = Callable[[bytes, Union[bytes, bytearray, memoryview]], list[Buffer]]
 
+_NEVER = threading.TIMEOUT_MAX * 1e9  # nanoseconds: what means no timeout
 _OPEN = State.OPEN  # to look a member up costs a call before Python 3.12
 _NO_METADATA: tuple[Metadatum, ...] = ()
 _PAYLOAD_TAG = b"\x12"  # field 2 of the Response envelope, length-delimited
@@ -147,6 +148,8 @@ class ServerCall(Job):
     def __init__(
         self, end: ServerEnd, stream_id: int, data: bytes | bytearray, state: State
     ) -> None:
+        #: When the request came, on the monotonic clock.
+        self.since = time.monotonic()
         self.stream_id = stream_id
         self.size = len(data)
         self._end = end
@@ -179,9 +182,9 @@ class ServerCall(Job):
             if request.metadata
             else _NO_METADATA
         )
-        nanoseconds = request.timeout_nano
-        timeout = nanoseconds / 1e9 if nanoseconds else None
-        context = ServicerContext(method, metadata, timeout, end.peer, self._cancel)
+        timeout = request.timeout_nano
+        gives_up = self.since + timeout / 1e9 if timeout and timeout < _NEVER else None
+        context = ServicerContext(method, metadata, gives_up, end.peer, self._cancel)
         self.context = context
         if self.stream_id not in end.calls:
             context.end()  # it was over before this context was there to be told
@@ -224,7 +227,8 @@ class ServerCall(Job):
             )
         serialize = handler.response_serializer
         try:
-            return bytes(response if serialize is None else serialize(response))
+            data = response if serialize is None else serialize(response)
+            return data if type(data) is bytes else bytes(data)
         except Exception as error:
             logger.exception("cannot serialize the response of %s", self.method)
             return Status.of(grpc.StatusCode.INTERNAL, f"cannot serialize the response: {error}")
@@ -442,7 +446,7 @@ class ServerEnd:
         if self.late_policy is not None:
             limit = self.late_policy.limit()
             if limit is not None:
-                call.due = time.monotonic() + limit
+                call.due = call.since + limit
         jobs.append(call)
         return ()
 

@@ -89,7 +89,7 @@ def decode_whole(data: memoryview) -> tuple[int, Message] | None:
     if size >= _HEADERS.size:
         connection_id, framed, length, stream_id, type, flags = _HEADERS.unpack_from(data)
         if framed == size - 8 and length == framed - HEADER_LENGTH and length <= MESSAGE_MAX:
-            fields = type, stream_id, flags, length, bytes(data[18:])
+            fields = type, stream_id, flags, length, data[18:].tobytes()
             return connection_id, _new(Message, fields)
     return None
 

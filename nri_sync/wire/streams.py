@@ -108,6 +108,7 @@ SERVER_MOVES = {
 
 
 # The state of a new stream, by the flags of its request: none, REMOTE_CLOSED, REMOTE_OPEN, both.
+_ENDS = REMOTE_CLOSED | REMOTE_OPEN
 _REQUEST_STATES = (State.UNARY, State.HALF_CLOSED, State.OPEN, State.OPEN)
 
 
@@ -186,8 +187,7 @@ class ServerStreams:
 
     def receive(self, message: Message) -> ServerEvent:
         """What ``message`` means. Never raises: a peer's mistake is :class:`Rejected` or :class:`Ignored`."""
-        stream_id = message.stream_id
-        data = message.data
+        type, stream_id, flags, _, data = message
         if data is None:
             return self._reject(stream_id, RESOURCE_EXHAUSTED, _oversized(message))
         if not stream_id & 1:
@@ -196,7 +196,7 @@ class ServerStreams:
                 INVALID_ARGUMENT,
                 f"stream id {stream_id} is even, a client's must be odd",
             )
-        if message.type == REQUEST:
+        if type == REQUEST:
             if stream_id <= self._last_id:
                 # The live stream of that id, if any, is not to blame and goes on.
                 return Rejected(
@@ -206,12 +206,12 @@ class ServerStreams:
                     finished=False,
                 )
             self._last_id = stream_id
-            state = _REQUEST_STATES[message.flags & (REMOTE_CLOSED | REMOTE_OPEN)]
+            state = _REQUEST_STATES[flags & _ENDS]
             self._states[stream_id] = state
             return _new(RequestReceived, (stream_id, data, state))
-        if message.type == DATA:
-            return self._receive_data(stream_id, message.flags, data)
-        return Ignored(stream_id, f"unexpected message type {message.type}")
+        if type == DATA:
+            return self._receive_data(stream_id, flags, data)
+        return Ignored(stream_id, f"unexpected message type {type}")
 
     def _receive_data(self, stream_id: int, flags: int, data: Data) -> ServerEvent:
         state = self._states.get(stream_id)

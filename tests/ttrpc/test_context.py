@@ -21,8 +21,8 @@ __all__: list[str] = []
 Code = grpc.StatusCode
 
 
-def make(deadline: float | None = None) -> ServicerContext:
-    return ServicerContext("/a/b", (), deadline, "unix:x", lambda: True)
+def make() -> ServicerContext:
+    return ServicerContext("/a/b", (), None, "unix:x", lambda: True)
 
 
 def outcome(behave: Callable[[ServicerContext], Any], **options: Any) -> Any:
