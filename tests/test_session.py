@@ -11,12 +11,15 @@ from typing import Any, Callable
 
 import grpc
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from nri_sync.deadline import Deadline
 from nri_sync.errors import ConnectionLost, NRIError, RemoteProtocolError
 from nri_sync.session import Session
 from nri_sync.ttrpc.router import Router
-from nri_sync.wire.mux import FRAME_PAYLOAD_MAX, PLUGIN_SERVICE, RUNTIME_SERVICE
+from nri_sync.wire.mux import FRAME_PAYLOAD_MAX, PLUGIN_SERVICE, RUNTIME_SERVICE, frame_message
+from nri_sync.wire.ttrpc import REQUEST, encode_header
 from tests.plugin.harness import encoded, request
 
 __all__: list[str] = []
@@ -201,6 +204,43 @@ def test_the_clock_ticks_for_the_owner(make_end: Callable[..., End]) -> None:
     times = [ticks.get(timeout=LONG) for _ in range(4)]
     assert times == sorted(times)
     assert times[3] >= times[0] + 0.01
+
+
+_SIZES = st.one_of(st.integers(0, 60), st.just(4086), st.just(9000))
+
+
+@given(
+    messages=st.lists(st.tuples(st.sampled_from((1, 2, 9)), _SIZES), max_size=6),
+    # Most reads end where a message does.
+    cuts=st.lists(st.one_of(st.none(), st.integers(1, 5000)), max_size=8),
+)
+def test_the_cuts_between_reads_do_not_matter(
+    messages: list[tuple[int, int]], cuts: list[int | None]
+) -> None:
+    one, other = socket.socketpair()
+    with one, other:
+        session = End(one, PLUGIN_SERVICE, RUNTIME_SERVICE).session
+        requests: list[tuple[int, int]] = []
+        framed, discarded = [], 0
+        for number, (connection_id, size) in enumerate(messages):
+            stream_id = 2 * number + 1
+            header = encode_header(REQUEST, stream_id, 0, size)
+            framed.append(b"".join(frame_message(connection_id, header, bytes(size))))
+            if connection_id == PLUGIN_SERVICE:
+                requests.append((stream_id, size))
+            discarded += len(header) + size if connection_id == 9 else 0
+        jobs: list[Any] = []
+        rest = b"".join(framed)
+        ends = [sum(map(len, framed[: count + 1])) for count in range(len(framed))]
+        while rest:
+            done = ends[-1] - len(rest)
+            whole = next(end for end in ends if end > done) - done
+            size = (cuts.pop(0) if cuts else None) or whole
+            session.receive(memoryview(rest[:size]), jobs)
+            rest = rest[size:]
+        assert [(job.stream_id, job.size) for job in jobs] == requests
+        assert sum(session._discarded.values()) == discarded
+        session.link.abandon()
 
 
 def test_requests_go_to_the_one_side_and_answers_to_the_other(ends: tuple[End, End]) -> None:

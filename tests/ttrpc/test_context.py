@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import threading
+import weakref
 from typing import Any, Callable
 
 import grpc
@@ -222,6 +224,46 @@ class TestEnding:
         assert failure(behave) == (Code.CANCELLED, "cancelled by the server")
         assert done.wait(LONG)
         assert results == [True, True, False, False]
+
+
+class Interrupted(ServicerContext):
+    """The call ends while a callback is being added: found neither ended, nor with anything to call."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "_callbacks" and value == []:
+            assert self.end() == []
+        super().__setattr__(name, value)
+
+
+def test_a_callback_that_comes_with_the_end_is_not_lost() -> None:
+    context = Interrupted("/a/b", (), None, "unix:x", lambda: True)
+    assert not context.add_callback(lambda: None)
+    assert context.end() == []
+    assert not context.cancel()
+
+
+def test_served_calls_are_no_work_for_the_garbage_collector() -> None:
+    contexts: list[Any] = []
+
+    def behave(message: Any, context: Any) -> Any:
+        context.add_callback(gone.set)
+        assert context.time_remaining() > 0
+        contexts.append(weakref.ref(context))
+        return message
+
+    gone = threading.Event()
+    with serving({"M": method("unary_unary", behave)}) as (_, address), connect(address) as channel:
+        gc.collect()
+        gc.disable()
+        try:
+            for _ in range(3):
+                gone.clear()
+                Calls(channel).unary("M")(text("x"), timeout=LONG)
+                assert gone.wait(LONG)
+            # The thread of the last one may still hold it.
+            assert [context() for context in contexts[:2]] == [None, None]
+        finally:
+            gc.enable()
 
 
 class TestWhatTtrpcDoesNotHave:

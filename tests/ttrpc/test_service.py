@@ -957,6 +957,42 @@ class TestQuiet:
             assert not connection.end.calls
             assert peer.expect().value == "x"
 
+    @pytest.mark.parametrize("when", ["before it looks", "after it looked"])
+    def test_the_last_call_is_settled_while_it_comes(self, when: str) -> None:
+        held, told = threading.Event(), threading.Event()
+
+        class Unsettled(set[Any]):
+            """Holds up who settles the last call, with it taken off; or who waits, having seen it."""
+
+            def remove(self, call: Any) -> None:
+                super().remove(call)
+                if when == "before it looks":
+                    held.set()
+                    assert told.wait(LONG)
+
+            def __len__(self) -> int:
+                size = super().__len__()
+                if size and when == "after it looked" and threading.current_thread() is waiter:
+                    held.set()
+                    assert told.wait(LONG)
+                return size
+
+        end = ServerEnd(Router(), frame=frame, peer="test")
+        end._unsettled = unsettled = Unsettled()
+        jobs: list[Any] = []
+        end.receive(memoryview(encode_header(REQUEST, 1, 0, 0)), jobs)
+        quiet: list[bool] = []
+        waiter = threading.Thread(target=lambda: quiet.append(end.quiet(Deadline(LONG))))
+        settler = threading.Thread(target=jobs[0].sent)
+        first, second = (settler, waiter) if when == "before it looks" else (waiter, settler)
+        first.start()
+        assert held.wait(LONG)
+        second.start()
+        second.join(LONG)
+        told.set()
+        first.join(LONG)
+        assert (quiet, set(unsettled)) == ([True], set())
+
 
 def join(header: bytes, payload: Any) -> list[Any]:
     return [header + bytes(payload)]

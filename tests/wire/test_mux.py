@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import tracemalloc
 from typing import Any
 
@@ -16,6 +17,7 @@ from nri_sync.wire.mux import (
     PLUGIN_SERVICE,
     RUNTIME_SERVICE,
     FrameDecoder,
+    decode_whole,
     frame_message,
 )
 from nri_sync.wire.ttrpc import HEADER_LENGTH, MESSAGE_MAX, Message, MessageDecoder, encode_header
@@ -140,6 +142,32 @@ def test_a_claim_allocates_nothing() -> None:
     finally:
         tracemalloc.stop()
     assert peak < 10_000
+
+
+class TestDecodeWhole:
+    def test_one_message_in_one_frame(self) -> None:
+        (trunk,) = frame_message(7, encode_header(1, 5, 2, 3), b"abc")
+        assert decode_whole(memoryview(trunk)) == (7, Message(1, 5, 2, 3, b"abc"))
+
+    def test_an_empty_message(self) -> None:
+        (trunk,) = frame_message(7, encode_header(3, 5, 2, 0), b"")
+        assert decode_whole(memoryview(trunk)) == (7, Message(3, 5, 2, 0, b""))
+
+    @pytest.mark.parametrize("framed", [12, 13, 14])
+    @pytest.mark.parametrize("length", [2, 3, 4])
+    def test_nothing_else(self, framed: int, length: int) -> None:
+        trunk = struct.pack(">IIIIBB", 7, framed, length, 5, 1, 0) + b"abc"
+        found = decode_whole(memoryview(trunk))
+        assert (found is not None) is (framed == 13 and length == 3)
+
+    def test_nor_the_start_of_a_header(self) -> None:
+        (trunk,) = frame_message(7, encode_header(3, 5, 2, 0), b"")
+        assert not any(decode_whole(memoryview(trunk[:size])) for size in range(len(trunk)))
+
+    def test_nor_what_is_too_long(self) -> None:
+        size = MESSAGE_MAX + 1
+        headers = struct.pack(">IIIIBB", 7, size + HEADER_LENGTH, size, 5, 1, 0)
+        assert decode_whole(memoryview(headers + bytes(size))) is None
 
 
 class TestFrameMessage:
