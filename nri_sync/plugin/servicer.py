@@ -38,10 +38,14 @@ _TYPES: dict[str, tuple[Any, Any]] = {
 }
 
 
-def _method(rpc: str, behaviour: Callable[[Any, ServicerContext], Any]) -> Any:
+def _method(
+    rpc: str,
+    behaviour: Callable[[Any, ServicerContext], Any],
+    deserialize: Callable[[bytes], Any] | None = None,
+) -> Any:
     return grpc.unary_unary_rpc_method_handler(
         behaviour,
-        request_deserializer=_TYPES[rpc][0].FromString,
+        request_deserializer=deserialize or _TYPES[rpc][0].FromString,
         response_serializer=_TYPES[rpc][1].SerializeToString,
     )
 
@@ -99,7 +103,8 @@ class Servicer:
             "StateChange": self._state_change,
             "ValidateContainerAdjustment": self._validate,
         }
-        return _method(rpc, behaviours.get(rpc) or self._behaviour(_BY_RPC[rpc]))
+        deserialize = self._part if rpc == "Synchronize" else None
+        return _method(rpc, behaviours.get(rpc) or self._behaviour(_BY_RPC[rpc]), deserialize)
 
     def _behaviour(self, handler: Handler) -> Callable[[Any, ServicerContext], Any]:
         empty = _TYPES[handler.rpc][1]()
@@ -194,12 +199,18 @@ class Servicer:
         # A plugin without events of its own takes the one that comes least often.
         return events or EventMask.REMOVE_POD_SANDBOX
 
+    def _part(self, data: bytes) -> nri_pb2.SynchronizeRequest:
+        # Measured here: to ask the message for its size would serialize all of it again.
+        part = nri_pb2.SynchronizeRequest.FromString(data)
+        with self._lock:
+            self._collected += len(data)
+        return part
+
     def _synchronize(
         self, request: nri_pb2.SynchronizeRequest, context: ServicerContext
     ) -> nri_pb2.SynchronizeResponse:
         """State that is too large for one message comes in parts; the handler gets all of it at once."""
         with self._lock:
-            self._collected += request.ByteSize()
             if self._collected > _SYNCHRONIZE_MAX:
                 pods, containers = self._take_locked()
                 context.abort(
