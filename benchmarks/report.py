@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -19,9 +20,11 @@ def machine() -> str:
         if line.startswith("model name"):
             model = line.partition(":")[2].strip()
             break
+    # Those of distributions, and of container images, are optimized with a profile; a plain build is not.
+    build = "the distribution's" if sys.base_prefix == "/usr" else "not the distribution's"
     return (
         f"{os.cpu_count()} logical cores of {model}, Linux {platform.release()}, "
-        f"{platform.python_implementation()} {platform.python_version()}; "
+        f"{platform.python_implementation()} {platform.python_version()} ({build}); "
         f"load average at the end {os.getloadavg()[0]:.1f}"
     )
 
