@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import grpc
 
 from nri_sync.api import EventMask, nri_pb2
+from nri_sync.api.services import RUNTIME
 from nri_sync.deadline import Deadline
 from nri_sync.errors import (
     ConnectionLost,
@@ -36,7 +37,7 @@ from nri_sync.wire.mux import PLUGIN_SERVICE, RUNTIME_SERVICE
 
 __all__ = ["Connection", "PluginSide"]
 
-_REGISTER = "/nri.pkg.api.v1alpha1.Runtime/RegisterPlugin"
+_REGISTER = RUNTIME.methods["RegisterPlugin"].path
 # How long the last answer may take to reach a peer that does not read, when this side ends a connection.
 _DRAIN = 1.0
 

@@ -15,11 +15,11 @@ from typing import (
 )
 
 import grpc
-from google.protobuf.message_factory import GetMessageClass
 
 from nri_sync import api
 from nri_sync.api import EventMask, nri_pb2
 from nri_sync.api.handlers import BY_EVENT, HANDLERS, Handler, asked_events
+from nri_sync.api.services import PLUGIN
 from nri_sync.threads import Latch
 from nri_sync.ttrpc.context import ServicerContext
 from nri_sync.ttrpc.router import Router
@@ -31,12 +31,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Late", "Served", "Servicer"]
 
-_SERVICE = nri_pb2.DESCRIPTOR.services_by_name["Plugin"]
-_TYPES: dict[str, tuple[Any, Any]] = {
-    method.name: (GetMessageClass(method.input_type), GetMessageClass(method.output_type))
-    for method in _SERVICE.methods
-}
-
 
 def _method(
     rpc: str,
@@ -45,8 +39,8 @@ def _method(
 ) -> Any:
     return grpc.unary_unary_rpc_method_handler(
         behaviour,
-        request_deserializer=deserialize or _TYPES[rpc][0].FromString,
-        response_serializer=_TYPES[rpc][1].SerializeToString,
+        request_deserializer=deserialize or PLUGIN.methods[rpc].request.FromString,
+        response_serializer=PLUGIN.methods[rpc].response.SerializeToString,
     )
 
 
@@ -107,7 +101,7 @@ class Servicer:
         return _method(rpc, behaviours.get(rpc) or self._behaviour(_BY_RPC[rpc]), deserialize)
 
     def _behaviour(self, handler: Handler) -> Callable[[Any, ServicerContext], Any]:
-        empty = _TYPES[handler.rpc][1]()
+        empty = PLUGIN.methods[handler.rpc].response()
         arguments = handler.arguments()
 
         def behaviour(request: Any, context: ServicerContext) -> Any:
@@ -248,11 +242,11 @@ class _OnDemand(grpc.ServiceRpcHandler):
         self._router = router
 
     def service_name(self) -> str:
-        return _SERVICE.full_name
+        return PLUGIN.full_name
 
     def service(self, handler_call_details: Any) -> Any:
         service, _, rpc = handler_call_details.method[1:].rpartition("/")
-        if service != _SERVICE.full_name or rpc not in _TYPES:
+        if service != PLUGIN.full_name or rpc not in PLUGIN.methods:
             return None
         method = self._servicer.method(rpc)
         self._router.add_registered_method_handlers(service, {rpc: method})

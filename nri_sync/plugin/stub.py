@@ -17,6 +17,7 @@ import grpc
 from nri_sync import api
 from nri_sync.api import EventMask, nri_pb2
 from nri_sync.api.handlers import find_handlers
+from nri_sync.api.services import RUNTIME
 from nri_sync.deadline import Deadline
 from nri_sync.errors import (
     AlreadyStarted,
@@ -37,7 +38,7 @@ from nri_sync.ttrpc.context import ServicerContext, current_context
 
 __all__ = ["Stub", "request_context"]
 
-_UPDATE = "/nri.pkg.api.v1alpha1.Runtime/UpdateContainers"
+_UPDATE = RUNTIME.methods["UpdateContainers"].path
 
 # These hold one lock while they relay an event, and while they apply unsolicited updates.
 _LOCKING_RUNTIMES = frozenset({"containerd", "cri-o"})

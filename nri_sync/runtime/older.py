@@ -4,19 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from google.protobuf.message_factory import GetMessageClass
-
 from nri_sync import api
-from nri_sync.api import EventMask, nri_pb2
+from nri_sync.api import EventMask
 from nri_sync.api.compat import clear_unknown_fields
+from nri_sync.api.services import PLUGIN
 from nri_sync.api.version import Version
 
 __all__ = ["OlderRelease"]
-
-_REQUESTS: dict[str, Any] = {
-    method.name: GetMessageClass(method.input_type)
-    for method in nri_pb2.DESCRIPTOR.services_by_name["Plugin"].methods
-}
 
 
 class OlderRelease:
@@ -40,7 +34,7 @@ class OlderRelease:
 
     def sent(self, rpc: str, payload: bytes) -> bytes:
         """The request of a method of the Plugin service, as this release sends it."""
-        message = _REQUESTS[rpc].FromString(payload)
+        message = PLUGIN.methods[rpc].request.FromString(payload)
         clear_unknown_fields(message, self._version)
         return bytes(message.SerializeToString())
 

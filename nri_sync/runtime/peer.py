@@ -10,10 +10,10 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Callable
 
 import grpc
-from google.protobuf.message_factory import GetMessageClass
 
 from nri_sync import api
 from nri_sync.api import EventMask, PluginId, nri_pb2
+from nri_sync.api.services import PLUGIN, RUNTIME
 from nri_sync.deadline import Deadline
 from nri_sync.errors import ConnectionLost, NRIError, RemoteProtocolError
 from nri_sync.net.sockets import peer_credentials
@@ -38,12 +38,6 @@ UpdateContainers = Callable[
     Iterable[nri_pb2.ContainerUpdate],
 ]
 
-_RUNTIME = nri_pb2.DESCRIPTOR.services_by_name["Runtime"]
-_PLUGIN = nri_pb2.DESCRIPTOR.services_by_name["Plugin"]
-_RESPONSES: dict[str, Any] = {
-    method.name: GetMessageClass(method.output_type) for method in _PLUGIN.methods
-}
-_PATHS = {rpc: f"/{_PLUGIN.full_name}/{rpc}" for rpc in _RESPONSES}
 # A reader, one that watches, and a few for the updates that a plugin asks for, which are applied one by one
 # anyway. A flood of them waits in line, and is refused in the end.
 _MAX_THREADS = 6
@@ -127,7 +121,7 @@ class Peer:
     def _router(self) -> Router:
         router = Router()
         router.add_registered_method_handlers(
-            _RUNTIME.full_name,
+            RUNTIME.full_name,
             {
                 "RegisterPlugin": grpc.unary_unary_rpc_method_handler(
                     self._register,
@@ -285,7 +279,7 @@ class Peer:
                 self.name,
                 handler.rpc,
             )
-        return _RESPONSES[handler.rpc]()
+        return PLUGIN.methods[handler.rpc].response()
 
     def ask(self, request: Request, deadline: Deadline) -> Callable[[], Any]:
         """Begin to call the plugin; what is returned waits for the response, as :meth:`call` does."""
@@ -314,7 +308,8 @@ class Peer:
     def _begin(self, rpc: str, payload: bytes, deadline: Deadline, *, wait: bool) -> ClientCall:
         if self._older is not None:
             payload = self._older.sent(rpc, payload)
-        return self._session.client.start(_PATHS[rpc], payload, deadline=deadline, wait=wait)
+        path = PLUGIN.methods[rpc].path
+        return self._session.client.start(path, payload, deadline=deadline, wait=wait)
 
     def _seen(self, message: Any) -> Any:
         return message if self._older is None else self._older.seen(message)
@@ -325,7 +320,7 @@ class Peer:
         if call.status.number != 0:
             raise CallError(call.method, call.status) from call.cause
         try:
-            return self._seen(_RESPONSES[rpc].FromString(call.payload or b""))
+            return self._seen(PLUGIN.methods[rpc].response.FromString(call.payload or b""))
         except Exception as error:
             text = f"plugin {self.name}: what it answered to {rpc} cannot be parsed: {error}"
             status = Status.of(grpc.StatusCode.INTERNAL, text)

@@ -9,9 +9,8 @@ import threading
 from collections import deque
 from typing import Any
 
-from google.protobuf.message_factory import GetMessageClass
-
 from nri_sync.api import nri_pb2
+from nri_sync.api.services import PLUGIN
 from nri_sync.deadline import Deadline
 from nri_sync.errors import ConnectionLost, RemoteProtocolError
 from nri_sync.testing.common import WITHIN
@@ -30,12 +29,6 @@ from nri_sync.wire.ttrpc import (
 )
 
 __all__ = ["RemotePlugin", "encoded_request"]
-
-_PLUGIN = nri_pb2.DESCRIPTOR.services_by_name["Plugin"]
-_TYPES: dict[str, tuple[Any, Any]] = {
-    method.name: (GetMessageClass(method.input_type), GetMessageClass(method.output_type))
-    for method in _PLUGIN.methods
-}
 
 
 class RemotePlugin:
@@ -129,10 +122,10 @@ class RemotePlugin:
         envelope = envelope_pb2.Response.FromString(data)
         if envelope.status.code:
             status = Status(envelope.status.code, envelope.status.message)
-            error = CallError(f"/{_PLUGIN.full_name}/{rpc}", status)
+            error = CallError(PLUGIN.methods[rpc].path, status)
             self.runtime.answered(rpc, error)
             raise error
-        answer = _TYPES[rpc][1].FromString(envelope.payload)
+        answer = PLUGIN.methods[rpc].response.FromString(envelope.payload)
         self.runtime.answered(rpc, answer)
         return answer
 
@@ -208,11 +201,11 @@ def encoded_request(stream: int, rpc: str, message: Any = None, **fields: Any) -
 
     Raises ValueError for an RPC that it does not have.
     """
-    if rpc not in _TYPES:
-        raise ValueError(f"{rpc!r} is not one of the RPCs of plugins: {', '.join(_TYPES)}")
-    message = _TYPES[rpc][0](**fields) if message is None else message
+    if rpc not in PLUGIN.methods:
+        raise ValueError(f"{rpc!r} is not one of the RPCs of plugins: {', '.join(PLUGIN.methods)}")
+    message = PLUGIN.methods[rpc].request(**fields) if message is None else message
     envelope = envelope_pb2.Request(
-        service=_PLUGIN.full_name, method=rpc, payload=message.SerializeToString()
+        service=PLUGIN.full_name, method=rpc, payload=message.SerializeToString()
     )
     return _encoded(PLUGIN_SERVICE, REQUEST, stream, envelope.SerializeToString())
 

@@ -5,10 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from google.protobuf.message_factory import GetMessageClass
-
 from nri_sync import api
-from nri_sync.api import nri_pb2
+from nri_sync.api import services
 
 __all__ = [
     "CLOSED",
@@ -36,18 +34,13 @@ NOTE = "note"
 LOST = "lost"
 CLOSED = "closed"
 
-_SERVICES = nri_pb2.DESCRIPTOR.services_by_name
-_TYPES: dict[str, tuple[Any, Any]] = {
-    method.name: (GetMessageClass(method.input_type), GetMessageClass(method.output_type))
-    for service in (_SERVICES["Plugin"], _SERVICES["Runtime"])
-    for method in service.methods
-}
-
 
 def message_type(rpc: str, kind: str) -> Any | None:
     """The class of the requests or responses of a method; None for one that the protocol does not have."""
-    types = _TYPES.get(rpc)
-    return None if types is None else types[kind == RESPONSE]
+    method = services.PLUGIN.methods.get(rpc) or services.RUNTIME.methods.get(rpc)
+    if method is None:
+        return None
+    return method.response if kind == RESPONSE else method.request
 
 
 @dataclass

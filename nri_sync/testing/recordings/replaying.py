@@ -13,7 +13,7 @@ from typing import Any
 
 import grpc
 
-from nri_sync.api import nri_pb2
+from nri_sync.api import nri_pb2, services
 from nri_sync.deadline import Deadline
 from nri_sync.errors import NRIError
 from nri_sync.kit.config.live import configured
@@ -38,8 +38,6 @@ from nri_sync.wire.mux import PLUGIN_SERVICE, RUNTIME_SERVICE
 
 __all__ = ["Difference", "replay"]
 
-_SERVICE = nri_pb2.DESCRIPTOR.services_by_name["Plugin"].full_name
-_RUNTIME = nri_pb2.DESCRIPTOR.services_by_name["Runtime"].full_name
 _NOTHING = "nothing\n"
 
 
@@ -200,7 +198,7 @@ class _Replay:
         router = Router()
         handlers = {"RegisterPlugin": self._register, "UpdateContainers": self._update}
         router.add_registered_method_handlers(
-            _RUNTIME,
+            services.RUNTIME.full_name,
             {
                 rpc: grpc.unary_unary_rpc_method_handler(
                     handler,
@@ -295,7 +293,7 @@ class _Replay:
         if entry.rpc == "Shutdown" or entry.message is None:
             return True
         call = self._session.channel.unary_unary(
-            f"/{_SERVICE}/{entry.rpc}",
+            f"/{services.PLUGIN.full_name}/{entry.rpc}",
             request_serializer=message_type(entry.rpc, REQUEST).SerializeToString,  # type: ignore[union-attr]
             response_deserializer=message_type(entry.rpc, RESPONSE).FromString,  # type: ignore[union-attr]
         )

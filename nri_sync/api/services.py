@@ -1,0 +1,48 @@
+"""The two services of the protocol, and the messages of their methods: ONE table."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from google.protobuf.message_factory import GetMessageClass
+
+from nri_sync.api import nri_pb2
+
+__all__ = ["PLUGIN", "RUNTIME", "Method", "Service"]
+
+
+class Method(NamedTuple):
+    """A method of a service."""
+
+    #: What a channel calls, ``"/nri.pkg.api.v1alpha1.Plugin/CreateContainer"``.
+    path: str
+    #: The classes of its messages.
+    request: Any
+    response: Any
+
+
+class Service(NamedTuple):
+    """A service, and its methods by name."""
+
+    #: ``"nri.pkg.api.v1alpha1.Plugin"``
+    full_name: str
+    methods: dict[str, Method]
+
+
+def _service(name: str) -> Service:
+    service = nri_pb2.DESCRIPTOR.services_by_name[name]
+    methods = {
+        method.name: Method(
+            f"/{service.full_name}/{method.name}",
+            GetMessageClass(method.input_type),
+            GetMessageClass(method.output_type),
+        )
+        for method in service.methods
+    }
+    return Service(service.full_name, methods)
+
+
+#: What the runtime asks of a plugin.
+PLUGIN = _service("Plugin")
+#: What a plugin asks of the runtime.
+RUNTIME = _service("Runtime")
