@@ -6,7 +6,6 @@ the event of number n.
 
 from __future__ import annotations
 
-import difflib
 import enum
 from collections.abc import Iterable
 
@@ -79,6 +78,8 @@ class EventMask(enum.IntFlag):
             for item in _check.text("list of events", listed).split(","):
                 name = item.strip().lower()
                 if name not in _BY_NAME:
+                    import difflib  # only here: a plugin that makes no mistake need not load it
+
                     close = difflib.get_close_matches(name, _BY_NAME, 1)
                     hint = f", is {close[0]!r} meant?" if close else ""
                     raise ValueError(f"unknown event {name!r} in {listed!r}{hint}")

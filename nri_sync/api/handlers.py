@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import operator
 from collections.abc import Iterable, Mapping, Sequence
@@ -265,8 +264,13 @@ def _check_spelling(plugin: object, name: str) -> None:
     """Refuse a method that would silently never be called."""
     if name.startswith("_"):
         return
+    found = inspect.getattr_static(plugin, name, None)
+    if not callable(found) and not hasattr(found, "__get__"):
+        return  # plain data
     likely: Handler | None = _BY_SQUEEZED_NAME.get(_squeezed(name))
     if likely is None:
+        import difflib  # only here: 0.2 MB that many a plugin never needs
+
         close = difflib.get_close_matches(name, _BY_NAME, 1, cutoff=0.88)
         likely = _BY_NAME[close[0]] if close else None
     if likely is not None and callable(getattr(plugin, name, None)):
