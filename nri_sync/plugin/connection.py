@@ -27,7 +27,7 @@ from nri_sync.net.sockets import peer_credentials
 from nri_sync.plugin.counters import Tally
 from nri_sync.plugin.facts import Facts
 from nri_sync.plugin.lifecycle import Lifecycle
-from nri_sync.plugin.servicer import Late, Served, Servicer
+from nri_sync.plugin.servicer import Late, Servicer
 from nri_sync.plugin.source import Source
 from nri_sync.plugin.state import State
 from nri_sync.session import Session
@@ -35,7 +35,7 @@ from nri_sync.threads import Latch, spawn
 from nri_sync.ttrpc.context import ServicerContext
 from nri_sync.wire.mux import PLUGIN_SERVICE, RUNTIME_SERVICE
 
-__all__ = ["Connection", "PluginSide"]
+__all__ = ["Connection", "PluginSide", "handler_of"]
 
 _REGISTER = RUNTIME.methods["RegisterPlugin"].path
 # How long the last answer may take to reach a peer that does not read, when this side ends a connection.
@@ -64,6 +64,11 @@ class PluginSide(Protocol):
         """``conn`` is over, the state is IDLE. Called once for each, on a thread of the connection."""
 
 
+def handler_of(served: ServicerContext) -> str:
+    """The handler that serves a request; in an interceptor, with none called yet, the method."""
+    return served.handler or served.method.rpartition("/")[2]
+
+
 class Connection:
     """One start, and the session that came of it.
 
@@ -80,8 +85,6 @@ class Connection:
         #: Whether the runtime has accepted the registration, and has told what exists.
         self.registered = False
         self.synchronized = False
-        #: The handlers that are running, by thread.
-        self.serving: dict[int, Served] = {}
         #: Set when start() is decided: configured, or over.
         self.decided = Latch()
         #: Set when it is over: sockets closed, state IDLE.
@@ -99,6 +102,11 @@ class Connection:
         self.over = False
         self.error: Exception | None = None
         self.session: Session | None = None
+
+    @property
+    def serving(self) -> dict[int, ServicerContext]:
+        """The requests that are being served, by thread: handlers, and interceptors around them."""
+        return {} if self.session is None else self.session.server.running
 
     @property
     def phase(self) -> str:
@@ -209,12 +217,11 @@ class Connection:
         """The configure handler raised: tell the runtime, then end."""
         if self.is_configured:
             return  # a repeated Configure; the session goes on as it was
-        served = Served("configure", time.monotonic(), context)
         failure = StartError(
             f"plugin {self.plugin.name}: configure failed: {error!r}", phase="configure"
         )
         failure.__cause__ = error
-        self.fail(failure, after=served.answered())
+        self.fail(failure, after=context.when_answered())
 
     def expire(self) -> None:
         """The time for starting is over."""
@@ -245,7 +252,7 @@ class Connection:
 
     # Ending
 
-    def stop(self, grace: float | None = None, served: Served | None = None) -> None:
+    def stop(self, grace: float | None = None, served: ServicerContext | None = None) -> None:
         """End it on behalf of ``stop()``. Does not block.
 
         ``served`` is the request whose handler asks for it: its answer is sent first. ``grace`` is for all
@@ -254,7 +261,7 @@ class Connection:
         error = StubStopped(
             f"plugin {self.plugin.name}: stopped while it was starting ({self.phase})"
         )
-        after = None if served is None else served.answered()
+        after = None if served is None else served.when_answered()
         self._end(error, after, grace, started=True)
 
     def fail(self, error: Exception, *, after: Latch | None = None) -> None:
@@ -347,7 +354,7 @@ class Connection:
         slow = [served for served in serving if now - served.since > 0.9 * timeout]
         if not slow:
             return ""
-        names = ", ".join(f"{served.handler} ({now - served.since:.1f} s)" for served in slow)
+        names = ", ".join(f"{handler_of(served)} ({now - served.since:.1f} s)" for served in slow)
         return f"a handler took longer than the request timeout of {timeout:g} s: {names}"
 
 

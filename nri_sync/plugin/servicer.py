@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import _thread
 import logging
 import threading
-import time
 from collections.abc import Sequence
 from typing import (
     TYPE_CHECKING,
     Any,
     Callable,
-    NamedTuple,
 )
 
 import grpc
@@ -20,7 +17,6 @@ from nri_sync import api
 from nri_sync.api import EventMask, nri_pb2
 from nri_sync.api.handlers import BY_EVENT, HANDLERS, Handler, asked_events
 from nri_sync.api.services import PLUGIN
-from nri_sync.threads import Latch
 from nri_sync.ttrpc.context import ServicerContext
 from nri_sync.ttrpc.router import Router
 from nri_sync.ttrpc.service import LatePolicy, ServerCall
@@ -29,7 +25,7 @@ from nri_sync.ttrpc.status import Status
 if TYPE_CHECKING:
     from nri_sync.plugin.connection import Connection
 
-__all__ = ["Late", "Served", "Servicer"]
+__all__ = ["Late", "Servicer"]
 
 
 def _method(
@@ -51,24 +47,9 @@ _method("Shutdown", lambda request, context: None)
 _SYNCHRONIZE_MAX = 1 << 30
 
 _UNIMPLEMENTED = grpc.StatusCode.UNIMPLEMENTED
-_new = tuple.__new__  # as in nri_sync.wire.ttrpc
 
 # What must never be answered for: an empty Configure subscribes to everything.
 _NEVER_LATE = frozenset({"Configure", "Shutdown"})
-
-
-class Served(NamedTuple):
-    """A request whose handler is running."""
-
-    handler: str
-    since: float
-    context: ServicerContext
-
-    def answered(self) -> Latch:
-        """A latch that is set when the answer has been sent; to be asked for inside the handler."""
-        if self.context.answered is None:
-            self.context.answered = Latch()
-        return self.context.answered
 
 
 class Servicer:
@@ -117,16 +98,13 @@ class Servicer:
             return handler.reply(None)
         tally = self._plugin.tally
         tally.add("requests")
-        serving = self._conn.serving
-        thread = _thread.get_ident()
-        serving[thread] = _new(Served, (handler.name, time.monotonic(), context))
+        context.handler = handler.name
         try:
             return handler.reply(method(*arguments))
         except BaseException:
             tally.add("errors")
             raise
         finally:
-            del serving[thread]
             if context.code() is _UNIMPLEMENTED:
                 # A runtime would take the plugin for one of an older protocol, and send the event again,
                 # and all others from then on, as a StateChange.

@@ -27,7 +27,7 @@ from nri_sync.errors import (
     StubStopped,
     WouldDeadlock,
 )
-from nri_sync.plugin.connection import Connection
+from nri_sync.plugin.connection import Connection, handler_of
 from nri_sync.plugin.counters import Counters, Tally
 from nri_sync.plugin.facts import Facts
 from nri_sync.plugin.lifecycle import Lifecycle
@@ -261,7 +261,7 @@ class Stub:
         served = conn.serving.get(_thread.get_ident())
         if served is not None and self.lifecycle.state is State.STOPPING:
             # The end waits for the answer of this handler, which waits for the end: the answer gives way.
-            served.answered().set()
+            served.when_answered().set()
         return conn.ended.wait(Deadline(timeout))
 
     def run(self) -> None:
@@ -331,7 +331,7 @@ class Stub:
             and self.runtime_name in _LOCKING_RUNTIMES
         ):
             raise WouldDeadlock(
-                f"update_containers() inside {served.handler}: {self.runtime_name} does not answer it "
+                f"update_containers() inside {handler_of(served)}: {self.runtime_name} does not answer it "
                 "before the handler has returned; return the updates, or call it from another thread later"
             )
         messages = [item.message if isinstance(item, api.Update) else item for item in updates]

@@ -165,7 +165,7 @@ class Peer:
             context.abort(
                 grpc.StatusCode.FAILED_PRECONDITION, f"plugin {self.name} is registered already"
             )
-        self._answered = context.answered = Latch()
+        self._answered = context.when_answered()
         self._refused = "" if self._launched else _unfit(request)
         if not self._refused:
             if not self._launched:

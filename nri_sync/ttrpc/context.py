@@ -56,7 +56,9 @@ class ServicerContext(grpc.ServicerContext):
 
     # What most calls never change costs them nothing here.
 
-    #: For the layers above: set when the answer has been handed to the kernel, where they ask for it.
+    #: For the layers above: what has been called to serve it.
+    handler = ""
+    #: Set when the answer has been handed to the kernel, where somebody asks for it.
     answered: Latch | None = None
     _code: grpc.StatusCode | None = None
     _details: str | None = None
@@ -69,15 +71,18 @@ class ServicerContext(grpc.ServicerContext):
         self,
         method: str,
         metadata: tuple[Metadatum, ...],
-        gives_up: float | None,
+        since: float,
+        timeout: float | None,
         peer: str,
         cancel: Callable[[], object],
     ) -> None:
-        """``gives_up``: when the caller does, on the monotonic clock; ``None``: never."""
+        """``since`` is on the monotonic clock; ``timeout`` in seconds, ``None``: the caller never gives up."""
         #: The full method name, ``/package.Service/Method``.
         self.method = method
         self._metadata = metadata
-        self._gives_up = gives_up
+        #: When the request came, on the monotonic clock.
+        self.since = since
+        self._timeout = timeout
         self._peer = peer
         self._cancel = cancel
 
@@ -97,7 +102,7 @@ class ServicerContext(grpc.ServicerContext):
     @property
     def deadline(self) -> Deadline:
         """When the caller gives up."""
-        return Deadline.until(self._gives_up)
+        return Deadline.until(None if self._timeout is None else self.since + self._timeout)
 
     def peer(self) -> str:
         return self._peer
@@ -224,6 +229,12 @@ class ServicerContext(grpc.ServicerContext):
         with _lock:
             self._code = self._details = self._rich = None
             self._aborted = False
+
+    def when_answered(self) -> Latch:
+        """A latch that is set when the answer has been handed to the kernel; to be asked for by who serves."""
+        if self.answered is None:
+            self.answered = Latch()
+        return self.answered
 
     def status(self, error: Status | None) -> Status | None:
         """The error to answer with: what the handler set, or what it raised; ``None`` for success."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import logging
 import math
@@ -182,35 +183,43 @@ class ServerCall(Job):
             if request.metadata
             else _NO_METADATA
         )
-        timeout = request.timeout_nano
-        gives_up = self.since + timeout / 1e9 if timeout and timeout < _NEVER else None
-        context = ServicerContext(method, metadata, gives_up, end.peer, self._cancel)
+        nanoseconds = request.timeout_nano
+        timeout = nanoseconds / 1e9 if nanoseconds and nanoseconds < _NEVER else None
+        context = ServicerContext(method, metadata, self.since, timeout, end.peer, self._cancel)
         self.context = context
         if self.stream_id not in end.calls:
             context.end()  # it was over before this context was there to be told
+        thread = _thread.get_ident()
+        end.running[thread] = context
+        try:
+            buffers = self._answer(self._outcome(request, context))
+            callbacks = context.end()
+            if callbacks:
+                run_callbacks(callbacks)
+            return buffers
+        finally:
+            del end.running[thread]
+
+    def _outcome(self, request: Any, context: ServicerContext) -> bytes | Status | None:
+        """Call the handler; what to answer, or ``None`` if the last message of a stream was the answer."""
         token = current_context.set(context)
         try:
-            handler = end.router.find(method, metadata)
+            handler = self._end.router.find(self.method, context.invocation_metadata())
             if self.inbox is not None and not getattr(handler, "request_streaming", False):
                 self.inbox.discard()  # whatever else the peer sends, nobody will take it
             if handler is None:
-                outcome: Any = self._unknown(request.service, request.method)
-            elif handler.request_streaming or handler.response_streaming:
-                outcome = self._stream(handler, request.payload, context)
-            else:
-                outcome = self._decode(handler, request.payload)
-                if not isinstance(outcome, Status):
-                    response = handler.unary_unary(outcome, context)
-                    outcome = context.status(None) or self._encode(handler, response)
+                return self._unknown(request.service, request.method)
+            if handler.request_streaming or handler.response_streaming:
+                return self._stream(handler, request.payload, context)
+            argument = self._decode(handler, request.payload)
+            if isinstance(argument, Status):
+                return argument
+            response = handler.unary_unary(argument, context)
+            return context.status(None) or self._encode(handler, response)
         except BaseException as error:
-            outcome = self._failure(error, context)
+            return self._failure(error, context)
         finally:
             current_context.reset(token)
-        buffers = self._answer(outcome)
-        callbacks = context.end()
-        if callbacks:
-            run_callbacks(callbacks)
-        return buffers
 
     def _decode(self, handler: Any, payload: bytes) -> Any:
         """The request, or a Status."""
@@ -381,6 +390,8 @@ class ServerEnd:
         self._streams = ServerStreams()
         #: Those that are not answered yet, by stream.
         self.calls: dict[int, ServerCall] = {}
+        #: Those that are being served, answered or not, by thread.
+        self.running: dict[int, ServicerContext] = {}
         # Those whose answer is not sent yet. Who takes one off, without a lock, settles it; somebody may wait
         # for the last one to go.
         self._unsettled: set[ServerCall] = set()

@@ -553,6 +553,33 @@ class Watching(grpc.ServerInterceptor):
         return continuation(details)
 
 
+class Around(grpc.ServerInterceptor):
+    """Does something around CreateContainer: before or after the handler, or when the call is over."""
+
+    def __init__(self, when: str, act: Callable[[], None]) -> None:
+        self._when = when
+        self._act = act
+
+    def intercept_service(self, continuation: Any, details: Any) -> Any:
+        handler = continuation(details)
+        if not details.method.endswith("/CreateContainer"):
+            return handler
+
+        def behaviour(request: Any, context: grpc.ServicerContext) -> Any:
+            if self._when == "over":
+                context.add_callback(self._act)
+            if self._when == "before":
+                self._act()
+            response = handler.unary_unary(request, context)
+            if self._when == "after":
+                self._act()
+            return response
+
+        return grpc.unary_unary_rpc_method_handler(
+            behaviour, handler.request_deserializer, handler.response_serializer
+        )
+
+
 class Marking(grpc.UnaryUnaryClientInterceptor):
     def __init__(self, log: list[str]) -> None:
         self._log = log
@@ -591,6 +618,50 @@ class TestInterceptors:
         plugin.expect("configure")
         plugin.expect("synchronize")
         assert plugin.calls.empty()
+
+    @pytest.mark.parametrize("when", ["before", "after", "over"])
+    def test_one_that_stops_the_stub_is_answered_first(
+        self, serve: Serve, make_stub: MakeStub, when: str
+    ) -> None:
+        stopped = threading.Event()
+
+        def stop() -> None:
+            stub.stop()
+            stopped.set()
+
+        runtime = serve()
+        plugin = PluginWith(create_container=lambda pod, container: api.Adjustment())
+        stub = make_stub(plugin, interceptors=[Around(when, stop)])
+        stub.start()
+        peer = runtime.peer()
+        assert peer.call("CreateContainer", CREATE, LONG).HasField("adjust")
+        assert stopped.wait(LONG)
+        assert stub.wait(LONG)
+        assert not stub.started
+        peer.wait_closed(LONG)
+
+    @pytest.mark.parametrize(
+        ("when", "name"), [("before", "CreateContainer"), ("after", "create_container")]
+    )
+    def test_one_that_would_wait_for_itself(
+        self, serve: Serve, make_stub: MakeStub, when: str, name: str
+    ) -> None:
+        outcomes: queue.SimpleQueue[str] = queue.SimpleQueue()
+
+        def update() -> None:
+            with pytest.raises(errors.WouldDeadlock) as caught:
+                stub.update_containers([UPDATE])
+            outcomes.put(str(caught.value))
+
+        runtime = serve(
+            config=configuration(runtime_name="containerd"),
+            update_containers=lambda updates, evictions: [],
+        )
+        plugin = PluginWith(create_container=lambda pod, container: None)
+        stub = make_stub(plugin, interceptors=[Around(when, update)])
+        stub.start()
+        runtime.peer().call("CreateContainer", CREATE, LONG)
+        assert f"inside {name}: containerd does not answer it" in outcomes.get(timeout=LONG)
 
 
 def session_threads() -> list[threading.Thread]:

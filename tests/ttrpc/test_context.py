@@ -24,7 +24,7 @@ Code = grpc.StatusCode
 
 
 def make() -> ServicerContext:
-    return ServicerContext("/a/b", (), None, "unix:x", lambda: True)
+    return ServicerContext("/a/b", (), 0.0, None, "unix:x", lambda: True)
 
 
 def outcome(behave: Callable[[ServicerContext], Any], **options: Any) -> Any:
@@ -236,7 +236,7 @@ class Interrupted(ServicerContext):
 
 
 def test_a_callback_that_comes_with_the_end_is_not_lost() -> None:
-    context = Interrupted("/a/b", (), None, "unix:x", lambda: True)
+    context = Interrupted("/a/b", (), 0.0, None, "unix:x", lambda: True)
     assert not context.add_callback(lambda: None)
     assert context.end() == []
     assert not context.cancel()
