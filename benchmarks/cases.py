@@ -219,8 +219,8 @@ CASES = (
         "(frames, streams, the table of calls, late replies, contexts, counters) and two changes "
         "of an epoll set, by which a second thread stands in for a handler that takes long. "
         "Between two requests the processor goes idle, so all of this takes two to three times as "
-        "long as in a tight loop. How the interpreter was built counts as well (see above), and of the "
-        "99th percentile most is the machine's own: compare the canned answer's.",
+        "long as in a tight loop. How the interpreter was built counts as well (see above). The 99th "
+        "percentile differs more from run to run than from one contestant to the next.",
     ),
     Case(
         "event",
