@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import logging
 import threading
 from collections.abc import Sequence
@@ -98,13 +99,20 @@ class Servicer:
             return handler.reply(None)
         tally = self._plugin.tally
         tally.add("requests")
-        context.handler = handler.name
+        serving = self._conn.serving
+        thread = _thread.get_ident()
+        # An interceptor may call it on a thread of its own.
+        elsewhere = thread not in serving
+        served = serving.setdefault(thread, context)
+        served.handler = handler.name
         try:
             return handler.reply(method(*arguments))
         except BaseException:
             tally.add("errors")
             raise
         finally:
+            if elsewhere:
+                del serving[thread]
             if context.code() is _UNIMPLEMENTED:
                 # A runtime would take the plugin for one of an older protocol, and send the event again,
                 # and all others from then on, as a StateChange.

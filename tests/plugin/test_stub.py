@@ -5,6 +5,7 @@ How its calls meet each other is tested in test_interleavings.py, and with signa
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
 import json
 import logging
@@ -638,6 +639,33 @@ class TestInterceptors:
         assert stopped.wait(LONG)
         assert stub.wait(LONG)
         assert not stub.started
+        peer.wait_closed(LONG)
+
+    def test_one_that_has_the_handler_called_on_another_thread(
+        self, serve: Serve, make_stub: MakeStub
+    ) -> None:
+        class Elsewhere(grpc.ServerInterceptor):
+            def intercept_service(self, continuation: Any, details: Any) -> Any:
+                handler = continuation(details)
+
+                def behaviour(request: Any, context: grpc.ServicerContext) -> Any:
+                    return pool.submit(handler.unary_unary, request, context).result(LONG)
+
+                return grpc.unary_unary_rpc_method_handler(
+                    behaviour, handler.request_deserializer, handler.response_serializer
+                )
+
+        def stop(pod: object, container: object) -> api.Adjustment:
+            stub.stop()
+            return api.Adjustment()
+
+        runtime = serve()
+        stub = make_stub(PluginWith(create_container=stop), interceptors=[Elsewhere()])
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            stub.start()
+            peer = runtime.peer()
+            assert peer.call("CreateContainer", CREATE, LONG).HasField("adjust")
+            assert stub.wait(LONG)
         peer.wait_closed(LONG)
 
     @pytest.mark.parametrize(
