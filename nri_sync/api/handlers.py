@@ -46,14 +46,15 @@ def _checked_updates(result: Any) -> list[nri_pb2.ContainerUpdate]:
 
 
 def _create(result: Any) -> nri_pb2.CreateContainerResponse:
-    adjustment, updates = result, None
-    if isinstance(result, tuple) and len(result) == 2:
-        adjustment, updates = result
+    # Compared by type, as nothing can be derived from a message: isinstance() is slow with their metaclass.
+    if type(result) is nri_pb2.CreateContainerResponse:
+        return result
+    adjustment, updates = (
+        result if isinstance(result, tuple) and len(result) == 2 else (result, None)
+    )
     if isinstance(adjustment, Adjustment):
         adjustment = adjustment.message
     if adjustment is not None and type(adjustment) is not nri_pb2.ContainerAdjustment:
-        if isinstance(result, nri_pb2.CreateContainerResponse):
-            return result
         raise TypeError(
             f"create_container returned {type(result).__name__}, but a ContainerAdjustment, a pair of it "
             "and a list of ContainerUpdate, a CreateContainerResponse or None is expected"

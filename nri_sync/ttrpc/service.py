@@ -67,8 +67,6 @@ class _RequestsBroken(Exception):
 
 
 def _varint(value: int) -> bytes:
-    if value < 0x4000:  # nearly always
-        return bytes((value & 0x7F | 0x80, value >> 7) if value > 0x7F else (value,))
     encoded = bytearray()
     while value > 0x7F:
         encoded.append(value & 0x7F | 0x80)
@@ -82,12 +80,11 @@ def encode_success(stream_id: int, payload: bytes, frame: Framing) -> list[Buffe
 
     A payload too large for a message is answered for with RESOURCE_EXHAUSTED.
     """
-    size = len(payload)
-    envelope = _PAYLOAD_TAG + _varint(size) if size else b""
-    size += len(envelope)
-    if size > MESSAGE_MAX:
-        return encode_error(stream_id, _oversized("response", size), frame)
-    return frame(encode_header(RESPONSE, stream_id, 0, size) + envelope, payload)
+    envelope = _PAYLOAD_TAG + _varint(len(payload)) if payload else b""
+    length = len(envelope) + len(payload)
+    if length > MESSAGE_MAX:
+        return encode_error(stream_id, _oversized("response", length), frame)
+    return frame(encode_header(RESPONSE, stream_id, 0, length) + envelope, payload)
 
 
 def _oversized(what: str, length: int) -> Status:
@@ -236,8 +233,7 @@ class ServerCall(Job):
             )
         serialize = handler.response_serializer
         try:
-            data = response if serialize is None else serialize(response)
-            return data if type(data) is bytes else bytes(data)
+            return bytes(response if serialize is None else serialize(response))
         except Exception as error:
             logger.exception("cannot serialize the response of %s", self.method)
             return Status.of(grpc.StatusCode.INTERNAL, f"cannot serialize the response: {error}")
@@ -278,10 +274,9 @@ class ServerCall(Job):
         """The request messages of a stream, as they arrive."""
         inbox, context = self.inbox, self.context
         assert context is not None
+        deadline = context.deadline
         # A client that streams sends its request without a payload, the one of generated code does not.
-        data: bytes | bytearray | None = (
-            first if first or inbox is None else inbox.get(context.deadline)
-        )
+        data: bytes | bytearray | None = first if first or inbox is None else inbox.get(deadline)
         while data is not END:
             try:
                 request = data if deserialize is None else deserialize(bytes(data))
@@ -289,7 +284,7 @@ class ServerCall(Job):
                 text = f"cannot deserialize the request: {error}"
                 raise _RequestsBroken(Status.of(grpc.StatusCode.INTERNAL, text)) from error
             yield request
-            data = END if inbox is None else inbox.get(context.deadline)
+            data = END if inbox is None else inbox.get(deadline)
         if not context.is_active():
             text = f"{self.method}: the call ended before the stream of requests did"
             raise _RequestsBroken(Status.of(grpc.StatusCode.CANCELLED, text))

@@ -12,11 +12,11 @@ from types import FrameType
 from typing import Any, Callable
 
 import grpc
-from google.protobuf.message_factory import GetMessageClass
 
 import nri_sync
 from nri_sync import api
 from nri_sync.api import EventMask, nri_pb2
+from nri_sync.api.services import PLUGIN
 from nri_sync.deadline import Deadline
 from nri_sync.net.sockets import connect
 from nri_sync.runtime import Metrics, Runtime
@@ -55,11 +55,7 @@ CONTAINER = nri_pb2.Container(id="ctr1", pod_sandbox_id="pod0", name="ctr1", arg
 OTHER = nri_pb2.Container(id="ctr0", pod_sandbox_id="pod0", name="ctr0")
 RESOURCES = nri_pb2.LinuxResources(cpu=nri_pb2.LinuxCPU(cpus="0-3"))
 
-_PLUGIN = nri_pb2.DESCRIPTOR.services_by_name["Plugin"]
 _PACKAGE = os.path.dirname(nri_sync.__file__) + os.sep
-_RESPONSES: dict[str, Any] = {
-    method.name: GetMessageClass(method.output_type) for method in _PLUGIN.methods
-}
 
 
 def update_of(container_id: str, shares: int = 5, **fields: Any) -> nri_pb2.ContainerUpdate:
@@ -237,12 +233,12 @@ class RawPlugin:
         self.lost = Latch()
         router = Router()
         router.add_registered_method_handlers(
-            _PLUGIN.full_name,
+            PLUGIN.full_name,
             {
                 rpc: grpc.unary_unary_rpc_method_handler(
                     self._serve(rpc, handlers.get(rpc)), response_serializer=_bytes
                 )
-                for rpc in _RESPONSES
+                for rpc in PLUGIN.methods
                 if rpc not in unknown
             },
         )

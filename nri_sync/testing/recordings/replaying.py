@@ -29,7 +29,6 @@ from nri_sync.testing.recordings.entries import (
     RESPONSE,
     RUNTIME,
     Entry,
-    message_type,
 )
 from nri_sync.testing.recordings.files import Recording
 from nri_sync.threads import spawn
@@ -202,8 +201,8 @@ class _Replay:
             {
                 rpc: grpc.unary_unary_rpc_method_handler(
                     handler,
-                    request_deserializer=message_type(rpc, REQUEST).FromString,  # type: ignore[union-attr]
-                    response_serializer=message_type(rpc, RESPONSE).SerializeToString,  # type: ignore[union-attr]
+                    request_deserializer=services.RUNTIME.methods[rpc].request.FromString,
+                    response_serializer=services.RUNTIME.methods[rpc].response.SerializeToString,
                 )
                 for rpc, handler in handlers.items()
             },
@@ -292,10 +291,11 @@ class _Replay:
     def _send(self, entry: Entry) -> bool:
         if entry.rpc == "Shutdown" or entry.message is None:
             return True
+        method = services.PLUGIN.methods[entry.rpc]
         call = self._session.channel.unary_unary(
-            f"/{services.PLUGIN.full_name}/{entry.rpc}",
-            request_serializer=message_type(entry.rpc, REQUEST).SerializeToString,  # type: ignore[union-attr]
-            response_deserializer=message_type(entry.rpc, RESPONSE).FromString,  # type: ignore[union-attr]
+            method.path,
+            request_serializer=method.request.SerializeToString,
+            response_deserializer=method.response.FromString,
         )
         self._calls[entry.stream] = entry, call.future(entry.message, timeout=self._timeout)
         return True
