@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import socket
 import textwrap
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -33,6 +32,7 @@ from nri_sync.deadline import Deadline
 from nri_sync.errors import NRIError, StartError
 from nri_sync.kit.config.durations import parse_duration
 from nri_sync.net.sockets import connect, peer_credentials
+from nri_sync.threads import Latch
 
 __all__ = ["configure", "run"]
 
@@ -127,10 +127,10 @@ class _Probe:
     def __init__(self) -> None:
         self.configured_at = 0.0
         #: Synchronized, or disconnected.
-        self.settled = threading.Event()
+        self.settled = Latch()
         self.synchronized_at: float | None = None
         self.pods = self.containers = 0
-        self.happened = threading.Event()
+        self.happened = Latch()
         self.event = ""
 
     def configure(self, config: str, runtime: str, version: str) -> None:
@@ -224,7 +224,7 @@ class _Attempt:
 
     def _synchronized(self) -> Finding:
         probe, stub = self._probe, self._stub
-        settled = probe.settled.wait(self._timeout)
+        settled = probe.settled.wait(Deadline(self._timeout))
         if probe.synchronized_at is not None:
             seconds = probe.synchronized_at - probe.configured_at
             text = f"told of {probe.pods} pods and {probe.containers} containers"
@@ -247,7 +247,7 @@ class _Attempt:
 
     def _first_event(self) -> Finding:
         began = time.monotonic()
-        if self._probe.happened.wait(self._wait):
+        if self._probe.happened.wait(Deadline(self._wait)):
             return Finding(
                 Level.OK, "event", f"{self._probe.event} has come", seconds=time.monotonic() - began
             )

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 import fnmatch
-import queue
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -24,7 +24,9 @@ from nri_sync.api import Container, EventMask, PodSandbox
 from nri_sync.api.handlers import HANDLERS, Handler
 from nri_sync.cli.console import add_output_options, console, print_json
 from nri_sync.cli.errors import CommandError, ExitCode
+from nri_sync.deadline import Deadline
 from nri_sync.errors import NRIError, StartError
+from nri_sync.threads import Latch, off_main, spawn
 
 __all__ = ["configure", "run"]
 
@@ -94,7 +96,7 @@ def run(arguments: argparse.Namespace) -> int:
     except ValueError as error:
         raise CommandError(str(error), ExitCode.USAGE) from error
     session = _Session(stub, watcher, reconnect=not arguments.no_reconnect)
-    session.thread.start()
+    session.start()
     try:
         if arguments.live:
             _show_live(arguments, inventory, watcher)
@@ -150,11 +152,20 @@ def _selector(arguments: argparse.Namespace) -> Callable[[PodSandbox], bool]:
 
 
 class _Watcher:
-    """A plugin that asks for nothing, and hands on what it sees."""
+    """A plugin that asks for nothing, and hands on what it sees.
+
+    It is taken on the main thread, so without a lock: one that is held when the user interrupts would stay
+    so, and the handlers would wait for it for good.
+    """
 
     def __init__(self, events: EventMask, selector: Callable[[PodSandbox], bool]) -> None:
         self._events, self._selector = events & _ALL_EVENTS, selector
-        self._happenings: queue.Queue[_Happening | None] = queue.Queue(_WAITING_MAX)
+        self._happenings: deque[_Happening] = deque()
+        self._closed = False
+        #: Set when there is something new, by those who put it there; whoever waits brings a new one.
+        self._news = Latch()
+        # For those who put.
+        self._lock = threading.Lock()
         self._lost = 0
 
     def configure(self, config: str, runtime: str, version: str) -> EventMask:
@@ -178,38 +189,42 @@ class _Watcher:
 
     def close(self) -> None:
         """No more will come."""
-        self._happenings.put(None)
+        with self._lock:
+            self._tell_of_the_lost()
+            self._closed = True
+        self._news.set()
 
     def _put(self, happening: _Happening) -> None:
-        try:
-            if self._lost:
-                note = f"{self._lost} events, as they came faster than they could be printed"
-                self._happenings.put_nowait(_Happening("lost", note=note))
-                self._lost = 0
-            self._happenings.put_nowait(happening)
-        except queue.Full:
-            self._lost += 1
+        with self._lock:
+            if len(self._happenings) >= _WAITING_MAX:
+                self._lost += 1
+                return
+            self._tell_of_the_lost()
+            self._happenings.append(happening)
+        self._news.set()
+
+    def _tell_of_the_lost(self) -> None:
+        if self._lost:
+            note = f"{self._lost} events, as they came faster than they could be printed"
+            self._happenings.append(_Happening("lost", note=note))
+            self._lost = 0
 
     def __iter__(self) -> Iterator[_Happening]:
-        while True:
-            happening = self._happenings.get()
-            if happening is None:
-                return
-            yield happening
+        while self.wait():
+            yield from self.take()
 
-    def wait(self, seconds: float) -> list[_Happening] | None:
-        """What has happened, after a wait for the first of it; None: no more will."""
-        found: list[_Happening] = []
-        with_wait = True
-        while True:
-            try:
-                happening = self._happenings.get(with_wait, seconds)
-            except queue.Empty:
-                return found
-            if happening is None:
-                return None
-            found.append(happening)
-            with_wait = False
+    def take(self) -> Iterator[_Happening]:
+        """What has happened since the last time."""
+        while self._happenings:
+            yield self._happenings.popleft()
+
+    def wait(self, seconds: float | None = None) -> bool:
+        """Until there is something to take; False: there is not, and will not be."""
+        # Attach, then look, as those who put do it the other way round.
+        self._news = news = Latch()
+        if not (self._happenings or self._closed):
+            news.wait(Deadline(seconds))
+        return not self._closed or bool(self._happenings)
 
 
 def _handler(handler: Handler) -> Any:
@@ -233,7 +248,10 @@ class _Session:
         self._watcher = watcher
         self._reconnect = reconnect
         self._over = threading.Event()
-        self.thread = threading.Thread(target=self._run, name="events", daemon=True)
+        self._ended = Latch()
+
+    def start(self) -> None:
+        spawn("events", self._run)
 
     def _run(self) -> None:
         try:
@@ -247,6 +265,7 @@ class _Session:
             self.error = error
         finally:
             self._watcher.close()
+            self._ended.set()
 
     def _disconnected(self, stub: nri_sync.Stub, reason: NRIError) -> None:
         if not self._reconnect:
@@ -254,9 +273,10 @@ class _Session:
         self._watcher.tell("disconnected", str(reason))
 
     def end(self) -> None:
-        self._over.set()
+        # An event has a lock, too.
+        off_main("events-end", self._over.set)
         self.stub.stop()
-        self.thread.join()
+        self._ended.wait()
 
 
 def _print(arguments: argparse.Namespace, watcher: Iterable[_Happening]) -> None:
@@ -324,9 +344,9 @@ def _show_live(arguments: argparse.Namespace, inventory: kit.Inventory, watcher:
     wanted = _selector(arguments)
     last: dict[str, _Happening] = {}
     with Live(console=out, auto_refresh=False, screen=out.is_terminal) as live:
-        happenings: list[_Happening] | None = []
-        while happenings is not None:
-            for happening in happenings:
+        more = True
+        while more:
+            for happening in watcher.take():
                 subject = happening.container or happening.pod
                 if subject is not None:
                     last[subject.id] = happening
@@ -334,7 +354,7 @@ def _show_live(arguments: argparse.Namespace, inventory: kit.Inventory, watcher:
             for gone in last.keys() - snapshot.pods.keys() - snapshot.containers.keys():
                 del last[gone]
             live.update(_table(snapshot, last, wanted), refresh=True)
-            happenings = watcher.wait(_REFRESH)
+            more = watcher.wait(_REFRESH)
 
 
 def _table(snapshot: kit.Snapshot, last: Mapping[str, _Happening], wanted: Any) -> Table:

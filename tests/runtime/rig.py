@@ -96,13 +96,16 @@ class Interrupt(BaseException):
     """What a signal handler raises."""
 
 
-def interrupted_at(number: int, call: Callable[[], Any]) -> bool:
-    """Make a call, and raise before that bytecode of the package; False if there are not so many."""
+def interrupted_at(number: int, call: Callable[[], Any], within: str = _PACKAGE) -> bool:
+    """Make a call, and raise before that bytecode of the package; False if there are not so many.
+
+    ``within`` is how the paths of other code begin: "" is all there is, Python's own library too.
+    """
     left = number
 
     def trace(frame: FrameType, event: str, argument: object) -> Any:
         nonlocal left
-        if not frame.f_code.co_filename.startswith(_PACKAGE) or left < 0:
+        if not frame.f_code.co_filename.startswith(within) or left < 0:
             return None
         if event == "call":
             # In this order: Python 3.13 turns on the events of a frame that has a trace function.
