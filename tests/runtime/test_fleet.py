@@ -355,7 +355,7 @@ class TestHostility:
         plugin.session.receive = lambda data, jobs: never()  # the one that reads there
         pod = nri_pb2.PodSandbox(id=POD.id, annotations={"padding": "x" * 3_000_000})
         set_request_timeout(self.runtime, 0.2)
-        self.runtime.run_pod_sandbox(pod)
+        self.runtime.stop_pod_sandbox(pod)  # the good one has not asked for that
         set_request_timeout(self.runtime, LONG)
         assert self.runtime.wait_for_plugins(lambda names: names == ("50-good",), LONG)
         never.release.set()

@@ -927,7 +927,7 @@ class TestWithARuntime:
         assert node.applied == {"c0": [77]}
 
     def test_a_handler_that_was_answered_for(self, socket_dir: Path) -> None:
-        node = Node(socket_dir, request_timeout=0.3)
+        node = Node(socket_dir, request_timeout=1.0)
         plugin = Plugin()
         with node, running(node, plugin) as stub:
             node.runtime.post_start_container(POD, node.containers[0])

@@ -118,7 +118,7 @@ class Silent:
 
 def test_requests_that_do_not_come(record: Record) -> None:
     path = record(Tuner())
-    found = {each.what.partition(",")[0]: each for each in replay(path, Silent(), timeout=0.5)}
+    found = {each.what.partition(",")[0]: each for each in replay(path, Silent(), timeout=2.0)}
     assert set(found) == {
         "Configure",
         "CreateContainer default/web:container",
@@ -188,7 +188,7 @@ def test_updated(record: Record) -> None:
 
 def test_updated_with_less_and_more(record: Record) -> None:
     recording = Recording.read(record(Tuner()))
-    assert replay(recording, Silent(), timeout=0.5, update=True) != []
+    assert replay(recording, Silent(), timeout=2.0, update=True) != []
     assert replay(recording, Silent()) == []
     assert not any(entry.rpc == "UpdateContainers" for entry in recording.entries)
     kinds = [entry.kind for entry in recording.entries]

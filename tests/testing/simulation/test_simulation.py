@@ -198,7 +198,7 @@ def test_one_that_takes_too_long() -> None:
             release.wait(LONG)
 
     try:
-        found = event(life(Slow(), request_timeout=0.2), "CreateContainer")
+        found = event(life(Slow(), request_timeout=1.0), "CreateContainer")
     finally:
         release.set()
     # The stub answers for it, just in time, with nothing.
