@@ -68,8 +68,8 @@ def main(
         lost.append(time.monotonic())
         try:
             stub.start()
-        except nri_sync.errors.StartError:
-            control.emit("not back")
+        except nri_sync.errors.StartError as error:
+            control.emit("not back", str(error))
         else:
             back.set()
 

@@ -14,7 +14,8 @@ func shutdownConnections(path string) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	count := 0
+	// All are found first: a plugin that comes back at once may get a number that is still to be looked at.
+	var connections []int
 	for _, entry := range entries {
 		fd, err := strconv.Atoi(entry.Name())
 		if err != nil {
@@ -32,6 +33,10 @@ func shutdownConnections(path string) (int, error) {
 		if err != nil || listening != 0 {
 			continue
 		}
+		connections = append(connections, fd)
+	}
+	count := 0
+	for _, fd := range connections {
 		if syscall.Shutdown(fd, syscall.SHUT_RDWR) == nil {
 			count++
 		}
