@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import threading
 import time
 from typing import Any
 
@@ -61,17 +60,11 @@ def _watched(plugin: Adjuster, address: str, **options: Any) -> nri_sync.Stub:
 def main(
     socket_path: str, idx: str, name: str, env: str, mounts: str, size: str, health: str = ""
 ) -> None:
-    lost: list[float] = []
-    back = threading.Event()
-
     def come_back(stub: nri_sync.Stub) -> None:
-        lost.append(time.monotonic())
         try:
             stub.start()
         except nri_sync.errors.StartError as error:
             control.emit("not back", str(error))
-        else:
-            back.set()
 
     plugin = Adjuster(int(env), int(mounts), int(size))
     options: dict[str, Any] = {

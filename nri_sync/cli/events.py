@@ -190,7 +190,7 @@ class _Watcher:
     def close(self) -> None:
         """No more will come."""
         with self._lock:
-            self._tell_of_the_lost()
+            self._tell_of_the_lost_locked()
             self._closed = True
         self._news.set()
 
@@ -199,11 +199,11 @@ class _Watcher:
             if len(self._happenings) >= _WAITING_MAX:
                 self._lost += 1
                 return
-            self._tell_of_the_lost()
+            self._tell_of_the_lost_locked()
             self._happenings.append(happening)
         self._news.set()
 
-    def _tell_of_the_lost(self) -> None:
+    def _tell_of_the_lost_locked(self) -> None:
         if self._lost:
             note = f"{self._lost} events, as they came faster than they could be printed"
             self._happenings.append(_Happening("lost", note=note))
