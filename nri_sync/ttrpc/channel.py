@@ -230,7 +230,7 @@ class _StreamCall(_Call):
                 raise StopIteration
             raise CallError(call.method, status) from call.cause
         try:
-            return bytes(data) if self._deserialize is None else self._deserialize(bytes(data))
+            return data if self._deserialize is None else self._deserialize(data)
         except Exception as error:
             undecodable = _undecodable(error)
             self._end.finish(call, undecodable)

@@ -6,7 +6,7 @@ import logging
 import math
 import threading
 from collections.abc import Sequence
-from typing import Callable, Optional, Union, cast
+from typing import Callable, Optional, Union
 
 import grpc
 
@@ -337,9 +337,9 @@ class ClientEnd:
         else:
             self._receive_data(call, event)
 
-    def _receive_response(self, call: ClientCall, data: bytes | bytearray) -> None:
+    def _receive_response(self, call: ClientCall, data: bytes) -> None:
         try:
-            response = envelope_pb2.Response.FromString(cast(bytes, data))
+            response = envelope_pb2.Response.FromString(data)
         except Exception as error:
             text = f"{call.method}: cannot parse the response: {error}"
             status = Status.of(grpc.StatusCode.INTERNAL, text)

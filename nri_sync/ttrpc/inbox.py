@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import queue
-from typing import Union
 
 from nri_sync.deadline import Deadline
 from nri_sync.threads import Latch, on_main_thread
 
 __all__ = ["END", "Inbox"]
-
-Data = Union[bytes, bytearray]
 
 #: What :meth:`Inbox.get` returns when there is nothing more to come.
 END = None
@@ -30,7 +27,7 @@ class Inbox:
         self._limit = limit
         self._stall = stall
         # C-level and re-entrant: a signal in the consumer cannot leave it locked for the reader.
-        self._queue: queue.SimpleQueue[Data | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         self._arrival = Latch()
         # Each is written by one side only, but for the last two, which only ever become true.
         self._put_bytes = 0
@@ -39,7 +36,7 @@ class Inbox:
         self._ended = False
         self._discarding = False
 
-    def put(self, data: Data) -> bool:
+    def put(self, data: bytes) -> bool:
         """Add a message; reading thread only. Blocks while the consumer is too far behind.
 
         Returns False when it stays behind: the stream should be given up.
@@ -70,7 +67,7 @@ class Inbox:
         self._discarding = True
         self.end()
 
-    def get(self, deadline: Deadline | None = None) -> Data | None:
+    def get(self, deadline: Deadline | None = None) -> bytes | None:
         """The next message, or :data:`END`. Blocks until there is one.
 
         Raises:
@@ -90,7 +87,7 @@ class Inbox:
             self._make_room()
         return data
 
-    def _get_in_time(self, deadline: Deadline | None) -> Data | None:
+    def _get_in_time(self, deadline: Deadline | None) -> bytes | None:
         # Not by get(timeout=...): before Python 3.13 a signal that strikes as the time runs out makes it
         # wait for ever.
         while True:
@@ -100,7 +97,7 @@ class Inbox:
             if not arrival.wait(deadline):
                 raise TimeoutError("no message arrived in time")
 
-    def _add(self, item: Data | None) -> None:
+    def _add(self, item: bytes | None) -> None:
         self._queue.put(item)
         # Add, then replace: whoever reads the new one looks into the queue afterwards.
         arrival, self._arrival = self._arrival, Latch()

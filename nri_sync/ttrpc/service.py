@@ -9,7 +9,7 @@ import math
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any, Callable, Union, cast
+from typing import Any, Callable, Union
 
 import grpc
 
@@ -144,14 +144,14 @@ class ServerCall(Job):
     context: ServicerContext | None = None
 
     def __init__(
-        self, end: ServerEnd, stream_id: int, data: bytes | bytearray, state: State
+        self, end: ServerEnd, stream_id: int, data: bytes, state: State
     ) -> None:
         #: When the request came, on the monotonic clock.
         self.since = time.monotonic()
         self.stream_id = stream_id
         self.size = len(data)
         self._end = end
-        self._data: bytes | bytearray = data
+        self._data = data
         self._state = state
         self.inbox = Inbox() if state is _OPEN else None
 
@@ -168,7 +168,7 @@ class ServerCall(Job):
         """Serve the call, in this thread; returns what is left to send."""
         end = self._end
         try:
-            request = envelope_pb2.Request.FromString(self._data)  # type: ignore[arg-type]
+            request = envelope_pb2.Request.FromString(self._data)
         except Exception as error:
             return self._answer(
                 Status.of(grpc.StatusCode.INVALID_ARGUMENT, f"unmarshal request: {error}")
@@ -276,10 +276,10 @@ class ServerCall(Job):
         assert context is not None
         deadline = context.deadline
         # A client that streams sends its request without a payload, the one of generated code does not.
-        data: bytes | bytearray | None = first if first or inbox is None else inbox.get(deadline)
+        data: bytes | None = first if first or inbox is None else inbox.get(deadline)
         while data is not END:
             try:
-                request = data if deserialize is None else deserialize(bytes(data))
+                request = data if deserialize is None else deserialize(data)
             except Exception as error:
                 text = f"cannot deserialize the request: {error}"
                 raise _RequestsBroken(Status.of(grpc.StatusCode.INTERNAL, text)) from error
@@ -317,7 +317,7 @@ class ServerCall(Job):
         self.due = math.inf
         if not self.method:  # still waiting for a thread
             with contextlib.suppress(Exception):
-                request = envelope_pb2.Request.FromString(cast(bytes, self._data))
+                request = envelope_pb2.Request.FromString(self._data)
                 self.method = f"/{request.service}/{request.method}"
         try:
             outcome = policy.answer(self)

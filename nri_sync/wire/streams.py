@@ -55,8 +55,6 @@ __all__ = [
     "StreamFailed",
 ]
 
-Data = Union[bytes, bytearray]
-
 # Status codes of google.rpc.Code, as numbers: this layer knows nothing of gRPC.
 INVALID_ARGUMENT = 3
 RESOURCE_EXHAUSTED = 8
@@ -116,7 +114,7 @@ class RequestReceived(NamedTuple):
     """A call has begun; ``state`` tells whether it is unary and whether more data follows."""
 
     stream_id: int
-    data: Data
+    data: bytes
     state: State
 
 
@@ -124,7 +122,7 @@ class DataReceived(NamedTuple):
     """One more message of a stream. ``data`` is ``None`` if there is none; ``end``: it was the last."""
 
     stream_id: int
-    data: Data | None
+    data: bytes | None
     end: bool
 
 
@@ -132,7 +130,7 @@ class ResponseReceived(NamedTuple):
     """The final answer to a call; the stream is finished."""
 
     stream_id: int
-    data: Data
+    data: bytes
 
 
 class StreamFailed(NamedTuple):
@@ -213,7 +211,7 @@ class ServerStreams:
             return self._receive_data(stream_id, flags, data)
         return Ignored(stream_id, f"unexpected message type {type}")
 
-    def _receive_data(self, stream_id: int, flags: int, data: Data) -> ServerEvent:
+    def _receive_data(self, stream_id: int, flags: int, data: bytes) -> ServerEvent:
         state = self._states.get(stream_id)
         if state is None:
             return self._reject(stream_id, INVALID_ARGUMENT, f"stream {stream_id} is not active")

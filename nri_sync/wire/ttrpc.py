@@ -12,6 +12,7 @@ which message may follow which: see :mod:`nri_sync.wire.streams`. Source: PROTOC
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 from struct import Struct
 from typing import NamedTuple, Union
@@ -64,7 +65,7 @@ class Message(NamedTuple):
     stream_id: int
     flags: int
     length: int
-    data: bytes | bytearray | None
+    data: bytes | None
 
 
 def encode_header(type: int, stream_id: int, flags: int, length: int) -> bytes:
@@ -91,7 +92,6 @@ class MessageDecoder:
 
     __slots__ = (
         "_buffer",
-        "_filled",
         "_flags",
         "_left",
         "_length",
@@ -107,8 +107,7 @@ class MessageDecoder:
         # The message whose data is arriving: _left bytes of it are still to come.
         self._type = self._stream_id = self._flags = self._length = 0
         self._left = 0
-        self._buffer: bytearray | None = None
-        self._filled = 0
+        self._buffer: io.BytesIO | None = None
 
     def receive(self, data: Buffer) -> Iterator[Message]:
         """Yield the messages that are complete with ``data``, in order.
@@ -160,19 +159,18 @@ class MessageDecoder:
     def _begin(self, type: int, stream_id: int, flags: int, length: int) -> None:
         self._type, self._stream_id, self._flags, self._length = type, stream_id, flags, length
         self._left = length
-        self._filled = 0
-        self._buffer = bytearray(length) if length <= self._max else None
+        # Allocated at its final size, so that getvalue() hands on the bytes themselves, without a copy. The
+        # system provides the pages as they are filled: a length that is only claimed costs no memory.
+        self._buffer = io.BytesIO(bytes(length)) if length <= self._max else None
 
     def _continue(self, piece: memoryview) -> Message | None:
         self._left -= len(piece)
         if self._buffer is not None:
-            filled = self._filled + len(piece)
-            # Through a view: assigned to a slice of the bytearray itself, the piece would be copied twice.
-            memoryview(self._buffer)[self._filled : filled] = piece
-            self._filled = filled
+            self._buffer.write(piece)
         if self._left:
             return None
-        data, self._buffer = self._buffer, None
+        buffer, self._buffer = self._buffer, None
+        data = None if buffer is None else buffer.getvalue()
         return Message(self._type, self._stream_id, self._flags, self._length, data)
 
     @property

@@ -16,6 +16,8 @@ def decode(chunks: list[bytes], limit: int = LIMIT) -> tuple[list[Message], str]
     """What the decoder makes of a stream, in the words of the model."""
     decoder = MessageDecoder(limit)
     messages = [message for chunk in chunks for message in decoder.receive(chunk)]
+    # Equal is not enough: older releases of protobuf parse bytes only.
+    assert {type(message.data) for message in messages} <= {bytes, type(None)}
     try:
         decoder.receive_eof()
     except RemoteProtocolError:

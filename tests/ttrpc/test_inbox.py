@@ -20,7 +20,7 @@ __all__: list[str] = []
 def test_in_order_and_then_the_end_again_and_again() -> None:
     inbox = Inbox()
     assert inbox.put(b"a")
-    assert inbox.put(bytearray(b"b"))
+    assert inbox.put(b"b")
     inbox.end()
     assert [inbox.get() for _ in range(4)] == [b"a", b"b", END, END]
 
