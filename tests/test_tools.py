@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import configparser
+import importlib.metadata
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tools import ensure_go, run_tox
+from tools import check_lowest, ensure_go, run_tox
 
 __all__: list[str] = []
 
@@ -35,3 +38,65 @@ def test_versions_of_go_compare_as_numbers(text: str, expected: tuple[int, ...] 
 
 def test_a_peer_asks_for_a_go() -> None:
     assert ensure_go.needed() >= (1, 24)
+
+
+class TestLowest:
+    def test_the_constraints_are_the_bounds_of_setup_cfg(self) -> None:
+        lower = check_lowest.bounds((check_lowest.ROOT / "setup.cfg").read_text())
+        pinned = check_lowest.pins(check_lowest.CONSTRAINTS.read_text())
+        assert {"protobuf", "grpcio", "pyyaml", "pytest"} <= lower.keys()
+        # What is installed aside, which is the environment's to have.
+        assert list(check_lowest.differences(lower, pinned, dict(pinned))) == []
+
+    def test_tox_installs_them_and_checks_it(self) -> None:
+        config = configparser.RawConfigParser()
+        config.read(check_lowest.ROOT / "tox.ini")
+        lowest = config["testenv:lowest"]
+        constraints = check_lowest.CONSTRAINTS.relative_to(check_lowest.ROOT)
+        assert f"PIP_CONSTRAINT = {{tox_root}}/{constraints}" in lowest["set_env"]
+        assert lowest["commands_pre"].split() == ["python", "tools/check_lowest.py"]
+        assert "deps" not in lowest
+
+    @pytest.mark.parametrize(
+        ("lower", "pinned", "installed", "right"),
+        [
+            ("4.25", "4.25.0", "4.25.0", True),
+            ("4.25", "4.25.0", "6.33.6", False),
+            ("4.25", "4.25.3", "4.25.3", False),
+            ("4.25", "4.25", None, False),
+            (None, "4.25", "4.25", False),
+            ("4.25", None, "4.25", False),
+            ("4.2", "4.20", "4.20", False),
+        ],
+    )
+    def test_differences(
+        self, lower: str | None, pinned: str | None, installed: str | None, right: bool
+    ) -> None:
+        def named(version: str | None) -> dict[str, str]:
+            return {} if version is None else {"protobuf": version}
+
+        found = list(check_lowest.differences(named(lower), named(pinned), {"protobuf": installed}))
+        assert [line.startswith("protobuf: ") for line in found] == ([] if right else [True])
+
+    def test_extras_are_followed(self) -> None:
+        text = (
+            "[options]\ninstall_requires =\n  # a comment\n  One>=1.2\n[options.extras_require]\n"
+            'test =\n  nri_sync[a,b]\n  two_two>=3\na =\n  three>=1; python_version < "3.11"\nb =\n  four>=4\n'
+        )
+        assert check_lowest.bounds(text) == {
+            "one": "1.2",
+            "two-two": "3",
+            "three": "1",
+            "four": "4",
+        }
+
+    @pytest.mark.parametrize("requirement", ["one", "one==1", "one<2"])
+    def test_a_requirement_without_a_bound(self, requirement: str) -> None:
+        text = f"[options]\ninstall_requires =\n  {requirement}\n[options.extras_require]\ntest =\n"
+        with pytest.raises(ValueError, match=requirement):
+            check_lowest.bounds(text)
+
+    def test_a_newer_release_fails(self, capsys: Any, monkeypatch: Any) -> None:
+        monkeypatch.setattr(importlib.metadata, "version", lambda name: "99.1")
+        assert check_lowest.main([]) == 1
+        assert "protobuf: setup.cfg allows 4.25" in capsys.readouterr().err

@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Callable
 
+from rich.console import Console
 from rich.progress import Progress
 
 from nri_sync import api
@@ -92,13 +94,8 @@ def run(arguments: argparse.Namespace) -> int:
     plugins = _plugins(arguments.plugins, arguments.config)
     total = arguments.repeat * sum(1 + len(workload.containers) for workload in workloads)
     err = console(argparse.Namespace(color=arguments.color), sys.stderr)
-    with Progress(console=err, transient=True, disable=not err.is_terminal) as progress:
-        task = progress.add_task("pods and containers", total=None)
-
-        def advance(done: int, all_of_them: int) -> None:
-            progress.update(task, completed=done, total=all_of_them)
-
-        watched = total * arguments.containers >= _WITH_A_BAR
+    watched = err.is_terminal and total * arguments.containers >= _WITH_A_BAR
+    with _bar(err if watched else None) as advance:
         simulation = _simulate(
             lambda: simulate(
                 plugins,
@@ -107,10 +104,22 @@ def run(arguments: argparse.Namespace) -> int:
                 repeat=arguments.repeat,
                 containers=arguments.containers,
                 request_timeout=arguments.request_timeout,
-                progress=advance if watched else None,
+                progress=advance,
             )
         )
     return present(simulation, arguments)
+
+
+@contextmanager
+def _bar(err: Console | None) -> Iterator[Callable[[int, int], object] | None]:
+    """Show a progress bar on ``err``; yields the function that advances it."""
+    if err is None:
+        # Progress(disable=True) prints a newline to a console that is not a terminal.
+        yield None
+        return
+    with Progress(console=err, transient=True) as progress:
+        task = progress.add_task("pods and containers", total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)
 
 
 def present(simulation: Simulation, arguments: argparse.Namespace) -> int:

@@ -143,9 +143,7 @@ class ServerCall(Job):
     counts = False
     context: ServicerContext | None = None
 
-    def __init__(
-        self, end: ServerEnd, stream_id: int, data: bytes, state: State
-    ) -> None:
+    def __init__(self, end: ServerEnd, stream_id: int, data: bytes, state: State) -> None:
         #: When the request came, on the monotonic clock.
         self.since = time.monotonic()
         self.stream_id = stream_id
