@@ -10,6 +10,8 @@ import bisect
 import re
 from typing import NamedTuple
 
+from nri_sync.api import _check
+
 __all__ = ["NRI_VERSION", "Version", "infer_nri_version", "runtime_nri_version"]
 
 #: The NRI release whose protocol this package implements, as it is told to the runtime.
@@ -18,20 +20,33 @@ NRI_VERSION = "v0.12.5"
 # What a runtime sends that was built without a release of its own.
 _NO_VERSION = frozenset({"", "(devel)", "0.0.0-unknown"})
 
-_SEMVER = re.compile(
-    r"v?(?P<core>(?:0|[1-9][0-9]*)(?:\.(?:0|[1-9][0-9]*)){0,2})"
-    r"(?:-(?P<pre>[0-9A-Za-z-]+(?:\.[0-9A-Za-z-]+)*))?"
-    r"(?P<build>\+[0-9A-Za-z-]+(?:\.[0-9A-Za-z-]+)*)?"
+# Far above any real version: a peer's text must not take long to read.
+_LONGEST = 256
+
+# ``1:`` is a package's epoch. After the numbers comes what a packager, git or semver appends.
+_VERSION = re.compile(
+    r"(?:[0-9]+:)?[vV]?(?P<core>(?:0|[1-9][0-9]*)(?:\.(?:0|[1-9][0-9]*)){0,2})"
+    r"(?P<rest>(?![0-9])[!-~]*)"
 )
-# What `git describe` appends to the newest tag: so many commits after it, not a pre-release.
-_DESCRIBED = re.compile(r"([0-9]+)-g([0-9a-fA-F]+)(\..*)?")
+# Debian's way to go back: "2.1.0+really1.7.24" is 1.7.24.
+_REALLY = re.compile(r"\+really(?=[0-9])")
+# The words that stand for "before the release", where the rest begins. RPM's releases put a number
+# before them that begins with 0. "~git" is Debian's snapshot on the way to a release.
+_PRE = re.compile(
+    r"[-.~^_]*(?:0[.-](?:[0-9]+[.-])?)?"
+    r"(?:(?:alpha|beta|rc|pre|preview|prerelease|dev|devel|development"
+    r"|nightly|daily|snapshot|canary|unstable)(?![a-z])|(?<=~)git(?![a-z]))",
+    re.IGNORECASE,
+)
+# Go names a commit without a tag after the tag that it is on the way to.
+_PSEUDO = re.compile(r"(?:-|-.*\.)(?:0\.)?[0-9]{14}-[0-9a-f]{12}(?:\+.*)?")
 
 # An identifier of a pre-release: numbers sort before texts.
 _Identifier = tuple[int, int, str]
 
 
 class Version(NamedTuple):
-    """A semantic version, which compares as such.
+    """A version of a runtime or of NRI, which compares as such.
 
     ``released`` is False for a pre-release, which sorts before its release.
     """
@@ -44,52 +59,54 @@ class Version(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> Version:
-        """Read a version, with or without a leading v.
+        """Read a version, with or without a leading v or an epoch (``1:``).
 
-        ``2`` and ``2.1`` mean 2.0.0 and 2.1.0. Build metadata (``+...``) does not count, and
-        neither does what ``git describe`` appends, ``-225-ge9dc15b7a.m``. Raises ValueError.
+        ``2`` and ``2.1`` mean 2.0.0 and 2.1.0. The text after the numbers is a packager's and does
+        not count, ``-0ubuntu1~24.04.1``, ``~ds1``, ``-k3s1``, ``+bottlerocket``,
+        ``-2.rhaos4.21.git1234.el9``, and ``-225-ge9dc15b7a.m`` of ``git describe``. It makes a
+        pre-release only where it begins with a word such as alpha, beta, rc, dev or nightly, or
+        where it is a Go pseudo-version's. Raises ValueError.
         """
-        match = _SEMVER.fullmatch(text)
+        wrong = f"{_check.show(text)} is not a version such as 'v2.1.0'"
+        if len(text) > _LONGEST:
+            raise ValueError(wrong)
+        match = _VERSION.fullmatch(_REALLY.split(text)[-1])
         if match is None:
-            raise ValueError(f"{text!r} is not a version such as 'v2.1.0'")
-        core, pre, build = match["core"].split("."), match["pre"], match["build"]
-        if len(core) < 3 and (pre or build):
-            raise ValueError(f"{text!r} has a pre-release or build, so it needs three numbers")
-        # Go leaves the suffix in place when build metadata follows; then it is a pre-release.
-        if pre and not build and _is_described(pre):
-            pre = None
+            raise ValueError(wrong)
+        core, rest = match["core"].split("."), match["rest"]
+        # A lone number and letters are no version: a git hash may begin with digits. A number that
+        # begins with 0 is none, and is not part of the core.
+        if len(core) < 3 and (rest[:1] == "." or (rest and len(core) == 1)):
+            raise ValueError(wrong)
         major, minor, patch = map(int, core + ["0"] * (3 - len(core)))
-        if pre is None:
-            return cls(major, minor, patch)
-        return cls(major, minor, patch, False, tuple(_identifier(p, text) for p in pre.split(".")))
+        if _PRE.match(rest) or _PSEUDO.fullmatch(rest):
+            return cls(major, minor, patch, False, _identifiers(rest.partition("+")[0]))
+        return cls(major, minor, patch)
 
 
-def _is_described(pre: str) -> bool:
-    match = _DESCRIBED.fullmatch(pre)
-    # Go reads both as 64-bit numbers.
-    return match is not None and int(match[1]) < 2**64 and int(match[2], 16) < 2**64
+def _identifiers(pre: str) -> tuple[_Identifier, ...]:
+    parts = re.findall(r"[0-9]+|[A-Za-z]+", pre)
+    return tuple((0, int(part), "") if part.isdigit() else (1, 0, part.lower()) for part in parts)
 
 
-def _identifier(part: str, text: str) -> _Identifier:
-    if not part.isdigit():
-        return (1, 0, part)
-    if part != "0" and part.startswith("0"):
-        raise ValueError(f"{text!r} has a pre-release number with a leading zero")
-    return (0, int(part), "")
-
-
-# From which release of a runtime on which NRI release is in it. Builds in between have the one
-# before. The pseudo versions are those that CRI-O's own module file names.
+# From which release of a runtime on which NRI release is in it, by the runtimes' own module files.
+# Builds in between have the one before.
 _APRIL_2023 = "v0.3.1-0.20230504231226-94185418e253"
 _FEBRUARY_2025 = "v0.9.1-0.20250219030224-e597e7849f24"
 _RUNTIMES = {
     "containerd": (
-        ("1.7.0", "v0.3.0"),
+        ("1.7.0-beta.1", "v0.2.0"),
+        ("1.7.0-rc.0", "v0.3.0"),
         ("1.7.7", "v0.4.0"),
         ("1.7.14", "v0.6.0"),
         ("1.7.16", "v0.6.1"),
         ("1.7.26", "v0.8.0"),
-        ("2.2.0", "v0.10.0"),
+        ("2.0.0-beta.0", "v0.5.0"),
+        ("2.0.0-rc.0", "v0.6.0"),
+        ("2.0.0-rc.1", "v0.6.1"),
+        ("2.0.0-rc.6", "v0.7.0"),
+        ("2.0.0", "v0.8.0"),
+        ("2.2.0-beta.0", "v0.10.0"),
         ("2.2.1", "v0.11.0"),
     ),
     "cri-o": (

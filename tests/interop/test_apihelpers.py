@@ -5,6 +5,7 @@ Where they differ on purpose is in test_api_defects.py.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from collections.abc import Iterator
 from typing import Any, Callable
@@ -15,7 +16,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nri_sync import api
-from nri_sync.api import Adjustment, EventMask, Field, Owners, Update, nri_pb2, optional, removal
+from nri_sync.api import (
+    Adjustment,
+    EventMask,
+    Field,
+    Owners,
+    Update,
+    Version,
+    nri_pb2,
+    optional,
+    removal,
+)
 from nri_sync.api.strip import strip
 from nri_sync.errors import OwnershipConflict, ValidationRejected
 from tests.interop.gohelpers import GoHelpers, read, same, wire
@@ -323,6 +334,18 @@ def runtime_versions() -> list[tuple[str, str]]:
     return releases
 
 
+# The reference takes them for the minor release before; their module files have their release's own.
+OWN_PRE_RELEASES = {(1, 7, 0), (2, 0, 0), (2, 2, 0)}
+
+
+def has_its_own(version: str) -> bool:
+    try:
+        known = Version.parse(version)
+    except ValueError:
+        return False
+    return not known.released and known[:3] in OWN_PRE_RELEASES
+
+
 def infer(go: GoHelpers, runtime: str, version: str) -> str | None:
     release, error = go.call("InferVersionFromRuntime", runtime, version)
     return None if error else release
@@ -334,6 +357,8 @@ def test_inferred_versions(go: GoHelpers, suffix: str) -> None:
         version = release + suffix
         if runtime == "cri-o" and (release == "v1.34.0" or version == "v1.34.1-rc.1"):
             continue  # the reference says v0.10.0, but the module file of v1.34.0 has an older one
+        if runtime == "containerd" and has_its_own(version):
+            continue
         theirs = infer(go, runtime, version)
         assert api.infer_nri_version(runtime, version) == theirs, version
         assert api.infer_nri_version(runtime, version[1:]) == theirs, version
@@ -342,10 +367,17 @@ def test_inferred_versions(go: GoHelpers, suffix: str) -> None:
 @settings(max_examples=1000)
 @given(st.sampled_from(["containerd", "cri-o", "Containerd", ""]), versions | texts)
 def test_inferred_versions_of_any_text(go: GoHelpers, runtime: str, version: str) -> None:
+    if not version.startswith("v") or has_its_own(version):
+        return
+    given = version
+    with contextlib.suppress(ValueError):
+        # To the reference every revision of a package is a pre-release, or no version.
+        known = Version.parse(version)
+        version = f"v{known.major}.{known.minor}.{known.patch}"
+        version += "" if known.released else "-alpha"
     theirs = infer(go, runtime, version)
-    if version.startswith("v"):
-        assert api.infer_nri_version(runtime, version) == theirs
-        assert api.infer_nri_version(runtime, version[1:]) == theirs
+    assert api.infer_nri_version(runtime, given) == theirs
+    assert api.infer_nri_version(runtime, given[1:]) == theirs
 
 
 OPTIONALS = [
