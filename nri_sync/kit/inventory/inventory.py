@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Callable, TypeVar
 
 from nri_sync.api import Container, LinuxResources, PodSandbox
 from nri_sync.errors import WouldDeadlock
+from nri_sync.kit.inventory.gone import Gone, How
 from nri_sync.kit.inventory.index import Changes, Draft, Snapshot
 from nri_sync.kit.inventory.records import ContainerRecord, Omit, PodRecord
 from nri_sync.kit.inventory.table import Table
@@ -20,9 +21,6 @@ if TYPE_CHECKING:
 __all__ = ["Inventory"]
 
 _Record = TypeVar("_Record", PodRecord, ContainerRecord)
-
-# Removed pods, and removed containers, that are remembered.
-_REMEMBERED = 1000
 
 
 class Inventory:
@@ -67,8 +65,8 @@ class Inventory:
         self._lock = threading.Lock()
         self._sequence = 0
         self._since: _Since | None = None
-        self._removed_pods: dict[str, PodRecord] = {}
-        self._removed_containers: dict[str, ContainerRecord] = {}
+        self._gone_pods: Gone[PodRecord] = Gone("run_pod_sandbox")
+        self._gone_containers: Gone[ContainerRecord] = Gone("create_container")
         self._turns = _Turns()
         self._snapshot = self._stored()
 
@@ -94,11 +92,11 @@ class Inventory:
 
         In ``remove_pod_sandbox`` of a plugin, say, which the inventory has been called before.
         """
-        return self._snapshot.pod(sandbox_id) or self._removed_pods.get(sandbox_id)
+        return self._snapshot.pod(sandbox_id) or self._gone_pods.record(sandbox_id)
 
     def recall_container(self, container_id: str) -> ContainerRecord | None:
         """A container as it was last known, also when it has just been removed."""
-        return self._snapshot.container(container_id) or self._removed_containers.get(container_id)
+        return self._snapshot.container(container_id) or self._gone_containers.record(container_id)
 
     # The handlers
 
@@ -152,9 +150,17 @@ class Inventory:
         # The lists are in no order. A sandbox without a process is what is left of an earlier instance.
         for pod in sorted(pods.values(), key=lambda pod: pod.pid != 0):
             if pod.id not in since.pods:
+                self._gone_pods.listed(pod.id)
+                if pod.id in since.stopped:
+                    pod = PodRecord.of(pod.message, pod, 0, stopped=True)
                 draft.pods.put(self._numbered(pod))
         for container in sorted(containers.values(), key=lambda container: container.created_at):
             if container.id not in since.containers and container.pod_id not in since.removed_pods:
+                self._gone_containers.listed(container.id)
+                if container.id in since.stopped:
+                    container = ContainerRecord.of(
+                        container.message, container, 0, "stop_container"
+                    )
                 draft.containers.put(self._numbered(container))
 
     def run_pod_sandbox(self, pod: PodSandbox) -> None:
@@ -181,6 +187,8 @@ class Inventory:
                 draft.containers.drop(container.id)
                 if self._since is not None:
                     self._since.containers.add(container.id)
+            if draft.pods.get(pod.id) is None:
+                self._gone_pods.ended(pod.id)
             draft.pods.drop(pod.id)
 
     def create_container(self, pod: PodSandbox, container: Container) -> None:
@@ -210,29 +218,60 @@ class Inventory:
         with self._changing("remove_container") as draft:
             if self._since is not None:
                 self._since.containers.add(container.id)
+            if draft.containers.get(container.id) is None:
+                self._gone_containers.ended(container.id)
             draft.containers.drop(container.id)
 
     # Changing
 
     def _seen(self, event: str, pod: PodSandbox, container: Container | None = None) -> None:
-        """A pod or container exists. One that is not known, and is being stopped, is not worth knowing."""
-        adds = not event.startswith("stop_")
+        """An event names a pod or container: take in what the message says, or add it."""
         with self._changing(event) as draft:
-            old_pod = draft.pods.get(pod.id)
-            if pod.id and (adds or old_pod is not None):
-                stopped = event == "stop_pod_sandbox"
-                draft.pods.put(self._numbered(PodRecord.of(pod, old_pod, 0, stopped)))
-                if self._since is not None:
-                    self._since.pods.add(pod.id)
-            if container is None or not container.id:
-                return
-            old = draft.containers.get(container.id)
-            if adds or old is not None:
-                message = self._omit.copy(container)
-                message.pod_sandbox_id = message.pod_sandbox_id or pod.id
-                draft.containers.put(self._numbered(ContainerRecord.of(message, old, 0, event)))
-                if self._since is not None:
-                    self._since.containers.add(container.id)
+            if pod.id:
+                self._see_pod(draft, event, pod)
+            if container is not None and container.id:
+                self._see_container(draft, event, pod, container)
+
+    def _see_pod(self, draft: Draft, event: str, pod: PodSandbox) -> None:
+        """Requires the lock."""
+        old = draft.pods.get(pod.id)
+        stopped = event == "stop_pod_sandbox"
+        if old is None and event.startswith("stop_"):
+            # One that is not known, and is being stopped, is not worth knowing.
+            if stopped:
+                self._gone_pods.ended(pod.id)
+                self._note_stopped(pod.id)
+            return
+        if not self._gone_pods.admits(pod.id, event, known=old is not None):
+            return
+        draft.pods.put(self._numbered(PodRecord.of(pod, old, 0, stopped)))
+        if self._since is not None:
+            self._since.pods.add(pod.id)
+
+    def _see_container(
+        self, draft: Draft, event: str, pod: PodSandbox, container: Container
+    ) -> None:
+        """Requires the lock."""
+        old = draft.containers.get(container.id)
+        pod_id = container.pod_sandbox_id or pod.id
+        if old is None and event == "stop_container":
+            self._gone_containers.ended(container.id)
+            self._note_stopped(container.id)
+            return
+        if old is None and pod_id in self._gone_pods:
+            return
+        if not self._gone_containers.admits(container.id, event, known=old is not None):
+            return
+        message = self._omit.copy(container)
+        message.pod_sandbox_id = pod_id
+        draft.containers.put(self._numbered(ContainerRecord.of(message, old, 0, event)))
+        if self._since is not None:
+            self._since.containers.add(container.id)
+
+    def _note_stopped(self, record_id: str) -> None:
+        """Requires the lock. A Synchronize that is under way may list it as it was before."""
+        if self._since is not None:
+            self._since.stopped.add(record_id)
 
     @contextmanager
     def _changing(self, event: str) -> Iterator[Draft]:
@@ -258,8 +297,9 @@ class Inventory:
         if not changes and not synchronized:
             return None
         # In this order: what recall_pod() does not find in the snapshot any more, it finds here.
-        _remember(self._removed_pods, changes.pods.vanished)
-        _remember(self._removed_containers, changes.containers.vanished)
+        how: How = "vanished" if synchronized else "removed"
+        self._gone_pods.remember(changes.pods.vanished, how)
+        self._gone_containers.remember(changes.containers.vanished, how)
         self._snapshot = changes.after
         if self._store is not None:
             self._store.save(changes.after)
@@ -286,6 +326,8 @@ class _Since:
         self.pods: set[str] = set()
         self.containers: set[str] = set()
         self.removed_pods: set[str] = set()
+        #: Pods and containers that were stopped before they were known.
+        self.stopped: set[str] = set()
 
 
 class _Turns:
@@ -323,12 +365,3 @@ class _Turns:
                     self._done.remove(self._next)
                     self._next += 1
                 self._condition.notify_all()
-
-
-def _remember(removed: dict[str, _Record], records: Iterable[_Record]) -> None:
-    """Add the records, and forget those that were removed longest ago."""
-    for record in records:
-        removed.pop(record.id, None)
-        removed[record.id] = record
-    while len(removed) > _REMEMBERED:
-        del removed[next(iter(removed))]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import threading
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from nri_sync import api
 from nri_sync.api import EventMask
 from nri_sync.api.handlers import find_handlers
 from nri_sync.errors import WouldDeadlock
-from nri_sync.kit import Changes, Inventory, chain
+from nri_sync.kit import Changes, Inventory, InventoryStore, chain
 from nri_sync.runtime import Runtime
 from tests.plugin.harness import PluginWith
 from tests.runtime.rig import LONG, Host, host_options, on_thread
@@ -156,9 +157,10 @@ class TestHandlers:
     def test_what_was_removed_is_remembered_for_a_while(
         self, inventory: Inventory, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("nri_sync.kit.inventory.inventory._REMEMBERED", 2)
+        monkeypatch.setattr("nri_sync.kit.inventory.gone._REMEMBERED", 2)
         for number in range(4):
             p, c = pod(f"p{number}", ips=["10.0.0.1"]), container(f"c{number}", f"p{number}")
+            inventory.run_pod_sandbox(p)
             inventory.create_container(p, c)
             inventory.remove_pod_sandbox(pod(f"p{number}"))
         assert [getattr(inventory.recall_pod(f"p{n}"), "ips", None) for n in range(4)] == [
@@ -313,6 +315,133 @@ class TestEventsDuringASynchronize:
         monkeypatch.setattr(inventory._omit, "copy", copy_and_lose_c1)
         inventory.synchronize([pod("p1")], [container("c1"), container("c2")])
         assert set(inventory.snapshot().containers) == {"c2", "c3"}
+
+
+class TestLateEvents:
+    """An event that is handled after the removal of its pod or container adds neither again."""
+
+    LIFE = (
+        "run_pod_sandbox",
+        "update_pod_sandbox",
+        "post_update_pod_sandbox",
+        "create_container",
+        "post_create_container",
+        "start_container",
+        "post_start_container",
+        "update_container",
+        "post_update_container",
+        "stop_container",
+        "remove_container",
+        "stop_pod_sandbox",
+        "remove_pod_sandbox",
+    )
+
+    def send(self, inventory: Inventory, event: str, p: str = "p1", c: str = "c1") -> None:
+        arguments: list[Any] = [pod(p, ips=["10.0.0.1"])]
+        if event.endswith("_container"):
+            arguments.append(container(c, p, pid=7))
+        arguments += {"update_pod_sandbox": [RESOURCES] * 2, "update_container": [RESOURCES]}.get(
+            event, []
+        )
+        getattr(inventory, event)(*arguments)
+
+    def test_nothing_is_left_in_whatever_order_the_events_of_a_life_come(self) -> None:
+        chance = random.Random(7)
+        for _ in range(1000):
+            order = chance.sample(self.LIFE, len(self.LIFE))
+            inventory = Inventory()
+            inventory.synchronize([], [])
+            for event in order:
+                self.send(inventory, event)
+            now = inventory.snapshot()
+            assert not now.pods, order
+            assert not now.containers, order
+            assert now.pod_by_ip("10.0.0.1") is None, order
+
+    @pytest.mark.parametrize("late", [e for e in LIFE if e != "run_pod_sandbox"])
+    def test_after_the_removal(self, inventory: Inventory, told: Told, late: str) -> None:
+        for event in self.LIFE:
+            self.send(inventory, event)
+        told.take()
+        if late != "create_container":
+            self.send(inventory, late)
+        # Of a container of the pod that was not known.
+        if late.endswith("_container"):
+            self.send(inventory, late, c="c2")
+        assert told.take() == []
+        assert inventory.recall_pod("p1") is not None
+
+    def test_an_id_that_begins_again_is_a_new_one(self, inventory: Inventory, told: Told) -> None:
+        for event in (*self.LIFE, "run_pod_sandbox", "create_container"):
+            self.send(inventory, event)
+        assert told.take()[-2:] == [("run_pod_sandbox", "+p1"), ("create_container", "+c1")]
+
+    def test_a_new_sandbox_keeps_the_address_of_a_removed_one(self, inventory: Inventory) -> None:
+        self.send(inventory, "run_pod_sandbox", "old")
+        self.send(inventory, "run_pod_sandbox", "new")
+        for event in ("update_pod_sandbox", "remove_pod_sandbox", "post_update_pod_sandbox"):
+            self.send(inventory, event, "old")
+            found = inventory.snapshot().pod_by_ip("10.0.0.1")
+            assert found is not None
+            assert found.id == "new"
+
+    def test_a_synchronize_that_lists_it_counts(self, inventory: Inventory) -> None:
+        for event in self.LIFE:
+            self.send(inventory, event)
+        inventory.synchronize([pod("p1")], [container("c1")])
+        assert set(inventory.snapshot().pods) | set(inventory.snapshot().containers) == {"p1", "c1"}
+        self.send(inventory, "remove_container")
+        self.send(inventory, "post_update_container")
+        assert not inventory.snapshot().containers
+
+    def test_what_a_synchronize_has_not_listed(self, inventory: Inventory) -> None:
+        inventory.synchronize([pod("p1")], [container("c1")])
+        inventory.synchronize([], [])
+        self.send(inventory, "post_update_container")
+        self.send(inventory, "post_update_pod_sandbox")
+        assert not inventory.snapshot().pods
+        # A container is created in it: it exists, whatever the list left out.
+        self.send(inventory, "create_container", c="c2")
+        assert set(inventory.snapshot().pods) | set(inventory.snapshot().containers) == {"p1", "c2"}
+
+    def test_what_is_stopped_before_a_synchronize_lists_it(self, inventory: Inventory) -> None:
+        inventory.configure("", "", "")
+        self.send(inventory, "stop_container")
+        self.send(inventory, "stop_pod_sandbox")
+        inventory.synchronize(
+            [pod("p1", ips=["10.0.0.1"])], [container("c1", pid=7, state=RUNNING)]
+        )
+        now = inventory.snapshot()
+        assert (now.pods["p1"].stopped, now.containers["c1"].state) == (True, STOPPED)
+        assert now.pod_by_ip("10.0.0.1") is None
+        assert now.container_by_pid(7) is None
+
+    def test_the_store_does_not_get_it_back(self, tmp_path: Path) -> None:
+        path = tmp_path / "inventory.db"
+        with InventoryStore(path) as store:
+            inventory = Inventory(store=store)
+            inventory.synchronize([], [])
+            for event in (*self.LIFE, "post_start_container", "post_update_pod_sandbox"):
+                self.send(inventory, event)
+        with InventoryStore(path) as store:
+            assert store.load() == ([], [])
+
+    def test_from_threads_that_are_late(self, inventory: Inventory) -> None:
+        """A handler waits for an event of the test, while the removal is handled."""
+        for event in self.LIFE[:7]:
+            self.send(inventory, event)
+        removed = threading.Event()
+
+        def handle() -> None:
+            assert removed.wait(LONG)
+            self.send(inventory, "post_update_container")
+
+        handled = on_thread(handle)
+        self.send(inventory, "remove_pod_sandbox")
+        removed.set()
+        handled()
+        assert not inventory.snapshot().pods
+        assert not inventory.snapshot().containers
 
 
 class TestTelling:

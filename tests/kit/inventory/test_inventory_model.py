@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import random
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -79,6 +79,10 @@ class Model:
         self.containers: dict[str, Fields] = {}
         self.stopped: set[str] = set()
         self.since: set[tuple[str, str]] | None = None
+        #: How pods and containers ended that are not there: "removed", "vanished", or "early".
+        self.gone: dict[str, str] = {}
+        #: Those that are there before their first event.
+        self.overtaken: set[str] = set()
 
     def configure(self) -> None:
         self.since = set()
@@ -92,46 +96,100 @@ class Model:
         listed = {container.id: container for container in containers}
         for pod_id in [p for p in self.pods if p not in listed_pods and ("pod", p) not in since]:
             self._forget_pod(pod_id)
+            self.gone[pod_id] = "vanished"
+            self.overtaken.discard(pod_id)
         for container_id in [c for c in self.containers if c not in listed]:
             if ("container", container_id) not in since:
                 del self.containers[container_id]
+                self.gone[container_id] = "vanished"
+                self.overtaken.discard(container_id)
         for pod in sorted(listed_pods.values(), key=lambda pod: bool(pod.pid)):
             if ("pod", pod.id) not in since:
                 self._see_pod(pod)
+                self.overtaken.discard(pod.id)
+                if ("stopped", pod.id) in since:
+                    self.stopped.add(pod.id)
         for container in sorted(listed.values(), key=lambda container: container.created_at):
             keys = {("container", container.id), ("gone", container.pod_sandbox_id)}
             if not keys & since:
                 self._see_container("synchronize", container)
+                self.overtaken.discard(container.id)
+                if ("stopped", container.id) in since:
+                    self._see_container("stop_container", container)
 
     def event(self, name: str, pod: api.PodSandbox, container: api.Container | None = None) -> None:
         note = self.since.add if self.since is not None else set[Any]().add
         if name == "remove_pod_sandbox":
             note(("pod", pod.id))
             note(("gone", pod.id))
+            self._end(pod.id, pod.id in self.pods)
             self._forget_pod(pod.id)
             for container_id, fields in list(self.containers.items()):
                 if fields["pod_sandbox_id"] == pod.id:
                     note(("container", container_id))
+                    self._end(container_id, True)
                     del self.containers[container_id]
             return
         assert container is not None or name.endswith("sandbox")
         if name == "remove_container":
             assert container is not None
             note(("container", container.id))
+            self._end(container.id, container.id in self.containers)
             self.containers.pop(container.id, None)
             return
-        if pod.id in self.pods or not name.startswith("stop_"):
+        if name == "run_pod_sandbox" and pod.id in self.pods:
+            self.overtaken.discard(pod.id)
+        if pod.id in self.pods or self._begins(name, pod.id, "run_pod_sandbox"):
             note(("pod", pod.id))
             self._see_pod(pod)
             if name == "stop_pod_sandbox":
                 self.stopped.add(pod.id)
-        if container is not None and (
-            container.id in self.containers or not name.startswith("stop_")
+        elif name == "stop_pod_sandbox":
+            note(("stopped", pod.id))
+            self._end(pod.id, False)
+        if container is not None:
+            self._container_event(name, pod, container, note)
+
+    def _container_event(
+        self, name: str, pod: api.PodSandbox, container: api.Container, note: Callable[..., None]
+    ) -> None:
+        if name == "create_container" and container.id in self.containers:
+            self.overtaken.discard(container.id)
+        if container.id in self.containers or (
+            not (pod.id in self.gone and name != "stop_container")
+            and self._begins(name, container.id, "create_container")
         ):
             note(("container", container.id))
             self._see_container(name, container)
+        elif name == "stop_container":
+            note(("stopped", container.id))
+            self._end(container.id, False)
+
+    def _end(self, what: str, was_known: bool) -> None:
+        """Its id may be used again, after its first event, which is yet to come for one that ended early."""
+        if was_known:
+            self.gone[what] = "early" if what in self.overtaken else "removed"
+            self.overtaken.discard(what)
+        elif self.gone.get(what) != "early":
+            self.gone[what] = "removed" if what in self.gone else "early"
+
+    def _begins(self, event: str, what: str, first: str) -> bool:
+        """Whether an event adds what is not known."""
+        how = self.gone.get(what)
+        if event.startswith("stop_"):
+            return False
+        if event == first and how == "early":
+            self.gone[what] = "removed"
+            return False
+        if event == first:
+            return True
+        if how is None or (how == "vanished" and event in ("run_pod_sandbox", "create_container")):
+            self.overtaken.add(what)
+            return True
+        return False
 
     def _see_pod(self, pod: api.PodSandbox) -> None:
+        self.gone.pop(pod.id, None)
         self.pods[pod.id] = merged(self.pods.get(pod.id, {}), fields_of(pod))
 
     def _forget_pod(self, pod_id: str) -> None:
@@ -139,6 +197,7 @@ class Model:
         self.stopped.discard(pod_id)
 
     def _see_container(self, event: str, container: api.Container) -> None:
+        self.gone.pop(container.id, None)
         old = self.containers.get(container.id, {})
         new = merged(old, {**fields_of(container), "pod_sandbox_id": container.pod_sandbox_id})
         new.pop("env", None)
