@@ -28,6 +28,10 @@ from typing import (
 __all__ = ["Place", "Read", "reader_of"]
 
 
+# Of what is wrong with a text from outside.
+_FIRST, _LONGEST_LINE = 3, 200
+
+
 class Place(NamedTuple):
     """Where in the document a value is, and what was found wrong so far, with its place."""
 
@@ -47,6 +51,15 @@ class Place(NamedTuple):
 
     def lines(self) -> list[str]:
         return [f"{path}: {text}" if path else text for path, text in self.problems]
+
+    def summary(self) -> str:
+        """The first problems, in one line that is not long, however many there are."""
+        shown = [
+            line if len(line) <= _LONGEST_LINE else f"{line[:_LONGEST_LINE]}..."
+            for line in Place(self.path, self.problems[:_FIRST]).lines()
+        ]
+        more = len(self.problems) - len(shown)
+        return "; ".join([*shown, f"and {more} more problems"] if more else shown)
 
 
 #: Returns the value, or notes problems at the place; then the result has no meaning.

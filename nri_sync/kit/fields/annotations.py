@@ -25,6 +25,7 @@ from typing import Any, Callable, Generic, TypeVar, overload
 from nri_sync import api
 from nri_sync.errors import ConfigError
 from nri_sync.kit.config import documents
+from nri_sync.kit.config.foreign import ANNOTATION
 from nri_sync.kit.config.readers import Place, reader_of
 from nri_sync.kit.fields.names import container_name
 
@@ -278,7 +279,7 @@ def document_of(kind: Callable[..., T]) -> Callable[[str], T | None]:
         place = Place("", [])
         value: T = read(parse_yaml(text), place)
         if place.problems:
-            raise ValueError("; ".join(place.lines()))
+            raise ValueError(place.summary())
         return value
 
     return parse
@@ -286,6 +287,6 @@ def document_of(kind: Callable[..., T]) -> Callable[[str], T | None]:
 
 def _document(text: str, format: str) -> Any:
     try:
-        return documents.parse(text, "", format).data
+        return documents.parse(text, "", format, bounds=ANNOTATION).data
     except ConfigError as error:
         raise ValueError("; ".join(error.problems)) from None

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-import importlib
-import json
 import os
 import re
 import sys
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any, Union
 
+from nri_sync.kit.config.foreign import (
+    FILE,
+    NotInstalled,
+    OutOfBounds,
+    json_values,
+    read_text,
+)
+from nri_sync.kit.config.foreign_yaml import yaml_documents
 from nri_sync.testing.manifests.fields import Fields
 from nri_sync.testing.manifests.model import ManifestError
 
@@ -21,7 +26,6 @@ Input = Union[str, "os.PathLike[str]"]
 
 _TEXT = "<text>"
 _STDIN = "-"
-_TOO_DEEP = "is nested too deeply"
 
 
 def read(given: Input) -> list[Fields]:
@@ -54,13 +58,15 @@ def read(given: Input) -> list[Fields]:
 def _text_of(given: Input) -> tuple[str, str]:
     if isinstance(given, str):
         if given == _STDIN:
-            return "<stdin>", sys.stdin.read()
+            # One more than is allowed shows that there is more.
+            return "<stdin>", sys.stdin.read(FILE.bytes + 1)
         if "\n" in given or given.lstrip().startswith(("{", "[")):
             return _TEXT, given
-    path = Path(given)
-    source = str(path)
+    source = os.fspath(given)
     try:
-        return source, path.read_text(encoding="utf-8-sig")
+        return source, read_text(given)
+    except OutOfBounds as error:
+        problem = str(error)
     except FileNotFoundError:
         problem = "there is no such file"
     except IsADirectoryError:
@@ -74,71 +80,33 @@ def _text_of(given: Input) -> tuple[str, str]:
 
 
 def _parse(source: str, text: str) -> Sequence[Any]:
-    if text.lstrip().startswith(("{", "[")):
-        try:
-            return list(_json(text))
-        except RecursionError:
-            raise ManifestError(source, "", _TOO_DEEP) from None
-        except json.JSONDecodeError as error:
-            # Flow style YAML begins alike.
-            if _looks_like_json(text):
-                problem = f"line {error.lineno}, column {error.colno}: {error.msg}"
-                raise ManifestError(source, "", f"is not JSON: {problem}") from None
-    return _yaml(source, text)
+    try:
+        if text.lstrip().startswith(("{", "[")):
+            try:
+                return list(json_values(text))
+            except OutOfBounds:
+                raise
+            except ValueError as error:
+                # Flow style YAML begins alike.
+                if _looks_like_json(text):
+                    raise ManifestError(source, "", _explained(text, "JSON", error)) from None
+        return list(yaml_documents(text, letters=True))
+    except (NotInstalled, OutOfBounds) as error:
+        raise ManifestError(source, "", str(error)) from None
+    except ManifestError:
+        raise
+    except ValueError as error:
+        raise ManifestError(source, "", _explained(text, "YAML", error)) from None
 
 
 def _looks_like_json(text: str) -> bool:
     return re.match(r'\s*[{\[]\s*["{}\]]', text) is not None
 
 
-def _json(text: str) -> Iterator[Any]:
-    """All values in a text, as several calls of crictl write them one after the other."""
-    decoder = json.JSONDecoder()
-    at = 0
-    while True:
-        rest = re.compile(r"\s*").match(text, at)
-        at = rest.end() if rest else at
-        if at == len(text):
-            return
-        value, at = decoder.raw_decode(text, at)
-        yield value
-
-
-def _yaml(source: str, text: str) -> Sequence[Any]:
-    try:
-        yaml = importlib.import_module("yaml")
-    except ImportError:
-        raise ManifestError(
-            source,
-            "",
-            "YAML needs the package PyYAML: pip install 'nri_sync[yaml]' (JSON needs nothing)",
-        ) from None
-
-    class Loader(yaml.SafeLoader):  # type: ignore[misc, name-defined]
-        # Kubernetes knows no times: these are texts.
-        yaml_implicit_resolvers = {  # noqa: RUF012 (PyYAML's own)
-            first: [item for item in found if item[0] != "tag:yaml.org,2002:timestamp"]
-            for first, found in yaml.SafeLoader.yaml_implicit_resolvers.items()
-        }
-
-        def construct_mapping(self, node: Any, deep: bool = False) -> Any:
-            seen = set()
-            for key, _ in node.value:
-                if isinstance(key.value, str):
-                    if key.value in seen:
-                        problem = f'the key "{key.value}" is there twice'
-                        raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
-                    seen.add(key.value)
-            return super().construct_mapping(node, deep)
-
-    try:
-        return list(yaml.load_all(text, Loader))
-    except RecursionError:
-        raise ManifestError(source, "", _TOO_DEEP) from None
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        place = "" if mark is None else f"line {mark.line + 1}, column {mark.column + 1}: "
-        said = ", ".join(filter(None, (error.context, error.problem)))
-        raise ManifestError(source, "", f"is not YAML: {place}{said}") from None
-    except (yaml.YAMLError, ValueError) as error:
-        raise ManifestError(source, "", f"is not YAML: {' '.join(str(error).split())}") from None
+def _explained(text: str, format: str, error: ValueError) -> str:
+    """Why it cannot be parsed: most often because it is the source of a manifest, and not yet one."""
+    found = text.find("{{")
+    if found >= 0 and "}}" in text[found:]:
+        line = text.count("\n", 0, found) + 1
+        return f"line {line} has {{{{ }}}}: this is a template: render it first, as `helm template` does"
+    return f"is not {format}: {error}"

@@ -21,7 +21,9 @@ _NAMES = {
     int: "a whole number",
     list: "a list",
     str: "a text",
+    type(None): "null",
 }
+_QUOTED = 60
 
 
 class Fields:
@@ -35,10 +37,17 @@ class Fields:
             data = {}
         if not isinstance(data, dict):
             self._wrong(path, dict, data)
-        for key in data:
-            if not isinstance(key, str):
-                self.fail(f"the key {key!r} must be a text: write it in quotes")
+        if not all(isinstance(key, str) for key in data):
+            data = {self._key(key): value for key, value in data.items()}
         self.data: dict[str, Any] = data
+
+    def _key(self, key: object) -> str:
+        """A key of YAML as Kubernetes takes it (``convertToJSONableObject`` in sigs.k8s.io/yaml)."""
+        if isinstance(key, bool):
+            return "true" if key else "false"
+        if key is None:
+            self.fail("a key is null: write it in quotes")
+        return f"{key:g}" if isinstance(key, float) else str(key)
 
     def fail(self, problem: str, key: str = "") -> NoReturn:
         """Raise a ManifestError about this object, or a key of it."""
@@ -49,9 +58,9 @@ class Fields:
 
     def _wrong(self, path: str, wanted: type, found: object) -> NoReturn:
         kind = _NAMES.get(type(found), type(found).__name__)
-        shown = f" ({found})" if isinstance(found, (str, int, float, bool)) else ""
+        shown = f" ({_shortened(found)})" if isinstance(found, (str, int, float, bool)) else ""
         problem = f"must be {_NAMES[wanted]}, not {kind}{shown}"
-        if wanted is str:
+        if wanted is str and shown:
             problem += ": write it in quotes"
         raise ManifestError(self.source, path, problem)
 
@@ -84,9 +93,13 @@ class Fields:
         return self._get(key, bool, missing)
 
     def integer(self, key: str, missing: int = 0) -> int:
+        found = self.data.get(key)
+        # YAML has no whole number 08, and JSON prints 8.0 as 8.
+        if isinstance(found, float) and found.is_integer() and abs(found) <= _MOST:
+            return int(found)
         found = self._get(key, int, missing)
         if not -_MOST <= found <= _MOST:
-            self.fail(f"{found} is beyond 64 bits", key)
+            self.fail(f"{_shortened(found)} is beyond 64 bits", key)
         return found
 
     def integers(self, key: str) -> list[int]:
@@ -132,11 +145,16 @@ class Fields:
         except (TypeError, ValueError) as error:
             self.fail(str(error), key)
         if amount < Quantity():
-            self.fail(f"{value} is less than nothing", key)
+            self.fail(f"{_shortened(value)} is less than nothing", key)
         if int(amount) > _MOST:
-            self.fail(f"{value} is beyond 64 bits", key)
+            self.fail(f"{_shortened(value)} is beyond 64 bits", key)
         return amount
 
     def json(self) -> str:
         """As Go's encoder writes it, but for the order of keys."""
         return json.dumps(self.data, separators=(",", ":"), ensure_ascii=False)
+
+
+def _shortened(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= _QUOTED else f"{text[:_QUOTED]}..."

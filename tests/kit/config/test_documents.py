@@ -9,6 +9,7 @@ import pytest
 
 from nri_sync.errors import ConfigError
 from nri_sync.kit.config import documents
+from nri_sync.kit.config.foreign import Bounds
 
 __all__: list[str] = []
 
@@ -55,13 +56,13 @@ def test_an_unknown_format() -> None:
 BROKEN = [
     ("json", '{"a": 1,\n "b" 2}', "line 2, column 6: expecting ':' delimiter"),
     ("json", '{"a": 1, "b": {"c": 1, "c": 2}}', 'the key "c" is there twice'),
-    ("json", "[" * 100_000, "recursion"),
     ("toml", "a = 1\nb = \n", "line 2, column 5"),
     ("toml", "a = 1\na = 2\n", "line 2, column 6"),
-    ("yaml", "a: [1,\nb: 2", "line 2, column 5: while parsing a flow sequence, "),
+    ("yaml", "a: [1,\n", "while parsing a flow "),
     ("yaml", "a: 1\nb:\n  c: 1\n  c: 2\n", 'line 4, column 3: the key "c" is there twice'),
     ("yaml", "a: !!python/object:os.system {}", "could not determine a constructor"),
-    ("yaml", "a: \x01", "special characters are not allowed"),
+    ("yaml", "a: \x01", "characters are not allowed"),
+    ("yaml", "a: 1\n---\nb: 1\n", "there are several documents"),
 ]
 
 
@@ -72,6 +73,20 @@ def test_a_broken_document(format: str, text: str, said: str) -> None:
     assert str(error.value).startswith(f"it: is not {format.upper()}: ")
     assert said in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("format", documents.FORMATS)
+def test_a_document_beyond_its_bounds(format: str) -> None:
+    deep = {"json": "[" * 100_000, "toml": f"a = {'[' * 100_000}", "yaml": "[" * 100_000}[format]
+    with pytest.raises(ConfigError, match=r"^it: is nested too deeply"):
+        documents.parse(deep, "it", format)
+    with pytest.raises(ConfigError, match=r"^it: has more than the 10 bytes that are allowed$"):
+        documents.parse(SAME[format], "it", format, bounds=Bounds(bytes=10, values=100))
+
+
+def test_no_more_is_read_of_a_file_than_is_allowed() -> None:
+    with pytest.raises(ConfigError, match=r"has more than the 16,777,216 bytes that are allowed"):
+        documents.read("/dev/zero", "yaml")
 
 
 def test_a_broken_document_of_no_known_format() -> None:

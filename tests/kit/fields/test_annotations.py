@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import re
+import time
 from dataclasses import dataclass
 from typing import Any, Callable
 
@@ -248,3 +250,34 @@ def test_yaml_needs_a_package(monkeypatch: pytest.MonkeyPatch) -> None:
             parse_yaml("[")
         monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert parse_yaml('["a"]') == ["a"], "JSON is read without it"
+
+
+# What anybody who may create a pod can write into an annotation.
+BOMB = "\n".join(
+    ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
+    + [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 10)]
+)
+
+
+@pytest.mark.parametrize(
+    ("parse", "text", "said"),
+    [
+        (parse_yaml, BOMB, "has more than the 20,000 values that are allowed, with its aliases"),
+        (document_of(dict[str, int]), BOMB, "has more than the 20,000 values"),
+        (parse_list, "- &a [x]\n" + "- *a\n" * 60_000, "has more than the 262,144 bytes"),
+        (document_of(list[Device]), "- &a {path: [x]}\n" + "- *a\n" * 900, "and 898 more problems"),
+        (document_of(list[int]), f"[{'x' * 100_000}]", "expected a whole number"),
+        (document_of(dict[str, int]), "".join(f"{'k' * 900}{n}: x\n" for n in range(90)), "more problems"),
+        (parse_yaml, "a: &a [*a]", "contains itself"),
+        (parse_yaml, "[" * 900, "is nested too deeply"),
+        (parse_json, "[" * 90_000, "is nested too deeply"),
+        (parse_json, "{" + "".join(f'"k{n}": 1, ' for n in range(9000)) + '"k0": 1}', "twice"),
+        (parse_json, f'"{"x" * 262_144}"', "has more than the 262,144 bytes that are allowed"),
+    ],
+)  # fmt: skip
+def test_an_annotation_costs_little(parse: Callable[[str], Any], text: str, said: str) -> None:
+    before = time.process_time()
+    with pytest.raises(ValueError, match=re.escape(said)) as raised:
+        parse(text)
+    assert len(str(raised.value)) < 1000
+    assert time.process_time() - before < 10

@@ -50,9 +50,40 @@ def test_documents_are_counted_where_there_are_several() -> None:
     ]
 
 
-def test_times_are_texts() -> None:
-    [document] = read("at: 2025-03-01T10:00:00Z\nday: 2025-03-01\n")
-    assert document.data == {"at": "2025-03-01T10:00:00Z", "day": "2025-03-01"}
+def test_yaml_is_that_of_kubernetes() -> None:
+    [document] = read(
+        "at: 2025-03-01T10:00:00Z\nday: 2025-03-01\nports: 22:22\nmode: 0644\nok: y\n"
+    )
+    assert document.data == {
+        "at": "2025-03-01T10:00:00Z",
+        "day": "2025-03-01",
+        "ports": "22:22",
+        "mode": 0o644,
+        "ok": True,
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("kind: Pod\nspec:\n  image: {{ .Values.image }}\n", 3),
+        ("{{- if .Values.enabled }}\nkind: Pod\n{{- end }}\n", 1),
+        ('{"kind": {{ .Values.kind | quote }}}', 1),
+        ("kind: Pod\n{{- with .Values.labels }}\nlabels: {}\n{{- end }}\n", 2),
+        ("kind: Pod\nname: {{ .Release.Name }}-web\n", 2),
+    ],
+)
+def test_templates_of_manifests(text: str, line: int) -> None:
+    with pytest.raises(ManifestError) as raised:
+        read(text)
+    assert str(raised.value) == (
+        f"<text>: line {line} has {{{{ }}}}: this is a template: render it first, as `helm template` does"
+    )
+
+
+def test_braces_in_texts_are_no_template() -> None:
+    [document] = read("kind: Pod\nargs: ['{{inputs.parameters.x}}']\n")
+    assert document.texts("args") == ["{{inputs.parameters.x}}"]
 
 
 @pytest.mark.parametrize(
@@ -60,6 +91,8 @@ def test_times_are_texts() -> None:
     [
         ("\n", "<text>: is empty: give it a Pod"),
         ("a: [\n", "<text>: is not YAML: line 2, column 1: "),
+        ("a: &x [1]\n" + f"b: [{','.join(['*x'] * 600_000)}]\n", "<text>: has more than the 1,000,000 values"),
+        ("a: &x {b: *x}\n", "<text>: is not YAML: line 1, column 11: the anchor 'x' contains itself"),
         ("a: 1\na: 2\n", '<text>: is not YAML: line 2, column 1: the key "a" is there twice'),
         ("a: 1\n---\n3\n", "<text>, document 2: is a mere value, where an object"),
         ('{"a": 1,}', "<text>: is not JSON: line 1, column "),
@@ -84,6 +117,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
         "latin": "is not text in UTF-8: byte 0xff at 3",
         "a\0": "cannot be read: ",
         "x" * 300: "cannot be read: File name too long",
+        "/dev/zero": "has more than the 16,777,216 bytes that are allowed",
     }.items():
         with pytest.raises(ManifestError, match=problem):
             read(tmp_path / name)

@@ -67,9 +67,14 @@ def test_what_is_not_there_reads_as_empty(data: object) -> None:
         (lambda f: f.texts("k"), ["a", 2.5], "k[1]: must be a text, not a number (2.5): write it in quotes"),
         (lambda f: f.texts("k"), {}, "k: must be a list, not an object"),
         (lambda f: f.object("k"), [], "k: must be an object, not a list"),
-        (lambda f: f.object("k"), {1: 2}, "k: the key 1 must be a text: write it in quotes"),
+        (lambda f: f.object("k"), {None: 2}, "k: a key is null: write it in quotes"),
+        (lambda f: f.texts("k"), ["a", None], "k[1]: must be a text, not null"),
+        (lambda f: f.text("k"), [1], "k: must be a text, not a list"),
+        (lambda f: f.flag("k"), "x" * 1000, f"k: must be true or false, not a text ({'x' * 60}...)"),
+        (lambda f: f.integer("k"), 1.5, "k: must be a whole number, not a number (1.5)"),
+        (lambda f: f.integer("k"), 1e300, "k: must be a whole number, not a number (1e+300)"),
         (lambda f: list(f.objects("k")), ["x"], "k[0]: must be an object, not a text (x)"),
-        (lambda f: list(f.objects("k")), [None], "k[0]: must be an object, not NoneType"),
+        (lambda f: list(f.objects("k")), [None], "k[0]: must be an object, not null"),
         (lambda f: f.required("k", "name it"), None, "k: is missing: name it"),
         (lambda f: f.quantities("k"), {"cpu": "1x"}, "k.cpu: '1x' is no quantity"),
         (lambda f: f.quantities("k"), {"cpu": -1}, "k.cpu: -1 is less than nothing"),
@@ -80,3 +85,14 @@ def test_what_is_wrong(read: Callable[[Fields], Any], data: object, text: str) -
     with pytest.raises(ManifestError) as raised:
         read(fields({"k": data}))
     assert str(raised.value).startswith(f"pod.yaml: {text}")
+
+
+def test_keys_of_yaml_that_are_no_texts() -> None:
+    """As ``sigs.k8s.io/yaml`` makes JSON of them."""
+    assert list(fields({8080: "a", True: "b", False: "c", 1.5: "d", 2.0: "e"}).data) == [
+        "8080", "true", "false", "1.5", "2",
+    ]  # fmt: skip
+
+
+def test_whole_numbers_that_yaml_reads_as_others() -> None:
+    assert fields({"k": 8.0}).integer("k") == 8
