@@ -38,8 +38,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from nri_sync.text import printable
+
 if TYPE_CHECKING:
     from typing import Any
+
+# The characters of the text of an error.
+_LONGEST = 4000
 
 __all__ = [
     "AlreadyStarted",
@@ -74,7 +79,13 @@ __all__ = [
 
 
 class NRIError(Exception):
-    """Base of all exceptions that nri_sync defines."""
+    """Base of all exceptions that nri_sync defines.
+
+    ``str(error)`` is one printable line: a pod, a runtime or a plugin may have brought in parts of it.
+    """
+
+    def __str__(self) -> str:
+        return printable(super().__str__(), _LONGEST)
 
 
 class ProtocolError(NRIError):
@@ -119,6 +130,10 @@ class ConfigError(NRIError, ValueError):
         super().__init__("\n".join(f"{source}: {problem}" for problem in problems))
         self.source = source
         self.problems = problems
+
+    def __str__(self) -> str:
+        lines = (printable(f"{self.source}: {problem}", _LONGEST) for problem in self.problems)
+        return "\n".join(lines)
 
 
 class StoreError(NRIError):

@@ -7,12 +7,12 @@ and calls the Runtime service on 2, the runtime the other way round.
 from __future__ import annotations
 
 import functools
-import logging
 import math
 import socket
 from typing import Callable
 
 from nri_sync.errors import NRIError
+from nri_sync.logger import get_logger
 from nri_sync.net.link import Job, Link, Receiver
 from nri_sync.ttrpc.channel import Channel
 from nri_sync.ttrpc.client import ClientEnd
@@ -22,7 +22,7 @@ from nri_sync.wire.mux import FrameDecoder, decode_whole, frame_message
 
 __all__ = ["Session"]
 
-logger = logging.getLogger("nri_sync.session")
+logger = get_logger("nri_sync.session")
 
 
 class Session(Receiver):

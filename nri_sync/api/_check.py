@@ -13,6 +13,8 @@ from typing import NamedTuple, NoReturn
 
 from google.protobuf.internal.enum_type_wrapper import EnumTypeWrapper
 
+from nri_sync.text import quoted
+
 __all__ = [
     "INT32",
     "INT64",
@@ -47,8 +49,7 @@ UINT64 = Range("uint64", 0, 2**64 - 1)
 
 def show(value: object) -> str:
     """A value for an error message, which a large one must not flood."""
-    shown = repr(value)
-    return shown if len(shown) <= 100 else f"{shown[:97]}..."
+    return quoted(value)
 
 
 def wrong_type(field: str, wanted: str, value: object) -> NoReturn:

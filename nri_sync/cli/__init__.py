@@ -14,11 +14,11 @@ import logging
 import os
 import signal
 import sys
-import traceback
 from collections.abc import Iterator, Sequence
 
 import nri_sync
 from nri_sync.cli.errors import CommandError, ExitCode
+from nri_sync.text import indented, traceback_lines
 
 __all__ = ["COMMANDS", "main"]
 
@@ -33,6 +33,8 @@ COMMANDS = {
     "doctor": "find out why a plugin gets no events",
     "init": "begin a plugin project: plugin, tests, image, manifests",
 }
+# The characters of an error.
+_LONGEST = 10_000
 # For names that are no good names of modules.
 _MODULES = {"init": "nri_sync.cli.new_project"}
 
@@ -53,8 +55,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
     except CommandError as error:
         if "--traceback" in arguments:
-            traceback.print_exc()
-        print(f"nri-sync {command}: {error}", file=sys.stderr)
+            print(traceback_lines(sys.exc_info()), file=sys.stderr)
+        print(f"nri-sync {command}: {indented(error, _LONGEST)}", file=sys.stderr)
         return error.code
     except KeyboardInterrupt:
         return 128 + signal.SIGINT

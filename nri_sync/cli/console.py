@@ -1,25 +1,66 @@
-"""What commands print: tables and colours for people on a terminal, plain text or JSON for programs."""
+"""What commands print: tables and colours for people on a terminal, plain text or JSON for programs.
+
+All text that comes to the terminal is made printable here. So commands have :class:`Text` and :class:`Console`
+from this module, never from rich.
+"""
 
 from __future__ import annotations
 
 import argparse
 import json
 import sys
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from nri_sync.cli.errors import CommandError, ExitCode
+from nri_sync.text import indented, printable
 
 try:
-    from rich.console import Console
+    from rich.console import Console as _Console
+    from rich.text import Text as _Text
 except ImportError as error:
     raise CommandError(
         f"{error.name} is not installed; do: pip install 'nri_sync[cli]'", ExitCode.USAGE
     ) from error
 
-__all__ = ["add_output_options", "console", "print_json"]
+if TYPE_CHECKING:
+    from rich.style import Style
+
+__all__ = ["Console", "Text", "add_output_options", "console", "print_json"]
 
 # Where there is no terminal: as wide as what was made for people can be expected to be read.
 _PIPED_WIDTH = 160
+
+
+class Text(_Text):
+    """Text in which all that it is made of is printable, on one line."""
+
+    def __init__(self, text: str = "", style: str | Style = "", **options: Any) -> None:
+        super().__init__(printable(text), style, **options)
+
+    def append(self, text: _Text | str, style: str | Style | None = None) -> Text:
+        super().append(printable(text) if isinstance(text, str) else text, style)
+        return self
+
+    @classmethod
+    def whole(cls, text: str, style: str = "") -> Text:
+        """Like ``Text(text, style)``, however long the text is."""
+        made = cls(style=style)
+        _Text.append(made, printable(text, None))
+        return made
+
+    @classmethod
+    def lines(cls, text: str, style: str = "") -> Text:
+        """Text whose line feeds count; to be put where a line of it cannot pass for another one."""
+        made = cls(style=style)
+        _Text.append(made, indented(text))
+        return made
+
+
+class Console(_Console):
+    """A console that makes the strings that it is given printable, cells of tables as well."""
+
+    def render_str(self, text: str, **options: Any) -> _Text:
+        return super().render_str(printable(text), **options)
 
 
 def add_output_options(
@@ -52,5 +93,5 @@ def console(arguments: argparse.Namespace, file: TextIO | None = None) -> Consol
 
 
 def print_json(value: Any, *, indent: int | None = 2) -> None:
-    """Print one JSON value; with ``indent=None`` on one line, at once."""
-    print(json.dumps(value, indent=indent, ensure_ascii=False), flush=indent is None)
+    """Print one JSON value, in ASCII; with ``indent=None`` on one line, at once."""
+    print(json.dumps(value, indent=indent), flush=indent is None)

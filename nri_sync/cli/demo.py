@@ -25,6 +25,7 @@ def run(arguments: argparse.Namespace) -> int:
     plugin, pod = Path(directory, "plugin.py"), Path(directory, "pod.yaml")
     if arguments.output != "json":
         out = console(arguments)
-        out.print(f"nri-sync simulate {plugin} -f {pod}\n", style="dim", soft_wrap=True)
+        out.print(f"nri-sync simulate {plugin} -f {pod}", style="dim", soft_wrap=True)
+        out.print()
     simulation = simulate([SimulatedPlugin(load_plugin(str(plugin)), "annotated")], load(pod))
     return present(simulation, arguments)

@@ -10,14 +10,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.text import Text
-
 import nri_sync
 from nri_sync import api
 from nri_sync.api import Container, EventMask, PodSandbox
 from nri_sync.api.handlers import HANDLERS, Handler
-from nri_sync.cli.console import add_output_options, console, print_json
+from nri_sync.cli.console import Console, Text, add_output_options, console, print_json
 from nri_sync.cli.errors import CommandError, ExitCode
 from nri_sync.cli.node_checks import (
     Finding,
@@ -32,6 +29,7 @@ from nri_sync.deadline import Deadline
 from nri_sync.errors import NRIError, StartError
 from nri_sync.kit.config.durations import parse_duration
 from nri_sync.net.sockets import connect, peer_credentials
+from nri_sync.text import printable
 from nri_sync.threads import Latch
 
 __all__ = ["configure", "run"]
@@ -302,13 +300,18 @@ def _show(out: Console, finding: Finding) -> None:
 def _folded(out: Console, text: str) -> list[str]:
     width = out.width if out.is_terminal else 100
     return textwrap.wrap(
-        text, max(30, width - len(_INDENT)), break_long_words=False, break_on_hyphens=False
+        printable(text),
+        max(30, width - len(_INDENT)),
+        break_long_words=False,
+        break_on_hyphens=False,
     )
 
 
 def _conclude(out: Console, problems: int) -> None:
     if problems:
         what = "1 problem" if problems == 1 else f"{problems} problems"
-        out.print(Text(f"\n{what}; the first is most likely the cause of the others", style="red"))
+        out.print()
+        out.print(Text(f"{what}; the first is most likely the cause of the others", style="red"))
     else:
-        out.print(Text("\nA plugin gets events here", style="green"))
+        out.print()
+        out.print(Text("A plugin gets events here", style="green"))

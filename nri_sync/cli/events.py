@@ -16,13 +16,12 @@ from typing import Any, Callable
 from google.protobuf.json_format import MessageToDict
 from rich.live import Live
 from rich.table import Table
-from rich.text import Text
 
 import nri_sync
 from nri_sync import api, kit
 from nri_sync.api import Container, EventMask, PodSandbox
 from nri_sync.api.handlers import HANDLERS, Handler
-from nri_sync.cli.console import add_output_options, console, print_json
+from nri_sync.cli.console import Text, add_output_options, console, print_json
 from nri_sync.cli.errors import CommandError, ExitCode
 from nri_sync.deadline import Deadline
 from nri_sync.errors import NRIError, StartError
@@ -288,7 +287,7 @@ def _print(arguments: argparse.Namespace, watcher: Iterable[_Happening]) -> None
 
         for happening in watcher:
             print("---")
-            print(yaml.safe_dump(happening.as_dict(), sort_keys=False, allow_unicode=True), end="")
+            print(yaml.safe_dump(happening.as_dict(), sort_keys=False), end="")
             sys.stdout.flush()
     else:
         out = console(arguments)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from nri_sync import api
 from nri_sync.cli.errors import CommandError, ExitCode
+from nri_sync.text import printable
 
 __all__ = ["configure", "run"]
 
@@ -59,12 +60,12 @@ def run(arguments: argparse.Namespace) -> int:
             path.parent.mkdir(parents=True, exist_ok=True)
             with path.open("x", encoding="utf-8") as file:
                 file.write(string.Template(text).substitute(values))
-            print(path)
+            print(printable(path))
     except OSError as error:
         raise CommandError(
             f"{error.filename or directory}: {error.strerror}", ExitCode.USAGE
         ) from error
-    print(f"\nNext: cd {directory}; pip install -e '.[test]'; pytest")
+    print(f"\nNext: cd {printable(directory)}; pip install -e '.[test]'; pytest")
     return ExitCode.OK
 
 

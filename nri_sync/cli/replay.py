@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from rich.console import Console
-from rich.text import Text
-
-from nri_sync.cli.console import add_output_options, console, print_json
+from nri_sync.cli.console import Console, Text, add_output_options, console, print_json
 from nri_sync.cli.errors import CommandError, ExitCode
 from nri_sync.cli.loading import PLUGIN_HELP, load_plugin
 from nri_sync.errors import ConfigError
@@ -113,9 +110,9 @@ def _show(out: Console, differences: list[Difference], requests: int, updated: b
             .append(f"  {difference.time:.3f} s into the recording", style="dim")
         )
         # The names of the two sides, once for all.
-        for line in difference.diff.splitlines()[2:]:
+        for line in difference.diff.split("\n")[2:]:
             style = {"-": "red", "+": "green", "@": "cyan"}.get(line[:1], "")
-            out.print(Text(f"  {line}", style=style))
+            out.print(Text.whole(f"  {line}", style=style))
         out.print()
     if not differences:
         out.print(Text(f"{requests} requests, and the plugin answers as recorded", style="green"))

@@ -6,11 +6,10 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from rich.console import Console
 from rich.padding import Padding
 from rich.table import Table
-from rich.text import Text
 
+from nri_sync.cli.console import Console, Text
 from nri_sync.testing.simulation import (
     Call,
     Change,
@@ -100,14 +99,14 @@ class _View:
             seconds = call.seconds if call.handler_seconds is None else call.handler_seconds
             yield (
                 Text("  ")
-                .append_text(self._by(call.plugin))
+                .append(self._by(call.plugin))
                 .append(f" {_time(seconds)}", "red" if call.error else "dim")
             )
 
     def _failure(self, failure: Failure) -> None:
         self._line(Text(f"    x {failure.kind.value}: ", "bold red"), Text(failure.message))
         if self._everything and failure.traceback:
-            self._out.print(Padding(Text(failure.traceback.rstrip(), "dim"), (0, 0, 0, 6)))
+            self._out.print(Padding(Text.lines(failure.traceback.rstrip(), "dim"), (0, 0, 0, 6)))
 
     def _update(self, update: UpdatedContainer) -> None:
         unknown = "  (there is no such container)" if update.unknown else ""
@@ -188,9 +187,8 @@ def _values(change: Change) -> Text:
         return Text(_value(change.after), "green")
     if change.after is None:
         return Text(_value(change.before), "red strike")
-    return Text.assemble(
-        (_value(change.before), "red"), (" -> ", "dim"), (_value(change.after), "green")
-    )
+    before, after = _value(change.before), _value(change.after)
+    return Text(before, "red").append(" -> ", "dim").append(after, "green")
 
 
 def _value(value: Any) -> str:

@@ -11,16 +11,14 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, TextIO
 
-from rich.console import Console
-from rich.text import Text
-
 from nri_sync import api
-from nri_sync.cli.console import add_output_options, console, print_json
+from nri_sync.cli.console import Console, Text, add_output_options, console, print_json
 from nri_sync.cli.errors import CommandError, ExitCode
 from nri_sync.kit.logs.dumps import as_text, selected_events
 from nri_sync.testing.recordings.entries import PLUGIN, REQUEST, RESPONSE, Entry
 from nri_sync.testing.recordings.files import Recorder, to_json
 from nri_sync.testing.recordings.proxy import Proxy
+from nri_sync.text import printable
 from nri_sync.threads import Latch, spawn
 
 __all__ = ["configure", "run"]
@@ -73,7 +71,7 @@ def run(arguments: argparse.Namespace) -> int:
                 ExitCode.UNREACHABLE,
             ) from error
         if arguments.output == "table":
-            print(f"plugins are to connect to {listen}", file=sys.stderr, flush=True)
+            print(f"plugins are to connect to {printable(listen)}", file=sys.stderr, flush=True)
         _Follower(proxy, file, events, _Shown(arguments, datetime.now())).follow()
     return ExitCode.OK
 
@@ -178,8 +176,8 @@ class _Shown:
         self._out.print(self._line(entry, ascii_only), soft_wrap=True)
         if self._full and entry.message is not None:
             text = as_text(entry.message, _FULL_MAX)
-            for line in text.splitlines() if text != "{}" else ():
-                self._out.print(Text(f"    {line}", style="dim"), soft_wrap=True)
+            for line in text.split("\n") if text != "{}" else ():
+                self._out.print(Text.whole(f"    {line}", style="dim"), soft_wrap=True)
         sys.stdout.flush()
 
     def _line(self, entry: Entry, ascii_only: bool) -> Text:

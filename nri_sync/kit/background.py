@@ -11,7 +11,6 @@ import functools
 import heapq
 import inspect
 import itertools
-import logging
 import random
 import threading
 import time
@@ -23,11 +22,12 @@ from typing import Any, Callable, NamedTuple, TypeVar
 
 from nri_sync.deadline import Deadline
 from nri_sync.errors import QueueClosed, QueueFull
+from nri_sync.logger import get_logger
 from nri_sync.threads import Latch, spawn
 
 __all__ = ["Background", "BackgroundCounters", "Task"]
 
-logger = logging.getLogger("nri_sync.kit.background")
+logger = get_logger("nri_sync.kit.background")
 
 _Result = TypeVar("_Result")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 from collections.abc import Sequence
 from types import ModuleType
 from typing import Any, Callable
@@ -12,10 +11,11 @@ from nri_sync import api
 from nri_sync.api import EventMask
 from nri_sync.api.handlers import HANDLERS, Handler, asked_events, find_handlers
 from nri_sync.errors import ConflictError, PluginError
+from nri_sync.logger import get_logger
 
 __all__ = ["Chain", "chain"]
 
-logger = logging.getLogger("nri_sync.kit.chains")
+logger = get_logger("nri_sync.kit.chains")
 
 
 def chain(*plugins: object) -> Chain:

@@ -25,6 +25,8 @@ Behaviour = Callable[[Any, grpc.ServicerContext], Any]
 
 # As many characters as the usual tools show of an id.
 _ID = 12
+# Kubernetes allows 253. A name goes into every record of a request.
+_LONGEST = 300
 
 
 class RequestInterceptor(grpc.ServerInterceptor):
@@ -90,17 +92,18 @@ def names_of(request: Any) -> tuple[str, str, str]:
     if pod is None:
         return "", "", ""
     container = getattr(request, "container", None)
-    return pod.namespace, pod_label(pod), "" if container is None else container_label(container)
+    named = "" if container is None else container_label(container)
+    return pod.namespace[:_LONGEST], pod_label(pod), named
 
 
 def pod_label(pod: api.PodSandbox) -> str:
     """Its name; or the beginning of its id, where nothing tells it."""
-    return pod.name or pod.id[:_ID]
+    return pod.name[:_LONGEST] or pod.id[:_ID]
 
 
 def container_label(container: api.Container) -> str:
     """Its name; or the beginning of its id, where nothing tells it."""
-    return container_name(container) or container.id[:_ID]
+    return container_name(container)[:_LONGEST] or container.id[:_ID]
 
 
 def subject(request: Any) -> str:

@@ -42,13 +42,14 @@ from typing import Any, Union
 
 from nri_sync.deadline import Deadline
 from nri_sync.errors import ConnectionLost, NRIError, RemoteProtocolError
+from nri_sync.logger import get_logger
 from nri_sync.threads import Latch, on_main_thread, spawn
 
 __all__ = ["Buffer", "Job", "Link", "Receiver"]
 
 Buffer = Union[bytes, bytearray, memoryview]
 
-logger = logging.getLogger("nri_sync.net")
+logger = get_logger("nri_sync.net")
 
 _READ_SIZE = 256 * 1024
 _ARMED = select.EPOLLIN | select.EPOLLONESHOT

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import random
 import threading
 import time
@@ -10,12 +9,13 @@ from dataclasses import dataclass
 from typing import Callable
 
 from nri_sync.errors import ConnectionLost, ConnectionSpent, NRIError, StartError, StubStopped
+from nri_sync.logger import get_logger
 from nri_sync.plugin.stub import Stub
 from nri_sync.threads import on_main_thread
 
 __all__ = ["Backoff", "run_forever"]
 
-logger = logging.getLogger("nri_sync.reconnect")
+logger = get_logger("nri_sync.reconnect")
 
 # How often a running loop looks at its stop event, and a main thread that waits for the next attempt.
 _SLICE = 1.0

@@ -27,6 +27,7 @@ from nri_sync.errors import (
     StubStopped,
     WouldDeadlock,
 )
+from nri_sync.logger import PrefixedLogger, get_logger
 from nri_sync.plugin.connection import Connection, handler_of
 from nri_sync.plugin.counters import Counters, Tally
 from nri_sync.plugin.facts import Facts
@@ -62,12 +63,6 @@ def request_context() -> ServicerContext:
         raise RuntimeError(
             "request_context() is for handlers, while they serve a request"
         ) from None
-
-
-class _PluginLogger(logging.LoggerAdapter):  # type: ignore[type-arg]  # generic from 3.11 on
-    def process(self, msg: Any, kwargs: Any) -> tuple[Any, Any]:
-        assert self.extra is not None
-        return f"{self.extra['plugin']}: {msg}", kwargs
 
 
 class Stub:
@@ -115,7 +110,7 @@ class Stub:
                 off: with an empty reply, or an error if the failure policy has ``fail_request``.
             interceptors: ``grpc.ServerInterceptor`` for the requests of the runtime, and client interceptors
                 for the calls to it; the first is the outermost.
-            logger: default ``logging.getLogger("nri_sync.stub")``.
+            logger: default the logger ``nri_sync.stub``.
 
         A plugin that the runtime launched inherits its connection by NRI_PLUGIN_SOCKET, which is taken out of
         the environment, and used unless ``connection`` is given.
@@ -143,8 +138,8 @@ class Stub:
         self.failure_policy = failure_policy
         self.late_reply = late_reply
         self.server_interceptors, self._client_interceptors = _sort(interceptors)
-        self.logger: logging.LoggerAdapter[Any] = _PluginLogger(
-            logger or logging.getLogger("nri_sync.stub"), {"plugin": self.name}
+        self.logger: logging.LoggerAdapter[Any] = PrefixedLogger(
+            logger or get_logger("nri_sync.stub"), self.name
         )
         self._on_close = on_close
         #: What is taken for granted until a runtime tells, and what of it a runtime does not tell.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import socket
 import threading
 import time
@@ -15,6 +14,7 @@ import grpc
 from nri_sync.api import PluginId, nri_pb2
 from nri_sync.deadline import Deadline
 from nri_sync.errors import NRIError, RuntimeStopped, StartError
+from nri_sync.logger import get_logger
 from nri_sync.runtime.gate import Gate
 from nri_sync.runtime.inprocess import InProcess
 from nri_sync.runtime.launcher import Installed, Process, discover, launch
@@ -29,7 +29,7 @@ from nri_sync.threads import Latch, spawn
 
 __all__ = ["Fleet", "Plugin"]
 
-logger = logging.getLogger("nri_sync.runtime")
+logger = get_logger("nri_sync.runtime")
 
 Plugin = Union[Peer, InProcess]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Any, Callable
 
 from nri_sync import api
@@ -10,11 +9,12 @@ from nri_sync.api import PluginId, nri_pb2
 from nri_sync.api.handlers import HANDLERS, asked_events, find_handlers
 from nri_sync.deadline import Deadline
 from nri_sync.errors import NRIError
+from nri_sync.logger import get_logger
 from nri_sync.runtime.request import Request
 
 __all__ = ["InProcess"]
 
-logger = logging.getLogger("nri_sync.runtime")
+logger = get_logger("nri_sync.runtime")
 
 _HANDLERS = {handler.name: handler for handler in HANDLERS}
 

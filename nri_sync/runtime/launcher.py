@@ -22,11 +22,12 @@ from nri_sync import api
 from nri_sync.api import PluginId
 from nri_sync.deadline import Deadline
 from nri_sync.errors import StartError
+from nri_sync.logger import get_logger
 from nri_sync.threads import Latch, spawn
 
 __all__ = ["Installed", "Process", "discover", "launch"]
 
-logger = logging.getLogger("nri_sync.runtime.plugin")
+logger = get_logger("nri_sync.runtime.plugin")
 
 #: The descriptor that a plugin finds its connection on.
 SOCKET_FD = 3

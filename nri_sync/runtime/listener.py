@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import socket
 from typing import Callable
 
 from nri_sync.deadline import Deadline
 from nri_sync.errors import StartError
+from nri_sync.logger import get_logger
 from nri_sync.net import sockets
 from nri_sync.threads import Latch, spawn
 
 __all__ = ["Listener"]
 
-logger = logging.getLogger("nri_sync.runtime")
+logger = get_logger("nri_sync.runtime")
 
 # How long to wait where accepting fails for want of descriptors or memory. Seconds.
 _BREATHER = 0.1

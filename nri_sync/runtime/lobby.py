@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections import Counter
 
+from nri_sync.logger import get_logger
 from nri_sync.runtime.peer import Peer
 
 __all__ = ["Lobby"]
 
-logger = logging.getLogger("nri_sync.runtime")
+logger = get_logger("nri_sync.runtime")
 
 
 class Lobby:

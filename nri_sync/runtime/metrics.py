@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 from nri_sync.api import ContainerAdjustment
+from nri_sync.logger import get_logger
 
 __all__ = ["Metrics", "SafeMetrics"]
 
-logger = logging.getLogger("nri_sync.runtime")
+logger = get_logger("nri_sync.runtime")
 
 
 class Metrics:

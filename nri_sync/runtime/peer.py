@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import logging
 import socket
 from collections.abc import Iterable, Sequence
 from typing import Any, Callable
@@ -16,6 +15,7 @@ from nri_sync.api import EventMask, PluginId, nri_pb2
 from nri_sync.api.services import PLUGIN, RUNTIME
 from nri_sync.deadline import Deadline
 from nri_sync.errors import ConnectionLost, NRIError, RemoteProtocolError
+from nri_sync.logger import get_logger
 from nri_sync.net.sockets import peer_credentials
 from nri_sync.runtime.older import OlderRelease
 from nri_sync.runtime.request import Request, synchronize_requests
@@ -30,7 +30,7 @@ from nri_sync.wire.mux import PLUGIN_SERVICE, RUNTIME_SERVICE
 
 __all__ = ["Peer", "UpdateContainers"]
 
-logger = logging.getLogger("nri_sync.runtime")
+logger = get_logger("nri_sync.runtime")
 
 #: Applies unsolicited updates; returns those that failed.
 UpdateContainers = Callable[

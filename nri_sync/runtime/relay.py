@@ -15,7 +15,6 @@ Nothing of this applies once the caller's own time is over: that is nobody's fau
 from __future__ import annotations
 
 import _thread
-import logging
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -39,6 +38,7 @@ from nri_sync.errors import (
     RuntimeStopped,
     WouldDeadlock,
 )
+from nri_sync.logger import get_logger
 from nri_sync.runtime.metrics import SafeMetrics
 from nri_sync.runtime.request import Request
 from nri_sync.runtime.result import CreateResult, StopResult, UpdateResult
@@ -46,7 +46,7 @@ from nri_sync.runtime.validation import validation_request
 
 __all__ = ["Member", "Relay", "failure"]
 
-logger = logging.getLogger("nri_sync.runtime")
+logger = get_logger("nri_sync.runtime")
 
 BY_RPC: dict[str, Handler] = {handler.rpc: handler for handler in HANDLERS}
 # Plain numbers: a flag's own operators take longer than all else that is done with it.

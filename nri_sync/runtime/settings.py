@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import functools
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Callable
 
 from nri_sync.api import nri_pb2
 from nri_sync.errors import LifecycleError
+from nri_sync.logger import get_logger
 from nri_sync.runtime.inprocess import InProcess
 from nri_sync.runtime.older import OlderRelease
 from nri_sync.runtime.peer import UpdateContainers
 
 __all__ = ["Settings", "Sync", "Synchronize"]
 
-logger = logging.getLogger("nri_sync.runtime")
+logger = get_logger("nri_sync.runtime")
 
 #: Tells one plugin, or all that are there at the start, what exists; returns the updates that they ask for.
 Sync = Callable[

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import logging
-
 from nri_sync.api import Field, Owners
 from nri_sync.errors import ConflictError, OwnershipConflict
+from nri_sync.logger import get_logger
 from nri_sync.runtime.quoting import quote
 
 __all__ = ["Turn", "logger"]
 
-logger = logging.getLogger("nri_sync.runtime")
+logger = get_logger("nri_sync.runtime")
 
 
 class Turn:

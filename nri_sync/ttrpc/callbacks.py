@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from typing import Callable
 
+from nri_sync.logger import get_logger
 from nri_sync.threads import spawn
 
 __all__ = ["Callback", "run_callbacks", "run_elsewhere"]
 
-logger = logging.getLogger("nri_sync.ttrpc")
+logger = get_logger("nri_sync.ttrpc")
 
 Callback = Callable[[], object]
 

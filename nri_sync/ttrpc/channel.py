@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import logging
 import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -13,6 +12,8 @@ import grpc
 
 from nri_sync.deadline import Deadline
 from nri_sync.errors import NRIError
+from nri_sync.logger import get_logger
+from nri_sync.text import printable
 from nri_sync.threads import spawn
 from nri_sync.ttrpc.callbacks import Callback, run_callbacks, run_elsewhere
 from nri_sync.ttrpc.client import ClientCall, ClientEnd
@@ -22,7 +23,7 @@ from nri_sync.wire.streams import State
 
 __all__ = ["CallError", "Channel"]
 
-logger = logging.getLogger("nri_sync.ttrpc")
+logger = get_logger("nri_sync.ttrpc")
 
 _CANCELLED = Status.of(grpc.StatusCode.CANCELLED, "cancelled by the caller")
 
@@ -40,7 +41,7 @@ class CallError(grpc.RpcError, grpc.Call, grpc.Future):  # type: ignore[type-arg
         self._status = status
 
     def __str__(self) -> str:
-        return f"{self.method} failed: {self.code().name}: {self.details()}"
+        return f"{self.method} failed: {self.code().name}: {printable(self.details())}"
 
     def code(self) -> grpc.StatusCode:
         return self._status.code

@@ -12,6 +12,7 @@ import grpc
 
 from nri_sync.deadline import Deadline
 from nri_sync.errors import ConnectionLost, LocalProtocolError, NRIError, RemoteProtocolError
+from nri_sync.logger import get_logger
 from nri_sync.net.link import Job, Link
 from nri_sync.threads import Latch
 from nri_sync.ttrpc import envelope_pb2
@@ -41,7 +42,7 @@ from nri_sync.wire.ttrpc import (
 
 __all__ = ["ClientCall", "ClientEnd"]
 
-logger = logging.getLogger("nri_sync.ttrpc")
+logger = get_logger("nri_sync.ttrpc")
 
 _FLAGS = {State.UNARY: 0, State.OPEN: REMOTE_OPEN, State.HALF_CLOSED: REMOTE_CLOSED}
 _OK = Status.of(grpc.StatusCode.OK, "")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import socket
 import threading
@@ -15,6 +14,7 @@ import grpc
 
 from nri_sync.deadline import Deadline
 from nri_sync.errors import NRIError
+from nri_sync.logger import get_logger
 from nri_sync.net import sockets
 from nri_sync.threads import Latch, spawn
 from nri_sync.ttrpc.connection import ServerConnection
@@ -23,7 +23,7 @@ from nri_sync.ttrpc.status import Status
 
 __all__ = ["Server"]
 
-logger = logging.getLogger("nri_sync.ttrpc")
+logger = get_logger("nri_sync.ttrpc")
 
 # When the process is out of descriptors, accepting again at once would only spin.
 _ACCEPT_PAUSE = 0.1

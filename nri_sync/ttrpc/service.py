@@ -15,6 +15,7 @@ import grpc
 
 from nri_sync.deadline import Deadline
 from nri_sync.errors import ConnectionLost, NRIError
+from nri_sync.logger import get_logger
 from nri_sync.net.link import Buffer, Job, Link
 from nri_sync.threads import Latch
 from nri_sync.ttrpc import envelope_pb2
@@ -44,7 +45,7 @@ from nri_sync.wire.ttrpc import (
 
 __all__ = ["Framing", "LatePolicy", "ServerCall", "ServerEnd", "encode_error", "encode_success"]
 
-logger = logging.getLogger("nri_sync.ttrpc")
+logger = get_logger("nri_sync.ttrpc")
 
 #: Puts a message (its header and payload) into the shape in which it travels on the link.
 Framing = Callable[[bytes, Union[bytes, bytearray, memoryview]], list[Buffer]]

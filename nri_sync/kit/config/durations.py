@@ -6,6 +6,8 @@ import math
 import re
 from decimal import Decimal
 
+from nri_sync.text import quoted
+
 __all__ = ["parse_duration"]
 
 _SECONDS = {
@@ -36,5 +38,4 @@ def parse_duration(value: str | float) -> float:
             parts = _PART.findall(found[2])
             seconds = sum(Decimal(number) * _SECONDS[unit] for number, unit in parts)
             return float(-seconds if found[1] == "-" else seconds)
-    shown = repr(value) if len(repr(value)) <= _LONGEST else f"{repr(value)[:_LONGEST]}..."
-    raise ValueError(f'{shown} is no duration, such as "1.5s", "2m30s" or "300ms"')
+    raise ValueError(f'{quoted(value)} is no duration, such as "1.5s", "2m30s" or "300ms"')

@@ -7,7 +7,6 @@ called with each before that, and may raise ValueError to refuse it.
 
 from __future__ import annotations
 
-import logging
 import os
 import threading
 import types
@@ -20,10 +19,11 @@ import nri_sync
 from nri_sync.api.handlers import find_handlers
 from nri_sync.errors import ConfigError
 from nri_sync.kit.config import loading as config
+from nri_sync.logger import get_logger
 
 __all__ = ["LiveConfig", "configured"]
 
-logger = logging.getLogger("nri_sync.kit.config")
+logger = get_logger("nri_sync.kit.config")
 
 
 class LiveConfig:

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import difflib
 import importlib.util
-import logging
 import re
 from collections.abc import Iterator, Sequence
 from typing import Any, Callable, Generic, TypeVar, overload
@@ -28,6 +27,8 @@ from nri_sync.kit.config import documents
 from nri_sync.kit.config.foreign import ANNOTATION
 from nri_sync.kit.config.readers import Place, reader_of
 from nri_sync.kit.fields.names import container_name
+from nri_sync.logger import get_logger
+from nri_sync.text import printable, quoted
 
 __all__ = [
     "BARE",
@@ -44,7 +45,7 @@ __all__ = [
     "parse_yaml",
 ]
 
-logger = logging.getLogger("nri_sync.kit.fields")
+logger = get_logger("nri_sync.kit.fields")
 
 T = TypeVar("T")
 D = TypeVar("D")
@@ -103,10 +104,8 @@ class Annotation(Generic[T]):
         try:
             return self._parse(text)
         except (ValueError, TypeError, LookupError) as error:
-            shown = text if len(text) <= 100 else f"{text[:97]}..."
-            raise ValueError(
-                f"pod {pod.namespace}/{pod.name}: annotation {key}: {shown!r}: {error}"
-            ) from error
+            where = printable(f"pod {pod.namespace}/{pod.name}: annotation {key}")
+            raise ValueError(f"{where}: {quoted(text)}: {printable(error)}") from error
 
 
 class Annotations:

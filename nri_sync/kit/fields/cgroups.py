@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nri_sync import api
+from nri_sync.text import quoted
 
 __all__ = [
     "CgroupRoot",
@@ -44,7 +45,7 @@ def expand_slice(name: str) -> str:
     parts = stem.split("-")
     if not name.endswith(_SLICE) or "/" in name or not all(parts):
         raise ValueError(
-            f'{name!r} is no name of a systemd slice, such as "kubepods-burstable.slice"'
+            f'{quoted(name)} is no name of a systemd slice, such as "kubepods-burstable.slice"'
         )
     return "".join(f"/{'-'.join(parts[: count + 1])}{_SLICE}" for count in range(len(parts)))
 
@@ -70,8 +71,8 @@ def cgroup_path(cgroups_path: str) -> str:
         return posixpath.join(expand_slice(parent or "system.slice"), unit)
     if not cgroups_path.startswith("/"):
         raise ValueError(
-            f"the cgroup path {cgroups_path!r} is neither absolute nor slice:prefix:name; only the runtime, and"
-            " /proc/PID/cgroup of the running container, can tell where it is"
+            f"the cgroup path {quoted(cgroups_path)} is neither absolute nor slice:prefix:name; only the runtime,"
+            " and /proc/PID/cgroup of the running container, can tell where it is"
         )
     return _clean(cgroups_path)
 
@@ -142,7 +143,7 @@ def process_cgroup(pid: int, controller: str = "", proc: str = "/proc") -> str:
         _, controllers, path = line.split(":", 2)
         if controller in controllers.split(","):
             return path
-    raise ValueError(f"process {pid} has no cgroup of {controller or 'cgroup v2'}: {text!r}")
+    raise ValueError(f"process {pid} has no cgroup of {controller or 'cgroup v2'}: {quoted(text)}")
 
 
 @dataclass(frozen=True)

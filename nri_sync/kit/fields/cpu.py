@@ -12,6 +12,8 @@ import math
 import re
 from collections.abc import Iterable
 
+from nri_sync.text import quoted
+
 __all__ = [
     "DEFAULT_PERIOD",
     "MAX_SHARES",
@@ -120,14 +122,14 @@ def parse_cpus(text: str) -> frozenset[int]:
         match = re.fullmatch(r"([0-9]{1,9})(?:-([0-9]{1,9}))?", part.strip())
         if match is None:
             raise ValueError(
-                f'{part!r} is no number or range in the CPU list {text!r}, such as "0-3,8"'
+                f'{quoted(part)} is no number or range in the CPU list {quoted(text)}, such as "0-3,8"'
             )
         first, last = int(match[1]), int(match[2] or match[1])
         if first > last:
-            raise ValueError(f"{part!r} in the CPU list {text!r} ends before it begins")
+            raise ValueError(f"{quoted(part)} in the CPU list {quoted(text)} ends before it begins")
         if last >= _MOST_CPUS:
             raise ValueError(
-                f"{part!r} in the CPU list {text!r} is beyond any CPU ({_MOST_CPUS - 1})"
+                f"{quoted(part)} in the CPU list {quoted(text)} is beyond any CPU ({_MOST_CPUS - 1})"
             )
         numbers.update(range(first, last + 1))
     return frozenset(numbers)

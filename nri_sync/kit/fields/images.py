@@ -10,6 +10,7 @@ import re
 from dataclasses import dataclass
 
 from nri_sync import api
+from nri_sync.text import quoted
 
 __all__ = ["ContainerImage", "ImageReference", "container_image"]
 
@@ -53,18 +54,20 @@ class ImageReference:
         """Read a reference; "nginx" is docker.io/library/nginx. Raises ValueError for what is
         none."""
         if _ID.fullmatch(text):
-            raise ValueError(f"{text!r} is the id of an image, not a reference to one")
+            raise ValueError(f"{quoted(text)} is the id of an image, not a reference to one")
         match = _REFERENCE.fullmatch(_with_registry(text))
         if match is None:
             raise ValueError(
-                f'{text!r} is no reference to an image, such as "registry.example:5000/shop/web:1.2"'
+                f'{quoted(text)} is no reference to an image, such as "registry.example:5000/shop/web:1.2"'
             )
         if len(match["repository"]) > _LONGEST_REPOSITORY:
             raise ValueError(
-                f"the repository of an image has at most {_LONGEST_REPOSITORY} characters: {text!r}"
+                f"the repository of an image has at most {_LONGEST_REPOSITORY} characters: {quoted(text)}"
             )
         if match["digest"] is not None and not _DIGEST.fullmatch(match["digest"]):
-            raise ValueError(f"{match['digest']!r} is no digest, in the image reference {text!r}")
+            raise ValueError(
+                f"{quoted(match['digest'])} is no digest, in the image reference {quoted(text)}"
+            )
         return cls(**match.groupdict())
 
     @property

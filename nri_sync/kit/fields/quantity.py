@@ -12,6 +12,8 @@ from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Callable
 
+from nri_sync.text import quoted
+
 __all__ = ["Quantity", "QuantityFormat"]
 
 _NANO = 10**9
@@ -63,8 +65,9 @@ class Quantity:
         written = str(text)
         match = _QUANTITY.fullmatch(written) if len(written) <= _LONGEST else None
         if match is None or not (match[2] or match[3]):
-            shown = repr(written) if len(written) <= 100 else f"{written[:97]!r}..."
-            raise ValueError(f'{shown} is no quantity, such as "2", "500m", "1.5Gi" or "1e3"')
+            raise ValueError(
+                f'{quoted(written)} is no quantity, such as "2", "500m", "1.5Gi" or "1e3"'
+            )
         sign, whole, digits, suffix = match[1], match[2], match[3] or "", match[4]
         number = Fraction(int(whole + digits), 10 ** len(digits))
         if suffix in _DECIMAL:

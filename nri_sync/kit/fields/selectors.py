@@ -14,6 +14,7 @@ from typing import Any, NoReturn, Union
 
 from nri_sync import api
 from nri_sync.kit.fields.names import container_name
+from nri_sync.text import quoted
 
 __all__ = ["LabelSelector", "Requirement", "Selector"]
 
@@ -51,7 +52,7 @@ class Requirement:
         if not _NAME.fullmatch(name) or (
             slash and not (_PREFIX.fullmatch(prefix) and len(prefix) <= 253)
         ):
-            raise ValueError(f"{self.key!r} is no key of a label")
+            raise ValueError(f"{quoted(self.key)} is no key of a label")
         wanted = {
             "In": "any",
             "NotIn": "any",
@@ -62,7 +63,7 @@ class Requirement:
         }
         if self.operator not in wanted:
             raise ValueError(
-                f"{self.operator!r} is no operator of a label selector: {', '.join(wanted)}"
+                f"{quoted(self.operator)} is no operator of a label selector: {', '.join(wanted)}"
             )
         count, many = len(self.values), wanted[self.operator]
         if (
@@ -71,14 +72,14 @@ class Requirement:
             or (many == "no" and count)
         ):
             raise ValueError(
-                f"{self.operator} for label {self.key!r} takes {many.replace('any', 'at least one')} value"
+                f"{self.operator} for label {quoted(self.key)} takes {many.replace('any', 'at least one')} value"
             )
         for value in self.values:
             if value and not _NAME.fullmatch(value):
-                raise ValueError(f"{value!r} is no value of a label, for {self.key!r}")
+                raise ValueError(f"{quoted(value)} is no value of a label, for {quoted(self.key)}")
             if many == "one" and not _INTEGER.fullmatch(value):
                 raise ValueError(
-                    f"{self.operator} for label {self.key!r} takes an integer, not {value!r}"
+                    f"{self.operator} for label {quoted(self.key)} takes an integer, not {quoted(value)}"
                 )
 
     def matches(self, labels: Mapping[str, str]) -> bool:
@@ -141,13 +142,13 @@ class LabelSelector:
                 operator = expression["operator"]
                 if operator not in _FROM_DICT:
                     raise ValueError(
-                        f"{operator!r} is no operator of matchExpressions: {', '.join(_FROM_DICT)}"
+                        f"{quoted(operator)} is no operator of matchExpressions: {', '.join(_FROM_DICT)}"
                     )
                 values = tuple(expression.get("values") or ())
                 found.append(Requirement(expression["key"], operator, values))
             except KeyError as error:
                 raise ValueError(
-                    f"an entry of matchExpressions has no {error}: {expression!r}"
+                    f"an entry of matchExpressions has no {error}: {quoted(expression)}"
                 ) from None
         return cls(tuple(found))
 
@@ -223,8 +224,10 @@ class _Parser:
         return self._tokens.pop(0) if self._tokens else ""
 
     def _fail(self, wanted: str) -> NoReturn:
-        found = repr(self._peek()) if self._peek() else "its end"
-        raise ValueError(f"the label selector {self._text!r} needs {wanted} where it has {found}")
+        found = quoted(self._peek()) if self._peek() else "its end"
+        raise ValueError(
+            f"the label selector {quoted(self._text)} needs {wanted} where it has {found}"
+        )
 
 
 @dataclass(frozen=True)
@@ -247,7 +250,7 @@ class Selector:
         for name in ("namespaces", "except_namespaces", "containers"):
             patterns = getattr(self, name)
             if isinstance(patterns, str):
-                raise TypeError(f"{name} must be a list, not the str {patterns!r}")
+                raise TypeError(f"{name} must be a list, not the str {quoted(patterns)}")
             object.__setattr__(self, name, tuple(patterns))
         object.__setattr__(self, "labels", LabelSelector.of(self.labels))
 

@@ -15,18 +15,18 @@ heartbeat, so that one that is old tells that the process is gone.
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import threading
 import weakref
 
 from nri_sync.deadline import Deadline
 from nri_sync.kit.health.health import Health
+from nri_sync.logger import get_logger
 from nri_sync.threads import Latch, off_main, spawn
 
 __all__ = ["HealthFile"]
 
-logger = logging.getLogger("nri_sync.kit.health")
+logger = get_logger("nri_sync.kit.health")
 
 # What stop() waits for a file system that hangs, in seconds.
 _STOP = 5.0

@@ -7,7 +7,6 @@ thread of its own; :class:`nri_sync.kit.HealthServer` and :class:`nri_sync.kit.H
 from __future__ import annotations
 
 import enum
-import logging
 from collections.abc import Iterable, Sequence
 from typing import Any, Callable, NamedTuple
 
@@ -17,10 +16,12 @@ import nri_sync
 from nri_sync import State, Stub, api
 from nri_sync.kit.health.metrics import BUCKETS, Metric, RequestMetrics, Sample, render
 from nri_sync.kit.intercept import Behaviour, RequestInterceptor
+from nri_sync.logger import get_logger
+from nri_sync.text import printable
 
 __all__ = ["Health", "HealthReport", "HealthState"]
 
-logger = logging.getLogger("nri_sync.kit.health")
+logger = get_logger("nri_sync.kit.health")
 
 # A handler that has not returned by then is not just slow: the runtime gave up on it long ago.
 _WEDGED_AFTER_TIMEOUTS = 2.0
@@ -185,6 +186,10 @@ class Health(RequestInterceptor):
 
     def report(self) -> HealthReport:
         """How the plugin is doing now."""
+        report = self._report()
+        return report._replace(reason=printable(report.reason))
+
+    def _report(self) -> HealthReport:
         wedged = self._wedged()
         if wedged:
             return HealthReport(HealthState.WEDGED, False, False, wedged)

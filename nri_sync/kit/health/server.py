@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
-import logging
 import os
 import selectors
 import socket
@@ -24,11 +23,12 @@ from typing import Any, NamedTuple, Union
 from nri_sync.deadline import Deadline
 from nri_sync.kit.health.health import Health
 from nri_sync.kit.health.metrics import CONTENT_TYPE
+from nri_sync.logger import get_logger
 from nri_sync.threads import Latch, spawn
 
 __all__ = ["HealthServer", "Reply", "answer", "parse_address"]
 
-logger = logging.getLogger("nri_sync.kit.health")
+logger = get_logger("nri_sync.kit.health")
 
 # The head of a request; those of kubelets and of Prometheus have some 300 bytes.
 _HEAD_MAX = 8192

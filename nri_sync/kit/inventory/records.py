@@ -17,6 +17,7 @@ from typing import Any, NamedTuple, TypeVar
 from nri_sync.api import Container, ContainerState, PodSandbox
 from nri_sync.kit.fields.names import container_name
 from nri_sync.kit.fields.netns import network_namespace
+from nri_sync.text import printable
 
 __all__ = ["ContainerRecord", "Key", "Omit", "PodRecord", "cgroup_key", "ip_key"]
 
@@ -101,7 +102,7 @@ class PodRecord(NamedTuple):
         return keys
 
     def __repr__(self) -> str:
-        return f"<pod {self.namespace}/{self.name} {self.id}>"
+        return printable(f"<pod {self.namespace}/{self.name} {self.id}>")
 
 
 class ContainerRecord(NamedTuple):
@@ -180,7 +181,7 @@ class ContainerRecord(NamedTuple):
         return keys
 
     def __repr__(self) -> str:
-        return f"<container {self.name} {self.id}>"
+        return printable(f"<container {self.name} {self.id}>")
 
 
 def _state(told: int, before: int, event: str) -> int:

@@ -8,7 +8,6 @@ or full.
 
 from __future__ import annotations
 
-import logging
 import os
 import sqlite3
 import threading
@@ -23,10 +22,11 @@ from nri_sync.errors import StoreError
 from nri_sync.kit.inventory.index import Snapshot
 from nri_sync.kit.inventory.records import ContainerRecord, PodRecord
 from nri_sync.kit.inventory.table import Table
+from nri_sync.logger import get_logger
 
 __all__ = ["InventoryStore", "Stored"]
 
-logger = logging.getLogger("nri_sync.kit.inventory")
+logger = get_logger("nri_sync.kit.inventory")
 
 # "NRIi": tells a file of ours from another application's, see https://sqlite.org/pragma.html#pragma_application_id
 _APPLICATION_ID = 0x4E524969

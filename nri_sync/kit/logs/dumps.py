@@ -11,6 +11,7 @@ from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 
 from nri_sync import EventMask, api
+from nri_sync.text import Lines, printable
 
 __all__ = ["LIMIT", "DumpSelection", "as_text", "as_value", "selected_events"]
 
@@ -48,8 +49,11 @@ def _of_mask(mask: EventMask) -> frozenset[str]:
     return frozenset(map(api.pretty_name, mask.numbers))
 
 
-def as_text(message: Message, limit: int = LIMIT) -> str:
-    """The fields that are set, in the manner of YAML; cut off with a note after ``limit`` characters."""
+def as_text(message: Message, limit: int = LIMIT) -> Lines:
+    """The fields that are set, in the manner of YAML; cut off with a note after ``limit`` characters.
+
+    Printable, and each line is indented or begins with the name of a field.
+    """
     lines: list[str] = []
     room = limit
     for line in _fields(message, ""):
@@ -59,7 +63,7 @@ def as_text(message: Message, limit: int = LIMIT) -> str:
             break
         lines.append(line)
         room -= len(line) + 1
-    return "\n".join(lines) if lines else "{}"
+    return Lines("\n".join(lines) if lines else "{}")
 
 
 def as_value(message: Message, limit: int = LIMIT) -> Any:
@@ -119,7 +123,8 @@ def _scalar(field: Any, value: Any) -> str:
         return "true" if value else "false"
     if isinstance(value, str):
         plain = _PLAIN.fullmatch(value) and value.lower() not in _WORDS
-        return value if plain else json.dumps(value, ensure_ascii=False)
+        # JSON escapes line feeds and quotes, printable() the rest, as YAML writes it, too.
+        return value if plain else printable(json.dumps(value, ensure_ascii=False), None)
     if isinstance(value, bytes):
         return repr(value)
     if field is not None and field.enum_type is not None:

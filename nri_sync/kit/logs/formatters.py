@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from nri_sync.kit.logs.context import LogContext, context_of
+from nri_sync.text import indented, printable
 
 __all__ = ["JSONFormatter", "TextFormatter"]
 
@@ -22,23 +23,21 @@ _STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {
 }
 _DEPTH = 8
 
-# Control characters, but for the line feed: what comes from outside must not write to a terminal.
-_CONTROL = {code: f"\\x{code:02x}" for code in (*range(9), *range(11, 32), *range(127, 160))}
-
 
 class TextFormatter(logging.Formatter):
     """``TIME LEVEL [plugin event namespace/pod:container operation] logger: message``.
 
-    Further lines of a record are indented, so that none can pass for a record of its own.
+    Further lines of a record are indented, so that none can pass for a record of its own. All else that is not
+    printable is escaped: control characters, bidirectional and invisible ones. The context is one line always.
     """
 
     def format(self, record: logging.LogRecord) -> str:
         context = context_of(record)
-        about = "" if context is None else f"[{context}] "
-        text = f"{_time(record)} {record.levelname:<7} {about}{record.name}: {_message(record)}"
+        about = "" if context is None else f"[{printable(context)}] "
+        text = f"{record.levelname:<7} {about}{record.name}: {_message(record)}"
         for further in _traces(self, record):
             text += f"\n{further}"
-        return text.translate(_CONTROL).replace("\n", "\n    ")
+        return f"{_time(record)} {indented(text)}"
 
 
 class JSONFormatter(logging.Formatter):
@@ -88,12 +87,11 @@ def _traces(formatter: logging.Formatter, record: logging.LogRecord) -> list[str
     """The exception of a record, if it has one, and the stack, if it was asked for."""
     found = []
     if record.exc_info:
-        if not record.exc_text:
-            try:
-                record.exc_text = formatter.formatException(record.exc_info)
-            except Exception as error:
-                record.exc_text = f"an exception that cannot be formatted: {_repr(error)}"
-        found.append(record.exc_text)
+        # Not the record's exc_text, which the loggers of nri_sync indent for formatters that take it as it is.
+        try:
+            found.append(formatter.formatException(record.exc_info))
+        except Exception as error:
+            found.append(f"an exception that cannot be formatted: {_repr(error)}")
     if record.stack_info:
         found.append(str(record.stack_info))
     return found

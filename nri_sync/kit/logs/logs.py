@@ -16,11 +16,12 @@ from nri_sync.kit.logs import dumps
 from nri_sync.kit.logs.context import ContextFilter, RequestScope
 from nri_sync.kit.logs.dumps import DumpSelection, selected_events
 from nri_sync.kit.logs.formatters import JSONFormatter, TextFormatter
+from nri_sync.logger import get_logger
 
 __all__ = ["FORMATS", "LogRequests", "setup_logging"]
 
 #: Where the dumps go, at DEBUG.
-dump_logger = logging.getLogger("nri_sync.kit.dump")
+dump_logger = get_logger("nri_sync.kit.dump")
 
 #: The formatter of each format, by the name that :func:`setup_logging` takes.
 FORMATS: dict[str, type[logging.Formatter]] = {"text": TextFormatter, "json": JSONFormatter}

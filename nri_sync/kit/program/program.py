@@ -14,7 +14,6 @@ import difflib
 import enum
 import functools
 import inspect
-import logging
 import os
 import sys
 import threading
@@ -41,10 +40,12 @@ from nri_sync.kit.logs.logs import setup_logging
 from nri_sync.kit.program.options import Options, add_options
 from nri_sync.kit.program.supervisor import Supervisor
 from nri_sync.kit.program.systemd import Notifier
+from nri_sync.logger import get_logger
+from nri_sync.text import indented
 
 __all__ = ["ExitCode", "main", "run"]
 
-logger = logging.getLogger("nri_sync.kit.program")
+logger = get_logger("nri_sync.kit.program")
 
 _HOOKS = ("on_config", "on_connected", "on_disconnected", "on_stop")
 # Of difflib: how much alike names are of which one is probably the other misspelt.
@@ -245,7 +246,7 @@ class _Program:
         self._call("on_disconnected", stub, reason)
         if self._connected and (self.launched or not self.options.reconnect):
             raise reason
-        logger.warning("%s", _explain(reason))
+        logger.warning("%s", indented(_explain(reason)))
         self.notifier.status(f"trying again: {_explain(reason)}")
 
     def _call(self, hook: str, *arguments: object) -> None:
@@ -288,7 +289,7 @@ class _Program:
         try:
             self.config.read_file()
         except ConfigError as error:
-            logger.error("%s", error)
+            logger.error("%s", indented(error))
             logger.error("the configuration stays as it was")
         except Exception:
             logger.exception("on_config failed; the configuration stays as it was")
@@ -372,5 +373,5 @@ def _report(error: Exception, options: Options) -> ExitCode:
     """Log why the program ends. Errors that tell what to do have no traceback, unless that is asked for."""
     surprise = not isinstance(error, NRIError)
     text = f"{type(error).__name__}: {error}" if surprise else _explain(error)
-    logger.critical("%s", text, exc_info=error if surprise or options.traceback else None)
+    logger.critical("%s", indented(text), exc_info=error if surprise or options.traceback else None)
     return _exit_code(error)

@@ -7,7 +7,6 @@ lost, and none is blocked in child processes.
 
 from __future__ import annotations
 
-import logging
 import os
 import select
 import signal
@@ -17,11 +16,12 @@ import time
 from typing import Any, Callable
 
 from nri_sync.kit.program.systemd import Notifier
+from nri_sync.logger import get_logger
 from nri_sync.threads import on_main_thread
 
 __all__ = ["Supervisor"]
 
-logger = logging.getLogger("nri_sync.kit.program")
+logger = get_logger("nri_sync.kit.program")
 
 _ENDS = (signal.SIGTERM, signal.SIGINT)
 # No signal has this number.

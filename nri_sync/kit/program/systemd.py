@@ -6,15 +6,17 @@ Without that variable nothing is sent. Nothing here raises: a program does not e
 
 from __future__ import annotations
 
-import logging
 import os
 import socket
 import time
 from collections.abc import Mapping
 
+from nri_sync.logger import get_logger
+from nri_sync.text import printable
+
 __all__ = ["Notifier"]
 
-logger = logging.getLogger("nri_sync.kit.program")
+logger = get_logger("nri_sync.kit.program")
 
 # How long systemd may leave its queue full, in seconds, before a message is given up.
 _PATIENCE = 1.0
@@ -89,4 +91,4 @@ def _watchdog(environ: Mapping[str, str]) -> float | None:
 
 
 def _status(text: str) -> str:
-    return f"STATUS={' '.join(text.split())}" if text else ""
+    return f"STATUS={printable(' '.join(text.split()))}" if text else ""

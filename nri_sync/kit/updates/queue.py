@@ -6,7 +6,6 @@ future and ``on_failed`` tell why not. Those of one container are applied in the
 
 from __future__ import annotations
 
-import logging
 import math
 import threading
 import time
@@ -29,11 +28,12 @@ from nri_sync.errors import (
 )
 from nri_sync.kit.intercept import Behaviour, RequestInterceptor
 from nri_sync.kit.updates.backlog import Backlog, Entry, Item
+from nri_sync.logger import get_logger
 from nri_sync.threads import Latch, spawn
 
 __all__ = ["PendingUpdate", "UpdateCounters", "UpdateQueue"]
 
-logger = logging.getLogger("nri_sync.kit.updates")
+logger = get_logger("nri_sync.kit.updates")
 
 _Entry = Entry["PendingUpdate"]
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from nri_sync.api.nri_pb2 import Container, PodSandbox
+from nri_sync.text import printable
 
 __all__ = [
     "Assumptions",
@@ -27,7 +28,8 @@ class ManifestError(ValueError):
     """
 
     def __init__(self, source: str, path: str, problem: str) -> None:
-        super().__init__(": ".join(part for part in (source, path, problem) if part))
+        parts = (source, path, problem)
+        super().__init__(": ".join(printable(part) for part in parts if part))
         self.source = source
         self.path = path
         self.problem = problem

@@ -22,6 +22,7 @@ from google.protobuf.json_format import MessageToDict, ParseDict, ParseError
 
 import nri_sync
 from nri_sync.testing.recordings.entries import Entry, message_type
+from nri_sync.text import printable
 
 __all__ = ["FORMAT", "Recorder", "Recording", "RecordingError", "from_json", "to_json"]
 
@@ -37,6 +38,9 @@ _TIMES = {"duration": "duration", "timeout": "timeout"}
 
 class RecordingError(ValueError):
     """A file is no recording, or one that cannot be read; the text has its name and the line."""
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
 
 
 def to_json(entry: Entry) -> dict[str, Any]:
@@ -104,7 +108,7 @@ class Recorder:
 
 
 def _as_line(values: Mapping[str, Any]) -> str:
-    return json.dumps(values, ensure_ascii=False, separators=(",", ":")) + "\n"
+    return json.dumps(values, separators=(",", ":")) + "\n"
 
 
 @dataclass

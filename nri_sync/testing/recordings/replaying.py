@@ -31,6 +31,7 @@ from nri_sync.testing.recordings.entries import (
     Entry,
 )
 from nri_sync.testing.recordings.files import Recording
+from nri_sync.text import printable
 from nri_sync.threads import spawn
 from nri_sync.ttrpc.router import Router
 from nri_sync.wire.mux import PLUGIN_SERVICE, RUNTIME_SERVICE
@@ -394,9 +395,9 @@ def _text(entry: Entry | None) -> str:
     if entry is None:
         return _NOTHING
     if entry.code:
-        return f"error {entry.code}: {entry.error}\n"
+        return f"error {entry.code}: {printable(entry.error)}\n"
     if entry.message is None:
-        return f"{entry.note or 'nothing'}\n"
+        return f"{printable(entry.note or 'nothing')}\n"
     return as_text(_without_empty(entry.message), 1 << 20) + "\n"
 
 

@@ -75,7 +75,7 @@ class TestText:
 
     def test_control_characters(self) -> None:
         text = TextFormatter().format(record("a\x1b[31mb\rc\x9bd\te\x7f\0"))
-        assert text.endswith("a\\x1b[31mb\\x0dc\\x9bd\te\\x7f\\x00")
+        assert text.endswith("a\\x1b[31mb\\rc\\x9bd\te\\x7f\\x00")
 
     def test_stack(self) -> None:
         assert (

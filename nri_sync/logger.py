@@ -1,0 +1,84 @@
+"""The loggers of nri_sync: what a pod, a runtime or a plugin brings into a record cannot forge lines of a log.
+
+That holds with every handler and formatter, so it is done to the record, before the first of them sees it.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from nri_sync.text import Lines, printable, quoted, traceback_lines
+
+__all__ = ["PrefixedLogger", "get_logger"]
+
+# Past the frame of PrefixedLogger.log(), which older releases count differently.
+_CALLER = 2 if sys.version_info >= (3, 11) else 3
+
+# What %-formatting shows as it is.
+_PLAIN = frozenset({bool, float, int, type(None), Lines})
+
+
+class _Shown:
+    """An argument of a record that is no text: its text is made printable when a handler asks for it."""
+
+    __slots__ = ("value",)
+
+    def __init__(self, value: object) -> None:
+        self.value = value
+
+    def __str__(self) -> str:
+        return printable(self.value)
+
+    def __repr__(self) -> str:
+        return quoted(self.value, 1000)
+
+
+class _Printable(logging.Filter):
+    """Makes the arguments and the traceback of each record printable. Lets every record through."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if isinstance(record.args, Mapping):
+            record.args = {name: _safe(value) for name, value in record.args.items()}
+        elif record.args:
+            record.args = tuple(map(_safe, record.args))
+        if record.exc_info and record.exc_info[0] is not None and not record.exc_text:
+            # Formatters of the standard library take this as it is. Others format ``exc_info`` by themselves.
+            record.exc_text = traceback_lines(record.exc_info)
+        return True
+
+
+_printable = _Printable()
+
+
+def get_logger(name: str) -> logging.Logger:
+    """The logger of this name, whose records are made printable. Idempotent."""
+    logger = logging.getLogger(name)
+    logger.addFilter(_printable)
+    return logger
+
+
+class PrefixedLogger(logging.LoggerAdapter):  # type: ignore[type-arg]  # generic from 3.11 on
+    """Puts ``prefix`` before each message, and makes the arguments printable, whatever logger it is given."""
+
+    def __init__(self, logger: logging.Logger, prefix: str) -> None:
+        super().__init__(logger, {})
+        self._prefix = prefix
+
+    def process(self, msg: Any, kwargs: Any) -> tuple[Any, Any]:
+        return f"{self._prefix}: {msg}", kwargs
+
+    def log(self, level: int, msg: Any, *args: Any, **kwargs: Any) -> None:
+        kwargs.setdefault("stacklevel", _CALLER)
+        super().log(level, msg, *map(_safe, args), **kwargs)
+
+
+def _safe(value: Any) -> Any:
+    if type(value) is str:
+        return printable(value)
+    # A number of any other type (an enum) is formatted by %d, too.
+    if type(value) in _PLAIN or isinstance(value, (_Shown, int, float)):
+        return value
+    return _Shown(value)
