@@ -35,9 +35,11 @@ WITHOUT_API = {"net", "ttrpc"}
 
 # All that the protocol core may have from outside: no I/O, no threads, no clock, no gRPC, no protobuf.
 WIRE_MAY_IMPORT = {
-    "__future__", "abc", "collections", "dataclasses", "enum", "functools", "itertools", "struct",
+    "__future__", "abc", "collections", "dataclasses", "enum", "functools", "io", "itertools", "struct",
     "typing",
 }  # fmt: skip
+# Of io, a buffer in memory only.
+WIRE_MAY_IMPORT_OF_IO = "from io import BytesIO"
 
 GENERATED = ("_pb2.py", "_pb2_grpc.py")
 # Modules without tests of their own name, and why.
@@ -109,6 +111,12 @@ def imports(module: str, types_too: bool = True) -> Iterator[tuple[int, str]]:
                 yield node.lineno, owner(f"{base}.{alias.name}")
 
 
+def imported(node: ast.Import | ast.ImportFrom) -> list[str]:
+    if isinstance(node, ast.ImportFrom):
+        return [node.module or ""]
+    return [alias.name for alias in node.names]
+
+
 def part(module: str) -> str:
     """The part of the package that a module belongs to, as LAYERS names it."""
     names = module.split(".")
@@ -159,6 +167,13 @@ def test_the_protocol_core_does_no_io(module: str) -> None:
         if name.split(".")[0] not in WIRE_MAY_IMPORT | {PACKAGE}
     ]
     assert not wrong, "\n".join(wrong)
+    of_io = [
+        ast.unparse(node)
+        for node in ast.walk(ast.parse(MODULES[module].read_text()))
+        if isinstance(node, (ast.Import, ast.ImportFrom))
+        and any(name.split(".")[0] == "io" for name in imported(node))
+    ]
+    assert set(of_io) <= {WIRE_MAY_IMPORT_OF_IO}
 
 
 @pytest.mark.parametrize("module", MODULES)

@@ -1,22 +1,39 @@
-"""Unix stream sockets: connect, listen, take over an inherited descriptor, ask who the peer is."""
+"""Unix stream sockets: connect, listen, take over an inherited descriptor, ask for the peer's process.
+
+The one place that binds a path: stale sockets, modes, and removing the file are the same for all that listen.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import socket
 import stat
 import struct
 import time
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from nri_sync.deadline import Deadline
 
-__all__ = ["PeerCredentials", "adopt", "connect", "listen", "parse_target", "peer_credentials"]
+__all__ = [
+    "ListeningSocket",
+    "PeerCredentials",
+    "adopt",
+    "connect",
+    "listen",
+    "make_directories",
+    "parse_target",
+    "peer_credentials",
+]
 
 # While the listener's backlog is full, a connect fails at once and there is nothing to wait on.
 _BACKLOG_RETRY = 0.005
+# How long listen() waits for another process that binds in the same directory, and how often it looks. Seconds.
+_TURN = 1.0
+_TURN_RETRY = 0.002
 
 
 class PeerCredentials(NamedTuple):
@@ -84,29 +101,125 @@ def connect(path: str, deadline: Deadline) -> socket.socket:
     return sock
 
 
-def listen(path: str, backlog: int = 128) -> socket.socket:
-    """Listen on ``path``, in place of a stale socket that nobody listens on any more.
+class ListeningSocket(socket.socket):
+    """A unix socket that listens, and the file by which clients reach it. Made by :func:`listen`.
+
+    ``close()`` closes the descriptor only; :meth:`remove` and :meth:`stop` take the file away. Both may be called
+    from any thread, any number of times. In a forked child they do nothing: the socket is still the parent's.
+    """
+
+    def __init__(self, path: str) -> None:
+        super().__init__(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.path = path
+        self._pid = os.getpid()
+        # Device and inode of the file; None for an abstract address, which has no file.
+        self._file: tuple[int, int] | None = None
+
+    def _bind(self, mode: int) -> None:
+        # Linux gives the file the mode of the descriptor, less the umask: there is no moment at which the file has
+        # more permissions than asked for. The umask itself belongs to the whole process and stays as it is.
+        os.fchmod(self.fileno(), mode)
+        self.bind(self.path)
+        if self.path.startswith("\0"):
+            return
+        # Not by its path a second time: in a directory that others may write, that could be another file by now.
+        file = os.open(self.path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            found = os.fstat(file)
+            if stat.S_ISSOCK(found.st_mode):
+                self._file = found.st_dev, found.st_ino
+                if stat.S_IMODE(found.st_mode) != mode:
+                    os.chmod(f"/proc/self/fd/{file}", mode)
+        finally:
+            os.close(file)
+
+    def remove(self) -> None:
+        """Remove the file, unless another socket has taken its place.
+
+        To be called while the socket still listens: another process takes the path over only when a connection to
+        it is refused.
+        """
+        if self._pid == os.getpid() and self._file is not None:
+            file, self._file = self._file, None
+            if _identity(self.path) == file:
+                with contextlib.suppress(OSError):
+                    os.unlink(self.path)
+
+    def stop(self) -> None:
+        """:meth:`remove` the file, and have ``accept()`` in other threads raise OSError."""
+        if self._pid == os.getpid():
+            self.remove()
+            with contextlib.suppress(OSError):
+                self.shutdown(socket.SHUT_RDWR)
+
+
+def listen(path: str, backlog: int = 128, *, mode: int = 0o600) -> ListeningSocket:
+    """Listen on ``path``, in place of a stale socket whose listener is gone.
+
+    ``mode`` is the mode of the file from the first moment on, whatever the umask is; a client needs the permission
+    to write. Processes that call this at the same time take turns: one of them listens, and the others fail.
 
     Raises:
-        OSError: EADDRINUSE where somebody listens, or a file that is no socket is in the way.
+        OSError: EADDRINUSE where another socket listens, or the file is not a socket.
     """
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    sock = ListeningSocket(path)
     try:
-        try:
-            sock.bind(path)
-        except OSError as error:
-            if error.errno is None:
-                raise  # the path is too long
-            if error.errno != errno.EADDRINUSE or not _is_stale(path):
-                raise OSError(error.errno, os.strerror(error.errno), path) from None
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(path)
-            sock.bind(path)
-        sock.listen(backlog)
+        with _turn(path):
+            _take(sock, mode)
+            sock.listen(backlog)
     except BaseException:
+        sock.remove()
         sock.close()
         raise
     return sock
+
+
+def _take(sock: ListeningSocket, mode: int) -> None:
+    path = sock.path
+    try:
+        sock._bind(mode)
+    except OSError as error:
+        if error.errno is None:
+            raise  # the path is too long
+        if error.errno != errno.EADDRINUSE or not _is_stale(path):
+            raise OSError(error.errno, os.strerror(error.errno), path) from None
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
+        sock._bind(mode)
+
+
+@contextlib.contextmanager
+def _turn(path: str) -> Iterator[None]:
+    """Keep other processes that use this module from taking the same path meanwhile.
+
+    A socket between bind() and listen() looks like a stale one. The lock is that of the directory, which leaves no
+    file behind. Another program may hold it for its own purposes: the wait for it is short, and then goes without.
+    """
+    if path.startswith("\0"):
+        yield
+        return
+    directory = -1
+    try:
+        with contextlib.suppress(OSError):
+            directory = os.open(os.path.dirname(path) or ".", os.O_RDONLY | os.O_DIRECTORY)
+            deadline = Deadline(_TURN)
+            while not _is_locked(directory) and not deadline.expired:
+                time.sleep(_TURN_RETRY)
+        yield
+    finally:
+        if directory >= 0:
+            with contextlib.suppress(OSError):
+                # Explicitly: a child that was forked meanwhile has the descriptor, too.
+                fcntl.flock(directory, fcntl.LOCK_UN)
+            os.close(directory)
+
+
+def _is_locked(directory: int) -> bool:
+    try:
+        fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _is_stale(path: str) -> bool:
@@ -120,6 +233,29 @@ def _is_stale(path: str) -> bool:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.setblocking(False)
         return probe.connect_ex(path) in (errno.ECONNREFUSED, errno.ENOENT)
+
+
+def _identity(path: str) -> tuple[int, int] | None:
+    try:
+        found = os.lstat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def make_directories(path: str) -> None:
+    """Make the directory ``path`` with those above it, each with mode 0700.
+
+    Unlike ``os.makedirs()``, which gives that mode to the last one only. Directories that exist stay as they are.
+
+    Raises:
+        OSError: as ``mkdir(2)`` says.
+    """
+    if not path or os.path.isdir(path):
+        return
+    make_directories(os.path.dirname(path))
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(path, 0o700)
 
 
 def adopt(fd: int) -> socket.socket:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import socket
 import threading
 from typing import Any, Callable, Union
 
 from nri_sync.api import nri_pb2
 from nri_sync.errors import ConnectionLost
-from nri_sync.net.sockets import listen
+from nri_sync.net.sockets import ListeningSocket, listen
 from nri_sync.testing.common import WITHIN, socket_directory
 from nri_sync.testing.remote import RemotePlugin
 from nri_sync.testing.stage import Closed, Stage
@@ -58,7 +56,7 @@ class ScriptedRuntime:
         self._thread: threading.Thread | None = None
         # Guards the two that the script waits in: close() wakes it.
         self._lock = threading.Lock()
-        self._listener: socket.socket | None = None
+        self._listener: ListeningSocket | None = None
         self._plugin: RemotePlugin | None = None
 
     # Lifecycle
@@ -83,12 +81,11 @@ class ScriptedRuntime:
         """End the script, wherever it is, and close everything. Idempotent."""
         self._stage.close()
         with self._lock:
-            if self._listener is not None:
-                with contextlib.suppress(OSError):
-                    # Has accept() return.
-                    self._listener.shutdown(socket.SHUT_RDWR)
-            if self._plugin is not None:
-                self._plugin.interrupt()
+            listener, plugin = self._listener, self._plugin
+        if listener is not None:
+            listener.stop()
+        if plugin is not None:
+            plugin.interrupt()
         if self._thread is not None:
             self._thread.join()
         self._resources.close()
@@ -221,6 +218,5 @@ class ScriptedRuntime:
         with self._lock:
             listener, self._listener = self._listener, None
         if listener is not None:
-            with contextlib.suppress(OSError):
-                os.unlink(self._path)
+            listener.remove()
             listener.close()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import socket
 import threading
@@ -47,20 +46,25 @@ class Server(grpc.Server):
         interceptors: Sequence[Any] = (),
         maximum_concurrent_rpcs: int | None = None,
         max_threads_per_connection: int = 64,
+        socket_mode: int = 0o600,
     ) -> None:
         """``interceptors`` are ``grpc.ServerInterceptor``; the first is the outermost.
 
         Calls beyond ``maximum_concurrent_rpcs``, over all connections, fail with RESOURCE_EXHAUSTED. Calls
         beyond the threads of a connection wait for one, up to a bound, and fail the same way after it.
+
+        ``socket_mode`` is the mode of each socket's file from the first moment on, whatever the umask is. The
+        default lets only this user connect.
         """
         self._router = Router(interceptors)
         self._router.add_generic_rpc_handlers(handlers)
         self._maximum = maximum_concurrent_rpcs
         self._max_threads = max_threads_per_connection
+        self._socket_mode = socket_mode
         # Guards all below. Not held while blocking. Re-entrant for a stop() in a signal handler.
         self._lock = threading.RLock()
         self._idle = threading.Condition(self._lock)
-        self._listeners: dict[str, socket.socket] = {}
+        self._listeners: dict[str, sockets.ListeningSocket] = {}
         self._connections: set[ServerConnection] = set()
         self._running = 0
         self._started = False
@@ -83,7 +87,7 @@ class Server(grpc.Server):
         """
         path = sockets.parse_target(address)
         try:
-            listener = sockets.listen(path)
+            listener = sockets.listen(path, mode=self._socket_mode)
         except OSError as error:
             raise RuntimeError(f"cannot listen on {address}: {error}") from error
         with self._lock:
@@ -91,7 +95,8 @@ class Server(grpc.Server):
             if not stopping:
                 self._listeners[path] = listener
         if stopping:
-            _close(path, listener)
+            listener.stop()
+            listener.close()
             raise RuntimeError(f"cannot listen on {address}: the server is stopped")
         if started:
             self._accept_on(path, listener)
@@ -189,15 +194,12 @@ class Server(grpc.Server):
         with self._lock:
             again, self._stopping = self._stopping, True
             started = self._started
-            listeners = list(self._listeners.items())
+            listeners = list(self._listeners.values())
         if not again:
-            for path, listener in listeners:
-                if started:
-                    _unlink(path)
-                    with contextlib.suppress(OSError):
-                        listener.shutdown(socket.SHUT_RDWR)
-                else:
-                    _close(path, listener)
+            for listener in listeners:
+                listener.stop()
+                if not started:
+                    listener.close()
         spawn("ttrpc-server-stop", self._end_connections, grace)
         return self._stopped
 
@@ -220,14 +222,3 @@ class Server(grpc.Server):
     def wait_for_termination(self, timeout: float | None = None) -> bool:
         """Block until the server has stopped. Returns True if ``timeout`` (seconds) passed before that."""
         return not self._terminated.wait(Deadline(timeout))
-
-
-def _close(path: str, listener: socket.socket) -> None:
-    _unlink(path)
-    listener.close()
-
-
-def _unlink(path: str) -> None:
-    if not path.startswith("\0"):
-        with contextlib.suppress(OSError):
-            os.unlink(path)

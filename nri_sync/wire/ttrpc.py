@@ -12,8 +12,8 @@ which message may follow which: see :mod:`nri_sync.wire.streams`. Source: PROTOC
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator
+from io import BytesIO
 from struct import Struct
 from typing import NamedTuple, Union
 
@@ -107,7 +107,7 @@ class MessageDecoder:
         # The message whose data is arriving: _left bytes of it are still to come.
         self._type = self._stream_id = self._flags = self._length = 0
         self._left = 0
-        self._buffer: io.BytesIO | None = None
+        self._buffer: BytesIO | None = None
 
     def receive(self, data: Buffer) -> Iterator[Message]:
         """Yield the messages that are complete with ``data``, in order.
@@ -161,7 +161,7 @@ class MessageDecoder:
         self._left = length
         # Allocated at its final size, so that getvalue() hands on the bytes themselves, without a copy. The
         # system provides the pages as they are filled: a length that is only claimed costs no memory.
-        self._buffer = io.BytesIO(bytes(length)) if length <= self._max else None
+        self._buffer = BytesIO(bytes(length)) if length <= self._max else None
 
     def _continue(self, piece: memoryview) -> Message | None:
         self._left -= len(piece)

@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import fcntl
 import os
 import socket
+import stat
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, Callable
 
 import pytest
 
 from nri_sync.deadline import Deadline
 from nri_sync.net import sockets
-from nri_sync.net.sockets import adopt, connect, listen, parse_target, peer_credentials
+from nri_sync.net.sockets import (
+    ListeningSocket,
+    adopt,
+    connect,
+    listen,
+    make_directories,
+    parse_target,
+    peer_credentials,
+)
 
 __all__: list[str] = []
 
@@ -173,6 +185,233 @@ class TestListen:
             pytest.raises(OSError, match="nri_sync-test"),
         ):
             listen(name)
+
+    def test_a_failure_leaves_no_file(self, path: str) -> None:
+        with pytest.raises(OverflowError):
+            listen(path, 1 << 40)
+        assert not os.path.lexists(path)
+
+
+class TestMode:
+    @pytest.mark.parametrize("mode", [0o600, 0o660, 0o666, 0o777])
+    @pytest.mark.parametrize("umask", [0, 0o022, 0o077, 0o777])
+    def test_is_the_one_asked_for(self, path: str, mode: int, umask: int) -> None:
+        with masked(umask), listen(path, mode=mode):
+            assert stat.S_IMODE(os.stat(path).st_mode) == mode
+
+    def test_is_of_the_owner_only_by_default(self, path: str) -> None:
+        with masked(0), listen(path):
+            assert stat.S_IMODE(os.stat(path).st_mode) == 0o600
+
+    def test_is_never_wider_than_asked_for(
+        self, path: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        modes: list[int] = []
+
+        class Watched(ListeningSocket):
+            def bind(self, address: Any) -> None:
+                super().bind(address)
+                modes.append(stat.S_IMODE(os.stat(path).st_mode))
+
+        monkeypatch.setattr(sockets, "ListeningSocket", Watched)
+        with masked(0), listen(path, mode=0o600):
+            assert modes == [0o600]
+
+    def test_that_of_another_file_is_left_alone(
+        self, path: str, socket_dir: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        # In a directory that others may write, one of them puts a link in the place of the new socket.
+        precious = socket_dir / "precious"
+        precious.touch(0o600)
+
+        class Swapped(ListeningSocket):
+            def bind(self, address: Any) -> None:
+                super().bind(address)
+                os.unlink(path)
+                os.symlink(precious, path)
+
+        monkeypatch.setattr(sockets, "ListeningSocket", Swapped)
+        with masked(0o077):
+            listen(path, mode=0o666).close()
+        assert stat.S_IMODE(precious.stat().st_mode) == 0o600
+
+    def test_directories_are_private_all_the_way(self, socket_dir: Path) -> None:
+        with masked(0):
+            make_directories(str(socket_dir / "a" / "b"))
+            make_directories(str(socket_dir / "a" / "b"))
+        for name in ("a", "a/b"):
+            assert stat.S_IMODE((socket_dir / name).stat().st_mode) == 0o700
+
+
+class TestRemove:
+    def test_its_file(self, path: str) -> None:
+        with listen(path) as sock:
+            sock.remove()
+            assert not os.path.lexists(path)
+            sock.remove()
+
+    def test_closing_leaves_it(self, path: str) -> None:
+        listen(path).close()
+        assert os.path.lexists(path)
+
+    @pytest.mark.parametrize("stop", [ListeningSocket.remove, ListeningSocket.stop])
+    def test_not_the_file_of_another_socket(
+        self, path: str, stop: Callable[[ListeningSocket], None]
+    ) -> None:
+        with listen(path) as first:
+            os.unlink(path)
+            with listen(path):
+                stop(first)
+                connect(path, Deadline(1)).close()
+
+    def test_not_the_file_of_the_next_one(self, path: str) -> None:
+        with listen(path) as first:
+            first.stop()
+            with listen(path):
+                first.stop()
+                connect(path, Deadline(1)).close()
+
+    def test_an_abstract_address_has_none(self) -> None:
+        with listen(f"\0nri_sync-test-{os.getpid()}") as sock:
+            sock.stop()
+
+    def test_stopping_ends_accept(self, path: str) -> None:
+        ended = threading.Event()
+
+        def accept() -> None:
+            with contextlib.suppress(OSError):
+                sock.accept()
+            ended.set()
+
+        with listen(path) as sock:
+            threading.Thread(target=accept).start()
+            sock.stop()
+            assert ended.wait(10)
+
+    @pytest.mark.parametrize("stop", [ListeningSocket.remove, ListeningSocket.stop])
+    def test_a_forked_child_leaves_the_parents(
+        self, path: str, stop: Callable[[ListeningSocket], None]
+    ) -> None:
+        with listen(path) as sock:
+            in_child(lambda: stop(sock))
+            connect(path, Deadline(1)).close()
+            sock.accept()[0].close()
+
+
+class TestTurns:
+    @pytest.mark.parametrize("threads", [8])
+    def test_one_of_many_takes_the_place_of_a_stale_socket(self, path: str, threads: int) -> None:
+        for _ in range(20):
+            listen(path).close()
+            start = threading.Barrier(threads)
+            listening: list[ListeningSocket] = []
+            refused: list[int | None] = []
+
+            def attempt(
+                start: threading.Barrier,
+                listening: list[ListeningSocket],
+                refused: list[int | None],
+            ) -> None:
+                start.wait(10)
+                try:
+                    listening.append(listen(path))
+                except OSError as error:
+                    refused.append(error.errno)
+
+            running = [
+                threading.Thread(target=attempt, args=(start, listening, refused))
+                for _ in range(threads)
+            ]
+            for thread in running:
+                thread.start()
+            for thread in running:
+                thread.join(20)
+            assert refused == [errno.EADDRINUSE] * (threads - 1)
+            (winner,) = listening
+            connect(path, Deadline(1)).close()
+            winner.stop()
+            winner.close()
+
+    def test_between_bind_and_listen(self, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        # A socket that is bound and does not listen yet looks stale.
+        bound, looked = threading.Event(), threading.Event()
+
+        class Slow(ListeningSocket):
+            def listen(self, backlog: int = 0) -> None:
+                bound.set()
+                assert looked.wait(10)
+                super().listen(backlog)
+
+        first: list[ListeningSocket] = []
+        with monkeypatch.context() as patch:
+            patch.setattr(sockets, "ListeningSocket", Slow)
+            thread = threading.Thread(target=lambda: first.append(listen(path)))
+            thread.start()
+            assert bound.wait(10)
+        lock = sockets._is_locked
+
+        def is_locked(directory: int) -> bool:
+            locked = lock(directory)
+            looked.set()
+            return locked
+
+        monkeypatch.setattr(sockets, "_is_locked", is_locked)
+        with pytest.raises(OSError, match=path):
+            listen(path)
+        thread.join(10)
+        connect(path, Deadline(1)).close()
+        first[0].close()
+
+    def test_a_lock_that_another_program_holds_delays_only(
+        self, path: str, socket_dir: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(sockets, "_TURN", 0.02)
+        directory = os.open(socket_dir, os.O_RDONLY)
+        try:
+            fcntl.flock(directory, fcntl.LOCK_EX)
+            listen(path).close()
+        finally:
+            os.close(directory)
+
+    def test_the_lock_is_released_though_a_child_has_the_descriptor(
+        self, path: str, socket_dir: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        copies: list[int] = []
+        lock = sockets._is_locked
+
+        def is_locked(directory: int) -> bool:
+            copies.append(os.dup(directory))  # as fork() does
+            return lock(directory)
+
+        monkeypatch.setattr(sockets, "_is_locked", is_locked)
+        listen(path).close()
+        directory = os.open(socket_dir, os.O_RDONLY)
+        try:
+            assert lock(directory)
+        finally:
+            for fd in [directory, *copies]:
+                os.close(fd)
+
+
+def in_child(action: Callable[[], object]) -> None:
+    """Run it in a forked child, and wait for that."""
+    pid = os.fork()
+    if not pid:
+        try:
+            action()
+            os._exit(0)
+        finally:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+@contextlib.contextmanager
+def masked(umask: int) -> Iterator[None]:
+    before = os.umask(umask)
+    try:
+        yield
+    finally:
+        os.umask(before)
 
 
 class TestAdopt:

@@ -101,7 +101,7 @@ def test_accepting_goes_on_after_a_failure(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    class Exhausted(socket.socket):
+    class Exhausted(sockets.ListeningSocket):
         failed = False
 
         def accept(self) -> Any:
@@ -110,14 +110,18 @@ def test_accepting_goes_on_after_a_failure(
                 raise OSError(24, "Too many open files")
             return super().accept()
 
-    def exhausted(path: str) -> socket.socket:
-        listener = sockets.listen(path)
-        return Exhausted(fileno=listener.detach())
-
     monkeypatch.setattr(module, "_BREATHER", 0.001)
-    with monkeypatch.context() as patch:
-        patch.setattr(module, "sockets", type("S", (), {"listen": staticmethod(exhausted)}))
-        listen(socket_dir / "s")
+    monkeypatch.setattr(sockets, "ListeningSocket", Exhausted)
+    listen(socket_dir / "s")
     with sockets.connect(str(socket_dir / "s"), Deadline(LONG)):
         arrived.get(timeout=LONG).close()
     assert caplog.messages == ["cannot accept a connection: [Errno 24] Too many open files"]
+
+
+def test_only_this_user_may_connect(listen: Listen, socket_dir: Path) -> None:
+    before = os.umask(0)
+    try:
+        listen(socket_dir / "s")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((socket_dir / "s").stat().st_mode) == 0o600

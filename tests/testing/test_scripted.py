@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from nri_sync.deadline import Deadline
-from nri_sync.net.sockets import connect
+from nri_sync.net.sockets import connect, listen
 from nri_sync.testing import RemotePlugin, ScriptedRuntime, steps
 from tests.plugin.harness import eventually
 from tests.runtime.rig import LONG
@@ -181,3 +181,12 @@ def _visit(path: str) -> None:
     # It may be too late.
     with contextlib.suppress(OSError):
         connect(path, Deadline(LONG)).close()
+
+
+def test_leaves_the_socket_of_another_runtime(socket_dir: Path) -> None:
+    path = socket_dir / "nri.sock"
+    with ScriptedRuntime([steps.serve()], socket_path=str(path)) as first:
+        path.unlink()
+        with listen(str(path)):
+            first.close()
+            connect(str(path), Deadline(1)).close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import signal
 import socket
+import stat
 import threading
 import time
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from typing import Any
 import grpc
 import pytest
 
-from nri_sync.net.sockets import parse_target
+from nri_sync.net import sockets
 from nri_sync.ttrpc import Server, connect
 from nri_sync.ttrpc import server as server_module
 from tests.net.rig import open_descriptors
@@ -312,28 +313,44 @@ class TestRunningOut:
         monkeypatch.setattr(server_module, "_ACCEPT_PAUSE", 0.0)
         failed = threading.Event()
 
-        class Listener(socket.socket):
+        class Listener(sockets.ListeningSocket):
             def accept(self) -> Any:
                 if not failed.is_set():
                     failed.set()
                     raise OSError(errno.EMFILE, "too many open files")
                 return super().accept()
 
-        class Sockets:
-            parse_target = staticmethod(parse_target)
-
-            @staticmethod
-            def listen(path: str) -> socket.socket:
-                listener = Listener(socket.AF_UNIX)
-                listener.bind(path)
-                listener.listen()
-                return listener
-
-        monkeypatch.setattr(server_module, "sockets", Sockets)
+        monkeypatch.setattr(sockets, "ListeningSocket", Listener)
         with serving() as (_, address):
             assert failed.wait(LONG)
             assert works(address)
         assert "too many open files" in caplog.text
+
+    @pytest.mark.parametrize("started", [False, True])
+    def test_stopping_leaves_the_socket_of_another_server(
+        self, socket_dir: Path, started: bool
+    ) -> None:
+        address = f"unix://{socket_dir}/s"
+        first = Server()
+        first.add_insecure_port(address)
+        if started:
+            first.start()
+        (socket_dir / "s").unlink()
+        second = Server()
+        second.add_registered_method_handlers(SERVICE, {"Echo": method("unary_unary", echo)})
+        second.add_insecure_port(address)
+        second.start()
+        first.stop(None).wait(LONG)
+        assert works(address)
+        second.stop(None).wait(LONG)
+
+    @pytest.mark.parametrize("mode", [None, 0o660])
+    def test_the_mode_of_the_socket(self, socket_dir: Path, mode: int | None) -> None:
+        server = Server() if mode is None else Server(socket_mode=mode)
+        server.add_insecure_port(f"unix://{socket_dir}/s")
+        found = stat.S_IMODE((socket_dir / "s").stat().st_mode)
+        server.stop(None).wait(LONG)
+        assert found == (0o600 if mode is None else mode)
 
     def test_a_connection_accepted_while_stopping_is_closed(self) -> None:
         with serving() as (server, _):

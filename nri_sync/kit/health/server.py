@@ -13,7 +13,6 @@ import json
 import os
 import selectors
 import socket
-import stat
 import threading
 import time
 import urllib.parse
@@ -24,6 +23,7 @@ from nri_sync.deadline import Deadline
 from nri_sync.kit.health.health import Health
 from nri_sync.kit.health.metrics import CONTENT_TYPE
 from nri_sync.logger import get_logger
+from nri_sync.net import sockets
 from nri_sync.threads import Latch, spawn
 
 __all__ = ["HealthServer", "Reply", "answer", "parse_address"]
@@ -95,7 +95,13 @@ class HealthServer:
     """
 
     def __init__(
-        self, health: Health, address: str, *, timeout: float = 5.0, max_connections: int = 64
+        self,
+        health: Health,
+        address: str,
+        *,
+        timeout: float = 5.0,
+        max_connections: int = 64,
+        socket_mode: int = 0o600,
     ) -> None:
         """
         Args:
@@ -103,6 +109,8 @@ class HealthServer:
                 free one; or ``"unix:///path"`` and the like for a unix socket.
             timeout: seconds that a connection may take, from its beginning to its end.
             max_connections: how many there may be at a time; of more, the oldest is closed.
+            socket_mode: the mode of a unix socket's file, whatever the umask is. The default lets only this user
+                connect.
 
         Raises ValueError for an address that is none.
         """
@@ -114,6 +122,7 @@ class HealthServer:
         self._target = parse_address(address)
         self._timeout = timeout
         self._max_connections = max_connections
+        self._socket_mode = socket_mode
         # One thread at a time starts it; a signal handler may do so while its thread does.
         self._starting = threading.RLock()
         # The one that serves, if any: taken out in one step by whoever stops it.
@@ -131,7 +140,7 @@ class HealthServer:
                 return
             if self._last is not None:
                 self._last.ended.wait(Deadline(_STOP))  # for its port
-            listener = _listen(self._target)
+            listener = _listen(self._target, self._socket_mode)
             loop = _Loop(self._health, listener, self._timeout, self._max_connections)
             self._last = self._loops[None] = loop
             try:
@@ -164,7 +173,7 @@ class HealthServer:
     def _after_fork_in_child(self) -> None:
         self._starting = threading.RLock()
         if self._last is not None:
-            self._last.close(unlink=False)
+            self._last.close()
         self._last = None
         self._loops = {}
 
@@ -194,7 +203,6 @@ class _Loop:
         self.ended = Latch()
         self._listener = listener
         self.bound: _Address = listener.getsockname()
-        self._inode = _inode(self.bound)
         self._wake, self._woken = socket.socketpair()
         self._selector = selectors.DefaultSelector()
         for sock in (listener, self._wake, self._woken):
@@ -217,8 +225,10 @@ class _Loop:
         finally:
             self.close()
 
-    def close(self, *, unlink: bool = True) -> None:
+    def close(self) -> None:
         """Release everything."""
+        if isinstance(self._listener, sockets.ListeningSocket):
+            self._listener.remove()
         # In a forked child the selector is that of the parent, too: it must not be changed.
         self._selector.close()
         for sock in (self._listener, self._wake, self._woken):
@@ -226,9 +236,6 @@ class _Loop:
         for connection in self._connections:
             connection.sock.close()
         self._connections.clear()
-        if unlink and self._inode is not None and _inode(self.bound) == self._inode:
-            with contextlib.suppress(OSError):
-                os.unlink(str(self.bound))
         self.ended.set()
 
     def _turn(self) -> None:
@@ -343,12 +350,11 @@ def parse_address(address: str) -> tuple[socket.AddressFamily, _Address]:
 
     Raises ValueError for anything else.
     """
-    for prefix, start in (("unix-abstract:", "\0"), ("unix://", ""), ("unix:", ""), ("/", "/")):
-        if address.startswith(prefix):
-            path = start + address[len(prefix) :]
-            if path in ("", "\0") or (prefix == "unix://" and not path.startswith("/")):
-                raise ValueError(f"{address!r} has no path: unix:///absolute/path is one")
-            return socket.AF_UNIX, path
+    if address.startswith(("unix:", "unix-abstract:", "/")):
+        try:
+            return socket.AF_UNIX, sockets.parse_target(address)
+        except ValueError as error:
+            raise ValueError(f"{error}; unix:///absolute/path is one") from None
     host, colon, port = address.rpartition(":")
     if not colon or not host or not port.isdecimal() or int(port) > 65535:
         raise ValueError(
@@ -370,48 +376,28 @@ def _text_of(address: _Address) -> str:
     return f"{host}:{address[1]}"
 
 
-def _listen(target: tuple[socket.AddressFamily, _Address]) -> socket.socket:
+def _listen(target: tuple[socket.AddressFamily, _Address], mode: int) -> socket.socket:
     family, address = target
-    sock = socket.socket(family, socket.SOCK_STREAM)
     try:
-        if family is not socket.AF_UNIX:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            sock.bind(address)
-        except OSError as error:
-            if error.errno != errno.EADDRINUSE or not _is_stale(address):
-                raise
-            os.unlink(str(address))
-            sock.bind(address)
-        sock.listen(_BACKLOG)
+        if family is socket.AF_UNIX:
+            assert isinstance(address, str)
+            return sockets.listen(address, _BACKLOG, mode=mode)
+        return _listen_tcp(family, address)
     except OSError as error:
-        sock.close()
         text = f"cannot listen for probes on {_text_of(address)}: {error.strerror or error}"
         raise OSError(error.errno or errno.EINVAL, text) from error
+
+
+def _listen_tcp(family: socket.AddressFamily, address: _Address) -> socket.socket:
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(address)
+        sock.listen(_BACKLOG)
     except BaseException:
         sock.close()
         raise
     return sock
-
-
-def _is_stale(address: _Address) -> bool:
-    """Whether it is the path of a socket that nobody listens on any more."""
-    if not isinstance(address, str) or _inode(address) is None:
-        return False
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.setblocking(False)
-        return probe.connect_ex(address) == errno.ECONNREFUSED
-
-
-def _inode(address: _Address) -> tuple[int, int] | None:
-    """Which socket is at a path; ``None`` if none is, or it is no path."""
-    if not isinstance(address, str) or address.startswith("\0"):
-        return None
-    try:
-        found = os.lstat(address)
-    except OSError:
-        return None
-    return (found.st_dev, found.st_ino) if stat.S_ISSOCK(found.st_mode) else None
 
 
 _instances: weakref.WeakSet[HealthServer] = weakref.WeakSet()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import selectors
 import socket
 import threading
@@ -14,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from nri_sync.deadline import Deadline
-from nri_sync.net.sockets import connect, listen, peer_credentials
+from nri_sync.net.sockets import ListeningSocket, connect, listen, peer_credentials
 from nri_sync.testing.recordings.decoding import Decoder, Framed, Framing
 from nri_sync.testing.recordings.entries import CLOSED, LOST, OPENED, PLUGIN, RUNTIME, Entry
 
@@ -45,7 +44,7 @@ class Proxy:
         self.runtime_path = runtime_path
         self._began = time.monotonic()
         self._inbox = _Inbox()
-        self._listener: socket.socket | None = None
+        self._listener: ListeningSocket | None = None
         # By connection; for whoever iterates.
         self._decoders: dict[int, Decoder] = {}
         # Guards what follows.
@@ -65,11 +64,7 @@ class Proxy:
             self._closed = True
         listener, self._listener = self._listener, None
         if listener is not None:
-            with contextlib.suppress(OSError):
-                os.unlink(self.listen_path)
-            # Has accept() return.
-            with contextlib.suppress(OSError):
-                listener.shutdown(socket.SHUT_RDWR)
+            listener.stop()
         while True:
             with self._lock:
                 relays, threads = list(self._relays), list(self._threads)

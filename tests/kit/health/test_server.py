@@ -421,6 +421,25 @@ class TestLifecycle:
         assert done.stderr == ""
 
 
+class TestUnixSocket:
+    @pytest.mark.parametrize("mode", [None, 0o666])
+    def test_its_mode(self, health: kit.Health, socket_dir: Path, mode: int | None) -> None:
+        path = socket_dir / "health"
+        how = {} if mode is None else {"socket_mode": mode}
+        with HealthServer(health, f"unix://{path}", **how):
+            assert stat.S_IMODE(path.stat().st_mode) == (0o600 if mode is None else mode)
+        assert not path.exists()
+
+    def test_that_of_another_server_stays(self, health: kit.Health, socket_dir: Path) -> None:
+        path = socket_dir / "health"
+        server = HealthServer(health, f"unix://{path}")
+        server.start()
+        path.unlink()
+        with HealthServer(health, f"unix://{path}") as other:
+            server.stop()
+            connect(other).close()
+
+
 class TestAddresses:
     @pytest.mark.parametrize(
         ("text", "address"),

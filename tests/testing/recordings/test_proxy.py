@@ -196,3 +196,13 @@ def test_closed_with_connections(runtime: FakeRuntime, proxy: Proxy) -> None:
 def test_a_path_that_is_taken(runtime: FakeRuntime) -> None:
     with pytest.raises(OSError, match="in use"):
         Proxy(runtime.socket_path, runtime.socket_path).start()
+
+
+def test_leaves_the_socket_of_another_proxy(socket_dir: Path) -> None:
+    path = socket_dir / "p"
+    first = Proxy(str(path), str(socket_dir / "r"))
+    first.start()
+    path.unlink()
+    with Proxy(str(path), str(socket_dir / "r")):
+        first.close()
+        connect(str(path), Deadline(1)).close()
