@@ -24,7 +24,10 @@ class Undecided(Exception):
 
 @dataclass
 class Config:
-    """``allow`` are patterns of repositories, as in ``registry.example.com/team/*``."""
+    """``allow`` are patterns of repositories, as in ``registry.example.com/team/*``.
+
+    ``require_digest`` demands a digest in the reference that the pod asks for.
+    """
 
     allow: list[str]
     fail: Literal["open", "closed"]
@@ -48,7 +51,7 @@ class ImagePolicy(nri_sync.Plugin):
     def create_container(self, pod: api.PodSandbox, container: api.Container) -> None:
         if not kit.Selector(except_namespaces=self.config.except_namespaces)(pod):
             return
-        image = kit.container_image(container)
+        image = kit.container_image(container, pod)
         try:
             objection = self._objection(pod, image)
         except Undecided as error:
@@ -66,12 +69,16 @@ class ImagePolicy(nri_sync.Plugin):
         """Why the image may not run; None if it may. Raises Undecided."""
         config = self.config
         if image.reference is None:
-            raise Undecided("the runtime does not tell which image it is")
-        name = image.reference.name
-        if not any(fnmatch.fnmatchcase(name, pattern) for pattern in config.allow):
-            return f"{name} is not allowed"
-        if config.require_digest and image.digest is None:
-            return f"{image.reference} has to be asked for by its digest"
+            raise Undecided("the runtime does not show which image it is")
+        # The pod's own words, where the runtime has them, and a name of what runs: neither may be another's.
+        for reference in filter(None, (image.requested, image.reference)):
+            if not any(fnmatch.fnmatchcase(reference.name, pattern) for pattern in config.allow):
+                return f"{reference.name} is not allowed"
+        if config.require_digest:
+            # Not image.digest: the runtime has one for every tag.
+            asked = image.requested or image.reference
+            if asked.digest is None:
+                return f"{asked} has to be asked for by its digest"
         return self._verified(pod, image) if config.verifier else None
 
     def _verified(self, pod: api.PodSandbox, image: kit.ContainerImage) -> str | None:

@@ -61,6 +61,7 @@ if TYPE_CHECKING:
         qos_of_resources,
     )
     from nri_sync.kit.fields.quantity import Quantity, QuantityFormat
+    from nri_sync.kit.fields.runtimes import RuntimeId, runtime_of_request
     from nri_sync.kit.fields.selectors import LabelSelector, Requirement, Selector
     from nri_sync.kit.health.file import HealthFile
     from nri_sync.kit.health.health import Health, HealthReport, HealthState
@@ -125,6 +126,7 @@ __all__ = [
     "RequestInterceptor",
     "RequestMetrics",
     "Requirement",
+    "RuntimeId",
     "Sample",
     "Selector",
     "Snapshot",
@@ -173,6 +175,7 @@ __all__ = [
     "qos_of_resources",
     "quota_to_milli",
     "run",
+    "runtime_of_request",
     "setup_logging",
     "shares_to_milli",
     "shares_to_weight",
@@ -218,6 +221,7 @@ _HOMES = {
     "RequestInterceptor": "nri_sync.kit.intercept",
     "RequestMetrics": "nri_sync.kit.health.metrics",
     "Requirement": "nri_sync.kit.fields.selectors",
+    "RuntimeId": "nri_sync.kit.fields.runtimes",
     "Sample": "nri_sync.kit.health.metrics",
     "Selector": "nri_sync.kit.fields.selectors",
     "Snapshot": "nri_sync.kit.inventory.index",
@@ -266,6 +270,7 @@ _HOMES = {
     "qos_of_resources": "nri_sync.kit.fields.qos",
     "quota_to_milli": "nri_sync.kit.fields.cpu",
     "run": "nri_sync.kit.program.program",
+    "runtime_of_request": "nri_sync.kit.fields.runtimes",
     "setup_logging": "nri_sync.kit.logs.logs",
     "shares_to_milli": "nri_sync.kit.fields.cpu",
     "shares_to_weight": "nri_sync.kit.fields.cpu",

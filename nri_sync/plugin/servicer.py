@@ -105,6 +105,7 @@ class Servicer:
         elsewhere = thread not in serving
         served = serving.setdefault(thread, context)
         served.handler = handler.name
+        served.runtime = self._conn.facts
         try:
             return handler.reply(method(*arguments))
         except BaseException:

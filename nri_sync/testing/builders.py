@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import re
 import uuid
 from collections.abc import Iterable, Mapping
 from typing import TypeVar, Union
@@ -54,6 +55,8 @@ _M = TypeVar("_M", bound=Message)
 _numbers = itertools.count(1)
 # Linux has none above 4,194,304.
 _pids = itertools.count(5_000_001)
+
+_IMAGE_ID = re.compile("(sha256:)?[0-9a-f]{64}")
 
 _KUBELET = "/var/lib/kubelet/pods"
 _STATE = "/run/containerd/io.containerd.grpc.v1.cri/sandboxes"
@@ -181,7 +184,7 @@ def make_container(
         labels, annotations: beside those of the kubelet and containerd.
         env: beside those of Kubernetes, ``{"NAME": "value"}`` or ``["NAME=value"]``.
         mounts: beside those of the kubelet and containerd.
-        image: a reference, or all about it.
+        image: a reference, whose digest counts if it has one; or all about the image.
         namespaces: default those of the pod, and its own for processes and mounts.
         resources: default the CPU shares of BestEffort.
         oom_score_adj: default that of BestEffort; None for none.
@@ -189,9 +192,7 @@ def make_container(
     """
     id = _new_id() if id is None else id
     if isinstance(image, str):
-        digest = _digest(image)
-        config = _digest(digest)
-        image = Image(name=image, digest=f"sha256:{digest}", config_digest=f"sha256:{config}")
+        image = _image(image)
     container = Container(
         id=id,
         pod_sandbox_id=pod.id if pod_sandbox_id is None else pod_sandbox_id,
@@ -239,6 +240,17 @@ def make_container(
     )
     optional.put(container.linux, "oom_score_adj", oom_score_adj)
     return container
+
+
+def _image(name: str) -> Image:
+    """The image of that name: with the digest or the id that the name has, and others that are made up."""
+    if _IMAGE_ID.fullmatch(name):
+        return Image(
+            name=name, config_digest=f"sha256:{name[-64:]}", digest=f"sha256:{_digest(name)}"
+        )
+    _, at, digest = name.partition("@")
+    digest = digest if at else f"sha256:{_digest(name)}"
+    return Image(name=name, digest=digest, config_digest=f"sha256:{_digest(digest[-64:])}")
 
 
 def new_pid() -> int:

@@ -58,6 +58,8 @@ class ServicerContext(grpc.ServicerContext):
 
     #: For the layers above: what has been called to serve it.
     handler = ""
+    #: For the layers above: what is known of the runtime that sent the request.
+    runtime: Any = None
     #: Set when the answer has been handed to the kernel, where somebody asks for it.
     answered: Latch | None = None
     _code: grpc.StatusCode | None = None

@@ -111,8 +111,65 @@ def test_namespaces_that_are_left_alone(plugin: ImagePolicy) -> None:
 def test_digests(plugin: ImagePolicy) -> None:
     plugin.config.require_digest = True
     assert "by its digest" in refusal(plugin, api.Image(name="nginx:1"))
-    assert refusal(plugin, api.Image(name="nginx:1", digest=DIGEST)) == ""
+    # The runtime has a digest for every tag.
+    assert "by its digest" in refusal(plugin, api.Image(name="nginx:1", digest=DIGEST))
     assert refusal(plugin, api.Image(name=f"nginx@{DIGEST}")) == ""
+    assert refusal(plugin, api.Image(name=f"nginx:1@{DIGEST}")) == ""
+
+
+NAME, CRIO = "io.kubernetes.cri.image-name", "io.kubernetes.cri-o."
+GOOD, EVIL, PINNED = (
+    "reg.example/team/web:1",
+    "evil.example/miner:1",
+    f"reg.example/team/web@{DIGEST}",
+)
+
+
+def of_crio(name: str, asked: str = "1" * 64) -> dict[str, str]:
+    return {f"{CRIO}ImageName": name, f"{CRIO}Image": asked, f"{CRIO}ImageRef": "1" * 64}
+
+
+@pytest.mark.parametrize(
+    ("runtime", "image", "annotations", "refused"),
+    [
+        # What the pod asks for counts, not what containerd has for it.
+        ("containerd", api.Image(name=PINNED, digest=DIGEST), {NAME: GOOD}, "by its digest"),
+        ("containerd", api.Image(name=GOOD, digest=DIGEST), {NAME: PINNED}, ""),
+        ("containerd", None, {NAME: PINNED}, ""),
+        ("containerd", None, {NAME: GOOD}, "by its digest"),
+        ("containerd", api.Image(name=EVIL), {NAME: PINNED}, "not allowed"),
+        ("containerd", api.Image(name="no name"), {NAME: PINNED}, "in doubt"),
+        ("containerd", None, of_crio(PINNED, PINNED), "in doubt"),
+        ("cri-o", None, of_crio(PINNED), ""),
+        ("cri-o", None, of_crio(PINNED, PINNED), ""),
+        # The kubelet asks CRI-O by the digest that it found for a tag.
+        ("cri-o", None, of_crio(GOOD, PINNED), "by its digest"),
+        ("cri-o", None, {NAME: PINNED, **of_crio(EVIL)}, "not allowed"),
+        ("cri-o", None, {NAME: PINNED, **of_crio(GOOD)}, "by its digest"),
+        ("cri-o", None, {f"{CRIO}ImageRepoDigests": PINNED, **of_crio(GOOD)}, "by its digest"),
+        ("cri-o", None, {NAME: PINNED}, "in doubt"),
+    ],
+)  # fmt: skip
+def test_what_each_runtime_shows(
+    plugin: ImagePolicy,
+    runtime: str,
+    image: api.Image | None,
+    annotations: dict[str, str],
+    refused: str,
+) -> None:
+    plugin.config.require_digest = True
+    with FakeRuntime(runtime, "9.9.9") as node, node.run_plugin(plugin):
+        pod = make_pod()
+        node.run_pod(pod)
+        container = make_container(pod, image=image or "")
+        for key in list(container.annotations):
+            del container.annotations[key]
+        if image is None:
+            container.ClearField("image")
+        container.annotations.update(annotations)
+        result = node.create_container(pod, container, check=False)
+    assert refused in str(result.error or "")
+    assert bool(result.error) == bool(refused)
 
 
 def test_the_verifier_decides(plugin: ImagePolicy, verifier: Verifier) -> None:

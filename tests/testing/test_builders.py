@@ -155,3 +155,15 @@ def test_no_process_of_this_machine_has_their_process_ids() -> None:
 def test_no_oom_score_is_possible() -> None:
     container = make_container(make_pod(), oom_score_adj=None)
     assert not container.linux.HasField("oom_score_adj")
+
+
+def test_the_digest_of_an_image_is_the_one_in_its_name() -> None:
+    digest, id = f"sha256:{'a' * 64}", f"sha256:{'b' * 64}"
+    for name in (f"x@{digest}", f"reg.example/x:1@{digest}"):
+        image = make_container(make_pod(), image=name).image
+        assert (image.name, image.digest) == (name, digest)
+        assert image.config_digest not in ("", digest)
+    for name in (id, id[len("sha256:") :]):
+        image = make_container(make_pod(), image=name).image
+        assert image.config_digest == id
+        assert image.digest not in ("", id)

@@ -123,11 +123,12 @@ def pod_uid_of_cgroup(path: str) -> str | None:
 
     For any path below the pod's too, such as a line of /proc/PID/cgroup.
     """
-    parts = [part for part in path.split("/") if part]
-    for part in parts:
-        name = cgroup_name(part) if part.endswith(_SLICE) else (*parts, part)
-        if "kubepods" in name and name[-1].startswith(_POD) and len(name[-1]) > len(_POD):
-            return name[-1][len(_POD) :]
+    names: list[str] = []
+    # From the outside: a process may be allowed to make cgroups of any name below its own.
+    for part in path.split("/"):
+        names += cgroup_name(part)
+        if "kubepods" in names[:-1] and names[-1].startswith(_POD) and len(names[-1]) > len(_POD):
+            return names[-1][len(_POD) :]
     return None
 
 

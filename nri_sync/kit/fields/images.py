@@ -7,9 +7,11 @@ The grammar and the defaults are those of github.com/distribution/reference v0.6
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 from nri_sync import api
+from nri_sync.kit.fields.runtimes import NamedRuntime, RuntimeId
 from nri_sync.text import quoted
 
 __all__ = ["ContainerImage", "ImageReference", "container_image"]
@@ -27,13 +29,16 @@ _ID = re.compile("[a-f0-9]{64}")
 _LONGEST_REPOSITORY = 255
 _DOCKER, _LEGACY_DOCKER, _OFFICIAL = "docker.io", "index.docker.io", "library/"
 
-_CONTAINERD = "io.kubernetes.cri.image-name"
-# What CRI-O has: a name of the image, the one that was asked for, and its id (in old releases a name with digest).
-_CRIO = (
-    "io.kubernetes.cri-o.ImageName",
-    "io.kubernetes.cri-o.Image",
-    "io.kubernetes.cri-o.ImageRef",
-)
+# docs/trust.md has the sources of these facts.
+#: containerd: what the kubelet says that the pod asks for; before containerd 2.0 a name of the image.
+_CONTAINERD_NAME = "io.kubernetes.cri.image-name"
+#: CRI-O: a name of the image, one with a tag where there is one; and by what the kubelet asks for the image.
+_CRIO_NAME, _CRIO_ASKED = "io.kubernetes.cri-o.ImageName", "io.kubernetes.cri-o.Image"
+#: CRI-O: the id; in old releases a name with digest.
+_CRIO_REF = "io.kubernetes.cri-o.ImageRef"
+#: CRI-O: all names with digest, separated by commas. Releases before these leave the key to the pod's author.
+_CRIO_DIGESTS = "io.kubernetes.cri-o.ImageRepoDigests"
+_DIGESTS_SINCE = {(1, 34): 10, (1, 35): 5, (1, 36): 1}
 
 
 @dataclass(frozen=True)
@@ -106,36 +111,97 @@ def _with_registry(text: str) -> str:
 
 @dataclass(frozen=True)
 class ContainerImage:
-    """The image of a container, as far as the runtime tells.
+    """The image of a container, as far as the runtime shows it.
 
-    ``reference`` is a name for it; ``image.name`` may be another tag of the same image than the pod
-    asks for. ``digest`` is that of its index or manifest, what registries and signatures know it
-    by; ``id`` the digest of its configuration, what ``crictl images`` shows.
+    ``reference`` is a name of the image; an image may have several. ``requested`` is the name that the pod
+    asks for; None where the runtime does not show it. ``digest`` is that of the image's index or manifest,
+    under the name in ``reference``: what registries and signatures know the image by. ``id`` is the digest of
+    the image's configuration, which ``crictl images`` shows.
     """
 
     reference: ImageReference | None = None
     digest: str | None = None
     id: str | None = None
+    requested: ImageReference | None = None
 
 
-def container_image(container: api.Container) -> ContainerImage:
-    """Which image a container was made from: by ``container.image`` (NRI 0.12.2 and newer), else by
-    its annotations.
+def container_image(
+    container: api.Container,
+    pod: api.PodSandbox | None = None,
+    *,
+    runtime: NamedRuntime | None = None,
+) -> ContainerImage:
+    """Which image a container was made from. Never what only a pod's author says.
 
-    containerd has a name, CRI-O names and the id; without ``container.image`` there is a digest
-    only where a name has it. All are None where the runtime says nothing.
+    ``container.image`` (NRI 0.12.2 and newer) counts on every runtime. The annotations of containerd count on
+    containerd, and those of CRI-O on CRI-O. ``runtime`` is a ``Stub`` or a ``RuntimeId``; the default is the
+    runtime of the request that the current thread serves. Outside of a request, without ``runtime``, no
+    annotation counts.
+
+    ``pod`` matters on releases of CRI-O before 1.34.10, 1.35.5 and 1.36.1: they do not write
+    ``ImageRepoDigests``, so the value counts only if ``pod`` is given and does not have it.
     """
+    known = RuntimeId.of(runtime)
+    notes = container.annotations
+    found = ContainerImage()
+    if known.runtime_name == "containerd":
+        found = _of_containerd(notes)
+    elif known.runtime_name == "cri-o":
+        repo_digests = _repo_digests(notes, pod, known)
+        found = _of_crio(notes, repo_digests)
     image = container.image
-    names = [image.name, container.annotations.get(_CONTAINERD, "")]
-    names += [container.annotations.get(key, "") for key in _CRIO]
-    references = [reference for reference in map(_reference, names) if reference]
-    digests = (reference.digest for reference in references if reference.digest)
-    ids = (_id(name) for name in [image.config_digest, *names])
-    return ContainerImage(
-        reference=references[0] if references else None,
-        digest=image.digest or next(digests, None),
-        id=next((found for found in ids if found), None),
+    if not (image.name or image.digest or image.config_digest):
+        return found
+    # A name that cannot be parsed stays unknown: an annotation might name another image.
+    reference = _reference(image.name)
+    digest = (reference and reference.digest) or image.digest or None
+    return replace(
+        found, reference=reference, digest=digest, id=_id(image.config_digest) or _id(image.name)
     )
+
+
+def _of_containerd(notes: Mapping[str, str]) -> ContainerImage:
+    name = notes.get(_CONTAINERD_NAME, "")
+    reference = _reference(name)
+    return ContainerImage(reference, reference.digest if reference else None, _id(name), reference)
+
+
+def _of_crio(notes: Mapping[str, str], repo_digests: str) -> ContainerImage:
+    asked, ref = notes.get(_CRIO_ASKED, ""), notes.get(_CRIO_REF, "")
+    by = _reference(asked)
+    name = _reference(notes.get(_CRIO_NAME, ""))
+    reference = name or by or _reference(ref)
+    named = filter(None, [reference, by, *map(_reference, [ref, *repo_digests.split(",")])])
+    digests = [
+        each.digest for each in named if reference and each.digest and each.name == reference.name
+    ]
+    return ContainerImage(
+        reference, digests[0] if digests else None, _id(ref) or _id(asked), _requested(by, name)
+    )
+
+
+def _requested(by: ImageReference | None, name: ImageReference | None) -> ImageReference | None:
+    """What the pod asks for, on CRI-O. The kubelet asks by what its pull returned: an id, or, up to CRI-O 1.35, a
+    digest. An image that has a name with a tag may have been pulled by that tag.
+    """
+    if by is not None and by.tag:
+        return by
+    if name is not None and name.tag:
+        return None
+    return by or name
+
+
+def _repo_digests(notes: Mapping[str, str], pod: api.PodSandbox | None, known: RuntimeId) -> str:
+    """The value of ``ImageRepoDigests``; empty if a pod's author may have written it."""
+    text = notes.get(_CRIO_DIGESTS, "")
+    if pod is not None:
+        return "" if pod.annotations.get(_CRIO_DIGESTS) == text else text
+    release = known.release()
+    if release is None:
+        return ""
+    since = _DIGESTS_SINCE.get(release[:2])
+    written = release >= (1, 37, 0) if since is None else release[2] >= since
+    return text if written else ""
 
 
 def _reference(name: str) -> ImageReference | None:

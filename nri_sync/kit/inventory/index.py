@@ -6,6 +6,7 @@ next one a few microseconds, however many containers there are.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -90,11 +91,12 @@ class Snapshot:
         return next(found, None)
 
     def container_by_cgroup(self, path: str) -> ContainerRecord | None:
-        """The container that a cgroup, or one above it, belongs to.
+        """The container that a cgroup, or one above it, belongs to; of several, the outermost.
 
         ``path`` as the runtime tells it, or as /proc/<pid>/cgroup shows it, for any cgroup driver.
         """
-        for above in _upwards(path):
+        # The outermost one counts: a process may be allowed to make cgroups of any name below its own.
+        for above in _downwards(path):
             container = self._newest_container("cgroup", cgroup_key(above))
             if container is not None:
                 return container
@@ -120,12 +122,14 @@ class Snapshot:
         return f"<snapshot {self.version}: {len(self.pods)} pods, {len(self.containers)} containers{stale}>"
 
 
-def _upwards(path: str) -> Iterator[str]:
-    """The path and those above it."""
+def _downwards(path: str) -> Iterator[str]:
+    """The paths above this one, the shortest first, and the path."""
     path = path.rstrip("/")
-    while path:
+    for slash in re.finditer("/", path):
+        if slash.start():
+            yield path[: slash.start()]
+    if path:
         yield path
-        path = path.rpartition("/")[0]
 
 
 @dataclass(frozen=True)

@@ -119,6 +119,10 @@ def test_what_the_kubelet_calls_them() -> None:
         ("/kubepods/burstable", None),
         ("/user.slice/user-podman.slice", None),
         ("/machine/podman", None),
+        # A cgroup above those of the kubelet, and one that a process has made below its own.
+        (f"/podman/kubepods/besteffort/pod{UID}", UID),
+        (f"/kubepods/besteffort/pod{UID}/8c3d/kubepods/podforged", UID),
+        (f"{EXPANDED}/cri-containerd-8c3d.scope/kubepods-podforged.slice", UID),
         ("/", None),
     ],
 )

@@ -16,8 +16,10 @@ KUBERNETES = {"io.kubernetes.container.name": "web"}
         (Container(name="web", labels={"io.kubernetes.container.name": "other"}), "web"),
         # CRI-O 1.34 in CreateContainer, and what it has later.
         (Container(labels=KUBERNETES), "web"),
-        (Container(annotations=KUBERNETES), "web"),
-        (Container(annotations={"io.kubernetes.cri.container-name": "web"}), "web"),
+        # On CRI-O a pod's author can write any annotation of a container.
+        (Container(annotations=KUBERNETES), ""),
+        (Container(annotations={"io.kubernetes.cri.container-name": "web"}), ""),
+        (Container(labels=KUBERNETES, annotations={"io.kubernetes.container.name": "x"}), "web"),
         (Container(), ""),
     ],
 )

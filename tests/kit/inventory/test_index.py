@@ -83,6 +83,20 @@ class TestLookups:
         assert self.ALL.container_by_cgroup(path) is self.APP
         assert self.ALL.pod_by_cgroup(path) is self.WEB
 
+    def test_a_process_cannot_pass_for_another_container(self) -> None:
+        """A process that may make cgroups below its own gives them any name: the outermost one counts."""
+        other = self.APP._replace(
+            id="c9", pod_id="p2", name="evil", cgroups_path="/kubepods/podu2/c9", pid=9, sequence=9
+        )
+        everything = snapshot(self.WEB, self.DB, self.APP, self.LOG, other)
+        for below in ("a.slice/cri-containerd-c1.scope", "x/a.slice/cri-containerd-c1.scope/init"):
+            path = f"/kubepods/podu2/c9/{below}"
+            assert everything.container_by_cgroup(path) is other
+            assert everything.pod_by_cgroup(path) is self.DB
+        # Nor for a pod, where its container is not known.
+        forged = "/kubepods/podu2/unknown/kubepods.slice/kubepods-podu1.slice"
+        assert everything.pod_by_cgroup(forged) is self.DB
+
     def test_a_cgroup_of_a_pod(self) -> None:
         for path in ("/kubepods/burstable/podu2", "/kubepods.slice/kubepods-podu2.slice"):
             assert self.ALL.container_by_cgroup(path) is None
