@@ -82,7 +82,7 @@ def qos_of_resources(containers: Iterable[tuple[Amounts, Amounts]]) -> QoS:
 
     ``containers`` has a pair of mappings from resource names for each container and init container,
     or a single pair where the pod has resources of its own. A request that is left out is its
-    limit, as the API server has it. Raises ValueError for an amount that is no quantity.
+    limit, as the API server has it; one of 0 is not. Raises ValueError for an amount that is no quantity.
     """
     requests: dict[str, Quantity] = {}
     limits: dict[str, Quantity] = {}
@@ -91,7 +91,8 @@ def qos_of_resources(containers: Iterable[tuple[Amounts, Amounts]]) -> QoS:
         limited = _positive(limit)
         all_limited = all_limited and len(limited) == len(_COMPUTE)
         _add(limits, limited)
-        _add(requests, {**limited, **_positive(request)})
+        defaults = {name: amount for name, amount in limited.items() if name not in request}
+        _add(requests, {**defaults, **_positive(request)})
     if not requests and not limits:
         return QoS.BEST_EFFORT
     return QoS.GUARANTEED if all_limited and requests == limits else QoS.BURSTABLE

@@ -189,7 +189,8 @@ def _capabilities(config: ContainerConfig) -> dict[str, list[str]]:
 
 
 def _capability(name: str) -> str:
-    return name if name.startswith("CAP_") else f"CAP_{name}"
+    # Also where it has the prefix already (``WithCapabilities`` in ``internal/cri/opts``).
+    return f"CAP_{name}"
 
 
 def _namespaces(

@@ -5,7 +5,6 @@ After Kubernetes v1.36, ``generateContainerConfig`` in ``pkg/kubelet/kuberuntime
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Callable
@@ -17,6 +16,7 @@ from nri_sync.testing.manifests.containerd import container_spec
 from nri_sync.testing.manifests.cri import ContainerConfig, MountConfig, SandboxConfig
 from nri_sync.testing.manifests.environment import Environment, expand
 from nri_sync.testing.manifests.fields import Fields
+from nri_sync.testing.manifests.lifecycle import go_json, lifecycle_handler
 from nri_sync.testing.manifests.messages import container_message
 from nri_sync.testing.manifests.model import Assumptions, ImageConfig, WorkloadContainer
 from nri_sync.testing.manifests.resources import ContainerAmounts, PodAmounts
@@ -44,6 +44,8 @@ class PodContext:
     volumes: Volumes
     environment: Environment
     assumptions: Assumptions
+    #: Empty where it is not among the documents.
+    service_account: Fields
 
 
 def map_container(
@@ -118,7 +120,14 @@ class _Container:
             image_volumes=self.image_config.volumes,
             mounts=self._mounts(id, env),
             resources=pod.amounts.container(self.amounts, pod.assumptions),
-            security=read_security(pod.spec, fields, self.image_config, pod.assumptions, self.note),
+            security=read_security(
+                pod.spec,
+                fields,
+                self.image_config,
+                pod.assumptions,
+                self.note,
+                pod.sandbox.annotations,
+            ),
             tty=fields.flag("tty"),
         )
 
@@ -179,12 +188,12 @@ class _Container:
             f"{_PREFIX}.terminationMessagePolicy": fields.text("terminationMessagePolicy", "File"),
             "io.kubernetes.pod.terminationGracePeriod": str(grace),
         }
-        pre_stop = fields.object("lifecycle", "preStop")
-        if pre_stop:
-            annotations[f"{_PREFIX}.preStopHandler"] = pre_stop.json()
+        if "preStop" in fields.object("lifecycle"):
+            handler = lifecycle_handler(fields.object("lifecycle", "preStop"))
+            annotations[f"{_PREFIX}.preStopHandler"] = go_json(handler)
         ports = [self._port(port) for port in fields.objects("ports")]
         if ports:
-            annotations[f"{_PREFIX}.ports"] = json.dumps(ports, separators=(",", ":"))
+            annotations[f"{_PREFIX}.ports"] = go_json(ports)
         return annotations
 
     def _port(self, port: Fields) -> dict[str, Any]:
@@ -214,7 +223,9 @@ class _Container:
         return self.pod.volumes.mounts(fields, env, hosts=has_address, termination_log=id[:8])
 
     def _wants_token(self) -> bool:
-        wanted = self.pod.spec.flag("automountServiceAccountToken", True)
+        """``shouldAutomount`` of admission: the pod counts before its service account."""
+        by_account = self.pod.service_account.flag("automountServiceAccountToken", True)
+        wanted = self.pod.spec.flag("automountServiceAccountToken", by_account)
         return wanted and not self.pod.assumptions.static_pods
 
     def _note_devices(self) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from typing import Any, NoReturn, TypeVar
 
@@ -149,10 +148,6 @@ class Fields:
         if int(amount) > _MOST:
             self.fail(f"{_shortened(value)} is beyond 64 bits", key)
         return amount
-
-    def json(self) -> str:
-        """As Go's encoder writes it, but for the order of keys."""
-        return json.dumps(self.data, separators=(",", ":"), ensure_ascii=False)
 
 
 def _shortened(value: object) -> str:

@@ -94,6 +94,7 @@ class _Mapping:
             volumes=self.volumes,
             environment=self.environment,
             assumptions=self.assumptions,
+            service_account=self._account(),
         )
         containers = []
         for (_, fields), amounts in zip(self.containers, self.amounts.containers):
@@ -226,6 +227,11 @@ class _Mapping:
             assumptions=assumptions,
             objects=self.objects,
         )
+
+    def _account(self) -> Fields:
+        """The ServiceAccount; empty where it is not among the documents."""
+        name = (self.metadata.namespace, self._service_account())
+        return self.objects.service_accounts.get(name, Fields({}, self.spec.source))
 
     def _service_account(self) -> str:
         if self.assumptions.static_pods:

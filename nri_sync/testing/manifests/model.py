@@ -53,7 +53,8 @@ class ImageConfig:
     cmd: Sequence[str] = ()
     #: Each ``NAME=value``.
     env: Sequence[str] = ()
-    #: ``uid`` or ``uid:gid``, in numbers: names are looked up in the image's files, which nobody has.
+    #: In numbers: names are looked up in the image's files, which are not there. Of ``uid:gid``, the group does
+    #: not count in Kubernetes, where it is that of the user in the image's /etc/passwd, or else 0.
     user: str = ""
     working_dir: str = ""
     volumes: Sequence[str] = ()

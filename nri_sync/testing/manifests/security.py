@@ -5,6 +5,7 @@ After Kubernetes v1.36, ``pkg/securitycontext/util.go`` and ``pkg/kubelet/kuberu
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Callable
 
 from nri_sync.api.nri_pb2 import SecurityProfile, User
@@ -32,16 +33,24 @@ _MASKED_PATHS = [
 _READONLY_PATHS = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"]
 _SECCOMP_ROOT = "/var/lib/kubelet/seccomp"
 _LARGEST_ID = (1 << 31) - 1
+_APPARMOR = "container.apparmor.security.beta.kubernetes.io"
 
 Note = Callable[[str], object]
 
 
 def read_security(
-    pod: Fields, container: Fields, image: ImageConfig, assumptions: Assumptions, note: Note
+    pod: Fields,
+    container: Fields,
+    image: ImageConfig,
+    assumptions: Assumptions,
+    note: Note,
+    annotations: Mapping[str, str] | None = None,
 ) -> Security:
-    """The security context of a container, from ``spec`` and its own entry, whose word counts more.
+    """The security context of a container, from ``spec`` and its own entry, which counts more.
 
-    ``note`` is called with what is not known. Raises ManifestError for what the kubelet refuses.
+    ``annotations`` are those of the pod; ``note`` is called with what is not known.
+
+    Raises ManifestError for what the kubelet refuses.
     """
     common, own = pod.object("securityContext"), container.object("securityContext")
     unmasked = own.text("procMount") == "Unmasked"
@@ -60,10 +69,14 @@ def read_security(
     )
     for name in [*security.add_capabilities, *security.drop_capabilities]:
         if name.upper().startswith("CAP_"):
-            capabilities.fail(f"{name}: capabilities are written without CAP_ here: {name[4:]}")
+            note(
+                f"capability {name}: to containerd this is CAP_{name.upper()}, which there is not: "
+                f"write {name[4:]}; CRI-O takes both"
+            )
     if security.privileged and not own.flag("allowPrivilegeEscalation", True):
         own.fail("allowPrivilegeEscalation cannot be false in a privileged container")
-    _apparmor(common, own, security)
+    annotation = (annotations or {}).get(f"{_APPARMOR}/{container.text('name')}", "")
+    _apparmor(common, own, annotation, security)
     if own.object("seLinuxOptions") or common.object("seLinuxOptions"):
         note("SELinux is taken to be off on the node: no labels")
     if security.privileged:
@@ -75,12 +88,12 @@ def read_security(
 
 def _user(common: Fields, own: Fields, image: ImageConfig, note: Note) -> User:
     uid, gid = (_id(common, own, key) for key in ("runAsUser", "runAsGroup"))
-    from_image, _, group = image.user.partition(":")
+    # The kubelet takes the user alone, and containerd its group from the image's files.
+    from_image = image.user.partition(":")[0]
     if uid is None and from_image:
         if not from_image.isdigit():
             note(f"the image's user {from_image!r} is in its /etc/passwd: taken for 0")
         uid = int(from_image) if from_image.isdigit() else 0
-        gid = int(group) if gid is None and group.isdigit() else gid
     uid = uid or 0
     non_root = own if "runAsNonRoot" in own else common
     if non_root.flag("runAsNonRoot") and uid == 0 and _id(common, own, "runAsUser") == 0:
@@ -120,8 +133,18 @@ def _seccomp(common: Fields, own: Fields, assumptions: Assumptions) -> SecurityP
     return SecurityProfile(profile_type=SecurityProfile.UNCONFINED)
 
 
-def _apparmor(common: Fields, own: Fields, security: Security) -> None:
-    """A profile of the node's; the runtime's own one is left out, as nodes without AppArmor have none."""
-    profile = own.object("appArmorProfile") or common.object("appArmorProfile")
+def _apparmor(common: Fields, own: Fields, annotation: str, security: Security) -> None:
+    """A profile of the node's; the runtime's own one is left out, as nodes without AppArmor have none.
+
+    An ``annotation`` counts before the pod's profile (``GetProfile`` in ``pkg/security/apparmor``).
+    """
+    profile = own.object("appArmorProfile")
+    if not profile and annotation.startswith("localhost/") and annotation != "localhost/":
+        if not security.privileged:
+            security.apparmor = annotation[len("localhost/") :]
+        return
+    if not profile and annotation in ("runtime/default", "unconfined"):
+        return
+    profile = profile or common.object("appArmorProfile")
     if profile.text("type") == "Localhost" and not security.privileged:
         security.apparmor = profile.required("localhostProfile", "name the profile")

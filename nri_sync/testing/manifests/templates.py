@@ -7,8 +7,8 @@ template. After Kubernetes v1.36, ``pkg/controller``.
 from __future__ import annotations
 
 import base64
-import binascii
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 from nri_sync.testing.manifests import ids
 from nri_sync.testing.manifests.environment import Objects
@@ -25,6 +25,11 @@ _TEMPLATES = (
 )  # fmt: skip
 # The minute, since 1970, that a CronJob is taken to run at.
 _MINUTE = 28928160
+# Of a name that the server makes up, without its random end (``MaxGeneratedNameLength``).
+_LONGEST_PREFIX = 58
+# Of an indexed Job: of the names of its first pod, and the label and annotation that it has.
+_FIRST = "-0-"
+_INDEX = "batch.kubernetes.io/job-completion-index"
 
 
 def is_kubernetes(document: Fields) -> bool:
@@ -66,6 +71,10 @@ def _remember(document: Fields, objects: Objects) -> None:
         objects.config_maps[key] = document.strings("data")
     elif kind == "Secret":
         objects.secrets[key] = _secret(document)
+    elif kind == "ServiceAccount":
+        objects.service_accounts[key] = document
+    elif kind == "Service":
+        objects.services[key] = document
     elif kind == "RuntimeClass":
         objects.runtime_classes[metadata.text("name")] = document
 
@@ -74,8 +83,10 @@ def _secret(document: Fields) -> dict[str, str]:
     data = {}
     for name, value in document.strings("data").items():
         try:
-            data[name] = base64.b64decode(value, validate=True).decode(errors="replace")
-        except binascii.Error:
+            # Line ends are skipped by Go's decoder, and nothing else.
+            text = value.replace("\n", "").replace("\r", "")
+            data[name] = base64.b64decode(text, validate=True).decode(errors="replace")
+        except ValueError:
             document.fail("is no base64; text as it is goes to stringData", f"data.{name}")
     return {**data, **document.strings("stringData")}
 
@@ -97,9 +108,12 @@ def _workloads(document: Fields, objects: Objects, assumptions: Assumptions) -> 
         return
     if "spec" not in template:
         template.fail("is missing: this is where the containers of the pod are", "spec")
+    metadata, spec = _metadata(document, template, assumptions), template.object("spec")
+    if _is_indexed(document):
+        spec = _of_first_index(metadata, spec)
     yield pod_workload(
-        _metadata(document, template, assumptions),
-        template.object("spec"),
+        metadata,
+        spec,
         status=status,
         objects=objects,
         assumptions=assumptions,
@@ -111,7 +125,8 @@ def _metadata(document: Fields, template: Fields, assumptions: Assumptions) -> P
     namespace = own.text("namespace") or template.object("metadata").text("namespace") or "default"
     name = own.text("name")
     if not name and own.text("generateName"):
-        name = own.text("generateName") + ids.short_name(5, namespace, own.text("generateName"))
+        prefix = own.text("generateName")
+        name = _generated(prefix, ids.short_name(5, namespace, prefix))
     if not name:
         own.fail("is missing: name it", "name")
     pod_name, labels = _named_by(kind, name, namespace, document, assumptions)
@@ -142,10 +157,10 @@ def _named_by(
     tail = ids.short_name(5, "pod", namespace, name)
     revision = ids.short_name(10, "revision", namespace, name)
     if kind == "Deployment":
-        return f"{name}-{revision}-{tail}", {"pod-template-hash": revision}
+        return _generated(f"{name}-{revision}-", tail), {"pod-template-hash": revision}
     if kind == "DaemonSet":
         labels = {"controller-revision-hash": revision, "pod-template-generation": "1"}
-        return f"{name}-{tail}", labels
+        return _generated(f"{name}-", tail), labels
     if kind == "StatefulSet":
         pod = f"{name}-{document.object('spec', 'ordinals').integer('start')}"
         return pod, {
@@ -160,8 +175,47 @@ def _named_by(
         for prefix in ("batch.kubernetes.io/", ""):
             labels[f"{prefix}controller-uid"] = uid
             labels[f"{prefix}job-name"] = job
-        return f"{job}-{tail}", labels
-    return f"{name}-{tail}", {}
+        if not _is_indexed(document):
+            return _generated(f"{job}-", tail), labels
+        # ``podGenerateNameWithIndex``: the index is never cut off.
+        return _generated(f"{job[: _LONGEST_PREFIX - len(_FIRST)]}{_FIRST}", tail), labels
+    return _generated(f"{name}-", tail), {}
+
+
+def _generated(prefix: str, tail: str) -> str:
+    """``GenerateName`` in k8s.io/apiserver, ``pkg/storage/names``."""
+    return prefix[:_LONGEST_PREFIX] + tail
+
+
+def _job(document: Fields) -> Fields:
+    """``spec`` of a Job; empty for other kinds."""
+    keys = {"Job": ("spec",), "CronJob": ("spec", "jobTemplate", "spec")}
+    return document.object(*keys.get(document.text("kind"), ("no",)))
+
+
+def _is_indexed(document: Fields) -> bool:
+    return _job(document).text("completionMode") == "Indexed"
+
+
+def _of_first_index(metadata: PodMetadata, spec: Fields) -> Fields:
+    """What the controller adds to the first pod of an indexed Job (``pkg/controller/job``)."""
+    metadata.labels[_INDEX] = metadata.annotations[_INDEX] = "0"
+    variable = {
+        "name": "JOB_COMPLETION_INDEX",
+        "valueFrom": {"fieldRef": {"fieldPath": f"metadata.labels['{_INDEX}']"}},
+    }
+    data = {**spec.data, "hostname": f"{metadata.labels['job-name']}-0"}
+    for key in ("initContainers", "containers"):
+        data[key] = [_with_variable(item.data, variable) for item in spec.objects(key)]
+    return Fields(data, spec.source, spec.path)
+
+
+def _with_variable(container: dict[str, Any], variable: dict[str, Any]) -> dict[str, Any]:
+    env = container.get("env") or []
+    if not isinstance(env, list):
+        return container
+    names = [item.get("name") for item in env if isinstance(item, dict)]
+    return container if variable["name"] in names else {**container, "env": [*env, variable]}
 
 
 def _claims(document: Fields) -> list[str]:

@@ -48,6 +48,8 @@ class Volume:
 
     path: str
     readonly: bool = False
+    #: What sub-paths are named after, if not the volume of the pod: the PersistentVolume.
+    inner_name: str = ""
 
 
 class Volumes:
@@ -72,7 +74,7 @@ class Volumes:
 
     def claim(self, name: str) -> None:
         """A volume of a template of a StatefulSet."""
-        self._volumes.setdefault(name, Volume(self._claimed(f"{name}-{self._pod_name}")))
+        self._volumes[name] = self._claimed(f"{name}-{self._pod_name}")
 
     def _path(self, plugin: str, name: str) -> str:
         return f"{self._directory}/volumes/kubernetes.io~{plugin}/{name}"
@@ -83,15 +85,15 @@ class Volumes:
             host_path = volume.object("hostPath")
             return Volume(host_path.required("path", "name the path on the node"))
         for key, (plugin, readonly) in _PLUGINS.items():
-            if key in volume or (key == "emptyDir" and set(volume.data) == {"name"}):
+            if key in volume:
                 read = volume.object(key).flag("readOnly")
                 return Volume(self._path(plugin, name), readonly or read)
         if "persistentVolumeClaim" in volume:
             claim = volume.object("persistentVolumeClaim")
             claimed = claim.required("claimName", "name the claim")
-            return Volume(self._claimed(claimed), claim.flag("readOnly"))
+            return self._claimed(claimed, claim.flag("readOnly"))
         if "ephemeral" in volume:
-            return Volume(self._claimed(f"{self._pod_name}-{name}"))
+            return self._claimed(f"{self._pod_name}-{name}")
         if "csi" in volume:
             readonly = volume.object("csi").flag("readOnly")
             return Volume(f"{self._path('csi', name)}/mount", readonly)
@@ -99,14 +101,17 @@ class Volumes:
             self._note(f"volume {name}: where containerd mounts its image is made up")
             root = "/var/lib/containerd/io.containerd.grpc.v1.cri/image-volumes"
             return Volume(f"{root}/{container_id('image volume', self._directory, name)}", True)
-        kinds = ", ".join(sorted(key for key in volume.data if key != "name"))
+        kinds = ", ".join(sorted(key for key in volume.data if key != "name" and key in volume))
+        if not kinds:
+            # ``SetDefaults_Volume``: null is no source, either.
+            return Volume(self._path("empty-dir", name))
         self._note(f"volume {name} ({kinds}): where the kubelet has it is made up")
         return Volume(self._path(kinds.replace(", ", "-").lower(), name))
 
-    def _claimed(self, claim: str) -> str:
+    def _claimed(self, claim: str, readonly: bool = False) -> Volume:
         volume = f"pvc-{uid('claim', self._namespace, claim)}"
         self._note(f"claim {claim}: taken for bound to a volume of a CSI driver, {volume}")
-        return f"{self._path('csi', volume)}/mount"
+        return Volume(f"{self._path('csi', volume)}/mount", readonly, volume)
 
     def mounts(
         self, container: Fields, env: Mapping[str, str], *, hosts: bool, termination_log: str
@@ -147,7 +152,8 @@ class Volumes:
         source = volume.path
         if below:
             # Bound there first, so that a link in the volume leads nowhere else.
-            source = f"{self._directory}/volume-subpaths/{name}/{container}/{number}"
+            inner_name = volume.inner_name or name
+            source = f"{self._directory}/volume-subpaths/{inner_name}/{container}/{number}"
         propagation = entry.text("mountPropagation", "None")
         if propagation not in _PROPAGATIONS:
             entry.fail(f"{propagation!r} is none of {', '.join(_PROPAGATIONS)}", "mountPropagation")

@@ -114,6 +114,15 @@ def test_the_class_of_resources(
     assert qos_of_resources(containers) is qos
 
 
+def test_a_request_of_nothing_is_not_left_out() -> None:
+    """Only a request that is missing becomes the limit (``SetDefaults_Pod``)."""
+    limits = {"cpu": "1500m", "memory": "1.5Gi"}
+    assert qos_of_resources([({}, limits)]) is QoS.GUARANTEED
+    for request in ({"cpu": "0"}, {"memory": 0}, {"cpu": "0", "memory": "0"}):
+        assert qos_of_resources([(request, limits)]) is QoS.BURSTABLE
+    assert qos_of_resources([({"cpu": "0"}, {})]) is QoS.BEST_EFFORT
+
+
 @pytest.mark.parametrize(
     ("qos", "request_", "critical", "score"),
     [

@@ -397,7 +397,7 @@ def test_what_images_say_can_be_told() -> None:
     assert list(found.args) == ["/docker-entrypoint.sh", "nginx"]
     assert env(workload)["PATH"] == "/x"
     assert env(workload)["NGINX_VERSION"] == "1.27"
-    assert (found.user.uid, found.user.gid) == (101, 102)
+    assert (found.user.uid, found.user.gid) == (101, 0)
     assert found.labels["maintainer"] == "m"
     assert spec_of(workload)["process"]["cwd"] == "/www"
     assert "/cache" in mounts(workload)

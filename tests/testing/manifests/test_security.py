@@ -51,7 +51,9 @@ def test_the_container_s_word_counts_more_than_the_pod_s() -> None:
 @pytest.mark.parametrize(
     ("user", "own", "expected", "note"),
     [
-        ("65532:65533", {}, (65532, 65533), ""),
+        # The group of an image does not count.
+        ("65532:65533", {}, (65532, 0), "the group of user 65532 is in"),
+        ("65532:staff", {}, (65532, 0), "the group of user 65532 is in"),
         ("65532:65533", {"runAsGroup": 7}, (65532, 7), ""),
         ("65532:65533", {"runAsUser": 8}, (8, 0), "the group of user 8 is in"),
         ("65532", {}, (65532, 0), "the group of user 65532 is in"),
@@ -111,7 +113,6 @@ def test_what_is_not_known(pod: Any, own: Any, note: str) -> None:
 @pytest.mark.parametrize(
     ("pod", "own", "text"),
     [
-        (None, {"capabilities": {"add": ["CAP_SYS_ADMIN"]}}, "written without CAP_ here: SYS_ADMIN"),
         (None, {"privileged": True, "allowPrivilegeEscalation": False}, "cannot be false"),
         ({"runAsUser": -1}, None, "runAsUser: -1 is no id"),
         ({"runAsNonRoot": True}, {"runAsUser": 0}, "runAsNonRoot: contradicts runAsUser 0"),
@@ -122,3 +123,42 @@ def test_what_is_not_known(pod: Any, own: Any, note: str) -> None:
 def test_what_the_kubelet_refuses(pod: Any, own: Any, text: str) -> None:
     with pytest.raises(ManifestError, match=text):
         read(pod, own)
+
+
+@pytest.mark.parametrize("name", ["CAP_SYS_ADMIN", "cap_sys_admin"])
+def test_capabilities_with_a_prefix_are_noted(name: str) -> None:
+    notes: list[str] = []
+    security = read(None, {"capabilities": {"add": [name]}}, notes=notes)
+    assert security.add_capabilities == [name]
+    assert f"capability {name}: to containerd this is CAP_CAP_SYS_ADMIN" in notes[0]
+
+
+LOCAL = {"type": "Localhost", "localhostProfile": "other"}
+
+
+@pytest.mark.parametrize(
+    ("annotation", "pod", "own", "profile"),
+    [
+        ("localhost/deny-write", LOCAL, None, "deny-write"),
+        ("localhost/deny-write", None, {"type": "Localhost", "localhostProfile": "own"}, "own"),
+        ("localhost/deny-write", None, {"type": "Unconfined"}, ""),
+        ("unconfined", LOCAL, None, ""),
+        ("runtime/default", LOCAL, None, ""),
+        # What is no profile does not count.
+        ("localhost/", LOCAL, None, "other"),
+        ("deny-write", LOCAL, None, "other"),
+        ("", LOCAL, None, "other"),
+        ("localhost/a/b", None, None, "a/b"),
+    ],
+)
+def test_annotations_for_apparmor(annotation: str, pod: Any, own: Any, profile: str) -> None:
+    """``GetProfile`` in ``pkg/security/apparmor``."""
+    security = read_security(
+        fields({"securityContext": {"appArmorProfile": pod}}),
+        fields({"name": "app", "securityContext": {"appArmorProfile": own}}),
+        ImageConfig(),
+        Assumptions(),
+        lambda note: None,
+        {"container.apparmor.security.beta.kubernetes.io/app": annotation},
+    )
+    assert security.apparmor == profile

@@ -134,3 +134,132 @@ def test_which_documents_are_of_kubernetes() -> None:
 def test_what_is_wrong(found: Any, text: str) -> None:
     with pytest.raises(ManifestError, match=re.escape(text)):
         workloads(json.loads(json.dumps(found)))
+
+
+LONG = "a-deployment-with-a-name-of-fifty-three-characters-x1"
+
+
+@pytest.mark.parametrize("kind", ["DaemonSet", "Deployment", "Job", "ReplicaSet"])
+def test_long_names_are_cut_before_the_random_end(kind: str) -> None:
+    """``GenerateName`` in k8s.io/apiserver: 58 characters, and 5 more."""
+    name = f"{LONG}-and-then-some"
+    data = {"kind": kind, "metadata": {"name": name}, "spec": {"template": TEMPLATE}}
+    [workload] = workloads(data)
+    assert len(workload.pod.name) == 63
+    assert workload.pod.name[:58] == f"{name}-"[:58]
+    env = workload.containers[0].container.env
+    assert f"HOSTNAME={workload.pod.name}" in env
+
+
+def test_a_generated_name_is_cut() -> None:
+    [workload] = workloads({"kind": "Pod", "metadata": {"generateName": "x" * 100}, "spec": SPEC})
+    assert re.fullmatch("x{58}[a-z0-9]{5}", workload.pod.name)
+
+
+def test_the_hostname_of_a_pod_with_a_long_name_is_cut() -> None:
+    [workload] = workloads({"kind": "Pod", "metadata": {"name": "y" * 62 + "-z"}, "spec": SPEC})
+    assert len(workload.pod.name) == 64
+    assert f"HOSTNAME={'y' * 62}" in workload.containers[0].container.env
+
+
+INDEXED = {
+    "completions": 4,
+    "completionMode": "Indexed",
+    "template": {
+        "spec": {
+            "initContainers": [{"name": "init", "image": "busybox"}],
+            "containers": [
+                {"name": "app", "image": "busybox", "command": ["sh", "-c", "$(JOB_COMPLETION_INDEX)"]},
+                {"name": "own", "image": "x", "env": [{"name": "JOB_COMPLETION_INDEX", "value": "7"}]},
+            ],
+        }
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("data", "job"),
+    [
+        ({"kind": "Job", "metadata": {"name": "train"}, "spec": INDEXED}, "train"),
+        (
+            {"kind": "CronJob", "metadata": {"name": "train"}, "spec": {"jobTemplate": {"spec": INDEXED}}},
+            "train-28928160",
+        ),
+    ],
+)  # fmt: skip
+def test_indexed_jobs(data: Any, job: str) -> None:
+    """``pkg/controller/job``: the pod of index 0 stands for all of them."""
+    [workload] = workloads(data)
+    key = "batch.kubernetes.io/job-completion-index"
+    assert re.fullmatch(f"{job}-0-[a-z0-9]{{5}}", workload.pod.name)
+    assert workload.pod.labels[key] == workload.pod.annotations[key] == "0"
+    envs = {item.name: list(item.container.env) for item in workload.containers}
+    assert all(f"HOSTNAME={job}-0" in env for env in envs.values())
+    assert "JOB_COMPLETION_INDEX=0" in envs["init"]
+    assert "JOB_COMPLETION_INDEX=0" in envs["app"]
+    assert "JOB_COMPLETION_INDEX=7" in envs["own"]
+    assert list(workload.containers[1].container.args) == ["sh", "-c", "0"]
+    assert "hostname" not in INDEXED["template"]["spec"]  # type: ignore[index]
+
+
+def test_the_index_is_not_cut_from_a_long_name() -> None:
+    name = "x" * 60
+    [workload] = workloads({"kind": "Job", "metadata": {"name": name}, "spec": INDEXED})
+    assert re.fullmatch("x{55}-0-[a-z0-9]{5}", workload.pod.name)
+
+
+def test_a_job_that_is_not_indexed() -> None:
+    spec = {**INDEXED, "completionMode": "NonIndexed"}
+    [workload] = workloads({"kind": "Job", "metadata": {"name": "train"}, "spec": spec})
+    assert re.fullmatch("train-[a-z0-9]{5}", workload.pod.name)
+    assert list(workload.containers[1].container.args) == ["sh", "-c", "$(JOB_COMPLETION_INDEX)"]
+
+
+@pytest.mark.parametrize(
+    ("account", "pod", "mounted"),
+    [
+        (False, None, False), (True, None, True), (None, None, True),
+        (False, True, True), (True, False, False), (False, False, False),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("key", ["serviceAccountName", "serviceAccount", ""])
+def test_tokens_of_service_accounts(
+    key: str, account: bool | None, pod: bool | None, mounted: bool
+) -> None:
+    """``shouldAutomount`` in ``plugin/pkg/admission/serviceaccount``."""
+    name = "quiet" if key else "default"
+    spec = {**SPEC, "automountServiceAccountToken": pod, **({key: name} if key else {})}
+    [workload] = workloads(
+        {"kind": "Pod", "metadata": {"name": "p"}, "spec": spec},
+        {"kind": "ServiceAccount", "metadata": {"name": name}, "automountServiceAccountToken": account},
+        {"kind": "ServiceAccount", "metadata": {"name": name, "namespace": "other"},
+         "automountServiceAccountToken": not account},
+    )  # fmt: skip
+    destinations = [mount.destination for mount in workload.containers[0].container.mounts]
+    assert ("/var/run/secrets/kubernetes.io/serviceaccount" in destinations) is mounted
+
+
+@pytest.mark.parametrize(
+    ("data", "value"),
+    [
+        ("dmFs\ndWU=\n", "value"),
+        ("dmFs\r\ndWU=", "value"),
+        ("dmFsdWU=", "value"),
+        ("", ""),
+        (None, ""),
+    ],
+)
+def test_secrets_may_be_wrapped(data: str | None, value: str) -> None:
+    env = [{"name": "N", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}}]
+    spec = {"containers": [{"name": "app", "image": "busybox", "env": env}]}
+    [workload] = workloads(
+        {"kind": "Secret", "metadata": {"name": "s"}, "data": {"k": data}},
+        {"kind": "Pod", "metadata": {"name": "p"}, "spec": spec},
+    )
+    assert f"N={value}" in workload.containers[0].container.env
+
+
+@pytest.mark.parametrize("data", ["dm Fs", "dmFs\tdWU=", "dmFsdWU", "d", "\u00e9"])
+def test_secrets_that_are_no_base64(data: str) -> None:
+    with pytest.raises(ManifestError, match=r"data\.k: is no base64"):
+        workloads({"kind": "Secret", "metadata": {"name": "s"}, "data": {"k": data}})

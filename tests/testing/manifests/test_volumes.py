@@ -139,3 +139,44 @@ def test_what_the_kubelet_refuses(entry: Any, text: str) -> None:
 def test_a_path_of_the_host_is_needed() -> None:
     with pytest.raises(ManifestError, match=r"hostPath\.path: is missing"):
         volumes({"name": "v", "hostPath": {"type": "Directory"}})
+
+
+@pytest.mark.parametrize(
+    "source", [{"emptyDir": None}, {"hostPath": None}, {"emptyDir": None, "csi": None, "nfs": None}]
+)
+def test_a_source_that_is_null_is_none(source: Any) -> None:
+    notes: list[str] = []
+    held = volumes({"name": "v", **source}, notes=notes)
+    assert mount(held, {"name": "v"}).source == f"{POD}/volumes/kubernetes.io~empty-dir/v"
+    assert not notes
+
+
+@pytest.mark.parametrize(
+    ("source", "claim"),
+    [
+        ({"persistentVolumeClaim": {"claimName": "db"}}, "db"),
+        ({"ephemeral": {"volumeClaimTemplate": {}}}, "web-0-v"),
+    ],
+)
+def test_sub_paths_of_claims_are_named_after_the_persistent_volume(source: Any, claim: str) -> None:
+    """``ActualStateOfWorld.GetMountedVolumesForPod``: ``InnerVolumeSpecName``."""
+    notes: list[str] = []
+    held = volumes({"name": "v", **source}, notes=notes)
+    whole = mount(held, {"name": "v"}).source
+    name = whole.split("/")[-2]
+    assert name.startswith("pvc-")
+    assert name in notes[0]
+    assert claim in notes[0]
+    below = mount(held, {"name": "v", "subPath": "pg"}).source
+    assert below == f"{POD}/volume-subpaths/{name}/app/0"
+
+
+def test_sub_paths_of_other_volumes_are_named_after_those() -> None:
+    held = volumes({"name": "v", "emptyDir": {}})
+    assert mount(held, {"name": "v", "subPath": "a"}).source == f"{POD}/volume-subpaths/v/app/0"
+
+
+def test_claims_of_a_stateful_set_take_the_place_of_volumes_of_that_name() -> None:
+    held = volumes({"name": "v", "emptyDir": {}})
+    held.claim("v")
+    assert "/kubernetes.io~csi/pvc-" in mount(held, {"name": "v"}).source
