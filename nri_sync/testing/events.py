@@ -31,6 +31,8 @@ from nri_sync.testing.result import Answer, Result, merge
 
 __all__ = ["Events"]
 
+# The exit code of what could not be started (``errorStartExitCode`` in containerd).
+_START_FAILED = 128
 # How plugins can make an event fail; all else is a mistake of the test.
 _FAILURES = (RequestFailed, ConflictError, ValidationRejected, RequestTimeout)
 
@@ -211,7 +213,7 @@ class Events:
                 self._node.put(container)
                 event.tell(runtime.post_start_container, pod, container)
             else:
-                self._stop(event, runtime, pod, container)
+                self._stop(event, runtime, pod, container, _START_FAILED)
             return event.result(pod, container)
 
     def update_container(
@@ -239,14 +241,21 @@ class Events:
     def stop_container(
         self, container: Container | str, exit_code: int = 0, *, check: bool = True
     ) -> Result:
-        """StopContainer; the container is stopped whatever plugins say. One that is already is not told of."""
+        """StopContainer; the container is stopped whatever plugins say. One that is already is not told of.
+
+        As from containerd, which calls after the stop: the state is CONTAINER_STOPPED, ``exit_code`` and the time
+        are set, and the process id is still there.
+        """
         pod, container = self._pod_and(container)
         with self._event("StopContainer", check) as (event, runtime):
             updates = self._stop(event, runtime, pod, container, exit_code)
             return event.result(pod, container, updates=updates)
 
     def remove_container(self, container: Container | str, *, check: bool = True) -> Result:
-        """StopContainer, if it is not stopped, then RemoveContainer; it is gone whatever plugins say."""
+        """StopContainer, if it is not stopped, then RemoveContainer; it is gone whatever plugins say.
+
+        As from containerd, the state is then CONTAINER_UNKNOWN, which is 0, and there is no process id.
+        """
         pod, container = self._pod_and(container)
         with self._event("RemoveContainer", check) as (event, runtime):
             updates = self._remove(event, runtime, pod, container)
@@ -260,7 +269,13 @@ class Events:
         for container in self._node.containers_of(pod):
             self._stop(event, runtime, pod, container)
         if self._node.stop(pod):
+            pod.pid = 0
             event.tell(runtime.stop_pod_sandbox, pod)
+            # Torn down then, and left out from then on.
+            namespaces = [item for item in pod.linux.namespaces if item.type != "network"]
+            del pod.linux.namespaces[:]
+            pod.linux.namespaces.extend(namespaces)
+            self._node.put(pod)
 
     def _stop(
         self,
@@ -273,13 +288,18 @@ class Events:
         if container.state == ContainerState.CONTAINER_STOPPED:
             return []
         updates: list[ContainerUpdate] = []
+        if container.state in (ContainerState.CONTAINER_RUNNING, ContainerState.CONTAINER_PAUSED):
+            # containerd tells of it when the process has exited (``NotifyContainerExit``).
+            container.state = ContainerState.CONTAINER_STOPPED
+            container.exit_code = exit_code
+            container.finished_at = time.time_ns()
         if event.tell(runtime.stop_container, pod, container):
             updates = list(event.reply.update)
             self._apply(updates)
         container.state = ContainerState.CONTAINER_STOPPED
         container.pid = 0
         container.exit_code = exit_code
-        container.finished_at = time.time_ns()
+        container.finished_at = container.finished_at or time.time_ns()
         self._node.put(container)
         return updates
 
@@ -287,6 +307,10 @@ class Events:
         self, event: _Event, runtime: Embedded, pod: PodSandbox, container: Container
     ) -> list[ContainerUpdate]:
         updates = self._stop(event, runtime, pod, container)
-        event.tell(runtime.remove_container, pod, container)
+        removed = Container()
+        removed.CopyFrom(container)
+        # What has exited has no state in NRI (``GetStatus`` in ``internal/cri/nri``).
+        removed.state = ContainerState.CONTAINER_UNKNOWN
+        event.tell(runtime.remove_container, pod, removed)
         self._node.remove(container)
         return updates

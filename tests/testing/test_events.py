@@ -94,6 +94,68 @@ def test_the_life_of_a_pod(runtime: FakeRuntime) -> None:
     ]  # fmt: skip
 
 
+def test_what_is_told_of_the_end(runtime: FakeRuntime) -> None:
+    """As containerd v2.4 tells of it: ``internal/cri/nri/nri_api_linux.go``."""
+    told: dict[str, tuple[api.PodSandbox, api.Container]] = {}
+
+    class Watching:
+        def stop_container(self, pod: api.PodSandbox, container: api.Container) -> None:
+            told["stop"] = (pod, container)
+
+        def remove_container(self, pod: api.PodSandbox, container: api.Container) -> None:
+            told["remove"] = (pod, container)
+
+        def stop_pod_sandbox(self, pod: api.PodSandbox) -> None:
+            told["stop pod"] = (pod, api.Container())
+
+        def remove_pod_sandbox(self, pod: api.PodSandbox) -> None:
+            told["remove pod"] = (pod, api.Container())
+
+    pod = make_pod("web", pid=4711)
+    del pod.linux.namespaces[:]
+    pod.linux.namespaces.add(type="network", path="/var/run/netns/a")
+    pod.linux.namespaces.add(type="ipc")
+    container = make_container(pod, "app")
+    with runtime.run_plugin(Watching()):
+        runtime.run_pod(pod)
+        runtime.create_container(pod, container)
+        runtime.start_container(container)
+        pid = runtime.container(container).pid
+        runtime.stop_container(container, 143)
+        runtime.stop_pod(pod)
+        runtime.remove_pod(pod)
+    stopped, removed = told["stop"][1], told["remove"][1]
+    assert (stopped.state, stopped.pid, stopped.exit_code) == (STOPPED, pid, 143)
+    assert stopped.finished_at >= stopped.started_at > 0
+    assert (removed.state, removed.pid, removed.exit_code) == (0, 0, 143)
+    assert removed.finished_at == stopped.finished_at
+    assert [told[name][0].pid for name in ("stop", "stop pod", "remove", "remove pod")] == [
+        4711,
+        0,
+        0,
+        0,
+    ]
+    namespaces = {
+        name: [item.type for item in pod.linux.namespaces] for name, (pod, _) in told.items()
+    }
+    assert namespaces == {
+        "stop": ["network", "ipc"], "stop pod": ["network", "ipc"], "remove": ["ipc"], "remove pod": ["ipc"],
+    }  # fmt: skip
+
+
+def test_a_container_that_was_never_started_has_no_end(runtime: FakeRuntime) -> None:
+    plugin = Recorder()
+    pod = make_pod("web")
+    container = make_container(pod, "app")
+    with runtime.run_plugin(plugin):
+        runtime.run_pod(pod)
+        runtime.create_container(pod, container)
+        runtime.stop_container(container)
+        told = dict(plugin.calls.get() for _ in range(plugin.calls.qsize()))["stop_container"]
+    assert told.state == api.ContainerState.CONTAINER_CREATED
+    assert (told.exit_code, told.finished_at) == (0, 0)
+
+
 def test_the_end_of_a_pod_is_that_of_its_containers(runtime: FakeRuntime) -> None:
     plugin = Recorder()
     pod, other = make_pod(), make_pod()

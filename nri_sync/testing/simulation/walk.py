@@ -42,6 +42,8 @@ __all__ = ["InjectCDI", "Walk"]
 InjectCDI = Callable[[dict[str, Any], list[str]], object]
 
 _RUNTIME_LOG = "nri_sync.runtime"
+# The exit code of a process 1 that leaves SIGTERM alone, as most do, and is killed in the end.
+_KILLED = 137
 
 
 class _Warnings(logging.Handler):
@@ -206,7 +208,7 @@ class Walk:
         ordinary = [item for item in running if item.kind is Kind.ORDINARY]
         sidecars = [item for item in running if item.kind is Kind.SIDECAR]
         for item in [*ordinary, *reversed(sidecars)]:
-            result = self.runtime.stop_container(item.container, check=False)
+            result = self.runtime.stop_container(item.container, _KILLED, check=False)
             yield self._told(result, workload, item)
         yield self._told(self.runtime.stop_pod(workload.pod, check=False), workload)
         for item in workload.containers:
