@@ -46,6 +46,7 @@ GENERATED = ("_pb2.py", "_pb2_grpc.py")
 UNTESTED: dict[str, str] = {}
 # Test files that belong to no single module, and why.
 SHARED = {
+    "cli/test_hostile.py": "the worst text through every command, and the formats of the log",
     "plugin/test_defects.py": "what the reference does wrong, by the numbers of docs/defects.md",
     "plugin/test_interleavings.py": "calls on a stub that meet",
     "plugin/test_interleavings_all.py": "the same, of any number",

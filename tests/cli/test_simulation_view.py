@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import io
 
-from rich.console import Console
-
+from nri_sync.cli.console import Console
 from nri_sync.cli.simulation_view import show
 from nri_sync.testing.simulation import (
     Call,
