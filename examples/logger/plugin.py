@@ -175,7 +175,9 @@ def main() -> int:
     kit.add_options(parser, name="logger", idx="10")
     parsed = parser.parse_args()
     options = Config(**{each.name: getattr(parsed, each.name) for each in fields(Config)})
-    return kit.run(Logger(options), kit.Options.of(parsed), config=Config)
+    # Its validator only looks on: it may be left out.
+    health = kit.Health(allow_unvalidated=True)
+    return kit.run(Logger(options), kit.Options.of(parsed), config=Config, health=health)
 
 
 if __name__ == "__main__":

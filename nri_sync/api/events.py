@@ -7,7 +7,9 @@ the event of number n.
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable
+import operator
+from collections.abc import Callable, Iterable
+from typing import Any
 
 from nri_sync.api import _check
 from nri_sync.api.nri_pb2 import Event
@@ -32,7 +34,16 @@ class EventMask(enum.IntFlag):
 
     Combine with ``|``, take away with ``& ~``, ask with ``in``. Bits without a meaning are kept, so
     that what a newer peer sends is not lost. ``str()`` gives the names, as ``parse`` takes them.
+
+    A plugin subscribes to an event either because it needs it, or as far as the runtime has it. An
+    event that is named by itself is ``required``. The events of a group, POD, CONTAINER and ALL, and
+    of ``optional()``, are not. Operators keep this: in ``a | b`` an event is required that one of
+    them requires, in ``a & b`` one that both require, and ``a & ~b`` changes nothing for the events
+    that are left. Masks with the same events are equal, whatever they require.
     """
+
+    # What an instance has that is not the only one of its value: the bits that are not required.
+    _optional: int
 
     RUN_POD_SANDBOX = 1 << 0
     STOP_POD_SANDBOX = 1 << 1
@@ -63,11 +74,66 @@ class EventMask(enum.IntFlag):
 
     def __invert__(self) -> EventMask:
         # That of the base class drops bits without a meaning, from Python 3.11 on.
-        return EventMask(int(self) ^ 0xFFFFFFFF)
+        # All of it counts as required, so that ``mask & ~other`` leaves the rest of a mask as it is.
+        return EventMask(int(self) ^ 0xFFFFFFFF)._with(0)
+
+    def __or__(self, other: object) -> EventMask:
+        return self._joined(other, operator.or_)
+
+    def __xor__(self, other: object) -> EventMask:
+        return self._joined(other, operator.xor)
+
+    def __and__(self, other: object) -> EventMask:
+        if not isinstance(other, int):
+            return NotImplemented
+        value = EventMask(int(self) & int(other))
+        optional = self._optional_bits() | EventMask(other)._optional_bits()
+        return value._with(int(value) & optional)
+
+    __ror__, __rxor__, __rand__ = __or__, __xor__, __and__
+
+    def _joined(self, other: object, join: Callable[[int, int], int]) -> EventMask:
+        if not isinstance(other, int):
+            return NotImplemented  # type: ignore[no-any-return]
+        value = EventMask(join(int(self), int(other)))
+        required = int(self.required) | int(EventMask(other).required)
+        return value._with(int(value) & ~required)
+
+    def _with(self, optional: int) -> EventMask:
+        """The same events, with these of them optional. Requires the only instance of the value."""
+        if optional == self._optional_bits():
+            return self
+        twin = int.__new__(EventMask, int(self))
+        twin.__dict__.update(self.__dict__)
+        twin._optional = optional
+        return twin
+
+    def _optional_bits(self) -> int:
+        found: int | None = self.__dict__.get("_optional")
+        if found is not None:
+            return found
+        return int(self) if int(self) in _GROUPS else 0
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        # For copies too: a twin must not become the only instance of its value.
+        return _restored, (int(self), self._optional_bits())
+
+    @property
+    def required(self) -> EventMask:
+        """The events that are named by themselves: without them the plugin is not to be started."""
+        rest = int(self) & ~self._optional_bits()
+        # A group's value stands for the group, not for each of its events.
+        return self if rest == int(self) else EventMask(rest)._with(0)
+
+    def optional(self) -> EventMask:
+        """The same events, as far as the runtime has them."""
+        return EventMask(int(self))._with(int(self))
 
     @classmethod
     def parse(cls, *texts: str) -> EventMask:
         """The events that comma-separated lists of names mention.
+
+        Names of events make them required, and groups do not.
 
         A name is that of an event without separators, ``createcontainer``, or of a group: ``all``,
         ``pod`` (or ``podsandbox``) and ``container``. Letter case and blanks around a name do not
@@ -88,7 +154,7 @@ class EventMask(enum.IntFlag):
 
     @classmethod
     def of(cls, *numbers: int) -> EventMask:
-        """The mask of events by their numbers, ``Event.RUN_POD_SANDBOX`` and so on.
+        """The mask of events by their numbers, ``Event.RUN_POD_SANDBOX`` and so on; all required.
 
         Raises ValueError for a number that is no event.
         """
@@ -118,6 +184,13 @@ class EventMask(enum.IntFlag):
     def __format__(self, spec: str) -> str:
         # "#x" and the like format the number, as with any int.
         return format(int(self), spec) if spec else str(self)
+
+
+_GROUPS = frozenset(map(int, (EventMask(0), EventMask.POD, EventMask.CONTAINER, EventMask.ALL)))
+
+
+def _restored(value: int, optional: int) -> EventMask:
+    return EventMask(value)._with(optional)
 
 
 def _names() -> Iterable[tuple[str, EventMask]]:

@@ -210,14 +210,16 @@ def find_handlers(plugin: object) -> tuple[dict[str, Callable[..., Any]], EventM
 
 
 def asked_events(result: Any, handled: EventMask) -> EventMask:
-    """The events that a configure handler subscribes to by what it returned; none: it leaves that open.
+    """The events that a configure handler subscribes to by what it returned.
+
+    When it leaves that open, these are all that have a handler, as far as the runtime has them.
 
     Raises:
         TypeError: it returned something else.
         ValueError: the plugin does not handle them all.
     """
     if result is None:
-        return EventMask(0)
+        return handled.optional()
     if not isinstance(result, int):
         raise TypeError(
             f"configure returned {type(result).__name__}, but an EventMask or None is expected"
@@ -228,7 +230,7 @@ def asked_events(result: Any, handled: EventMask) -> EventMask:
         raise ValueError(
             f"configure subscribes to events that have no handler: {without} ({int(without):#x})"
         )
-    return events
+    return events or handled.optional()
 
 
 def _describe(plugin: object) -> str:

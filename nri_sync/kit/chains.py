@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from types import ModuleType
 from typing import Any, Callable
 
-from nri_sync import api
 from nri_sync.api import EventMask
 from nri_sync.api.handlers import HANDLERS, Handler, asked_events, find_handlers
 from nri_sync.errors import ConflictError, PluginError
@@ -26,9 +25,9 @@ def chain(*plugins: object) -> Chain:
 
     - Updates and evictions of containers are concatenated. Whether they go together is for the runtime to say.
     - Only one may adjust a container that is being created: nothing is merged, see ConflictError below.
-    - The events that they choose in ``configure`` are united. One that has chosen is called for no others; one
-      that has not gets all that it has handlers for and that the runtime knows. So an observer adds its
-      events to those of a plugin, and neither has to know of the other.
+    - The events that they choose in ``configure`` are united. A plugin that has chosen is called for no
+      others; one that has not gets all that it has handlers for and that the runtime has. So an observer adds
+      its events to those of a plugin, and neither has to know of the other.
 
     What :func:`nri_sync.kit.main` gives to a plugin, each of them gets: the attributes ``stub`` and ``config``,
     and the calls of methods such as ``on_connected``, in order. All are called, whatever one of them raises: the
@@ -76,18 +75,13 @@ class Chain:
                 with contextlib.suppress(AttributeError):  # one that has no room for it needs none
                     setattr(plugin, name, value)
 
-    def _configure(self, config: str, runtime: str, version: str) -> EventMask | None:
-        """Have all choose their events. Returns the union, or None if nobody has chosen."""
+    def _configure(self, config: str, runtime: str, version: str) -> EventMask:
+        """Have all choose their events. Returns the union."""
         chosen = [link.configure(config, runtime, version) for link in self._links]
-        for link, events in zip(self._links, chosen):
-            link.events = events or link.handled
-        if not any(chosen):
-            return None
-        # A stub sends such a mask as it is, and a runtime refuses events that it does not know.
-        known = api.valid_events(api.infer_nri_version(runtime, version))
         mask = EventMask(0)
         for link, events in zip(self._links, chosen):
-            mask |= events or link.handled & known
+            link.events = int(events)
+            mask |= events
         return mask
 
     def __repr__(self) -> str:
@@ -99,17 +93,15 @@ class _Link:
 
     def __init__(self, position: int, plugin: object) -> None:
         self.handlers, self.handled = find_handlers(plugin)
-        #: Those it wants to be called for; replaced by each ``configure``.
-        self.events = self.handled
+        #: Those it wants to be called for; replaced by each ``configure``. Plain, as bits are tested often.
+        self.events = int(self.handled)
         self._position = position
         self._plugin = plugin
 
     def configure(self, config: str, runtime: str, version: str) -> EventMask:
-        """The events that the plugin chooses; none if it leaves that open."""
+        """The events that the plugin chooses; if it leaves that open, those it has handlers for."""
         method = self.handlers.get("configure")
-        if method is None:
-            return EventMask(0)
-        result = method(config, runtime, version)
+        result = None if method is None else method(config, runtime, version)
         events: EventMask = self._checked(asked_events, result, self.handled)
         return events
 

@@ -50,6 +50,7 @@ class PluginSide(Protocol):
     base_name: str
     handlers: dict[str, Any]
     handled: EventMask
+    required_events: EventMask
     defaults: Facts
     failure_policy: nri_pb2.FailurePolicy | None
     late_reply: bool
@@ -203,9 +204,12 @@ class Connection:
                 facts.runtime_version,
             )
 
-    def configured(self, events: EventMask) -> None:
-        """Configure has been handled; its answer is about to be sent."""
-        self.facts = self.facts._replace(events=events)
+    def configured(self, events: EventMask, missing: EventMask) -> None:
+        """Configure has been handled; its answer, a subscription to ``events``, is about to be sent.
+
+        ``missing`` are the events that the plugin does without.
+        """
+        self.facts = self.facts._replace(events=events, missing_events=missing)
         self.answer_within = self.facts.answer_within
         if self.plugin.lifecycle.configured(self):
             self.plugin.tally.add("sessions")

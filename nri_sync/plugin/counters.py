@@ -29,6 +29,8 @@ class Counters(NamedTuple):
     late_results: int = 0
     #: Calls of ``update_containers``.
     updates: int = 0
+    #: Sessions with a runtime that cannot call the plugin's validator.
+    unvalidated_sessions: int = 0
 
     @property
     def restarts(self) -> int:

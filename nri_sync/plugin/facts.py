@@ -22,6 +22,8 @@ class Facts(NamedTuple):
     runtime_version: str = ""
     #: As told or inferred.
     runtime_nri_version: str = "unknown"
+    #: The events that the plugin asks for and that the runtime does not have.
+    missing_events: EventMask = EventMask(0)
 
     @property
     def answer_within(self) -> float:

@@ -18,6 +18,7 @@ from nri_sync import api
 from nri_sync.api import EventMask, nri_pb2
 from nri_sync.api.handlers import BY_EVENT, HANDLERS, Handler, asked_events
 from nri_sync.api.services import PLUGIN
+from nri_sync.text import printable
 from nri_sync.ttrpc.context import ServicerContext
 from nri_sync.ttrpc.router import Router
 from nri_sync.ttrpc.service import LatePolicy, ServerCall
@@ -155,30 +156,60 @@ class Servicer:
         conn.learn(request)
         handler = _HANDLERS["configure"]
         try:
-            events = self._events(self._call(handler, handler.arguments()(request), context))
+            asked = self._call(handler, handler.arguments()(request), context)
+            events, missing = self._subscription(asked)
         except BaseException as error:
             conn.configure_failed(error, context)
             raise
         response = nri_pb2.ConfigureResponse(
             events=int(events), failure_policy=self._plugin.failure_policy
         )
-        conn.configured(events)
+        self._tell_missing(missing)
+        conn.configured(events, missing)
         return response
 
-    def _events(self, asked: Any) -> EventMask:
-        """The events to subscribe to. Never none of them: to the runtime that means all."""
-        handled = self._plugin.handled
-        events = asked_events(asked, handled)
-        if events:
-            return events
-        version = self._conn.facts.runtime_nri_version
-        events = handled & api.valid_events(version)
-        if events != handled:
+    def _subscription(self, asked: Any) -> tuple[EventMask, EventMask]:
+        """The events to subscribe to, and those that are asked for and that the runtime does not have.
+
+        Raises ValueError when one of the latter is required.
+        """
+        wanted = asked_events(asked, self._plugin.handled)
+        events = wanted & api.valid_events(self._conn.facts.runtime_nri_version)
+        lacking = (wanted.required | self._plugin.required_events) & ~events
+        if lacking:
+            raise ValueError(self._why_lacking(lacking, wanted))
+        # An empty mask means all events to the runtime: a plugin without any takes the rarest one.
+        return events or EventMask.REMOVE_POD_SANDBOX, wanted & ~events
+
+    def _why_lacking(self, lacking: EventMask, wanted: EventMask) -> str:
+        unasked = lacking & ~wanted
+        if unasked:
+            return f"configure subscribes without what the stub's required_events names: {unasked}"
+        return (
+            f"{self._runtime()} does not have these events, which the plugin requires: {lacking}; "
+            "it can do without those that it asks for by a group or by EventMask.optional()"
+        )
+
+    def _runtime(self) -> str:
+        facts = self._conn.facts
+        named = f"{facts.runtime_name} {facts.runtime_version} (NRI {facts.runtime_nri_version})"
+        return printable(named, 200)
+
+    def _tell_missing(self, missing: EventMask) -> None:
+        facts = self._conn.facts
+        if missing & ~facts.missing_events:  # not said in a session before
             self._conn.logger.warning(
-                "the runtime speaks NRI %s, which does not have: %s", version, handled & ~events
+                "the runtime speaks NRI %s, which does not have: %s",
+                facts.runtime_nri_version,
+                missing,
             )
-        # A plugin without events of its own takes the one that comes least often.
-        return events or EventMask.REMOVE_POD_SANDBOX
+        if EventMask.VALIDATE_CONTAINER_ADJUSTMENT in missing:
+            self._plugin.tally.add("unvalidated_sessions")
+            self._conn.logger.error(
+                "%s cannot call the plugin's validator: containers are created without it; "
+                "required_events=EventMask.VALIDATE_CONTAINER_ADJUSTMENT refuses such a runtime",
+                self._runtime(),
+            )
 
     def _part(self, data: bytes) -> nri_pb2.SynchronizeRequest:
         # Measured here: to ask the message for its size would serialize all of it again.

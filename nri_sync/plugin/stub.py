@@ -88,6 +88,7 @@ class Stub:
         registration_timeout: float = api.DEFAULT_REGISTRATION_TIMEOUT,
         failure_policy: nri_pb2.FailurePolicy | None = None,
         late_reply: bool = True,
+        required_events: EventMask | None = None,
         interceptors: Sequence[Any] = (),
         logger: logging.Logger | None = None,
     ) -> None:
@@ -108,6 +109,9 @@ class Stub:
             failure_policy: what the runtime is to do when this plugin fails to answer; from NRI v0.12.4 on.
             late_reply: answer for a handler just before the runtime's request timeout would cut the plugin
                 off: with an empty reply, or an error if the failure policy has ``fail_request``.
+            required_events: events that the plugin must get: ``start()`` fails when the runtime does not have
+                one of them, or ``configure`` leaves it out. A validator that the runtime cannot call approves
+                everything; require ``EventMask.VALIDATE_CONTAINER_ADJUSTMENT`` to have none of that.
             interceptors: ``grpc.ServerInterceptor`` for the requests of the runtime, and client interceptors
                 for the calls to it; the first is the outermost.
             logger: default the logger ``nri_sync.stub``.
@@ -121,6 +125,12 @@ class Stub:
             TypeError, ValueError: another argument is of a wrong type or value.
         """
         self.handlers, self.handled = find_handlers(plugin)
+        self.required_events = EventMask(required_events or 0)
+        if self.required_events & ~self.handled:
+            raise ValueError(
+                "required_events has events without a handler: "
+                f"{self.required_events & ~self.handled}"
+            )
         identity = identify(name, idx)
         self.idx = identity.idx
         self.base_name = identity.name
@@ -406,6 +416,11 @@ class Stub:
     def events(self) -> EventMask:
         """The events subscribed to; before the first session, those that have a handler."""
         return self.lifecycle.facts.events
+
+    @property
+    def missing_events(self) -> EventMask:
+        """The events that the plugin asks for and does not get: the runtime does not have them."""
+        return self.lifecycle.facts.missing_events
 
     @property
     def registration_timeout(self) -> float:

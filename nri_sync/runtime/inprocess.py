@@ -48,7 +48,7 @@ class InProcess:
         method = self._handlers.get("configure")
         if method is not None:
             asked = method(request.config, request.runtime_name, request.runtime_version)
-            self.events = asked_events(asked, self._handled) or self._handled
+            self.events = asked_events(asked, self._handled)
 
     def synchronize(
         self, pods: Any, containers: Any, timeout: float

@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import copy
+import pickle
+from typing import Any
+
 import pytest
 
 from nri_sync.api import EventMask, nri_pb2, pretty_name
@@ -143,3 +147,70 @@ def test_of_several_numbers() -> None:
 def test_of_refuses_what_is_no_event(number: int) -> None:
     with pytest.raises(ValueError, match=f"{number} is not the number of an event"):
         EventMask.of(1, number)
+
+
+NEW = EventMask.UPDATE_POD_SANDBOX
+OLD = EventMask.CREATE_CONTAINER
+
+
+@pytest.mark.parametrize(
+    ("mask", "required"),
+    [
+        (EventMask(0), 0),
+        (NEW, NEW),
+        (EventMask.POD, 0),
+        (EventMask.CONTAINER, 0),
+        (EventMask.ALL, 0),
+        # A number that is a group's is the group.
+        (EventMask(0x1807), 0),
+        (EventMask.parse("all"), 0),
+        (EventMask.parse("pod"), 0),
+        (EventMask.parse("container", "podsandbox"), 0),
+        (EventMask.parse("pod,createcontainer"), OLD),
+        (EventMask.parse("updatepodsandbox,pod"), NEW),
+        (EventMask.of(*range(1, 15)), EventMask.ALL),
+        (EventMask.POD | OLD, OLD),
+        (OLD | EventMask.POD, OLD),
+        (8 | EventMask.POD, OLD),
+        (EventMask.POD | NEW, NEW),
+        (EventMask.POD | NEW | EventMask.POD, NEW),
+        (EventMask.POD | NEW.optional(), 0),
+        (NEW.optional() | NEW, NEW),
+        (EventMask.ALL & ~EventMask.POST_UPDATE_POD_SANDBOX, 0),
+        ((EventMask.POD | OLD) & ~EventMask.RUN_POD_SANDBOX, OLD),
+        ((NEW | OLD) & ~OLD, NEW),
+        (EventMask.ALL & (NEW | OLD), 0),
+        ((NEW | OLD) & EventMask.of(*range(1, 14)), NEW | OLD),
+        (EventMask.ALL ^ EventMask.RUN_POD_SANDBOX, 0),
+        ((NEW | OLD).optional(), 0),
+        (EventMask.ALL.optional(), 0),
+    ],
+)
+def test_what_is_required(mask: EventMask, required: int) -> None:
+    for kept in (mask, copy.copy(mask), copy.deepcopy([mask])[0], pickle.loads(pickle.dumps(mask))):
+        assert type(kept) is EventMask
+        assert kept == mask
+        assert hash(kept) == hash(mask)
+        assert kept.required == required
+        assert kept.required.required == required
+        assert not kept.optional().required
+        assert str(kept) == str(EventMask(int(mask)))
+
+
+def test_the_groups_never_change() -> None:
+    mask = EventMask.POD
+    mask |= NEW
+    assert mask == EventMask.POD
+    assert mask.required == NEW
+    assert not EventMask.POD.required
+    assert not EventMask.parse("pod").required
+    assert not EventMask(0x1807).required
+    assert EventMask["POD"] is EventMask.POD
+
+
+@pytest.mark.parametrize("other", ["pod", None, 1.5])
+def test_other_types_do_not_combine(other: Any) -> None:
+    with pytest.raises(TypeError):
+        EventMask.POD | other
+    with pytest.raises(TypeError):
+        EventMask.POD & other

@@ -306,10 +306,20 @@ class TestAskedEvents:
 
     @pytest.mark.parametrize("result", [None, 0, EventMask(0)])
     def test_leaves_it_open(self, result: Any) -> None:
-        assert asked_events(result, self.HANDLED) == EventMask(0)
+        events = asked_events(result, self.HANDLED)
+        assert events == self.HANDLED
+        assert not events.required
 
     def test_some(self) -> None:
         assert asked_events(1, self.HANDLED) == EventMask.RUN_POD_SANDBOX
+
+    @pytest.mark.parametrize("required", [0, EventMask.UPDATE_POD_SANDBOX, EventMask.ALL])
+    def test_what_is_required_stays_so(self, required: EventMask) -> None:
+        events = asked_events(
+            EventMask.ALL | EventMask.of(*EventMask(required).numbers), ~EventMask(0)
+        )
+        assert events == EventMask.ALL
+        assert events.required == required
 
     def test_one_without_a_handler(self) -> None:
         with pytest.raises(ValueError, match="no handler: StopPodSandbox"):

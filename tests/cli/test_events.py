@@ -19,6 +19,7 @@ from nri_sync import api
 from nri_sync.cli import events
 from nri_sync.cli.errors import ExitCode
 from nri_sync.runtime import Runtime
+from nri_sync.testing import FakeRuntime, make_pod
 from tests.runtime.rig import interrupted_at, on_thread
 
 __all__: list[str] = []
@@ -202,6 +203,41 @@ def test_or_not(path: Path) -> None:
     assert command.process.returncode == ExitCode.LOST
     assert errors.startswith("nri-sync events: plugin 99-events: ")
     assert errors.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "version", "release"),
+    [
+        ("containerd", "1.7.28-0ubuntu1~24.04.1", "v0.8.0"),
+        ("containerd", "v2.1.5-k3s1", "v0.8.0"),
+        ("cri-o", "1.33.4-2.rhaos4.20.el9", "v0.9.0"),
+        ("containerd", "v2.2.1", "v0.11.0"),
+        ("containerd", "v2.4.2", "v0.12.5"),
+    ],
+)
+@pytest.mark.parametrize("events", ["all", "pod", "runpodsandbox"])
+def test_groups_on_the_runtimes_that_people_have(
+    path: Path, name: str, version: str, release: str, events: str
+) -> None:
+    with (
+        FakeRuntime(name, version, nri_version=release, socket_path=str(path)) as runtime,
+        Command("--socket", path, "--event", events) as command,
+    ):
+        runtime.wait_for(lambda: NAME in runtime.plugins, timeout=LONG)
+        runtime.run_pod(make_pod("web"))
+        lines = command.lines_to("RunPodSandbox")
+        assert not [line for line in lines if "disconnected" in line]
+
+
+def test_an_event_named_by_itself_that_the_runtime_lacks(path: Path) -> None:
+    with (
+        FakeRuntime(version="v1.7.28", nri_version="v0.8.0", socket_path=str(path)),
+        Command("--socket", path, "--event", "pod,updatepodsandbox") as command,
+    ):
+        _, errors = command.process.communicate(timeout=LONG)
+    assert command.process.returncode == ExitCode.LOST
+    assert "containerd v1.7.28 (NRI v0.8.0) does not have" in errors
+    assert "UpdatePodSandbox" in errors
 
 
 def test_no_runtime(path: Path) -> None:

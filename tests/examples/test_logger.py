@@ -59,6 +59,19 @@ def test_without_a_list_of_events_it_gets_all() -> None:
     assert Logger(Config()).configure("", "", "") is None
 
 
+@pytest.mark.parametrize("events", [[], ["all"], ["pod,container"], ["pod"]])
+@pytest.mark.parametrize("release", ["v0.6.1", "v0.8.0", "v0.11.0"])
+def test_groups_on_older_runtimes(events: list[str], release: str) -> None:
+    version = {"v0.6.1": "1.7.20", "v0.8.0": "2.1.5-k3s1", "v0.11.0": "2.2.1"}[release]
+    with (
+        FakeRuntime("containerd", version, nri_version=release) as runtime,
+        runtime.run_plugin(Logger(Config(events=events))) as stub,
+    ):
+        runtime.run_pod(make_pod("web"))
+        mask = nri_sync.EventMask.parse(*(events or ["all"]))
+        assert stub.events == mask & nri_sync.api.valid_events(release)
+
+
 def test_a_log_file(plugin: Logger, tmp_path: Path) -> None:
     pod, path = make_pod("web"), tmp_path / "log"
     plugin.on_config(Config(log_file=str(path)))

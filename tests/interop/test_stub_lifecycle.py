@@ -329,12 +329,22 @@ class TestNewestRelease:
 
 
 @pytest.mark.parametrize("release", RELEASES[2:], ids=str)
-def test_an_explicit_mask_is_not_trimmed(
-    runtime: GoRuntime, make_stub: Connect, closed: queue.SimpleQueue[object]
+def test_an_event_named_by_itself_that_the_runtime_lacks(
+    runtime: GoRuntime, make_stub: Connect
 ) -> None:
-    # Whoever asks for what the runtime does not have is to know.
     runtime.start()
     stub = make_stub(Recorder(configure=nri_sync.EventMask.parse("updatepodsandbox")))
-    stub.start()
-    assert closed.get(timeout=PROMPTLY) is not None
-    assert "0x800" in runtime.wait_event("log")["data"]["text"]
+    with pytest.raises(errors.StartError, match=r"does not have .*: UpdatePodSandbox") as error:
+        stub.start()
+    assert error.value.phase == "configure"
+
+
+@pytest.mark.parametrize("release", RELEASES[2:], ids=str)
+@pytest.mark.parametrize("names", ["all", "pod", "container", "pod,createcontainer"])
+def test_a_group_is_what_the_runtime_has_of_it(
+    runtime: GoRuntime, connect: Connect, names: str
+) -> None:
+    runtime.start()
+    mask = nri_sync.EventMask.parse(names)
+    stub = connect(Recorder(configure=mask))
+    assert stub.events == mask & 0x7FF

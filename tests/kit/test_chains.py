@@ -182,7 +182,8 @@ class TestEvents:
     def test_nobody_chooses(self) -> None:
         plugin = recording([], "a", "start_container")
         assert not hasattr(chain(plugin, plugin), "configure")
-        assert configure(chain(plugin, recording([], "b", "shutdown", configure=None))) is None
+        mask = configure(chain(plugin, recording([], "b", "shutdown", configure=None)))
+        assert (mask, mask.required) == (find_handlers(plugin)[1], 0)
 
     def test_masks_are_united(self) -> None:
         calls: list[Any] = []
@@ -224,12 +225,19 @@ class TestEvents:
             calls.clear()
         assert heard == [["start"], ["start", "stop"], ["stop"]]
 
-    def test_only_what_the_runtime_knows_is_added(self) -> None:
+    def test_what_one_leaves_open_is_optional(self) -> None:
         observer = recording([], "a", "run_pod_sandbox", "update_pod_sandbox")
         choosing = recording([], "b", "start_container", configure=EventMask.START_CONTAINER)
-        old = EventMask.START_CONTAINER | EventMask.RUN_POD_SANDBOX
-        assert configure(chain(observer, choosing), "containerd", "1.7.20") == old
-        assert configure(chain(observer, choosing)) == old | EventMask.UPDATE_POD_SANDBOX
+        nested = chain(chain(observer), choosing)
+        mask = configure(nested)
+        assert mask == EventMask.parse("startcontainer,runpodsandbox,updatepodsandbox")
+        assert mask.required == EventMask.START_CONTAINER
+
+    def test_what_one_requires_is_required(self) -> None:
+        observer = recording([], "a", "run_pod_sandbox", "update_pod_sandbox")
+        mask = EventMask.UPDATE_POD_SANDBOX
+        choosing = recording([], "b", "update_pod_sandbox", configure=mask)
+        assert configure(chain(observer, choosing)).required == mask
 
     def test_events_without_a_handler_name_the_plugin(self) -> None:
         choosing = recording([], "b", "start_container", configure=EventMask.STOP_CONTAINER)

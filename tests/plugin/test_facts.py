@@ -14,7 +14,8 @@ DEFAULTS = Facts(EventMask.RUN_POD_SANDBOX, 7.0)
 
 
 def test_before_anything_was_told() -> None:
-    assert DEFAULTS == (EventMask.RUN_POD_SANDBOX, 7.0, 2.0, "", "", "unknown")
+    expected = (EventMask.RUN_POD_SANDBOX, 7.0, 2.0, "", "", "unknown", EventMask(0))
+    assert tuple(DEFAULTS) == expected
 
 
 def test_everything_is_told() -> None:
@@ -25,7 +26,8 @@ def test_everything_is_told() -> None:
         request_timeout=250,
         NRI_version="v0.12.5",
     )
-    expected = (EventMask.RUN_POD_SANDBOX, 1.5, 0.25, "containerd", "v2.4.0", "v0.12.5")
+    told = (1.5, 0.25, "containerd", "v2.4.0", "v0.12.5")
+    expected = (EventMask.RUN_POD_SANDBOX, *told, EventMask(0))
     assert DEFAULTS.told(request, DEFAULTS) == expected
 
 

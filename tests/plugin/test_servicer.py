@@ -324,10 +324,118 @@ class TestConfigure:
         _, peer = connect(Recorder(), config=configuration(NRI_version=""))
         assert peer.events == EventMask.ALL
 
-    def test_an_explicit_mask_is_never_trimmed(self, connect: Connect) -> None:
-        mask = EventMask.UPDATE_POD_SANDBOX | EventMask.RUN_POD_SANDBOX
-        stub, peer = connect(Recorder(configure=mask), config=configuration(NRI_version="v0.6.1"))
-        assert stub.events == peer.events == mask
+    @pytest.mark.parametrize(
+        ("mask", "had"),
+        [
+            (EventMask.ALL, 0x7FF),
+            (EventMask.POD, 0x7),
+            (EventMask.CONTAINER, 0x7F8),
+            (EventMask.parse("pod,createcontainer"), 0xF),
+            (EventMask.ALL & ~EventMask.POST_UPDATE_POD_SANDBOX, 0x7FF),
+            (EventMask.RUN_POD_SANDBOX | EventMask.UPDATE_POD_SANDBOX.optional(), 0x1),
+            (EventMask.UPDATE_POD_SANDBOX.optional(), int(EventMask.REMOVE_POD_SANDBOX)),
+        ],
+    )
+    @pytest.mark.parametrize("release", ["v0.2.0", "v0.8.0", "v0.9.0", "v0.10.0", "v0.12.5"])
+    def test_a_group_is_what_the_runtime_has_of_it(
+        self, connect: Connect, mask: EventMask, had: int, release: str
+    ) -> None:
+        config = configuration(NRI_version=release)
+        stub, peer = connect(Recorder(configure=mask), config=config)
+        expected = had if release in ("v0.2.0", "v0.8.0", "v0.9.0") else mask
+        assert stub.events == peer.events == expected
+        assert stub.missing_events == mask & ~api.valid_events(release)
+
+    @pytest.mark.parametrize(
+        "mask",
+        [
+            EventMask.UPDATE_POD_SANDBOX | EventMask.RUN_POD_SANDBOX,
+            EventMask.parse("pod,updatepodsandbox"),
+            EventMask.of(*EventMask.ALL.numbers),
+            0x800,
+        ],
+    )
+    def test_an_event_named_by_itself_that_the_runtime_lacks_is_an_error(
+        self, serve: Serve, make_stub: MakeStub, mask: int
+    ) -> None:
+        serve(config=configuration(NRI_version="v0.6.1"))
+        stub = make_stub(Recorder(configure=mask))
+        with pytest.raises(
+            nri_sync.errors.StartError, match=r"\(NRI v0\.6\.1\) does not have .*UpdatePodSandbox"
+        ) as raised:
+            stub.start()
+        assert raised.value.phase == "configure"
+
+    def test_what_is_missing_is_said_once(
+        self, connect: Connect, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        old = configuration(NRI_version="v0.6.1")
+        stub, peer = connect(Recorder(update_pod_sandbox=None), config=old)
+        for _ in range(3):
+            peer.configure(old, LONG)
+        assert caplog.text.count("which does not have") == 1
+        peer.configure(configuration(), LONG)
+        assert stub.missing_events == 0
+        peer.configure(old, LONG)
+        assert caplog.text.count("which does not have") == 2
+
+    @pytest.mark.parametrize("asked", [None, EventMask.ALL, EventMask.CONTAINER])
+    def test_a_validator_that_is_never_called(
+        self, connect: Connect, caplog: pytest.LogCaptureFixture, asked: EventMask | None
+    ) -> None:
+        old = configuration(runtime_name="containerd", runtime_version="v1.7.28", NRI_version="")
+        stub, peer = connect(Recorder(configure=asked), config=old)
+        assert EventMask.VALIDATE_CONTAINER_ADJUSTMENT in stub.missing_events
+        assert stub.counters.unvalidated_sessions == 1
+        errors = [record.message for record in caplog.records if record.levelname == "ERROR"]
+        assert len(errors) == 1
+        assert (
+            "containerd v1.7.28 (NRI v0.8.0) cannot call the plugin's validator: containers are "
+            "created without it" in errors[0]
+        )
+        # Unlike other events, in each session.
+        peer.configure(old, LONG)
+        assert stub.counters.unvalidated_sessions == 2
+
+    @pytest.mark.parametrize(
+        ("plugin", "release"),
+        [
+            (Recorder(), "v0.10.0"),
+            # It has chosen to do without.
+            (Recorder(configure=EventMask.CREATE_CONTAINER), "v0.8.0"),
+            (PluginWith(run_pod_sandbox=lambda pod: None), "v0.8.0"),
+        ],
+    )
+    def test_no_validator_is_missing(
+        self, connect: Connect, caplog: pytest.LogCaptureFixture, plugin: object, release: str
+    ) -> None:
+        stub, _ = connect(plugin, config=configuration(NRI_version=release))
+        assert stub.counters.unvalidated_sessions == 0
+        assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
+    @pytest.mark.parametrize(
+        ("asked", "release", "text"),
+        [
+            (None, "v0.8.0", r"does not have .*: ValidateContainerAdjustment;"),
+            (EventMask.ALL, "v0.9.0", r"does not have .*: ValidateContainerAdjustment;"),
+            (EventMask.POD, "v0.12.5", r"without .* required_events names: Validate"),
+        ],
+    )
+    def test_it_refuses_to_start_without_a_validator(
+        self, serve: Serve, make_stub: MakeStub, asked: EventMask | None, release: str, text: str
+    ) -> None:
+        serve(config=configuration(NRI_version=release))
+        validate = EventMask.VALIDATE_CONTAINER_ADJUSTMENT
+        stub = make_stub(Recorder(configure=asked), required_events=validate)
+        with pytest.raises(StartError, match=text) as raised:
+            stub.start()
+        assert raised.value.phase == "configure"
+        assert not stub.started
+
+    def test_it_starts_with_what_is_required(self, connect: Connect) -> None:
+        required = EventMask.VALIDATE_CONTAINER_ADJUSTMENT
+        stub, _ = connect(Recorder(), required_events=required)
+        assert stub.events == EventMask.ALL
 
     def test_any_number_of_times(self, connect: Connect) -> None:
         masks = iter([EventMask.RUN_POD_SANDBOX, EventMask.STOP_POD_SANDBOX, None, None])

@@ -188,6 +188,14 @@ TABLE = {
         "configure failed: ValueError('configure subscribes to events that have no handler: "
         "CreateContainer (0x8)')",
     ),
+    "lacking_mask": Expected(
+        "`configure` returns an event by itself that the runtime does not have",
+        "StartError",
+        "configure",
+        "configure failed: ValueError('containerd v1.7.28 (NRI v0.8.0) does not have these events, which "
+        "the plugin requires: UpdatePodSandbox; it can do without those that it asks for by a group or by "
+        "EventMask.optional()')",
+    ),
     "stopped": Expected(
         "`stop()` is called meanwhile",
         "StubStopped",
@@ -338,13 +346,13 @@ def silent_after_registration(scene: Scene) -> None:
     scene.timeout = 5 * TIMEOUT
 
 
-def configuring(runtime: RawRuntime) -> None:
+def configuring(runtime: RawRuntime, **fields: str) -> None:
     runtime.accept_registration()
-    runtime.call(1, "Configure", configuration())
+    runtime.call(1, "Configure", configuration(**fields))
 
 
-def reading_the_answer(runtime: RawRuntime) -> None:
-    configuring(runtime)
+def reading_the_answer(runtime: RawRuntime, **fields: str) -> None:
+    configuring(runtime, **fields)
     runtime.response(1)
     assert runtime.at_end()
 
@@ -387,6 +395,15 @@ def wrong_mask(scene: Scene) -> None:
         run_pod_sandbox=lambda pod: None,
     )
     scene.serve(reading_the_answer)
+
+
+def lacking_mask(scene: Scene) -> None:
+    scene.plugin = PluginWith(
+        configure=lambda config, runtime, version: EventMask.UPDATE_POD_SANDBOX,
+        update_pod_sandbox=lambda pod, overhead, resources: None,
+    )
+    old = {"runtime_name": "containerd", "runtime_version": "v1.7.28", "NRI_version": ""}
+    scene.serve(lambda runtime: reading_the_answer(runtime, **old))
 
 
 def stopped(scene: Scene) -> None:

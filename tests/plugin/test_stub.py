@@ -59,6 +59,7 @@ class TestMaking:
         assert (stub.name, stub.idx, stub.base_name) == ("07-logger", "07", "logger")
         assert (stub.state, stub.started) == (State.IDLE, False)
         assert stub.events == EventMask.ALL
+        assert stub.missing_events == 0
         assert stub.close_reason is None
         assert (stub.registration_timeout, stub.request_timeout) == (5.0, 2.0)
         assert (stub.runtime_name, stub.runtime_version) == ("", "")
@@ -72,6 +73,7 @@ class TestMaking:
         for name in (
             "state", "started", "events", "close_reason", "counters", "request_timeout",
             "registration_timeout", "runtime_name", "runtime_version", "runtime_nri_version",
+            "missing_events",
         ):  # fmt: skip
             with pytest.raises(AttributeError):
                 setattr(stub, name, None)
@@ -82,6 +84,11 @@ class TestMaking:
             ({"dialer": "dial"}, TypeError, "dialer must be callable, not str"),
             ({"on_close": 5}, TypeError, "on_close must be callable, not int"),
             ({"failure_policy": True}, TypeError, "must be an api.FailurePolicy, not bool"),
+            (
+                {"required_events": 1 << 20},
+                ValueError,
+                "required_events has events without a handler",
+            ),
             ({"registration_timeout": 0}, ValueError, "must be positive, not 0"),
             ({"registration_timeout": -1.0}, ValueError, "must be positive"),
             ({"registration_timeout": float("nan")}, ValueError, "must be positive"),

@@ -97,7 +97,8 @@ def test_it_refuses_events_that_it_does_not_have() -> None:
         def configure(self, config: str, runtime: str, version: str) -> EventMask:
             return EventMask.POST_UPDATE_POD_SANDBOX
 
-    with FakeRuntime(version="1.7.20", nri_version="v0.6.1") as runtime:
+    # The plugin cannot know the release of this one, and asks.
+    with FakeRuntime("unheard-of", version="1.7.20", nri_version="v0.6.1") as runtime:
         with Stub(Eager(), name="test", idx="10", socket_path=runtime.socket_path) as stub:
             assert stub.wait(LONG)
             assert "refused the events" in str(stub.close_reason)

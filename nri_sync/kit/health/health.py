@@ -26,6 +26,8 @@ logger = get_logger("nri_sync.kit.health")
 # A handler that has not returned by then is not just slow: the runtime gave up on it long ago.
 _WEDGED_AFTER_TIMEOUTS = 2.0
 
+_VALIDATE = api.EventMask.VALIDATE_CONTAINER_ADJUSTMENT
+
 # The requests after which the state may be another.
 _TURNS = frozenset({"Configure", "Synchronize"})
 
@@ -47,6 +49,10 @@ _COUNTERS = {
         "Handlers that were done after their request had been answered for.",
     ),
     "updates": ("update_calls_total", "Calls of update_containers()."),
+    "unvalidated_sessions": (
+        "unvalidated_sessions_total",
+        "Sessions with a runtime that cannot call the plugin's validator.",
+    ),
 }
 
 
@@ -94,6 +100,7 @@ class Health(RequestInterceptor):
         self,
         *,
         wedged_after: float | None = None,
+        allow_unvalidated: bool = False,
         checks: Sequence[Callable[[], str | None]] = (),
         buckets: Sequence[float] = BUCKETS,
     ) -> None:
@@ -101,6 +108,8 @@ class Health(RequestInterceptor):
         Args:
             wedged_after: seconds that a handler may run; default twice the request timeout that the
                 runtime has told.
+            allow_unvalidated: whether a plugin with a validator is ready, too, when the runtime cannot call
+                the validator, and creates containers without it.
             checks: further conditions of being ready; each returns None, or why the plugin is not. Asked when
                 it is ready otherwise. They must not block. One that raises counts as not ready.
             buckets: the upper bounds of the histogram of durations, in seconds, in ascending order.
@@ -110,6 +119,7 @@ class Health(RequestInterceptor):
         #: Counts and times the requests.
         self.requests = RequestMetrics(buckets=buckets, on_done=self._done)
         self._wedged_after = wedged_after
+        self._allow_unvalidated = allow_unvalidated
         self._checks = tuple(checks)
         self._stub: Stub | None = None
         # The number of the last session that was synchronized, as the stub counts them.
@@ -203,6 +213,12 @@ class Health(RequestInterceptor):
         if stub.counters.sessions != self._synchronized:
             reason = f"configured by {runtime}, waiting to be synchronized"
             return HealthReport(HealthState.REGISTERED, True, False, reason)
+        if _VALIDATE in stub.missing_events and not self._allow_unvalidated:
+            reason = (
+                f"{runtime} speaks NRI {stub.runtime_nri_version} and cannot call the validator: "
+                "containers are created without it"
+            )
+            return HealthReport(HealthState.SYNCHRONIZED, True, False, reason)
         for check in self._checks:
             why = _ask(check)
             if why is not None:
@@ -231,6 +247,7 @@ class Health(RequestInterceptor):
                 "nri_version": stub.plugin_nri_version,
                 "nri_sync": nri_sync.__version__,
                 "events": str(stub.events),
+                "missing_events": str(stub.missing_events),
             }
             found["runtime"] = {
                 "name": stub.runtime_name,

@@ -16,6 +16,7 @@ import nri_sync
 from nri_sync import api, kit
 from nri_sync.kit import HealthState
 from nri_sync.kit.health.health import _COUNTERS
+from nri_sync.testing import FakeRuntime
 from nri_sync.threads import spawn
 from tests.kit._exposition import read
 from tests.kit._node import CONTAINER, LONG, POD, Node, PluginWith, eventually
@@ -83,6 +84,25 @@ def test_connecting_registered_synchronized_and_back(node: Node) -> None:
     is_now(health, SYNCHRONIZED, ready=True)
     stub.stop()
     assert is_now(health, CONNECTING).startswith("the stub is idle")
+
+
+@pytest.mark.parametrize("allowed", [False, True])
+def test_a_validator_that_the_runtime_cannot_call(socket_dir: Path, allowed: bool) -> None:
+    plugin = PluginWith(validate_container_adjustment=lambda request: None)
+    path = str(socket_dir / "nri.sock")
+    with FakeRuntime("containerd", "1.7.28-1", nri_version="v0.8.0", socket_path=path) as runtime:
+        health = kit.Health(allow_unvalidated=allowed)
+        stub = nri_sync.Stub(plugin, name="test", idx="10", socket_path=path, interceptors=[health])
+        health.attach(stub)
+        with stub:
+            runtime.wait_for(lambda: runtime.plugins)
+            reason = is_now(health, SYNCHRONIZED, ready=allowed)
+            assert allowed or "cannot call the validator: containers are created" in reason
+            figures = read(health.metrics_text())
+            assert figures["nri_plugin_unvalidated_sessions_total"].value() == 1
+            assert figures["nri_plugin_ready"].value() == int(allowed)
+            missing = health.describe()["plugin"]["missing_events"]
+            assert missing == "ValidateContainerAdjustment"
 
 
 def test_while_it_starts_and_stops(node: Node) -> None:
