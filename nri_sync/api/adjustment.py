@@ -76,6 +76,10 @@ class Adjustment(ResourceSettings):
         return self
 
     def remove_annotation(self, key: str) -> Adjustment:
+        """Remove an annotation of the container's own.
+
+        One that an earlier plugin has set stays, unless this adjustment sets it anew.
+        """
         self.message.annotations[removal.mark(key)] = ""
         return self
 
@@ -93,6 +97,7 @@ class Adjustment(ResourceSettings):
         return self
 
     def remove_mount(self, destination: str) -> Adjustment:
+        """Remove the mount at a destination, which is compared as it is: ``/data`` is not ``/data/``."""
         self.message.mounts.add(destination=removal.mark(destination))
         return self
 
@@ -102,6 +107,11 @@ class Adjustment(ResourceSettings):
         return self
 
     def remove_env(self, key: str) -> Adjustment:
+        """Remove a variable that an earlier plugin has set.
+
+        One that the container has of its own stays: the merging of containerd and CRI-O drops such a removal.
+        ``add_env`` gives it another value.
+        """
         self.message.env.add(key=removal.mark(key))
         return self
 
@@ -189,6 +199,11 @@ class Adjustment(ResourceSettings):
         return self
 
     def remove_device(self, path: str) -> Adjustment:
+        """Remove a device that an earlier plugin has added.
+
+        One that the container has of its own stays: the merging of containerd and CRI-O drops such a removal.
+        ``add_device`` replaces it.
+        """
         self.message.linux.devices.add(path=removal.mark(path))
         return self
 
@@ -221,6 +236,10 @@ class Adjustment(ResourceSettings):
         return self
 
     def remove_net_device(self, host_name: str) -> Adjustment:
+        """Remove a network device of the container's own.
+
+        One that an earlier plugin has set stays, unless this adjustment sets it anew.
+        """
         self.message.linux.net_devices[removal.mark(host_name)].Clear()
         return self
 
@@ -230,6 +249,10 @@ class Adjustment(ResourceSettings):
         return self
 
     def remove_sysctl(self, key: str) -> Adjustment:
+        """Remove a sysctl of the container's own.
+
+        One that an earlier plugin has set stays, unless this adjustment sets it anew.
+        """
         self.message.linux.sysctl[removal.mark(key)] = ""
         return self
 

@@ -13,6 +13,7 @@ from nri_sync.testing.builders import make_container, make_pod
 from nri_sync.testing.fake import FakeRuntime, StartPlugin
 from nri_sync.testing.recordings import Recording, replay
 from nri_sync.testing.remote import RemotePlugin
+from nri_sync.testing.removals import NoEffectWarning
 from nri_sync.testing.result import Answer, Changes, Result
 from nri_sync.testing.scripted import ScriptedRuntime
 from nri_sync.testing.steps import hostile_sessions
@@ -21,6 +22,7 @@ __all__ = [
     "Answer",
     "Changes",
     "FakeRuntime",
+    "NoEffectWarning",
     "Recording",
     "RemotePlugin",
     "Result",

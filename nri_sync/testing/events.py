@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, Callable
@@ -11,6 +12,7 @@ import grpc
 
 from nri_sync.api.nri_pb2 import (
     Container,
+    ContainerAdjustment,
     ContainerState,
     ContainerUpdate,
     LinuxResources,
@@ -21,20 +23,26 @@ from nri_sync.errors import (
     NRIError,
     RequestFailed,
     RequestTimeout,
+    SpecError,
     ValidationRejected,
 )
+from nri_sync.runtime.oci_container import adjust_container, container_to_oci
 from nri_sync.testing.builders import new_pid
 from nri_sync.testing.common import WITHIN
 from nri_sync.testing.embedded import Embedded, Recorder
 from nri_sync.testing.node import Node, set_resources
+from nri_sync.testing.removals import NoEffectWarning, ineffective_removals
 from nri_sync.testing.result import Answer, Result, merge
 
-__all__ = ["Events"]
+__all__ = ["Events", "InjectCDI", "rdt_class"]
+
+#: Changes a specification in place for CDI devices, by their names.
+InjectCDI = Callable[[dict[str, Any], list[str]], object]
 
 # The exit code of what could not be started (``errorStartExitCode`` in containerd).
 _START_FAILED = 128
 # How plugins can make an event fail; all else is a mistake of the test.
-_FAILURES = (RequestFailed, ConflictError, ValidationRejected, RequestTimeout)
+_FAILURES = (RequestFailed, ConflictError, ValidationRejected, RequestTimeout, SpecError)
 
 
 class _Event:
@@ -52,7 +60,7 @@ class _Event:
         self.error: NRIError | None = None
 
     def tell(self, call: Callable[..., Any], *arguments: Any) -> bool:
-        """Tell plugins, with a method of the Runtime; False if they make it fail."""
+        """Call a method of the Runtime, or what else can fail the event; False if that fails."""
         self.reply = None
         try:
             self.reply = call(*arguments)
@@ -71,9 +79,10 @@ class _Event:
 class Events:
     """The methods of a runtime that tell of events, and keep what comes of them."""
 
-    def __init__(self, node: Node, recorder: Recorder) -> None:
+    def __init__(self, node: Node, recorder: Recorder, inject_cdi: InjectCDI | None) -> None:
         self._node = node
         self._recorder = recorder
+        self._inject_cdi = inject_cdi
 
     def _started(self) -> Embedded:
         """The runtime side. Raises RuntimeStopped where there is none."""
@@ -174,9 +183,13 @@ class Events:
     def create_container(
         self, pod: PodSandbox | str, container: Container, *, check: bool = True
     ) -> Result:
-        """CreateContainer, then PostCreateContainer with what plugins have made of the container.
+        """CreateContainer, then PostCreateContainer with the container that a runtime makes of the answers.
 
-        If a plugin fails it, StopContainer and RemoveContainer follow, and the container is not there.
+        From then on the container is what its OCI specification is, as with containerd and CRI-O: a setting that
+        gets lost on the way there (docs/merging.md) is not in it. If a plugin fails the event, or the
+        specification cannot be made, StopContainer and RemoveContainer follow, and the container is not there.
+
+        A removal without an effect is a :class:`NoEffectWarning`, by way of :mod:`warnings`.
         """
         pod = self._node.pod(pod)
         if container.pod_sandbox_id != pod.id:
@@ -186,13 +199,12 @@ class Events:
             )
         self._node.new(container)
         with self._event("CreateContainer", check) as (event, runtime):
-            created = event.tell(runtime.create_container, pod, container)
+            event.tell(runtime.create_container, pod, container)
             reply = event.reply
             answers = [item for item in event.answers if item.event == "CreateContainer"]
             adjusted, owners = merge(pod, container, answers)
-            if created:
-                adjusted.state = ContainerState.CONTAINER_CREATED
-                adjusted.created_at = time.time_ns()
+            if reply is not None and event.tell(self._made, container, reply.adjust):
+                adjusted = event.reply
                 self._node.put(adjusted)
                 self._apply(reply.update)
                 event.tell(runtime.post_create_container, pod, adjusted)
@@ -200,7 +212,25 @@ class Events:
                 # Errors of these two do not count.
                 event.tell(runtime.stop_container, pod, container)
                 event.tell(runtime.remove_container, pod, container)
-            return event.result(pod, adjusted, reply=reply, owners=owners)
+            result = event.result(pod, adjusted, reply=reply, owners=owners)
+        if self._node.has(container):
+            self._warn_of_removals(answers, adjusted)
+        return result
+
+    def _made(self, container: Container, adjustment: ContainerAdjustment) -> Container:
+        """The container that a runtime makes. Raises SpecError if it can make none."""
+        made = adjust_container(
+            container, adjustment, inject_cdi=self._inject_cdi, resolve_rdt=rdt_class
+        )
+        made.state = ContainerState.CONTAINER_CREATED
+        made.created_at = time.time_ns()
+        return made
+
+    def _warn_of_removals(self, answers: Iterable[Answer], made: Container) -> None:
+        asked = [(item.plugin, item.adjustment) for item in answers if item.adjustment is not None]
+        for text in ineffective_removals(asked, container_to_oci(made)):
+            # The caller of create_container().
+            warnings.warn(text, NoEffectWarning, stacklevel=3)
 
     def start_container(self, container: Container | str, *, check: bool = True) -> Result:
         """StartContainer, then PostStartContainer. If a plugin fails it, StopContainer follows."""
@@ -314,3 +344,8 @@ class Events:
         event.tell(runtime.remove_container, pod, removed)
         self._node.remove(container)
         return updates
+
+
+def rdt_class(name: str) -> dict[str, Any] | None:
+    """What a class of RDT is to containerd: its name is that of the group of the kernel."""
+    return {"closID": name} if name else None

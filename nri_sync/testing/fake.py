@@ -18,7 +18,7 @@ from nri_sync.plugin.state import State
 from nri_sync.plugin.stub import Stub
 from nri_sync.testing.common import WITHIN, socket_directory
 from nri_sync.testing.embedded import Embedded, Recorder
-from nri_sync.testing.events import Events
+from nri_sync.testing.events import Events, InjectCDI
 from nri_sync.testing.node import Node, split
 from nri_sync.testing.watch import Watch
 
@@ -39,9 +39,10 @@ class StartPlugin(Protocol):
 class FakeRuntime(Events):
     """The runtime side on a socket of its own, with pods and containers; a context manager.
 
-    Each method tells plugins of an event, as containerd does, and keeps what comes of it: a container has the
-    environment that plugins gave it, and its state. Messages that are passed in stand for the pod or container
-    of their id, and are never changed. Methods block until all plugins have answered; any thread may call them.
+    Each method tells plugins of an event, as containerd does, and keeps what comes of it: a container has its
+    state, and all that its OCI specification has when the answers of plugins have been applied to it. Messages
+    that are passed in stand for the pod or container of their id, and are never changed. Methods block until all
+    plugins have answered; any thread may call them.
 
     They raise if a plugin fails the event: RequestFailed with the plugin's exception among its causes,
     ConflictError, ValidationRejected. With ``check=False`` that is in the ``error`` of the result.
@@ -57,6 +58,7 @@ class FakeRuntime(Events):
         request_timeout: float = WITHIN,
         split_sync: bool = False,
         default_validator: object | None = None,
+        inject_cdi: InjectCDI | None = None,
         socket_path: str | None = None,
     ) -> None:
         """Starts nothing.
@@ -68,6 +70,8 @@ class FakeRuntime(Events):
                 that a busy machine fails no test, and a debugger none either.
             split_sync: tell plugins what exists in several messages, as runtimes do where it is much.
             default_validator: see :class:`nri_sync.runtime.Runtime`.
+            inject_cdi: called with an OCI specification and the names of CDI devices, when a container is created
+                with some; changes the specification in place. Without it a container does not show them.
             socket_path: where to listen; default is in a new directory with a short path.
         """
         self._options: dict[str, Any] = {
@@ -76,7 +80,7 @@ class FakeRuntime(Events):
             "request_timeout": request_timeout,
             "default_validator": default_validator,
         }
-        super().__init__(Node(), Recorder(self._notify))
+        super().__init__(Node(), Recorder(self._notify), inject_cdi)
         self._name = name
         self._version = version
         self._split_sync = split_sync

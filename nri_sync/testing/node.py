@@ -75,6 +75,10 @@ class Node:
             else:
                 self._containers[item.id] = _copy(item)
 
+    def has(self, container: Container) -> bool:
+        with self._lock:
+            return container.id in self._containers
+
     def stop(self, pod: PodSandbox) -> bool:
         """Note that a pod has been stopped; False if it was already."""
         with self._lock:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
@@ -24,6 +25,7 @@ from nri_sync.api.plugin import CreateResult as Answered
 from nri_sync.errors import ConflictError, NRIError, ValidationRejected
 from nri_sync.runtime.oci import adjust_spec
 from nri_sync.runtime.result import CreateResult
+from nri_sync.testing.removals import NoEffectWarning, ineffective_removals
 
 __all__ = ["Answer", "Changes", "Result", "merge"]
 
@@ -104,10 +106,22 @@ class Changes:
     def apply(self, spec: Mapping[str, Any]) -> dict[str, Any]:
         """An OCI runtime specification with the adjustment in it, as a runtime hands it to runc.
 
-        ``spec`` is what ``json.loads`` makes of a config.json; it is not changed. Raises SpecError if the
-        adjustment cannot be applied.
+        ``spec`` is what ``json.loads`` makes of a config.json; it is not changed. A removal without an effect is
+        a :class:`NoEffectWarning`.
+
+        Raises:
+            ConflictError: the adjustment sets something twice.
+            SpecError: the adjustment cannot be applied.
         """
-        return adjust_spec(spec, self.adjustment)
+        # A runtime merges answers first, also a single one.
+        alone = CreateResult(CreateContainerRequest(container=Container()))
+        alone.apply("under test", CreateContainerResponse(adjust=self.adjustment))
+        merged = alone.reply.adjust
+        api.strip(merged)
+        made = adjust_spec(spec, merged)
+        for text in ineffective_removals([("under test", self.adjustment)], made):
+            warnings.warn(text, NoEffectWarning, stacklevel=2)
+        return made
 
     def __repr__(self) -> str:
         updated = [update.container_id for update in self.updates]

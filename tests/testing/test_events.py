@@ -14,10 +14,11 @@ from nri_sync.errors import (
     NoAnswer,
     RequestFailed,
     RuntimeStopped,
+    SpecError,
     ValidationRejected,
 )
-from nri_sync.testing import FakeRuntime, make_container, make_pod
-from tests.runtime.rig import Never, PluginWith
+from nri_sync.testing import FakeRuntime, NoEffectWarning, make_container, make_pod
+from tests.runtime.rig import LONG, Never, PluginWith
 
 __all__: list[str] = []
 
@@ -177,11 +178,13 @@ def test_the_end_of_a_pod_is_that_of_its_containers(runtime: FakeRuntime) -> Non
 def test_what_plugins_make_of_a_container(runtime: FakeRuntime) -> None:
     pod = make_pod("web")
     other, container = make_container(pod, "other"), make_container(pod, "app")
+    container.annotations["gone"] = "1"
     runtime.add(pod, other)
 
     def create(pod: api.PodSandbox, container: api.Container) -> object:
         update = api.Update(other.id).set_cpu(shares=5)
-        return api.Adjustment().add_env("POD", pod.name).remove_env("HOSTNAME"), [update]
+        adjustment = api.Adjustment().add_env("POD", pod.name).remove_annotation("gone")
+        return adjustment.set_memory(swap=1), [update]
 
     plugin = Recorder(create_container=create)
     with runtime.run_plugin(plugin), runtime.run_plugin(Recorder(), name="other", idx="20"):
@@ -197,13 +200,97 @@ def test_what_plugins_make_of_a_container(runtime: FakeRuntime) -> None:
     assert runtime.container(other).linux.resources.cpu.shares.value == 5
     created = runtime.container(container)
     assert "POD=web" in created.env
-    assert not [entry for entry in created.env if entry.startswith("HOSTNAME=")]
+    assert "gone" not in created.annotations
+    assert not created.linux.resources.memory.HasField("swap"), "it gets lost on a node"
     assert result.container == created
     assert "POD=web" not in container.env
     plugin.calls.get()
     name, told = plugin.calls.get()
     assert name == "post_create_container"
     assert "POD=web" in told.env
+
+
+def test_what_a_container_is_from_its_creation_on(runtime: FakeRuntime) -> None:
+    """Plugins of one request see what those before them ask for; events that follow, what has come of it."""
+    pod = make_pod()
+    runtime.run_pod(pod)
+    container = make_container(pod, env={"TOKEN": "x"})
+    container.linux.resources.pids.limit = 10
+
+    def create(pod: api.PodSandbox, container: api.Container) -> object:
+        return api.Adjustment().remove_env("TOKEN").set_pids_limit(-1).set_memory(reservation=5)
+
+    first, second = PluginWith(create_container=create), Recorder()
+    with runtime.run_plugin(first), runtime.run_plugin(second, name="second", idx="20"):
+        with pytest.warns(
+            NoEffectWarning, match="10-test: .* variable 'TOKEN' has no effect"
+        ) as warned:
+            result = runtime.create_container(pod, container)
+        assert [warning.filename for warning in warned] == [__file__]
+        runtime.start_container(container)
+        runtime.stop_container(container)
+    existing: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    late = PluginWith(synchronize=lambda pods, containers: existing.put(containers))
+    with runtime.run_plugin(late):
+        pass
+    name, seen = second.calls.get()
+    assert name == "create_container"
+    assert "TOKEN=x" not in seen.env
+    told = dict(second.calls.get() for _ in range(4))
+    assert told.keys() == {
+        "post_create_container", "start_container", "post_start_container", "stop_container",
+    }  # fmt: skip
+    for seen in (*told.values(), *existing.get(), result.container, runtime.container(container)):
+        assert "TOKEN=x" in seen.env
+        assert seen.linux.resources.pids.limit == 10
+        assert not seen.linux.resources.memory.HasField("reservation")
+
+
+def test_validators_see_the_container_as_it_was(runtime: FakeRuntime) -> None:
+    """As the reference has it: the message before all plugins, and the merged adjustment beside it."""
+    pod = make_pod()
+    runtime.add(pod)
+    container = make_container(pod, env={"TOKEN": "x"})
+    requests: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    adjuster = PluginWith(create_container=lambda *_: api.Adjustment().add_env("A", "1"))
+    validator = PluginWith(validate_container_adjustment=requests.put)
+    with runtime.run_plugin(adjuster), runtime.run_plugin(validator, name="validator"):
+        runtime.create_container(pod, container)
+    request = requests.get(timeout=LONG)
+    assert "A=1" not in request.container.env
+    assert [entry.key for entry in request.adjust.env] == ["A"]
+
+
+def test_what_fits_no_specification(runtime: FakeRuntime) -> None:
+    pod = make_pod()
+    runtime.add(pod)
+    container = make_container(pod)
+    plugin = Recorder(create_container=lambda *_: api.Adjustment().set_namespace("nowhere", "/x"))
+    with runtime.run_plugin(plugin):
+        with pytest.raises(SpecError, match="nowhere"):
+            runtime.create_container(pod, container)
+        result = runtime.create_container(pod, container, check=False)
+    assert isinstance(result.error, SpecError)
+    assert runtime.containers == []
+    names = [plugin.calls.get()[0] for _ in range(6)]
+    assert names == ["create_container", "stop_container", "remove_container"] * 2
+
+
+def test_cdi_devices_and_classes() -> None:
+    def inject(spec: dict[str, Any], names: list[str]) -> None:
+        spec["process"]["env"].append(f"DEVICES={','.join(names)}")
+
+    def create(pod: api.PodSandbox, container: api.Container) -> object:
+        return api.Adjustment().add_cdi_device("vendor.com/class=a").set_rdt_class("gold")
+
+    with FakeRuntime(inject_cdi=inject) as runtime:
+        pod = make_pod()
+        runtime.add(pod)
+        with runtime.run_plugin(PluginWith(create_container=create)):
+            made = runtime.create_container(pod, make_container(pod)).container
+    assert made is not None
+    assert "DEVICES=vendor.com/class=a" in made.env
+    assert api.optional.get(made.linux.rdt, "clos_id") == "gold"
 
 
 def test_what_plugins_make_of_an_update(runtime: FakeRuntime) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from nri_sync import api
 from nri_sync.errors import RequestFailed, ValidationRejected
-from nri_sync.testing import make_container, make_pod
+from nri_sync.testing import NoEffectWarning, make_container, make_pod
 from nri_sync.testing.result import Answer, Changes, Result, merge
 
 __all__: list[str] = []
@@ -97,9 +97,13 @@ def test_what_is_empty_does_not_count_and_nothing_is_changed() -> None:
 
 
 def test_applied_to_a_specification() -> None:
+    """As a runtime applies it, after merging: which drops the removal of a variable of the container's own."""
     spec = {"process": {"env": ["OLD=1", "KEPT=1"]}}
-    assert Changes(full()).apply(spec)["process"]["env"] == ["KEPT=1", "NEW=2"]
+    with pytest.warns(NoEffectWarning, match="'OLD' has no effect") as warned:
+        assert Changes(full()).apply(spec)["process"]["env"] == ["OLD=1", "KEPT=1", "NEW=2"]
+    assert [warning.filename for warning in warned] == [__file__]
     assert spec == {"process": {"env": ["OLD=1", "KEPT=1"]}}
+    assert Changes().apply({}) == {}
 
 
 def test_a_failed_assertion_shows_it() -> None:

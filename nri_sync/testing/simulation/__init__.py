@@ -19,7 +19,7 @@ from nri_sync.api.handlers import HANDLERS
 from nri_sync.api.nri_pb2 import LinuxResources
 from nri_sync.kit.fields.qos import pod_qos
 from nri_sync.plugin.stub import Stub
-from nri_sync.testing.fake import FakeRuntime
+from nri_sync.testing.events import InjectCDI
 from nri_sync.testing.manifests import Workload
 from nri_sync.testing.simulation.copies import another, with_containers
 from nri_sync.testing.simulation.diff import Change, Place
@@ -38,7 +38,7 @@ from nri_sync.testing.simulation.report import (
     UpdatedContainer,
     statistics,
 )
-from nri_sync.testing.simulation.walk import InjectCDI, Walk
+from nri_sync.testing.simulation.walk import Node, Walk
 from nri_sync.threads import call_off_main
 
 __all__ = [
@@ -109,7 +109,11 @@ def simulate(
             progress(next(counted), total)
 
     def run() -> Simulation:
-        runtime = FakeRuntime(request_timeout=request_timeout, default_validator=default_validator)
+        runtime = Node(
+            request_timeout=request_timeout,
+            default_validator=default_validator,
+            inject_cdi=inject_cdi,
+        )
         with runtime:
             walk = Walk(runtime, resources=resources, inject_cdi=inject_cdi, advance=advance)
             for workload in existing:

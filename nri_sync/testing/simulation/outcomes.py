@@ -12,6 +12,7 @@ from nri_sync.errors import (
     NRIError,
     RequestFailed,
     RequestTimeout,
+    SpecError,
     ValidationRejected,
 )
 from nri_sync.testing.manifests import WorkloadContainer
@@ -84,6 +85,8 @@ def failure_of(error: NRIError | None, calls: Iterable[Call]) -> Failure | None:
             if (call.plugin, call.event) == (error.plugin, error.event)
         ]
         return Failure(kind, text, error.plugin, traceback=raised[0] if raised else "")
+    if isinstance(error, SpecError):
+        return Failure(FailureKind.SPEC, text)
     if isinstance(error, RequestTimeout):
         return Failure(FailureKind.NO_ANSWER, text)
     return Failure(FailureKind.ERROR, text)

@@ -13,18 +13,14 @@ from nri_sync.api.nri_pb2 import (
 )
 from nri_sync.api.oci import resources_to_oci
 from nri_sync.runtime.oci import adjust_spec
+from nri_sync.testing.events import rdt_class
 from nri_sync.testing.simulation.diff import Place, compare
 from nri_sync.testing.simulation.report import UpdatedContainer
 
-__all__ = ["Specs", "rdt_class"]
+__all__ = ["Specs"]
 
 #: What plugins have asked for, by their full names.
 Asked = Sequence[tuple[str, Iterable[ContainerUpdate]]]
-
-
-def rdt_class(name: str) -> dict[str, Any] | None:
-    """What a class of RDT is to containerd: its name is that of the group of the kernel."""
-    return {"closID": name} if name else None
 
 
 class Specs:

@@ -13,10 +13,8 @@ from nri_sync.api.nri_pb2 import (
     ContainerUpdate,
     LinuxResources,
 )
-from nri_sync.errors import (
-    SpecError,
-)
 from nri_sync.runtime.oci import adjust_spec
+from nri_sync.testing.events import InjectCDI, rdt_class
 from nri_sync.testing.fake import FakeRuntime
 from nri_sync.testing.manifests import Kind, Workload, WorkloadContainer
 from nri_sync.testing.result import Result
@@ -29,21 +27,23 @@ from nri_sync.testing.simulation.outcomes import (
 from nri_sync.testing.simulation.plugins import Handled, Recorder
 from nri_sync.testing.simulation.report import (
     Event,
-    Failure,
-    FailureKind,
     Unsolicited,
     UpdatedContainer,
 )
-from nri_sync.testing.simulation.specs import Specs, rdt_class
+from nri_sync.testing.simulation.specs import Specs
 
-__all__ = ["InjectCDI", "Walk"]
-
-#: Changes a specification in place for CDI devices, by their names.
-InjectCDI = Callable[[dict[str, Any], list[str]], object]
+__all__ = ["Node", "Walk"]
 
 _RUNTIME_LOG = "nri_sync.runtime"
 # The exit code of a process 1 that leaves SIGTERM alone, as most do, and is killed in the end.
 _KILLED = 137
+
+
+class Node(FakeRuntime):
+    """The runtime of a simulation: its warnings are in the report."""
+
+    def _warn_of_removals(self, answers: object, made: object) -> None:
+        """The runtime has logged them."""
 
 
 class _Warnings(logging.Handler):
@@ -57,8 +57,9 @@ class _Warnings(logging.Handler):
         self.texts.append(record.getMessage())
 
     def take(self) -> list[str]:
+        """Each text once: an adjustment is applied to a container's message, and to its specification."""
         taken, self.texts = self.texts, []
-        return taken
+        return list(dict.fromkeys(taken))
 
 
 class Walk:
@@ -174,9 +175,6 @@ class Walk:
         yield event
         if self._state(id) is None:
             return False
-        if event.failure is not None and event.failure.kind is FailureKind.SPEC:
-            yield self._told(self.runtime.remove_container(id, check=False), workload, item)
-            return False
         yield self._told(self.runtime.start_container(id, check=False), workload, item)
         if self._state(id) != ContainerState.CONTAINER_RUNNING:
             return False
@@ -228,10 +226,8 @@ class Walk:
         after: Mapping[str, Any] | None = None
         # If not that has failed, but what follows, it is there all the same.
         if self._state(item.container.id) is not None:
-            try:
-                after = self._adjusted(item, result)
-            except SpecError as error:
-                event.failure = Failure(FailureKind.SPEC, str(error))
+            after = self._adjusted(item, result)
+            event.warnings = list(dict.fromkeys([*event.warnings, *self._warnings.take()]))
         event.created = container_report(item, result, after)
         if after is not None:
             self._specs.put(item.container.id, workload.pod.name, item.name, after)

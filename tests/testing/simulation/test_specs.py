@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from nri_sync import api
-from nri_sync.testing.simulation.specs import Specs, rdt_class
+from nri_sync.testing.events import rdt_class
+from nri_sync.testing.simulation.specs import Specs
 
 __all__: list[str] = []
 

@@ -187,8 +187,9 @@ def test_an_adjustment_that_fits_no_specification() -> None:
     assert failure is not None
     assert failure.kind is FailureKind.SPEC
     assert "nowhere" in failure.message
+    # The runtime undoes the creation, as when a plugin fails it.
     names = [item.name for item in simulation.pods[0].events]
-    assert names[:3] == ["RunPodSandbox", "CreateContainer", "RemoveContainer"]
+    assert names[:3] == ["RunPodSandbox", "CreateContainer", "UpdatePodSandbox"]
 
 
 def test_updates() -> None:
@@ -235,6 +236,33 @@ def test_updates_of_other_containers() -> None:
     assert (updated.container, updated.changes[0].after) == ("app", 50)
     [updated] = event(simulation, "StopContainer", "app").updates
     assert (updated.container, updated.changes[0].owner) == ("log", "10-a")
+
+
+def test_a_removal_without_an_effect() -> None:
+    """A warning of the event, once; plugins see what is left from then on."""
+
+    class Hiding:
+        def __init__(self) -> None:
+            self.seen: list[str] = []
+
+        def create_container(self, pod: Any, container: Any) -> Any:
+            return api.Adjustment().remove_env("PATH").set_memory(swap=5)
+
+        def post_start_container(self, pod: Any, container: Any) -> None:
+            self.seen += container.env
+            assert not container.linux.resources.memory.HasField("swap")
+
+    plugin = Hiding()
+    simulation = life(plugin)
+    warned = {item.name: item.warnings for item in simulation.pods[0].events if item.warnings}
+    assert warned.keys() == {"CreateContainer"}
+    removal, swap = warned["CreateContainer"]
+    assert "the removal of environment variable 'PATH' is lost" in removal
+    assert "memory.swap is lost" in swap
+    assert [entry for entry in plugin.seen if entry.startswith("PATH=")]
+    created = event(simulation, "CreateContainer").created
+    assert created is not None
+    assert not created.changes
 
 
 def test_what_is_lost_is_told() -> None:

@@ -1,0 +1,111 @@
+"""A container as a runtime makes it: its message with an adjustment applied.
+
+Once a container has been made, containerd (``internal/cri/nri/nri_api_linux.go``) and CRI-O
+(``server/nri-api.go``) read its message off its OCI specification, for all later events and for Synchronize.
+Plugins then see the values of the specification, and not what their answers were merged to.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Callable, NamedTuple
+
+from nri_sync.api import Container, ContainerAdjustment, oci
+from nri_sync.api.nri_pb2 import OptionalInt
+from nri_sync.runtime.oci import adjust_spec
+
+__all__ = ["adjust_container", "container_to_oci"]
+
+
+class _Part(NamedTuple):
+    """A field of a message, and how the specification has it."""
+
+    #: The object of the specification that it is in: ``process``, ``linux``, or empty for the outermost.
+    parent: str
+    key: str
+    to_oci: Callable[[Any], Any]
+    from_oci: Callable[[Any], Any]
+
+
+def _same(value: Any) -> Any:
+    return value
+
+
+_CONTAINER = {
+    "annotations": _Part("", "annotations", dict, _same),
+    "mounts": _Part("", "mounts", oci.mounts_to_oci, oci.mounts_from_oci),
+    "hooks": _Part("", "hooks", oci.hooks_to_oci, oci.hooks_from_oci),
+    "args": _Part("process", "args", list, _same),
+    "env": _Part("process", "env", list, _same),
+    "rlimits": _Part("process", "rlimits", oci.rlimits_to_oci, oci.rlimits_from_oci),
+}
+_LINUX = {
+    "oom_score_adj": _Part(
+        "process", "oomScoreAdj", lambda score: score.value, lambda score: OptionalInt(value=score)
+    ),
+    "io_priority": _Part("process", "ioPriority", oci.io_priority_to_oci, oci.io_priority_from_oci),
+    "scheduler": _Part("process", "scheduler", oci.scheduler_to_oci, oci.scheduler_from_oci),
+    "namespaces": _Part("linux", "namespaces", oci.namespaces_to_oci, oci.namespaces_from_oci),
+    "devices": _Part("linux", "devices", oci.devices_to_oci, oci.devices_from_oci),
+    "resources": _Part("linux", "resources", oci.resources_to_oci, oci.resources_from_oci),
+    "cgroups_path": _Part("linux", "cgroupsPath", str, _same),
+    "seccomp_policy": _Part("linux", "seccomp", oci.seccomp_to_oci, oci.seccomp_from_oci),
+    "sysctl": _Part("linux", "sysctl", dict, _same),
+    "net_devices": _Part("linux", "netDevices", oci.net_devices_to_oci, oci.net_devices_from_oci),
+    "rdt": _Part("linux", "intelRdt", oci.rdt_to_oci, oci.rdt_from_oci),
+}
+
+
+def container_to_oci(container: Container) -> dict[str, Any]:
+    """What a container's message says of its OCI specification: that is what adjustments can change."""
+    spec: dict[str, Any] = {"process": {}, "linux": {}}
+    for message, parts in ((container, _CONTAINER), (container.linux, _LINUX)):
+        for field, value in message.ListFields():
+            if field.name in parts:
+                part = parts[field.name]
+                parent = spec[part.parent] if part.parent else spec
+                parent[part.key] = part.to_oci(value)
+    return spec
+
+
+def adjust_container(
+    container: Container, adjustment: ContainerAdjustment, **callbacks: Any
+) -> Container:
+    """The container that a runtime makes with a merged adjustment; neither argument is changed.
+
+    All that the specification does not have, such as the name, the labels and the state, stays. So does each
+    field that the adjustment does not change in the specification.
+
+    Args:
+        callbacks: those of :func:`nri_sync.runtime.oci.adjust_spec`. The specification that they get has only
+            what the message says.
+
+    Raises:
+        SpecError: as ``adjust_spec``. A runtime does not make the container then.
+
+    What callbacks raise comes out unchanged.
+    """
+    before = container_to_oci(container)
+    after = adjust_spec(before, adjustment, **callbacks)
+    made = Container()
+    made.CopyFrom(container)
+    _read(made, _CONTAINER, before, after)
+    _read(made.linux, _LINUX, before, after)
+    return made
+
+
+def _read(
+    message: Any,
+    parts: dict[str, _Part],
+    before: dict[str, Any],
+    after: dict[str, Any],
+) -> None:
+    """Set the fields whose values in the specification have changed."""
+    for field, part in parts.items():
+        old, new = (
+            ((spec.get(part.parent) or {}) if part.parent else spec).get(part.key)
+            for spec in (before, after)
+        )
+        if new != old:
+            message.ClearField(field)
+            if new is not None:
+                message.MergeFrom(type(message)(**{field: part.from_oci(new)}))

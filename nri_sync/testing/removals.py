@@ -1,0 +1,107 @@
+"""Removals that plugins have asked for, and that have no effect."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Callable, NamedTuple
+
+from nri_sync.api import removal
+from nri_sync.api.nri_pb2 import ContainerAdjustment
+
+__all__ = ["NoEffectWarning", "ineffective_removals"]
+
+_Spec = Mapping[str, Any]
+
+
+class NoEffectWarning(UserWarning):
+    """A plugin has removed an entry of a container, and a runtime makes the container with it."""
+
+
+class _Kind(NamedTuple):
+    """A kind of entries: its name, the keys in an adjustment, and the keys in an OCI specification."""
+
+    name: str
+    asked: Callable[[ContainerAdjustment], Iterable[str]]
+    present: Callable[[_Spec], Iterable[str]]
+    #: Why an entry stays.
+    reason: str
+
+
+_OWN = (
+    "the container has it of its own, and a runtime only removes what an earlier plugin has added"
+)
+_FIRST = "an earlier plugin has set it, and a runtime keeps that"
+_TWICE = "the container has it twice"
+
+_KINDS = (
+    _Kind(
+        "environment variable",
+        lambda adjustment: (entry.key for entry in adjustment.env),
+        lambda spec: (entry.partition("=")[0] for entry in _in(spec, "process", "env")),
+        _OWN,
+    ),
+    _Kind(
+        "device",
+        lambda adjustment: (device.path for device in adjustment.linux.devices),
+        lambda spec: (device.get("path") for device in _in(spec, "linux", "devices")),
+        _OWN,
+    ),
+    _Kind(
+        "mount",
+        lambda adjustment: (mount.destination for mount in adjustment.mounts),
+        lambda spec: (mount.get("destination") for mount in spec.get("mounts") or ()),
+        _TWICE,
+    ),
+    _Kind(
+        "annotation",
+        lambda adjustment: adjustment.annotations,
+        lambda spec: spec.get("annotations") or (),
+        _FIRST,
+    ),
+    _Kind(
+        "sysctl",
+        lambda adjustment: adjustment.linux.sysctl,
+        lambda spec: _in(spec, "linux", "sysctl"),
+        _FIRST,
+    ),
+    _Kind(
+        "network device",
+        lambda adjustment: adjustment.linux.net_devices,
+        lambda spec: _in(spec, "linux", "netDevices"),
+        _FIRST,
+    ),
+    _Kind(
+        "namespace",
+        lambda adjustment: (namespace.type for namespace in adjustment.linux.namespaces),
+        lambda spec: (namespace.get("type") for namespace in _in(spec, "linux", "namespaces")),
+        _TWICE,
+    ),
+)
+
+
+def _in(spec: _Spec, parent: str, key: str) -> Any:
+    return (spec.get(parent) or {}).get(key) or ()
+
+
+def ineffective_removals(
+    asked: Sequence[tuple[str, ContainerAdjustment]], made: _Spec
+) -> list[str]:
+    """What plugins have removed, and a runtime keeps; a sentence for each.
+
+    Args:
+        asked: the plugins in the order in which they were asked, by any names, and their adjustments.
+        made: the OCI specification that a runtime has made of them all.
+    """
+    found = []
+    for kind in _KINDS:
+        present = set(kind.present(made))
+        set_later: set[str] = set()
+        for plugin, adjustment in reversed(asked):
+            keys = list(kind.asked(adjustment))
+            set_later |= {key for key in keys if not removal.is_marked(key)}
+            removed = {removal.unmark(key).key for key in keys if removal.is_marked(key)}
+            found += [
+                f"plugin {plugin}: the removal of {kind.name} {key!r} has no effect: {kind.reason}"
+                for key in sorted((removed & present) - set_later)
+            ]
+    return found
