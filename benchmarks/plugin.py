@@ -52,7 +52,6 @@ def _watched(plugin: Adjuster, address: str, **options: Any) -> nri_sync.Stub:
 
     health = kit.Health()
     stub = nri_sync.Stub(plugin, interceptors=[health], **options)
-    health.attach(stub)
     kit.HealthServer(health, address).start()
     return stub
 

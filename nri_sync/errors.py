@@ -13,6 +13,7 @@
      +-- LifecycleError              a call that the state of the stub does not allow
      |    +-- AlreadyStarted         start() while a session is up
      |    +-- StubStopped            start() was ended by a stop()
+     |    |    +-- StubClosed        start() after a close()
      |    +-- NotConnected           a call to the runtime without a session
      |    +-- WouldDeadlock          a blocking call that could never return
      |    +-- RuntimeStopped         the Runtime is not started, or was stopped meanwhile
@@ -71,6 +72,7 @@ __all__ = [
     "StartError",
     "StartTimeout",
     "StoreError",
+    "StubClosed",
     "StubStopped",
     "UpdateFailed",
     "ValidationRejected",
@@ -150,6 +152,10 @@ class AlreadyStarted(LifecycleError):
 
 class StubStopped(LifecycleError):
     """``start()`` was ended by a ``stop()`` from elsewhere."""
+
+
+class StubClosed(StubStopped):
+    """``start()`` was called after ``close()``, which ends a stub for good."""
 
 
 class NotConnected(LifecycleError):

@@ -37,7 +37,7 @@ class Latch:
     may interrupt them.
     """
 
-    __slots__ = ("_is_set", "_waiters")
+    __slots__ = ("__weakref__", "_is_set", "_waiters")
 
     def __init__(self) -> None:
         self._is_set = False

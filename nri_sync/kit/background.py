@@ -20,6 +20,7 @@ from collections.abc import Mapping
 from concurrent.futures import Future
 from typing import Any, Callable, NamedTuple, TypeVar
 
+from nri_sync import Interceptor
 from nri_sync.deadline import Deadline
 from nri_sync.errors import QueueClosed, QueueFull
 from nri_sync.logger import get_logger
@@ -137,14 +138,15 @@ class Task:
         return f"<Task {_name(self._function)}>"
 
 
-class Background:
+class Background(Interceptor):
     """Runs functions on threads of its own. All methods may be called from any thread, in handlers too.
 
     Threads are started as they are needed, up to a limit, and end with :meth:`close`. They are daemons: a
     process that forgets it still exits. Functions see the context variables of whoever asked for them, so that
     their log records say for which request. What they raise is logged, counted, and told to ``on_error``.
 
-    As a context manager: :meth:`close` at the end.
+    As a context manager: :meth:`close` at the end. Passed to a stub among its ``interceptors``, it is closed by
+    :meth:`nri_sync.Stub.close`.
     """
 
     def __init__(

@@ -1,27 +1,21 @@
-"""What stands around the handlers: an interceptor of the requests of the runtime, and what they are about."""
+"""What the requests of the runtime are about, for interceptors."""
 
 from __future__ import annotations
 
-from typing import Any, Callable
+from typing import Any
 
-import grpc
-
-from nri_sync import api
+from nri_sync import Interceptor, Stub, api
 from nri_sync.kit.fields.names import container_name
 
 __all__ = [
-    "Behaviour",
+    "NamedInterceptor",
     "RequestInterceptor",
     "container_label",
-    "event_name",
     "join_names",
     "names_of",
     "pod_label",
     "subject",
 ]
-
-#: What serves a request: takes it, decoded, and its context; returns the reply.
-Behaviour = Callable[[Any, grpc.ServicerContext], Any]
 
 # As many characters as the usual tools show of an id.
 _ID = 12
@@ -29,61 +23,31 @@ _ID = 12
 _LONGEST = 300
 
 
-class RequestInterceptor(grpc.ServerInterceptor):
-    """Base class: :meth:`serve` is called around each request of the runtime, on the thread that serves it."""
-
-    # By method: the handler of the present session, and what stands around it. Making that anew for each
-    # request would cost more than most interceptors do.
-    _wrapped: dict[str, tuple[Any, Any]] | None = None
-
-    def serve(
-        self, event: str, request: Any, context: grpc.ServicerContext, behaviour: Behaviour
-    ) -> Any:
-        """Return ``behaviour(request, context)``, or raise what it does; ``event`` as :func:`event_name`."""
-        raise NotImplementedError
-
-    def intercept_service(self, continuation: Any, details: grpc.HandlerCallDetails) -> Any:
-        handler = continuation(details)
-        if self._wrapped is None:
-            self._wrapped = {}
-        known = self._wrapped.get(details.method)
-        if known is not None and known[0] is handler:
-            return known[1]
-        wrapped = self._wrap(details.method, handler)
-        if wrapped is not handler:
-            self._wrapped[details.method] = handler, wrapped
-        return wrapped
-
-    def _wrap(self, method: str, handler: Any) -> Any:
-        behaviour = getattr(handler, "unary_unary", None)
-        if behaviour is None:
-            return handler  # an unknown method, or none of NRI's
-        serve = self.serve
-        rpc = method.rpartition("/")[2]
-
-        def served(request: Any, context: grpc.ServicerContext) -> Any:
-            return serve(rpc, request, context, behaviour)
-
-        def state_changed(request: Any, context: grpc.ServicerContext) -> Any:
-            return serve(event_name(request.event), request, context, behaviour)
-
-        return grpc.unary_unary_rpc_method_handler(
-            state_changed if rpc == "StateChange" else served,
-            handler.request_deserializer,
-            handler.response_serializer,
-        )
+#: The base class of all of them, under its name from before it was a part of the top level.
+RequestInterceptor = Interceptor
 
 
-def event_name(number: int) -> str:
-    """The event of a StateChange, by the name of the method that newer runtimes call for it.
+class NamedInterceptor(Interceptor):
+    """Base class of interceptors that name the plugin: as they are told, or as the stub does."""
 
-    ``"StateChange"`` for one that is unknown: names become labels of metrics, and must be few.
-    """
-    name = _NAMES.get(number)
-    return "StateChange" if name is None else name
+    def __init__(self, plugin: str) -> None:
+        #: The name of the plugin.
+        self.plugin = plugin
+        self._is_given = bool(plugin)
 
+    def attach(self, stub: Stub) -> None:
+        """Take the name of the stub, unless a name was given. Idempotent.
 
-_NAMES = {number: api.pretty_name(number) for number in api.EventMask.ALL.numbers}
+        Raises ValueError when the name of another stub was taken: the requests of both would go by that name.
+        """
+        if self._is_given:
+            return
+        if self.plugin not in ("", stub.name):
+            raise ValueError(
+                f"this {type(self).__name__} is attached to {self.plugin} already, and cannot serve "
+                f"{stub.name} as well: make one for each stub, or pass plugin= as the name for all"
+            )
+        self.plugin = stub.name
 
 
 def names_of(request: Any) -> tuple[str, str, str]:

@@ -6,13 +6,11 @@ its SDK or its environment variables.
 
 from __future__ import annotations
 
-from collections import namedtuple
 from typing import TYPE_CHECKING, Any
 
-import grpc
-
-from nri_sync import Stub
-from nri_sync.kit.intercept import Behaviour, RequestInterceptor, container_label
+from nri_sync.kit.intercept import NamedInterceptor, container_label
+from nri_sync.plugin.interceptors import CallOn, Metadata, Proceed
+from nri_sync.ttrpc.context import ServicerContext
 
 if TYPE_CHECKING:
     from opentelemetry.trace import TracerProvider
@@ -20,14 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["TraceRequests"]
 
 
-class _CallDetails(
-    namedtuple("_CallDetails", ("method", "timeout", "metadata", "credentials", "wait_for_ready")),
-    grpc.ClientCallDetails,
-):
-    """What a call is made with; grpcio has the interface only."""
-
-
-class TraceRequests(RequestInterceptor, grpc.UnaryUnaryClientInterceptor):
+class TraceRequests(NamedInterceptor):
     """An interceptor that makes spans, to be passed to ``Stub(interceptors=[...])``. Thread-safe.
 
     The span of a request is a child of the runtime's, where that sends its context along, and the current one
@@ -38,7 +29,7 @@ class TraceRequests(RequestInterceptor, grpc.UnaryUnaryClientInterceptor):
     def __init__(self, *, plugin: str = "", tracer_provider: TracerProvider | None = None) -> None:
         """
         Args:
-            plugin: its name in the spans; :meth:`attach` takes that of the stub.
+            plugin: its name in the spans; default is that of the stub.
             tracer_provider: default is the application's global one.
 
         Raises ImportError where OpenTelemetry is not installed.
@@ -49,18 +40,12 @@ class TraceRequests(RequestInterceptor, grpc.UnaryUnaryClientInterceptor):
             raise ImportError(
                 f"{error}; for traces do: pip install 'nri_sync[otel]'", name=error.name
             ) from error
-        self._plugin = plugin
+        super().__init__(plugin)
         self._propagate = propagate
         self._trace = trace
         self._tracer = trace.get_tracer("nri_sync", tracer_provider=tracer_provider)
 
-    def attach(self, stub: Stub) -> None:
-        """Name the plugin by its stub."""
-        self._plugin = self._plugin or stub.name
-
-    def serve(
-        self, event: str, request: Any, context: grpc.ServicerContext, behaviour: Behaviour
-    ) -> Any:
+    def serve(self, event: str, request: Any, context: ServicerContext, proceed: Proceed) -> Any:
         trace = self._trace
         sent = dict(context.invocation_metadata())
         with self._tracer.start_as_current_span(
@@ -69,41 +54,29 @@ class TraceRequests(RequestInterceptor, grpc.UnaryUnaryClientInterceptor):
             kind=trace.SpanKind.SERVER,
             attributes=self._attributes(event, "Plugin", request),
         ) as span:
-            reply = behaviour(request, context)
+            reply = proceed(request, context)
             if not context.is_active():
                 span.set_attribute("nri.late", True)
             if getattr(reply, "reject", False):
                 span.set_status(trace.StatusCode.ERROR, reply.reason)
             return reply
 
-    def intercept_unary_unary(
-        self, continuation: Any, client_call_details: Any, request: Any
-    ) -> Any:
-        trace = self._trace
-        details = client_call_details
-        method = details.method.rpartition("/")[2]
+    def call(self, method: str, request: Any, metadata: Metadata, proceed: CallOn) -> Any:
         with self._tracer.start_as_current_span(
             f"nri.{method}",
-            kind=trace.SpanKind.CLIENT,
+            kind=self._trace.SpanKind.CLIENT,
             attributes=self._attributes(method, "Runtime", request),
-        ) as span:
-            sent = dict(details.metadata or ())
+        ):
+            sent = dict(metadata)
             self._propagate.inject(sent)
-            call = continuation(
-                _CallDetails(details.method, details.timeout, tuple(sent.items()), None, None),
-                request,
-            )
-            code = call.code()
-            if code is not grpc.StatusCode.OK:
-                span.set_status(trace.StatusCode.ERROR, f"{code.name}: {call.details()}")
-            return call
+            return proceed(request, tuple(sent.items()))  # what it raises is recorded
 
     def _attributes(self, method: str, service: str, request: Any) -> dict[str, Any]:
         attributes = {
             "rpc.system": "ttrpc",
             "rpc.service": f"nri.pkg.api.v1alpha1.{service}",
             "rpc.method": method,
-            "nri.plugin": self._plugin,
+            "nri.plugin": self.plugin,
         }
         pod = getattr(request, "pod", None)
         if pod is not None and pod.id:

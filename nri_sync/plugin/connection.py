@@ -26,6 +26,7 @@ from nri_sync.errors import (
 from nri_sync.net.sockets import peer_credentials
 from nri_sync.plugin.counters import Tally
 from nri_sync.plugin.facts import Facts
+from nri_sync.plugin.interceptors import Interceptors
 from nri_sync.plugin.lifecycle import Lifecycle
 from nri_sync.plugin.servicer import Late, Servicer
 from nri_sync.plugin.source import Source
@@ -55,7 +56,7 @@ class PluginSide(Protocol):
     failure_policy: nri_pb2.FailurePolicy | None
     late_reply: bool
     plugin_nri_version: str
-    server_interceptors: list[Any]
+    interceptors: Interceptors
     tally: Tally
     source: Source
     lifecycle: Lifecycle
@@ -156,7 +157,7 @@ class Connection:
         self.logger.debug("connected to process %s", "unknown" if peer is None else peer.pid)
         return Session(
             sock,
-            Servicer(self).router(self.plugin.server_interceptors),
+            Servicer(self).router(),
             serve=PLUGIN_SERVICE,
             call=RUNTIME_SERVICE,
             name=self.plugin.name,

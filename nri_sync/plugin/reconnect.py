@@ -1,4 +1,4 @@
-"""The loop that keeps a plugin connected, for applications that want one. Written on the public API alone."""
+"""The loop that keeps a plugin connected, for applications that want one."""
 
 from __future__ import annotations
 
@@ -8,16 +8,24 @@ import time
 from dataclasses import dataclass
 from typing import Callable
 
-from nri_sync.errors import ConnectionLost, ConnectionSpent, NRIError, StartError, StubStopped
+from nri_sync.deadline import Deadline
+from nri_sync.errors import (
+    ConnectionLost,
+    ConnectionSpent,
+    NRIError,
+    StartError,
+    StubClosed,
+    StubStopped,
+)
 from nri_sync.logger import get_logger
 from nri_sync.plugin.stub import Stub
-from nri_sync.threads import on_main_thread
+from nri_sync.threads import Latch
 
-__all__ = ["Backoff", "run_forever"]
+__all__ = ["Backoff", "keep_connected", "run_forever"]
 
 logger = get_logger("nri_sync.reconnect")
 
-# How often a running loop looks at its stop event, and a main thread that waits for the next attempt.
+# How often the loop looks at its stop event, in seconds: in a session, and between two attempts.
 _SLICE = 1.0
 _NAP = 0.1
 
@@ -67,13 +75,14 @@ def run_forever(
 ) -> None:
     """Run ``stub``, and start it again whenever its session is lost or a start fails.
 
-    Blocks until the stub is stopped: by ``stop()`` while it runs, or by setting ``stop_event``, which also ends
-    a wait between two attempts (stop the stub as well to end a running session at once: the event is looked
-    at once a second). There is never more than one attempt at a time. All callbacks run on the calling thread.
+    Blocks until ``stub.stop()`` or ``stub.close()``, which may be called at any time: in a session, during a
+    start, and while the loop waits for its next attempt. There is never more than one attempt at a time. All
+    callbacks run on the calling thread.
 
     Args:
         backoff: how long to wait between attempts; default ``Backoff()``.
-        stop_event: set it to end the loop.
+        stop_event: ends the loop as well, when it is set; at once if that was before the call. The loop looks at
+            it ten times a second between two attempts, and once a second in a session.
         fail_fast: raise when the very first start fails, as programs that are misconfigured should.
         is_safe: asked before each further attempt; while it returns False, waits as after a failure.
         on_connected: called after each successful start.
@@ -85,16 +94,46 @@ def run_forever(
             runtime that launched it, one connection only.
         StartError: the first start failed, and ``fail_fast`` is set.
         AlreadyStarted: somebody else has started the stub.
+        StubClosed: ``stub.close()`` was called before.
     """
+    if stub.is_closed:
+        raise StubClosed(f"plugin {stub.name} is closed; make a new stub to start again")
+    keep_connected(
+        stub,
+        stub.until_stopped(),
+        backoff=backoff,
+        stop_event=stop_event,
+        fail_fast=fail_fast,
+        is_safe=is_safe,
+        on_connected=on_connected,
+        on_disconnected=on_disconnected,
+    )
+
+
+def keep_connected(
+    stub: Stub,
+    stopped: Latch,
+    *,
+    backoff: Backoff | None = None,
+    stop_event: threading.Event | None = None,
+    fail_fast: bool = False,
+    is_safe: Callable[[Stub], bool] | None = None,
+    on_connected: Callable[[Stub], object] | None = None,
+    on_disconnected: Callable[[Stub, NRIError], object] | None = None,
+) -> None:
+    """:func:`run_forever` until ``stopped`` is set, a latch of :meth:`Stub.until_stopped`."""
     backoff = backoff or Backoff()
-    stop_event = stop_event or threading.Event()
     attempt = 0
     first = True
-    while not stop_event.is_set():
+
+    def is_over() -> bool:
+        return stopped.is_set() or (stop_event is not None and stop_event.is_set())
+
+    while not is_over():
         if first or is_safe is None or is_safe(stub):
             began = time.monotonic()
             try:
-                reason = _run_once(stub, stop_event, on_connected)
+                reason = _run_once(stub, stopped, stop_event, on_connected)
             except StubStopped:
                 return
             except StartError as error:
@@ -110,36 +149,39 @@ def run_forever(
                 on_disconnected(stub, reason)
         attempt += 1
         delay = backoff.delay(attempt)
-        logger.info("%s: next attempt in %.1f s", stub.name, delay)
-        _pause(stop_event, delay)
+        if not is_over():
+            logger.info("%s: next attempt in %.1f s", stub.name, delay)
+        _pause(stopped, stop_event, delay)
 
 
 def _run_once(
-    stub: Stub, stop_event: threading.Event, on_connected: Callable[[Stub], object] | None
+    stub: Stub,
+    stopped: Latch,
+    stop_event: threading.Event | None,
+    on_connected: Callable[[Stub], object] | None,
 ) -> NRIError | None:
     """One session; returns why it was lost, or ``None`` after a stop."""
-    stub.start()
+    is_up = False
     try:
+        stub.start_unless(stopped)
+        is_up = True
         if on_connected is not None:
             on_connected(stub)
-        while not stub.wait(_SLICE):
-            if stop_event.is_set():
+        while not stub.wait(None if stop_event is None else _SLICE):
+            if stop_event is not None and stop_event.is_set():
                 stub.stop()
                 return None
-    except BaseException:
-        stub.stop()
+    except BaseException as error:
+        # An interrupt may strike between the end of the start and the next line.
+        if is_up or not isinstance(error, Exception):
+            stub.stop()
         raise
     return stub.close_reason
 
 
-def _pause(stop_event: threading.Event, delay: float) -> None:
-    until = time.monotonic() + delay
-    while not stop_event.is_set():
-        remaining = until - time.monotonic()
-        if remaining <= 0:
+def _pause(stopped: Latch, stop_event: threading.Event | None, delay: float) -> None:
+    until = Deadline(delay)
+    while not until.expired:
+        nap = until if stop_event is None else Deadline(min(_NAP, until.remaining() or 0.0))
+        if stopped.wait(nap) or (stop_event is not None and stop_event.is_set()):
             return
-        if on_main_thread():
-            # An interrupt inside Event.wait() could leave the event's lock held.
-            time.sleep(min(remaining, _NAP))
-        else:
-            stop_event.wait(remaining)

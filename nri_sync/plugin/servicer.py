@@ -66,9 +66,9 @@ class Servicer:
         self._containers: list[nri_pb2.Container] = []
         self._collected = 0
 
-    def router(self, interceptors: Sequence[Any]) -> Router:
-        """The methods of the service, for a ServerEnd."""
-        router = Router(interceptors)
+    def router(self) -> Router:
+        """The methods of the service, with the plugin's interceptors around them, for a ServerEnd."""
+        router = Router(self._plugin.interceptors.server)
         router.add_generic_rpc_handlers([_OnDemand(self, router)])
         return router
 
@@ -81,7 +81,8 @@ class Servicer:
             "ValidateContainerAdjustment": self._validate,
         }
         deserialize = self._part if rpc == "Synchronize" else None
-        return _method(rpc, behaviours.get(rpc) or self._behaviour(_BY_RPC[rpc]), deserialize)
+        behaviour = behaviours.get(rpc) or self._behaviour(_BY_RPC[rpc])
+        return _method(rpc, self._plugin.interceptors.around(rpc, behaviour), deserialize)
 
     def _behaviour(self, handler: Handler) -> Callable[[Any, ServicerContext], Any]:
         empty = PLUGIN.methods[handler.rpc].response()

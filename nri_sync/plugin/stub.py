@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import _thread
+import contextlib
 import logging
 import os
 import socket
@@ -10,9 +11,7 @@ import sys
 import threading
 import weakref
 from collections.abc import Iterable, Sequence
-from typing import Any, Callable
-
-import grpc
+from typing import TYPE_CHECKING, Any, Callable
 
 from nri_sync import api
 from nri_sync.api import EventMask, nri_pb2
@@ -24,6 +23,7 @@ from nri_sync.errors import (
     ConnectionLost,
     NotConnected,
     StartError,
+    StubClosed,
     StubStopped,
     WouldDeadlock,
 )
@@ -31,11 +31,15 @@ from nri_sync.logger import PrefixedLogger, get_logger
 from nri_sync.plugin.connection import Connection, handler_of
 from nri_sync.plugin.counters import Counters, Tally
 from nri_sync.plugin.facts import Facts
+from nri_sync.plugin.interceptors import Interceptor, Interceptors, Metadata
 from nri_sync.plugin.lifecycle import Lifecycle
 from nri_sync.plugin.source import Dialer, Source, identify
 from nri_sync.plugin.state import State
-from nri_sync.threads import Latch, off_main, on_main_thread, spawn
+from nri_sync.threads import Latch, call_off_main, off_main, on_main_thread, spawn
 from nri_sync.ttrpc.context import ServicerContext, current_context
+
+if TYPE_CHECKING:
+    from nri_sync.plugin.interceptors import AnyInterceptor
 
 __all__ = ["Stub", "request_context"]
 
@@ -43,13 +47,6 @@ _UPDATE = RUNTIME.methods["UpdateContainers"].path
 
 # These hold one lock while they relay an event, and while they apply unsolicited updates.
 _LOCKING_RUNTIMES = frozenset({"containerd", "cri-o"})
-
-_CLIENT_INTERCEPTORS = (
-    grpc.UnaryUnaryClientInterceptor,
-    grpc.UnaryStreamClientInterceptor,
-    grpc.StreamUnaryClientInterceptor,
-    grpc.StreamStreamClientInterceptor,
-)
 
 
 def request_context() -> ServicerContext:
@@ -89,7 +86,7 @@ class Stub:
         failure_policy: nri_pb2.FailurePolicy | None = None,
         late_reply: bool = True,
         required_events: EventMask | None = None,
-        interceptors: Sequence[Any] = (),
+        interceptors: Sequence[AnyInterceptor] = (),
         logger: logging.Logger | None = None,
     ) -> None:
         """Check everything that can be checked; connect nothing.
@@ -112,8 +109,9 @@ class Stub:
             required_events: events that the plugin must get: ``start()`` fails when the runtime does not have
                 one of them, or ``configure`` leaves it out. A validator that the runtime cannot call approves
                 everything; require ``EventMask.VALIDATE_CONTAINER_ADJUSTMENT`` to have none of that.
-            interceptors: ``grpc.ServerInterceptor`` for the requests of the runtime, and client interceptors
-                for the calls to it; the first is the outermost.
+            interceptors: what stands around the requests of the runtime, and around the calls to it; the first
+                is the outermost. Each is an :class:`nri_sync.Interceptor`, which is attached here and closed by
+                :meth:`close`, or a server or client interceptor of grpc.
             logger: default the logger ``nri_sync.stub``.
 
         A plugin that the runtime launched inherits its connection by NRI_PLUGIN_SOCKET, which is taken out of
@@ -122,7 +120,8 @@ class Stub:
         Raises:
             PluginError: the plugin has no handlers, or one of a wrong name or shape.
             IdentityError: name, index or connection are missing or unusable.
-            TypeError, ValueError: another argument is of a wrong type or value.
+            TypeError, ValueError: another argument is of a wrong type or value, or an interceptor cannot be
+                attached.
         """
         self.handlers, self.handled = find_handlers(plugin)
         self.required_events = EventMask(required_events or 0)
@@ -147,7 +146,8 @@ class Stub:
             raise ValueError(f"registration_timeout must be positive, not {registration_timeout!r}")
         self.failure_policy = failure_policy
         self.late_reply = late_reply
-        self.server_interceptors, self._client_interceptors = _sort(interceptors)
+        #: What was given as ``interceptors``.
+        self.interceptors = Interceptors(interceptors)
         self.logger: logging.LoggerAdapter[Any] = PrefixedLogger(
             logger or get_logger("nri_sync.stub"), self.name
         )
@@ -161,7 +161,11 @@ class Stub:
         # The connections that are not over: the current one, and those that wait to become it. A dict for
         # its single-step operations; written by their starters and their own threads.
         self._conns: dict[Connection, None] = {}
+        # What the next stop() sets. Those who wait for it hold the latches; each step on the set is a single one.
+        self._until_stopped: set[weakref.ref[Latch]] = set()
+        self._is_closed = False
         self.source = Source(connection, dialer, socket_path)
+        self.interceptors.attach(self)
         _stubs.add(self)
 
     # Lifecycle
@@ -176,13 +180,20 @@ class Stub:
         Raises:
             AlreadyStarted: a session is starting or up.
             StubStopped: ``stop()`` was called meanwhile.
+            StubClosed: ``close()`` was called.
             StartError: the runtime cannot be reached, or refused the plugin, or the connection was lost, or
                 ``configure`` raised; ``phase`` tells when.
             StartTimeout: the time was over.
         """
         self._start(self._new_connection(timeout))
 
+    def start_unless(self, stopped: Latch) -> None:
+        """:meth:`start`, or StubStopped where a latch of :meth:`until_stopped` has been set."""
+        self._start(self._new_connection(None), stopped)
+
     def _new_connection(self, timeout: float | None) -> Connection:
+        if self._is_closed:
+            raise StubClosed(f"plugin {self.name} is closed; make a new stub to start again")
         if self.lifecycle.state in (State.STARTING, State.STARTED):
             raise AlreadyStarted(f"plugin {self.name} is {self.lifecycle.state.value}")
         here = _thread.get_ident()
@@ -190,11 +201,13 @@ class Stub:
         deadline = Deadline(self.registration_timeout if timeout is None else timeout)
         return Connection(self, deadline, inside_handler=inside)
 
-    def _start(self, conn: Connection) -> None:
+    def _start(self, conn: Connection, stopped: Latch | None = None) -> None:
         # Every step here is one that a signal may interrupt: what matters happens on the connection's thread.
         try:
             # Known to stop() first, then begun: one that comes in between ends it before it begins.
             self._conns[conn] = None
+            if self._is_closed or (stopped is not None and stopped.is_set()):
+                off_main(f"{self.name}-stop", conn.stop)
             try:
                 spawn(self.name, conn.run)
             except (RuntimeError, MemoryError) as error:
@@ -205,7 +218,7 @@ class Stub:
                 off_main(f"{self.name}-timeout", conn.expire)
                 conn.decided.wait()
         except BaseException:
-            off_main(f"{self.name}-stop", conn.stop)
+            self._mark(conn)
             raise
         if not conn.is_configured:
             assert conn.error is not None
@@ -223,21 +236,73 @@ class Stub:
         its end: ``start()`` to StubStopped, the others to where the session is over.
         """
         here = _thread.get_ident()
-        conns = self._live()
+        conns: list[Connection] = []
         marked = Latch()
 
         def mark() -> None:
+            # These before the connections: a start makes its connection known, then looks at the latch.
+            while self._until_stopped:
+                with contextlib.suppress(KeyError):  # the last one may be gone meanwhile
+                    latch = self._until_stopped.pop()()
+                    if latch is not None:
+                        latch.set()
+            conns.extend(self._live())
             for conn in conns:
                 conn.stop(grace, conn.serving.get(here))
             marked.set()
 
+        if not (self._until_stopped or self._conns):
+            return
         off_main(f"{self.name}-stop", mark)
+        marked.wait()
         if self._is_nested():
-            marked.wait()
             return
         for conn in conns:
             if here not in conn.serving:
                 conn.ended.wait()
+
+    def close(self, grace: float = 5.0) -> None:
+        """Be done with the stub for good: close its interceptors, then :meth:`stop`. Idempotent.
+
+        Closing comes first, so that an :class:`nri_sync.kit.UpdateQueue` can send what is left. ``grace`` is in
+        seconds, for all of it: the interceptors, then the requests in flight. From the beginning of the call on
+        ``start()`` raises StubClosed, which ends a loop that keeps the stub connected. An interceptor that another
+        stub has as well is left to that one, unless it is closed, too.
+
+        Blocks as the interceptors and ``stop()`` do. Any thread may call it; a further call with less grace cuts
+        an earlier one short.
+        """
+        deadline = Deadline(grace)
+        self._is_closed = True
+        try:
+            self.interceptors.close(deadline, self._is_shared)
+        finally:
+            self.stop(deadline.remaining())
+
+    def _is_shared(self, interceptor: Interceptor) -> bool:
+        """Whether a stub that is not closed has it as well."""
+        return any(
+            not stub._is_closed and interceptor in stub.interceptors for stub in list(_stubs)
+        )
+
+    def _mark(self, conn: Connection) -> None:
+        """Have ``conn`` ended. Blocks until its state says so, and not until it has ended."""
+        marked = Latch()
+
+        def mark() -> None:
+            try:
+                conn.stop()
+            finally:
+                marked.set()
+
+        off_main(f"{self.name}-stop", mark)
+        marked.wait()
+
+    def until_stopped(self) -> Latch:
+        """A latch that the next ``stop()`` or ``close()`` sets."""
+        latch = Latch()
+        self._until_stopped.add(weakref.ref(latch, self._until_stopped.discard))
+        return latch
 
     def _is_nested(self) -> bool:
         """Whether the method that asks runs in a signal handler, which interrupts another of these.
@@ -285,7 +350,7 @@ class Stub:
         except StubStopped:
             return
         except BaseException:
-            off_main(f"{self.name}-stop", conn.stop)
+            self._mark(conn)
             raise
         if conn.close_reason is not None:
             raise conn.close_reason
@@ -341,40 +406,31 @@ class Stub:
             )
         messages = [item.message if isinstance(item, api.Update) else item for item in updates]
         request = nri_pb2.UpdateContainersRequest(update=messages, evict=evict)
-        channel: grpc.Channel = session.channel
-        if self._client_interceptors:
-            channel = grpc.intercept_channel(channel, *self._client_interceptors)
+        channel = self.interceptors.channel(session.channel)
         call: Any = channel.unary_unary(
             _UPDATE,
             request_serializer=nri_pb2.UpdateContainersRequest.SerializeToString,
             response_deserializer=nri_pb2.UpdateContainersResponse.FromString,
         )
         seconds = self.request_timeout if timeout is None else timeout
-        if on_main_thread():
-            response = self._call_elsewhere(call, request, seconds)
-        else:
-            self.tally.add("updates")
-            response = call(request, timeout=seconds)
+        response = self._call(call, request, seconds)
         return list(response.failed)
 
-    def _call_elsewhere(self, call: Any, request: Any, seconds: float) -> Any:
-        """Make a call, which takes locks, by way of another thread; cancel it if that is interrupted."""
-        done = Latch()
+    def _call(self, call: Any, request: Any, seconds: float) -> Any:
+        """Make a call, with the interceptors around it, off the main thread; cancel it if that is interrupted."""
         unwanted: list[None] = []
         futures: list[Any] = []
-        outcome: list[tuple[Any, BaseException | None]] = []
+        from_main = on_main_thread()
 
-        def run() -> None:
-            try:
-                self.tally.add("updates")
-                futures.append(call.future(request, timeout=seconds))
-                if unwanted:
-                    futures[0].cancel()
-                outcome.append((futures[0].result(), None))
-            except BaseException as error:
-                outcome.append((None, error))
-            finally:
-                done.set()
+        def send(request: Any, metadata: Metadata) -> Any:
+            self.tally.add("updates")
+            options = {"timeout": seconds, "metadata": metadata or None}
+            if not from_main:
+                return call(request, **options)
+            futures.append(call.future(request, **options))
+            if unwanted:
+                cancel()
+            return futures[-1].result()
 
         def cancel() -> None:
             # Mark, then look; the other thread attaches, then looks.
@@ -382,16 +438,8 @@ class Stub:
             for future in futures:
                 future.cancel()
 
-        try:
-            spawn(f"{self.name}-call", run)
-            done.wait()
-        except BaseException:
-            off_main(f"{self.name}-cancel", cancel)
-            raise
-        result, error = outcome[0]
-        if error is not None:
-            raise error
-        return result
+        around = self.interceptors.around_call("UpdateContainers", send)
+        return call_off_main(f"{self.name}-call", lambda: around(request, ()), cancel)
 
     # What the stub knows
 
@@ -404,6 +452,11 @@ class Stub:
     def state(self) -> State:
         """What the stub is doing."""
         return self.lifecycle.state
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether :meth:`close` has been called."""
+        return self._is_closed
 
     @property
     def close_reason(self) -> ConnectionLost | None:
@@ -485,16 +538,6 @@ _BLOCKING = frozenset(
     function.__code__
     for function in (Stub.start, Stub.stop, Stub.wait, Stub.run, Stub.update_containers)
 )
-
-
-def _sort(interceptors: Sequence[Any]) -> tuple[list[Any], list[Any]]:
-    """Server and client interceptors, from one list; an object may be both."""
-    server = [item for item in interceptors if isinstance(item, grpc.ServerInterceptor)]
-    client = [item for item in interceptors if isinstance(item, _CLIENT_INTERCEPTORS)]
-    for item in interceptors:
-        if not isinstance(item, (grpc.ServerInterceptor, *_CLIENT_INTERCEPTORS)):
-            raise TypeError(f"{item!r} is neither a server nor a client interceptor of grpc")
-    return server, client
 
 
 _stubs: weakref.WeakSet[Stub] = weakref.WeakSet()

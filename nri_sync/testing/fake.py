@@ -14,7 +14,6 @@ from typing import Any, Callable, Protocol
 from nri_sync import api
 from nri_sync.api.nri_pb2 import Container, ContainerEviction, ContainerUpdate, PodSandbox
 from nri_sync.errors import RuntimeStopped
-from nri_sync.plugin.state import State
 from nri_sync.plugin.stub import Stub
 from nri_sync.testing.common import WITHIN, socket_directory
 from nri_sync.testing.embedded import Embedded, Recorder
@@ -242,10 +241,10 @@ class FakeRuntime(Events):
         timeout: float = WITHIN,
         **options: Any,
     ) -> Iterator[Stub]:
-        """Start a plugin on this runtime, over the socket, and stop it at the end of the block.
+        """Start a plugin on this runtime, over the socket, and close its stub at the end of the block.
 
         Blocks until the plugin has been synchronized, and gets events. The stub is that of an application: it
-        can be stopped and started again, and asked for updates.
+        can be stopped and started again, and asked for updates. At the end its interceptors are closed as well.
 
         Args:
             plugin: an object with handlers.
@@ -257,8 +256,7 @@ class FakeRuntime(Events):
         Raises:
             StartError: it could not be started.
             AssertionError: it was not synchronized; or, at the end of a block that raised nothing: a handler has
-                raised what no event has failed with, a handler is still running, or the stub was started again
-                after it was stopped.
+                raised what no event has failed with, or a handler is still running.
         """
         watch = Watch(config)
         closed = options.pop("on_close", None)
@@ -285,9 +283,9 @@ class FakeRuntime(Events):
             self._check_synchronized(stub, watch, timeout)
             yield stub
         except BaseException:
-            stub.stop()
+            stub.close(0.0)
             raise
-        stub.stop()
+        stub.close(WITHIN / 4)
         _check_end(stub, watch)
 
     def _check_synchronized(self, stub: Stub, watch: Watch, timeout: float) -> None:
@@ -356,11 +354,6 @@ class FakeRuntime(Events):
 def _check_end(stub: Stub, watch: Watch) -> None:
     """Raise AssertionError for what a plugin has left behind."""
     running = watch.still_running()
-    if stub.state is not State.IDLE:
-        stub.stop()
-        raise AssertionError(
-            f"plugin {stub.name} was started again after it had been stopped: end its reconnect loop first"
-        )
     error = watch.take()
     if error is not None:
         raise AssertionError(f"a handler of plugin {stub.name} has raised {error!r}") from error

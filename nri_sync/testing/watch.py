@@ -6,16 +6,16 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Callable
+from typing import Any
 
-import grpc
-
+from nri_sync.plugin.interceptors import Interceptor, Proceed
 from nri_sync.testing.common import WITHIN
+from nri_sync.ttrpc.context import ServicerContext
 
 __all__ = ["Watch"]
 
 
-class Watch(grpc.ServerInterceptor):
+class Watch(Interceptor):
     """Knows what handlers have raised, which are running, and how often the plugin was synchronized.
 
     An interceptor, to be the first of a stub's. Thread-safe.
@@ -31,25 +31,13 @@ class Watch(grpc.ServerInterceptor):
         self._synchronized = 0
         self._closed = 0
 
-    def intercept_service(self, continuation: Callable[[Any], Any], details: Any) -> Any:
-        handler = continuation(details)
-        rpc = details.method.rpartition("/")[2]
-        if handler is None or handler.unary_unary is None:
-            return handler
-
-        def serve(request: Any, context: Any) -> Any:
-            self._prepare(rpc, request)
-            with self._watched(rpc):
-                response = handler.unary_unary(request, context)
-            if rpc == "Synchronize" and not request.more:
-                self._count(synchronized=True)
-            return response
-
-        return grpc.unary_unary_rpc_method_handler(
-            serve,
-            request_deserializer=handler.request_deserializer,
-            response_serializer=handler.response_serializer,
-        )
+    def serve(self, event: str, request: Any, context: ServicerContext, proceed: Proceed) -> Any:
+        self._prepare(event, request)
+        with self._watched(event):
+            response = proceed(request, context)
+        if event == "Synchronize" and not request.more:
+            self._count(synchronized=True)
+        return response
 
     def _prepare(self, rpc: str, request: Any) -> None:
         if rpc == "Configure" and self._config:

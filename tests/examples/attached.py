@@ -20,9 +20,8 @@ def run_attached(runtime: FakeRuntime, plugin: object, *interceptors: Any) -> It
     """Started, and asked for events; stopped at the end of the block."""
     path = runtime.socket_path
     stub = Stub(plugin, name="test", idx="10", socket_path=path, interceptors=interceptors)
-    for interceptor in interceptors:
-        interceptor.attach(stub)
-    with stub:
+    with contextlib.closing(stub):
+        stub.start()
         wait_until_asked(runtime)
         yield stub
 

@@ -123,5 +123,4 @@ class TestInHandlers:
 
 def attached(connect: Connect, plugin: Recorder, updates: UpdateQueue) -> nri_sync.Stub:
     stub = connect(plugin, interceptors=[updates])
-    updates.attach(stub)
     return stub

@@ -1,101 +1,39 @@
-"""What stands around the handlers."""
+"""What the requests of the runtime are about."""
 
 from __future__ import annotations
 
-import queue
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-import grpc
 import pytest
 
+import nri_sync
 from nri_sync import api, kit
-from nri_sync.kit.intercept import Behaviour, event_name, join_names, names_of, subject
-from tests.kit._node import CONTAINER, LONG, POD, Node, PluginWith
+from nri_sync.kit.intercept import join_names, names_of, subject
+from tests.kit._node import CONTAINER, POD, PluginWith
 
 __all__: list[str] = []
 
 
-@pytest.fixture
-def node(socket_dir: Path) -> Iterator[Node]:
-    with Node(socket_dir) as made:
-        made.start()
-        yield made
+class TestNames:
+    def stub(self, name: str, *interceptors: Any) -> nri_sync.Stub:
+        plugin = PluginWith(run_pod_sandbox=lambda pod: None)
+        return nri_sync.Stub(plugin, name=name, idx="10", interceptors=interceptors)
 
+    @pytest.mark.parametrize("make", [kit.LogRequests, kit.TraceRequests])
+    def test_that_of_the_stub(self, make: Any) -> None:
+        interceptor = make()
+        stub = self.stub("a", interceptor)
+        interceptor.attach(stub)
+        assert interceptor.plugin == "10-a"
+        with pytest.raises(ValueError, match="attached to 10-a already, and cannot serve 10-b"):
+            self.stub("b", interceptor)
 
-class Recording(kit.RequestInterceptor):
-    def __init__(self, word: str, calls: queue.SimpleQueue[Any]) -> None:
-        self._word = word
-        self._calls = calls
-
-    def serve(self, event: str, request: Any, context: Any, behaviour: Behaviour) -> Any:
-        self._calls.put((self._word, event, subject(request)))
-        return behaviour(request, context)
-
-
-def test_it_stands_around_each_request_the_first_outermost(node: Node) -> None:
-    calls: queue.SimpleQueue[Any] = queue.SimpleQueue()
-    plugin = PluginWith(create_container=lambda pod, container: calls.put("handler"))
-    stub = node.stub(plugin, interceptors=[Recording("a", calls), Recording("b", calls)])
-    for _ in range(2):  # each session has handlers of its own
-        node.connect(stub)
-        for event in ("Configure", "Synchronize"):
-            assert [calls.get(timeout=LONG) for _ in "ab"] == [("a", event, ""), ("b", event, "")]
-        for _ in range(2):
-            node.runtime.create_container(POD, CONTAINER)
-            about = "CreateContainer", "default/web:nginx"
-            assert [calls.get(timeout=LONG) for _ in "abc"] == [
-                ("a", *about),
-                ("b", *about),
-                "handler",
-            ]
-        stub.stop()
-
-
-def test_sessions_that_overlap_keep_their_own_handlers() -> None:
-    interceptor = Recording("a", queue.SimpleQueue())
-    details = _Details("/nri.pkg.api.v1alpha1.Plugin/RunPodSandbox")
-    handlers = {word: _handler(lambda *_, word=word: word) for word in ("old", "new")}
-    for word in ("old", "new", "old", "old", "new"):
-        found = interceptor.intercept_service(lambda _, word=word: handlers[word], details)
-        assert found.unary_unary(api.RunPodSandboxRequest(), None) == word
-
-
-class _Details(grpc.HandlerCallDetails):
-    def __init__(self, method: str) -> None:
-        self.method = method
-        self.invocation_metadata = ()
-
-
-def _handler(behaviour: Any) -> Any:
-    return grpc.unary_unary_rpc_method_handler(behaviour)
-
-
-def test_an_unknown_method_and_a_stream_are_left_alone() -> None:
-    interceptor = Recording("a", queue.SimpleQueue())
-    details = _Details("/other/Method")
-    assert interceptor.intercept_service(lambda _: None, details) is None
-    stream: Any = grpc.unary_stream_rpc_method_handler(lambda request, context: iter(()))
-    assert interceptor.intercept_service(lambda _: stream, details) is stream
-
-
-def test_a_state_change_goes_by_the_name_of_its_event() -> None:
-    calls: queue.SimpleQueue[Any] = queue.SimpleQueue()
-    found = Recording("a", calls).intercept_service(
-        lambda _: _handler(lambda request, context: api.Empty()),
-        _Details("/nri.pkg.api.v1alpha1.Plugin/StateChange"),
-    )
-    numbers: list[Any] = [api.Event.STOP_POD_SANDBOX, 99]
-    for number in numbers:
-        found.unary_unary(api.StateChangeEvent(event=number, pod=POD), None)
-    assert calls.get(timeout=LONG) == ("a", "StopPodSandbox", "default/web")
-    assert calls.get(timeout=LONG) == ("a", "StateChange", "default/web")
-
-
-def test_event_names() -> None:
-    assert event_name(api.Event.RUN_POD_SANDBOX) == "RunPodSandbox"
-    assert event_name(api.Event.UNKNOWN) == event_name(-1) == event_name(10**6) == "StateChange"
+    @pytest.mark.parametrize("make", [kit.LogRequests, kit.TraceRequests])
+    def test_one_that_is_given_is_for_any_number_of_stubs(self, make: Any) -> None:
+        interceptor = make(plugin="both")
+        self.stub("a", interceptor)
+        self.stub("b", interceptor)
+        assert interceptor.plugin == "both"
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import grpc
 import pytest
 from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
@@ -72,7 +71,6 @@ def connected(spans: Spans, socket_dir: Path) -> Iterator[tuple[nri_sync.Stub, R
             socket_path=str(socket_dir / "nri.sock"),
             interceptors=[tracing],
         )
-        tracing.attach(stub)
         with stub:
             assert runtime.wait_for_plugins(lambda names: "10-traced" in names, timeout=LONG)
             yield stub, runtime
@@ -130,24 +128,16 @@ def test_the_context_goes_along() -> None:
     tracing = kit.TraceRequests(plugin="x", tracer_provider=spans.provider)
     sent: dict[str, str] = {}
 
-    class Done:
-        def code(self) -> grpc.StatusCode:
-            return grpc.StatusCode.UNAVAILABLE
+    def proceed(request: Any, metadata: Any) -> None:
+        sent.update(metadata)
+        raise ValueError("gone")
 
-        def details(self) -> str:
-            return "gone"
-
-    class Details:
-        method, timeout, metadata = "/nri.pkg.api.v1alpha1.Runtime/UpdateContainers", 1.0, None
-
-    def continuation(details: Any, request: Any) -> Done:
-        sent.update(details.metadata)
-        assert details.timeout == 1.0
-        return Done()
-
-    tracing.intercept_unary_unary(continuation, Details(), object())
+    with pytest.raises(ValueError, match="gone"):
+        tracing.call("UpdateContainers", object(), [("own", "kept")], proceed)
+    assert sent.pop("own") == "kept"
     client = spans.named("nri.UpdateContainers")
-    assert client.status.description == "UNAVAILABLE: gone"
+    assert client.status.status_code is trace.StatusCode.ERROR
+    assert client.status.description == "ValueError: gone"
     assert f"{client.context.span_id:016x}" in sent["traceparent"]
 
     class Context:

@@ -217,11 +217,13 @@ class Case:
         what = f"{name}: {value!r}, {error!r}"
         if happened and "raise" in self._event:
             assert isinstance(error, KeyboardInterrupt), what
-            if self.call in ("start", "run") and happened == 1:
-                # It has ended what it had begun; only start() may be just about to return.
-                left_up = self._is_left_up(0.2 if self.call == "start" else LONG)
-                self.bench.figures[f"{self.call}: left up"] += left_up
-                assert not left_up or self.call == "start", what
+            if self.call == "run" and happened == 1:
+                assert not self.stub.started, what
+                self.stub.start()  # waits for the end of what was interrupted
+                self.stub.stop()
+            elif self.call == "start" and happened == 1:
+                # It has ended what it had begun, unless it was just about to return.
+                self.bench.figures[f"{self.call}: left up"] += self._is_left_up(0.2)
         elif self.call == "start":
             assert error is None or (self.stopped and isinstance(error, StubStopped)), what
             # What was stopped does not go on.

@@ -17,6 +17,7 @@ import nri_sync
 from nri_sync import Backoff, errors, run_forever
 from nri_sync.plugin import reconnect
 from nri_sync.plugin.state import State
+from nri_sync.threads import Latch
 from tests.plugin.conftest import MakeStub, Serve
 from tests.plugin.harness import LONG, PluginWith, Recorder, eventually
 
@@ -78,7 +79,14 @@ class Script:
         self.close_reason: errors.ConnectionLost | None = None
         self._outcome: Any = None
 
-    def start(self) -> None:
+    is_closed = False
+
+    def until_stopped(self) -> Latch:
+        self.stopped = Latch()
+        return self.stopped
+
+    def start_unless(self, stopped: Latch) -> None:
+        assert stopped is self.stopped
         self.calls.append("start")
         outcome = self.outcomes.pop(0)
         self._outcome = outcome() if callable(outcome) else outcome
@@ -87,7 +95,7 @@ class Script:
         ):
             raise self._outcome
 
-    def wait(self, timeout: float) -> bool:
+    def wait(self, timeout: float | None) -> bool:
         self.close_reason = self._outcome
         return True
 
@@ -105,7 +113,7 @@ class Clock:
         monkeypatch.setattr(reconnect, "_pause", self._pause)
         monkeypatch.setattr(reconnect, "time", SimpleNamespace(monotonic=lambda: self.now))
 
-    def _pause(self, stop_event: threading.Event, delay: float) -> None:
+    def _pause(self, stopped: Latch, stop_event: threading.Event | None, delay: float) -> None:
         self.before_waiting()
         self.delays.append(delay)
 
@@ -236,7 +244,7 @@ class TestLoop:
         event = threading.Event()
 
         class Up(Script):
-            def wait(self, timeout: float) -> bool:
+            def wait(self, timeout: float | None) -> bool:
                 event.set()
                 return False
 
@@ -245,29 +253,39 @@ class TestLoop:
         assert script.calls == ["start", "stop"]
 
 
+@pytest.mark.parametrize("on_main", [True, False])
 class TestPausing:
-    @pytest.mark.parametrize("on_main", [True, False])
-    def test_it_takes_its_time(self, on_main: bool) -> None:
+    @pytest.mark.parametrize("event", [None, threading.Event()])
+    def test_it_takes_its_time(self, event: threading.Event | None, on_main: bool) -> None:
         began = time.monotonic()
-        pause(threading.Event(), 0.15, on_main)
+        pause(Latch(), event, 0.15, on_main)
         assert 0.15 <= time.monotonic() - began < LONG
 
-    @pytest.mark.parametrize("on_main", [True, False])
     def test_the_event_ends_it(self, on_main: bool) -> None:
         event = threading.Event()
         timer = threading.Timer(0.05, event.set)
         timer.start()
         began = time.monotonic()
-        pause(event, LONG, on_main)
+        pause(Latch(), event, LONG, on_main)
+        assert time.monotonic() - began < LONG / 2
+        timer.join(LONG)
+
+    @pytest.mark.parametrize("event", [None, threading.Event()])
+    def test_a_stop_ends_it(self, event: threading.Event | None, on_main: bool) -> None:
+        stopped = Latch()
+        timer = threading.Timer(0.05, stopped.set)
+        timer.start()
+        began = time.monotonic()
+        pause(stopped, event, LONG, on_main)
         assert time.monotonic() - began < LONG / 2
         timer.join(LONG)
 
 
-def pause(event: threading.Event, delay: float, on_main: bool) -> None:
+def pause(stopped: Latch, event: threading.Event | None, delay: float, on_main: bool) -> None:
     if on_main:
-        reconnect._pause(event, delay)
+        reconnect._pause(stopped, event, delay)
     else:
-        thread = threading.Thread(target=reconnect._pause, args=(event, delay))
+        thread = threading.Thread(target=reconnect._pause, args=(stopped, event, delay))
         thread.start()
         thread.join(LONG)
         assert not thread.is_alive()
@@ -340,6 +358,54 @@ class TestWithARuntime:
         assert stub.state is State.STARTING
         stub.stop()
         assert loop.outcome() is None
+
+    @pytest.mark.parametrize("end", ["stop", "close"])
+    def test_a_stop_ends_the_pause(self, make_stub: MakeStub, end: str) -> None:
+        failed = threading.Event()
+        stub = make_stub(Recorder())  # there is no runtime
+        forever = Backoff(first=10 * LONG, most=10 * LONG, jitter=0.0)
+        loop = Loop(stub, backoff=forever, on_disconnected=lambda *_: failed.set())
+        assert failed.wait(LONG)
+        getattr(stub, end)()
+        assert loop.outcome() is None
+
+    def test_a_stop_just_before_the_start_ends_it(
+        self, make_stub: MakeStub, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The loop has looked whether it was stopped, and is about to begin a start."""
+        dialled: list[str] = []
+        stub = make_stub(PluginWith(shutdown=lambda: None), dialer=dialled.append)
+        new_connection = stub._new_connection
+
+        def stop_first(timeout: float | None) -> Any:
+            conn = new_connection(timeout)
+            stub.stop()
+            return conn
+
+        monkeypatch.setattr(stub, "_new_connection", stop_first)
+        assert Loop(stub).outcome() is None
+        assert dialled == []
+
+    def test_a_stop_ends_all_loops_and_no_later_one(self, make_stub: MakeStub) -> None:
+        attempts: queue.SimpleQueue[str] = queue.SimpleQueue()
+
+        def dialer(path: str) -> socket.socket:
+            attempts.put(path)
+            raise ConnectionRefusedError
+
+        stub = make_stub(PluginWith(shutdown=lambda: None), dialer=dialer)
+        stub.stop()
+        for _ in range(2):
+            loop = Loop(stub)
+            for _ in range(3):
+                attempts.get(timeout=LONG)
+            stub.stop()
+            assert loop.outcome() is None
+
+    def test_a_stub_that_is_closed(self, make_stub: MakeStub) -> None:
+        stub = make_stub(Recorder())
+        stub.close()
+        assert isinstance(Loop(stub).outcome(), errors.StubClosed)
 
     def test_there_is_nothing_to_come_back_to(self, serve: Serve, make_stub: MakeStub) -> None:
         runtime = serve()

@@ -93,7 +93,7 @@ class TestMaking:
             ({"registration_timeout": -1.0}, ValueError, "must be positive"),
             ({"registration_timeout": float("nan")}, ValueError, "must be positive"),
             ({"registration_timeout": "5"}, TypeError, "not supported"),
-            ({"interceptors": [object()]}, TypeError, "neither a server nor a client interceptor"),
+            ({"interceptors": [object()]}, TypeError, "derive its class from nri_sync.Interceptor"),
             ({"connection": 3}, TypeError, "connection must be a socket"),
             ({"name": "a b"}, errors.IdentityError, "plugin name"),
             ({"idx": "100"}, errors.IdentityError, "plugin index"),

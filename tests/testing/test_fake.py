@@ -11,7 +11,7 @@ import grpc
 import pytest
 
 import nri_sync
-from nri_sync import api
+from nri_sync import api, errors, kit
 from nri_sync.errors import AlreadyStarted, RequestFailed, StartError
 from nri_sync.runtime import DefaultValidator, DefaultValidatorConfig
 from nri_sync.testing import FakeRuntime, make_container, make_pod
@@ -339,24 +339,29 @@ class TestAtTheEnd:
         never.release.set()
         teller.join(LONG)
 
-    def test_a_reconnect_loop_that_goes_on(
-        self, runtime: FakeRuntime, monkeypatch: pytest.MonkeyPatch
+    def test_a_reconnect_loop_cannot_go_on(self, runtime: FakeRuntime) -> None:
+        stubs: list[nri_sync.Stub] = []
+        run(runtime, Plugin(), stubs.append)
+        with pytest.raises(errors.StubClosed):
+            stubs[0].start(LONG)
+
+    def test_interceptors_are_closed_while_the_plugin_is_connected(
+        self, runtime: FakeRuntime
     ) -> None:
-        def start_again_after_stop(stub: nri_sync.Stub) -> None:
-            stop = stub.stop
+        updates = kit.UpdateQueue()
+        futures: list[kit.PendingUpdate] = []
 
-            def stop_once() -> None:
-                monkeypatch.undo()
-                stop()
-                stub.start(LONG)
+        def put(stub: nri_sync.Stub) -> None:
+            pod = make_pod()
+            runtime.run_pod(pod)
+            runtime.create_container(pod, make_container(pod, id="c"))
+            futures.append(updates.put(api.Update("c").set_memory(limit=1 << 20)))
 
-            monkeypatch.setattr(stub, "stop", stop_once)
-
-        with pytest.raises(
-            AssertionError, match="10-test was started again after it had been stopp"
-        ):
-            run(runtime, Plugin(), start_again_after_stop)
-        runtime.wait_for(lambda: not runtime.plugins)
+        run(runtime, Plugin(), put, interceptors=[updates])
+        futures[0].result(0)
+        assert [update.container_id for update in runtime.updates] == ["c"]
+        with pytest.raises(errors.QueueClosed):
+            updates.put(api.Update("c"))
 
     def test_the_exception_of_the_test_stands_alone(self, runtime: FakeRuntime) -> None:
         closed = threading.Event()

@@ -10,14 +10,13 @@ import enum
 from collections.abc import Iterable, Sequence
 from typing import Any, Callable, NamedTuple
 
-import grpc
-
 import nri_sync
-from nri_sync import State, Stub, api
+from nri_sync import Interceptor, State, Stub, api
 from nri_sync.kit.health.metrics import BUCKETS, Metric, RequestMetrics, Sample, render
-from nri_sync.kit.intercept import Behaviour, RequestInterceptor
 from nri_sync.logger import get_logger
+from nri_sync.plugin.interceptors import Proceed
 from nri_sync.text import printable
+from nri_sync.ttrpc.context import ServicerContext
 
 __all__ = ["Health", "HealthReport", "HealthState"]
 
@@ -84,14 +83,13 @@ class HealthReport(NamedTuple):
     reason: str
 
 
-class Health(RequestInterceptor):
-    """The health of a stub, and its figures. An interceptor: pass it to the stub, then attach the stub to it.
+class Health(Interceptor):
+    """The health of a stub, and its figures. An interceptor, to be passed to the stub.
 
     ::
 
         health = kit.Health()
         stub = nri_sync.Stub(plugin, interceptors=[health])
-        health.attach(stub)
 
     One for each stub. All methods may be called from any thread, and none blocks.
     """
@@ -128,7 +126,7 @@ class Health(RequestInterceptor):
         self._sources: list[Callable[[], Iterable[Metric]]] = []
 
     def attach(self, stub: Stub) -> None:
-        """Tell whose health it is; before the stub is started. Idempotent.
+        """Learn whose health this is; the stub calls it. Idempotent.
 
         Raises ValueError when another stub is attached.
         """
@@ -154,19 +152,17 @@ class Health(RequestInterceptor):
 
     # Watching
 
-    def serve(
-        self, event: str, request: Any, context: grpc.ServicerContext, behaviour: Behaviour
-    ) -> Any:
+    def serve(self, event: str, request: Any, context: ServicerContext, proceed: Proceed) -> Any:
         stub = self._stub
         if stub is None or event not in _TURNS:
-            return self.requests.serve(event, request, context, behaviour)
+            return self.requests.serve(event, request, context, proceed)
         if event == "Configure" and not stub.started:
             self._synchronized = 0
         session = stub.counters.sessions
         # A request of a session that is over must not speak for the one after it.
         wanted = event == "Synchronize" and context.is_active()
         try:
-            reply = self.requests.serve(event, request, context, behaviour)
+            reply = self.requests.serve(event, request, context, proceed)
             if wanted and not request.more:
                 self._synchronized = session
             return reply

@@ -20,7 +20,10 @@ from typing import Any, Callable, NamedTuple
 
 import grpc
 
-from nri_sync.kit.intercept import Behaviour, RequestInterceptor, subject
+from nri_sync import Interceptor
+from nri_sync.kit.intercept import subject
+from nri_sync.plugin.interceptors import Proceed
+from nri_sync.ttrpc.context import ServicerContext
 
 __all__ = [
     "BUCKETS",
@@ -93,7 +96,7 @@ class _Figures:
         self.seconds = 0.0
 
 
-class RequestMetrics(RequestInterceptor):
+class RequestMetrics(Interceptor):
     """An interceptor that counts and times requests, and knows which ones are running.
 
     To be passed to ``Stub(interceptors=[...])``; one for each stub. All methods may be called from any thread;
@@ -127,15 +130,13 @@ class RequestMetrics(RequestInterceptor):
         self._window_began = time.monotonic()
         _instances.add(self)
 
-    def serve(
-        self, event: str, request: Any, context: grpc.ServicerContext, behaviour: Behaviour
-    ) -> Any:
+    def serve(self, event: str, request: Any, context: ServicerContext, proceed: Proceed) -> Any:
         key = next(self._keys)
         began = time.monotonic()
         self._running[key] = (event, request, began)
         outcome = "error"
         try:
-            reply = behaviour(request, context)
+            reply = proceed(request, context)
             outcome = _outcome(event, reply, context)
             return reply
         finally:

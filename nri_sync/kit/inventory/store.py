@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 from google.protobuf.message import DecodeError
 
+from nri_sync import Interceptor
 from nri_sync.api import Container, PodSandbox
 from nri_sync.errors import StoreError
 from nri_sync.kit.inventory.index import Snapshot
@@ -53,7 +54,7 @@ class Stored(NamedTuple):
     containers: list[tuple[Container, int]]
 
 
-class InventoryStore:
+class InventoryStore(Interceptor):
     """A file for what one inventory knows. Hand it to the inventory; close it when the plugin ends::
 
         with InventoryStore("/var/lib/my-plugin/inventory.db") as store:
@@ -132,7 +133,10 @@ class InventoryStore:
             return self._has(latest)
 
     def close(self, timeout: float | None = 10.0) -> None:
-        """Write what has been saved, and close the file. Blocks for up to ``timeout`` seconds. Idempotent."""
+        """Write what has been saved, and close the file. Blocks for up to ``timeout`` seconds. Idempotent.
+
+        A stub that has the store among its ``interceptors`` calls it in :meth:`nri_sync.Stub.close`.
+        """
         with self._changed:
             self._is_closed = True
             self._changed.notify_all()

@@ -8,15 +8,14 @@ from __future__ import annotations
 import logging
 from typing import Any, TextIO
 
-import grpc
-
-from nri_sync import Stub
-from nri_sync.kit.intercept import Behaviour, RequestInterceptor
+from nri_sync.kit.intercept import NamedInterceptor
 from nri_sync.kit.logs import dumps
 from nri_sync.kit.logs.context import ContextFilter, RequestScope
 from nri_sync.kit.logs.dumps import DumpSelection, selected_events
 from nri_sync.kit.logs.formatters import JSONFormatter, TextFormatter
 from nri_sync.logger import get_logger
+from nri_sync.plugin.interceptors import Proceed
+from nri_sync.ttrpc.context import ServicerContext
 
 __all__ = ["FORMATS", "LogRequests", "setup_logging"]
 
@@ -29,7 +28,7 @@ FORMATS: dict[str, type[logging.Formatter]] = {"text": TextFormatter, "json": JS
 _LEVELS = ("critical", "error", "warning", "info", "debug")
 
 
-class LogRequests(RequestInterceptor):
+class LogRequests(NamedInterceptor):
     """An interceptor that tells log records what they are about, and dumps requests and replies.
 
     To be passed to ``Stub(interceptors=[...])``, as the first one, so that what others log has the context, too.
@@ -45,7 +44,7 @@ class LogRequests(RequestInterceptor):
     ) -> None:
         """
         Args:
-            plugin: the name of the plugin in the records; :meth:`attach` takes that of the stub.
+            plugin: the name of the plugin in the records; default is that of the stub.
             dump: of which events to log request and reply, at DEBUG, to ``nri_sync.kit.dump``: an EventMask, or
                 names as ``EventMask.parse`` takes them, ``configure``, ``synchronize`` and ``all``.
             dump_format: ``"text"``, in the manner of YAML, in the message; or ``"json"``, a value in the
@@ -60,36 +59,29 @@ class LogRequests(RequestInterceptor):
             )
         if dump_limit < 1:
             raise ValueError(f"dump_limit must be positive, not {dump_limit!r}")
-        #: The name of the plugin in the records.
-        self.plugin = plugin
+        super().__init__(plugin)
         self._dumped = selected_events(dump)
         self._as_text = dump_format == "text"
         self._limit = dump_limit
 
-    def attach(self, stub: Stub) -> None:
-        """Take the name of the plugin from the stub."""
-        self.plugin = stub.name
-
-    def serve(
-        self, event: str, request: Any, context: grpc.ServicerContext, behaviour: Behaviour
-    ) -> Any:
+    def serve(self, event: str, request: Any, context: ServicerContext, proceed: Proceed) -> Any:
         scope = RequestScope(self.plugin, event, request)
         scope.enter()
         try:
             if event in self._dumped and dump_logger.isEnabledFor(logging.DEBUG):
-                reply = self._serve_dumped(request, context, behaviour)
+                reply = self._serve_dumped(request, context, proceed)
             else:
-                reply = behaviour(request, context)
+                reply = proceed(request, context)
         except BaseException:
             scope.leave_failed()
             raise
         scope.leave()
         return reply
 
-    def _serve_dumped(self, request: Any, context: Any, behaviour: Behaviour) -> Any:
+    def _serve_dumped(self, request: Any, context: Any, proceed: Proceed) -> Any:
         self._dump("request", request)
         try:
-            reply = behaviour(request, context)
+            reply = proceed(request, context)
         except BaseException as error:
             dump_logger.debug("no reply: %r", error)
             raise
@@ -121,7 +113,6 @@ def setup_logging(
 
         requests = kit.setup_logging("json", "info", dump="createcontainer")
         stub = nri_sync.Stub(plugin, interceptors=[requests])
-        requests.attach(stub)
 
     Adds one handler to the root logger, in place of that of an earlier call; other handlers stay.
 

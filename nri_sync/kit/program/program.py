@@ -16,8 +16,6 @@ import functools
 import inspect
 import os
 import sys
-import threading
-import time
 from collections.abc import Iterator, Sequence
 from typing import Any, Callable, NoReturn
 
@@ -41,6 +39,7 @@ from nri_sync.kit.program.options import Options, add_options
 from nri_sync.kit.program.supervisor import Supervisor
 from nri_sync.kit.program.systemd import Notifier
 from nri_sync.logger import get_logger
+from nri_sync.plugin.reconnect import keep_connected
 from nri_sync.text import indented
 
 __all__ = ["ExitCode", "main", "run"]
@@ -50,8 +49,6 @@ logger = get_logger("nri_sync.kit.program")
 _HOOKS = ("on_config", "on_connected", "on_disconnected", "on_stop")
 # Of difflib: how much alike names are of which one is probably the other misspelt.
 _ALIKE = 0.8
-# Seconds until a session is stopped that began while the one before was.
-_AGAIN = 0.1
 
 
 class ExitCode(enum.IntEnum):
@@ -123,9 +120,8 @@ def run(
     Args:
         plugin, config: as of :func:`main`.
         backoff: how long to wait between attempts to connect.
-        health: one of your own, with checks for example; not attached yet.
-        interceptors, stub_options: for the stub. An interceptor with a method ``attach``, such as an UpdateQueue,
-            is attached to it; one with a method ``close(timeout)`` is closed before the session is stopped.
+        health: one of your own, with checks for example.
+        interceptors, stub_options: for the stub. At the end the stub is closed, and its interceptors with it.
     """
     options = options or Options()
     try:
@@ -171,10 +167,8 @@ class _Program:
             interceptors=[requests, *([] if health is None else [health]), *interceptors],
             **stub_options,
         )
-        self._interceptors = interceptors
-        for interceptor in (requests, health, *interceptors):
-            if hasattr(interceptor, "attach"):
-                interceptor.attach(self.stub)
+        # Before the plugin has the stub, and may stop it.
+        self._stopped = self.stub.until_stopped()
         with contextlib.suppress(AttributeError):  # one that has no room for it needs none
             self.plugin.stub = self.stub
         self.supervisor = Supervisor(
@@ -182,9 +176,6 @@ class _Program:
         )
         self._connected = False
         self._ready = False
-        # Ends the wait between two attempts.
-        self._no_more = threading.Event()
-        self._ended = threading.Event()
 
     def _live_config(self, cls: Callable[..., object] | None) -> LiveConfig | None:
         if cls is None:
@@ -222,17 +213,16 @@ class _Program:
         if self.options.retry_first:
             self._tell_ready(f"connecting to {self.options.socket or api.DEFAULT_SOCKET_PATH}")
         try:
-            nri_sync.run_forever(
+            keep_connected(
                 self.stub,
+                self._stopped,
                 backoff=backoff,
-                stop_event=self._no_more,
                 fail_fast=self.launched or not self.options.retry_first,
                 on_connected=self._on_connected,
                 on_disconnected=self._on_disconnected,
             )
         finally:
-            self._close_interceptors(0.0)
-            self._ended.set()
+            self.stub.close(0.0)
             if not self.supervisor.stopping:
                 self.notifier.stopping()
             self._call("on_stop")
@@ -266,19 +256,7 @@ class _Program:
     def stop(self) -> None:
         """Let the handlers in flight finish, then end the work."""
         self.notifier.stopping()
-        give_up = time.monotonic() + self.options.grace
-        # While there is a session to send on.
-        self._close_interceptors(self.options.grace)
-        self.stub.stop(max(0.0, give_up - time.monotonic()))
-        # Not before: run_forever() would end the session at once.
-        self._no_more.set()
-        while not self._ended.wait(_AGAIN):
-            self.stub.stop()  # a session that began meanwhile
-
-    def _close_interceptors(self, timeout: float) -> None:
-        for interceptor in self._interceptors:
-            if hasattr(interceptor, "close"):
-                interceptor.close(timeout)
+        self.stub.close(self.options.grace)
 
     def reload(self) -> None:
         """Read the configuration file again."""

@@ -15,7 +15,7 @@ from typing import Any, Callable, NamedTuple
 
 import grpc
 
-from nri_sync import Backoff, Stub, api
+from nri_sync import Backoff, Interceptor, Stub, api
 from nri_sync.api import ContainerEviction, ContainerUpdate
 from nri_sync.deadline import Deadline
 from nri_sync.errors import (
@@ -26,10 +26,11 @@ from nri_sync.errors import (
     UpdateFailed,
     WouldDeadlock,
 )
-from nri_sync.kit.intercept import Behaviour, RequestInterceptor
 from nri_sync.kit.updates.backlog import Backlog, Entry, Item
 from nri_sync.logger import get_logger
+from nri_sync.plugin.interceptors import Proceed
 from nri_sync.threads import Latch, spawn
+from nri_sync.ttrpc.context import ServicerContext
 
 __all__ = ["PendingUpdate", "UpdateCounters", "UpdateQueue"]
 
@@ -102,14 +103,13 @@ class PendingUpdate(Future[None]):
             )
 
 
-class UpdateQueue(RequestInterceptor):
+class UpdateQueue(Interceptor):
     """Sends updates of containers to the runtime, from a thread of its own, when that is safe.
 
-    An interceptor: pass it to the stub, then attach the stub to it::
+    An interceptor, to be passed to the stub, which attaches it, and closes it in :meth:`nri_sync.Stub.close`::
 
         updates = kit.UpdateQueue()
         stub = nri_sync.Stub(Plugin(updates), interceptors=[updates])
-        updates.attach(stub)
 
     One call is in flight at a time, and none is begun while a request of the runtime waits for its answer: the
     usual runtimes hold one lock while they relay an event and while they apply updates. What is put meanwhile
@@ -146,8 +146,10 @@ class UpdateQueue(RequestInterceptor):
         self._on_failed = on_failed
         self._stub: Stub | None = None
         self._thread: int | None = None
+        # Whether the thread has been started: the first request of a session does.
+        self._manned = False
         # Handlers that are running, by thread. Written by the threads themselves.
-        self._handlers: dict[int, grpc.ServicerContext] = {}
+        self._handlers: dict[int, ServicerContext] = {}
         #: Set when the thread has ended.
         self._over = Latch()
         # Guards all that follows. No user code and no call runs under it.
@@ -172,27 +174,37 @@ class UpdateQueue(RequestInterceptor):
         self._calling_since: float | None = None
 
     def attach(self, stub: Stub) -> None:
-        """Tell which stub to send by; before it is started. Idempotent.
+        """Learn which stub to send by; the stub calls it. Idempotent. Starts nothing.
 
-        Raises:
-            ValueError: another stub is attached, or the queue is not one of its interceptors.
-            RuntimeError: the system has no more threads.
+        Raises ValueError when another stub is attached, or the queue is not one of its interceptors.
         """
-        if not any(item is self for item in stub.server_interceptors):
+        if self not in stub.interceptors:
             raise ValueError(
-                f"{stub!r} does not know this queue: pass it to the stub as well, interceptors=[queue]"
+                f"{stub!r} does not know this queue: pass it to the stub, interceptors=[queue]"
             )
         with self._changed:
             if self._stub not in (None, stub):
                 raise ValueError(f"{self._stub!r} is attached already; each stub needs its own")
-            if self._stub is not None or self._closed:
-                return
             self._stub = stub
+
+    def _man(self) -> None:
+        """Start the thread, unless it has been; when there is none to be had, the next request tries again."""
+        with self._changed:
+            stub = self._stub
+            if stub is None or self._manned or self._closed:
+                return
+            self._manned = True
         try:
             spawn(f"{stub.name}-updates", self._run)
-        except BaseException:
-            self._stub = None
-            raise
+        except (RuntimeError, MemoryError) as error:
+            logger.error("%s: no thread to send updates by: %s", stub.name, error)
+            self._unman()
+
+    def _unman(self) -> None:
+        with self._changed:
+            self._manned = False
+            if self._closed:
+                self._over.set()  # close() may wait for the thread
 
     # For the application
 
@@ -256,7 +268,7 @@ class UpdateQueue(RequestInterceptor):
             return bool(gone)
 
     def close(self, timeout: float | None = 5.0) -> bool:
-        """Take nothing more, send what is there, and end the thread. Idempotent.
+        """Take nothing more, send what is there, and end the thread. Idempotent; the stub's ``close()`` calls it.
 
         Blocks for ``timeout`` seconds, None for as long as it takes; not while no session is up, and not in a
         handler. What is left then is abandoned, and told of. Returns whether nothing was.
@@ -265,8 +277,8 @@ class UpdateQueue(RequestInterceptor):
             self._closed = True
             self._changed.notify_all()
             self._make_room_locked()
-            attached = self._stub is not None
-        if attached and not self.holds_up():
+            manned = self._manned
+        if manned and not self.holds_up():
             self._over.wait(Deadline(timeout))
         with self._changed:
             left = self._backlog.clear()
@@ -304,9 +316,7 @@ class UpdateQueue(RequestInterceptor):
 
     # For the stub
 
-    def serve(
-        self, event: str, request: Any, context: grpc.ServicerContext, behaviour: Behaviour
-    ) -> Any:
+    def serve(self, event: str, request: Any, context: ServicerContext, proceed: Proceed) -> Any:
         synchronized = event == "Synchronize" and not request.more
 
         def answered() -> None:
@@ -319,6 +329,8 @@ class UpdateQueue(RequestInterceptor):
                 if not self._unanswered and self._backlog:
                     self._changed.notify_all()
 
+        if not self._manned:
+            self._man()
         with self._changed:
             self._unanswered += 1
             self._watch_locked(event, request)
@@ -329,7 +341,7 @@ class UpdateQueue(RequestInterceptor):
         thread = threading.get_ident()
         self._handlers[thread] = context
         try:
-            return behaviour(request, context)
+            return proceed(request, context)
         finally:
             del self._handlers[thread]
 

@@ -10,15 +10,14 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import grpc
-
 from nri_sync.api.nri_pb2 import UpdateContainersRequest
 from nri_sync.errors import NRIError
 from nri_sync.kit.config.live import configured
-from nri_sync.kit.intercept import Behaviour, RequestInterceptor
+from nri_sync.plugin.interceptors import CallOn, Interceptor, Metadata, Proceed
 from nri_sync.plugin.stub import Stub
 from nri_sync.testing.common import WITHIN
 from nri_sync.testing.fake import FakeRuntime
+from nri_sync.ttrpc.context import ServicerContext
 
 __all__ = ["Handled", "NotSynchronized", "Recorder", "SimulatedPlugin", "started"]
 
@@ -56,7 +55,7 @@ class Handled(NamedTuple):
     about: str = ""
 
 
-class Recorder(RequestInterceptor, grpc.UnaryUnaryClientInterceptor):
+class Recorder(Interceptor):
     """Puts down what handlers do, and what the plugin asks the runtime for. Thread-safe."""
 
     def __init__(self, name: str, config: str) -> None:
@@ -66,15 +65,13 @@ class Recorder(RequestInterceptor, grpc.UnaryUnaryClientInterceptor):
         self._handled: list[Handled] = []
         self._requests: list[UpdateContainersRequest] = []
 
-    def serve(
-        self, event: str, request: Any, context: grpc.ServicerContext, behaviour: Behaviour
-    ) -> Any:
+    def serve(self, event: str, request: Any, context: ServicerContext, proceed: Proceed) -> Any:
         if event == "Configure" and self._config:
             request.config = self._config
         began = time.perf_counter()
         response, text = None, ""
         try:
-            response = behaviour(request, context)
+            response = proceed(request, context)
             return response
         except Exception:
             text = traceback.format_exc()
@@ -84,11 +81,11 @@ class Recorder(RequestInterceptor, grpc.UnaryUnaryClientInterceptor):
             with self._lock:
                 self._handled.append(Handled(event, seconds, response, text, _about(request)))
 
-    def intercept_unary_unary(self, continuation: Any, details: Any, request: Any) -> Any:
+    def call(self, method: str, request: Any, metadata: Metadata, proceed: CallOn) -> Any:
         # Before it can have any effect that might be looked at.
         with self._lock:
             self._requests.append(request)
-        return continuation(details, request)
+        return proceed(request, metadata)
 
     def take_handled(self) -> list[Handled]:
         """Each is returned once."""

@@ -58,7 +58,6 @@ def test_every_state(node: Node, path: Path) -> None:
 
     health = kit.Health(wedged_after=0.2)
     stub = node.stub(PluginWith(create_container=handler), interceptors=[health])
-    health.attach(stub)
     with kit.HealthFile(health, path, interval=OFTEN):
         node.may_synchronize.clear()
         node.start()
@@ -83,7 +82,6 @@ def test_every_state(node: Node, path: Path) -> None:
 def test_what_handlers_change_is_written_without_a_heartbeat(node: Node, path: Path) -> None:
     health = kit.Health()
     stub = node.stub(PluginWith(run_pod_sandbox=lambda pod: None), interceptors=[health])
-    health.attach(stub)
     node.start()
     with kit.HealthFile(health, path, interval=NEVER) as file:
         node.connect(stub)

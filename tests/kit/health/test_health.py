@@ -37,7 +37,6 @@ def make(node: Node, plugin: object, **options: Any) -> tuple[kit.Health, nri_sy
     stub_options = {name: options.pop(name) for name in ("late_reply",) if name in options}
     health = kit.Health(**options)
     stub = node.stub(plugin, interceptors=[health], **stub_options)
-    health.attach(stub)
     return health, stub
 
 
@@ -314,12 +313,11 @@ def test_attaching(node: Node) -> None:
     assert (health.stub, health.wedged_after) == (None, 4.0)
     context: Any = _Context()
     health.serve("Synchronize", api.SynchronizeRequest(), context, lambda *_: None)
-    stub, other = node.stub(plugin), node.stub(plugin)
-    health.attach(stub)
+    stub = node.stub(plugin, interceptors=[health])
     health.attach(stub)
     assert health.stub is stub
     with pytest.raises(ValueError, match="each stub needs a Health of its own"):
-        health.attach(other)
+        node.stub(plugin, interceptors=[health])
     for wrong in (0, -1.0, float("nan")):
         with pytest.raises(ValueError, match="wedged_after must be positive"):
             kit.Health(wedged_after=wrong)

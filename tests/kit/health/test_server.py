@@ -87,7 +87,6 @@ class TestAnswers:
         health = kit.Health(wedged_after=0.3)
         with Node(socket_dir) as node, HealthServer(health, "127.0.0.1:0") as server:
             stub = node.stub(PluginWith(create_container=handler), interceptors=[health])
-            health.attach(stub)
             assert get(server, "/livez") == (200, "ok: connecting: the stub is idle\n")
             assert get(server, "/readyz") == (503, "failed: connecting: the stub is idle\n")
             node.start()

@@ -34,7 +34,6 @@ def during_a_request(node: Node, call: Callable[[], Any]) -> Any:
     plugin = PluginWith(create_container=lambda pod, container: outcome.put(call()))
     requests = kit.LogRequests()
     stub = node.stub(plugin, interceptors=[requests])
-    requests.attach(stub)
     node.connect(stub)
     node.runtime.create_container(POD, CONTAINER)
     return outcome.get(timeout=LONG)

@@ -55,7 +55,6 @@ def run(node: Node, format: str, **options: Any) -> list[str]:
     stream = io.StringIO()
     requests = kit.setup_logging(format, stream=stream, **options)
     stub = node.stub(Plugin(), interceptors=[requests])
-    requests.attach(stub)
     node.connect(stub)
     node.runtime.create_container(POD, CONTAINER)
     with pytest.raises(RequestFailed):

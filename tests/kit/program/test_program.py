@@ -10,14 +10,16 @@ import signal
 import stat
 import subprocess
 import sys
+import threading
 import urllib.request
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from nri_sync import api
-from nri_sync.kit import ExitCode, Options, RequestInterceptor, add_options, run
+from nri_sync import Backoff, Interceptor, api
+from nri_sync.errors import StubClosed
+from nri_sync.kit import ExitCode, Options, add_options, run
 from nri_sync.net.sockets import listen
 from nri_sync.runtime import Runtime
 from tests.kit.programs import MAIN, PLUGIN, ROOT, Program, program, serving
@@ -170,15 +172,13 @@ class TestTheEnd:
 
     def test_interceptors_are_closed_while_there_is_a_session(self, socket_dir: Path) -> None:
         main = """
-import grpc
+import nri_sync
 
-class Queue(grpc.ServerInterceptor):
-    def intercept_service(self, continuation, details):
-        return continuation(details)
+class Queue(nri_sync.Interceptor):
     def attach(self, stub):
         self.stub = stub
     def close(self, timeout):
-        say("closed", self.stub.started, timeout)
+        say("closed", self.stub.started, round(timeout))
 
 kit.main(Plugin, config=Config, name="test", idx=10, interceptors=[Queue()])
 """
@@ -190,7 +190,7 @@ kit.main(Plugin, config=Config, name="test", idx=10, interceptors=[Queue()])
             plugin.signal(signal.SIGTERM)
             assert plugin.wait() == ExitCode.OK
             told = [line for line in plugin.lines if line.startswith(("closed", "stopped"))]
-            assert told == ["closed True 7.0", "closed False 0.0", "stopped"]
+            assert told == ["closed True 7", "closed False 0", "stopped"]
 
     def test_stopped_while_it_waits_for_a_runtime(self, socket_dir: Path) -> None:
         with program(socket_dir, "--retry-first") as plugin:
@@ -482,13 +482,42 @@ class TestTheRest:
             assert outcome() is ExitCode.OK
         assert attached.stubs == ["10-test"]
 
+    @pytest.mark.parametrize("end", ["stop", "close"])
+    def test_ended_while_the_runtime_is_away(self, socket_dir: Path, end: str) -> None:
+        class Waiting:
+            stub: Any = None
 
-class Attached(RequestInterceptor):
+            def on_disconnected(self, stub: Any, reason: object) -> None:
+                away.set()
+
+            def create_container(self, pod: object, container: object) -> None: ...
+
+        away = threading.Event()
+        plugin = Waiting()
+        options = Options("test", "10", f"{socket_dir}/nri.sock", retry_first=True)
+        forever = Backoff(first=10 * LONG, most=10 * LONG, jitter=0.0)
+        outcome = on_thread(lambda: run(plugin, options, backoff=forever))
+        assert away.wait(LONG)
+        getattr(plugin.stub, end)()
+        assert outcome() is ExitCode.OK
+        with pytest.raises(StubClosed):
+            plugin.stub.start()
+
+    def test_ended_before_it_has_begun_to_connect(self, socket_dir: Path) -> None:
+        class Hasty:
+            def __setattr__(self, name: str, value: Any) -> None:
+                if name == "stub":
+                    value.stop()
+
+            def create_container(self, pod: object, container: object) -> None: ...
+
+        options = Options("test", "10", f"{socket_dir}/nri.sock", retry_first=True)
+        assert on_thread(lambda: run(Hasty(), options))() is ExitCode.OK
+
+
+class Attached(Interceptor):
     def __init__(self) -> None:
         self.stubs: list[str] = []
 
     def attach(self, stub: Any) -> None:
         self.stubs.append(stub.name)
-
-    def serve(self, event: str, request: Any, context: Any, behaviour: Any) -> Any:
-        return behaviour(request, context)

@@ -112,7 +112,7 @@ class Script:
         self.queue = UpdateQueue(
             **{"backoff": SOON, "attempts": 2, "on_failed": self.failures.put, **options}
         )
-        self.server_interceptors = [self.queue]
+        self.interceptors = [self.queue]
         self.calls: queue.SimpleQueue[Call] = queue.SimpleQueue()
         self.made: list[Call] = []
         #: The requests there were, and calls that were begun before these were answered.
@@ -730,9 +730,9 @@ class TestClosing:
         assert [close() for close in closing] == [True] * 3
 
     def test_before_it_is_attached(self) -> None:
-        script = SimpleNamespace(name="10-test", server_interceptors=[])
+        script = SimpleNamespace(name="10-test", interceptors=[])
         with UpdateQueue() as updates:
-            script.server_interceptors.append(updates)
+            script.interceptors.append(updates)
             future = updates.put(update("a"))
             gone = updates.put(update("b"))
             updates.drop("b")
@@ -744,35 +744,61 @@ class TestClosing:
 
 
 class TestAttaching:
+    def test_the_stub_does_it(self) -> None:
+        updates = UpdateQueue()
+        plugin = PluginWith(shutdown=lambda: None)
+        options: Any = {"name": "test", "idx": "10", "socket_path": "/nowhere"}
+        stub = nri_sync.Stub(plugin, interceptors=[updates], **options)
+        updates.attach(stub)
+        future = updates.put(update("a"))
+        with pytest.raises(ValueError, match="is attached already"):
+            nri_sync.Stub(plugin, interceptors=[updates], **options)
+        stub.close(0.0)
+        assert "the queue was closed" in str(future.exception(0))
+
     def test_it_must_be_an_interceptor(self) -> None:
         updates = UpdateQueue()
         plugin = PluginWith(shutdown=lambda: None)
         stub = nri_sync.Stub(plugin, name="test", idx="10", socket_path="/nowhere")
-        with pytest.raises(
-            ValueError, match=r"pass it to the stub as well, interceptors=\[queue\]"
-        ):
+        with pytest.raises(ValueError, match=r"pass it to the stub, interceptors=\[queue\]"):
             updates.attach(stub)
 
     def test_only_one(self, scripted: Make) -> None:
         script = scripted()
         script.queue.attach(script)  # type: ignore[arg-type]
-        other = SimpleNamespace(server_interceptors=[script.queue], name="20-other")
+        other = SimpleNamespace(interceptors=[script.queue], name="20-other")
         with pytest.raises(ValueError, match="is attached already"):
             script.queue.attach(other)  # type: ignore[arg-type]
 
-    def test_without_a_thread(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_without_a_thread(
+        self, scripted: Make, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
         def spawn(*_arguments: Any) -> None:
             raise RuntimeError("can't start new thread")
 
-        updates = UpdateQueue()
-        stub = SimpleNamespace(server_interceptors=[updates], name="10-test")
+        script = scripted(synchronized=False)
         with monkeypatch.context() as patch:
             patch.setattr("nri_sync.kit.updates.queue.spawn", spawn)
-            with pytest.raises(RuntimeError, match="new thread"):
-                updates.attach(stub)  # type: ignore[arg-type]
-        updates.attach(stub)  # type: ignore[arg-type]
-        eventually(lambda: updates._thread is not None)
-        updates.close()
+            script.new_session()
+            script.put("a")
+        assert "10-test: no thread to send updates by: can't start new thread" in caplog.text
+        # The next request tries again.
+        script.request("StopContainer")
+        script.call(("a", 1)).answer()
+
+    def test_closed_without_a_thread(self, scripted: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+        closing: list[Callable[[], bool]] = []
+
+        def spawn(*_arguments: Any) -> None:
+            # While the thread is being started, close() waits for its end.
+            closing.append(on_thread(lambda: script.queue.close(None)))
+            eventually(lambda: script.queue._closed)
+            raise MemoryError
+
+        script = scripted(synchronized=False)
+        monkeypatch.setattr("nri_sync.kit.updates.queue.spawn", spawn)
+        script.new_session()
+        assert closing[0]() is True
 
     @pytest.mark.parametrize("option", ["limit", "attempts", "batch"])
     def test_options(self, option: str) -> None:
