@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import ast
+import functools
 import graphlib
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -89,27 +89,32 @@ def is_for_types(node: ast.AST) -> bool:
     return isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING")
 
 
-def imports(module: str, types_too: bool = True) -> Iterator[tuple[int, str]]:
+@functools.lru_cache(maxsize=None)
+def tree(module: str) -> ast.Module:
+    """The module's syntax tree; every check below needs it, and parsing is slow."""
+    return ast.parse(MODULES[module].read_text(), str(MODULES[module]))
+
+
+@functools.lru_cache(maxsize=None)
+def imports(module: str, types_too: bool = True) -> tuple[tuple[int, str], ...]:
     """Line and full name of each import in ``module``, wherever it stands in the file."""
-    path = MODULES[module]
-    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
-    tree = ast.parse(path.read_text(), str(path))
-    only_types = {
-        node for block in ast.walk(tree) if is_for_types(block) for node in ast.walk(block)
-    }
-    for node in ast.walk(tree):
-        if node in only_types and not types_too:
+    package = module if MODULES[module].name == "__init__.py" else module.rpartition(".")[0]
+    found: list[tuple[int, str]] = []
+    pending: list[ast.AST] = [tree(module)]
+    while pending:
+        node = pending.pop()
+        if is_for_types(node) and not types_too:
             continue
+        pending.extend(ast.iter_child_nodes(node))
         if isinstance(node, ast.Import):
-            for alias in node.names:
-                yield node.lineno, owner(alias.name)
+            found += [(node.lineno, owner(alias.name)) for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             base = node.module or ""
             if node.level:
                 above = package.split(".")[: len(package.split(".")) - node.level + 1]
                 base = ".".join([*above, base] if base else above)
-            for alias in node.names:
-                yield node.lineno, owner(f"{base}.{alias.name}")
+            found += [(node.lineno, owner(f"{base}.{alias.name}")) for alias in node.names]
+    return tuple(sorted(found))
 
 
 def imported(node: ast.Import | ast.ImportFrom) -> list[str]:
@@ -179,10 +184,9 @@ def test_the_protocol_core_does_no_io(module: str) -> None:
 
 @pytest.mark.parametrize("module", MODULES)
 def test_every_module_says_what_it_exports(module: str) -> None:
-    tree = ast.parse(MODULES[module].read_text())
     assigned = {
         target.id
-        for node in tree.body
+        for node in tree(module).body
         if isinstance(node, (ast.Assign, ast.AnnAssign))
         for target in (node.targets if isinstance(node, ast.Assign) else [node.target])
         if isinstance(target, ast.Name)
