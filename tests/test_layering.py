@@ -89,13 +89,13 @@ def is_for_types(node: ast.AST) -> bool:
     return isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING")
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def tree(module: str) -> ast.Module:
     """The module's syntax tree; every check below needs it, and parsing is slow."""
     return ast.parse(MODULES[module].read_text(), str(MODULES[module]))
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def imports(module: str, types_too: bool = True) -> tuple[tuple[int, str], ...]:
     """Line and full name of each import in ``module``, wherever it stands in the file."""
     package = module if MODULES[module].name == "__init__.py" else module.rpartition(".")[0]
