@@ -7,7 +7,7 @@ PY := $(VENV)/bin/python
 TOX := $(PY) tools/run_tox.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo ci test interop interop-full torture e2e e2e-full e2e-crio bench load fuzz gen clean
+.PHONY: help demo test rest ci interop interop-full torture e2e e2e-full e2e-crio bench load fuzz gen clean
 
 help:  ## Show the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -16,11 +16,13 @@ demo: $(VENV)/.package  ## What a plugin does to a pod, and how it lives through
 	$(VENV)/bin/nri-sync demo
 	$(PY) examples/demo.py
 
-ci: $(VENV)/.tox  ## Everything that CI checks: what test and e2e do
-	$(TOX) $(TOX_ARGS)
+test: $(VENV)/.tox  ## The tests on the Python at hand, style, types and documentation: some minutes
+	$(TOX) --quick $(TOX_ARGS)
 
-test: $(VENV)/.tox  ## What needs no root: tests on all Pythons, lint, types, docs, Go peers
-	$(TOX) --skip-env e2e $(TOX_ARGS)
+rest: $(VENV)/.tox  ## What test leaves out: other Pythons, the Go peers, containerd; needs root
+	$(TOX) --rest $(TOX_ARGS)
+
+ci: test rest  ## Everything that CI checks
 
 interop: $(VENV)/.tox  ## The tests against the Go implementation
 	$(TOX) -e interop $(TOX_ARGS)
@@ -29,7 +31,7 @@ interop-full: $(VENV)/.tox  ## The same with 100,000 calls each way and 2,000 re
 	NRI_SYNC_INTEROP_CALLS=100000 NRI_SYNC_INTEROP_RESTARTS=2000 $(TOX) -e interop $(TOX_ARGS)
 
 torture: $(VENV)/.tox  ## 2,000 restarts of each kind of plugin, with runtimes of this package and the reference
-	NRI_SYNC_TORTURE_RESTARTS=2000 $(TOX) -e interop $(TOX_ARGS) -- -s tests/torture tests/interop/test_torture.py
+	NRI_SYNC_TORTURE_RESTARTS=2000 $(TOX) -e interop $(TOX_ARGS) -- -s -m "slow or not slow" tests/torture tests/interop/test_torture.py
 
 e2e: $(VENV)/.tox  ## Plugins with a real containerd, which is built first; needs root and a C compiler
 	$(TOX) -e e2e $(TOX_ARGS)

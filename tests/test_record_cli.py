@@ -9,6 +9,7 @@ from tools import record_cli
 __all__: list[str] = []
 
 
+@pytest.mark.slow
 def test_the_page_is_current() -> None:
     page = record_cli.PAGE.read_text(encoding="utf-8")
     assert record_cli.BLOCK.search(page)

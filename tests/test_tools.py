@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import configparser
 import importlib.metadata
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tools import check_lowest, ensure_go, run_tox
+from tools import check_lowest, debian_root, ensure_go, run_tox
 
 __all__: list[str] = []
 
@@ -26,6 +29,55 @@ def test_interpreters_are_those_of_python_3(tmp_path: Path) -> None:
         (tmp_path / "versions" / version / "bin").mkdir(parents=True)
     found = [Path(path).parent.name for path in run_tox.interpreters(tmp_path)]
     assert found == ["3.13.0", "3.9.18"]
+
+
+def test_the_quick_and_the_rest_are_everything() -> None:
+    names = ["interop", "py39", "debian315", "lint", "types", "docs", "e2e"]
+    quick, rest = run_tox.split(names)
+    assert quick == ["py{}{}".format(*sys.version_info), "lint", "types", "docs"]
+    assert rest == [name for name in ("interop", "py39", "debian315", "e2e") if name not in quick]
+
+
+class TestDebianRoot:
+    def test_a_python_on_path_needs_no_root(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        commands = self.commands(monkeypatch)
+        monkeypatch.setattr(shutil, "which", lambda name: f"/opt/{name}")
+        assert debian_root.run_tests("3.15", tmp_path / "venv", ["-x"]) == 0
+        assert commands[0] == ["/opt/python3.15", "-m", "venv", str(tmp_path / "venv")]
+        assert commands[-1] == [str(tmp_path / "venv/bin/python"), "-m", "pytest", "-x"]
+
+    def test_in_a_root(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        commands = self.commands(monkeypatch)
+        monkeypatch.setattr(debian_root, "is_possible", lambda: True)
+        monkeypatch.setattr(debian_root, "make", lambda: tmp_path)
+        assert debian_root.run_tests("9.9", tmp_path / "venv", []) == 0
+        assert all(command[0] == "unshare" and str(tmp_path) in command for command in commands)
+        assert commands[0][-4:] == ["/usr/bin/python9.9", "-m", "venv", str(tmp_path / "venv")]
+
+    @pytest.mark.parametrize(("ci", "code"), [("true", 1), ("", 0)])
+    def test_a_missing_python_fails_in_ci_only(
+        self, ci: str, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:  # fmt: skip
+        commands = self.commands(monkeypatch)
+        monkeypatch.setattr(debian_root, "is_possible", lambda: False)
+        monkeypatch.setenv("CI", ci)
+        assert debian_root.run_tests("9.9", tmp_path / "venv", []) == code
+        assert "Python 9.9 is not on PATH" in capsys.readouterr().out
+        assert commands == []
+
+    def commands(self, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+        """Records the commands that would run; each succeeds."""
+        commands: list[list[str]] = []
+
+        def run(command: list[str], **options: Any) -> subprocess.CompletedProcess[bytes]:
+            commands.append(command)
+            return subprocess.CompletedProcess(command, 0)
+
+        monkeypatch.setattr(subprocess, "run", run)
+        return commands
 
 
 @pytest.mark.parametrize(

@@ -1,16 +1,17 @@
-"""Run a command in a Debian root that has the Pythons which this machine lacks.
+"""Run the tests on a Python of Debian's next release.
 
-    python tools/debian_root.py COMMAND [ARGUMENT ...]
+    python tools/debian_root.py VERSION VENV [PYTEST ARGUMENT ...]
 
-The first call makes the root with mmdebstrap, below .cache/debian: some 220 MB, about a minute. Later calls reuse it.
-Making and entering it needs root, and Debian's or Ubuntu's apt.
+Where PATH has no python$VERSION, the tests run in a Debian root. The first call makes the root with mmdebstrap,
+below .cache/debian: some 300 MB, about a minute. Later calls reuse it. It needs root, and apt.
 
-The command runs in the current directory. It sees the source directory, /tmp and the home directory of the caller; the
-rest is Debian's. The mounts live in a mount namespace that ends with the command, so nothing stays mounted.
+Inside the root the tests see the source directory, /tmp and the home directory; the rest is Debian's.
+The mounts live in a mount namespace that ends with the command, so nothing stays mounted.
 """
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import shutil
@@ -18,7 +19,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-__all__ = ["PYTHONS", "command_in", "is_possible", "make", "main"]
+__all__ = ["PYTHONS", "command_in", "is_possible", "main", "make", "run_tests"]
 
 ROOT = Path(__file__).resolve().parent.parent
 CACHE = ROOT / ".cache" / "debian"
@@ -30,7 +31,16 @@ PACKAGES = ("ca-certificates", "git", *(f"python{version}-venv" for version in P
 APT_OPTIONS = ('Acquire::Check-Valid-Until "false"',)
 
 # Bound into the root as they are on this machine: devices, and the configuration of the network and of pip.
-_SHARED = ("/proc", "/sys", "/dev", "/tmp", "/etc/resolv.conf", "/etc/hosts", "/etc/ssl", "/etc/pip.conf")
+_SHARED = (
+    "/proc",
+    "/sys",
+    "/dev",
+    "/tmp",
+    "/etc/resolv.conf",
+    "/etc/hosts",
+    "/etc/ssl",
+    "/etc/pip.conf",
+)
 # $1 is the root, $2 the directory to work in, $3 the paths to bind, one a line; the rest is the command.
 _ENTER = """
 set -eu
@@ -58,12 +68,18 @@ def make() -> Path:
     """Return the directory of the root, which is made first when it is missing."""
     key = hashlib.sha256(repr((SUITE, PACKAGES, APT_OPTIONS)).encode()).hexdigest()[:12]
     root = CACHE / f"{SUITE}-{key}"
-    if root.exists():
-        return root
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with open(CACHE / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # two versions may be tested at once
+        if not root.exists():
+            _make(root)
+    return root
+
+
+def _make(root: Path) -> None:
     if shutil.which("mmdebstrap") is None:
         subprocess.run(["apt-get", "update", "-qq"], check=True)
         subprocess.run(["apt-get", "install", "-y", "-qq", "mmdebstrap"], check=True)
-    CACHE.mkdir(parents=True, exist_ok=True)
     unfinished = CACHE / f"unfinished-{os.getpid()}"
     command = ["mmdebstrap", "--variant=apt", f"--include={','.join(PACKAGES)}"]
     command += [f"--aptopt={option}" for option in APT_OPTIONS]
@@ -72,7 +88,6 @@ def make() -> Path:
         unfinished.rename(root)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
-    return root
 
 
 def command_in(root: Path, command: list[str], directory: Path) -> list[str]:
@@ -83,15 +98,42 @@ def command_in(root: Path, command: list[str], directory: Path) -> list[str]:
     return [*enter, str(root), str(directory), shared, *command]
 
 
-def main(command: list[str]) -> int:
-    """Run ``command`` in the root and return its exit code."""
-    if not command:
+def run_tests(version: str, venv: Path, arguments: list[str]) -> int:
+    """Run the tests on ``version`` of Python, in the virtual environment ``venv``; returns pytest's exit code."""
+    root = None
+    python = shutil.which(f"python{version}")
+    if python is None:
+        if not is_possible():
+            print(
+                f"Left out: Python {version} is not on PATH, and a Debian root needs root and apt"
+            )
+            return int(os.environ.get("CI") == "true")
+        root = make()
+        python = f"/usr/bin/python{version}"
+    environ = {**os.environ, "PATH": f"{venv}/bin:{os.environ.get('PATH', os.defpath)}"}
+    # The files of pip are its own: another Python's cannot be reused.
+    shutil.rmtree(venv, ignore_errors=True)
+    own = str(venv / "bin" / "python")
+    for command in (
+        [python, "-m", "venv", str(venv)],
+        [own, "-m", "pip", "install", "--quiet", "--editable", f"{ROOT}[test]"],
+        [own, "-m", "pytest", *arguments],
+    ):
+        if root is not None:
+            command = command_in(root, command, ROOT)
+        code = subprocess.run(command, cwd=ROOT, env=environ, check=False).returncode
+        if code:
+            return code
+    return 0
+
+
+def main(arguments: list[str]) -> int:
+    """Run the tests as the command line says, and return the exit code."""
+    if len(arguments) < 2:
         print(__doc__, file=sys.stderr)
         return 2
-    if not is_possible():
-        print("a Debian root needs root and apt-get", file=sys.stderr)
-        return 1
-    return subprocess.run(command_in(make(), command, Path.cwd()), check=False).returncode
+    version, venv, *rest = arguments
+    return run_tests(version, Path(venv).absolute(), rest)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,10 @@
-"""Run tox environments, two at a time, and add up what their tests counted.
+"""Run tox environments, two at a time, and add up the results of their tests.
 
-    python tools/run_tox.py [TOX ARGUMENT ...]     with the python that has tox installed
+    python tools/run_tox.py [TOX ARGUMENT ...]             with the python that has tox installed
+    python tools/run_tox.py --quick [TOX ARGUMENT ...]     the tests on this Python, style, types and documentation
+    python tools/run_tox.py --rest [TOX ARGUMENT ...]      all others
+
+``-e`` among the arguments chooses the environments instead.
 
 tox finds a Python by its name on PATH (``python3.9``). Where pyenv keeps the interpreters, PATH leads
 to shims, which refuse to run a version that is not selected; so pyenv's own directories are appended
@@ -22,10 +26,12 @@ import xml.etree.ElementTree as ET
 from collections import Counter
 from pathlib import Path
 
-__all__ = ["count", "interpreters", "main"]
+__all__ = ["count", "environments", "interpreters", "main", "split"]
 
 ROOT = Path(__file__).resolve().parent.parent
 WORK = ROOT / ".tox"
+# Beside the tests on one Python.
+_QUICK = ("lint", "types", "docs")
 
 
 def interpreters(root: Path) -> list[str]:
@@ -45,11 +51,34 @@ def count(report: Path) -> Counter[str]:
     return totals
 
 
+def environments() -> list[str]:
+    """The environments of tox.ini's env_list."""
+    command = [sys.executable, "-m", "tox", "config", "--core", "-e", "lint", "-k", "env_list"]
+    config = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True).stdout
+    return config.partition("env_list =")[2].split()
+
+
+def split(names: list[str]) -> tuple[list[str], list[str]]:
+    """The environments for a quick answer with the Python at hand, and the others."""
+    at_hand = "py{}{}".format(*sys.version_info)
+    quick = [at_hand, *(name for name in names if name in _QUICK)]
+    return quick, [name for name in names if name not in quick]
+
+
 def main(args: list[str]) -> int:
     """Run tox with ``args``, print the totals, and return tox's exit code."""
-    # Whatever starts this may ignore it, as shells do for background jobs, and tests would inherit that.
+    # The parent may ignore SIGINT, as shells do for background jobs, and tests would inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     environ = dict(os.environ)
+    left_out: list[str] = []
+    if args[:1] in (["--quick"], ["--rest"]):
+        mode, *args = args
+        if not any(argument.startswith("-e") for argument in args):
+            quick, rest = split(environments())
+            chosen, left_out = (quick, rest) if mode == "--quick" else (rest, quick)
+            args = ["-e", ",".join(chosen), *args]
+        if mode == "--quick":
+            environ.setdefault("NRI_SYNC_TEST_WORKERS", str(os.cpu_count() or 1))
     pyenv = Path(environ.get("PYENV_ROOT") or Path.home() / ".pyenv")
     environ["PATH"] = os.pathsep.join([environ.get("PATH", os.defpath), *interpreters(pyenv)])
     WORK.mkdir(exist_ok=True)
@@ -63,8 +92,8 @@ def main(args: list[str]) -> int:
     code = subprocess.run([*command, *args], cwd=ROOT, env=environ, check=False).returncode
 
     totals: Counter[str] = Counter()
-    environments = json.loads(result.read_text())["testenvs"] if result.exists() else {}
-    for name, outcome in environments.items():
+    results = json.loads(result.read_text())["testenvs"] if result.exists() else {}
+    for name, outcome in results.items():
         report = WORK / name / "junit.xml"
         counted = count(report) if report.exists() else Counter()
         if not outcome.get("result", {}).get("success", True) and not counted["failed"]:
@@ -72,6 +101,8 @@ def main(args: list[str]) -> int:
         totals += counted
     if code and not totals["failed"]:
         totals["failed"] = 1
+    if left_out:
+        print(f"Left out: {', '.join(left_out)}. `make ci` runs everything.")
     print(f"{totals['passed']} passed, {totals['failed']} failed, {totals['skipped']} skipped")
     return code
 

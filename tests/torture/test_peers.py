@@ -82,6 +82,7 @@ class Runtime:
         self.books.answered[number] = 1
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(2 * LIMIT)
 @pytest.mark.parametrize("template", TEMPLATES)
 def test_restarts(template: str, socket_dir: Path) -> None:
