@@ -7,17 +7,18 @@ After containerd v2.4.2, ``internal/cri/server/container_create.go`` (``buildLin
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from nri_sync.testing.manifests.cri import ContainerConfig, MountConfig, SandboxConfig
-from nri_sync.testing.manifests.ids import uid
+from nri_sync.testing.manifests.ids import container_id, uid
 from nri_sync.testing.manifests.model import Assumptions
 
-__all__ = ["ALL_CAPABILITIES", "cgroups_path", "container_spec", "sandbox_spec"]
+__all__ = ["ALL_CAPABILITIES", "STATE", "cgroups_path", "container_spec", "sandbox_spec"]
 
 _OCI_VERSION = "1.3.0"
-_STATE = "/run/containerd/io.containerd.grpc.v1.cri"
+#: Where containerd keeps what does not outlive the node.
+STATE = "/run/containerd/io.containerd.grpc.v1.cri"
 _ROOT = "/var/lib/containerd/io.containerd.grpc.v1.cri"
 _PAUSE = "registry.k8s.io/pause:3.10.1"
 # Of a sandbox's own process (``DefaultSandboxCPUshares``, ``defaultSandboxOOMAdj``).
@@ -109,11 +110,12 @@ def container_spec(
     """The specification of a container, as it is when plugins are asked about it."""
     security = config.security
     mounts, rootfs_propagation = _mounts(config, sandbox)
+    resources = config.resources.oci(assumptions.swap_limits)
+    if assumptions.disable_hugetlb_controller:
+        # ``WithResources``: those of updates have them all the same.
+        resources.pop("hugepageLimits", None)
     linux: dict[str, Any] = {
-        "resources": {
-            "devices": [{"allow": security.privileged, "access": "rwm"}],
-            **config.resources.oci(assumptions.swap_limits),
-        },
+        "resources": {"devices": [{"allow": security.privileged, "access": "rwm"}], **resources},
         "cgroupsPath": cgroups_path(sandbox.cgroup_parent, config.id),
         "namespaces": _namespaces(config, sandbox, assumptions),
     }
@@ -136,6 +138,8 @@ def container_spec(
         "process": _process(config, sandbox, assumptions),
         "root": root,
         "mounts": mounts,
+        # There, and empty.
+        "hooks": {},
         "annotations": _annotations(config, sandbox),
         "linux": linux,
     }
@@ -146,18 +150,14 @@ def _process(
 ) -> dict[str, Any]:
     security = config.security
     hostname = sandbox.hostname or assumptions.node_name
-    env = {"PATH": _PATH}
-    if config.tty:
-        env["TERM"] = "xterm"
-    env["HOSTNAME"] = hostname
-    env.update((name, value) for name, _, value in (e.partition("=") for e in config.image_env))
-    env.update(config.env)
+    defaults = [f"PATH={_PATH}", *(["TERM=xterm"] if config.tty else []), f"HOSTNAME={hostname}"]
+    own = [f"{name}={value}" for name, value in config.env.items()]
     # The group itself is among the additional ones; those that the image's files have are not known.
     groups = sorted({security.user.gid, *security.supplemental_groups})
     process: dict[str, Any] = {
         "user": {"uid": security.user.uid, "gid": security.user.gid, "additionalGids": groups},
         "args": list(config.args),
-        "env": [f"{name}={value}" for name, value in env.items()],
+        "env": _env(defaults, [*config.image_env, *own]),
         "cwd": config.cwd or "/",
         "capabilities": _capabilities(config),
         "oomScoreAdj": config.resources.oom_score_adj,
@@ -169,6 +169,23 @@ def _process(
     if security.apparmor:
         process["apparmorProfile"] = security.apparmor
     return process
+
+
+def _env(defaults: Sequence[str], more: Iterable[str]) -> list[str]:
+    """``replaceOrAppendEnvValues`` in ``pkg/oci``.
+
+    Only defaults are replaced: what both image and manifest set is there twice, the image's first. A name without
+    a value takes a default away.
+    """
+    places = {entry.partition("=")[0]: number for number, entry in enumerate(defaults)}
+    env = list(defaults)
+    for entry in more:
+        name, equals, _ = entry.partition("=")
+        if name in places:
+            env[places[name]] = entry if equals else ""
+        elif equals:
+            env.append(entry)
+    return [entry for entry in env if entry]
 
 
 def _capabilities(config: ContainerConfig) -> dict[str, list[str]]:
@@ -197,9 +214,13 @@ def _namespaces(
     config: ContainerConfig, sandbox: SandboxConfig, assumptions: Assumptions
 ) -> list[dict[str, str]]:
     of_sandbox = f"/proc/{sandbox.pid}/ns"
-    own_processes = not sandbox.host_pid and not sandbox.share_processes
+    processes = {"type": "pid"}
+    if config.target_pid:
+        processes["path"] = f"/proc/{config.target_pid}/ns/pid"
+    elif sandbox.host_pid or sandbox.share_processes:
+        processes["path"] = f"{of_sandbox}/pid"
     namespaces = [
-        {"type": "pid"} if own_processes else {"type": "pid", "path": f"{of_sandbox}/pid"},
+        processes,
         {"type": "ipc", "path": f"{of_sandbox}/ipc"},
         {"type": "uts", "path": f"{of_sandbox}/uts"},
         {"type": "mount"},
@@ -208,7 +229,8 @@ def _namespaces(
     if assumptions.cgroup_version == 2 and not config.security.privileged:
         namespaces.append({"type": "cgroup"})
     if sandbox.id_mappings:
-        namespaces.append({"type": "user", "path": f"{of_sandbox}/user"})
+        pinned = f"{STATE}/sandboxes/{sandbox.id}/pinned-namespaces"
+        namespaces.append({"type": "user", "path": f"{pinned}/user"})
     return namespaces
 
 
@@ -278,7 +300,11 @@ def _sandbox_namespaces(sandbox: SandboxConfig) -> Iterable[dict[str, str]]:
 def _mounts(config: ContainerConfig, sandbox: SandboxConfig) -> tuple[list[dict[str, Any]], str]:
     """``mounts``, and ``linux.rootfsPropagation``."""
     taken = {posixpath.normpath(mount.destination) for mount in config.mounts}
-    extra = [mount for mount in _runtime_mounts(config, sandbox) if mount.destination not in taken]
+    extra = [
+        mount
+        for mount in _runtime_mounts(config, sandbox)
+        if posixpath.normpath(mount.destination) not in taken
+    ]
     # Stable: what is deeper must come later.
     wanted = sorted([*config.mounts, *extra], key=_depth)
     places = {posixpath.normpath(mount.destination) for mount in wanted}
@@ -300,11 +326,12 @@ def _runtime_mounts(config: ContainerConfig, sandbox: SandboxConfig) -> Iterable
     files = f"{_ROOT}/sandboxes/{sandbox.id}"
     for name in ("hostname", "hosts", "resolv.conf"):
         yield MountConfig(f"/etc/{name}", f"{files}/{name}", readonly=readonly)
-    shm = "/dev/shm" if sandbox.host_ipc else f"{_STATE}/sandboxes/{sandbox.id}/shm"
+    shm = "/dev/shm" if sandbox.host_ipc else f"{STATE}/sandboxes/{sandbox.id}/shm"
     yield MountConfig("/dev/shm", shm)
     for volume in config.image_volumes:
-        source = f"{_ROOT}/containers/{config.id}/volumes/{config.id[:12]}"
-        yield MountConfig(posixpath.normpath(volume), source)
+        source = f"{_ROOT}/containers/{config.id}/volumes"
+        destination = volume if volume.startswith("/") else f"/{volume}"
+        yield MountConfig(destination, f"{source}/{container_id('volume', config.id, volume)}")
 
 
 def _system_mounts(

@@ -14,11 +14,11 @@ from nri_sync.kit.fields.images import ImageReference
 from nri_sync.testing.manifests import ids
 from nri_sync.testing.manifests.containerd import container_spec
 from nri_sync.testing.manifests.cri import ContainerConfig, MountConfig, SandboxConfig
-from nri_sync.testing.manifests.environment import Environment, expand
+from nri_sync.testing.manifests.environment import Environment, expand_all
 from nri_sync.testing.manifests.fields import Fields
 from nri_sync.testing.manifests.lifecycle import go_json, lifecycle_handler
 from nri_sync.testing.manifests.messages import container_message
-from nri_sync.testing.manifests.model import Assumptions, ImageConfig, WorkloadContainer
+from nri_sync.testing.manifests.model import Assumptions, ImageConfig, Kind, WorkloadContainer
 from nri_sync.testing.manifests.resources import ContainerAmounts, PodAmounts
 from nri_sync.testing.manifests.security import read_security
 from nri_sync.testing.manifests.volumes import TOKEN_PATH, Volumes
@@ -129,6 +129,7 @@ class _Container:
                 pod.sandbox.annotations,
             ),
             tty=fields.flag("tty"),
+            target_pid=self._target(),
         )
 
     def _reference(self) -> ImageReference:
@@ -142,15 +143,30 @@ class _Container:
 
     def _id(self) -> str:
         """That of the container that is there, if the pod is one that exists."""
-        for key in ("initContainerStatuses", "containerStatuses"):
+        return self._id_of(self.name)
+
+    def _id_of(self, name: str) -> str:
+        for key in ("initContainerStatuses", "containerStatuses", "ephemeralContainerStatuses"):
             for known in self.pod.status.objects(key):
                 _, _, id = known.text("containerID").partition("://")
-                if known.text("name") == self.name and id:
+                if known.text("name") == name and id:
                     return id
         sandbox = self.pod.sandbox
-        return ids.container_id(
-            "container", sandbox.namespace, sandbox.name, sandbox.uid, self.name
-        )
+        return ids.container_id("container", sandbox.namespace, sandbox.name, sandbox.uid, name)
+
+    def _target(self) -> int:
+        """The process of the container that an ephemeral one is to debug; 0 without one."""
+        name = self.fields.text("targetContainerName")
+        if self.amounts.kind is not Kind.EPHEMERAL or not name:
+            return 0
+        sandbox = self.pod.sandbox
+        if sandbox.host_pid or sandbox.share_processes:
+            return 0
+        names = [item.name for item in self.pod.amounts.containers]
+        if name not in names:
+            self.fields.fail(f"there is no container {name!r} in the pod", "targetContainerName")
+        self.note(f"the id of the process of {name}, whose PID namespace it joins, is made up")
+        return ids.process_id(self._id_of(name))
 
     def _unknown(self) -> Iterator[str]:
         """What an image says, where the manifest does not."""
@@ -166,8 +182,9 @@ class _Container:
 
     def _args(self, env: dict[str, str]) -> list[str]:
         """``ExpandContainerCommandAndArgs`` of the kubelet, ``WithProcessArgs`` of containerd."""
-        command = [expand(word, env) for word in self.fields.texts("command")]
-        args = [expand(word, env) for word in self.fields.texts("args")]
+        command, args = (
+            expand_all(self.fields, key, self.fields.texts(key), env) for key in ("command", "args")
+        )
         if command:
             return [*command, *args]
         image = self.image_config
@@ -224,6 +241,9 @@ class _Container:
 
     def _wants_token(self) -> bool:
         """``shouldAutomount`` of admission: the pod counts before its service account."""
+        if self.amounts.kind is Kind.EPHEMERAL:
+            # Those that are there when it is added are the last that admission sees.
+            return False
         by_account = self.pod.service_account.flag("automountServiceAccountToken", True)
         wanted = self.pod.spec.flag("automountServiceAccountToken", by_account)
         return wanted and not self.pod.assumptions.static_pods

@@ -163,3 +163,5 @@ class ContainerConfig:
     resources: Resources = field(default_factory=Resources)
     security: Security = field(default_factory=Security)
     tty: bool = False
+    #: The process whose PID namespace it joins; 0 for none.
+    target_pid: int = 0

@@ -8,7 +8,7 @@ run; here it is that of the manifest.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Callable
 
@@ -17,25 +17,58 @@ from nri_sync.testing.manifests.fields import Fields
 from nri_sync.testing.manifests.model import Assumptions
 from nri_sync.testing.manifests.resources import ContainerAmounts, PodAmounts
 
-__all__ = ["Environment", "Objects", "expand", "service_env"]
+__all__ = ["Environment", "Objects", "expand", "expand_all"]
 
 _REFERENCE = re.compile(r"\$(?:\(([^)]*)\)|(.)|$)", re.DOTALL)
 _SUBSCRIPT = re.compile(r"metadata\.(labels|annotations)\['([^']+)'\]")
 _ONE = Quantity.parse(1)
+# Of one text with its references resolved, and of all of a container: as much as one message of a runtime has.
+# Linux takes 128 KiB for one, and references to references grow without end.
+_LONGEST, _LONGEST_IN_ALL = 1 << 20, 16 << 20
 
 Note = Callable[[str], object]
 
 
 def expand(text: str, *known: Mapping[str, str]) -> str:
-    """Replace ``$(NAME)`` by what the first of ``known`` has for it; ``$$`` is a dollar sign."""
+    """Replace ``$(NAME)`` by what the first of ``known`` has for it; ``$$`` is a dollar sign.
+
+    Linear in the length of the text and of the result. Raises ValueError for a result that is too long.
+    """
+    # Behind the last bracket there is no reference, however many begin.
+    end = text.rfind(")") + 1
+    length = len(text)
 
     def value(match: re.Match[str]) -> str:
+        nonlocal length
         name, other = match[1], match[2]
-        if name is not None:
-            return next((values[name] for values in known if name in values), match[0])
-        return "$" if other == "$" else match[0]
+        if name is None:
+            return "$" if other == "$" else match[0]
+        found = next((values[name] for values in known if name in values), match[0])
+        length += len(found) - len(match[0])
+        if length > _LONGEST:
+            raise ValueError(f"is longer than {_LONGEST:,} characters with its references resolved")
+        return found
 
-    return _REFERENCE.sub(value, text)
+    return _REFERENCE.sub(value, text[:end]) + text[end:].replace("$$", "$")
+
+
+def expand_all(
+    holder: Fields, key: str, texts: Iterable[str], *known: Mapping[str, str]
+) -> list[str]:
+    """:func:`expand` for ``texts``, which are below a key. Raises ManifestError."""
+    found: list[str] = []
+    left = _LONGEST_IN_ALL
+    for text in texts:
+        try:
+            found.append(expand(text, *known))
+        except ValueError as error:
+            holder.fail(str(error), key)
+        left -= len(found[-1])
+        if left < 0:
+            holder.fail(
+                f"has more than {_LONGEST_IN_ALL:,} characters with references resolved", key
+            )
+    return found
 
 
 @dataclass
@@ -50,24 +83,6 @@ class Objects:
     runtime_classes: dict[str, Fields] = field(default_factory=dict)
 
 
-def service_env(assumptions: Assumptions) -> dict[str, str]:
-    """The variables for the service ``kubernetes``, which every pod has (``envvars.FromServices``)."""
-    if assumptions.static_pods:
-        return {}
-    address = f"tcp://{assumptions.service_ip}:443"
-    port = "KUBERNETES_PORT_443_TCP"
-    return {
-        "KUBERNETES_PORT": address,
-        port: address,
-        f"{port}_ADDR": assumptions.service_ip,
-        f"{port}_PORT": "443",
-        f"{port}_PROTO": "tcp",
-        "KUBERNETES_SERVICE_HOST": assumptions.service_ip,
-        "KUBERNETES_SERVICE_PORT": "443",
-        "KUBERNETES_SERVICE_PORT_HTTPS": "443",
-    }
-
-
 @dataclass
 class Environment:
     """Works out the variables of the containers of one pod."""
@@ -80,23 +95,27 @@ class Environment:
     amounts: PodAmounts
     assumptions: Assumptions
     objects: Objects
+    #: Of the services that the kubelet knows of.
+    services: Mapping[str, str]
 
     def of(self, container: Fields, amounts: ContainerAmounts, note: Note) -> dict[str, str]:
         """Those of an entry of ``spec.containers``; ``note`` is called with what is not known."""
-        services = service_env(self.assumptions)
+        services = self.services
         found: dict[str, str] = {}
         for source in container.objects("envFrom"):
             found.update(self._env_from(source, note))
         for entry in container.objects("env"):
             name = entry.required("name", "name the variable")
             if entry.text("value"):
-                found[name] = expand(entry.text("value"), found, services)
+                [found[name]] = expand_all(entry, "value", [entry.text("value")], found, services)
             elif entry.object("valueFrom"):
                 value = self._value_from(entry.object("valueFrom"), name, amounts, note)
                 if value is not None:
                     found[name] = value
             else:
                 found[name] = ""
+        if sum(map(len, found.values())) > _LONGEST_IN_ALL:
+            container.fail(f"has more than {_LONGEST_IN_ALL:,} characters in all", "env")
         return {**found, **{key: value for key, value in services.items() if key not in found}}
 
     def _env_from(self, source: Fields, note: Note) -> dict[str, str]:
@@ -187,7 +206,8 @@ class Environment:
     def _with_node_limits(self, amounts: ContainerAmounts) -> ContainerAmounts:
         node = {
             "cpu": Quantity.of(self.assumptions.cpus),
-            "memory": Quantity.of(self.assumptions.memory),
+            # What the node's ``status.allocatable`` has.
+            "memory": Quantity.of(self.assumptions.memory - self.assumptions.reserved_memory),
         }
         of_pod = {k: v for k, v in self.amounts.limits.items() if v and k in node}
         own = {name: limit for name, limit in amounts.limits.items() if limit}

@@ -21,6 +21,7 @@ from nri_sync.testing.manifests.model import (
     Workload,
 )
 from nri_sync.testing.manifests.resources import ContainerAmounts, PodAmounts
+from nri_sync.testing.manifests.services import service_env
 from nri_sync.testing.manifests.volumes import Volumes
 
 __all__ = ["PodMetadata", "pod_workload"]
@@ -77,6 +78,9 @@ class _Mapping:
         if spec.object("os").text("name", "linux") != "linux":
             spec.fail("is not linux: NRI is for Linux containers", "os.name")
         self.containers = list(_containers(spec))
+        self.sandbox_id = ids.container_id(
+            "sandbox", metadata.namespace, metadata.name, metadata.uid
+        )
         self.amounts = self._amounts()
         self.volumes = self._volumes()
         self.sandbox = self._sandbox()
@@ -139,6 +143,7 @@ class _Mapping:
             uid=self.metadata.uid,
             namespace=self.metadata.namespace,
             pod_name=self.metadata.name,
+            sandbox_id=self.sandbox_id,
             note=self.note,
         )
         for claim in self.metadata.claims:
@@ -151,7 +156,7 @@ class _Mapping:
 
     def _sandbox(self) -> SandboxConfig:
         metadata, spec = self.metadata, self.spec
-        id = ids.container_id("sandbox", metadata.namespace, metadata.name, metadata.uid)
+        id = self.sandbox_id
         pod_ips = [entry.text("ip") for entry in self.status.objects("podIPs")]
         user_namespace = not spec.flag("hostUsers", True)
         if user_namespace:
@@ -226,6 +231,13 @@ class _Mapping:
             amounts=self.amounts,
             assumptions=assumptions,
             objects=self.objects,
+            services=service_env(
+                self.objects.services,
+                metadata.namespace,
+                self.spec.flag("enableServiceLinks", True),
+                assumptions,
+                self.note,
+            ),
         )
 
     def _account(self) -> Fields:
@@ -241,9 +253,9 @@ class _Mapping:
 
 
 def _containers(spec: Fields) -> Iterator[tuple[Kind, Fields]]:
-    """All containers in the order in which they are created; ephemeral ones come later, by hand."""
+    """All containers in the order in which they are created; ephemeral ones come last, by hand."""
     names: set[str] = set()
-    for key in ("initContainers", "containers"):
+    for key in ("initContainers", "containers", "ephemeralContainers"):
         if key == "containers" and not spec.data.get(key):
             spec.fail("has no containers: a pod needs at least one", key)
         for fields in spec.objects(key):
@@ -255,6 +267,6 @@ def _containers(spec: Fields) -> Iterator[tuple[Kind, Fields]]:
 
 
 def _kind(key: str, fields: Fields) -> Kind:
-    if key == "containers":
-        return Kind.ORDINARY
+    if key != "initContainers":
+        return Kind.ORDINARY if key == "containers" else Kind.EPHEMERAL
     return Kind.SIDECAR if fields.text("restartPolicy") == "Always" else Kind.INIT

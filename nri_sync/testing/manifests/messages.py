@@ -97,7 +97,6 @@ def sandbox_message(config: SandboxConfig) -> PodSandbox:
             **config.labels,
             "io.cri-containerd.kind": "sandbox",
             "oci_runtime_type": "io.containerd.runc.v2",
-            "selinux_label": "",
         },
         annotations=config.annotations,
         cgroup_parent=config.cgroup_parent,

@@ -43,6 +43,8 @@ class Kind(str, enum.Enum):
     #: An init container with ``restartPolicy: Always``: runs on, and is stopped after the ordinary ones.
     SIDECAR = "sidecar"
     ORDINARY = "ordinary"
+    #: Added to a pod that runs, to debug it: created last.
+    EPHEMERAL = "ephemeral"
 
 
 @dataclass(frozen=True)
@@ -75,12 +77,17 @@ class Assumptions:
     #: Memory of the node, in bytes, and its CPUs: for OOM scores, and for limits that are asked for but not set.
     memory: int = 16 << 30
     cpus: int = 8
+    #: What the kubelet keeps from pods, in bytes: ``evictionHard`` for memory. It shows in limits that are asked
+    #: for but not set.
+    reserved_memory: int = 100 << 20
     #: 1 or 2.
     cgroup_version: int = 2
     #: Whether cgroups are made by systemd; otherwise by the kubelet ("cgroupfs").
     systemd_cgroups: bool = True
     #: The sizes of huge pages that the node's kernel has.
     huge_page_sizes: Sequence[str] = ("2MB", "1GB")
+    #: ``disable_hugetlb_controller`` of containerd: no container is created with limits of huge pages.
+    disable_hugetlb_controller: bool = True
     #: Whether the kernel limits swap for cgroups.
     swap_limits: bool = True
     #: ``seccompDefault`` of the kubelet.

@@ -99,12 +99,17 @@ class PodAmounts:
             self.requests.setdefault(name, limit)
 
     @property
+    def _counted(self) -> list[ContainerAmounts]:
+        """Ephemeral containers ask for nothing, and count for nothing."""
+        return [item for item in self.containers if item.kind is not Kind.EPHEMERAL]
+
+    @property
     def qos(self) -> QoS:
         if self.told_qos is not None:
             return self.told_qos
         if self.own:
             return qos_of_resources([(self.requests, self.limits)])
-        return qos_of_resources((item.requests, item.limits) for item in self.containers)
+        return qos_of_resources((item.requests, item.limits) for item in self._counted)
 
     # What the runtime is told
 
@@ -159,7 +164,7 @@ class PodAmounts:
         share = 0
         if self.requests.get("memory"):
             asked_for = aggregate(self.containers, "requests").get("memory", _ZERO)
-            share = max(0, int(self.requests["memory"]) - int(asked_for)) // len(self.containers)
+            share = max(0, int(self.requests["memory"]) - int(asked_for)) // len(self._counted)
         if of.kind is Kind.SIDECAR:
             request = max(request, least)
         return oom_score_adj(

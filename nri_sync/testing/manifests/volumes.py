@@ -10,8 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Callable
 
+from nri_sync.testing.manifests.containerd import STATE
 from nri_sync.testing.manifests.cri import MountConfig
-from nri_sync.testing.manifests.environment import expand
+from nri_sync.testing.manifests.environment import expand_all
 from nri_sync.testing.manifests.fields import Fields
 from nri_sync.testing.manifests.ids import container_id, uid
 
@@ -50,19 +51,29 @@ class Volume:
     readonly: bool = False
     #: What sub-paths are named after, if not the volume of the pod: the PersistentVolume.
     inner_name: str = ""
+    #: Whether it is an image, which the runtime mounts.
+    image: bool = False
 
 
 class Volumes:
     """The volumes of one pod, by name."""
 
     def __init__(
-        self, spec: Fields, *, uid: str, namespace: str, pod_name: str, note: Note
+        self,
+        spec: Fields,
+        *,
+        uid: str,
+        namespace: str,
+        pod_name: str,
+        note: Note,
+        sandbox_id: str = "",
     ) -> None:
         """``note`` is called with what is not known of them."""
         self._directory = f"{KUBELET}/{uid}"
         self._namespace = namespace
         self._pod_name = pod_name
         self._note = note
+        self._sandbox_id = sandbox_id
         self._volumes = {
             volume.required("name", "name the volume"): self._volume(volume)
             for volume in spec.objects("volumes")
@@ -98,9 +109,15 @@ class Volumes:
             readonly = volume.object("csi").flag("readOnly")
             return Volume(f"{self._path('csi', name)}/mount", readonly)
         if "image" in volume:
-            self._note(f"volume {name}: where containerd mounts its image is made up")
-            root = "/var/lib/containerd/io.containerd.grpc.v1.cri/image-volumes"
-            return Volume(f"{root}/{container_id('image volume', self._directory, name)}", True)
+            # By containerd, once for each image and pod (``mutateImageMount``).
+            image = volume.object("image").text("reference")
+            _, at, digest = image.rpartition("@sha256:")
+            if not at:
+                self._note(f"volume {name}: the digest of its image is made up")
+            root = f"{STATE}/image-volumes/{self._sandbox_id}"
+            return Volume(
+                f"{root}/{digest if at else container_id('image', image)}", True, image=True
+            )
         kinds = ", ".join(sorted(key for key in volume.data if key != "name" and key in volume))
         if not kinds:
             # ``SetDefaults_Volume``: null is no source, either.
@@ -146,11 +163,13 @@ class Volumes:
             entry.fail(f"there is no volume {name!r} in spec.volumes, which has: {known}", "name")
         volume = self._volumes[name]
         key = "subPath" if entry.text("subPath") else "subPathExpr"
-        below = expand(entry.text(key), env)
+        [below] = expand_all(entry, key, [entry.text(key)], env)
         if below.startswith("/") or ".." in below.split("/"):
             entry.fail(f"{below!r} must be a path inside of the volume", key)
         source = volume.path
-        if below:
+        if below and volume.image:
+            source = posixpath.join(volume.path, below)
+        elif below:
             # Bound there first, so that a link in the volume leads nowhere else.
             inner_name = volume.inner_name or name
             source = f"{self._directory}/volume-subpaths/{inner_name}/{container}/{number}"

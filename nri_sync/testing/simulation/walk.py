@@ -163,7 +163,7 @@ class Walk:
             self._advance()
             if has_run and item.kind is not Kind.INIT:
                 running.append(item)
-            elif not has_run and item.kind is not Kind.ORDINARY:
+            elif not has_run and item.kind in (Kind.INIT, Kind.SIDECAR):
                 break
         yield from self._updates(workload, running)
         yield from self._end(workload, running)
@@ -203,7 +203,7 @@ class Walk:
         )
 
     def _end(self, workload: Workload, running: Sequence[WorkloadContainer]) -> Iterator[Event]:
-        ordinary = [item for item in running if item.kind is Kind.ORDINARY]
+        ordinary = [item for item in running if item.kind is not Kind.SIDECAR]
         sidecars = [item for item in running if item.kind is Kind.SIDECAR]
         for item in [*ordinary, *reversed(sidecars)]:
             result = self.runtime.stop_container(item.container, _KILLED, check=False)

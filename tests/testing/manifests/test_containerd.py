@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -57,10 +58,53 @@ def test_process() -> None:
     )["process"]
     assert found["args"] == ["sh"]
     assert found["cwd"] == "/srv"
-    assert found["env"] == ["PATH=/bin", "HOSTNAME=pod", "B=2", "A=1"]
+    # Only defaults are replaced: what image and manifest have is there twice.
+    assert found["env"] == ["PATH=/bin", "HOSTNAME=pod", "B=2", "A=0", "A=1"]
     assert found["user"] == {"uid": 5, "gid": 6, "additionalGids": [6, 7, 9]}
     assert found["oomScoreAdj"] == 999
     assert not {"terminal", "noNewPrivileges", "apparmorProfile", "rlimits"} & found.keys()
+
+
+@pytest.mark.parametrize(
+    ("image", "own", "env"),
+    [
+        (["HOSTNAME=image"], {}, ["PATH=default", "HOSTNAME=image"]),
+        (["HOSTNAME=image"], {"HOSTNAME": "own"}, ["PATH=default", "HOSTNAME=own"]),
+        (["PATH"], {}, ["HOSTNAME=pod"]),
+        (["A", "B="], {}, ["PATH=default", "HOSTNAME=pod", "B="]),
+        (["A=1", "A=2"], {"A": ""}, ["PATH=default", "HOSTNAME=pod", "A=1", "A=2", "A="]),
+    ],
+)
+def test_variables(image: list[str], own: dict[str, str], env: list[str]) -> None:
+    """``replaceOrAppendEnvValues`` in containerd, ``pkg/oci``."""
+    path = spec()["process"]["env"][0]
+    found = spec(env=own, image_env=image)["process"]["env"]
+    assert found == [path if entry == "PATH=default" else entry for entry in env]
+
+
+def test_what_is_there_and_empty() -> None:
+    assert spec()["hooks"] == {}
+
+
+@pytest.mark.parametrize("disabled", [True, False])
+def test_limits_of_huge_pages_are_for_the_configuration_to_say(disabled: bool) -> None:
+    resources = Resources(huge_pages={"2MB": 5})
+    found = spec(Assumptions(disable_hugetlb_controller=disabled), resources=resources)
+    limits = found["linux"]["resources"].get("hugepageLimits")
+    assert limits == (None if disabled else [{"pageSize": "2MB", "limit": 5}])
+
+
+def test_a_process_namespace_of_another_container() -> None:
+    found = spec(target_pid=4711)["linux"]["namespaces"]
+    assert found[0] == {"type": "pid", "path": "/proc/4711/ns/pid"}
+
+
+def test_a_capability_that_has_its_prefix_already() -> None:
+    security = Security(add_capabilities=["CAP_NET_ADMIN"], drop_capabilities=["CAP_CHOWN"])
+    bounding = spec(security=security)["process"]["capabilities"]["bounding"]
+    assert "CAP_CAP_NET_ADMIN" in bounding
+    assert "CAP_NET_ADMIN" not in bounding
+    assert "CAP_CHOWN" in bounding
 
 
 def test_what_a_process_may_have() -> None:
@@ -124,7 +168,8 @@ def test_a_user_namespace() -> None:
         mounts=[MountConfig("/m", "/srv")],
     )
     mapping = [{"containerID": 0, "hostID": 65536, "size": 65536}]
-    assert found["linux"]["namespaces"][-1] == {"type": "user", "path": "/proc/77/ns/user"}
+    path = f"/run/containerd/{SANDBOXES}/pinned-namespaces/user"
+    assert found["linux"]["namespaces"][-1] == {"type": "user", "path": path}
     assert found["linux"]["uidMappings"] == found["linux"]["gidMappings"] == mapping
     mounted = {mount["destination"]: mount for mount in found["mounts"]}
     assert mounted["/m"]["uidMappings"] == mapping
@@ -184,7 +229,19 @@ class TestMounts:
         assert found["mounts"][-1]["source"] == "/dev/shm"
 
     def test_volumes_of_the_image(self) -> None:
-        assert "/var/lib/data" in destinations(spec(image_volumes=["/var/lib/data/"]))
+        """``volumeMounts``: as the image writes them, each with a directory of its own."""
+        found = spec(
+            image_volumes=["/cache/", "data", "/m/", "/etc/hosts"],
+            mounts=[MountConfig("/m", "/srv")],
+        )
+        assert {"/cache/", "/data", "/etc/hosts"} <= set(destinations(found))
+        assert "/m/" not in destinations(found)
+        sources = {mount["destination"]: mount["source"] for mount in found["mounts"]}
+        assert re.fullmatch(
+            "/var/lib/containerd/io.containerd.grpc.v1.cri/containers/[^/]+/volumes/[0-9a-f]{64}",
+            sources["/cache/"],
+        )
+        assert sources["/cache/"] != sources["/data"]
 
 
 def test_privileged() -> None:

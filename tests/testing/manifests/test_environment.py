@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
 
 from nri_sync.kit import Quantity
-from nri_sync.testing.manifests.environment import Environment, Objects, expand, service_env
+from nri_sync.testing.manifests.environment import Environment, Objects, expand
 from nri_sync.testing.manifests.model import Assumptions, Kind, ManifestError
 from nri_sync.testing.manifests.resources import ContainerAmounts, PodAmounts
+from nri_sync.testing.manifests.services import service_env
 from tests.testing.manifests import fields
 
 __all__: list[str] = []
 
-SERVICES = service_env(Assumptions())
+SERVICES = service_env({}, "shop", True, Assumptions(), print)
 
 
 @pytest.mark.parametrize(
@@ -57,6 +59,7 @@ def env(container: Any, notes: list[str] | None = None, **more: Any) -> dict[str
         objects=Objects(
             {("shop", "settings"): {"z": "1", "a": "2"}}, {("shop", "login"): {"user": "me"}}
         ),
+        services=SERVICES,
     )
     collected = [] if notes is None else notes
     found = environment.of(fields(container), own, collected.append)
@@ -64,15 +67,31 @@ def env(container: Any, notes: list[str] | None = None, **more: Any) -> dict[str
 
 
 def test_the_services_come_last() -> None:
-    environment = Environment({}, {}, {}, "shop", PodAmounts([]), Assumptions(), Objects())
+    environment = Environment(
+        {}, {}, {}, "shop", PodAmounts([]), Assumptions(), Objects(), SERVICES
+    )
     found = environment.of(fields({"env": [{"name": "A", "value": "1"}]}), amounts(), print)
     assert list(found) == ["A", *SERVICES]
     assert found["KUBERNETES_SERVICE_HOST"] == "10.96.0.1"
     assert found["KUBERNETES_PORT_443_TCP"] == "tcp://10.96.0.1:443"
 
 
-def test_static_pods_have_no_services() -> None:
-    assert service_env(Assumptions(static_pods=True)) == {}
+def test_references_without_an_end_are_cheap() -> None:
+    before = time.process_time()
+    for text in ("$(" * 500_000, "$(" * 500_000 + ")", "$$" * 500_000, "$(A)" * 250_000):
+        expand(text, {"A": "a"})
+    assert time.process_time() - before < 10
+
+
+def test_references_to_references_do_not_grow_without_end() -> None:
+    entries = [
+        {"name": f"A{n}", "value": f"$(A{n - 1})" * 10 if n else "x" * 10} for n in range(20)
+    ]
+    with pytest.raises(ManifestError, match=r"is longer than 1,048,576 characters"):
+        env({"env": entries})
+    entries = [{"name": f"A{n}", "value": "$(A0)" if n else "x" * 100_000} for n in range(200)]
+    with pytest.raises(ManifestError, match=r"env: has more than 16,777,216 characters in all"):
+        env({"env": entries})
 
 
 def test_values_refer_to_those_before_and_to_services() -> None:
@@ -160,7 +179,7 @@ def test_limits_that_are_not_there_are_those_of_the_pod_or_node() -> None:
     def limit(name: str, **more: Any) -> str | None:
         return value_of({"resourceFieldRef": {"resource": f"limits.{name}"}}, **more)
 
-    assert (limit("cpu"), limit("memory")) == ("4", str(8 << 30))
+    assert (limit("cpu"), limit("memory")) == ("4", str((8 << 30) - (100 << 20)))
     of_pod = PodAmounts([amounts()], limits={"cpu": Quantity.of(3)}, own=True)
     assert limit("cpu", pod=of_pod) == "3"
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from nri_sync import api, kit
-from nri_sync.testing.manifests import ImageConfig, Kind, ManifestError, Workload, load
+from nri_sync.testing.manifests import ImageConfig, Kind, ManifestError, Workload, ids, load
 from tests.testing.manifests import PODS, container, mounts, only, pod_file, spec_of
 
 __all__: list[str] = []
@@ -201,12 +201,19 @@ def test_gpu() -> None:
 
 
 def test_huge_pages() -> None:
-    workload = pod_file("huge-pages.yaml")
+    workload = pod_file("huge-pages.yaml", disable_hugetlb_controller=False)
     limits = {"2MB": 100 * MIB, "1GB": 2 * GIB}
     found = container(workload).container.linux.resources
     assert {item.page_size: item.limit for item in found.hugepage_limits} == limits
-    none = container(pod_file("best-effort.yaml")).container.linux.resources
+    none = container(
+        pod_file("best-effort.yaml", disable_hugetlb_controller=False)
+    ).container.linux.resources
     assert {item.page_size: item.limit for item in none.hugepage_limits} == {"2MB": 0, "1GB": 0}
+
+
+def test_containerd_s_default_leaves_huge_pages_out() -> None:
+    found = container(pod_file("huge-pages.yaml")).container.linux.resources
+    assert not found.hugepage_limits
 
 
 def test_security_context() -> None:
@@ -259,7 +266,7 @@ def test_host_network() -> None:
 
 
 def test_pod_level_resources() -> None:
-    workload = pod_file("pod-level-resources.yaml")
+    workload = pod_file("pod-level-resources.yaml", disable_hugetlb_controller=False)
     assert kit.pod_qos(workload.pod) is kit.QoS.BURSTABLE
     told = workload.pod.linux.pod_resources
     assert (told.cpu.shares.value, told.cpu.quota.value) == (1024, 100_000)
@@ -401,7 +408,8 @@ def test_what_images_say_can_be_told() -> None:
     assert found.labels["maintainer"] == "m"
     assert spec_of(workload)["process"]["cwd"] == "/www"
     assert "/cache" in mounts(workload)
-    assert not workload.notes
+    assert found.HasField("hooks")
+    assert [note for note in workload.notes if "the group of user 101" not in note] == []
     others = pod_file("best-effort.yaml", images={"*": image})
     assert container(others).container.args == found.args
 
@@ -448,3 +456,56 @@ def test_what_is_wrong(spec: Any, problem: str) -> None:
         pod_of(spec)
     assert str(raised.value).startswith(f"<text>: {problem}")
     assert "\n" not in str(raised.value)
+
+
+LIVE = {
+    "containers": [{"name": "app", "image": "busybox", "resources": {"limits": {"cpu": 1, "memory": "1Gi"}}}],
+    "ephemeralContainers": [
+        {"name": "debug", "image": "busybox", "targetContainerName": "app"},
+        {"name": "plain", "image": "busybox"},
+    ],
+}  # fmt: skip
+
+
+def ephemeral(**spec: Any) -> Workload:
+    pod = {
+        "kind": "Pod",
+        "metadata": {"name": "web"},
+        "spec": {**LIVE, **spec},
+        "status": {
+            "containerStatuses": [{"name": "app", "containerID": f"containerd://{'a' * 64}"}],
+            "ephemeralContainerStatuses": [
+                {"name": "debug", "containerID": f"containerd://{'b' * 64}"}
+            ],
+        },
+    }
+    return only(load(json.dumps(pod)))
+
+
+def test_ephemeral_containers() -> None:
+    workload = ephemeral()
+    assert [(item.name, item.kind) for item in workload.containers] == [
+        ("app", Kind.ORDINARY), ("debug", Kind.EPHEMERAL), ("plain", Kind.EPHEMERAL),
+    ]  # fmt: skip
+    assert kit.pod_qos(workload.pod) is kit.QoS.GUARANTEED, "they do not count"
+    assert container(workload, "debug").container.id == "b" * 64
+    path = f"/proc/{ids.process_id('a' * 64)}/ns/pid"
+    assert spec_of(workload, "debug")["linux"]["namespaces"][0] == {"type": "pid", "path": path}
+    assert spec_of(workload, "plain")["linux"]["namespaces"][0] == {"type": "pid"}
+    assert TOKEN in mounts(workload, "app")
+    assert TOKEN not in mounts(workload, "debug")
+
+
+def test_ephemeral_containers_of_a_pod_that_shares_its_processes() -> None:
+    workload = ephemeral(shareProcessNamespace=True)
+    path = f"/proc/{workload.pod.pid}/ns/pid"
+    assert spec_of(workload, "debug")["linux"]["namespaces"][0] == {"type": "pid", "path": path}
+
+
+def test_an_ephemeral_container_for_one_that_there_is_not() -> None:
+    with pytest.raises(ManifestError, match="there is no container 'db' in the pod"):
+        ephemeral(ephemeralContainers=[{"name": "x", "image": "y", "targetContainerName": "db"}])
+
+
+def test_no_label_without_a_value() -> None:
+    assert "selinux_label" not in pod_file("best-effort.yaml").pod.labels

@@ -23,6 +23,7 @@ def volumes(*sources: Any, notes: list[str] | None = None) -> Volumes:
         uid="uid",
         namespace="shop",
         pod_name="web-0",
+        sandbox_id="sandbox",
         note=collected.append,
     )
 
@@ -59,7 +60,7 @@ def test_where_they_are(source: Any, path: str, readonly: bool) -> None:
     [
         ({"persistentVolumeClaim": {"claimName": "data"}}, "claim data: taken for bound"),
         ({"ephemeral": {"volumeClaimTemplate": {}}}, "claim web-0-v: taken for bound"),
-        ({"image": {"reference": "x"}}, "volume v: where containerd mounts its image"),
+        ({"image": {"reference": "x"}}, "volume v: the digest of its image is made up"),
         ({"cephfs": {"monitors": []}}, "volume v (cephfs): where the kubelet has it"),
     ],
 )
@@ -180,3 +181,15 @@ def test_claims_of_a_stateful_set_take_the_place_of_volumes_of_that_name() -> No
     held = volumes({"name": "v", "emptyDir": {}})
     held.claim("v")
     assert "/kubernetes.io~csi/pvc-" in mount(held, {"name": "v"}).source
+
+
+def test_volumes_of_images() -> None:
+    """``mutateImageMount`` in containerd: once for each image and pod, and sub-paths below it."""
+    digest = "1" * 64
+    notes: list[str] = []
+    held = volumes({"name": "v", "image": {"reference": f"x@sha256:{digest}"}}, notes=notes)
+    root = f"/run/containerd/io.containerd.grpc.v1.cri/image-volumes/sandbox/{digest}"
+    whole = mount(held, {"name": "v"})
+    assert (whole.source, whole.readonly) == (root, True)
+    assert mount(held, {"name": "v", "subPath": "a/b"}).source == f"{root}/a/b"
+    assert not notes
