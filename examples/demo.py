@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from nri_sync import api
+from nri_sync.errors import RequestFailed
 from nri_sync.runtime import Runtime
 from nri_sync.runtime.oci import adjust_spec
 
@@ -51,7 +52,11 @@ class Node:
         pod = api.PodSandbox(id=f"pod-{name}", name=name, annotations=annotations)
         container = api.Container(id=name, pod_sandbox_id=pod.id, name="main")
         say(f"creating pod {name!r} with the annotations {annotations}")
-        answer = self.runtime.create_container(pod, container)
+        try:
+            answer = self.runtime.create_container(pod, container)
+        except RequestFailed as error:
+            say(f"refused: {error}")
+            return
         print(json.dumps(adjust_spec(BARE, answer.adjust), indent=2), flush=True)
         self.pods.append(pod)
         self.containers.append(container)
@@ -73,6 +78,7 @@ def main() -> int:
                     return 1
                 node.create("plain", {})
                 node.create("writer", {"device.example.com": "/dev/null"})
+                node.create("thief", {"device.example.com": "/dev/sda"})
                 say("going down, as for an upgrade")
             say("coming back")
             with node.runtime:

@@ -50,10 +50,29 @@ class TestDeviceInjector:
         pod = api.PodSandbox(annotations={"device.example.com/container.other": "/dev/zero"})
         assert plugin.create_container(pod, container) is None
 
-    def test_a_device_that_does_not_exist(self, plugin: Any, container: api.Container) -> None:
+    @pytest.mark.parametrize(
+        "path", ["/dev/sda", "/dev/no-such", "/etc/passwd", "/dev/../dev/null", ""]
+    )
+    def test_what_is_not_allowed(self, path: str, plugin: Any, container: api.Container) -> None:
+        pod = api.PodSandbox(annotations={"device.example.com": path})
+        with pytest.raises(PermissionError, match="is not among those that pods may have"):
+            plugin.create_container(pod, container)
+
+    def test_what_is_allowed_has_to_be_a_device(
+        self, plugin: Any, container: api.Container, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("examples.first_plugin.plugin.ALLOWED", ["/etc/passwd", "/dev/no-such"])
+        pod = api.PodSandbox(annotations={"device.example.com": "/etc/passwd"})
+        with pytest.raises(ValueError, match="'/etc/passwd' is not a device node"):
+            plugin.create_container(pod, container)
         pod = api.PodSandbox(annotations={"device.example.com": "/dev/no-such"})
         with pytest.raises(FileNotFoundError, match="/dev/no-such"):
             plugin.create_container(pod, container)
+
+    def test_the_container_is_found_where_crio_has_its_name_in_a_label(self, plugin: Any) -> None:
+        pod = api.PodSandbox(annotations={"device.example.com/container.main": "/dev/zero"})
+        container = api.Container(id="c0", labels={"io.kubernetes.container.name": "main"})
+        assert plugin.create_container(pod, container) is not None
 
 
 def test_the_demo() -> None:
@@ -66,6 +85,7 @@ def test_the_demo() -> None:
         json.loads(text) for text in re.findall(r"^\{\}$|^\{\n.*?^\}$", done.stdout, re.M | re.S)
     ]
     assert [devices(answer) for answer in answers] == [[], ["/dev/null"], ["/dev/zero"]]
+    assert "'/dev/sda' is not among those that pods may have" in done.stdout
     assert done.stderr.count("registered with the runtime") == 2
 
 

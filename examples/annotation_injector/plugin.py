@@ -40,10 +40,6 @@ class Config:
     cdi_devices: list[str] = field(default_factory=list)
     elsewhere: Literal["ignore", "refuse"] = "ignore"
 
-    def allows_device(self, name: str) -> bool:
-        """Whether a CDI device, ``vendor.com/class=name``, may be injected."""
-        return any(fnmatch.fnmatchcase(name, pattern) for pattern in self.cdi_devices)
-
 
 class AnnotationInjector(nri_sync.Plugin):
     """Needs ``config``, which ``kit.main`` sets."""
@@ -59,7 +55,8 @@ class AnnotationInjector(nri_sync.Plugin):
         config = self.config
         if not any(annotation.find(pod, container) for annotation in ANNOTATIONS):
             return None
-        if not kit.Selector(namespaces=config.namespaces)(pod):
+        # A selector without namespaces would be for all of them.
+        if not any(fnmatch.fnmatchcase(pod.namespace, each) for each in config.namespaces):
             problem = f"pods of namespace {pod.namespace} may not ask for injections"
             if config.elsewhere == "refuse":
                 raise PermissionError(problem)
@@ -69,8 +66,7 @@ class AnnotationInjector(nri_sync.Plugin):
         for name, value in (ENV.get(pod, container) or {}).items():
             adjustment.add_env(name, value)
         for device in CDI_DEVICES.get(pod, container) or []:
-            if not config.allows_device(device):
-                raise PermissionError(f"the device {device} is not among those that pods may have")
+            kit.require_allowed("device", device, config.cdi_devices)
             adjustment.add_cdi_device(device)
         return adjustment
 

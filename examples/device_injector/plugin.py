@@ -1,15 +1,21 @@
-"""Gives containers the devices, mounts and settings that annotations of their pods ask for."""
+"""Gives containers the devices, mounts and settings that annotations of their pods ask for, of those allowed.
+
+Everyone who may create a pod can write its annotations. So the configuration has a list for each kind of thing,
+and what is not listed fails the container.
+"""
 
 from __future__ import annotations
 
+import glob
 import json
 import logging
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
+import nri_sync
 from nri_sync import api, kit
 
-__all__ = ["DeviceInjector"]
+__all__ = ["AllowedMount", "Config", "DeviceInjector"]
 
 logger = logging.getLogger("device-injector")
 
@@ -89,29 +95,95 @@ SYSCTL = known.declare("sysctl", kit.document_of(dict[str, Annotated[str, text]]
 MEMORY_POLICY = known.declare("memory-policy", kit.document_of(MemoryPolicy))
 
 
-class DeviceInjector:
-    """Gives containers the devices, mounts and settings that annotations of their pods ask for."""
+@dataclass
+class AllowedMount:
+    """A file or directory of the node, or ``tmpfs``; none below it, where pods could plant symbolic links."""
+
+    source: str
+    read_only: bool = True
+
+
+@dataclass
+class Config:
+    """What pods may ask for: nothing, without a list. Patterns are those of a shell."""
+
+    namespaces: list[str] = field(default_factory=lambda: ["*"])
+    #: Device nodes of the node, such as ``/dev/fuse``, or patterns of types and numbers: ``c 10:229``, ``b 7:*``.
+    devices: list[str] = field(default_factory=list)
+    cdi_devices: list[str] = field(default_factory=list)
+    mounts: list[AllowedMount] = field(default_factory=list)
+    #: Patterns of the names of network devices, sysctls, and so on.
+    network_devices: list[str] = field(default_factory=list)
+    sysctls: list[str] = field(default_factory=list)
+    io_classes: list[str] = field(default_factory=list)
+    scheduling_policies: list[str] = field(default_factory=list)
+    memory_policies: list[str] = field(default_factory=list)
+
+    def require_device(self, device: Device) -> None:
+        """Raise PermissionError unless the device is allowed: by what it is, as a pod calls it what it likes."""
+        patterns = [numbers(kit.host_device(p)) if p[:1] == "/" else p for p in self.devices]
+        kit.require_allowed("device", numbers(device), patterns)
+
+    def require_mount(self, mount: Mount) -> None:
+        """Raise PermissionError unless it binds an allowed source, or is a tmpfs that is allowed as such."""
+        flags = {"bind", "rbind"} & {*mount.options}
+        binds = mount.type == "bind" or (bool(flags) and mount.type in ("", "none"))
+        if not binds and (flags or mount.type != "tmpfs"):
+            raise PermissionError(
+                f"pods may have bind mounts and tmpfs, not a mount of type {mount.type!r}"
+            )
+        source = mount.source if binds else "tmpfs"
+        kit.require_allowed("mount of", source, [glob.escape(item.source) for item in self.mounts])
+        if {"shared", "rshared"} & {*mount.options}:
+            raise PermissionError(f"the mount of {source} may not be shared with the node")
+        writable = any(item.source == source and not item.read_only for item in self.mounts)
+        if binds and not writable and not _read_only(mount.options):
+            raise PermissionError(f"the mount of {source} has to be read-only: bind and ro")
+
+
+def numbers(device: Device | api.LinuxDevice) -> str:
+    """The type and the numbers of a device, as in ``c 10:229``."""
+    return f"{device.type} {device.major}:{device.minor}"
+
+
+def _read_only(options: list[str]) -> bool:
+    """Of several, the last option counts. With rbind the mounts below the source stay writable."""
+    return "rbind" not in options and [o for o in options if o in ("ro", "rw")][-1:] == ["ro"]
+
+
+class DeviceInjector(nri_sync.Plugin):
+    """Gives containers what annotations of their pods ask for, of what ``config`` allows."""
+
+    config = Config()  # kit.main sets another one
 
     def create_container(self, pod: api.PodSandbox, container: api.Container) -> api.Adjustment:
+        config = self.config
+        if any(annotation.find(pod, container) for annotation in known):
+            kit.require_allowed("namespace", pod.namespace, config.namespaces)
         adjustment = api.Adjustment()
         for device in DEVICES.get(pod, container) or ():
+            config.require_device(device)
             adjustment.add_device(
                 device.path, device.type, device.major, device.minor,
                 file_mode=device.file_mode or None, uid=device.uid or None, gid=device.gid or None,
             )  # fmt: skip
             logger.info("device %s", device.path)
         for name in CDI_DEVICES.get(pod, container) or ():
+            kit.require_allowed("CDI device", name, config.cdi_devices)
             adjustment.add_cdi_device(name)
             logger.info("CDI device %s", name)
         for mount in MOUNTS.get(pod, container) or ():
+            config.require_mount(mount)
             adjustment.add_mount(
                 mount.destination, source=mount.source, type=mount.type, options=mount.options
             )
             logger.info("mount %s at %s", mount.source, mount.destination)
         for link in NET_DEVICES.get(pod, container) or ():
+            kit.require_allowed("network device", link.host_interface, config.network_devices)
             adjustment.add_net_device(link.host_interface, link.name)
             logger.info("network device %s as %s", link.host_interface, link.name)
         for key, value in (SYSCTL.get(pod, container) or {}).items():
+            kit.require_allowed("sysctl", key, config.sysctls)
             adjustment.set_sysctl(key, value)
             logger.info("sysctl %s=%s", key, value)
         self.set_priorities(pod, container, adjustment)
@@ -123,14 +195,18 @@ class DeviceInjector:
         # The setters refuse names that the kernel does not have; the error is the pod's.
         io_priority = IO_PRIORITY.get(pod, container)
         if io_priority is not None:
+            kit.require_allowed("I/O class", io_priority.io_class, self.config.io_classes)
             adjustment.set_io_priority(io_priority.io_class, io_priority.priority)
             logger.info("%s", io_priority)
         scheduler = SCHEDULER.get(pod, container)
         if scheduler is not None:
+            policies = self.config.scheduling_policies
+            kit.require_allowed("scheduling policy", scheduler.policy, policies)
             adjustment.set_scheduler(**vars(scheduler))
             logger.info("%s", scheduler)
         memory = MEMORY_POLICY.get(pod, container)
         if memory is not None:
+            kit.require_allowed("memory policy", memory.mode, self.config.memory_policies)
             adjustment.set_memory_policy(memory.mode, memory.nodes, memory.flags)
             logger.info("%s", memory)
 
@@ -139,4 +215,4 @@ class DeviceInjector:
 
 
 if __name__ == "__main__":
-    kit.main(DeviceInjector, name="device-injector", idx="10")
+    kit.main(DeviceInjector, config=Config, name="device-injector", idx="10")

@@ -1,19 +1,22 @@
 """Gives a container the device that an annotation of its pod names: ``device.example.com: /dev/fuse``."""
 
 import logging
-import os
 import sys
 
 import nri_sync
-from nri_sync import api
+from nri_sync import api, kit
+
+# Everyone who may create a pod can write the annotation. This is what they may ask for.
+ALLOWED = ["/dev/fuse", "/dev/net/tun", "/dev/null", "/dev/zero"]
 
 
 class DeviceInjector(nri_sync.Plugin):
     def create_container(self, pod, container):
-        path = api.effective_annotation(pod, "device.example.com", container.name)
+        path = api.effective_annotation(pod, "device.example.com", kit.container_name(container))
         if path is not None:
-            device = os.stat(path).st_rdev
-            return api.Adjustment().add_device(path, "c", os.major(device), os.minor(device))
+            kit.require_allowed("device", path, ALLOWED)
+            device = kit.host_device(path)
+            return api.Adjustment().add_device(path, device.type, device.major, device.minor)
 
 
 if __name__ == "__main__":

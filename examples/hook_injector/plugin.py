@@ -19,8 +19,7 @@ from nri_sync.errors import ConfigError
 __all__ = ["Hook", "HookDirectories", "HookInjector", "read_hook"]
 
 logger = logging.getLogger("hook-injector")
-
-# What is in the second overrides files of the same name in the first.
+# A file in the second overrides one of the same name in the first.
 DIRECTORIES = (Path("/usr/share/containers/oci/hooks.d"), Path("/etc/containers/oci/hooks.d"))
 
 # The runtime specification has replaced prestart by createRuntime.
@@ -184,7 +183,9 @@ class HookInjector:
     def create_container(
         self, pod: api.PodSandbox, container: api.Container
     ) -> api.Adjustment | None:
-        annotations = {**container.annotations, **pod.annotations}
+        own = {k: v for k, v in container.annotations.items() if k.startswith("io.kubernetes.")}
+        # The keys of the runtime and the kubelet are not for the pod to change.
+        annotations = {**container.annotations, **pod.annotations, **own}
         has_bind_mounts = any(mount.type == "bind" for mount in container.mounts)
         adjustment = api.Adjustment()
         for hook in self.directories.hooks():

@@ -66,7 +66,7 @@ class MemoryQoS(nri_sync.Plugin):
         by_file = {name: annotations.declare(name, str) for name in config.unified}
 
         for key, likely in annotations.misspelt(pod).items():
-            if key.endswith((DOMAIN, f"{DOMAIN}/{container.name}")):
+            if key.endswith((DOMAIN, f"{DOMAIN}/{kit.container_name(container)}")):
                 advice = f"; is {likely} meant?" if likely else ""
                 raise ValueError(f"annotation {key} is not understood{advice}")
         name = by_class.get(pod, container)

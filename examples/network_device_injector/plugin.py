@@ -1,18 +1,23 @@
-"""Moves network devices of the host into pods that ask for them: ``netdevices.noderesource.dev``."""
+"""Moves network devices of the host into pods that ask for them: ``netdevices.noderesource.dev``.
+
+Everyone who may create a pod can write its annotations, and the node has devices that it needs itself. So the
+configuration names those that pods may have.
+"""
 
 from __future__ import annotations
 
 import ipaddress
 import logging
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from pyroute2 import IPRoute, NetNS
 
+import nri_sync
 from nri_sync import api, kit
 
-__all__ = ["NetworkDevice", "NetworkDeviceInjector", "move_in", "move_out"]
+__all__ = ["Config", "NetworkDevice", "NetworkDeviceInjector", "move_in", "move_out"]
 
 logger = logging.getLogger("network-device-injector")
 
@@ -47,8 +52,19 @@ DEVICES = known.declare("netdevices", kit.document_of(list[NetworkDevice]))
 SINGULAR = known.declare("netdevice", kit.document_of(list[NetworkDevice]))
 
 
-class NetworkDeviceInjector:
+@dataclass
+class Config:
+    """Patterns of the devices that pods may have, and of the namespaces that may ask; without devices, none."""
+
+    devices: list[str] = field(default_factory=list)
+    namespaces: list[str] = field(default_factory=lambda: ["*"])
+
+
+class NetworkDeviceInjector(nri_sync.Plugin):
     """Moves network devices of the host into pods that ask for them, and back when they stop."""
+
+    #: ``kit.main`` sets another one.
+    config = Config()
 
     def __init__(self) -> None:
         self.namespaces: dict[str, str] = {}
@@ -61,6 +77,9 @@ class NetworkDeviceInjector:
         devices = DEVICES.get(pod) or SINGULAR.get(pod)
         if not devices:
             return
+        kit.require_allowed("namespace", pod.namespace, self.config.namespaces)
+        for device in devices:
+            kit.require_allowed("network device", device.name, self.config.devices)
         namespace = kit.network_namespace(pod)
         if namespace is None:
             raise ValueError("trying to inject network device on host network Pod")
@@ -159,4 +178,4 @@ def find(links: Any, name: str) -> int:
 
 
 if __name__ == "__main__":
-    kit.main(NetworkDeviceInjector, name="network-device-injector", idx="10")
+    kit.main(NetworkDeviceInjector, config=Config, name="network-device-injector", idx="10")

@@ -1,12 +1,18 @@
-"""Sets the RDT classes that annotations ask for: ``FIELD.rdt.noderesource.dev/container.NAME``."""
+"""Sets the RDT classes that annotations ask for: ``FIELD.rdt.noderesource.dev/container.NAME``.
+
+Everyone who may create a pod can write its annotations. So the configuration has the classes that pods may use,
+and what they may give to a class, which is shared.
+"""
 
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass, field
 
+import nri_sync
 from nri_sync import api, kit
 
-__all__ = ["Rdt"]
+__all__ = ["Config", "Rdt"]
 
 logger = logging.getLogger("rdt")
 
@@ -19,13 +25,34 @@ SCHEMATA = known.declare("schemata", kit.parse_list)
 MONITORING = known.declare("enablemonitoring", kit.parse_bool)
 
 
-class Rdt:
+@dataclass
+class Config:
+    """Patterns of what pods may ask for; without them, nothing but a monitoring group of their own."""
+
+    namespaces: list[str] = field(default_factory=lambda: ["*"])
+    classes: list[str] = field(default_factory=list)
+    schemata: list[str] = field(default_factory=list)
+
+
+class Rdt(nri_sync.Plugin):
     """Sets resctrl classes, schemata and monitoring of containers, as annotations of their pods say."""
 
+    #: ``kit.main`` sets another one.
+    config = Config()
+
     def create_container(self, pod: api.PodSandbox, container: api.Container) -> api.Adjustment:
+        config = self.config
+        if any(annotation.find(pod, container) for annotation in known):
+            kit.require_allowed("namespace", pod.namespace, config.namespaces)
+        class_name = CLOS_ID.get(pod, container)
+        if class_name is not None:
+            kit.require_allowed("RDT class", class_name, config.classes)
+        schemata = SCHEMATA.get(pod, container)
+        for line in schemata or ():
+            kit.require_allowed("RDT schema", line, config.schemata)
         adjustment = api.Adjustment().set_rdt(
-            clos_id=CLOS_ID.get(pod, container),
-            schemata=SCHEMATA.get(pod, container),
+            clos_id=class_name,
+            schemata=schemata,
             enable_monitoring=MONITORING.get(pod, container),
         )
         if adjustment.message.linux.HasField("rdt"):
@@ -37,4 +64,4 @@ class Rdt:
 
 
 if __name__ == "__main__":
-    kit.main(Rdt, name="rdt", idx="10")
+    kit.main(Rdt, config=Config, name="rdt", idx="10")

@@ -52,6 +52,8 @@ class Config:
 
     #: Is given the name, and the directory to fill.
     command: list[str]
+    #: Patterns of the names that pods may ask for; everyone who may create a pod can write the annotation.
+    sets: list[str]
     data: Path = Path("/var/lib/slow-hook")
     outcomes: Path = Path("/run/slow-hook")
     mount_at: str = "/data"
@@ -83,7 +85,9 @@ class SlowHook(nri_sync.Plugin):
                 continue
             try:
                 name = DATA.get(by_id[container.pod_sandbox_id], container)
-            except (KeyError, ValueError) as error:
+                if name is not None:
+                    kit.require_allowed("data set", name, self.config.sets)
+            except (KeyError, ValueError, PermissionError) as error:
                 # One wrong pod must not keep the plugin from being synchronized.
                 logger.warning("container %s: %s", container.id, error)
                 continue
@@ -96,6 +100,7 @@ class SlowHook(nri_sync.Plugin):
         name = DATA.get(pod, container)
         if name is None:
             return None
+        kit.require_allowed("data set", name, self.config.sets)
         directory = self._fetch_for(container, name)
         seconds = int(self.config.timeout)
         wait = ["sh", "-c", WAIT, "slow-hook", str(self._outcome(container)), str(seconds * 10)]

@@ -1,13 +1,17 @@
-"""Sets the ulimits that annotations ask for: ``ulimits.noderesource.dev/container.NAME``."""
+"""Sets the ulimits that annotations ask for: ``ulimits.noderesource.dev/container.NAME``.
+
+Everyone who may create a pod can write its annotations. So the configuration has the highest limit of each type.
+"""
 
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+import nri_sync
 from nri_sync import api, kit
 
-__all__ = ["Ulimit", "UlimitAdjuster"]
+__all__ = ["Config", "Ulimit", "UlimitAdjuster"]
 
 logger = logging.getLogger("ulimit-adjuster")
 
@@ -19,6 +23,15 @@ TYPES = (
 PREFIX = "RLIMIT_"
 
 
+def canonical(type: str) -> str:
+    """The name of a type as the specification has it; raises ValueError for an unknown one."""
+    name = type.upper()
+    name = name[len(PREFIX) :] if name.startswith(PREFIX) else name
+    if name not in TYPES:
+        raise ValueError(f'failed to parse type: "{type}"; known are {", ".join(TYPES)}')
+    return PREFIX + name
+
+
 @dataclass
 class Ulimit:
     type: str
@@ -26,11 +39,7 @@ class Ulimit:
     soft: int = 0
 
     def __post_init__(self) -> None:
-        name = self.type.upper()
-        name = name[len(PREFIX) :] if name.startswith(PREFIX) else name
-        if name not in TYPES:
-            raise ValueError(f'failed to parse type: "{self.type}"; known are {", ".join(TYPES)}')
-        self.type = PREFIX + name
+        self.type = canonical(self.type)
         if self.hard < self.soft:
             raise ValueError(f'ulimit "{self.type}" must have hard limit >= soft limit')
         if self.soft < 0:
@@ -44,12 +53,36 @@ known = kit.Annotations(
 ULIMITS = known.declare("ulimits", kit.document_of(list[Ulimit]))
 
 
-class UlimitAdjuster:
+@dataclass
+class Config:
+    """The highest hard limit that pods may ask for, by type; a type that is not there stays as it is."""
+
+    highest: dict[str, int] = field(default_factory=dict)
+    namespaces: list[str] = field(default_factory=lambda: ["*"])
+
+    def __post_init__(self) -> None:
+        self.highest = {canonical(type): limit for type, limit in self.highest.items()}
+
+    def require(self, ulimit: Ulimit) -> None:
+        """Raise PermissionError for a limit that is too high, or of a type that is not there."""
+        kit.require_allowed("ulimit", ulimit.type, self.highest)
+        if ulimit.hard > self.highest[ulimit.type]:
+            raise PermissionError(
+                f"{ulimit.type}: pods may have {self.highest[ulimit.type]}, not {ulimit.hard}"
+            )
+
+
+class UlimitAdjuster(nri_sync.Plugin):
     """Sets the ulimits of containers, as annotations of their pods say."""
+
+    #: ``kit.main`` sets another one.
+    config = Config()
 
     def create_container(self, pod: api.PodSandbox, container: api.Container) -> api.Adjustment:
         adjustment = api.Adjustment()
         for ulimit in ULIMITS.get(pod, container) or ():
+            kit.require_allowed("namespace", pod.namespace, self.config.namespaces)
+            self.config.require(ulimit)
             adjustment.add_rlimit(ulimit.type, hard=ulimit.hard, soft=ulimit.soft)
             logger.info("%s: hard %d, soft %d", ulimit.type, ulimit.hard, ulimit.soft)
         return adjustment
@@ -59,4 +92,4 @@ class UlimitAdjuster:
 
 
 if __name__ == "__main__":
-    kit.main(UlimitAdjuster, name="ulimit-adjuster", idx="10")
+    kit.main(UlimitAdjuster, config=Config, name="ulimit-adjuster", idx="10")

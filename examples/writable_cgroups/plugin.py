@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from nri_sync import api, kit
@@ -23,10 +24,11 @@ class WritableCgroups:
     """Makes /sys/fs/cgroup writable in containers, as annotations of their pods say.
 
     ``mountinfo`` is the host's: unless its cgroup mount has ``nsdelegate``, a container could get out of its own
-    cgroup, and nothing is made writable.
+    cgroup, and nothing is made writable. ``namespaces`` are patterns of those whose pods may ask.
     """
 
-    def __init__(self, mountinfo: Path) -> None:
+    def __init__(self, mountinfo: Path, namespaces: Sequence[str]) -> None:
+        self.namespaces = namespaces
         try:
             self.allowed = delegates(mountinfo)
         except OSError as error:
@@ -38,6 +40,7 @@ class WritableCgroups:
     ) -> api.Adjustment | None:
         if WRITABLE.get(pod, container) != "true":
             return None  # exactly that: nobody is to get it by mistake
+        kit.require_allowed("namespace", pod.namespace, self.namespaces)
         if not self.allowed:
             logger.warning("the host's cgroup mount has no nsdelegate: cgroups stay read-only")
             return None
@@ -78,9 +81,15 @@ def main() -> int:
         "--host-mount-file", type=Path, default=Path("/host/proc/1/mountinfo"),
         help="the host's /proc/1/mountinfo",
     )  # fmt: skip
+    parser.add_argument(
+        "--namespace", action="append", default=[], metavar="PATTERN",
+        help="one whose pods may ask, as often as you like; without it, none",
+    )  # fmt: skip
     kit.add_options(parser, name="writable-cgroups", idx="10")
     parsed = parser.parse_args()
-    return kit.run(lambda: WritableCgroups(parsed.host_mount_file), kit.Options.of(parsed))
+    return kit.run(
+        lambda: WritableCgroups(parsed.host_mount_file, parsed.namespace), kit.Options.of(parsed)
+    )
 
 
 if __name__ == "__main__":

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
         shares_to_weight,
         weight_to_shares,
     )
+    from nri_sync.kit.fields.devices import host_device, require_allowed
     from nri_sync.kit.fields.images import ContainerImage, ImageReference, container_image
     from nri_sync.kit.fields.names import container_name
     from nri_sync.kit.fields.netns import network_namespace
@@ -148,6 +149,7 @@ __all__ = [
     "estimate_memory_request",
     "expand_slice",
     "format_cpus",
+    "host_device",
     "in_context",
     "kubelet_cgroup_parent",
     "list_of",
@@ -174,6 +176,7 @@ __all__ = [
     "process_cgroup",
     "qos_of_resources",
     "quota_to_milli",
+    "require_allowed",
     "run",
     "runtime_of_request",
     "setup_logging",
@@ -243,6 +246,7 @@ _HOMES = {
     "estimate_memory_request": "nri_sync.kit.fields.qos",
     "expand_slice": "nri_sync.kit.fields.cgroups",
     "format_cpus": "nri_sync.kit.fields.cpu",
+    "host_device": "nri_sync.kit.fields.devices",
     "in_context": "nri_sync.kit.logs.context",
     "kubelet_cgroup_parent": "nri_sync.kit.fields.qos",
     "list_of": "nri_sync.kit.fields.annotations",
@@ -269,6 +273,7 @@ _HOMES = {
     "process_cgroup": "nri_sync.kit.fields.cgroups",
     "qos_of_resources": "nri_sync.kit.fields.qos",
     "quota_to_milli": "nri_sync.kit.fields.cpu",
+    "require_allowed": "nri_sync.kit.fields.devices",
     "run": "nri_sync.kit.program.program",
     "runtime_of_request": "nri_sync.kit.fields.runtimes",
     "setup_logging": "nri_sync.kit.logs.logs",

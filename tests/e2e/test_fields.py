@@ -62,10 +62,10 @@ def test_network_namespaces(connect: Connect, cri: Cri) -> None:
 
 def test_images(connect: Connect, cri: Cri) -> None:
     plugin = Recorder()
-    connect(plugin)
+    stub = connect(plugin)
     cri.run_pod().create()
-    _, created = until(plugin, "create_container")
-    image = kit.container_image(created)
+    pod, created = until(plugin, "create_container")
+    image = kit.container_image(created, pod, runtime=stub)
     status = cri.call("ImageStatus", image={"image": IMAGE}).image
     assert str(image.reference) in status.repo_tags
     assert (image.id or "").endswith(status.id.partition(":")[2] or status.id)

@@ -18,7 +18,9 @@ from nri_sync.testing import make_container, make_pod
 
 __all__ = [
     "CASES",
+    "CONFIGURATIONS",
     "HOOKS",
+    "MORE_OPTIONS",
     "MOUNTINFO",
     "OPTIONS",
     "REFERENCE",
@@ -87,6 +89,21 @@ OPTIONS: dict[str, list[str]] = {
     ],
     "writable_cgroups": ["--host-mount-file", "MOUNTINFO"],
     "hook_injector": ["--hooks-dir", "HOOKS"],
+}
+
+#: What our plugins need to be allowed, and the reference's do not have: a configuration file, or options.
+CONFIGURATIONS: dict[str, Any] = {
+    "device_injector": {
+        "devices": ["[bc] *"], "cdi_devices": ["*"], "mounts": [{"source": "/home"}],
+        "network_devices": ["*"], "sysctls": ["*"], "io_classes": ["*"],
+        "scheduling_policies": ["*"], "memory_policies": ["*"],
+    },
+    "rdt": {"classes": ["*"], "schemata": ["*"]},
+    "ulimit_adjuster": {"highest": {"NOFILE": 4096, "NPROC": 4096, "CORE": 4096, "MEMLOCK": 4096}},
+}  # fmt: skip
+MORE_OPTIONS: dict[str, list[str]] = {
+    "writable_cgroups": ["--namespace", "*"],
+    **{example: ["--config", f"{example}.json"] for example in CONFIGURATIONS},
 }
 
 DEV, OLD = "noderesource.dev", "nri.io"
@@ -203,6 +220,8 @@ CASES: dict[str, dict[str, Case]] = {
 
 def files(scratch: Path) -> None:
     (scratch / "MOUNTINFO").write_text(MOUNTINFO)
+    for example, config in CONFIGURATIONS.items():
+        (scratch / f"{example}.json").write_text(json.dumps(config))
     (scratch / "HOOKS").mkdir()
     for name, hook in HOOKS.items():
         (scratch / "HOOKS" / name).write_text(json.dumps(hook))

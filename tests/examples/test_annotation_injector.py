@@ -65,7 +65,7 @@ def test_other_namespaces(plugin: AnnotationInjector, caplog: pytest.LogCaptureF
 
 
 def test_devices_that_are_not_allowed(plugin: AnnotationInjector) -> None:
-    with pytest.raises(PermissionError, match=r"vendor\.com/nic=0 is not"):
+    with pytest.raises(PermissionError, match=r"'vendor\.com/nic=0' is not"):
         changes(plugin, cdi_devices="vendor.com/gpu=0, vendor.com/nic=0")
 
 
@@ -85,3 +85,11 @@ def test_namespaces_have_to_be_given() -> None:
     from_a_file: Any = "cdi_devices: []"
     with pytest.raises(ValueError, match="namespaces"):
         kit.load(Config, from_a_file)
+
+
+def test_no_namespace_is_served_by_an_empty_list(plugin: AnnotationInjector) -> None:
+    plugin.config.namespaces = []
+    plugin.config.elsewhere = "refuse"
+    pod = make_pod(namespace="ml", annotations={"env.inject.example.com": "A: b"})
+    with pytest.raises(PermissionError, match="namespace ml may not ask"):
+        plugin.create_container(pod, make_container(pod))

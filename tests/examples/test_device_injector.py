@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
-from examples.device_injector.plugin import DeviceInjector
+from examples.device_injector.plugin import AllowedMount, Config, DeviceInjector
 from nri_sync.testing import FakeRuntime, StartPlugin, make_container, make_pod
 
 __all__: list[str] = []
@@ -19,8 +21,24 @@ def created(runtime: FakeRuntime, key: str, text: str) -> object:
 
 
 @pytest.fixture(autouse=True)
-def _plugin(nri_plugin: StartPlugin) -> None:
-    nri_plugin(DeviceInjector())
+def plugin(nri_plugin: StartPlugin) -> DeviceInjector:
+    plugin = DeviceInjector()
+    plugin.config = Config(
+        devices=["c 0:0", "b 7:*", "/dev/null"],
+        cdi_devices=["vendor.com/gpu=*"],
+        mounts=[
+            AllowedMount("/home"),
+            AllowedMount("/srv/[x]", read_only=False),
+            AllowedMount("tmpfs"),
+        ],
+        network_devices=["dummy*"],
+        sysctls=["net.core.*"],
+        io_classes=["IOPRIO_CLASS_FAST", "IOPRIO_CLASS_BE"],
+        scheduling_policies=["SCHED_FIVO", "SCHED_FIFO"],
+        memory_policies=["MPOL_BIND"],
+    )
+    nri_plugin(plugin)
+    return plugin
 
 
 @pytest.mark.parametrize(
@@ -63,3 +81,68 @@ def test_a_misspelt_annotation_is_logged(
 ) -> None:
     assert created(nri_runtime, "device.noderesource.dev", "[]") == ""
     assert "did you mean devices.noderesource.dev?" in caplog.text
+
+
+ALLOWED = [
+    ("devices", "[{path: /dev/zero, type: c, major: 1, minor: 3}]"),  # it is /dev/null, by any name
+    ("devices", "[{path: /dev/a, type: b, major: 7, minor: 5}]"),
+    ("cdi-devices", "[vendor.com/gpu=0]"),
+    ("mounts", "[{source: /home, destination: /a, type: bind, options: [ro]}]"),
+    ("mounts", "[{source: /home, destination: /a, options: [bind, rw, ro]}]"),
+    ("mounts", "[{source: '/srv/[x]', destination: /a, type: none, options: [bind]}]"),
+    ("mounts", "[{destination: /a, type: tmpfs}]"),
+    ("network-devices", "[{hostIf: dummy0}]"),
+    ("sysctl", "{net.core.somaxconn: 1}"),
+    ("io-priority", "{class: IOPRIO_CLASS_BE}"),
+    ("scheduling-policy", "{policy: SCHED_FIFO, priority: 1}"),
+    ("memory-policy", "{mode: MPOL_BIND, nodes: 0}"),
+]
+REFUSED = [
+    ("devices", "[{path: /dev/null, type: b, major: 8}]", "device 'b 8:0'"),
+    ("devices", "[{path: /dev/null, type: b, major: 1, minor: 3}]", "device 'b 1:3'"),
+    ("devices", "[{path: /dev/null, type: u, major: 1, minor: 3}]", "device 'u 1:3'"),
+    ("cdi-devices", "[other.com/gpu=0]", "CDI device 'other.com/gpu=0'"),
+    ("cdi-devices", '["vendor.com/gpu=0\\nx"]', "CDI device"),
+    ("mounts", "[{source: /, destination: /a, type: bind}]", "mount of '/'"),
+    ("mounts", "[{source: /home/x, destination: /a, type: bind}]", "mount of '/home/x'"),
+    ("mounts", "[{source: /srv/x, destination: /a, type: bind}]", "mount of '/srv/x'"),
+    (
+        "mounts",
+        "[{source: /etc, destination: /a, type: tmpfs, options: [bind]}]",
+        "of type 'tmpfs'",
+    ),
+    ("mounts", "[{source: /home, destination: /a, type: overlay}]", "of type 'overlay'"),
+    ("mounts", "[{source: /home, destination: /a, type: bind}]", "has to be read-only"),
+    ("mounts", "[{source: /home, destination: /a, type: bind, options: [ro, rw]}]", "read-only"),
+    ("mounts", "[{source: /home, destination: /a, type: bind, options: [rbind, ro]}]", "read-only"),
+    ("mounts", "[{source: /home, destination: /a, type: bind, options: [ro, rshared]}]", "shared"),
+    ("network-devices", "[{hostIf: eth0}]", "network device 'eth0'"),
+    ("sysctl", "{kernel.panic: 1}", "sysctl 'kernel.panic'"),
+    ("io-priority", "{class: IOPRIO_CLASS_RT}", "I/O class 'IOPRIO_CLASS_RT'"),
+    ("scheduling-policy", "{policy: SCHED_RR}", "scheduling policy 'SCHED_RR'"),
+    ("memory-policy", "{mode: MPOL_LOCAL}", "memory policy 'MPOL_LOCAL'"),
+]
+
+
+@pytest.mark.parametrize(("key", "text", "says"), REFUSED)
+def test_what_is_not_allowed_fails_the_container(
+    key: str, text: str, says: str, nri_runtime: FakeRuntime
+) -> None:
+    assert says in str(created(nri_runtime, f"{key}.noderesource.dev", text))
+
+
+@pytest.mark.parametrize(("key", "text"), ALLOWED)
+def test_what_is_allowed(
+    key: str, text: str, plugin: DeviceInjector, nri_runtime: FakeRuntime
+) -> None:
+    found = str(created(nri_runtime, f"{key}.noderesource.dev", text))
+    assert found
+    assert "error" not in found
+    allowed, plugin.config = plugin.config, Config()
+    assert "not among those that pods may have" in str(
+        created(nri_runtime, f"{key}.noderesource.dev", text)
+    )
+    plugin.config = dataclasses.replace(allowed, namespaces=["ml"])
+    assert "the namespace 'shop' is not" in str(
+        created(nri_runtime, f"{key}.noderesource.dev", text)
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -124,3 +125,15 @@ def test_a_mistake_at_first_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text("{")
     with pytest.raises(ValueError, match=r"a\.json"):
         HookDirectories([tmp_path])
+
+
+def test_a_pod_does_not_change_what_the_runtime_says(tmp_path: Path) -> None:
+    kind = "io.kubernetes.cri.container-type"
+    written(tmp_path / "a.json", when={"annotations": {f"^{re.escape(kind)}$": "^container$"}})
+    plugin = HookInjector(HookDirectories([tmp_path]))
+    for forged in ({}, {kind: "sandbox"}):
+        pod = make_pod(annotations=forged)
+        assert plugin.create_container(pod, make_container(pod)) is not None
+    pod = make_pod(annotations={kind: "container"})
+    container = make_container(pod, annotations={kind: "other"})
+    assert plugin.create_container(pod, container) is None

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from examples.network_device_injector import plugin as module
-from examples.network_device_injector.plugin import NetworkDevice, NetworkDeviceInjector
+from examples.network_device_injector.plugin import Config, NetworkDevice, NetworkDeviceInjector
 from nri_sync import api
 from nri_sync.testing import FakeRuntime, StartPlugin, make_pod
 
@@ -42,6 +42,12 @@ def moves(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return found
 
 
+def new_plugin() -> NetworkDeviceInjector:
+    plugin = NetworkDeviceInjector()
+    plugin.config = Config(devices=["eth*", "stuck", "gone"])
+    return plugin
+
+
 @pytest.mark.parametrize(
     ("text", "device"),
     [
@@ -66,7 +72,7 @@ def test_in_and_out(
     nri_runtime: FakeRuntime,
     nri_plugin: StartPlugin,
 ) -> None:
-    nri_plugin(NetworkDeviceInjector())
+    nri_plugin(new_plugin())
     pod = a_pod(key, text)
     nri_runtime.run_pod(pod)
     nri_runtime.remove_pod(pod)
@@ -79,6 +85,10 @@ def test_in_and_out(
         (a_pod(path=None), "trying to inject network device on host network Pod"),
         (a_pod(text="[{name: eth7, address: 10.0.0}]"), "error parsing address 10.0.0"),
         (a_pod(text="{name: eth7}"), "expected a list"),
+        (
+            a_pod(text="[{name: eth7}, {name: wlan0}]"),
+            "the network device 'wlan0' is not among those",
+        ),
         (a_pod(text="[{name: stuck}]"), "there is no network device stuck"),
     ],
 )
@@ -89,21 +99,31 @@ def test_what_fails_the_pod(
     nri_runtime: FakeRuntime,
     nri_plugin: StartPlugin,
 ) -> None:
-    nri_plugin(NetworkDeviceInjector())
+    nri_plugin(new_plugin())
     assert says in str(nri_runtime.run_pod(pod, check=False).error)
     assert moves == []
 
 
 def test_a_pod_that_fails_keeps_no_device(moves: list[Any]) -> None:
     with pytest.raises(ValueError, match="stuck"):
-        NetworkDeviceInjector().run_pod_sandbox(a_pod(text="[{name: eth7}, {name: stuck}]"))
+        new_plugin().run_pod_sandbox(a_pod(text="[{name: eth7}, {name: stuck}]"))
     assert [move[0] for move in moves] == ["in", "out"]
 
 
 def test_a_namespace_that_is_not_told_any_more(moves: list[Any]) -> None:
-    plugin = NetworkDeviceInjector()
+    plugin = new_plugin()
     pod = a_pod(text="[{name: gone}, {name: eth7}]")
     plugin.synchronize([pod], [])
     del pod.linux.namespaces[:]
     plugin.stop_pod_sandbox(pod)
     assert moves == [("out", "gone", NETNS), ("out", "eth7", NETNS)], "one that fails is not all"
+
+
+def test_without_a_configuration_no_device_may_be_moved(moves: list[Any]) -> None:
+    with pytest.raises(PermissionError, match="the network device 'eth7' is not"):
+        NetworkDeviceInjector().run_pod_sandbox(a_pod(text="[{name: eth7}]"))
+    plugin = new_plugin()
+    plugin.config.namespaces = []
+    with pytest.raises(PermissionError, match="the namespace"):
+        plugin.run_pod_sandbox(a_pod(text="[{name: eth7}]"))
+    assert moves == []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from examples.rdt.plugin import Rdt
+from examples.rdt.plugin import Config, Rdt
 from nri_sync.testing import make_container, make_pod
 
 __all__: list[str] = []
@@ -12,7 +12,9 @@ __all__: list[str] = []
 
 def test_only_what_is_annotated_is_set() -> None:
     pod = make_pod(annotations={"schemata.rdt.noderesource.dev/container.c0": "MB:0=50, L3:0=f"})
-    rdt = Rdt().create_container(pod, make_container(pod, "c0")).message.linux.rdt
+    plugin = Rdt()
+    plugin.config = Config(schemata=["MB:*", "L3:*"])
+    rdt = plugin.create_container(pod, make_container(pod, "c0")).message.linux.rdt
     assert list(rdt.schemata.value) == ["MB:0=50", "L3:0=f"]
     assert not rdt.HasField("clos_id")
     assert not rdt.HasField("enable_monitoring")
@@ -27,3 +29,22 @@ def test_neither_true_nor_false() -> None:
 def test_what_is_unknown_is_told_of(caplog: pytest.LogCaptureFixture) -> None:
     Rdt().run_pod_sandbox(make_pod(annotations={"colour.rdt.noderesource.dev/container.c0": "red"}))
     assert "colour.rdt.noderesource.dev/container.c0 is not understood" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "says"),
+    [
+        ("closid", "gold", "RDT class 'gold'"),
+        ("closid", "silver/../gold", "RDT class 'silver/../gold'"),
+        ("schemata", "L3:0=f,MB:0=90", "RDT schema 'MB:0=90'"),
+    ],
+)
+def test_what_is_not_allowed(key: str, text: str, says: str) -> None:
+    plugin = Rdt()
+    plugin.config = Config(classes=["silver*"], schemata=["L3:0=f"])
+    pod = make_pod(annotations={f"{key}.rdt.noderesource.dev/container.c0": text})
+    with pytest.raises(PermissionError, match=f"the {says} is not among those"):
+        plugin.create_container(pod, make_container(pod, "c0"))
+    plugin.config = Config(["ml"], ["*"], ["*"])
+    with pytest.raises(PermissionError, match="the namespace 'default' is not"):
+        plugin.create_container(pod, make_container(pod, "c0"))

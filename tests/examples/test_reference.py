@@ -9,27 +9,40 @@ from typing import Any
 
 import pytest
 
+from examples.device_injector.plugin import Config as DeviceConfig
 from examples.device_injector.plugin import DeviceInjector
 from examples.hook_injector.plugin import HookDirectories, HookInjector
 from examples.logger.plugin import Config, Logger
+from examples.rdt.plugin import Config as RdtConfig
 from examples.rdt.plugin import Rdt
 from examples.template.plugin import Template
+from examples.ulimit_adjuster.plugin import Config as UlimitConfig
 from examples.ulimit_adjuster.plugin import UlimitAdjuster
 from examples.writable_cgroups.plugin import WritableCgroups
+from nri_sync import kit
 from nri_sync.testing import FakeRuntime, StartPlugin
 from tests.examples.cases import CASES, OPTIONS, Case, as_recorded, files, recorded
 
 __all__: list[str] = []
 
 PLUGINS: dict[str, Callable[[Path], Any]] = {
-    "device_injector": lambda scratch: DeviceInjector(),
+    "device_injector": lambda scratch: configured(
+        DeviceInjector(), DeviceConfig, scratch / "device_injector.json"
+    ),
     "hook_injector": lambda scratch: HookInjector(HookDirectories([scratch / "HOOKS"])),
     "logger": lambda scratch: Logger(logger_options()),
-    "rdt": lambda scratch: Rdt(),
+    "rdt": lambda scratch: configured(Rdt(), RdtConfig, scratch / "rdt.json"),
     "template": lambda scratch: Template(),
-    "ulimit_adjuster": lambda scratch: UlimitAdjuster(),
-    "writable_cgroups": lambda scratch: WritableCgroups(scratch / "MOUNTINFO"),
+    "ulimit_adjuster": lambda scratch: configured(
+        UlimitAdjuster(), UlimitConfig, scratch / "ulimit_adjuster.json"
+    ),
+    "writable_cgroups": lambda scratch: WritableCgroups(scratch / "MOUNTINFO", ["*"]),
 }
+
+
+def configured(plugin: Any, config: type[Any], file: Path) -> Any:
+    plugin.config = kit.load(config, file)
+    return plugin
 
 
 def logger_options() -> Config:

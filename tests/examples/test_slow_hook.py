@@ -33,7 +33,7 @@ sys.exit(int(ready.read_text() or 0))
 @pytest.fixture
 def config(tmp_path: Path) -> Config:
     data, outcomes = tmp_path / "data", tmp_path / "outcomes"
-    return Config([sys.executable, "-c", SLOW], data=data, outcomes=outcomes, timeout=20)
+    return Config([sys.executable, "-c", SLOW], ["*"], data=data, outcomes=outcomes, timeout=20)
 
 
 def new_plugin(config: Config) -> SlowHook:
@@ -169,3 +169,14 @@ def test_a_wrong_pod_among_those_that_are_there(
     nri_runtime.add(pod, make_container(pod))
     nri_plugin(plugin)
     assert nri_runtime.plugins == ("10-test",)
+
+
+def test_sets_that_pods_may_not_have(plugin: SlowHook, config: Config) -> None:
+    config.sets = ["weather*"]
+    pod = make_pod(annotations={KEY: "secrets"})
+    container = make_container(pod)
+    with pytest.raises(PermissionError, match="the data set 'secrets' is not among those"):
+        plugin.create_container(pod, container)
+    # One that has been created before the list was shortened keeps no plugin from being synchronized.
+    plugin.synchronize([pod], [container])
+    assert not (config.data / "secrets").exists()

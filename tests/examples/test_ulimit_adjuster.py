@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from examples.ulimit_adjuster.plugin import UlimitAdjuster
+from examples.ulimit_adjuster.plugin import Config, UlimitAdjuster
 from nri_sync import api
 from nri_sync.testing import Changes, make_container, make_pod
 
@@ -15,7 +15,9 @@ KEY = "ulimits.noderesource.dev/container.c0"
 
 def adjusted(text: str) -> Changes:
     pod = make_pod(annotations={KEY: text})
-    return Changes(UlimitAdjuster().create_container(pod, make_container(pod, "c0")))
+    plugin = UlimitAdjuster()
+    plugin.config = Config({"nofile": 4})
+    return Changes(plugin.create_container(pod, make_container(pod, "c0")))
 
 
 def test_limits() -> None:
@@ -46,3 +48,23 @@ def test_mistakes(text: str, says: str) -> None:
 def test_an_annotation_of_the_whole_pod_is_told_of(caplog: pytest.LogCaptureFixture) -> None:
     UlimitAdjuster().run_pod_sandbox(make_pod(annotations={"ulimits.noderesource.dev/pod": "[]"}))
     assert "did you mean ulimits.noderesource.dev/container.NAME?" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("[{type: nofile, hard: 5}]", "RLIMIT_NOFILE: pods may have 4, not 5"),
+        ("[{type: memlock, hard: 1}]", "the ulimit 'RLIMIT_MEMLOCK' is not among those"),
+    ],
+)
+def test_what_is_not_allowed(text: str, says: str) -> None:
+    with pytest.raises(PermissionError, match=says):
+        adjusted(text)
+
+
+def test_without_a_configuration_nothing_is_allowed() -> None:
+    pod = make_pod(annotations={KEY: "[{type: core}]"})
+    with pytest.raises(PermissionError, match="RLIMIT_CORE"):
+        UlimitAdjuster().create_container(pod, make_container(pod, "c0"))
+    with pytest.raises(ValueError, match="failed to parse type"):
+        Config({"nofiles": 4})

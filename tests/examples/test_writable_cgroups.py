@@ -34,7 +34,7 @@ def test_delegation(text: str, found: bool, tmp_path: Path) -> None:
 def test_nothing_is_writable_where_delegation_cannot_be_told(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    plugin = WritableCgroups(tmp_path / "missing")
+    plugin = WritableCgroups(tmp_path / "missing", ["*"])
     assert "cannot tell whether cgroups may be writable" in caplog.text
     assert plugin.create_container(POD, make_container(POD)) is None
     assert "cgroups stay read-only" in caplog.text
@@ -45,4 +45,13 @@ def test_a_container_without_the_mount(tmp_path: Path) -> None:
     container = make_container(POD)
     del container.mounts[:]
     with pytest.raises(ValueError, match="no /sys/fs/cgroup mount found to modify"):
-        WritableCgroups(tmp_path / "mountinfo").create_container(POD, container)
+        WritableCgroups(tmp_path / "mountinfo", ["def*"]).create_container(POD, container)
+
+
+@pytest.mark.parametrize("namespaces", [[], ["team-*"]])
+def test_namespaces_that_may_not_ask(namespaces: list[str], tmp_path: Path) -> None:
+    (tmp_path / "mountinfo").write_text(MOUNTINFO)
+    plugin = WritableCgroups(tmp_path / "mountinfo", namespaces)
+    with pytest.raises(PermissionError, match="the namespace 'default' is not among those"):
+        plugin.create_container(POD, make_container(POD))
+    assert plugin.create_container(make_pod(), make_container(POD)) is None

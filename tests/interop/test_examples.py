@@ -11,7 +11,7 @@ import pytest
 from nri_sync import api
 from nri_sync.api import nri_pb2
 from nri_sync.testing import make_pod
-from tests.examples.cases import CASES, OPTIONS, files, recorded
+from tests.examples.cases import CASES, MORE_OPTIONS, OPTIONS, files, recorded
 from tests.interop.conftest import Connect
 from tests.interop.gopeer import PeerError
 from tests.interop.goruntime import RELEASES, GoRuntime
@@ -90,7 +90,9 @@ def test_the_answers_of_the_plugins_in_go(
 ) -> None:
     files(socket_dir)
     files_of = {name: str(socket_dir / name) for name in ("HOOKS", "MOUNTINFO")}
-    options = [files_of.get(option, option) for option in OPTIONS.get(example, ())]
+    files_of[f"{example}.json"] = str(socket_dir / f"{example}.json")
+    given = [*OPTIONS.get(example, ()), *MORE_OPTIONS.get(example, ())]
+    options = [files_of.get(option, option) for option in given]
     expected = recorded(example)
     with Running(example, runtime, *options):
         for name, case in CASES[example].items():
@@ -113,8 +115,10 @@ class TestWithoutAdjustments:
             runtime.request("RunPodSandbox", pod=POD)
             assert "Started pod shop/web: namespace=<host-network> ips=[10.88.0.2]" in plugin.log
 
-    def test_network_device_injector(self, runtime: GoRuntime) -> None:
-        with Running("network_device_injector", runtime):
+    def test_network_device_injector(self, runtime: GoRuntime, socket_dir: Path) -> None:
+        config = socket_dir / "config.json"
+        config.write_text('{"devices": ["eth*"]}')
+        with Running("network_device_injector", runtime, "--config", str(config)):
             runtime.request("RunPodSandbox", pod=POD)
             pod = make_pod(
                 annotations={"netdevices.noderesource.dev": "[{name: eth7}]"}, namespaces=[]

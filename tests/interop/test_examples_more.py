@@ -141,6 +141,7 @@ class TestPrograms:
 
     def test_slow_hook(self, runtime: GoRuntime, tmp_path: Path) -> None:
         options = {
+            "sets": ["weather"],
             "command": ["sh", "-c", 'sleep 0.3; echo "$1" >"$2/name"', "fetch"],
             "data": str(tmp_path / "data"),
             "outcomes": str(tmp_path / "outcomes"),

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import nri_sync
-from nri_sync import api
+from nri_sync import api, kit
 
 __all__ = ["Annotated"]
+
+
+# The devices that pods may ask for, since everyone who may create a pod can write annotations: type and numbers.
+DEVICES = {"/dev/fuse": ("c", 10, 229), "/dev/net/tun": ("c", 10, 200)}
 
 
 class Annotated(nri_sync.Plugin):
@@ -15,13 +19,15 @@ class Annotated(nri_sync.Plugin):
         self, pod: api.PodSandbox, container: api.Container
     ) -> api.Adjustment | None:
         adjustment = api.Adjustment()
-        path = api.effective_annotation(pod, "device.example.com", container.name)
+        name = kit.container_name(container)
+        path = api.effective_annotation(pod, "device.example.com", name)
         if path is not None:
-            adjustment.add_device(path, "c", 10, 229)
-        variable = api.effective_annotation(pod, "env.example.com", container.name)
+            kit.require_allowed("device", path, DEVICES)
+            adjustment.add_device(path, *DEVICES[path])
+        variable = api.effective_annotation(pod, "env.example.com", name)
         if variable is not None:
-            name, equals, value = variable.partition("=")
+            key, equals, value = variable.partition("=")
             if not equals:
                 raise ValueError(f"env.example.com: expected NAME=value, not {variable!r}")
-            adjustment.add_env(name, value)
+            adjustment.add_env(key, value)
         return adjustment
