@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import configparser
 import importlib.metadata
+import io
 import shutil
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tools import check_lowest, debian_root, ensure_go, run_tox
+from tools import check_lowest, debian_root, ensure_go, release, run_tox
 
 __all__: list[str] = []
 
@@ -152,3 +154,23 @@ class TestLowest:
         monkeypatch.setattr(importlib.metadata, "version", lambda name: "99.1")
         assert check_lowest.main([]) == 1
         assert "protobuf: setup.cfg allows 4.25" in capsys.readouterr().err
+
+
+def test_a_source_distribution_does_not_depend_on_the_build(tmp_path: Path) -> None:
+    def sdist(names: list[str], mtime: int) -> bytes:
+        packed = io.BytesIO()
+        with tarfile.open(fileobj=packed, mode="w:gz") as archive:
+            for name in names:
+                member = tarfile.TarInfo(f"nri_sync-1/{name}")
+                member.size, member.mtime, member.uname = len(name), mtime, str(mtime)
+                archive.addfile(member, io.BytesIO(name.encode()))
+        return packed.getvalue()
+
+    one = release.normalize(sdist(["a", "b"], 1), 1_700_000_000)
+    assert one == release.normalize(sdist(["b", "a"], 2), 1_700_000_000)
+    with tarfile.open(fileobj=io.BytesIO(one)) as archive:
+        assert [member.name for member in archive] == ["nri_sync-1/a", "nri_sync-1/b"]
+        assert {member.mtime for member in archive} == {1_700_000_000}
+        extracted = archive.extractfile("nri_sync-1/b")
+        assert extracted is not None
+        assert extracted.read() == b"b"
