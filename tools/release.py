@@ -6,8 +6,8 @@
     python tools/release.py rehearse         upload dist/ to an index on this machine, and install from there
 
 `make release` runs the first two and the last. tox has the packages that they need (`tox -e release`). Both builds
-start from the committed files; the time of the commit stands in the archives. `audit` asks the vulnerability service
-of the package index, and fails when the service does not answer.
+start from the committed files; the time of the commit stands in the archives. `audit` asks the vulnerability
+service of the package index, and fails when the service does not answer.
 """
 
 from __future__ import annotations
