@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import operator
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Callable, NamedTuple
 
@@ -195,10 +196,9 @@ def find_handlers(plugin: object) -> tuple[dict[str, Callable[..., Any]], EventM
         if handler is None:
             _check_spelling(plugin, name)
             continue
-        method = getattr(plugin, name)
-        inherited = getattr(Plugin, name)
-        if method is None or inherited in (method, getattr(method, "__func__", None)):
-            continue  # what the base class has does nothing
+        method = _method(plugin, name)
+        if method is None:
+            continue
         _check_arguments(plugin, handler, method)
         found[name] = method
         if handler.event:
@@ -207,6 +207,16 @@ def find_handlers(plugin: object) -> tuple[dict[str, Callable[..., Any]], EventM
         names = ", ".join(handler.name for handler in HANDLERS)
         raise PluginError(f"{_describe(plugin)} has no handlers; it needs at least one of: {names}")
     return found, mask
+
+
+def _method(plugin: object, name: str) -> Any:
+    """What handles an event, if anything; not what :class:`Plugin` has, which does nothing."""
+    method = getattr(plugin, name)
+    inherited = getattr(Plugin, name)
+    if inherited not in (method, getattr(method, "__func__", None)):
+        return method
+    # In ``class Mine(Plugin, Mixin)`` the base class hides what the mixin handles.
+    return getattr(super(Plugin, plugin), name, None) if isinstance(plugin, Plugin) else None
 
 
 def asked_events(result: Any, handled: EventMask) -> EventMask:
@@ -247,7 +257,9 @@ def _check_arguments(plugin: object, handler: Handler, method: Any) -> None:
         raise PluginError(
             f"{_describe(plugin)}: {handler.name} is not a method; expected {handler.signature}"
         )
-    if inspect.iscoroutinefunction(method):
+    if inspect.iscoroutinefunction(method) or inspect.iscoroutinefunction(
+        getattr(method, "__call__", None)  # noqa: B004  # of an object that can be called
+    ):
         raise PluginError(
             f"{_describe(plugin)}: {handler.name} is async; handlers are ordinary functions"
         )
@@ -261,6 +273,52 @@ def _check_arguments(plugin: object, handler: Handler, method: Any) -> None:
         raise PluginError(
             f"{_describe(plugin)}: {handler.name}{signature} cannot be called as {handler.signature}: {error}"
         ) from None
+    _check_order(plugin, handler, signature)
+
+
+# What a parameter for an argument is called, and the type it is annotated with.
+_SYNONYMS = {
+    "sandbox": "pod",
+    "podsandbox": "pod",
+    "ctr": "container",
+    "sandboxes": "pods",
+    "podsandboxes": "pods",
+    "ctrs": "containers",
+}
+_TYPES = {
+    "pod": "PodSandbox",
+    "container": "Container",
+    "pods": "PodSandbox",
+    "containers": "Container",
+}
+
+
+def _check_order(plugin: object, handler: Handler, signature: inspect.Signature) -> None:
+    """Refuse parameters that are called, or annotated, as another argument than the one they get."""
+    positional = [
+        parameter
+        for parameter in signature.parameters.values()
+        if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
+    ]
+    for argument, parameter in zip(handler.parameters, positional):
+        name = _squeezed(parameter.name)
+        named = _SYNONYMS.get(name, name)
+        others = [other for other in handler.parameters if other != argument]
+        typed = set(re.findall(r"\w+", _text_of(parameter.annotation))) & set(_TYPES.values())
+        of_another = typed and typed <= {_TYPES.get(other) for other in others} - {
+            _TYPES.get(argument)
+        }
+        if named in others or of_another:
+            raise PluginError(
+                f"{_describe(plugin)}: {handler.name}{signature} gets its arguments in another order, "
+                f"by position: {handler.signature}; its parameter {parameter.name!r} would get the {argument}"
+            )
+
+
+def _text_of(annotation: Any) -> str:
+    if annotation is inspect.Parameter.empty:
+        return ""
+    return annotation.__name__ if isinstance(annotation, type) else str(annotation)
 
 
 def _check_spelling(plugin: object, name: str) -> None:

@@ -18,7 +18,7 @@ import types
 from collections import deque
 from collections.abc import Mapping
 from concurrent.futures import Future
-from typing import Any, Callable, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Callable, Generic, NamedTuple, TypeVar, overload
 
 from nri_sync import Interceptor
 from nri_sync.deadline import Deadline
@@ -31,6 +31,14 @@ __all__ = ["Background", "BackgroundCounters", "Task"]
 logger = get_logger("nri_sync.kit.background")
 
 _Result = TypeVar("_Result")
+if TYPE_CHECKING:
+    from typing_extensions import Concatenate, ParamSpec
+
+    _Self = TypeVar("_Self")
+    _Args = ParamSpec("_Args")
+    _Rest = ParamSpec("_Rest")
+else:
+    _Args = TypeVar("_Args")
 
 
 class BackgroundCounters(NamedTuple):
@@ -72,19 +80,24 @@ class _Work:
         self.future.set_running_or_notify_cancel()
 
 
-class Task:
+class Task(Generic[_Args]):
     """A function that runs in the background, at most once at a time: see :meth:`Background.latest`.
 
     Calling it returns at once. While it waits for its turn or runs, further calls replace each other: it runs
     once more, with the newest arguments. All methods may be called from any thread.
 
-    In a class, it is a method: each instance has one of its own.
+    In a class, it is a method: each instance has one of its own. To a type checker it is generic in the parameters
+    of the function, ``Task[[int, str]]``, and a handler like any other.
     """
+
+    if not TYPE_CHECKING:
+        # Generic takes no list of parameters before Python 3.10.
+        __class_getitem__ = classmethod(types.GenericAlias)
 
     def __init__(
         self,
         background: Background,
-        function: Callable[..., object],
+        function: Callable[_Args, object],
         *,
         every: float | None = None,
         jitter: float = 0.0,
@@ -106,7 +119,7 @@ class Task:
         # The turn that is due next; those before it are void.
         self._turn = 0
 
-    def __call__(self, *args: Any, **kwargs: Any) -> None:
+    def __call__(self, *args: _Args.args, **kwargs: _Args.kwargs) -> None:
         """Have the function called, as soon as there is a thread. Does nothing after :meth:`stop`.
 
         Raises QueueClosed when the Background was closed.
@@ -121,17 +134,23 @@ class Task:
     def __set_name__(self, owner: type, name: str) -> None:
         self._attribute = name
 
-    def __get__(self, instance: object, owner: type | None = None) -> Task:
+    @overload
+    def __get__(self, instance: None, owner: type | None = None) -> Task[_Args]: ...
+    @overload
+    def __get__(
+        self: Task[Concatenate[_Self, _Rest]], instance: _Self, owner: type | None = None
+    ) -> Task[_Rest]: ...
+    def __get__(self, instance: object, owner: type | None = None) -> Task[Any]:
         if instance is None or self._attribute is None:
             return self
-        own = Task(
+        own: Task[Any] = Task(
             self._background,
             types.MethodType(self._function, instance),
             every=self._every,
             jitter=self._jitter,
         )
         # From now on it is found there, before this one. One step: two threads get the same.
-        found: Task = instance.__dict__.setdefault(self._attribute, own)
+        found: Task[Any] = instance.__dict__.setdefault(self._attribute, own)
         return found
 
     def __repr__(self) -> str:
@@ -177,15 +196,15 @@ class Background(Interceptor):
         self._over = Latch()
         # Guards all that follows, and the state of the tasks. No function runs under it.
         self._changed = threading.Condition(threading.Lock())
-        self._ready: deque[_Work | Task] = deque()
+        self._ready: deque[_Work | Task[Any]] = deque()
         # When tasks run next: time, a number for the order, turn, task. May hold void turns.
-        self._due: list[tuple[float, int, int, Task]] = []
+        self._due: list[tuple[float, int, int, Task[Any]]] = []
         self._order = itertools.count()
         self._numbers = itertools.count(1)
         self._started = 0
         self._idle = 0
         # What each of the others is at.
-        self._running: dict[int, _Work | Task] = {}
+        self._running: dict[int, _Work | Task[Any]] = {}
         self._queued_work = 0
         self._closed = False
         self._done = 0
@@ -223,7 +242,7 @@ class Background(Interceptor):
                 raise
         return work.future
 
-    def latest(self, function: Callable[..., object]) -> Task:
+    def latest(self, function: Callable[_Args, object]) -> Task[_Args]:
         """Make a function one that runs behind, one at a time, with the newest arguments: see :class:`Task`.
 
         A decorator, too; of a handler it makes one that answers at once, with nothing::
@@ -239,7 +258,9 @@ class Background(Interceptor):
             raise TypeError(f"latest() takes an ordinary function, not {function!r}")
         return Task(self, function)
 
-    def every(self, seconds: float, function: Callable[[], object], *, jitter: float = 0.1) -> Task:
+    def every(
+        self, seconds: float, function: Callable[[], object], *, jitter: float = 0.1
+    ) -> Task[[]]:
         """Call a function every so many seconds, from the end of one run to the beginning of the next.
 
         Each pause is shortened at random by up to the share ``jitter``. Call the task that is returned to have
@@ -322,7 +343,7 @@ class Background(Interceptor):
 
     # For its tasks
 
-    def _kick(self, task: Task, call: _Call) -> None:
+    def _kick(self, task: Task[Any], call: _Call) -> None:
         """Have a task run once more."""
         with self._changed:
             self._check_locked(call.function)
@@ -333,13 +354,13 @@ class Background(Interceptor):
             self._queue_locked(task)
         self._man()
 
-    def _stop(self, task: Task) -> None:
+    def _stop(self, task: Task[Any]) -> None:
         with self._changed:
             task._stopped = True
             task._wanted = False
             task._turn += 1
 
-    def _queue_locked(self, task: Task) -> None:
+    def _queue_locked(self, task: Task[Any]) -> None:
         """Requires the lock. Give a task that is wanted its place in the line, if it has none."""
         if task._wanted and not task._queued and not task._running:
             task._queued = True
@@ -347,7 +368,7 @@ class Background(Interceptor):
             self._ready.append(task)
             self._changed.notify()
 
-    def _schedule_locked(self, task: Task) -> None:
+    def _schedule_locked(self, task: Task[Any]) -> None:
         """Requires the lock. Have a task that runs every so often run again."""
         if task._every is None or task._stopped or self._closed:
             return
@@ -433,7 +454,7 @@ class Background(Interceptor):
         except (RuntimeError, MemoryError):
             logger.debug("%s: no more threads", self._name)
 
-    def _next_locked(self) -> tuple[_Work | Task | None, _Call | None]:
+    def _next_locked(self) -> tuple[_Work | Task[Any] | None, _Call | None]:
         """Requires the lock. Block until there is something to do; None when it is closed and there is nothing."""
         while True:
             now = time.monotonic()
@@ -460,7 +481,7 @@ class Background(Interceptor):
                 return None, None
             self._changed.wait(self._due[0][0] - now if self._due else None)
 
-    def _finish_locked(self, item: _Work | Task) -> None:
+    def _finish_locked(self, item: _Work | Task[Any]) -> None:
         """Requires the lock."""
         if isinstance(item, Task):
             item._running = False
@@ -469,7 +490,7 @@ class Background(Interceptor):
             else:
                 self._schedule_locked(item)
 
-    def _serve(self, item: _Work | Task, call: _Call) -> None:
+    def _serve(self, item: _Work | Task[Any], call: _Call) -> None:
         """Call a function, in its context, and pass on what comes of it."""
         future = item.future if isinstance(item, _Work) else None
         if future is not None and not future.set_running_or_notify_cancel():
@@ -502,7 +523,7 @@ class Background(Interceptor):
                 logger.exception("%s: on_error failed", self._name)
 
 
-def _function(item: _Work | Task) -> Callable[..., Any]:
+def _function(item: _Work | Task[Any]) -> Callable[..., Any]:
     return item._function if isinstance(item, Task) else item.call.function
 
 

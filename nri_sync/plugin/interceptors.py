@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import sys
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Callable, Union
+from typing import TYPE_CHECKING, Any, Callable, Protocol, Union
 
 from nri_sync import api
 from nri_sync.deadline import Deadline
@@ -20,16 +20,40 @@ if TYPE_CHECKING:
     from nri_sync.plugin.stub import Stub
     from nri_sync.ttrpc.context import ServicerContext
 
-    AnyInterceptor = Union[
-        "Interceptor",
-        grpc.ServerInterceptor,
-        grpc.UnaryUnaryClientInterceptor,
-        grpc.UnaryStreamClientInterceptor,
-        grpc.StreamUnaryClientInterceptor,
-        grpc.StreamStreamClientInterceptor,
-    ]
+    # By their methods: a type checker knows the classes of grpc only where their stubs are installed.
+    class _Server(Protocol):
+        def intercept_service(self, continuation: Any, details: Any, /) -> Any: ...
 
-__all__ = ["CallOn", "Interceptor", "Interceptors", "Metadata", "Proceed", "event_name"]
+    class _UnaryUnary(Protocol):
+        def intercept_unary_unary(
+            self, continuation: Any, details: Any, request: Any, /
+        ) -> Any: ...
+
+    class _UnaryStream(Protocol):
+        def intercept_unary_stream(
+            self, continuation: Any, details: Any, request: Any, /
+        ) -> Any: ...
+
+    class _StreamUnary(Protocol):
+        def intercept_stream_unary(
+            self, continuation: Any, details: Any, request: Any, /
+        ) -> Any: ...
+
+    class _StreamStream(Protocol):
+        def intercept_stream_stream(
+            self, continuation: Any, details: Any, request: Any, /
+        ) -> Any: ...
+
+
+__all__ = [
+    "AnyInterceptor",
+    "CallOn",
+    "Interceptor",
+    "Interceptors",
+    "Metadata",
+    "Proceed",
+    "event_name",
+]
 
 logger = get_logger("nri_sync.stub")
 
@@ -39,6 +63,11 @@ Proceed = Callable[[Any, "ServicerContext"], Any]
 Metadata = Sequence[tuple[str, str]]
 #: Makes a call: takes the request and its metadata; returns the response.
 CallOn = Callable[[Any, Metadata], Any]
+
+#: What ``Stub(interceptors=[...])`` takes.
+AnyInterceptor = Union[
+    "Interceptor", "_Server", "_UnaryUnary", "_UnaryStream", "_StreamUnary", "_StreamStream"
+]
 
 _SERVER = ("ServerInterceptor",)
 _CLIENT = (

@@ -9,17 +9,21 @@ import contextlib
 import threading
 import time
 from collections.abc import Iterator
-from typing import Any, Callable, Protocol
+from typing import TYPE_CHECKING, Any, Callable, Protocol
 
 from nri_sync import api
 from nri_sync.api.nri_pb2 import Container, ContainerEviction, ContainerUpdate, PodSandbox
 from nri_sync.errors import RuntimeStopped
+from nri_sync.plugin.options import StubOptions, check_options
 from nri_sync.plugin.stub import Stub
 from nri_sync.testing.common import WITHIN, socket_directory
 from nri_sync.testing.embedded import Embedded, Recorder
 from nri_sync.testing.events import Events, InjectCDI
 from nri_sync.testing.node import Node, split
 from nri_sync.testing.watch import Watch
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 __all__ = ["FakeRuntime", "StartPlugin"]
 
@@ -31,7 +35,14 @@ class StartPlugin(Protocol):
     """Starts a plugin, returns its stub, and stops it at the end: see :meth:`FakeRuntime.run_plugin`."""
 
     def __call__(
-        self, plugin: object, *, name: str = ..., idx: str = ..., config: str = ..., **options: Any
+        self,
+        plugin: object,
+        *,
+        name: str = ...,
+        idx: str = ...,
+        config: str = ...,
+        timeout: float = ...,
+        **options: Unpack[StubOptions],
     ) -> Stub: ...
 
 
@@ -239,7 +250,7 @@ class FakeRuntime(Events):
         idx: str = "10",
         config: str = "",
         timeout: float = WITHIN,
-        **options: Any,
+        **options: Unpack[StubOptions],
     ) -> Iterator[Stub]:
         """Start a plugin on this runtime, over the socket, and close its stub at the end of the block.
 
@@ -258,22 +269,22 @@ class FakeRuntime(Events):
             AssertionError: it was not synchronized; or, at the end of a block that raised nothing: a handler has
                 raised what no event has failed with, or a handler is still running.
         """
+        check_options("run_plugin", options, ("config", "idx", "name", "timeout"))
         watch = Watch(config)
-        closed = options.pop("on_close", None)
+        closed = options.get("on_close")
 
         def on_close(stub: Stub) -> None:
             watch.closed()
             if closed is not None:
                 closed(stub)
 
-        interceptors = (watch, *options.pop("interceptors", ()))
+        options["interceptors"] = (watch, *options.get("interceptors", ()))
+        options["on_close"] = on_close
         stub = Stub(
             plugin,
             name=name,
             idx=idx,
             socket_path=self.socket_path,
-            interceptors=interceptors,
-            on_close=on_close,
             **options,
         )
         with self._changed:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import types
 from collections.abc import Iterator
-from typing import Any
+from typing import Annotated, Any, Optional
 
 import pytest
 
@@ -14,6 +15,7 @@ from nri_sync import api
 from nri_sync.api import EventMask, nri_pb2
 from nri_sync.api.handlers import BY_EVENT, HANDLERS, Handler, asked_events, find_handlers
 from nri_sync.errors import PluginError
+from nri_sync.kit import chain
 from tests.plugin.harness import PluginWith
 
 __all__: list[str] = []
@@ -113,6 +115,50 @@ class TestFinding:
             "remove_pod_sandbox",
         }  # fmt: skip
 
+    @pytest.mark.parametrize("chained", [False, True])
+    def test_a_mixin_behind_the_base_class(self, chained: bool) -> None:
+        class Mixin:
+            def run_pod_sandbox(self, pod: api.PodSandbox) -> None:
+                calls.append(pod)
+
+            def create_container(self, pod: api.PodSandbox, container: api.Container) -> None:
+                raise AssertionError("the plugin has its own")
+
+        class Mine(nri_sync.Plugin, Mixin):
+            def create_container(self, pod: api.PodSandbox, container: api.Container) -> None:
+                calls.append(container)
+
+        class Further(Mine): ...
+
+        calls: list[Any] = []
+        plugin: Any = chain(Further()) if chained else Further()
+        found, mask = find_handlers(plugin)
+        assert mask == EventMask.CREATE_CONTAINER | EventMask.RUN_POD_SANDBOX
+        pod = api.PodSandbox(id="p")
+        found["run_pod_sandbox"](pod)
+        container = api.Container(id="c")
+        found["create_container"](pod, container)
+        assert calls == [pod, container]
+
+    def test_a_mixin_that_hides_a_handler_of_the_base_class(self) -> None:
+        class Mixin:
+            run_pod_sandbox = None
+
+            def stop_pod_sandbox(self, pod: object) -> None: ...
+
+        class Mine(nri_sync.Plugin, Mixin): ...  # type: ignore[misc]
+
+        assert set(find_handlers(Mine())[0]) == {"stop_pod_sandbox"}
+
+    def test_a_mixin_is_checked_like_any_other(self) -> None:
+        class Mixin:
+            def run_pod_sandbox(self, pod: object, container: object) -> None: ...
+
+        class Mine(nri_sync.Plugin, Mixin): ...  # type: ignore[misc]
+
+        with pytest.raises(PluginError, match="cannot be called as run_pod_sandbox"):
+            find_handlers(Mine())
+
     def test_arguments_may_have_other_names_and_defaults(self) -> None:
         def handler(p: object, c: object, *, verbose: bool = False) -> None:
             pass
@@ -209,6 +255,77 @@ class TestRefusing:
 
         with pytest.raises(PluginError, match="create_container is async; handlers are ordinary"):
             find_handlers(PluginWith(create_container=handler))
+
+    def test_an_object_that_is_called_asynchronously(self) -> None:
+        class Handler:
+            async def __call__(self, pod: object, container: object) -> None: ...
+
+        with pytest.raises(PluginError, match="create_container is async; handlers are ordinary"):
+            find_handlers(PluginWith(create_container=Handler()))
+
+    @pytest.mark.parametrize("name", [handler.name for handler in HANDLERS])
+    def test_parameters_in_any_other_order(self, name: str) -> None:
+        parameters = BY_NAME[name].parameters
+        for order in itertools.permutations(parameters):
+            namespace: dict[str, Any] = {}
+            exec(f"def handler({', '.join(order)}): ...", namespace)
+            plugin = PluginWith(**{name: namespace["handler"]})
+            if order == parameters:
+                assert set(find_handlers(plugin)[0]) == {name}
+                continue
+            with pytest.raises(PluginError, match="gets its arguments in another order") as caught:
+                find_handlers(plugin)
+            assert f"({', '.join(parameters)})" in str(caught.value)
+            assert f"({', '.join(order)})" in str(caught.value)
+
+    @pytest.mark.parametrize(
+        ("name", "handler"),
+        [
+            ("create_container", lambda ctr, sandbox: None),
+            ("create_container", lambda _container, _pod: None),
+            ("create_container", lambda one, pod: None),
+            ("create_container", lambda container, two, *more: None),
+            ("synchronize", lambda ctrs, pod_sandboxes: None),
+            ("update_container", lambda pod, other, container: None),
+            ("update_container", lambda pod, resources, other: None),
+            ("create_container", functools.partial(lambda log, container, pod: None, None)),
+        ],
+    )
+    def test_names_that_give_another_order_away(self, name: str, handler: Any) -> None:
+        with pytest.raises(PluginError, match="in another order, by position"):
+            find_handlers(PluginWith(**{name: handler}))
+
+    def test_types_that_give_another_order_away(self) -> None:
+        def swapped(one: api.Container, two: api.PodSandbox) -> None: ...
+        def lists(one: list[nri_pb2.Container], two: Any) -> None: ...
+        def late(one: Any, two: Any, three: api.Container | None) -> None: ...
+
+        late.__annotations__["three"] = Optional[api.Container]  # no text
+        cases = {"create_container": swapped, "synchronize": lists, "update_container": late}
+        for name, handler in cases.items():
+            with pytest.raises(PluginError, match="in another order, by position"):
+                find_handlers(PluginWith(**{name: handler}))
+
+    @pytest.mark.parametrize(
+        "handler",
+        [
+            lambda pod, ctr: None,
+            lambda sandbox, container: None,
+            lambda request, resources: None,
+            lambda *args: None,
+            lambda pod, *args, container=None: None,
+            lambda pod, c, overhead=None: None,
+        ],
+    )
+    def test_names_that_say_nothing_or_the_same(self, handler: Any) -> None:
+        assert find_handlers(PluginWith(create_container=handler))[0]
+
+    def test_types_in_order(self) -> None:
+        def handler(
+            one: Annotated[api.PodSandbox, "of the Container"], two: api.Container | None
+        ) -> None: ...
+
+        assert find_handlers(PluginWith(create_container=handler))[0]
 
     def test_not_a_method(self) -> None:
         with pytest.raises(PluginError, match="create_container is not a method"):

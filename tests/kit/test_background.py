@@ -396,7 +396,7 @@ class TestLatest:
                 plugin = Plugin()
                 barrier = threading.Barrier(4)
 
-                def get(plugin: Plugin = plugin, barrier: threading.Barrier = barrier) -> Task:
+                def get(plugin: Plugin = plugin, barrier: threading.Barrier = barrier) -> Task[[]]:
                     barrier.wait(LONG)
                     return plugin.reconcile
 

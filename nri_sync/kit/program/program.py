@@ -17,7 +17,7 @@ import inspect
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from typing import Any, Callable, NoReturn
+from typing import TYPE_CHECKING, Any, Callable, NoReturn
 
 import nri_sync
 from nri_sync import api
@@ -39,13 +39,19 @@ from nri_sync.kit.program.options import Options, add_options
 from nri_sync.kit.program.supervisor import Supervisor
 from nri_sync.kit.program.systemd import Notifier
 from nri_sync.logger import get_logger
+from nri_sync.plugin.options import StubOptions, check_options
 from nri_sync.plugin.reconnect import keep_connected
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 from nri_sync.text import indented
 
 __all__ = ["ExitCode", "main", "run"]
 
 logger = get_logger("nri_sync.kit.program")
 
+# Beside those of a stub.
+_OPTIONS = ("backoff", "config", "health")
 _HOOKS = ("on_config", "on_connected", "on_disconnected", "on_stop")
 # Of difflib: how much alike names are of which one is probably the other misspelt.
 _ALIKE = 0.8
@@ -78,7 +84,9 @@ def main(
     idx: str | int | None = None,
     description: str | None = None,
     argv: Sequence[str] | None = None,
-    **how: Any,
+    backoff: nri_sync.Backoff | None = None,
+    health: Health | None = None,
+    **stub_options: Unpack[StubOptions],
 ) -> NoReturn:
     """Be the program of a plugin: parse the options, run it, exit with an :class:`ExitCode`.
 
@@ -88,16 +96,17 @@ def main(
         name, idx: the plugin's, unless options or environment tell others.
         description: for ``--help``; default is the first line of the plugin's docstring.
         argv: default ``sys.argv[1:]``.
-        how: as of :func:`run`.
+        backoff, health, stub_options: as of :func:`run`.
 
-    Raises SystemExit.
+    Raises SystemExit; TypeError for an option that does not exist.
     """
+    check_options("main", stub_options, _OPTIONS)
     parser = argparse.ArgumentParser(description=description or _first_line(plugin))
     add_options(parser, name=name, idx=idx)
     options = Options.of(parser.parse_args(argv))
     if options.config is not None and config is None:
         parser.error("argument --config: this plugin has no configuration")
-    sys.exit(run(plugin, options, config=config, **how))
+    sys.exit(run(plugin, options, config=config, backoff=backoff, health=health, **stub_options))
 
 
 def run(
@@ -107,8 +116,7 @@ def run(
     config: Callable[..., object] | None = None,
     backoff: nri_sync.Backoff | None = None,
     health: Health | None = None,
-    interceptors: Sequence[Any] = (),
-    **stub_options: Any,
+    **stub_options: Unpack[StubOptions],
 ) -> ExitCode:
     """Run a plugin until it is stopped, or fails. Blocks; on the main thread it takes over the signals meanwhile.
 
@@ -121,11 +129,15 @@ def run(
         plugin, config: as of :func:`main`.
         backoff: how long to wait between attempts to connect.
         health: one of your own, with checks for example.
-        interceptors, stub_options: for the stub. At the end the stub is closed, and its interceptors with it.
+        stub_options: further keyword arguments of :class:`nri_sync.Stub`, such as ``interceptors``. At the end the
+            stub is closed, and its interceptors with it.
+
+    Raises TypeError for an option that does not exist. Everything else that goes wrong is in the ExitCode.
     """
+    check_options("run", stub_options, _OPTIONS)
     options = options or Options()
     try:
-        program = _Program(plugin, options, config, health, interceptors, stub_options)
+        program = _Program(plugin, options, config, health, stub_options)
         with program.health_served():
             program.supervisor.run(lambda: program.work(backoff))
     except KeyboardInterrupt:
@@ -144,8 +156,7 @@ class _Program:
         options: Options,
         config: Callable[..., object] | None,
         health: Health | None,
-        interceptors: Sequence[Any],
-        stub_options: dict[str, Any],
+        stub_options: StubOptions,
     ) -> None:
         requests = setup_logging(options.log_format, options.log_level, dump=options.dump)
         self.plugin = plugin() if _makes_plugins(plugin) else plugin
@@ -159,12 +170,13 @@ class _Program:
             health = Health()
         self.health = health
         self.config = self._live_config(config)
+        given = stub_options.get("interceptors", ())
+        stub_options["interceptors"] = [requests, *([] if health is None else [health]), *given]
         self.stub = nri_sync.Stub(
             self.plugin if self.config is None else self.config.plugin(),
             name=options.name,
             idx=options.idx,
             socket_path=options.socket,
-            interceptors=[requests, *([] if health is None else [health]), *interceptors],
             **stub_options,
         )
         # Before the plugin has the stub, and may stop it.
