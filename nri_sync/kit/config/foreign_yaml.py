@@ -39,20 +39,16 @@ _WORDS: dict[str, Any] = {
     **dict.fromkeys((".inf", ".Inf", ".INF", "+.inf", "+.Inf", "+.INF"), float("inf")),
     **dict.fromkeys(("-.inf", "-.Inf", "-.INF"), float("-inf")),
 }  # fmt: skip
-# Kubernetes alone takes these for words: elsewhere they are likely to be names.
-_LETTERS = {"y": True, "Y": True, "n": False, "N": False}
 _INTEGER = re.compile(r"([-+]?)(?:0[xX]([0-9a-fA-F]+)|0[bB]([01]+)|0[oO]?([0-7]+)|(0|[1-9][0-9]*))")
 _BASES = ((2, 16), (3, 2), (4, 8), (5, 10))
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 
 
-def resolve(text: str, letters: bool = False) -> Any:
+def resolve(text: str) -> Any:
     """The value of a plain scalar (``resolve`` in go.yaml.in/yaml/v2, resolve.go).
 
-    With ``letters``, "y" is true and "n" is false.
+    Except y and n: booleans there, texts here, as they are more often names.
     """
-    if letters and text in _LETTERS:
-        return _LETTERS[text]
     if text in _WORDS:
         return _WORDS[text]
     if text[0] not in "+-.0123456789" or len(text) > DIGITS:
@@ -93,10 +89,11 @@ def _tagged(tag: str, text: str) -> Any:
     return found
 
 
-def yaml_documents(text: str, bounds: Bounds = FILE, *, letters: bool = False) -> Iterator[Any]:
+def yaml_documents(text: str, bounds: Bounds = FILE, *, in_order: bool = False) -> Iterator[Any]:
     """The values of all documents in a text. A key that is there twice is an error.
 
-    With ``letters``, a plain "y" is true and "n" is false, as Kubernetes has it.
+    What ``<<`` brings in counts less than what is written beside it; with ``in_order``, as Kubernetes has it, the
+    last one of them counts.
 
     Values that are aliased are shared: do not change what comes out.
 
@@ -111,11 +108,11 @@ def yaml_documents(text: str, bounds: Bounds = FILE, *, letters: bool = False) -
         ) from None
     count = Count(bounds)
     try:
-        builder = _Builder(count, letters)
+        builder = _Builder(count, in_order)
         for event in yaml.parse(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
             kind = type(event).__name__
             if kind == "DocumentStartEvent":
-                builder = _Builder(count, letters)
+                builder = _Builder(count, in_order)
             elif kind == "DocumentEndEvent":
                 yield builder.value
             else:
@@ -163,9 +160,9 @@ class _Anchored:
 class _Builder:
     """Makes the value of one document of the events of its parser."""
 
-    def __init__(self, count: Count, letters: bool) -> None:
+    def __init__(self, count: Count, in_order: bool) -> None:
         self.value: Any = None
-        self._letters = letters
+        self._in_order = in_order
         self._count = count
         self._open: list[_Open] = []
         #: None for one that is open.
@@ -196,7 +193,7 @@ class _Builder:
         if merging or (event.tag is None and not plain):
             value: Any = text
         else:
-            value = resolve(text, self._letters) if plain else _tagged(event.tag, text)
+            value = resolve(text) if plain else _tagged(event.tag, text)
         if event.anchor is not None:
             self._anchors[event.anchor] = _Anchored(value, 1, len(text), 0)
         self._put(value, event.start_mark, 0, merging)
@@ -252,7 +249,7 @@ class _Builder:
             holder.value.append(value)
         elif holder.has_key:
             if holder.merging:
-                _merge(holder, value, mark)
+                _merge(holder, value, mark, self._in_order)
             else:
                 holder.value[holder.key] = value
             holder.has_key = False
@@ -277,10 +274,15 @@ def _key(value: Any, mark: Any, holder: _Open) -> Any:
     return value
 
 
-def _merge(holder: _Open, value: Any, mark: Any) -> None:
-    """``<<``: what is written beside it counts more, and of several mappings the first."""
+def _merge(holder: _Open, value: Any, mark: Any, in_order: bool) -> None:
+    merged: dict[Any, Any] = {}
     for mapping in value if isinstance(value, list) else [value]:
         if not isinstance(mapping, dict):
             raise _Placed(f"{_mark(mark)}<< needs a mapping, or a list of them")
+        # Of several mappings the first counts.
         for key, item in mapping.items():
-            holder.value.setdefault(key, item)
+            merged.setdefault(key, item)
+    if in_order:
+        holder.value.update(merged)
+    else:
+        holder.value.update({k: v for k, v in merged.items() if k not in holder.value})

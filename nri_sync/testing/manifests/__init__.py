@@ -9,6 +9,8 @@ comes from where.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from nri_sync.testing.manifests.crictl import crictl_workloads, is_crictl
 from nri_sync.testing.manifests.documents import Input, read
 from nri_sync.testing.manifests.fields import Fields
@@ -20,7 +22,7 @@ from nri_sync.testing.manifests.model import (
     Workload,
     WorkloadContainer,
 )
-from nri_sync.testing.manifests.specs import is_spec, spec_workload
+from nri_sync.testing.manifests.specs import is_spec, spec_workloads
 from nri_sync.testing.manifests.templates import is_kubernetes, kubernetes_workloads
 
 __all__ = [
@@ -50,7 +52,7 @@ def load(*inputs: Input, assumptions: Assumptions | None = None) -> list[Workloa
     assumptions = assumptions or Assumptions()
     kubernetes: list[Fields] = []
     crictl: list[Fields] = []
-    workloads: list[Workload] = []
+    specs: list[Fields] = []
     documents = [document for given in inputs for document in read(given)]
     for document in documents:
         if is_kubernetes(document):
@@ -58,15 +60,17 @@ def load(*inputs: Input, assumptions: Assumptions | None = None) -> list[Workloa
         elif is_crictl(document):
             crictl.append(document)
         elif is_spec(document):
-            workloads.append(spec_workload(document))
+            specs.append(document)
         else:
             keys = ", ".join(list(document.data)[:5])
             document.fail(
                 "is neither a Kubernetes object (apiVersion, kind), nor the output of crictl inspectp or "
                 f"inspect (status, info), nor an OCI config.json (ociVersion); it has: {keys}"
             )
-    workloads = [*kubernetes_workloads(kubernetes, assumptions), *workloads]
+    workloads = kubernetes_workloads(kubernetes, assumptions)
+    workloads += spec_workloads(specs)
     workloads += crictl_workloads(crictl)
+    _check_ids(workloads)
     if not workloads:
         source = documents[0].source if documents else "<nothing>"
         kinds = sorted({document.text("kind") for document in documents})
@@ -74,3 +78,16 @@ def load(*inputs: Input, assumptions: Assumptions | None = None) -> list[Workloa
             source, "", f"no pod and no template of one; there is: {', '.join(kinds) or 'nothing'}"
         )
     return workloads
+
+
+def _check_ids(workloads: Iterable[Workload]) -> None:
+    """Raise ManifestError for what is there twice."""
+    seen: dict[str, str] = {}
+    for workload in workloads:
+        named = [(workload.pod.id, f"pod {workload.name}")]
+        for item in workload.containers:
+            named.append((item.container.id, f"container {item.name} of pod {workload.name}"))
+        for id, what in named:
+            if id in seen:
+                raise ManifestError(workload.source, "", f"{what} is in {seen[id]}, too")
+            seen[id] = workload.source

@@ -92,9 +92,11 @@ def _workload(id: str, pod: Fields | None, containers: list[Fields]) -> Workload
 
 def _notes(containers: list[Fields]) -> Iterable[str]:
     for document in containers:
+        name = document.object("status", "metadata").text("name")
         if _kind(document) is Kind.INIT:
-            name = document.object("status", "metadata").text("name")
             yield f"container {name}: it has exited: taken for an init container"
+        if not _image(document.object("status")).digest:
+            yield f"container {name}: the digest of its image is not known: it is in no registry"
     if containers:
         yield "what plugins of that node have adjusted is in the specifications, if it has any"
 
@@ -113,6 +115,7 @@ def _pod(id: str, document: Fields) -> PodSandbox:
     labels = status.strings("labels")
     if _is_containerd(spec):
         labels["io.cri-containerd.kind"] = "sandbox"
+        labels["oci_runtime_type"] = info.text("runtimeType") or "io.containerd.runc.v2"
     with naming(spec):
         return pod_message(
             spec.data,
@@ -164,6 +167,9 @@ def _container(pod_id: str, document: Fields) -> WorkloadContainer:
             seccomp_profile=_seccomp(config.object("linux", "security_context", "seccomp")),
             cdi_devices=[device.text("name") for device in config.objects("CDI_devices")],
         )
+    if _is_containerd(spec):
+        # There, and empty, which crictl does not show.
+        message.hooks.SetInParent()
     return WorkloadContainer(message, _kind(document), spec.data)
 
 

@@ -90,7 +90,7 @@ def _parse(source: str, text: str) -> Sequence[Any]:
                 # Flow style YAML begins alike.
                 if _looks_like_json(text):
                     raise ManifestError(source, "", _explained(text, "JSON", error)) from None
-        return list(yaml_documents(text, letters=True))
+        return list(yaml_documents(text, in_order=True))
     except (NotInstalled, OutOfBounds) as error:
         raise ManifestError(source, "", str(error)) from None
     except ManifestError:

@@ -22,6 +22,7 @@ _NAMES = {
     str: "a text",
     type(None): "null",
 }
+_LETTERS = {"y": True, "Y": True, "n": False, "N": False}
 _QUOTED = 60
 
 
@@ -89,6 +90,10 @@ class Fields:
         return found
 
     def flag(self, key: str, missing: bool = False) -> bool:
+        # YAML in Kubernetes has these for booleans, and here for texts: see ``kit.config.foreign_yaml``.
+        letter = self.data.get(key)
+        if isinstance(letter, str) and letter in _LETTERS:
+            return _LETTERS[letter]
         return self._get(key, bool, missing)
 
     def integer(self, key: str, missing: int = 0) -> int:

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
-from nri_sync.api.nri_pb2 import PodSandbox
+from nri_sync.api.nri_pb2 import Container, Image, PodSandbox
+from nri_sync.kit.config.foreign import ANNOTATION, parse_json
+from nri_sync.kit.fields.images import ImageReference
 from nri_sync.testing.manifests import ids
 from nri_sync.testing.manifests.fields import Fields
 from nri_sync.testing.manifests.messages import container_message, pod_message
 from nri_sync.testing.manifests.model import Kind, ManifestError, Workload, WorkloadContainer
 
-__all__ = ["cgroup_parent", "is_spec", "made_up_pod", "naming", "spec_workload"]
+__all__ = ["cgroup_parent", "is_sandbox", "is_spec", "made_up_pod", "naming", "spec_workloads"]
 
 _OF_POD = "io.kubernetes.pod"
+_CRIO = "io.kubernetes.cri-o"
+# Say "sandbox" or "container".
+_TYPES = ("io.kubernetes.cri.container-type", f"{_CRIO}.ContainerType")
 # Who runs it, and the annotations it has for: the id of the sandbox; name, namespace and uid of the pod; the
 # name of the container. The labels of the kubelet are better.
 _ANNOTATIONS = (
@@ -25,7 +31,7 @@ _ANNOTATIONS = (
         "io.kubernetes.cri.container-name",
     ),
     (
-        "io.kubernetes.cri-o.SandboxID", f"{_OF_POD}.name", f"{_OF_POD}.namespace", f"{_OF_POD}.uid",
+        f"{_CRIO}.SandboxID", f"{_OF_POD}.name", f"{_OF_POD}.namespace", f"{_OF_POD}.uid",
         "io.kubernetes.container.name",
     ),
 )  # fmt: skip
@@ -82,37 +88,147 @@ def made_up_pod(spec: Fields, labels: Mapping[str, str], id: str) -> PodSandbox:
         )
 
 
-def spec_workload(spec: Fields) -> Workload:
-    """A ``config.json``, as a container in a pod of its own. Raises ManifestError."""
+def spec_workloads(documents: Iterable[Fields]) -> list[Workload]:
+    """The containers of ``config.json`` files, by the sandboxes that they name, or in a pod each.
+
+    That of a sandbox is the pod itself. Raises ManifestError.
+    """
+    sandboxes: dict[str, Fields] = {}
+    containers: dict[str, list[Fields]] = {}
+    for spec in documents:
+        _check(spec)
+        id = _told(spec)[0]
+        if is_sandbox(spec):
+            id = id or _id(spec) or ids.container_id("pod of", spec.source)
+            if id in sandboxes:
+                spec.fail(f"is of the same sandbox as {sandboxes[id].source}")
+            sandboxes[id] = spec
+        else:
+            id = id or ids.container_id("pod of", spec.source)
+            containers.setdefault(id, []).append(spec)
+    return [
+        _workload(id, sandboxes.get(id), containers.get(id, []))
+        for id in dict.fromkeys([*sandboxes, *containers])
+    ]
+
+
+def _check(spec: Fields) -> None:
     if not spec.object("process"):
         spec.fail("is missing: without it there is no container to run", "process")
     if "windows" in spec or "vm" in spec:
         spec.fail("is not for Linux containers, and NRI is")
-    pod_id, _, _, _, name = _told(spec)
-    bundle = Path(spec.source).parent.name
-    name = name or bundle or "container"
-    pod_id = pod_id or ids.container_id("pod of", spec.source)
-    pod = made_up_pod(spec, {}, pod_id)
+
+
+def is_sandbox(spec: Fields) -> bool:
+    """Whether a specification is that of a pod's sandbox, and not of one of its containers."""
+    annotations = spec.strings("annotations")
+    return "sandbox" in (annotations.get(key) for key in _TYPES)
+
+
+def _workload(id: str, sandbox: Fields | None, containers: Sequence[Fields]) -> Workload:
+    notes: dict[str, None] = {}
+    if sandbox is None:
+        pod = made_up_pod(containers[0], _labels(containers[0]), id)
+        notes["an OCI specification says little of the pod: made up, or left out"] = None
+    else:
+        pod = _pod(id, sandbox)
+        notes["an OCI specification says nothing of the pod's resources: left out"] = None
+        if not containers:
+            notes["this is the sandbox of a pod: add the config.json of its containers"] = None
+    members = []
+    for spec in containers:
+        container = _container(id, spec)
+        missing = [
+            what
+            for what, there in (("labels", container.labels), ("the image", container.image.name))
+            if not there
+        ]
+        if missing:
+            text = f"an OCI specification says nothing of {' and '.join(missing)}: left out"
+            notes[f"container {container.name}: {text}"] = None
+        members.append(WorkloadContainer(container, Kind.ORDINARY, spec.data))
+    source = (sandbox or containers[0]).source
+    return Workload(source=source, pod=pod, containers=tuple(members), notes=tuple(notes))
+
+
+def _pod(id: str, spec: Fields) -> PodSandbox:
+    _, name, namespace, uid, _ = _told(spec)
+    annotations = spec.strings("annotations")
+    labels = _labels(spec)
+    name = labels.get(f"{_OF_POD}.name") or name or "pod"
+    namespace = labels.get(f"{_OF_POD}.namespace") or namespace or "default"
     with naming(spec):
-        message = container_message(
+        return pod_message(
+            spec.data,
+            id=id,
+            name=name,
+            namespace=namespace,
+            uid=labels.get(f"{_OF_POD}.uid") or uid or ids.uid("pod", namespace, name),
+            labels=labels,
+            annotations=_mapping(spec, f"{_CRIO}.Annotations"),
+            cgroup_parent=annotations.get(f"{_CRIO}.CgroupParent") or cgroup_parent(spec),
+            runtime_handler=annotations.get(f"{_CRIO}.RuntimeHandler", ""),
+            pid=ids.process_id(ids.container_id(id)),
+        )
+
+
+def _container(pod_id: str, spec: Fields) -> Container:
+    name = _told(spec)[4] or Path(spec.source).parent.name or "container"
+    with naming(spec):
+        return container_message(
             spec.data,
             id=_id(spec) or ids.container_id("container", spec.source),
             pod_id=pod_id,
             name=name,
-            labels={},
+            labels=_labels(spec),
+            annotations=_mapping(spec, f"{_CRIO}.Annotations"),
+            image=_image(spec),
         )
-    return Workload(
-        source=spec.source,
-        pod=pod,
-        containers=(WorkloadContainer(message, Kind.ORDINARY, spec.data),),
-        notes=(
-            "an OCI specification says nothing of the pod, of labels and of the image: made up, or left out",
-        ),
-    )
+
+
+def _labels(spec: Fields) -> dict[str, str]:
+    """Those that CRI-O writes into each specification; containerd writes none."""
+    return _mapping(spec, f"{_CRIO}.Labels")
+
+
+def _mapping(spec: Fields, annotation: str) -> dict[str, str]:
+    """What an annotation holds in JSON: texts by name."""
+    text = spec.strings("annotations").get(annotation, "")
+    if not text:
+        return {}
+    path = f"annotations[{annotation}]"
+    try:
+        data = parse_json(text, ANNOTATION)
+    except ValueError as error:
+        spec.fail(f"is not JSON: {error}", path)
+    held = Fields(data, spec.source, path)
+    return {key: held.text(key) for key in held.data}
+
+
+def _image(spec: Fields) -> Image | None:
+    """By the annotations of CRI-O or containerd, which normalizes the name."""
+    annotations = spec.strings("annotations")
+    name = annotations.get(f"{_CRIO}.ImageName", "")
+    ref = annotations.get(f"{_CRIO}.ImageRef", "")
+    if not name and "io.kubernetes.cri.image-name" in annotations:
+        try:
+            reference = ImageReference.parse(annotations["io.kubernetes.cri.image-name"])
+        except ValueError:
+            return None
+        bare = not reference.tag and not reference.digest
+        name = str(replace(reference, tag="latest") if bare else reference)
+    if not name and not ref:
+        return None
+    _, at, digest = ref.rpartition("@")
+    config = "" if at or not ref else f"sha256:{ref.rpartition(':')[2]}"
+    return Image(name=name, digest=digest if at else "", config_digest=config)
 
 
 def _id(spec: Fields) -> str:
-    """The last part of the path of the container's cgroup, if it looks like an id."""
+    """That which CRI-O tells, or the last part of the path of its cgroup, if it looks like an id."""
+    told = spec.strings("annotations").get(f"{_CRIO}.ContainerID", "")
+    if told:
+        return told
     path = spec.object("linux").text("cgroupsPath")
     last = path.replace(":", "/").rpartition("/")[2]
     return last if len(last) == 64 and set(last) <= set("0123456789abcdef") else ""

@@ -126,3 +126,18 @@ def test_a_specification_that_is_none() -> None:
         ManifestError, match=r"info\.runtimeSpec: is no OCI specification: mounts must be"
     ):
         load(json.dumps(document))
+
+
+def test_what_crictl_does_not_show() -> None:
+    """containerd's own label, the hooks that are there and empty, and digests of local images."""
+    workload = only(load(CONTAINER, POD))
+    assert workload.pod.labels["oci_runtime_type"] == "io.containerd.runc.v2"
+    assert container(workload).container.HasField("hooks")
+    pod = output(POD)
+    pod["info"]["runtimeType"] = "io.containerd.kata.v2"
+    local = output(CONTAINER, imageRef=f"sha256:{'1' * 64}")
+    workload = only(load(json.dumps([pod, local])))
+    assert workload.pod.labels["oci_runtime_type"] == "io.containerd.kata.v2"
+    note = "container app: the digest of its image is not known: it is in no registry"
+    assert note in workload.notes
+    assert container(workload).container.image.config_digest == f"sha256:{'1' * 64}"

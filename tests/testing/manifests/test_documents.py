@@ -59,7 +59,7 @@ def test_yaml_is_that_of_kubernetes() -> None:
         "day": "2025-03-01",
         "ports": "22:22",
         "mode": 0o644,
-        "ok": True,
+        "ok": "y",
     }
 
 

@@ -94,5 +94,12 @@ def test_keys_of_yaml_that_are_no_texts() -> None:
     ]  # fmt: skip
 
 
+def test_letters_are_booleans_where_those_are_expected() -> None:
+    found = fields({"a": "y", "b": "N", "c": "x"})
+    assert (found.flag("a"), found.flag("b", True), found.text("a")) == (True, False, "y")
+    with pytest.raises(ManifestError):
+        found.flag("c")
+
+
 def test_whole_numbers_that_yaml_reads_as_others() -> None:
     assert fields({"k": 8.0}).integer("k") == 8

@@ -85,3 +85,9 @@ def test_whatever_is_wrong_is_told_in_one_line(path: Path) -> None:
             refused.append(str(error))
     assert refused
     assert not [text for text in refused if "\n" in text]
+
+
+def test_what_is_there_twice() -> None:
+    pod = '{"kind": "Pod", "metadata": {"name": "a"}, "spec": {"containers": [{"name": "c", "image": "x"}]}}'
+    with pytest.raises(ManifestError, match="pod default/a is in <text>, document 1, too"):
+        load(f"[{pod}, {pod}]")
