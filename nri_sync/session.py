@@ -116,3 +116,8 @@ class Session(Receiver):
         self.client.lost(cause)
         self.channel.lost(cause)
         self._on_lost(cause)
+
+    def after_fork_in_child(self) -> None:
+        self.server.after_fork_in_child()
+        self.client.after_fork_in_child()
+        self.channel.after_fork_in_child()

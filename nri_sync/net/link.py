@@ -40,6 +40,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any, Union
 
+from nri_sync import fork
 from nri_sync.deadline import Deadline
 from nri_sync.errors import ConnectionLost, NRIError, RemoteProtocolError
 from nri_sync.logger import get_logger
@@ -108,6 +109,12 @@ class Receiver:
     def lost(self, cause: NRIError | None) -> None:
         """The link is over, its descriptors are closed. ``cause`` is ``None`` after ``close()``. Once."""
         raise NotImplementedError
+
+    def after_fork_in_child(self) -> None:
+        """In a forked child, in place of :meth:`lost`: the connection is still the parent's.
+
+        Make new locks, and end what this process waits for; call nothing of the application's.
+        """
 
 
 class _Seat:
@@ -189,6 +196,7 @@ class Link:
         self._refused = 0
         # Held while the buffers of one send are written. Taken before _lock.
         self._write_lock = threading.Lock()
+        fork.in_child(self._after_fork_in_child)
 
     # Ending
 
@@ -226,10 +234,21 @@ class Link:
             time.sleep(_LINGER if remaining is None else min(_LINGER, remaining))
 
     def abandon(self) -> None:
-        """In a forked child: let go of the descriptors without touching the connection of the parent."""
+        """Close the descriptors of a link that has no thread, without a word to the peer or the receiver."""
         self._ended = self._closing = True
         self._open = False
         self._close_descriptors()
+
+    def _after_fork_in_child(self) -> None:
+        # The other threads are gone, and may have held any lock. Closing the descriptors leaves the connection and
+        # the epoll set of the parent as they are.
+        self._token = threading.Lock()
+        self._lock = threading.Lock()
+        self._write_lock = threading.Lock()
+        self._idle.clear()
+        self._backlog.clear()
+        self.abandon()
+        self._receiver.after_fork_in_child()
 
     def _close_descriptors(self) -> None:
         self._sock.close()

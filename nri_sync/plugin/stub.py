@@ -5,7 +5,6 @@ from __future__ import annotations
 import _thread
 import contextlib
 import logging
-import os
 import socket
 import sys
 import threading
@@ -13,7 +12,7 @@ import weakref
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Callable
 
-from nri_sync import api
+from nri_sync import api, fork
 from nri_sync.api import EventMask, nri_pb2
 from nri_sync.api.handlers import find_handlers
 from nri_sync.api.services import RUNTIME
@@ -166,7 +165,7 @@ class Stub:
         self._is_closed = False
         self.source = Source(connection, dialer, socket_path)
         self.interceptors.attach(self)
-        _stubs.add(self)
+        fork.in_child(self.after_fork_in_child)
 
     # Lifecycle
 
@@ -520,14 +519,11 @@ class Stub:
             self._on_close(self)
 
     def after_fork_in_child(self) -> None:
-        """The connection is the parent's: let go of its descriptors, without a word to the runtime."""
-        conns, self._conns = self._live(), {}
+        """The connection is the parent's, and its link lets go of it: see :class:`nri_sync.net.link.Link`."""
+        self._conns = {}
         before, self.lifecycle = self.lifecycle, Lifecycle(self.lifecycle.facts)
         self.lifecycle.close_reason = before.close_reason
         self.tally = Tally.copy_of(self.tally)
-        for conn in conns:
-            if conn.session is not None:
-                conn.session.link.abandon()
 
     def __repr__(self) -> str:
         return f"<nri_sync.Stub {self.name} {self.lifecycle.state.value}>"
@@ -538,14 +534,3 @@ _BLOCKING = frozenset(
     function.__code__
     for function in (Stub.start, Stub.stop, Stub.wait, Stub.run, Stub.update_containers)
 )
-
-
-_stubs: weakref.WeakSet[Stub] = weakref.WeakSet()
-
-
-def _after_fork_in_child() -> None:
-    for stub in list(_stubs):
-        stub.after_fork_in_child()
-
-
-os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -6,6 +6,7 @@ import os
 import socket
 from typing import Callable
 
+from nri_sync import fork
 from nri_sync.deadline import Deadline
 from nri_sync.errors import StartError
 from nri_sync.logger import get_logger
@@ -42,6 +43,7 @@ class Listener:
             text = f"cannot listen for plugins on {path}: {error.strerror or error}"
             raise StartError(text, phase="listen") from error
         try:
+            fork.in_child(self._after_fork_in_child)
             spawn("nri-accept", self._accept)
         except BaseException:
             self._socket.stop()
@@ -58,6 +60,12 @@ class Listener:
                     self._closing.wait(Deadline(_BREATHER))
                 continue
             self._arrived(sock)
+        self._socket.close()
+        self._closed.set()
+
+    def _after_fork_in_child(self) -> None:
+        # The socket is the parent's, which goes on listening.
+        self._closing.set()
         self._socket.close()
         self._closed.set()
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any, Callable
 
-from nri_sync import api
+from nri_sync import api, fork
 from nri_sync.api import (
     Container,
     CreateContainerResponse,
@@ -138,6 +138,7 @@ class Runtime:
         self._starts: dict[str, _Serving] = {}
         # Held where it is cleared.
         self._lock = threading.Lock()
+        fork.in_child(self._after_fork_in_child)
 
     # Lifecycle
 
@@ -182,6 +183,11 @@ class Runtime:
     @property
     def _serving(self) -> _Serving | None:
         return self._starts.get("present")
+
+    def _after_fork_in_child(self) -> None:
+        # Connections, sockets and launched plugins are the parent's; each lets go of its own descriptors.
+        self._starts = {}
+        self._lock = threading.Lock()
 
     def __enter__(self) -> Runtime:
         self.start()

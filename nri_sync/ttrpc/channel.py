@@ -501,6 +501,13 @@ class Channel(grpc.Channel):
         if begin:
             run_elsewhere(self.end.name, [self._tell])
 
+    def after_fork_in_child(self) -> None:
+        """The connection is the parent's; called by its owner. No subscriber is called."""
+        self._lock = threading.Lock()
+        self._state = grpc.ChannelConnectivity.SHUTDOWN
+        self._subscribers.clear()
+        self._news.clear()
+
     def close(self) -> None:
         """End the connection; calls in flight fail with CANCELLED. Idempotent, does not block."""
         self.end.shut(Status.of(grpc.StatusCode.CANCELLED, "the channel was closed"))

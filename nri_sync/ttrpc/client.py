@@ -46,6 +46,9 @@ logger = get_logger("nri_sync.ttrpc")
 
 _FLAGS = {State.UNARY: 0, State.OPEN: REMOTE_OPEN, State.HALF_CLOSED: REMOTE_CLOSED}
 _OK = Status.of(grpc.StatusCode.OK, "")
+_OF_THE_PARENT = (
+    "the connection belongs to the process that forked this one; make another connection here"
+)
 
 Metadata = Optional[Sequence[tuple[str, Union[str, bytes]]]]
 
@@ -392,6 +395,19 @@ class ClientEnd:
             self._streams = ClientStreams()
         for call in calls:
             self._conclude(call, self._closed, cause=self._closed_by)
+
+    def after_fork_in_child(self) -> None:
+        """The connection is the parent's: all calls fail, those to come as well. No callback is called."""
+        self._send_lock = threading.Lock()
+        self._lock = threading.Lock()
+        status = Status.of(grpc.StatusCode.UNAVAILABLE, f"{self.name}: {_OF_THE_PARENT}")
+        if self._closed is None:
+            self._closed_by = ConnectionLost(_OF_THE_PARENT)
+            self._closed = status
+        calls, self._calls = list(self._calls.values()), {}
+        for call in calls:
+            call.callbacks = call.on_done = None
+            self._conclude(call, status, cause=self._closed_by)
 
     def lost(self, cause: NRIError | None) -> None:
         """The connection is gone."""

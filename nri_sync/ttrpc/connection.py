@@ -56,6 +56,9 @@ class ServerConnection(Receiver):
         self.end.lost(cause)
         self._lost(self, cause)
 
+    def after_fork_in_child(self) -> None:
+        self.end.after_fork_in_child()
+
     def close(self) -> None:
         """End it, now."""
         self.end.cut_off()
@@ -84,6 +87,10 @@ class ClientConnection(Receiver):
         self.channel.lost(cause)
         if self._on_close is not None:
             run_elsewhere(self.link.name, [functools.partial(self._on_close, cause)])
+
+    def after_fork_in_child(self) -> None:
+        self.end.after_fork_in_child()
+        self.channel.after_fork_in_child()
 
 
 def connect(

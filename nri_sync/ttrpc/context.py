@@ -9,6 +9,7 @@ from typing import Any, Callable, NamedTuple, NoReturn
 
 import grpc
 
+from nri_sync import fork
 from nri_sync.deadline import Deadline
 from nri_sync.threads import Latch
 from nri_sync.ttrpc import envelope_pb2
@@ -36,6 +37,14 @@ class _State(NamedTuple):
 
 # Guards what handlers say about how their calls end. One for all: it is held for a few assignments.
 _lock = threading.Lock()
+
+
+def _after_fork_in_child() -> None:
+    global _lock
+    _lock = threading.Lock()
+
+
+fork.in_child(_after_fork_in_child)
 
 
 def _nobody() -> bool:

@@ -11,6 +11,7 @@ from typing import Any
 
 import grpc
 
+from nri_sync import fork
 from nri_sync.deadline import Deadline
 from nri_sync.errors import NRIError
 from nri_sync.logger import get_logger
@@ -71,6 +72,7 @@ class Server(grpc.Server):
         self._stopping = False
         self._terminated = Latch()
         self._stopped = threading.Event()
+        fork.in_child(self._after_fork_in_child)
 
     def add_generic_rpc_handlers(self, generic_rpc_handlers: Iterable[Any]) -> None:
         self._router.add_generic_rpc_handlers(generic_rpc_handlers)
@@ -114,7 +116,7 @@ class Server(grpc.Server):
         """
         with self._lock:
             if self._started or self._stopping:
-                raise ValueError("a server can be started once only")
+                raise ValueError("a server can be started once only, by the process that made it")
             self._started = True
             listeners = list(self._listeners.items())
         for path, listener in listeners:
@@ -200,7 +202,8 @@ class Server(grpc.Server):
                 listener.stop()
                 if not started:
                     listener.close()
-        spawn("ttrpc-server-stop", self._end_connections, grace)
+        if not self._stopped.is_set():
+            spawn("ttrpc-server-stop", self._end_connections, grace)
         return self._stopped
 
     def _end_connections(self, grace: float | None) -> None:
@@ -218,6 +221,21 @@ class Server(grpc.Server):
             self._idle.wait_for(lambda: not self._connections)
         self._terminated.set()
         self._stopped.set()
+
+    def _after_fork_in_child(self) -> None:
+        # Sockets and connections are the parent's, which serves them. A server that has neither can be used.
+        self._lock = threading.RLock()
+        self._idle = threading.Condition(self._lock)
+        self._connections.clear()
+        self._running = 0
+        listeners, self._listeners = self._listeners, {}
+        for listener in listeners.values():
+            listener.close()
+        self._stopped = threading.Event()
+        self._stopping = self._stopping or self._started or bool(listeners)
+        if self._stopping:
+            self._terminated.set()
+            self._stopped.set()
 
     def wait_for_termination(self, timeout: float | None = None) -> bool:
         """Block until the server has stopped. Returns True if ``timeout`` (seconds) passed before that."""

@@ -522,6 +522,15 @@ class ServerEnd:
             self.settle(call)
         self.run_elsewhere(callbacks)
 
+    def after_fork_in_child(self) -> None:
+        """The connection is the parent's, which answers the calls. A handler that has forked goes on, unheard."""
+        self._lock = threading.Lock()
+        self.calls.clear()
+        self._unsettled.clear()
+        self._streams = ServerStreams()
+        if self._none_left is not None:
+            self._none_left.set()
+
     def cut_off(self) -> None:
         """Let no stream hold up the reading: whatever comes for one from now on is dropped."""
         with self._lock:

@@ -17,8 +17,8 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-import weakref
 
+from nri_sync import fork
 from nri_sync.deadline import Deadline
 from nri_sync.kit.health.health import Health
 from nri_sync.logger import get_logger
@@ -55,7 +55,7 @@ class HealthFile:
         # The one that runs, if any: taken out in one step by whoever stops it.
         self._keepers: dict[None, _Keeper] = {}
         self._last: _Keeper | None = None
-        _instances.add(self)
+        fork.in_child(self._after_fork_in_child)
         health.on_change(self.beat)
 
     def start(self) -> None:
@@ -179,14 +179,3 @@ class _Keeper:
 
 def _yes(value: bool) -> str:
     return "yes" if value else "no"
-
-
-_instances: weakref.WeakSet[HealthFile] = weakref.WeakSet()
-
-
-def _after_fork_in_child() -> None:
-    for file in list(_instances):
-        file._after_fork_in_child()
-
-
-os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -9,18 +9,16 @@ from __future__ import annotations
 import bisect
 import itertools
 import math
-import os
 import re
 import threading
 import time
-import weakref
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Callable, NamedTuple
 
 import grpc
 
-from nri_sync import Interceptor
+from nri_sync import Interceptor, fork
 from nri_sync.kit.intercept import subject
 from nri_sync.plugin.interceptors import Proceed
 from nri_sync.ttrpc.context import ServicerContext
@@ -128,7 +126,7 @@ class RequestMetrics(Interceptor):
         self._slow: dict[str, Slow] = {}
         self._slow_before: dict[str, Slow] = {}
         self._window_began = time.monotonic()
-        _instances.add(self)
+        fork.in_child(self._after_fork_in_child)
 
     def serve(self, event: str, request: Any, context: ServicerContext, proceed: Proceed) -> Any:
         key = next(self._keys)
@@ -319,14 +317,3 @@ def _number(value: float) -> str:
     if not math.isfinite(value):
         return "NaN" if math.isnan(value) else "+Inf" if value > 0 else "-Inf"
     return repr(int(value)) if value == int(value) and abs(value) < 1e15 else repr(float(value))
-
-
-_instances: weakref.WeakSet[RequestMetrics] = weakref.WeakSet()
-
-
-def _after_fork_in_child() -> None:
-    for requests in list(_instances):
-        requests._after_fork_in_child()
-
-
-os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -16,9 +16,9 @@ import socket
 import threading
 import time
 import urllib.parse
-import weakref
 from typing import Any, NamedTuple, Union
 
+from nri_sync import fork
 from nri_sync.deadline import Deadline
 from nri_sync.kit.health.health import Health
 from nri_sync.kit.health.metrics import CONTENT_TYPE
@@ -128,7 +128,7 @@ class HealthServer:
         # The one that serves, if any: taken out in one step by whoever stops it.
         self._loops: dict[None, _Loop] = {}
         self._last: _Loop | None = None
-        _instances.add(self)
+        fork.in_child(self._after_fork_in_child)
 
     def start(self) -> None:
         """Listen, and serve on a thread of its own. Does nothing when it serves already.
@@ -398,14 +398,3 @@ def _listen_tcp(family: socket.AddressFamily, address: _Address) -> socket.socke
         sock.close()
         raise
     return sock
-
-
-_instances: weakref.WeakSet[HealthServer] = weakref.WeakSet()
-
-
-def _after_fork_in_child() -> None:
-    for server in list(_instances):
-        server._after_fork_in_child()
-
-
-os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -7,12 +7,11 @@ import contextvars
 import functools
 import itertools
 import logging
-import os
 import secrets
 from collections.abc import Iterator
 from typing import Any, Callable, NamedTuple, TypeVar
 
-from nri_sync import api, request_context
+from nri_sync import api, fork, request_context
 from nri_sync.kit.intercept import container_label, join_names, names_of, pod_label
 
 __all__ = [
@@ -227,4 +226,4 @@ def _after_fork_in_child() -> None:
     _operations = _Operations()
 
 
-os.register_at_fork(after_in_child=_after_fork_in_child)
+fork.in_child(_after_fork_in_child)

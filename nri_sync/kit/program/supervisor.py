@@ -15,6 +15,7 @@ import threading
 import time
 from typing import Any, Callable
 
+from nri_sync import fork
 from nri_sync.kit.program.systemd import Notifier
 from nri_sync.logger import get_logger
 from nri_sync.threads import on_main_thread
@@ -178,4 +179,4 @@ def _after_fork_in_child() -> None:
         _present.pop().restore()
 
 
-os.register_at_fork(after_in_child=_after_fork_in_child)
+fork.in_child(_after_fork_in_child)

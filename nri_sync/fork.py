@@ -1,0 +1,59 @@
+"""What a forked child resets before it goes on: the one registry for all of nri_sync.
+
+A child of ``fork()`` has the memory and the descriptors of its parent, and one thread, the one that forked. A lock
+that another thread held stays locked in the child. A connection is still the parent's: the child may close its
+descriptor; anything else that it does happens to the parent's connection. Each object with a lock, a thread or
+a socket therefore registers a reset, which makes new locks, and closes descriptors without ``shutdown()`` and
+without a change of an epoll set.
+"""
+
+from __future__ import annotations
+
+import os
+import types
+import weakref
+from typing import Any, Callable
+
+from nri_sync.logger import get_logger
+
+__all__ = ["in_child"]
+
+logger = get_logger("nri_sync.fork")
+
+# In the order of registration: functions as they are, a bound method as its function by a weak reference to its
+# object. A dict for its single-step operations: another thread may fork between any two.
+_resets: dict[Any, Callable[..., object]] = {}
+
+
+def in_child(reset: Callable[[], object]) -> None:
+    """Have ``reset()`` called in each child that is forked from now on, before ``fork()`` returns there.
+
+    The resets run in the order of their registration, on the child's only thread. They must neither block nor
+    start threads. An exception is logged, and the next reset runs. A bound method is held weakly and goes with its
+    object; an object has one reset. May be called from any thread.
+    """
+    if isinstance(reset, types.MethodType):
+        _resets[weakref.ref(reset.__self__, _forget)] = reset.__func__
+    else:
+        _resets[reset] = reset
+
+
+# Bound here: an object may go when the interpreter has cleared this module already.
+def _forget(reference: object, forget: Callable[[object, None], object] = _resets.pop) -> None:
+    forget(reference, None)
+
+
+def _after_fork_in_child() -> None:
+    for key, reset in list(_resets.items()):
+        arguments: tuple[object, ...] = ()
+        if isinstance(key, weakref.ref):
+            arguments = (key(),)
+            if arguments == (None,):
+                continue
+        try:
+            reset(*arguments)
+        except Exception:
+            logger.exception("a forked child could not reset what it has of its parent")
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

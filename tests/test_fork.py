@@ -1,0 +1,246 @@
+"""The registry of what a forked child resets, and what the whole package does in one."""
+
+from __future__ import annotations
+
+import gc
+import re
+import subprocess
+import sys
+import textwrap
+import weakref
+from pathlib import Path
+
+import pytest
+
+import nri_sync
+from nri_sync import fork
+from tests.forked import WARNS, in_child
+
+__all__: list[str] = []
+
+
+class Counted:
+    def __init__(self) -> None:
+        self.count = 0
+
+    def reset(self) -> None:
+        self.count += 1
+
+
+@WARNS
+class TestRegistry:
+    def test_a_child_resets_and_the_parent_does_not(self) -> None:
+        counted = Counted()
+        fork.in_child(counted.reset)
+
+        def check() -> None:
+            assert counted.count == 1
+            in_child(lambda: check_grandchild())
+
+        def check_grandchild() -> None:
+            assert counted.count == 2
+
+        in_child(check)
+        assert counted.count == 0
+
+    def test_in_order(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(fork, "_resets", {})
+        called: list[int] = []
+        for number in range(20):
+            fork.in_child(lambda number=number: called.append(number))  # type: ignore[misc]
+
+        def check() -> None:
+            assert called == list(range(20))
+
+        in_child(check)
+
+    def test_a_bound_method_does_not_keep_its_object(self) -> None:
+        before = len(fork._resets)
+        counted = Counted()
+        fork.in_child(counted.reset)
+        gone = weakref.ref(counted)
+        del counted
+        gc.collect()
+        assert gone() is None
+        assert len(fork._resets) <= before
+        in_child(lambda: None)
+
+    def test_one_that_raises_is_logged_and_the_others_run(
+        self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        monkeypatch.setattr(fork, "_resets", {})
+        counted = Counted()
+
+        def fail() -> None:
+            raise ZeroDivisionError("a bug")
+
+        fork.in_child(fail)
+        fork.in_child(counted.reset)
+
+        def check() -> None:
+            assert counted.count == 1
+            assert "a bug" in caplog.text
+
+        in_child(check)
+
+
+def test_there_is_no_other_registry() -> None:
+    package = Path(nri_sync.__file__).parent
+    found = [
+        str(path.relative_to(package))
+        for path in package.rglob("*.py")
+        if re.search(r"register_at_fork\(", path.read_text())
+    ]
+    assert found == ["fork.py"]
+
+
+# A process with a server, a runtime with a plugin, and a channel of its own to the server, all of them up.
+_PROCESS = """
+import multiprocessing, os, signal, sys, tempfile
+import grpc
+import nri_sync
+from nri_sync import ttrpc
+from nri_sync.runtime import Runtime
+
+directory = tempfile.mkdtemp()
+address = f"unix://{directory}/s"
+server = ttrpc.Server()
+handler = grpc.unary_unary_rpc_method_handler(lambda request, context: request)
+server.add_registered_method_handlers("x.X", {"E": handler})
+server.add_insecure_port(address)
+server.start()
+channel = ttrpc.connect(address)
+echo = channel.unary_unary("/x.X/E")
+
+class Plugin:
+    def run_pod_sandbox(self, pod):
+        seen.append(pod.id)
+
+seen = []
+runtime = Runtime(
+    "r", "1", socket_path=f"{directory}/nri.sock",
+    synchronize=lambda sync: sync([], []), update_containers=lambda updates, evictions: [],
+)
+runtime.start()
+stub = nri_sync.Stub(Plugin(), name="p", idx="10", socket_path=f"{directory}/nri.sock")
+stub.start()
+assert runtime.wait_for_plugins(lambda names: names, 20)
+
+def stop_all(*_):
+    channel.close()
+    server.stop(0).wait(20)
+    stub.stop()
+    runtime.stop()
+
+def check(step):
+    assert echo(step.encode(), timeout=20) == step.encode(), step
+    with ttrpc.connect(address, timeout=20) as other:
+        assert other.unary_unary("/x.X/E")(b"x", timeout=20) == b"x", step
+    runtime.run_pod_sandbox(nri_sync.api.PodSandbox(id=step))
+    assert seen[-1] == step
+    assert runtime.plugins == ("10-p",) and stub.started
+    assert os.path.exists(f"{directory}/s") and os.path.exists(f"{directory}/nri.sock")
+
+def work(number):
+    return number * number
+
+check("before")
+"""
+
+_ENDINGS = {
+    "by exit": """
+        import atexit
+        atexit.register(stop_all)
+        pid = os.fork()
+        if not pid:
+            sys.exit(0)
+        assert os.waitpid(pid, 0)[1] == 0
+        """,
+    "by leaving with": """
+        import contextlib
+        with contextlib.ExitStack() as stack:
+            for one in (runtime, stub, channel):
+                stack.push(one.__exit__)
+            pid = os.fork()
+            if not pid:
+                sys.exit(0)
+            assert os.waitpid(pid, 0)[1] == 0
+            check("inside")
+            print("ok", flush=True)
+            os._exit(0)
+        """,
+    "by stopping all": """
+        pid = os.fork()
+        if not pid:
+            stop_all()
+            os._exit(0)
+        assert os.waitpid(pid, 0)[1] == 0
+        """,
+    "by a signal that stops all": """
+        def stopped(*_):
+            stop_all()
+            os._exit(7)
+
+        before = signal.signal(signal.SIGTERM, stopped)
+        ready, write = os.pipe()
+        pid = os.fork()
+        if not pid:
+            os.write(write, b"x")
+            while True:
+                signal.pause()
+        os.read(ready, 1)
+        os.kill(pid, signal.SIGTERM)
+        assert os.WEXITSTATUS(os.waitpid(pid, 0)[1]) == 7
+        """,
+    "of a multiprocessing pool": """
+        def stopped(*_):
+            stop_all()
+            os._exit(0)
+
+        signal.signal(signal.SIGTERM, stopped)
+        with multiprocessing.get_context("fork").Pool(3) as pool:
+            assert pool.map(work, range(10)) == [number ** 2 for number in range(10)]
+            check("beside the pool")
+            # Ended by SIGTERM, as pools end workers that are busy.
+            pool.apply_async(signal.pause)
+        """,
+    "of a multiprocessing process": """
+        process = multiprocessing.get_context("fork").Process(target=stop_all)
+        process.start()
+        process.join()
+        assert process.exitcode == 0
+        """,
+    "by a call": """
+        pid = os.fork()
+        if not pid:
+            try:
+                echo(b"x", timeout=20)
+            except grpc.RpcError as error:
+                assert error.code() is grpc.StatusCode.UNAVAILABLE
+                assert "forked" in error.details()
+                os._exit(0)
+            os._exit(1)
+        assert os.waitpid(pid, 0)[1] == 0
+        """,
+}
+
+
+@pytest.mark.parametrize("ending", _ENDINGS)
+def test_a_child_that_ends_leaves_the_parents_connections(ending: str) -> None:
+    program = "\n".join(
+        [
+            _PROCESS,
+            textwrap.dedent(_ENDINGS[ending]),
+            'check("after")',
+            'print("ok", flush=True)',
+            "os._exit(0)",
+        ]
+    )
+    result = subprocess.run(
+        [sys.executable, "-W", "ignore::DeprecationWarning", "-c", program],
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=False,
+    )
+    assert result.stdout == "ok\n", result.stderr
