@@ -165,6 +165,7 @@ class Stub:
         self._is_closed = False
         self.source = Source(connection, dialer, socket_path)
         self.interceptors.attach(self)
+        _stubs.add(self)
         fork.in_child(self.after_fork_in_child)
 
     # Lifecycle
@@ -534,3 +535,6 @@ _BLOCKING = frozenset(
     function.__code__
     for function in (Stub.start, Stub.stop, Stub.wait, Stub.run, Stub.update_containers)
 )
+
+# To find the stubs that share an interceptor.
+_stubs: weakref.WeakSet[Stub] = weakref.WeakSet()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Generic, Literal, NamedTuple, TypeVar
+from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
 from nri_sync.kit.inventory.records import ContainerRecord, PodRecord
 
@@ -21,8 +21,9 @@ _REMEMBERED = 1000
 _FIRST = frozenset(("run_pod_sandbox", "create_container"))
 
 
-class _Entry(NamedTuple, Generic[_Record]):
-    record: _Record | None
+class _Entry(NamedTuple):
+    # Generic named tuples came with Python 3.11.
+    record: Any
     how: How
 
 
@@ -36,7 +37,7 @@ class Gone(Generic[_Record]):
     def __init__(self, first: str) -> None:
         """``first`` is the handler of the first event in a life, ``run_pod_sandbox`` or ``create_container``."""
         self._first = first
-        self._entries: dict[str, _Entry[_Record]] = {}
+        self._entries: dict[str, _Entry] = {}
         # Those that are known by a later event, while the first is outstanding.
         self._overtaken: set[str] = set()
 
@@ -65,7 +66,7 @@ class Gone(Generic[_Record]):
             else:
                 self._put(record.id, _Entry(record, how))
 
-    def _put(self, record_id: str, entry: _Entry[_Record]) -> None:
+    def _put(self, record_id: str, entry: _Entry) -> None:
         self._entries.pop(record_id, None)
         self._entries[record_id] = entry
         while len(self._entries) > _REMEMBERED:
