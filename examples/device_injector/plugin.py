@@ -1,7 +1,7 @@
-"""Gives containers the devices, mounts and settings that annotations of their pods ask for, of those allowed.
+"""Gives containers the devices, mounts and settings that annotations of their pods ask for, if they are allowed.
 
-Everyone who may create a pod can write its annotations. So the configuration has a list for each kind of thing,
-and what is not listed fails the container.
+Any author of a pod can write annotations. So the configuration has a list for each kind of thing,
+and anything else fails the container.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ class AllowedMount:
 
 @dataclass
 class Config:
-    """What pods may ask for: nothing, without a list. Patterns are those of a shell."""
+    """The things that pods may have: none, without a list. Patterns are those of a shell."""
 
     namespaces: list[str] = field(default_factory=lambda: ["*"])
     #: Device nodes of the node, such as ``/dev/fuse``, or patterns of types and numbers: ``c 10:229``, ``b 7:*``.
@@ -120,7 +120,7 @@ class Config:
     memory_policies: list[str] = field(default_factory=list)
 
     def require_device(self, device: Device) -> None:
-        """Raise PermissionError unless the device is allowed: by what it is, as a pod calls it what it likes."""
+        """Raise PermissionError unless type and numbers are allowed: the pod chooses the path."""
         patterns = [numbers(kit.host_device(p)) if p[:1] == "/" else p for p in self.devices]
         kit.require_allowed("device", numbers(device), patterns)
 
@@ -152,7 +152,7 @@ def _read_only(options: list[str]) -> bool:
 
 
 class DeviceInjector(nri_sync.Plugin):
-    """Gives containers what annotations of their pods ask for, of what ``config`` allows."""
+    """Gives containers the things that annotations of their pods ask for, if ``config`` allows them."""
 
     config = Config()  # kit.main sets another one
 

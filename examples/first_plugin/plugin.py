@@ -6,7 +6,7 @@ import sys
 import nri_sync
 from nri_sync import api, kit
 
-# Everyone who may create a pod can write the annotation. This is what they may ask for.
+# Any author of a pod can write the annotation. These are the devices that pods may have.
 ALLOWED = ["/dev/fuse", "/dev/net/tun", "/dev/null", "/dev/zero"]
 
 

@@ -70,7 +70,7 @@ class ImagePolicy(nri_sync.Plugin):
         config = self.config
         if image.reference is None:
             raise Undecided("the runtime does not show which image it is")
-        # The pod's own words, where the runtime has them, and a name of what runs: neither may be another's.
+        # The name in the pod, where the runtime shows it, and the name in the runtime: both have to be allowed.
         for reference in filter(None, (image.requested, image.reference)):
             if not any(fnmatch.fnmatchcase(reference.name, pattern) for pattern in config.allow):
                 return f"{reference.name} is not allowed"

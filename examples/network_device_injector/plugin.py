@@ -1,6 +1,6 @@
 """Moves network devices of the host into pods that ask for them: ``netdevices.noderesource.dev``.
 
-Everyone who may create a pod can write its annotations, and the node has devices that it needs itself. So the
+Any author of a pod can write annotations, and the node has devices that it needs itself. So the
 configuration names those that pods may have.
 """
 

@@ -1,6 +1,6 @@
 """Sets the RDT classes that annotations ask for: ``FIELD.rdt.noderesource.dev/container.NAME``.
 
-Everyone who may create a pod can write its annotations. So the configuration has the classes that pods may use,
+Any author of a pod can write annotations. So the configuration has the classes that pods may use,
 and what they may give to a class, which is shared.
 """
 

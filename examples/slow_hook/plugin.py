@@ -52,7 +52,7 @@ class Config:
 
     #: Is given the name, and the directory to fill.
     command: list[str]
-    #: Patterns of the names that pods may ask for; everyone who may create a pod can write the annotation.
+    #: Patterns of the names that pods may ask for; any author of a pod can write the annotation.
     sets: list[str]
     data: Path = Path("/var/lib/slow-hook")
     outcomes: Path = Path("/run/slow-hook")

@@ -1,6 +1,6 @@
 """Sets the ulimits that annotations ask for: ``ulimits.noderesource.dev/container.NAME``.
 
-Everyone who may create a pod can write its annotations. So the configuration has the highest limit of each type.
+Any author of a pod can write annotations. So the configuration has the highest limit of each type.
 """
 
 from __future__ import annotations

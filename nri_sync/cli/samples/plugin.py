@@ -8,7 +8,7 @@ from nri_sync import api, kit
 __all__ = ["Annotated"]
 
 
-# The devices that pods may ask for, since everyone who may create a pod can write annotations: type and numbers.
+# The devices that pods may ask for, since any author of a pod can write annotations: type and numbers.
 DEVICES = {"/dev/fuse": ("c", 10, 229), "/dev/net/tun": ("c", 10, 200)}
 
 

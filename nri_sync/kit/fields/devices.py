@@ -1,4 +1,4 @@
-"""Device nodes of the host, and what pods may ask a plugin for."""
+"""Device nodes of the host, and lists of things that pods may ask for."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def host_device(path: str) -> api.LinuxDevice:
     """The device behind a node of the host: its path, its type (``"c"`` or ``"b"``) and its numbers.
 
     Looks at the file system, also through symbolic links; a plugin in a container needs the host's ``/dev``.
-    Raises ValueError for what is no device node, and OSError where nothing can be looked at.
+    Raises ValueError if the path leads to anything but a device node, and OSError if it leads nowhere.
     """
     status = os.stat(path)
     if stat.S_ISCHR(status.st_mode):
@@ -33,12 +33,12 @@ def host_device(path: str) -> api.LinuxDevice:
     )
 
 
-def require_allowed(what: str, asked: str, patterns: Iterable[str]) -> None:
-    """Return if one of the patterns fits what a pod asks for; raise PermissionError otherwise.
+def require_allowed(kind: str, asked: str, patterns: Iterable[str]) -> None:
+    """Return if one of the patterns fits ``asked``, the wish of a pod; raise PermissionError otherwise.
 
     Patterns are those of a shell (``"vendor.com/gpu=*"``), but none fits a text with line breaks or other
-    control characters, or a path with "..". Without patterns nothing is allowed. ``what`` names the kind of
-    thing in the error, which the pod's author sees: ``"device"``. Raises TypeError for a single text in place of
+    control characters, or a path with "..". Without patterns nothing is allowed. The error, which the
+    pod's author sees, names the ``kind`` of thing: ``"device"``. Raises TypeError for a single text in place of
     the patterns.
     """
     if isinstance(patterns, str):
@@ -46,4 +46,4 @@ def require_allowed(what: str, asked: str, patterns: Iterable[str]) -> None:
     plain = asked.isprintable() and ".." not in asked.split("/")
     if plain and any(fnmatch.fnmatchcase(asked, pattern) for pattern in patterns):
         return
-    raise PermissionError(f"the {what} {quoted(asked)} is not among those that pods may have")
+    raise PermissionError(f"the {kind} {quoted(asked)} is not among those that pods may have")

@@ -30,9 +30,9 @@ _LONGEST_REPOSITORY = 255
 _DOCKER, _LEGACY_DOCKER, _OFFICIAL = "docker.io", "index.docker.io", "library/"
 
 # docs/trust.md has the sources of these facts.
-#: containerd: what the kubelet says that the pod asks for; before containerd 2.0 a name of the image.
+#: containerd: the name in the pod's specification; before containerd 2.0 a name of the image.
 _CONTAINERD_NAME = "io.kubernetes.cri.image-name"
-#: CRI-O: a name of the image, one with a tag where there is one; and by what the kubelet asks for the image.
+#: CRI-O: a name of the image, with a tag if one has a tag; and the name or id in the kubelet's request.
 _CRIO_NAME, _CRIO_ASKED = "io.kubernetes.cri-o.ImageName", "io.kubernetes.cri-o.Image"
 #: CRI-O: the id; in old releases a name with digest.
 _CRIO_REF = "io.kubernetes.cri-o.ImageRef"
@@ -45,7 +45,7 @@ _DIGESTS_SINCE = {(1, 34): 10, (1, 35): 5, (1, 36): 1}
 class ImageReference:
     """Names an image: ``registry``/``repository``, by ``tag``, by ``digest``, or both.
 
-    ``str()`` is the whole reference and ``familiar`` what people write. With neither tag nor
+    ``str()`` is the whole reference and ``familiar`` the short form that people write. With neither tag nor
     digest, a runtime takes the tag "latest".
     """
 
@@ -56,8 +56,8 @@ class ImageReference:
 
     @classmethod
     def parse(cls, text: str) -> ImageReference:
-        """Read a reference; "nginx" is docker.io/library/nginx. Raises ValueError for what is
-        none."""
+        """Read a reference; "nginx" is docker.io/library/nginx. Raises ValueError for any
+        other text."""
         if _ID.fullmatch(text):
             raise ValueError(f"{quoted(text)} is the id of an image, not a reference to one")
         match = _REFERENCE.fullmatch(_with_registry(text))
@@ -82,7 +82,7 @@ class ImageReference:
 
     @property
     def familiar(self) -> str:
-        """Without what is the default: "nginx:1.27" for docker.io/library/nginx:1.27."""
+        """Without the defaults: "nginx:1.27" for docker.io/library/nginx:1.27."""
         short = self.repository if self.registry == _DOCKER else self.name
         bare = short[len(_OFFICIAL) :]
         if self.registry == _DOCKER and short.startswith(_OFFICIAL) and "/" not in bare:
@@ -115,7 +115,7 @@ class ContainerImage:
 
     ``reference`` is a name of the image; an image may have several. ``requested`` is the name that the pod
     asks for; None where the runtime does not show it. ``digest`` is that of the image's index or manifest,
-    under the name in ``reference``: what registries and signatures know the image by. ``id`` is the digest of
+    under the name in ``reference``; registries and signatures use that digest. ``id`` is the digest of
     the image's configuration, which ``crictl images`` shows.
     """
 
@@ -131,7 +131,7 @@ def container_image(
     *,
     runtime: NamedRuntime | None = None,
 ) -> ContainerImage:
-    """Which image a container was made from. Never what only a pod's author says.
+    """The image that a container was made from. A value that a pod's author may have written never counts.
 
     ``container.image`` (NRI 0.12.2 and newer) counts on every runtime. The annotations of containerd count on
     containerd, and those of CRI-O on CRI-O. ``runtime`` is a ``Stub`` or a ``RuntimeId``; the default is the
@@ -181,8 +181,10 @@ def _of_crio(notes: Mapping[str, str], repo_digests: str) -> ContainerImage:
 
 
 def _requested(by: ImageReference | None, name: ImageReference | None) -> ImageReference | None:
-    """What the pod asks for, on CRI-O. The kubelet asks by what its pull returned: an id, or, up to CRI-O 1.35, a
-    digest. An image that has a name with a tag may have been pulled by that tag.
+    """The name that the pod asks for, on CRI-O.
+
+    The kubelet's request has the result of the pull instead: an id, or up to CRI-O 1.35 a digest. An image
+    that has a name with a tag may have been pulled by that tag.
     """
     if by is not None and by.tag:
         return by
