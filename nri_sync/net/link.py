@@ -219,6 +219,16 @@ class Link:
         """Whether the link is over, or about to be."""
         return self._closing
 
+    @property
+    def hung_up(self) -> bool:
+        """Whether either side has ended the connection, also where the reader has not seen that yet."""
+        with self._lock:
+            if not self._open or self._closing:
+                return True
+            poll = select.poll()
+            poll.register(self._fd, select.POLLRDHUP)
+            return bool(poll.poll(0))
+
     def drain(self, deadline: Deadline, *, linger: bool = True) -> None:
         """Block until the peer has read what was sent, with ``linger`` a moment longer, or to the deadline."""
         while not deadline.expired:

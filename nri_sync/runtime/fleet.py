@@ -249,6 +249,12 @@ class Fleet:
 
     # Coming and going
 
+    @property
+    def peers(self) -> frozenset[Peer]:
+        """All connections, also those that have not registered, and those that are over but not yet let go."""
+        with self._changed:
+            return frozenset(self._peers)
+
     def _add(self, plugin: Plugin) -> None:
         with self._changed:
             if self._closing or plugin.closed:

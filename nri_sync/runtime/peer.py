@@ -152,6 +152,11 @@ class Peer:
         return self._session.link.closing
 
     @property
+    def hung_up(self) -> bool:
+        """Whether either side has ended the connection, also where this side has not seen that yet."""
+        return self._session.link.hung_up
+
+    @property
     def gone(self) -> bool:
         """Whether the connection is over, its descriptors closed."""
         return self._closed.is_set()

@@ -11,6 +11,7 @@ from typing import Callable
 from nri_sync.api import ContainerAdjustment
 from nri_sync.errors import ConnectionLost
 from nri_sync.runtime import Metrics, Peer, Runtime
+from nri_sync.runtime.fleet import Plugin
 from nri_sync.testing.result import Answer
 
 __all__ = ["Embedded", "Recorder"]
@@ -67,21 +68,42 @@ class Recorder(Metrics):
 
 
 class Embedded(Runtime):
-    """A Runtime that can be told to cut off a plugin."""
+    """A Runtime that can cut off a plugin, and tells plugins that have left from those that stay."""
+
+    @property
+    def plugins(self) -> tuple[str, ...]:
+        """As for :class:`Runtime`, without plugins that have hung up, which is a moment earlier."""
+        return tuple(
+            member.name for member in self._members() if not getattr(member, "hung_up", False)
+        )
 
     @property
     def connected(self) -> tuple[str, ...]:
-        """The full names of the plugins that have come over the socket."""
-        return tuple(peer.name for peer in self._peers())
+        """The full names of the plugins that have come over the socket, and have not hung up."""
+        return tuple(peer.name for peer in self._member_peers() if not peer.hung_up)
 
-    def _peers(self) -> list[Peer]:
+    def _members(self) -> tuple[Plugin, ...]:
         serving = self._serving
-        members = () if serving is None else serving.fleet.members
-        return [member for member in members if isinstance(member, Peer)]
+        return () if serving is None else serving.fleet.members
+
+    def _member_peers(self) -> list[Peer]:
+        return [member for member in self._members() if isinstance(member, Peer)]
+
+    def _peers(self) -> frozenset[Peer]:
+        serving = self._serving
+        return frozenset() if serving is None else serving.fleet.peers
+
+    def leaving(self) -> Callable[[], bool]:
+        """What is returned tells whether plugins that have hung up by now are still among those that are asked.
+
+        Of plugins by their connections, and not their names: one that comes back at once is another one.
+        """
+        left = {peer for peer in self._peers() if peer.hung_up}
+        return lambda: not left.isdisjoint(self._peers())
 
     def disconnect(self, plugin: str) -> bool:
         """Close the connection of a plugin, by its full name; False if it is not connected."""
-        found = [peer for peer in self._peers() if peer.name == plugin]
+        found = [peer for peer in self._member_peers() if peer.name == plugin and not peer.closed]
         for peer in found:
             peer.close(ConnectionLost(f"plugin {plugin} was cut off by the test"))
         return bool(found)

@@ -88,6 +88,10 @@ class Events:
         """The runtime side. Raises RuntimeStopped where there is none."""
         raise NotImplementedError
 
+    def _settle(self) -> None:
+        """Block until plugins that have left are not asked any more."""
+        raise NotImplementedError
+
     def _raised(self, plugin: str, rpc: str) -> BaseException | None:
         """What a handler of a plugin has raised, once."""
         raise NotImplementedError
@@ -95,6 +99,7 @@ class Events:
     @contextmanager
     def _event(self, name: str, check: bool) -> Iterator[tuple[_Event, Embedded]]:
         runtime = self._started()
+        self._settle()
         with runtime.block_plugin_sync(WITHIN), self._recorder.answers() as answers:
             event = _Event(name, answers, self._explain)
             yield event, runtime

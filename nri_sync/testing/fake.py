@@ -29,6 +29,8 @@ __all__ = ["FakeRuntime", "StartPlugin"]
 
 # Seconds after which a condition may hold for another reason than what happened here.
 _LOOK_AGAIN = 0.05
+# Seconds that the runtime has to let go of a plugin that has hung up.
+_LET_GO_WITHIN = WITHIN
 
 
 class StartPlugin(Protocol):
@@ -175,7 +177,10 @@ class FakeRuntime(Events):
 
     @property
     def plugins(self) -> tuple[str, ...]:
-        """The full names, ``NN-name``, of the plugins that get events, in the order they are asked in."""
+        """The full names, ``NN-name``, of the plugins that get events, in the order they are asked in.
+
+        A plugin whose connection is over is not among them, nor asked, from when its ``stop()`` has returned.
+        """
         return () if self._runtime is None else self._runtime.plugins
 
     @property
@@ -254,8 +259,9 @@ class FakeRuntime(Events):
     ) -> Iterator[Stub]:
         """Start a plugin on this runtime, over the socket, and close its stub at the end of the block.
 
-        Blocks until the plugin has been synchronized, and gets events. The stub is that of an application: it
-        can be stopped and started again, and asked for updates. At the end its interceptors are closed as well.
+        Blocks until the plugin has been synchronized, and gets events; at the end, until the runtime has let go of
+        it, so that it is neither asked nor seen in what follows. The stub is that of an application: it can be
+        stopped and started again, and asked for updates. At the end its interceptors are closed as well.
 
         Args:
             plugin: an object with handlers.
@@ -295,8 +301,10 @@ class FakeRuntime(Events):
             yield stub
         except BaseException:
             stub.close(0.0)
+            self._settle()
             raise
         stub.close(WITHIN / 4)
+        self._settle()
         _check_end(stub, watch)
 
     def _check_synchronized(self, stub: Stub, watch: Watch, timeout: float) -> None:
@@ -322,7 +330,18 @@ class FakeRuntime(Events):
         name = plugin if isinstance(plugin, str) else plugin.name
         if not self._started().disconnect(name):
             raise ValueError(f"plugin {name} is not connected")
-        self.wait_for(lambda: name not in self.plugins, f"the end of {name}")
+        self._settle()
+
+    def _settle(self) -> None:
+        """Block until the runtime has let go of all plugins that have hung up.
+
+        A runtime notices that on a thread of its own, and would ask such a plugin about the next event.
+        """
+        if self._runtime is not None:
+            is_leaving = self._runtime.leaving()
+            self.wait_for(
+                lambda: not is_leaving(), "the end of plugins that have hung up", _LET_GO_WITHIN
+            )
 
     def _started(self) -> Embedded:
         if self._runtime is None:

@@ -438,6 +438,23 @@ class TestEnding:
             peer.sock.shutdown(socket.SHUT_WR)
             assert lines.is_lost.wait(LONG)
 
+    @pytest.mark.parametrize("how", ["close", "shutdown"])
+    def test_hung_up_as_soon_as_the_peer_has(self, how: str) -> None:
+        """Whether or not the reader has come to see that."""
+        for _ in range(20):
+            with linked() as (lines, peer):
+                assert not lines.link.hung_up
+                peer.close() if how == "close" else peer.sock.shutdown(socket.SHUT_WR)
+                seen = [lines.link.hung_up]
+                assert lines.is_lost.wait(LONG)
+                assert [*seen, lines.link.hung_up] == [True, True]
+
+    def test_hung_up_by_this_side(self) -> None:
+        with linked() as (lines, _):
+            lines.link.close()
+            assert lines.link.hung_up
+            assert lines.is_lost.wait(LONG)
+
     def test_what_came_before_the_end_is_served(self) -> None:
         with linked() as (lines, peer):
             peer.send("one", "two")

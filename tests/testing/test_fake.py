@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Callable
 
@@ -13,9 +14,11 @@ import pytest
 import nri_sync
 from nri_sync import api, errors, kit
 from nri_sync.errors import AlreadyStarted, RequestFailed, StartError
-from nri_sync.runtime import DefaultValidator, DefaultValidatorConfig
+from nri_sync.net.link import Link
+from nri_sync.runtime import DefaultValidator, DefaultValidatorConfig, Peer
+from nri_sync.runtime.fleet import Fleet
 from nri_sync.testing import FakeRuntime, make_container, make_pod
-from tests.runtime.rig import LONG, Never, PluginWith
+from tests.runtime.rig import LONG, Never, PluginWith, on_thread
 
 __all__: list[str] = []
 
@@ -288,6 +291,137 @@ class TestPlugins:
         for thread in threads:
             thread.join(LONG)
         assert [plugin.pods for plugin in plugins] == [["web"]] * len(plugins)
+
+
+class HeldBack:
+    """Keeps a runtime from noticing that plugins have left, until it is released."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.noticing = threading.Event()
+        self.release = threading.Event()
+        left = Fleet._left
+
+        def held(fleet: Fleet, peer: Any, cause: Any) -> None:
+            self.noticing.set()
+            assert self.release.wait(LONG)
+            left(fleet, peer, cause)
+
+        monkeypatch.setattr(Fleet, "_left", held)
+
+
+class TestLettingGo:
+    """A runtime notices on a thread of its own that a plugin has left: what goes on at once must not meet it."""
+
+    @pytest.fixture
+    def held(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[HeldBack]:
+        held = HeldBack(monkeypatch)
+        yield held
+        held.release.set()
+
+    def test_leaving_blocks_until_the_runtime_has_let_go(
+        self, held: HeldBack, runtime: FakeRuntime
+    ) -> None:
+        plugin = Plugin()
+        left = threading.Event()
+
+        def run_and_leave() -> None:
+            with runtime.run_plugin(plugin):
+                pass
+            left.set()
+
+        done = on_thread(run_and_leave)
+        assert held.noticing.wait(LONG)
+        assert not left.is_set()
+        held.release.set()
+        done()
+        assert runtime._started().connected == ()
+        runtime.run_pod(make_pod("web"))
+        assert plugin.pods == []
+
+    def test_also_when_the_block_has_raised(self, held: HeldBack, runtime: FakeRuntime) -> None:
+        left = threading.Event()
+
+        def run_and_leave() -> None:
+            with pytest.raises(KeyError), runtime.run_plugin(Plugin()):
+                raise KeyError
+            left.set()
+
+        done = on_thread(run_and_leave)
+        assert held.noticing.wait(LONG)
+        assert not left.is_set()
+        held.release.set()
+        done()
+
+    def test_what_has_hung_up_is_no_plugin(self, held: HeldBack, runtime: FakeRuntime) -> None:
+        """Nor is one of the same name that is yet to be synchronized."""
+        with runtime.run_plugin(Plugin()) as stub:
+            stub.stop()
+            assert runtime.plugins == ()
+            assert runtime._started().plugins == ()
+            stub.start(LONG)
+            runtime.wait_for(lambda: runtime.plugins == ("10-test",))
+            held.release.set()
+
+    def test_an_event_waits_until_a_plugin_that_has_stopped_is_gone(
+        self, runtime: FakeRuntime, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """It would be asked, in vain; with a failure policy that fails the event."""
+        asked, release = threading.Event(), threading.Event()
+        end, begin = Link._end, Peer._begin
+
+        def held(link: Link, cause: Any) -> None:
+            # The reader has seen the end, and no other thread knows yet.
+            if link.name.startswith("nri-plugin-"):
+                assert release.wait(LONG)
+            end(link, cause)
+
+        def ask(peer: Peer, *arguments: Any, **options: Any) -> Any:
+            asked.set()
+            return begin(peer, *arguments, **options)
+
+        with runtime.run_plugin(
+            Plugin(), failure_policy=api.FailurePolicy(fail_request=True)
+        ) as stub:
+            monkeypatch.setattr(Link, "_end", held)
+            stub.stop()
+            monkeypatch.setattr(Peer, "_begin", ask)
+            told = on_thread(lambda: runtime.run_pod(make_pod()))
+            # Nothing shows that the event waits; it must not have got any further.
+            asked.wait(0.1)
+            release.set()
+            assert told().answers == ()
+            assert not asked.is_set()
+
+    def test_cut_off_and_back_before_the_runtime_has_noticed(
+        self, held: HeldBack, runtime: FakeRuntime
+    ) -> None:
+        back = threading.Event()
+
+        def on_close(stub: nri_sync.Stub) -> None:
+            stub.start(LONG)
+            runtime.wait_for(lambda: runtime.plugins == ("10-test",))
+            back.set()
+            held.release.set()
+
+        with runtime.run_plugin(Plugin(), on_close=on_close) as stub:
+            runtime.disconnect(stub)
+            assert back.wait(LONG)
+            assert runtime.plugins == ("10-test",)
+
+    def test_the_end_of_a_test_does_not_wait_for_what_has_stopped(self, held: HeldBack) -> None:
+        with FakeRuntime() as runtime:
+            with nri_sync.Stub(Plugin(), name="test", idx="10", socket_path=runtime.socket_path):
+                runtime.wait_for(lambda: runtime.plugins)
+            assert runtime._left(runtime._started()) == ()
+            held.release.set()
+
+    def test_one_that_does_not_end(
+        self, held: HeldBack, runtime: FakeRuntime, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("nri_sync.testing.fake._LET_GO_WITHIN", 0.1)
+        with pytest.raises(AssertionError, match="the end of plugins that have hung up"):
+            run(runtime, Plugin(), lambda stub: None)
+        held.release.set()
 
 
 class TestAtTheEnd:
