@@ -330,7 +330,7 @@ def test_the_page_of_the_documentation(author: Author, pytester: pytest.Pytester
     result = pytester.runpytest_inprocess(plugins=[importlib.import_module(NAME)])
     outcomes = result.parseoutcomes()
     assert outcomes.keys() == {"passed"}
-    assert outcomes["passed"] == 10 + len(hostile_sessions())
+    assert outcomes["passed"] == 11 + len(hostile_sessions())
 
 
 class TestComparison:

@@ -104,7 +104,7 @@ class FakeRuntime(Events):
         self._changes = 0
         self._updates: list[ContainerUpdate] = []
         self._evictions: list[ContainerEviction] = []
-        self._watches: list[tuple[str, Watch]] = []
+        self._watches: list[tuple[Stub, Watch]] = []
         self._directory = contextlib.ExitStack()
         self._runtime: Embedded | None = None
         self._path = socket_path or ""
@@ -129,9 +129,13 @@ class FakeRuntime(Events):
         self._runtime.start()
 
     def stop(self) -> None:
-        """Close all connections and the socket, as a runtime that ends. Pods and containers stay. Idempotent."""
+        """Close all connections and the socket, as a runtime that ends. Pods and containers stay. Idempotent.
+
+        Blocks until the stubs of :meth:`run_plugin` have seen the end, but not for their ``on_close``.
+        """
         if self._runtime is not None:
-            self._runtime.stop()
+            with self._losing():
+                self._runtime.stop()
             self._notify()
 
     def restart(self) -> None:
@@ -281,6 +285,7 @@ class FakeRuntime(Events):
 
         def on_close(stub: Stub) -> None:
             watch.closed()
+            self._notify()
             if closed is not None:
                 closed(stub)
 
@@ -294,7 +299,7 @@ class FakeRuntime(Events):
             **options,
         )
         with self._changed:
-            self._watches.append((stub.name, watch))
+            self._watches.append((stub, watch))
         try:
             stub.start(timeout)
             self._check_synchronized(stub, watch, timeout)
@@ -323,14 +328,33 @@ class FakeRuntime(Events):
         raise AssertionError(f"plugin {stub.name} was not synchronized: {reason!r}") from error
 
     def disconnect(self, plugin: Stub | str) -> None:
-        """Close the connection of a plugin, by its stub or full name. Blocks until it gets no more events.
+        """Close the connection of a plugin, by its stub or full name.
 
-        The stub then calls its ``on_close``. Raises ValueError if there is no such plugin.
+        Blocks until the plugin gets no more events, and its stub, if :meth:`run_plugin` has started that, has seen
+        the end. The stub then calls its ``on_close``. Raises ValueError if there is no such plugin.
         """
         name = plugin if isinstance(plugin, str) else plugin.name
-        if not self._started().disconnect(name):
-            raise ValueError(f"plugin {name} is not connected")
-        self._settle()
+        with self._losing(name):
+            if not self._started().disconnect(name):
+                raise ValueError(f"plugin {name} is not connected")
+            self._settle()
+
+    @contextlib.contextmanager
+    def _losing(self, name: str | None = None) -> Iterator[None]:
+        """The block ends sessions of the plugin of that name, or of all. Returns when their stubs know."""
+        with self._changed:
+            running = [
+                (stub, watch, watch.losses)
+                for stub, watch in self._watches
+                if name in (None, stub.name) and stub.started
+            ]
+        yield
+        with contextlib.suppress(AssertionError):
+            self.wait_for(
+                lambda: all(
+                    watch.losses > losses or not stub.started for stub, watch, losses in running
+                )
+            )
 
     def _settle(self) -> None:
         """Block until the runtime has let go of all plugins that have hung up.
@@ -352,7 +376,7 @@ class FakeRuntime(Events):
 
     def _raised(self, plugin: str, rpc: str) -> BaseException | None:
         with self._changed:
-            watches = [watch for name, watch in self._watches if name == plugin]
+            watches = [watch for stub, watch in self._watches if stub.name == plugin]
         for watch in watches:
             error = watch.take(rpc)
             if error is not None:

@@ -74,6 +74,11 @@ class Watch(Interceptor):
                 self._closed += 1
             self._changed.notify_all()
 
+    @property
+    def losses(self) -> int:
+        """How many sessions of the stub were lost."""
+        return self._closed
+
     def wait_synchronized(self, timeout: float) -> bool:
         """Block until the first session has been synchronized; False if it was lost, or the time is over."""
         with self._changed:

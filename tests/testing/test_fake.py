@@ -408,6 +408,42 @@ class TestLettingGo:
             assert back.wait(LONG)
             assert runtime.plugins == ("10-test",)
 
+    @pytest.mark.parametrize("how", ["disconnect", "stop", "restart"])
+    def test_a_stub_knows_that_it_was_cut_off(
+        self, runtime: FakeRuntime, monkeypatch: pytest.MonkeyPatch, how: str
+    ) -> None:
+        """So that a test may start it again at once."""
+        noticing, release = threading.Event(), threading.Event()
+        end = Link._end
+
+        def held(link: Link, cause: Any) -> None:
+            if not link.name.startswith("nri-plugin-"):
+                noticing.set()
+                assert release.wait(LONG)
+            end(link, cause)
+
+        monkeypatch.setattr(Link, "_end", held)
+        returned = threading.Event()
+
+        def cut() -> None:
+            arguments = [stub] if how == "disconnect" else []
+            getattr(runtime, how)(*arguments)
+            returned.set()
+
+        with runtime.run_plugin(Plugin()) as stub:
+            done = on_thread(cut)
+            try:
+                assert noticing.wait(LONG)
+                # It must not have returned; if it has not yet got that far, this shows nothing.
+                assert not returned.wait(0.1)
+            finally:
+                release.set()
+            done()
+            assert not stub.started
+            if how != "stop":
+                stub.start(LONG)
+                runtime.wait_for(lambda: runtime.plugins)
+
     def test_the_end_of_a_test_does_not_wait_for_what_has_stopped(self, held: HeldBack) -> None:
         with FakeRuntime() as runtime:
             with nri_sync.Stub(Plugin(), name="test", idx="10", socket_path=runtime.socket_path):

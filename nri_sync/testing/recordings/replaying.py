@@ -189,8 +189,11 @@ class _Replay:
         spawn("nri-replay", self._session.link.run)
 
     def close(self) -> None:
+        """Blocks until both ends are closed."""
         self._stub.stop()
         self._session.link.close()
+        with self._changed:
+            self._changed.wait_for(lambda: self._lost, WITHIN)
 
     # What the plugin asks for
 
