@@ -9,6 +9,9 @@
      +-- ConnectionLost              a connection ended without this side asking for it
      +-- PluginError (TypeError)     the plugin object has no handlers, or wrong ones
      +-- IdentityError (ValueError)  plugin name, index or socket that cannot be used
+     +-- Reject                      a handler refuses a request, by the policy of its plugin
+     |    +-- AnnotationError (ValueError)   an annotation of a pod is not what the plugin expects
+     |    +-- NotAllowed (PermissionError)   a pod asks for a thing that the configuration does not allow
      +-- ConfigError (ValueError)    a configuration that is not what the plugin expects
      +-- LifecycleError              a call that the state of the stub does not allow
      |    +-- AlreadyStarted         start() while a session is up
@@ -49,6 +52,7 @@ _LONGEST = 4000
 
 __all__ = [
     "AlreadyStarted",
+    "AnnotationError",
     "ConfigError",
     "ConflictError",
     "ConnectionLost",
@@ -58,12 +62,14 @@ __all__ = [
     "LocalProtocolError",
     "NRIError",
     "NoAnswer",
+    "NotAllowed",
     "NotConnected",
     "OwnershipConflict",
     "PluginError",
     "ProtocolError",
     "QueueClosed",
     "QueueFull",
+    "Reject",
     "RemoteProtocolError",
     "RequestFailed",
     "RequestTimeout",
@@ -120,6 +126,23 @@ class PluginError(NRIError, TypeError):
 
 class IdentityError(NRIError, ValueError):
     """The plugin's name, index, or way to the runtime is missing or not usable."""
+
+
+class Reject(NRIError):
+    """Raised by a handler to refuse a request: the policy of the plugin does not allow what the pod asks for.
+
+    The request fails with PERMISSION_DENIED and the text, which the events of the pod show; a validator rejects
+    with it. A refusal is no failure of the plugin: the stub logs one line at WARNING, without a traceback, and
+    counts it among the ``rejections``, not the ``errors``.
+    """
+
+
+class AnnotationError(Reject, ValueError):
+    """An annotation of a pod is not what the plugin expects."""
+
+
+class NotAllowed(Reject, PermissionError):
+    """A pod asks for a thing that the configuration of the plugin does not allow."""
 
 
 class ConfigError(NRIError, ValueError):

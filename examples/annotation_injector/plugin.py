@@ -13,6 +13,7 @@ from typing import Literal
 
 import nri_sync
 from nri_sync import api, kit
+from nri_sync.errors import Reject
 
 __all__ = ["AnnotationInjector", "Config"]
 
@@ -59,7 +60,7 @@ class AnnotationInjector(nri_sync.Plugin):
         if not any(fnmatch.fnmatchcase(pod.namespace, each) for each in config.namespaces):
             problem = f"pods of namespace {pod.namespace} may not ask for injections"
             if config.elsewhere == "refuse":
-                raise PermissionError(problem)
+                raise Reject(problem)
             logger.warning("ignored: %s", problem)
             return None
         adjustment = api.Adjustment()

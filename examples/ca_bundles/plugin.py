@@ -15,6 +15,7 @@ from typing import Literal
 
 import nri_sync
 from nri_sync import api, kit
+from nri_sync.errors import Reject
 
 __all__ = ["CABundles", "Config"]
 
@@ -69,7 +70,7 @@ class CABundles(nri_sync.Plugin):
         problem = self.problem()
         if problem is not None:
             if config.without_bundle == "fail":
-                raise RuntimeError(problem)
+                raise Reject(problem)
             logger.warning("nothing is injected: %s", problem)
             return None
 

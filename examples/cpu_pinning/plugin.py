@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import nri_sync
-from nri_sync import api, kit
+from nri_sync import api, errors, kit
 
 __all__ = ["CPUPinning", "Config", "Topology"]
 
@@ -70,7 +70,7 @@ class Topology:
     def choose(self, count: int, free: frozenset[int]) -> frozenset[int]:
         """So many of the free CPUs: of the node that has enough, and the least left; or else of few nodes."""
         if count > len(free):
-            raise ValueError(f"{count} exclusive CPUs are wanted, but only {len(free)} are free")
+            raise errors.Reject(f"{count} exclusive CPUs are wanted, but only {len(free)} are free")
         by_node = [[cpu for cpu in cpus if cpu in free] for cpus in self.nodes.values()]
         fitting = [cpus for cpus in by_node if len(cpus) >= count]
         if fitting:
@@ -122,7 +122,7 @@ class CPUPinning(nri_sync.Plugin):
                 if count and container_id not in self._exclusive:
                     try:
                         self._take(container_id, count)
-                    except ValueError as error:
+                    except errors.Reject as error:
                         logger.error("container %s has to share: %s", container_id, error)
             return [
                 self._update(item.id)
@@ -172,7 +172,7 @@ class CPUPinning(nri_sync.Plugin):
     def _wanted(self, pod: api.PodSandbox | None, container: api.Container) -> int | None:
         try:
             return None if pod is None else CPUS.get(pod, container)
-        except ValueError as error:
+        except errors.Reject as error:
             logger.error("container %s has to share: %s", container.id, error)
             return None
 

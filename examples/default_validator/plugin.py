@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from nri_sync import api, kit
+from nri_sync import kit
 from nri_sync.runtime import DefaultValidator, DefaultValidatorConfig
 
 __all__ = ["Validator"]
@@ -23,15 +23,6 @@ class Validator(DefaultValidator):
 
     def on_config(self, config: DefaultValidatorConfig) -> None:
         logger.info("%s", config)
-
-    def validate_container_adjustment(
-        self, request: api.ValidateContainerAdjustmentRequest
-    ) -> None:
-        try:
-            super().validate_container_adjustment(request)
-        except ValueError as error:
-            logger.warning("rejected: %s", error)
-            raise
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from typing import Literal
 
 import nri_sync
 from nri_sync import api, kit
+from nri_sync.errors import Reject
 
 __all__ = ["Config", "ImagePolicy", "Undecided"]
 
@@ -56,14 +57,12 @@ class ImagePolicy(nri_sync.Plugin):
             objection = self._objection(pod, image)
         except Undecided as error:
             if self.config.fail == "closed":
-                raise PermissionError(
-                    f"image policy: refused, as it is in doubt: {error}"
-                ) from error
+                raise Reject(f"image policy: refused, as it is in doubt: {error}") from error
             logger.warning("let through, though it is in doubt: %s", error)
             return
         if objection is not None:
             # What a handler raises is what the pod's events say.
-            raise PermissionError(f"image policy: {objection}")
+            raise Reject(f"image policy: {objection}")
 
     def _objection(self, pod: api.PodSandbox, image: kit.ContainerImage) -> str | None:
         """Why the image may not run; None if it may. Raises Undecided."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 import nri_sync
 from nri_sync import api, kit
+from nri_sync.errors import Reject
 
 __all__ = ["Class", "Config", "MemoryQoS"]
 
@@ -35,9 +36,7 @@ class Class:
             return {}
         limit = api.optional.get(container.linux.resources.memory, "limit")
         if not limit or limit < 0:
-            raise ValueError(
-                f"memory QoS class {self.name!r} needs a container with a memory limit"
-            )
+            raise Reject(f"memory QoS class {self.name!r} needs a container with a memory limit")
         return {
             "memory.high": str(int(limit * (1 - self.swap_limit_ratio))),
             "memory.swap.max": "max",
@@ -68,7 +67,7 @@ class MemoryQoS(nri_sync.Plugin):
         for key, likely in annotations.misspelt(pod).items():
             if key.endswith((DOMAIN, f"{DOMAIN}/{kit.container_name(container)}")):
                 advice = f"; is {likely} meant?" if likely else ""
-                raise ValueError(f"annotation {key} is not understood{advice}")
+                raise Reject(f"annotation {key} is not understood{advice}")
         name = by_class.get(pod, container)
         settings = {} if name is None else classes[name].settings(container)
         for file, annotation in by_file.items():

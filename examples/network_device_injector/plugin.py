@@ -16,6 +16,7 @@ from pyroute2 import IPRoute, NetNS
 
 import nri_sync
 from nri_sync import api, kit
+from nri_sync.errors import Reject
 
 __all__ = ["Config", "NetworkDevice", "NetworkDeviceInjector", "move_in", "move_out"]
 
@@ -82,7 +83,7 @@ class NetworkDeviceInjector(nri_sync.Plugin):
             kit.require_allowed("network device", device.name, self.config.devices)
         namespace = kit.network_namespace(pod)
         if namespace is None:
-            raise ValueError("trying to inject network device on host network Pod")
+            raise Reject("trying to inject network device on host network Pod")
         self.namespaces[pod.id] = namespace
         moved: list[NetworkDevice] = []
         try:

@@ -9,7 +9,7 @@ from typing import Any, Callable
 
 from nri_sync.api import EventMask
 from nri_sync.api.handlers import HANDLERS, Handler, asked_events, find_handlers
-from nri_sync.errors import ConflictError, PluginError
+from nri_sync.errors import ConflictError, PluginError, Reject
 from nri_sync.logger import get_logger
 
 __all__ = ["Chain", "chain"]
@@ -159,6 +159,8 @@ def _each(methods: Sequence[Callable[..., object]]) -> Callable[..., None]:
             except Exception as error:
                 if first is None:
                     first = error
+                elif isinstance(error, Reject):
+                    logger.warning("one more plugin of the chain refused: %s", error)
                 else:
                     logger.exception("one more plugin of the chain failed")
         if first is not None:

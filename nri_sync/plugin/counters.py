@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from typing import NamedTuple
 
 __all__ = ["Counters", "Tally"]
@@ -19,9 +20,10 @@ class Counters(NamedTuple):
     losses: int = 0
     #: Requests for which a handler was called.
     requests: int = 0
-    #: Handlers that raised.
+    #: Handlers that raised something else than a refusal.
     errors: int = 0
-    #: Container adjustments that were rejected by raising.
+    #: Requests that a handler has refused, with ``errors.Reject`` or ``abort()``; and container adjustments that
+    #: a validator has rejected, whatever it has raised.
     rejections: int = 0
     #: Requests that were answered for, because the handler took too long.
     late_replies: int = 0
@@ -44,18 +46,29 @@ class Tally:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._values = dict.fromkeys(Counters._fields, 0)
+        self._late: Counter[str] = Counter()
 
     def add(self, name: str) -> None:
         with self._lock:
             self._values[name] += 1
 
+    def add_late(self, event: str) -> None:
+        with self._lock:
+            self._values["late_replies"] += 1
+            self._late[event] += 1
+
     def snapshot(self) -> Counters:
         """The counters now; takes no lock, so it may be called from anywhere."""
         return Counters(**self._values)
+
+    def late_by_event(self) -> dict[str, int]:
+        """``late_replies`` by event; takes no lock, so it may be called from anywhere."""
+        return dict(self._late)
 
     @classmethod
     def copy_of(cls, other: Tally) -> Tally:
         """The same numbers under a lock of its own; for a forked child, where the old one may be held."""
         copy = cls()
         copy._values.update(other._values)
+        copy._late.update(other._late)
         return copy

@@ -18,8 +18,11 @@ from nri_sync import api
 from nri_sync.api import EventMask, nri_pb2
 from nri_sync.api.handlers import BY_EVENT, HANDLERS, Handler, asked_events
 from nri_sync.api.services import PLUGIN
+from nri_sync.errors import Reject
+from nri_sync.plugin.subjects import describe
 from nri_sync.text import printable
 from nri_sync.ttrpc.context import ServicerContext
+from nri_sync.ttrpc.frames import calls_handlers, own_frames
 from nri_sync.ttrpc.router import Router
 from nri_sync.ttrpc.service import LatePolicy, ServerCall
 from nri_sync.ttrpc.status import Status
@@ -49,6 +52,10 @@ _method("Shutdown", lambda request, context: None)
 _SYNCHRONIZE_MAX = 1 << 30
 
 _UNIMPLEMENTED = grpc.StatusCode.UNIMPLEMENTED
+
+_VALIDATE = "ValidateContainerAdjustment"
+# The requests that a pod may want its required plugins to have handled.
+_MAKING = frozenset({"RunPodSandbox", "CreateContainer"})
 
 # What must never be answered for: an empty Configure subscribes to everything.
 _NEVER_LATE = frozenset({"Configure", "Shutdown"})
@@ -110,8 +117,8 @@ class Servicer:
         served.runtime = self._conn.facts
         try:
             return handler.reply(method(*arguments))
-        except BaseException:
-            tally.add("errors")
+        except BaseException as error:
+            self._raised(error, context)
             raise
         finally:
             if elsewhere:
@@ -120,6 +127,20 @@ class Servicer:
                 # A runtime would take the plugin for one of an older protocol, and send the event again,
                 # and all others from then on, as a StateChange.
                 context.set_code(grpc.StatusCode.UNKNOWN)
+
+    def _raised(self, error: BaseException, context: ServicerContext) -> None:
+        """A handler has refused a request, or failed."""
+        tally = self._plugin.tally
+        if not (isinstance(error, Reject) or context.aborted):
+            tally.add("errors")
+            return
+        tally.add("rejections")
+        context.refused = True
+        self._conn.logger.warning(
+            "%s refused: %s",
+            describe(_rpc(context.method), context.request),
+            (context.aborted and context.details()) or str(error) or type(error).__name__,
+        )
 
     def _state_change(
         self, request: nri_pb2.StateChangeEvent, context: ServicerContext
@@ -141,11 +162,14 @@ class Servicer:
         try:
             self._call(_HANDLERS["validate_container_adjustment"], [request], context)
         except Exception as error:
-            self._plugin.tally.add("rejections")
             reason = str(error) or type(error).__name__
-            self._conn.logger.info(
-                "rejected the adjustment of %s: %s", request.container.id, reason
-            )
+            if not context.refused:
+                # A bug rejects as well.
+                self._plugin.tally.add("rejections")
+                self._conn.logger.error(
+                    "%s rejected: %s", describe(_VALIDATE, request), reason,
+                    exc_info=(type(error), error, own_frames(error.__traceback__)),
+                )  # fmt: skip
             context.forget_abort()
             return nri_pb2.ValidateContainerAdjustmentResponse(reject=True, reason=reason)
         return nri_pb2.ValidateContainerAdjustmentResponse()
@@ -249,6 +273,8 @@ class Servicer:
         return pods, containers
 
 
+calls_handlers(Servicer._call.__code__)
+
 _HANDLERS = {handler.name: handler for handler in HANDLERS}
 _BY_RPC = {handler.rpc: handler for handler in HANDLERS}
 
@@ -272,6 +298,23 @@ class _OnDemand(grpc.ServiceRpcHandler):
         return method
 
 
+def _rpc(method: str) -> str:
+    return method.rpartition("/")[2]
+
+
+def _request_of(call: ServerCall, rpc: str) -> Any:
+    """The request of a call; None if it cannot be had."""
+    if call.context is not None and call.context.request is not None:
+        return call.context.request
+    method = PLUGIN.methods.get(rpc)
+    if method is None or rpc == "Synchronize":  # which is large, and about no pod
+        return None
+    try:
+        return method.request.FromString(call.payload())
+    except Exception:
+        return None
+
+
 class Late(LatePolicy):
     """Answers for handlers just before the runtime would give up on them, and cut the plugin off.
 
@@ -287,30 +330,47 @@ class Late(LatePolicy):
         return self._conn.answer_within
 
     def answer(self, call: ServerCall) -> bytes | Status | None:
-        rpc = call.method.rpartition("/")[2]
+        rpc = _rpc(call.method)
         if rpc in _NEVER_LATE:
             return None
-        self._plugin.tally.add("late_replies")
+        request = _request_of(call, rpc)
+        call.about = about = describe(rpc, request)
+        self._plugin.tally.add_late(about.partition(" ")[0])
         policy = self._plugin.failure_policy
-        fails = rpc == "ValidateContainerAdjustment" or (policy is not None and policy.fail_request)
+        fails = (
+            rpc == _VALIDATE
+            or (policy is not None and policy.fail_request)
+            or self._required(request, about)
+        )
         self._conn.logger.warning(
             "%s has not answered within the request timeout of %g s; answered for it with %s",
-            rpc,
+            about,
             self._conn.facts.request_timeout,
             "an error" if fails else "an empty reply",
         )
         if fails:
-            text = f"plugin {self._plugin.name} has not handled {rpc} in time"
+            text = f"plugin {self._plugin.name} has not handled {about} in time"
             return Status.of(grpc.StatusCode.DEADLINE_EXCEEDED, text)
         return b""
 
+    def _required(self, request: Any, about: str) -> bool:
+        """Whether the pod requires this plugin: an empty reply would pass for its work, other than no answer."""
+        if about.partition(" ")[0] not in _MAKING or not request.HasField("pod"):
+            return False
+        container = "" if not hasattr(request, "container") else request.container.name
+        value = api.effective_annotation(request.pod, api.REQUIRED_PLUGINS, container)
+        try:
+            names = [] if value is None else api.parse_required_plugins(value)
+        except ValueError:
+            return False  # the validator of the runtime refuses it
+        return self._plugin.name in names or self._plugin.base_name in names
+
     def finished(self, call: ServerCall, error: Status | None) -> None:
         self._plugin.tally.add("late_results")
-        rpc = call.method.rpartition("/")[2]
         outcome = "succeeded" if error is None else f"failed ({error.details})"
         self._conn.logger.log(
             logging.WARNING if error is None else logging.ERROR,
             "%s %s after it had been answered for; its result is dropped",
-            rpc,
+            call.about or _rpc(call.method),
             outcome,
         )

@@ -505,6 +505,11 @@ class Stub:
         """What it has done so far; a snapshot."""
         return self.tally.snapshot()
 
+    @property
+    def late_by_event(self) -> dict[str, int]:
+        """``counters.late_replies`` by event, such as ``"CreateContainer"``. Takes no lock."""
+        return self.tally.late_by_event()
+
     # For its connections
 
     def concluded(self, conn: Connection, *, lost: ConnectionLost | None) -> None:

@@ -17,6 +17,7 @@ from __future__ import annotations
 import _thread
 import threading
 import time
+import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -51,6 +52,8 @@ logger = get_logger("nri_sync.runtime")
 BY_RPC: dict[str, Handler] = {handler.rpc: handler for handler in HANDLERS}
 # Plain numbers: a flag's own operators take longer than all else that is done with it.
 _BITS = {handler.rpc: int(EventMask.of(handler.event)) for handler in HANDLERS if handler.event}
+# Pods that plugins have failed. The runtime may never say that they are removed.
+_UNHEARD_MAX = 10_000
 _VALIDATE = "ValidateContainerAdjustment"
 # What a plugin's answer can be missing for, if not by its own will.
 _Silence = Union[TimeoutError, ConnectionLost, RemoteProtocolError]
@@ -126,13 +129,19 @@ class Relay:
         # Held for a whole request, by the thread that _relaying names.
         self._lock = threading.Lock()
         self._relaying: int | None = None
+        # By pod, the plugins that have not handled its RunPodSandbox, while they stay connected: a plugin that
+        # comes again is told of the pod by Synchronize. Guarded by the lock.
+        self._unheard: dict[str, weakref.WeakSet[Member]] = {}
 
     def event(self, rpc: str, message: Any, caller: Deadline) -> None:
         """Relay an event whose answers say nothing. Raises as :meth:`create`, but for what is about answers."""
         request = Request(BY_RPC[rpc], message)
+        ask = self._run_pod if rpc == "RunPodSandbox" else self._ask
         with self._turn(rpc, caller):
             for plugin in self._subscribed(rpc):
-                self._ask(plugin, request, caller)
+                ask(plugin, request, caller)
+            if rpc == "RemovePodSandbox":
+                self._unheard.pop(message.pod.id, None)
 
     def create(
         self, message: nri_pb2.CreateContainerRequest, caller: Deadline
@@ -151,6 +160,7 @@ class Relay:
             result = CreateResult(message)
             request = Request(BY_RPC["CreateContainer"], result.request)
             members = self._members()
+            unheard = self._unheard.get(message.pod.id, ())
             bit, validate = _BITS["CreateContainer"], _BITS[_VALIDATE]
             consulted = []
             for plugin in members:
@@ -161,7 +171,8 @@ class Relay:
                     if answer is None:
                         continue  # it was not consulted, whatever it is required for
                     self._apply(result, plugin, request, answer)
-                consulted.append(plugin.identity)
+                if plugin not in unheard:
+                    consulted.append(plugin.identity)
             if any(int(plugin.events) & validate for plugin in members):
                 self._validate(members, result, consulted, caller)
             return result.reply
@@ -249,6 +260,21 @@ class Relay:
             return None
         self._record(plugin, rpc, began, None)
         return answer
+
+    def _run_pod(self, plugin: Member, request: Request, caller: Deadline) -> None:
+        """Ask about RunPodSandbox. A plugin that fails it does not count as consulted for the pod's containers."""
+        pod_id = request.message.pod.id
+        unheard = self._unheard.get(pod_id)
+        handled = False
+        try:
+            handled = self._ask(plugin, request, caller) is not None
+        finally:
+            if handled and unheard is not None:
+                unheard.discard(plugin)
+            elif not handled:
+                if len(self._unheard) >= _UNHEARD_MAX:
+                    del self._unheard[next(iter(self._unheard))]
+                self._unheard.setdefault(pod_id, weakref.WeakSet()).add(plugin)
 
     def _limit(self, caller: Deadline) -> Deadline:
         limit = Deadline(self._request_timeout)

@@ -22,6 +22,7 @@ from nri_sync.api import (
     parse_required_plugins,
     plugins_by_name,
 )
+from nri_sync.errors import Reject
 from nri_sync.runtime.quoting import quote
 from nri_sync.runtime.result import CreateResult
 
@@ -106,7 +107,7 @@ class DefaultValidator:
         self.config = config
 
     def validate_container_adjustment(self, request: ValidateContainerAdjustmentRequest) -> None:
-        """Raise ValueError, with the reference's text, for the first reason to reject."""
+        """Raise Reject, also a ValueError, with the reference's text for the first reason to reject."""
         config = self.config
         owners = Owners(request.owners)
         if request.HasField("adjust"):
@@ -118,8 +119,14 @@ class DefaultValidator:
             _check_sysctl(config, request, owners)
 
 
-def _reject(reason: str) -> ValueError:
-    return ValueError(f"validation error: {reason}")
+class _Refused(Reject, ValueError):
+    """Its text is the reference's."""
+
+    __str__ = ValueError.__str__
+
+
+def _reject(reason: str) -> _Refused:
+    return _Refused(f"validation error: {reason}")
 
 
 def _check_hooks(
@@ -207,7 +214,7 @@ def _annotated_plugins(request: ValidateContainerAdjustmentRequest) -> Iterable[
     try:
         return parse_required_plugins(value)
     except ValueError:
-        raise ValueError(
+        raise _Refused(
             f"invalid {REQUIRED_PLUGINS} annotation {quote(value)}: not a list of plugin names"
         ) from None
 
@@ -228,7 +235,7 @@ def _tolerates_missing(
         return False
     if value in _TRUE:
         return True
-    raise ValueError(
+    raise _Refused(
         f"invalid {key} annotation {quote(value)}:"
         f" strconv.ParseBool: parsing {quote(value)}: invalid syntax"
     )

@@ -67,6 +67,10 @@ class ServicerContext(grpc.ServicerContext):
 
     #: For the layers above: what has been called to serve it.
     handler = ""
+    #: The request, decoded, until the call is over; None before it is decoded, and of a stream.
+    request: Any = None
+    #: Whether a refusal has been logged, by a layer that knows more of it.
+    refused = False
     #: For the layers above: what is known of the runtime that sent the request.
     runtime: Any = None
     #: Set when the answer has been handed to the kernel, where somebody asks for it.
@@ -266,6 +270,7 @@ class ServicerContext(grpc.ServicerContext):
     def end(self) -> list[Callback]:
         """The call is over; returns the callbacks to call, the first time."""
         self._ended = True
+        self.request = None
         # It leads back to this context: without it, no cycle is left for the garbage collector.
         self._cancel = _nobody
         if self._callbacks is None:

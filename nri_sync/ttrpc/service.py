@@ -14,13 +14,14 @@ from typing import Any, Callable, Union
 import grpc
 
 from nri_sync.deadline import Deadline
-from nri_sync.errors import ConnectionLost, NRIError
+from nri_sync.errors import ConnectionLost, NRIError, Reject
 from nri_sync.logger import get_logger
 from nri_sync.net.link import Buffer, Job, Link
 from nri_sync.threads import Latch
 from nri_sync.ttrpc import envelope_pb2
 from nri_sync.ttrpc.callbacks import Callback, run_callbacks, run_elsewhere
 from nri_sync.ttrpc.context import Metadatum, ServicerContext, current_context
+from nri_sync.ttrpc.frames import calls_handlers, own_frames
 from nri_sync.ttrpc.inbox import END, Inbox
 from nri_sync.ttrpc.router import Router
 from nri_sync.ttrpc.status import Status, from_exception
@@ -140,6 +141,8 @@ class ServerCall(Job):
     method = ""
     #: Whether it was answered for, before its handler was done.
     late = False
+    #: For the late policy: what the call is about.
+    about = ""
     #: Whether it was admitted, and counts for the server until it is settled: its answer is out.
     counts = False
     context: ServicerContext | None = None
@@ -210,6 +213,7 @@ class ServerCall(Job):
             argument = self._decode(handler, request.payload)
             if isinstance(argument, Status):
                 return argument
+            context.request = argument
             response = handler.unary_unary(argument, context)
             return context.status(None) or self._encode(handler, response)
         except BaseException as error:
@@ -298,8 +302,12 @@ class ServerCall(Job):
         assert status is not None
         if broken is not None or not context.is_active():
             logger.debug("%s failed: %s", self.method, status.details)
-        elif not context.aborted:
-            logger.error("%s failed", self.method, exc_info=error)
+        elif context.aborted or isinstance(error, Reject):
+            if not context.refused:
+                logger.warning("%s refused: %s", self.method, status.details)
+        else:
+            trace = own_frames(error.__traceback__)
+            logger.error("%s failed", self.method, exc_info=(type(error), error, trace))
         return status
 
     def _cancel(self) -> bool:
@@ -345,11 +353,22 @@ class ServerCall(Job):
             return encode_error(self.stream_id, outcome, end.frame)
         return encode_success(self.stream_id, outcome or b"", end.frame)
 
+    def payload(self) -> bytes:
+        """The request as it came, of a call that waits for a thread; afterwards it is empty.
+
+        Raises an exception for a request that cannot be parsed.
+        """
+        return envelope_pb2.Request.FromString(self._data).payload
+
     def stop(self) -> list[Callback]:
         """Nobody waits for the answer any more. Returns the callbacks of the context, to be called."""
         if self.inbox is not None:
             self.inbox.discard()
         return [] if self.context is None else self.context.end()
+
+
+calls_handlers(ServerCall._outcome.__code__)
+calls_handlers(ServerCall._stream.__code__)
 
 
 class ServerEnd:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import grpc
 
+from nri_sync.errors import Reject
 from nri_sync.ttrpc import envelope_pb2
 
 __all__ = ["DETAILS_KEY", "Status", "code_of", "from_exception"]
@@ -19,6 +20,7 @@ _BY_NUMBER = {code.value[0]: code for code in grpc.StatusCode}
 
 # The Go implementation maps its standard errors the same way.
 _BY_EXCEPTION = (
+    (Reject, grpc.StatusCode.PERMISSION_DENIED),
     (concurrent.futures.CancelledError, grpc.StatusCode.CANCELLED),
     (concurrent.futures.TimeoutError, grpc.StatusCode.DEADLINE_EXCEEDED),
     (TimeoutError, grpc.StatusCode.DEADLINE_EXCEEDED),
@@ -101,6 +103,8 @@ def from_exception(error: BaseException) -> Status:
 def _describe(error: BaseException) -> str:
     name = type(error).__name__
     try:
+        if isinstance(error, Reject) and str(error):
+            return str(error)  # it is made for users
         return f"{name}: {error}" if str(error) else name
     except Exception:  # raised by its __str__()
         return name

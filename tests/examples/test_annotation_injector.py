@@ -9,6 +9,7 @@ import pytest
 
 from examples.annotation_injector.plugin import AnnotationInjector, Config
 from nri_sync import kit
+from nri_sync.errors import Reject
 from nri_sync.testing import Changes, FakeRuntime, StartPlugin, make_container, make_pod
 
 __all__: list[str] = []
@@ -60,7 +61,7 @@ def test_other_namespaces(plugin: AnnotationInjector, caplog: pytest.LogCaptureF
     assert changes(plugin, "web", env="A: b").empty
     assert "pods of namespace web may not ask" in caplog.text
     plugin.config.elsewhere = "refuse"
-    with pytest.raises(PermissionError, match="namespace web may not"):
+    with pytest.raises(Reject, match="namespace web may not"):
         changes(plugin, "web", cdi_devices="vendor.com/gpu=0")
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from examples.ca_bundles.plugin import VARIABLES, CABundles, Config
 from nri_sync import kit
+from nri_sync.errors import Reject
 from nri_sync.testing import Changes, FakeRuntime, make_container, make_pod
 from tests.examples.attached import run_attached, wait_until_asked
 
@@ -89,7 +90,7 @@ def test_without_a_bundle(
     assert changes(plugin, enabled="true").empty
     assert "nothing is injected" in caplog.text
     plugin.config.without_bundle = "fail"
-    with pytest.raises(RuntimeError, match=r"ca\.pem"):
+    with pytest.raises(Reject, match=r"ca\.pem"):
         changes(plugin, enabled="true")
 
 

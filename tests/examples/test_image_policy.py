@@ -12,7 +12,7 @@ import pytest
 
 from examples.image_policy.plugin import Config, ImagePolicy
 from nri_sync import api, kit
-from nri_sync.errors import ConfigError
+from nri_sync.errors import ConfigError, Reject
 from nri_sync.testing import FakeRuntime, StartPlugin, make_container, make_pod
 
 __all__: list[str] = []
@@ -77,7 +77,7 @@ def refusal(plugin: ImagePolicy, image: api.Image | str = "nginx", namespace: st
     pod = make_pod(namespace=namespace)
     try:
         plugin.create_container(pod, make_container(pod, image=image))
-    except PermissionError as error:
+    except Reject as error:
         return str(error)
     return ""
 

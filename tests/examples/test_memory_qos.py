@@ -6,7 +6,7 @@ import pytest
 
 from examples.memory_qos.plugin import Config, MemoryQoS
 from nri_sync import api, kit
-from nri_sync.errors import ConfigError
+from nri_sync.errors import ConfigError, Reject
 from nri_sync.testing import FakeRuntime, StartPlugin, make_container, make_pod
 
 __all__: list[str] = []
@@ -77,15 +77,15 @@ def test_amounts_are_exact(plugin: MemoryQoS) -> None:
 
 
 def test_mistakes_in_annotations(plugin: MemoryQoS) -> None:
-    with pytest.raises(ValueError, match=rf"{CLASS}: 'gold': not one of bronze, silver, plain"):
+    with pytest.raises(Reject, match=rf"{CLASS}: 'gold': not one of bronze, silver, plain"):
         settings(plugin, cls="gold")
-    with pytest.raises(ValueError, match="'bronze' needs a container with a memory limit"):
+    with pytest.raises(Reject, match="'bronze' needs a container with a memory limit"):
         settings(plugin, limit=None, cls="bronze")
-    with pytest.raises(ValueError, match=r"memory\.higher.*is memory\.high\.memory-qos.* meant"):
+    with pytest.raises(Reject, match=r"memory\.higher.*is memory\.high\.memory-qos.* meant"):
         settings(plugin, wrong="1")
     # It may not be set where the configuration does not say so.
     plugin.config.unified.remove("memory.high")
-    with pytest.raises(ValueError, match="not understood"):
+    with pytest.raises(Reject, match="not understood"):
         settings(plugin, high="1")
 
 

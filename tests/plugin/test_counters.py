@@ -25,6 +25,19 @@ def test_counts_each(name: str) -> None:
     assert tally.snapshot() == Counters(**{name: 2})
 
 
+def test_counts_late_replies_by_event() -> None:
+    tally = Tally()
+    tally.add_late("CreateContainer")
+    tally.add_late("CreateContainer")
+    tally.add_late("StopContainer")
+    assert tally.snapshot() == Counters(late_replies=3)
+    found = tally.late_by_event()
+    assert found == {"CreateContainer": 2, "StopContainer": 1}
+    assert Tally.copy_of(tally).late_by_event() == found
+    tally.add_late("StopContainer")
+    assert found["StopContainer"] == 1
+
+
 def test_an_unknown_name_is_an_error() -> None:
     with pytest.raises(KeyError):
         Tally().add("typo")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import threading
+import traceback
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,11 +12,12 @@ import grpc
 import pytest
 
 import nri_sync
-from nri_sync import api
+from nri_sync import api, kit
 from nri_sync.api import EventMask, nri_pb2
 from nri_sync.api.handlers import BY_EVENT, HANDLERS, Handler
 from nri_sync.deadline import Deadline
-from nri_sync.errors import StartError
+from nri_sync.errors import Reject, StartError
+from nri_sync.kit.intercept import RequestInterceptor
 from nri_sync.plugin import servicer
 from nri_sync.plugin.connection import Connection
 from nri_sync.runtime import Peer
@@ -197,6 +200,130 @@ class TestErrors:
         assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         peer.call("RunPodSandbox", nri_pb2.RunPodSandboxRequest(), LONG)
         assert stub.started
+
+
+def abort(reason: str) -> None:
+    nri_sync.request_context().abort(grpc.StatusCode.RESOURCE_EXHAUSTED, reason)
+
+
+def reject(reason: str) -> None:
+    raise Reject(reason)
+
+
+class TestRefusals:
+    """By the policy of a plugin: ordinary, and so one line each."""
+
+    @pytest.mark.parametrize("refuse", [reject, abort])
+    @pytest.mark.parametrize("rpc", ["CreateContainer", "StateChange"])
+    def test_one_line_with_pod_and_reason(
+        self, connect: Connect, caplog: pytest.LogCaptureFixture, refuse: Any, rpc: str
+    ) -> None:
+        def handler(pod: object, container: object = None) -> None:
+            refuse("no more\ndevices")
+
+        plugin = PluginWith(create_container=handler, run_pod_sandbox=handler)
+        stub, peer = connect(plugin)
+        request = nri_pb2.StateChangeEvent(event=nri_pb2.RUN_POD_SANDBOX, pod=POD)
+        about = "RunPodSandbox of default/pod"
+        if rpc == "CreateContainer":
+            request, about = ADJUSTED, "CreateContainer of default/pod:container"  # type: ignore[assignment]
+        with pytest.raises(grpc.RpcError) as caught:
+            peer.call(rpc, request, LONG)
+        assert caught.value.code() is (
+            grpc.StatusCode.PERMISSION_DENIED
+            if refuse is reject
+            else grpc.StatusCode.RESOURCE_EXHAUSTED
+        )
+        [record] = [item for item in caplog.records if item.levelno >= logging.WARNING]
+        assert record.levelno == logging.WARNING
+        assert record.getMessage() == f"10-test: {about} refused: no more\\ndevices"
+        assert record.exc_info is None
+        assert (stub.counters.rejections, stub.counters.errors) == (1, 0)
+
+    @pytest.mark.parametrize("refuse", [reject, abort])
+    def test_by_a_validator(
+        self, connect: Connect, caplog: pytest.LogCaptureFixture, refuse: Any
+    ) -> None:
+        stub, peer = connect(PluginWith(validate_container_adjustment=lambda request: refuse("no")))
+        request = nri_pb2.ValidateContainerAdjustmentRequest(pod=POD, container=CONTAINER)
+        response = peer.call("ValidateContainerAdjustment", request, LONG)
+        assert (response.reject, response.reason) == (True, "no")
+        [record] = [item for item in caplog.records if item.levelno >= logging.WARNING]
+        assert record.getMessage().endswith("Adjustment of default/pod:container refused: no")
+        assert (stub.counters.rejections, stub.counters.errors) == (1, 0)
+
+    def test_by_an_interceptor(self, connect: Connect, caplog: pytest.LogCaptureFixture) -> None:
+        class Refusing(RequestInterceptor):
+            def serve(self, event: str, request: Any, context: Any, behaviour: Any) -> Any:
+                if event == "CreateContainer":
+                    raise Reject("not here")
+                return behaviour(request, context)
+
+        plugin = PluginWith(create_container=lambda pod, container: None)
+        _, peer = connect(plugin, interceptors=[Refusing()])
+        with pytest.raises(grpc.RpcError, match="not here"):
+            peer.call("CreateContainer", ADJUSTED, LONG)
+        [record] = [item for item in caplog.records if item.levelno >= logging.WARNING]
+        assert record.getMessage().endswith("Plugin/CreateContainer refused: not here")
+        assert record.exc_info is None
+
+
+class TestTracebacks:
+    """Of a bug in a handler, from its own frame on."""
+
+    def frames(self, caplog: pytest.LogCaptureFixture) -> list[str]:
+        [record] = [item for item in caplog.records if item.levelno >= logging.WARNING]
+        assert record.levelno == logging.ERROR
+        assert record.exc_info is not None
+        assert record.exc_info[1] is not None
+        return [frame.name for frame in traceback.extract_tb(record.exc_info[2])]
+
+    @pytest.mark.parametrize("around", [False, True])
+    def test_they_begin_in_the_handler(
+        self, connect: Connect, caplog: pytest.LogCaptureFixture, around: bool
+    ) -> None:
+        class Around(RequestInterceptor):
+            def serve(self, event: str, request: Any, context: Any, behaviour: Any) -> Any:
+                return behaviour(request, context)
+
+        def helper() -> None:
+            raise ValueError("a bug")
+
+        def handler(pod: object, container: object) -> None:
+            helper()
+
+        plugin = PluginWith(create_container=handler)
+        stub, peer = connect(plugin, interceptors=[Around()] if around else [])
+        with pytest.raises(grpc.RpcError):
+            peer.call("CreateContainer", ADJUSTED, LONG)
+        assert self.frames(caplog) == ["handler", "helper"]
+        assert (stub.counters.rejections, stub.counters.errors) == (0, 1)
+
+    def test_in_a_chain(self, connect: Connect, caplog: pytest.LogCaptureFixture) -> None:
+        def handler(pod: object, container: object) -> None:
+            raise ValueError("a bug")
+
+        _, peer = connect(kit.chain(PluginWith(create_container=handler), Recorder()))
+        with pytest.raises(grpc.RpcError):
+            peer.call("CreateContainer", ADJUSTED, LONG)
+        assert self.frames(caplog) == ["handler"]
+
+    def test_in_a_validator(self, connect: Connect, caplog: pytest.LogCaptureFixture) -> None:
+        def handler(request: object) -> None:
+            raise KeyError("a bug")
+
+        stub, peer = connect(PluginWith(validate_container_adjustment=handler))
+        request = nri_pb2.ValidateContainerAdjustmentRequest(pod=POD, container=CONTAINER)
+        assert peer.call("ValidateContainerAdjustment", request, LONG).reject
+        assert self.frames(caplog) == ["handler"]
+        assert (stub.counters.rejections, stub.counters.errors) == (1, 1)
+
+    def test_of_a_wrong_answer(self, connect: Connect, caplog: pytest.LogCaptureFixture) -> None:
+        """No frame of the handler is in it: all of it is kept that comes after the call."""
+        _, peer = connect(Recorder(create_container="adjustment"))
+        with pytest.raises(grpc.RpcError):
+            peer.call("CreateContainer", ADJUSTED, LONG)
+        assert self.frames(caplog)
 
 
 class TestValidation:
@@ -637,16 +764,19 @@ class TestLateReplies:
         stub, peer = connect(plugin, config=HURRIED)
         response = peer.call("CreateContainer", ADJUSTED, LONG)
         assert response == nri_pb2.CreateContainerResponse()
-        assert "CreateContainer has not answered within the request timeout of 0.3 s" in caplog.text
+        assert (
+            "CreateContainer of default/pod:container has not answered within the request timeout of 0.3 s"
+            in caplog.text
+        )
         assert (stub.counters.late_replies, stub.counters.late_results) == (1, 0)
         # The connection is kept, and the handler goes on.
         peer.call("RunPodSandbox", nri_pb2.RunPodSandboxRequest(), LONG)
         assert stub.started
         slow.go_on.set()
         eventually(lambda: stub.counters.late_results == 1)
-        eventually(
-            lambda: "CreateContainer succeeded after it had been answered for" in caplog.text
-        )
+        text = "CreateContainer of default/pod:container succeeded after it had been answered for"
+        eventually(lambda: text in caplog.text)
+        assert stub.late_by_event == {"CreateContainer": 1}
         peer.call("RunPodSandbox", nri_pb2.RunPodSandboxRequest(), LONG)
 
     def test_a_result_that_is_an_error_is_logged_as_one(
@@ -672,6 +802,39 @@ class TestLateReplies:
             peer.call("CreateContainer", ADJUSTED, LONG)
         assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
         assert stub.started
+
+    @pytest.mark.parametrize("name", ["test", "10-test", "other"])
+    @pytest.mark.parametrize("event", ["RunPodSandbox", "CreateContainer", "StopContainer"])
+    @pytest.mark.parametrize("old", [False, True])
+    def test_an_error_where_the_pod_requires_the_plugin(
+        self, connect: Connect, slow: Slow, name: str, event: str, old: bool
+    ) -> None:
+        """An empty reply would count as its work, and the pod run without it."""
+        handlers: dict[str, Any] = {
+            "run_pod_sandbox": slow, "create_container": slow, "stop_container": slow,
+        }  # fmt: skip
+        _, peer = connect(PluginWith(**handlers), config=HURRIED)
+        required = api.format_required_plugins([name])
+        pod = nri_pb2.PodSandbox(id="p", name="p", annotations={api.REQUIRED_PLUGINS: required})
+        request: Any = getattr(nri_pb2, f"{event}Request")(pod=pod)
+        rpc = event
+        if event != "RunPodSandbox":
+            request.container.name = "c"
+        elif old:
+            rpc, request = (
+                "StateChange",
+                nri_pb2.StateChangeEvent(event=nri_pb2.RUN_POD_SANDBOX, pod=pod),
+            )
+        if name == "other" or event == "StopContainer":
+            peer.call(rpc, request, LONG)
+            return
+        with pytest.raises(grpc.RpcError, match=f"10-test has not handled {event} of /p"):
+            peer.call(rpc, request, LONG)
+
+    def test_an_annotation_that_cannot_be_read(self, connect: Connect, slow: Slow) -> None:
+        _, peer = connect(PluginWith(run_pod_sandbox=slow), config=HURRIED)
+        pod = nri_pb2.PodSandbox(annotations={api.REQUIRED_PLUGINS: "{test"})
+        peer.call("RunPodSandbox", nri_pb2.RunPodSandboxRequest(pod=pod), LONG)
 
     def test_a_validation_is_never_approved_unseen(self, connect: Connect, slow: Slow) -> None:
         plugin = PluginWith(validate_container_adjustment=slow)

@@ -24,6 +24,7 @@ from nri_sync.errors import (
     ValidationRejected,
     WouldDeadlock,
 )
+from nri_sync.runtime import relay as relay_module
 from nri_sync.runtime.metrics import SafeMetrics
 from nri_sync.runtime.relay import Member, Relay
 from nri_sync.runtime.request import Request
@@ -336,6 +337,10 @@ class TestAnswers:
         assert [update.container_id for update in updates] == ["x", "ctr1"]
 
 
+def _accepted(request: Request) -> Any:
+    return nri_pb2.ValidateContainerAdjustmentResponse()
+
+
 def _verdict(reason: str) -> nri_pb2.ValidateContainerAdjustmentResponse:
     return nri_pb2.ValidateContainerAdjustmentResponse(reject=True, reason=reason)
 
@@ -401,6 +406,66 @@ class TestValidation:
         validator.closed = True
         _create(_relay([validator]))
         assert validator.asked == []
+
+
+class TestRequired:
+    """A plugin that has not handled the pod was not consulted for its containers, whatever it answers for them."""
+
+    REMOVED = nri_pb2.RemovePodSandboxRequest(pod=POD)
+
+    def consulted(self, relay: Relay, validator: Scripted) -> list[str]:
+        _create(relay)
+        return [plugin.name for plugin in validator.asked[-1].plugins]
+
+    @pytest.mark.parametrize("outcome", [TIMEOUT, _told(grpc.StatusCode.DEADLINE_EXCEEDED)])
+    def test_until_it_has_handled_the_pod(self, outcome: Exception) -> None:
+        plugin = Scripted("10-a", outcome, policy=POLICIES["keep"])
+        validator = Scripted("99-v", _accepted, events=VALIDATES)
+        relay = _relay([plugin, validator])
+        if outcome is TIMEOUT:
+            _run(relay)
+        else:
+            with pytest.raises(RequestFailed):
+                _run(relay)
+        plugin.outcome = None
+        assert "a" not in self.consulted(relay, validator)
+        _run(relay)
+        assert "a" in self.consulted(relay, validator)
+
+    def test_another_pod_and_the_next_of_that_id(self) -> None:
+        plugin = Scripted("10-a", TIMEOUT, policy=POLICIES["keep"])
+        validator = Scripted("99-v", _accepted, events=VALIDATES)
+        relay = _relay([plugin, validator])
+        relay.event(
+            "RunPodSandbox",
+            nri_pb2.RunPodSandboxRequest(pod=nri_pb2.PodSandbox(id="other")),
+            NEVER,
+        )
+        plugin.outcome = None
+        assert "a" in self.consulted(relay, validator)
+        plugin.outcome = TIMEOUT
+        _run(relay)
+        plugin.outcome = None
+        relay.event("RemovePodSandbox", self.REMOVED, NEVER)
+        assert "a" in self.consulted(relay, validator)
+
+    def test_a_plugin_that_comes_again(self) -> None:
+        """It was told of the pod by Synchronize."""
+        plugin = Scripted("10-a", TIMEOUT, policy=POLICIES["keep"])
+        validator = Scripted("99-v", _accepted, events=VALIDATES)
+        members: list[Member] = [plugin, validator]
+        relay = _relay(members)
+        _run(relay)
+        members[0] = Scripted("10-a")
+        assert "a" in self.consulted(relay, validator)
+
+    def test_what_is_kept_is_bounded(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(relay_module, "_UNHEARD_MAX", 3)
+        relay = _relay([Scripted("10-a", TIMEOUT, policy=POLICIES["keep"])])
+        for number in range(10):
+            pod = nri_pb2.PodSandbox(id=str(number))
+            relay.event("RunPodSandbox", nri_pb2.RunPodSandboxRequest(pod=pod), NEVER)
+        assert list(relay._unheard) == ["7", "8", "9"]
 
 
 class TestMetrics:

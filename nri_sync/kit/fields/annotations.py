@@ -22,7 +22,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Callable, Generic, TypeVar, overload
 
 from nri_sync import api
-from nri_sync.errors import ConfigError
+from nri_sync.errors import AnnotationError, ConfigError
 from nri_sync.kit.config import documents
 from nri_sync.kit.config.foreign import ANNOTATION
 from nri_sync.kit.config.readers import Place, reader_of
@@ -105,7 +105,7 @@ class Annotation(Generic[T]):
             return self._parse(text)
         except (ValueError, TypeError, LookupError) as error:
             where = printable(f"pod {pod.namespace}/{pod.name}: annotation {key}")
-            raise ValueError(f"{where}: {quoted(text)}: {printable(error)}") from error
+            raise AnnotationError(f"{where}: {quoted(text)}: {printable(error)}") from error
 
 
 class Annotations:

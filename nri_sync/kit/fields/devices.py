@@ -8,6 +8,7 @@ import stat
 from collections.abc import Iterable
 
 from nri_sync import api
+from nri_sync.errors import NotAllowed
 from nri_sync.text import quoted
 
 __all__ = ["host_device", "require_allowed"]
@@ -34,7 +35,7 @@ def host_device(path: str) -> api.LinuxDevice:
 
 
 def require_allowed(kind: str, asked: str, patterns: Iterable[str]) -> None:
-    """Return if one of the patterns fits ``asked``, the wish of a pod; raise PermissionError otherwise.
+    """Return if one of the patterns fits ``asked``, the wish of a pod; raise NotAllowed otherwise, which is a PermissionError.
 
     Patterns are those of a shell (``"vendor.com/gpu=*"``), but none fits a text with line breaks or other
     control characters, or a path with "..". Without patterns nothing is allowed. The error, which the
@@ -46,4 +47,4 @@ def require_allowed(kind: str, asked: str, patterns: Iterable[str]) -> None:
     plain = asked.isprintable() and ".." not in asked.split("/")
     if plain and any(fnmatch.fnmatchcase(asked, pattern) for pattern in patterns):
         return
-    raise PermissionError(f"the {kind} {quoted(asked)} is not among those that pods may have")
+    raise NotAllowed(f"the {kind} {quoted(asked)} is not among those that pods may have")

@@ -11,13 +11,14 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from nri_sync.api.nri_pb2 import UpdateContainersRequest
-from nri_sync.errors import NRIError
+from nri_sync.errors import NRIError, Reject
 from nri_sync.kit.config.live import configured
 from nri_sync.plugin.interceptors import CallOn, Interceptor, Metadata, Proceed
 from nri_sync.plugin.stub import Stub
 from nri_sync.testing.common import WITHIN
 from nri_sync.testing.fake import FakeRuntime
 from nri_sync.ttrpc.context import ServicerContext
+from nri_sync.ttrpc.frames import own_frames
 
 __all__ = ["Handled", "NotSynchronized", "Recorder", "SimulatedPlugin", "started"]
 
@@ -73,8 +74,10 @@ class Recorder(Interceptor):
         try:
             response = proceed(request, context)
             return response
-        except Exception:
-            text = traceback.format_exc()
+        except Exception as error:
+            if not isinstance(error, Reject):
+                trace = own_frames(error.__traceback__)
+                text = "".join(traceback.format_exception(type(error), error, trace))
             raise
         finally:
             seconds = time.perf_counter() - began

@@ -1,0 +1,35 @@
+"""Which frames of a traceback are a handler's, and not those of what calls it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import CodeType, TracebackType
+
+__all__ = ["calls_handlers", "own_frames"]
+
+_PACKAGE = str(Path(__file__).parent.parent) + "/"
+
+# Functions that call a handler, or an interceptor around one.
+_callers: set[CodeType] = set()
+
+
+def calls_handlers(code: CodeType) -> None:
+    """What stands in a traceback up to a frame of this code is not the handler's."""
+    _callers.add(code)
+
+
+def own_frames(trace: TracebackType | None) -> TracebackType | None:
+    """The part of a traceback that begins with the handler's own frame.
+
+    That is the whole of it if no frame of a handler is in it: then what called the handler is to blame.
+    """
+    found = found_outside = None
+    entry = trace
+    while entry is not None:
+        if entry.tb_frame.f_code in _callers:
+            found, found_outside = entry.tb_next, None
+        elif found_outside is None and not entry.tb_frame.f_code.co_filename.startswith(_PACKAGE):
+            found_outside = entry
+        entry = entry.tb_next
+    # Handlers of the toolkit that call a plugin's are left out as well.
+    return found_outside or found or trace
