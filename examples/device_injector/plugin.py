@@ -14,6 +14,7 @@ from typing import Annotated, Any
 
 import nri_sync
 from nri_sync import api, kit
+from nri_sync.errors import NotAllowed
 
 __all__ = ["AllowedMount", "Config", "DeviceInjector"]
 
@@ -120,25 +121,25 @@ class Config:
     memory_policies: list[str] = field(default_factory=list)
 
     def require_device(self, device: Device) -> None:
-        """Raise PermissionError unless type and numbers are allowed: the pod chooses the path."""
+        """Raise NotAllowed unless type and numbers are allowed: the pod chooses the path."""
         patterns = [numbers(kit.host_device(p)) if p[:1] == "/" else p for p in self.devices]
         kit.require_allowed("device", numbers(device), patterns)
 
     def require_mount(self, mount: Mount) -> None:
-        """Raise PermissionError unless it binds an allowed source, or is a tmpfs that is allowed as such."""
+        """Raise NotAllowed unless it binds an allowed source, or is a tmpfs that is allowed as such."""
         flags = {"bind", "rbind"} & {*mount.options}
         binds = mount.type == "bind" or (bool(flags) and mount.type in ("", "none"))
         if not binds and (flags or mount.type != "tmpfs"):
-            raise PermissionError(
+            raise NotAllowed(
                 f"pods may have bind mounts and tmpfs, not a mount of type {mount.type!r}"
             )
         source = mount.source if binds else "tmpfs"
         kit.require_allowed("mount of", source, [glob.escape(item.source) for item in self.mounts])
         if {"shared", "rshared"} & {*mount.options}:
-            raise PermissionError(f"the mount of {source} may not be shared with the node")
+            raise NotAllowed(f"the mount of {source} may not be shared with the node")
         writable = any(item.source == source and not item.read_only for item in self.mounts)
         if binds and not writable and not _read_only(mount.options):
-            raise PermissionError(f"the mount of {source} has to be read-only: bind and ro")
+            raise NotAllowed(f"the mount of {source} has to be read-only: bind and ro")
 
 
 def numbers(device: Device | api.LinuxDevice) -> str:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 import nri_sync
 from nri_sync import api, kit
+from nri_sync.errors import NotAllowed
 
 __all__ = ["Config", "Ulimit", "UlimitAdjuster"]
 
@@ -67,7 +68,7 @@ class Config:
         """Raise PermissionError for a limit that is too high, or of a type that is not there."""
         kit.require_allowed("ulimit", ulimit.type, self.highest)
         if ulimit.hard > self.highest[ulimit.type]:
-            raise PermissionError(
+            raise NotAllowed(
                 f"{ulimit.type}: pods may have {self.highest[ulimit.type]}, not {ulimit.hard}"
             )
 

@@ -92,5 +92,5 @@ def test_no_namespace_is_served_by_an_empty_list(plugin: AnnotationInjector) -> 
     plugin.config.namespaces = []
     plugin.config.elsewhere = "refuse"
     pod = make_pod(namespace="ml", annotations={"env.inject.example.com": "A: b"})
-    with pytest.raises(PermissionError, match="namespace ml may not ask"):
+    with pytest.raises(Reject, match="namespace ml may not ask"):
         plugin.create_container(pod, make_container(pod))

@@ -28,6 +28,8 @@ class Annotated(nri_sync.Plugin):
         if variable is not None:
             key, equals, value = variable.partition("=")
             if not equals:
-                raise ValueError(f"env.example.com: expected NAME=value, not {variable!r}")
+                raise nri_sync.errors.AnnotationError(
+                    f"env.example.com: expected NAME=value, not {variable!r}"
+                )
             adjustment.add_env(key, value)
         return adjustment

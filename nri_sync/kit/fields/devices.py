@@ -35,7 +35,7 @@ def host_device(path: str) -> api.LinuxDevice:
 
 
 def require_allowed(kind: str, asked: str, patterns: Iterable[str]) -> None:
-    """Return if one of the patterns fits ``asked``, the wish of a pod; raise NotAllowed otherwise, which is a PermissionError.
+    """Return if one of the patterns fits ``asked``, the wish of a pod; raise errors.NotAllowed otherwise.
 
     Patterns are those of a shell (``"vendor.com/gpu=*"``), but none fits a text with line breaks or other
     control characters, or a path with "..". Without patterns nothing is allowed. The error, which the
