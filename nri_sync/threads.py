@@ -10,24 +10,42 @@ from __future__ import annotations
 
 import _thread
 import contextvars
+import functools
+import sys
 import threading
 import weakref
-from typing import Any, Callable, TypeVar
+from typing import Any, Callable, TypeVar, cast
 
 from nri_sync.deadline import Deadline
+from nri_sync.fork import in_child
 
-__all__ = ["Latch", "call_off_main", "off_main", "on_main_thread", "spawn"]
+__all__ = ["Latch", "call_off_main", "off_main", "on_main_thread", "signal_safe", "spawn"]
 
 _T = TypeVar("_T")
+_Function = TypeVar("_Function", bound=Callable[..., Any])
 
 # A signal that arrives just before the main thread blocks on a lock does not wake it: its handler runs
 # when the wait returns. Waking now and then bounds that delay; other threads get no signals.
 _MAIN_THREAD_SLICE = 1.0
 
+# How long an interrupted call of a signal_safe function waits for the function to end, in seconds.
+_INTERRUPTED_WAIT = 1.0
+
+# The main thread; in a forked child that is the thread that forked.
+_main_ident = threading.main_thread().ident
+
+
+def _after_fork_in_child() -> None:
+    global _main_ident
+    _main_ident = threading.main_thread().ident
+
+
+in_child(_after_fork_in_child)
+
 
 def on_main_thread() -> bool:
     """Whether this is the thread that signal handlers interrupt."""
-    return threading.main_thread().ident == _thread.get_ident()
+    return _thread.get_ident() == _main_ident
 
 
 class Latch:
@@ -131,23 +149,29 @@ def call_off_main(
     earlier, ``undo()`` is called, once or twice, on threads that no signal interrupts. Without a thread to
     be had, the function runs here after all.
     """
-    if not on_main_thread():
+    # A thread that is started while the interpreter ends never runs.
+    if not on_main_thread() or sys.is_finalizing():
         return function()
-    outcome: list[tuple[_T | None, BaseException | None]] = []
+    results: list[_T] = []
+    # The traceback of an error leads to the frames of this call: a frame that kept the error would make a cycle.
+    # An interrupt that strikes as the main thread collects such a cycle gets lost, so this list is emptied.
+    errors: list[BaseException] = []
     unwanted: list[None] = []
     done = Latch()
     context = contextvars.copy_context()
 
     def run() -> None:
         try:
-            outcome.append((context.run(function), None))
+            results.append(context.run(function))
         except BaseException as error:
-            outcome.append((None, error))
+            errors.append(error)
         finally:
             done.set()
-        # Whoever does not want it marks, then undoes what there is; this thread makes it, then looks.
-        if unwanted and undo is not None:
-            undo()
+        # The thread that does not want it marks, then undoes what there is; this thread makes it, then looks.
+        if unwanted:
+            errors.clear()
+            if undo is not None:
+                undo()
 
     try:
         try:
@@ -155,17 +179,57 @@ def call_off_main(
         except (RuntimeError, MemoryError):
             run()
         done.wait()
-        result, error = outcome[0]
-        if error is None:
-            return result  # type: ignore[return-value]
+        if results:
+            return results[0]
     except BaseException:
         unwanted.append(None)
+        errors.clear()
         if undo is not None:
             off_main(name, undo)
         raise
     try:
-        raise error
+        raise errors.pop()
     finally:
-        # Its traceback leads back to here.
-        outcome.clear()
-        del error
+        errors.clear()
+
+
+def signal_safe(function: _Function) -> _Function:
+    """Decorator for a function that takes locks: called on the main thread, another thread runs it.
+
+    The caller waits for the result. Hence the main thread holds none of the function's locks: a signal handler
+    may call the function, or another one that takes the same locks, at any moment. When the wait is interrupted
+    (KeyboardInterrupt), the call is withdrawn if it has not begun; otherwise the function runs to its end, and
+    the caller waits for that for up to a second before it raises. So a call is made as a whole or not at all,
+    and before the calls that follow it.
+
+    On other threads this costs one comparison. The function must not wait for the caller's thread, log, or call
+    code of the application that does: the main thread may hold their locks. To wait, use a Latch outside of it.
+    """
+
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        if _thread.get_ident() != _main_ident:
+            return function(*args, **kwargs)
+        return _call_whole(functools.partial(function, *args, **kwargs))
+
+    return cast(_Function, call)
+
+
+def _call_whole(function: Callable[[], _T]) -> _T:
+    unclaimed = {None: function}
+    ended = Latch()
+
+    def run() -> Any:
+        # dict.pop() is atomic: either this thread makes the call, or the other one withdraws it.
+        claimed = unclaimed.pop(None, None)
+        try:
+            return claimed and claimed()
+        finally:
+            ended.set()
+
+    try:
+        return cast(_T, call_off_main("nri-call", run))
+    except BaseException:
+        if unclaimed.pop(None, None) is None:
+            ended.wait(Deadline(_INTERRUPTED_WAIT))
+        raise

@@ -11,9 +11,11 @@ from __future__ import annotations
 import _thread
 import contextvars
 import faulthandler
+import gc
 import math
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -27,7 +29,7 @@ import pytest
 
 from nri_sync import deadline, threads
 from nri_sync.deadline import Deadline
-from nri_sync.threads import Latch, call_off_main, off_main, on_main_thread, spawn
+from nri_sync.threads import Latch, call_off_main, off_main, on_main_thread, signal_safe, spawn
 
 #: Longer than anything here takes; a test that gets this far has failed.
 LONG = 20.0
@@ -601,3 +603,168 @@ def eventually_no_more_than(tasks: int) -> None:
     while len(os.listdir("/proc/self/task")) > tasks:
         assert time.monotonic() < give_up
         time.sleep(0.0005)
+
+
+class TestSignalSafe:
+    def test_the_main_thread_has_another_one_call(self) -> None:
+        @signal_safe
+        def function(*args: object, **kwargs: object) -> Any:
+            """Its text."""
+            return threading.current_thread(), args, kwargs
+
+        thread, args, kwargs = function(1, x=2)
+        assert thread is not threading.main_thread()
+        assert (args, kwargs) == ((1,), {"x": 2})
+        assert (function.__name__, function.__doc__) == ("function", "Its text.")
+
+    def test_other_threads_call_it_themselves(self) -> None:
+        function = signal_safe(threading.current_thread)
+        callers: list[threading.Thread] = []
+        assert on_other_thread(lambda: callers.append(function())) is callers[0]
+
+    def test_what_it_raises_is_raised_here(self) -> None:
+        with pytest.raises(Interrupt):
+            signal_safe(raise_interrupt)()
+
+    def test_a_signal_handler_may_call_it_meanwhile(self) -> None:
+        """The lock that it takes is not the main thread's."""
+        lock = threading.Lock()
+        calls: list[int] = []
+
+        @signal_safe
+        def function() -> None:
+            with lock:
+                calls.append(1)
+
+        at, happened = 0, True
+        while happened:
+            stepper = Stepper(at, function)
+            stepper.run(function)
+            at, happened = at + 1, stepper.happened
+        assert at > 50
+        assert len(calls) == 2 * at - 1
+
+    def test_an_interrupted_call_is_made_as_a_whole_or_not_at_all(self) -> None:
+        """And when the interrupt is seen, nothing is made any more."""
+        lock = threading.Lock()
+        begun: list[int] = []
+        ended: list[int] = []
+
+        @signal_safe
+        def function() -> None:
+            with lock:
+                begun.append(1)
+                time.sleep(0.0005)
+                ended.append(1)
+
+        made = at = 0
+        happened = True
+        while happened:
+            begun.clear()
+            ended.clear()
+            stepper = Stepper(at, raise_interrupt)
+            try:
+                stepper.run(function)
+            except Interrupt:
+                assert len(begun) == len(ended)
+                made += len(ended)
+            else:
+                assert ended
+            assert not lock.locked()
+            at, happened = at + 1, stepper.happened
+        # Both did happen.
+        assert 10 < made < at - 10
+
+    def test_an_interrupt_does_not_wait_for_ever(
+        self, interrupt: Callable[[], object], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(threads, "_INTERRUPTED_WAIT", 0.01)
+        go, over = threading.Event(), threading.Event()
+
+        @signal_safe
+        def function() -> None:
+            interrupt()
+            assert go.wait(LONG)
+            over.set()
+
+        with pytest.raises(Interrupt):
+            function()
+        assert not over.is_set()
+        go.set()
+        assert over.wait(LONG)
+
+    def test_a_forked_child_knows_its_main_thread(self) -> None:
+        """That is the thread that has forked."""
+        seen: list[int] = []
+
+        def fork() -> None:
+            child = os.fork()
+            if not child:
+                os._exit(0 if signal_safe(_thread.get_ident)() != _thread.get_ident() else 1)
+            seen.append(os.waitpid(child, 0)[1])
+
+        on_other_thread(fork)
+        assert seen == [0]
+
+    @pytest.mark.parametrize("fails", ["while it is waited for", "after that"])
+    def test_an_interrupted_call_leaves_no_garbage(
+        self, interrupt: Callable[[], object], monkeypatch: pytest.MonkeyPatch, fails: str
+    ) -> None:
+        """An interrupt that strikes as the main thread collects garbage would get lost."""
+
+        class Failure(Exception):
+            pass
+
+        go = threading.Event()
+        made: list[weakref.ref[Failure]] = []
+
+        @signal_safe
+        def function() -> None:
+            interrupt()
+            assert go.wait(LONG if fails == "after that" else 0.01) == (fails == "after that")
+            failure = Failure()
+            made.append(weakref.ref(failure))
+            try:
+                raise failure
+            finally:
+                del failure
+
+        monkeypatch.setattr(threads, "_INTERRUPTED_WAIT", 0.01 if fails == "after that" else LONG)
+        gc.collect()
+        gc.disable()
+        try:
+            with pytest.raises(Interrupt):
+                function()
+            go.set()
+            give_up = time.monotonic() + LONG
+            while not (made and made[0]() is None):
+                assert time.monotonic() < give_up
+                time.sleep(0.001)
+        finally:
+            gc.enable()
+
+
+@pytest.mark.parametrize("when", ["atexit", "finalizer"])
+def test_as_the_interpreter_ends(when: str) -> None:
+    program = f"""
+import atexit, threading
+from nri_sync.threads import signal_safe
+
+@signal_safe
+def function(lock=threading.Lock()):
+    with lock:
+        return "called"
+
+class Finalizer:
+    def __del__(self, function=function, print=print):
+        print(function())
+
+if {when!r} == "atexit":
+    atexit.register(lambda: print(function()))
+else:
+    _kept = Finalizer()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, timeout=LONG, check=True
+    )
+    assert done.stdout.split() == ["called"]

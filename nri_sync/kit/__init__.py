@@ -10,7 +10,8 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from nri_sync.kit.background import Background, BackgroundCounters, Task
+    from nri_sync.kit.background.background import Background, Task
+    from nri_sync.kit.background.pool import BackgroundCounters
     from nri_sync.kit.chains import chain
     from nri_sync.kit.config.durations import parse_duration
     from nri_sync.kit.config.live import LiveConfig
@@ -87,7 +88,8 @@ if TYPE_CHECKING:
     from nri_sync.kit.program.supervisor import Supervisor
     from nri_sync.kit.program.systemd import Notifier
     from nri_sync.kit.tracing import TraceRequests
-    from nri_sync.kit.updates.queue import PendingUpdate, UpdateCounters, UpdateQueue
+    from nri_sync.kit.updates.pending import PendingUpdate
+    from nri_sync.kit.updates.queue import UpdateCounters, UpdateQueue
 
 __all__ = [
     "Annotation",
@@ -189,8 +191,8 @@ __all__ = [
 _HOMES = {
     "Annotation": "nri_sync.kit.fields.annotations",
     "Annotations": "nri_sync.kit.fields.annotations",
-    "Background": "nri_sync.kit.background",
-    "BackgroundCounters": "nri_sync.kit.background",
+    "Background": "nri_sync.kit.background.background",
+    "BackgroundCounters": "nri_sync.kit.background.pool",
     "Bytes": "nri_sync.kit.config.loading",
     "CgroupRoot": "nri_sync.kit.fields.cgroups",
     "Changes": "nri_sync.kit.inventory.index",
@@ -216,7 +218,7 @@ _HOMES = {
     "Metric": "nri_sync.kit.health.metrics",
     "Notifier": "nri_sync.kit.program.systemd",
     "Options": "nri_sync.kit.program.options",
-    "PendingUpdate": "nri_sync.kit.updates.queue",
+    "PendingUpdate": "nri_sync.kit.updates.pending",
     "PodRecord": "nri_sync.kit.inventory.records",
     "QoS": "nri_sync.kit.fields.qos",
     "Quantity": "nri_sync.kit.fields.quantity",
@@ -229,7 +231,7 @@ _HOMES = {
     "Selector": "nri_sync.kit.fields.selectors",
     "Snapshot": "nri_sync.kit.inventory.index",
     "Supervisor": "nri_sync.kit.program.supervisor",
-    "Task": "nri_sync.kit.background",
+    "Task": "nri_sync.kit.background.background",
     "TextFormatter": "nri_sync.kit.logs.formatters",
     "TraceRequests": "nri_sync.kit.tracing",
     "UpdateCounters": "nri_sync.kit.updates.queue",

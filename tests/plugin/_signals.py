@@ -49,6 +49,9 @@ class Stepper:
     With ``again`` (a number of bytecodes, counted from where tracing can be taken up) it happens twice.
     """
 
+    #: Where bytecodes count: what these paths begin with.
+    within: tuple[str, ...] = (_PACKAGE,)
+
     def __init__(self, at: int, event: Callable[[], None], again: int | None = None) -> None:
         self.happened = 0
         self._left = at
@@ -69,7 +72,7 @@ class Stepper:
             sys.setprofile(None)
 
     def _trace(self, frame: FrameType, event: str, argument: object) -> Any:
-        if not frame.f_code.co_filename.startswith(_PACKAGE) or self._left < 0:
+        if not frame.f_code.co_filename.startswith(self.within) or self._left < 0:
             return None
         if event == "call":
             self._arm(frame)
@@ -93,7 +96,7 @@ class Stepper:
             sys.setprofile(None)
             above: FrameType | None = frame
             while above is not None:
-                if above.f_code.co_filename.startswith(_PACKAGE):
+                if above.f_code.co_filename.startswith(self.within):
                     self._arm(above)
                 above = above.f_back
             sys.settrace(self._trace)

@@ -10,7 +10,6 @@ import math
 import threading
 import time
 from collections.abc import Sequence
-from concurrent.futures import Future
 from typing import Any, Callable, NamedTuple
 
 import grpc
@@ -24,19 +23,19 @@ from nri_sync.errors import (
     QueueClosed,
     QueueFull,
     UpdateFailed,
-    WouldDeadlock,
 )
 from nri_sync.kit.updates.backlog import Backlog, Entry, Item
+from nri_sync.kit.updates.pending import PendingUpdate
 from nri_sync.logger import get_logger
 from nri_sync.plugin.interceptors import Proceed
-from nri_sync.threads import Latch, spawn
+from nri_sync.threads import Latch, signal_safe, spawn
 from nri_sync.ttrpc.context import ServicerContext
 
-__all__ = ["PendingUpdate", "UpdateCounters", "UpdateQueue"]
+__all__ = ["UpdateCounters", "UpdateQueue"]
 
 logger = get_logger("nri_sync.kit.updates")
 
-_Entry = Entry["PendingUpdate"]
+_Entry = Entry[PendingUpdate]
 
 _TEXTS = {
     "refused": "the runtime refuses it",
@@ -65,42 +64,6 @@ class UpdateCounters(NamedTuple):
     calls: int
     #: Seconds that the runtime has taken for the call that it has not answered yet; 0.0 if there is none.
     calling_for: float
-
-
-class PendingUpdate(Future[None]):
-    """What :meth:`UpdateQueue.put` returns: a ``concurrent.futures.Future`` without a result.
-
-    ``result()`` returns None when the runtime has applied the update, and raises UpdateFailed when it has not.
-    All that is merged into one update shares its future, hence it cannot be cancelled.
-    """
-
-    def __init__(self, queue: UpdateQueue) -> None:
-        super().__init__()
-        self._queue = queue
-        self.set_running_or_notify_cancel()
-
-    def result(self, timeout: float | None = None) -> None:
-        """Block until it is decided.
-
-        Raises:
-            UpdateFailed: it was not applied.
-            TimeoutError: ``timeout`` (in seconds) passed; ``concurrent.futures.TimeoutError`` before Python 3.11.
-            WouldDeadlock: called in a handler that the runtime waits for. The update waits for it, too.
-        """
-        self._check()
-        super().result(timeout)
-
-    def exception(self, timeout: float | None = None) -> BaseException | None:
-        """Like :meth:`result`, but returns the failure; None if it was applied."""
-        self._check()
-        return super().exception(timeout)
-
-    def _check(self) -> None:
-        if not self.done() and self._queue.holds_up():
-            raise WouldDeadlock(
-                "waiting for an update in a handler, or in a callback of the queue, which the update waits for; "
-                "wait on another thread, or use add_done_callback()"
-            )
 
 
 class UpdateQueue(Interceptor):
@@ -182,6 +145,10 @@ class UpdateQueue(Interceptor):
             raise ValueError(
                 f"{stub!r} does not know this queue: pass it to the stub, interceptors=[queue]"
             )
+        self._attach(stub)
+
+    @signal_safe
+    def _attach(self, stub: Stub) -> None:
         with self._changed:
             if self._stub not in (None, stub):
                 raise ValueError(f"{self._stub!r} is attached already; each stub needs its own")
@@ -234,9 +201,7 @@ class UpdateQueue(Interceptor):
             raise ValueError(f"a {type(message).__name__} needs a container_id")
         deadline = Deadline(timeout)
         while True:
-            with self._changed:
-                entry = self._accept_locked(message)
-                room = self._room
+            entry, room = self._accept(message)
             if entry is not None:
                 return entry.handle
             if deadline.expired or self.holds_up():
@@ -246,16 +211,21 @@ class UpdateQueue(Interceptor):
                 )
             room.wait(deadline)
 
-    def _accept_locked(self, message: Item) -> _Entry | None:
-        """Requires the lock. Returns what the message is a part of; None when there is no room."""
-        if self._closed:
-            raise QueueClosed(
-                f"the queue of updates is closed; {message.container_id} came too late"
+    @signal_safe
+    def _accept(self, message: Item) -> tuple[_Entry | None, Latch]:
+        """Returns the entry that the message is a part of, None without room; and what is set when there is."""
+        with self._changed:
+            if self._closed:
+                raise QueueClosed(
+                    f"the queue of updates is closed; {message.container_id} came too late"
+                )
+            entry = self._backlog.accept(
+                message, self._configured, lambda: PendingUpdate(self.holds_up)
             )
-        entry = self._backlog.accept(message, self._configured, lambda: PendingUpdate(self))
-        self._changed.notify_all()
-        return entry
+            self._changed.notify_all()
+            return entry, self._room
 
+    @signal_safe
     def drop(self, container_id: str) -> bool:
         """Forget what is wanted of a container, as it is gone; but for what is on its way to the runtime.
 
@@ -273,22 +243,32 @@ class UpdateQueue(Interceptor):
         Blocks for ``timeout`` seconds, None for as long as it takes; not while no session is up, and not in a
         handler. What is left then is abandoned, and told of. Returns whether nothing was.
         """
+        if self._shut() and not self.holds_up():
+            self._over.wait(Deadline(timeout))
+        left, removed = self._abandon()
+        for failure in removed + left:
+            logger.warning("%s", failure)
+        return not left
+
+    @signal_safe
+    def _shut(self) -> bool:
+        """Take nothing more. Returns whether there is a thread to wait for."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
             self._make_room_locked()
-            manned = self._manned
-        if manned and not self.holds_up():
-            self._over.wait(Deadline(timeout))
+            return self._manned
+
+    @signal_safe
+    def _abandon(self) -> tuple[list[UpdateFailed], list[UpdateFailed]]:
+        """Settle everything. Returns the failures: of what was left over, and of what was removed before."""
         with self._changed:
             left = self._backlog.clear()
             removed, self._removed = self._removed, []
             self._changed.notify_all()
-        for entry in removed:
-            self._failed(entry, "removed")
-        for entry in left:
-            self._failed(entry, "closed")
-        return not left
+        # In the order in which they were dropped.
+        gone = [self._settle_failed(entry, "removed") for entry in removed]
+        return [self._settle_failed(entry, "closed") for entry in left], gone
 
     def __enter__(self) -> UpdateQueue:
         return self
@@ -299,6 +279,10 @@ class UpdateQueue(Interceptor):
     @property
     def counters(self) -> UpdateCounters:
         """What has become of all that was put; a snapshot."""
+        return self._count()
+
+    @signal_safe
+    def _count(self) -> UpdateCounters:
         with self._changed:
             since = self._calling_since
             return UpdateCounters(
@@ -450,7 +434,13 @@ class UpdateQueue(Interceptor):
             self._failed(entry, "refused", error)
 
     def _failed(self, entry: _Entry, reason: str, cause: BaseException | None = None) -> None:
-        """Tell of a failure; called once for an entry, without the lock."""
+        """Settle an entry that has failed, and log it."""
+        logger.warning("%s", self._settle_failed(entry, reason, cause))
+
+    def _settle_failed(
+        self, entry: _Entry, reason: str, cause: BaseException | None = None
+    ) -> UpdateFailed:
+        """Report a failure; called once for an entry, without the lock."""
         text = _TEXTS["sent" if reason == "closed" and entry.in_flight else reason]
         what = "eviction" if entry.update is None else "update"
         text = f"{what} of container {entry.container_id} failed: {text}"
@@ -462,13 +452,13 @@ class UpdateQueue(Interceptor):
             eviction=entry.eviction,
         )
         failure.__cause__ = cause
-        logger.warning("%s", failure)
         entry.handle.set_exception(failure)
         if self._on_failed is not None:
             try:
                 self._on_failed(failure)
             except Exception:
                 logger.exception("on_failed failed")
+        return failure
 
 
 def _is_loss(error: BaseException) -> bool:

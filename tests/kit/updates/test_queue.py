@@ -617,7 +617,7 @@ class TestRoom:
         eventually(lambda: len(script.queue._room._waiters) == 2)
         if how == "removed":
             script.queue.drop("a")
-        script.new_session("a")
+        script.new_session("a", "b", "c")
         if how == "applied":
             script.call(("a", 1)).answer()
         seen = []

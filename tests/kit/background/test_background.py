@@ -147,7 +147,7 @@ class TestSubmitting:
 
         background = make()
         with monkeypatch.context() as patch:
-            patch.setattr("nri_sync.kit.background.spawn", spawn)
+            patch.setattr("nri_sync.kit.background.pool.spawn", spawn)
             with pytest.raises(RuntimeError, match="new thread"):
                 background.submit(gate)
             with pytest.raises(RuntimeError, match="new thread"):
@@ -156,7 +156,7 @@ class TestSubmitting:
         background.submit(gate, 1)
         assert gate.wait() == (1,)
         with monkeypatch.context() as patch:
-            patch.setattr("nri_sync.kit.background.spawn", spawn)
+            patch.setattr("nri_sync.kit.background.pool.spawn", spawn)
             # There is one that will come to it.
             future = background.submit(gate, 2)
         gate.open()
@@ -469,7 +469,7 @@ class TestEvery:
         eventually(lambda: not background.counters.running)
         assert gate.entered.empty()
         # One run is due, 1,000 s from now.
-        assert [entry[2] for entry in background._due].count(task._turn) == 1
+        assert [entry[2] for entry in background._pool._agenda._due].count(task._state.turn) == 1
 
     def test_a_run_by_request_stands_for_the_one_that_was_due(self, make: Make, gate: Gate) -> None:
         background = make(threads=1)
@@ -477,7 +477,7 @@ class TestEvery:
         gate.wait()
         task = background.every(0.001, gate)
         task()
-        eventually(lambda: background._due[0][0] < time.monotonic())
+        eventually(lambda: background._pool._agenda._due[0][0] < time.monotonic())
         gate.open()
         gate.wait()
         task.stop()
@@ -502,7 +502,7 @@ class TestEvery:
         task.stop()
         gate.open()
         eventually(lambda: not background.counters.running)
-        assert background._due == []
+        assert background._pool._agenda._due == []
 
     def test_stopped_while_it_is_due(self, make: Make, gate: Gate) -> None:
         background = make(threads=1)
@@ -514,7 +514,7 @@ class TestEvery:
         gate.open()
         assert gate.wait() == ("next",)
         gate.open()
-        eventually(lambda: not background._due)
+        eventually(lambda: not background._pool._agenda._due)
         assert background.counters.queued == 0
 
     def test_it_is_watched_for_while_others_run(self, make: Make, gate: Gate) -> None:
@@ -547,11 +547,11 @@ class TestEvery:
         task()
         gate.wait()
         background.submit(len, "")  # somebody else keeps watch
-        eventually(lambda: not background._due)
+        eventually(lambda: not background._pool._agenda._due)
         gate.open()
         eventually(lambda: not background.counters.running)
         assert gate.entered.empty()
-        assert len(background._due) == 1
+        assert len(background._pool._agenda._due) == 1
 
     def test_what_is_submitted_does_not_end_the_watch(self, make: Make, gate: Gate) -> None:
         background = make(threads=2)
@@ -581,7 +581,7 @@ class TestEvery:
         background = make()
         now = time.monotonic()
         background.every(100.0, dict, jitter=0.2)
-        ((at, *_),) = background._due
+        ((at, *_),) = background._pool._agenda._due
         assert seconds <= at - now < seconds + LONG / 2
 
     @pytest.mark.parametrize("options", [(0, 0.1), (-1, 0.1), (float("nan"), 0), (1, -0.1), (1, 2)])
@@ -599,7 +599,7 @@ class TestClosing:
         gate.wait()
         periodic = background.every(0.001, gate)
         closing = on_thread(lambda: background.close(LONG))
-        eventually(lambda: background._closed)
+        eventually(lambda: background._pool._closed)
         for call in (
             lambda: background.submit(gate),
             lambda: latest("again"),
@@ -624,22 +624,22 @@ class TestClosing:
         gate.wait()
         task()
         closing = on_thread(lambda: background.close(LONG))
-        eventually(lambda: background._closed)
+        eventually(lambda: background._pool._closed)
         gate.open()
         gate.wait()
         gate.open()
         assert closing() is True
         assert background.counters.done == 2
-        assert background._due == []
+        assert background._pool._agenda._due == []
 
     def test_what_is_due_is_not_begun_any_more(self, make: Make, gate: Gate) -> None:
         background = make(threads=1)
         background.submit(gate)
         gate.wait()
         background.every(0.001, gate)
-        eventually(lambda: background._due[0][0] < time.monotonic())
+        eventually(lambda: background._pool._agenda._due[0][0] < time.monotonic())
         closing = on_thread(lambda: background.close(LONG))
-        eventually(lambda: background._closed)
+        eventually(lambda: background._pool._closed)
         gate.open()
         assert closing() is True
         assert background.counters.done == 1
@@ -699,7 +699,7 @@ class TestClosing:
         background.submit(gate)
         gate.wait()
         closing = [on_thread(lambda: background.close(LONG)) for _ in range(3)]
-        eventually(lambda: background._closed)
+        eventually(lambda: background._pool._closed)
         gate.open()
         assert [close() for close in closing] == [True] * 3
 

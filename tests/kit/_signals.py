@@ -1,0 +1,358 @@
+"""Interrupts the objects of the toolkit on the main thread, and checks what is left; run in a process of its own.
+
+For each call of a subject, and before each bytecode that the main thread executes in the package, in ``threading``
+and in ``concurrent.futures``: a signal handler makes all calls of the subject (``reenter``), or raises
+KeyboardInterrupt (``raise``). After that, another thread must be able to use the subject, no lock may be held, and
+the subject's own check must hold.
+
+Prints the figures as JSON. A hang ends the process with the stacks of all threads.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import concurrent.futures
+import faulthandler
+import gc
+import json
+import logging
+import os
+import queue
+import random
+import threading
+import traceback
+from collections.abc import Iterator
+from concurrent.futures import _base
+from contextlib import contextmanager
+from typing import Any, Callable
+
+import nri_sync
+from nri_sync import api, errors, kit
+from nri_sync.ttrpc.context import ServicerContext
+from tests.plugin._signals import _PACKAGE, Stepper
+from tests.plugin.harness import LONG, eventually, tasks
+
+__all__: list[str] = []
+
+_LOCKS = (type(threading.Lock()), type(threading.RLock()), threading.Condition)
+
+POD = api.PodSandbox(id="p", name="pod", namespace="default", uid="u")
+CONTAINER = api.Container(id="c", pod_sandbox_id="p", name="container")
+
+
+class WideStepper(Stepper):
+    """Counts the bytecodes of the standard library, too, where that takes locks."""
+
+    within = (_PACKAGE, str(threading.__file__), str(_base.__file__))
+
+
+class Plugin:
+    def create_container(self, pod: Any, container: Any) -> None: ...
+
+
+class Answered(ServicerContext):
+    """The context of a request that has been answered."""
+
+    def __init__(self) -> None: ...
+
+    def is_active(self) -> bool:
+        return False
+
+    def add_callback(self, callback: Callable[[], object]) -> bool:
+        return False
+
+
+class Subject:
+    """One object of the toolkit, and what may be called in a signal handler."""
+
+    def __init__(self) -> None:
+        #: By name. Each may be made any number of times.
+        self.calls: dict[str, Callable[[], Any]] = {}
+        #: Objects whose attributes may be locks.
+        self.parts: list[object] = []
+
+    def check(self) -> None:
+        """Raise AssertionError if something is lost, or left in between. Called on another thread."""
+
+    def close(self) -> None: ...
+
+    def held(self) -> list[str]:
+        """The locks that stay held."""
+        held = []
+        for part in self.parts:
+            for name, lock in vars(part).items():
+                if not isinstance(lock, _LOCKS):
+                    continue
+                if lock.acquire(timeout=LONG):
+                    lock.release()
+                else:
+                    held.append(f"{type(part).__name__}.{name}")
+        return held
+
+
+class Queue(Subject):
+    """Without a session, so that all that was put is there at the end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.failures = 0
+        self.queue = kit.UpdateQueue(limit=100_000, on_failed=self._count)
+        stub = nri_sync.Stub(
+            Plugin(), name="test", idx="10", socket_path="/nonexistent", interceptors=[self.queue]
+        )
+        # The first request starts the thread.
+        elsewhere(lambda: self.queue.serve("Configure", None, Answered(), lambda *_: None))
+        self.parts = [self.queue]
+        self.futures: list[kit.PendingUpdate] = []
+        self.number = 0
+        self.calls = {
+            "attach": lambda: self.queue.attach(stub),
+            "put": self.put,
+            "drop": lambda: self.queue.drop(f"c{self.number - 1}"),
+            "counters": lambda: self.queue.counters,
+            "holds_up": self.queue.holds_up,
+        }
+
+    def _count(self, failure: errors.UpdateFailed) -> None:
+        self.failures += 1
+
+    def put(self) -> None:
+        self.number += 1
+        update = api.Update(f"c{self.number}").set_memory(limit=1 << 20)
+        self.futures.append(self.queue.put(update))
+
+    def check(self) -> None:
+        counters = self.queue.counters
+        assert counters.put == sum(counters[1:6]) + counters.pending, counters
+        # An interrupted put() has happened, or not.
+        assert len(self.futures) <= counters.put <= self.number, (counters, self.number)
+        eventually(lambda: self.failures == self.queue.counters.removed, "a report of all failures")
+
+    def close(self) -> None:
+        self.queue.close(LONG)
+        counters = self.queue.counters
+        assert not counters.pending
+        assert self.failures == counters.put, (self.failures, counters)
+        assert all(
+            isinstance(future.exception(LONG), errors.UpdateFailed) for future in self.futures
+        )
+
+
+class ClosedQueue(Queue):
+    """Is closed in each case, with something in it, or while it closes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.put()
+        self.put()
+        self.calls = {"close": lambda: self.queue.close(LONG)}
+
+    def check(self) -> None:
+        self.close()
+
+
+class Background(Subject):
+    def __init__(self) -> None:
+        super().__init__()
+        self.runs: collections.Counter[str] = collections.Counter()
+        self.background = kit.Background(threads=2, limit=100_000)
+        self.task = self.background.latest(lambda: self.runs.update(["task"]))
+        self.parts = [self.background._pool]
+        self.futures: list[concurrent.futures.Future[Any]] = []
+        self.begun = 0
+        self.calls = {
+            "submit": self.submit,
+            "task": self.task,
+            "every": self.every,
+            "latest": lambda: self.background.latest(print),
+            "counters": lambda: self.background.counters,
+        }
+
+    def submit(self) -> None:
+        self.begun += 1
+        self.futures.append(self.background.submit(self.runs.update, ["submit"]))
+
+    def every(self) -> None:
+        self.background.every(1e6, lambda: self.runs.update(["every"])).stop()
+
+    def check(self) -> None:
+        def is_idle() -> bool:
+            counters = self.background.counters
+            return not counters.queued and not counters.running
+
+        eventually(is_idle, "the end of all that was begun")
+        assert len(self.futures) <= self.runs["submit"] <= self.begun
+        assert all(future.done() for future in self.futures)
+
+    def close(self) -> None:
+        assert self.background.close(LONG)
+
+
+class ClosedBackground(Background):
+    """Is closed in each case, with work that has not begun."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = threading.Event()
+        for _ in range(3):
+            self.futures.append(self.background.submit(self.gate.wait, LONG))
+        self.calls = {"close": lambda: self.background.close(0.001)}
+
+    def check(self) -> None:
+        self.background.close(0.0)
+        self.gate.set()
+        eventually(lambda: not self.background.counters.threads, "the end of the threads")
+        assert all(future.done() for future in self.futures)
+        assert self.background.counters.cancelled == 1
+
+    def close(self) -> None:
+        self.gate.set()
+        self.background.close(LONG)
+
+
+class Future(Subject):
+    def __init__(self) -> None:
+        super().__init__()
+        self.background = kit.Background(threads=1)
+        self.gate: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self.busy = self.background.submit(self.gate.get, True, LONG)
+        self.future = self.background.submit(int)
+        self.called: list[object] = []
+        self.parts = [self.future, self.busy, self.background._pool]
+        self.calls = {
+            "result": lambda: self.ended(self.busy.result),
+            "exception": lambda: self.ended(self.busy.exception),
+            "done": self.future.done,
+            "running": self.future.running,
+            "cancelled": self.future.cancelled,
+            "add_done_callback": lambda: self.future.add_done_callback(self.called.append),
+            "repr": lambda: repr(self.future),
+            "cancel": self.future.cancel,
+        }
+
+    def ended(self, wait: Callable[[float], Any]) -> Any:
+        self.gate.put(None)
+        return wait(LONG)
+
+    def check(self) -> None:
+        assert self.future.done() in (True, False)
+
+    def close(self) -> None:
+        self.gate.put(None)
+        assert self.background.close(LONG)
+        assert self.future.done()
+
+
+SUBJECTS: dict[str, Callable[[], Subject]] = {
+    "queue": Queue,
+    "closed queue": ClosedQueue,
+    "background": Background,
+    "closed background": ClosedBackground,
+    "future": Future,
+}
+#: Those of which each case needs a new one.
+ANEW = {"closed queue", "closed background", "future"}
+
+
+def elsewhere(function: Callable[[], Any]) -> None:
+    """Call it on another thread; raise what it raises, or AssertionError if it does not return."""
+    failure: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            function()
+        except BaseException as error:
+            failure.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join(LONG)
+    assert not thread.is_alive(), "another thread is blocked"
+    if failure:
+        raise failure[0]
+
+
+@contextmanager
+def without_collector() -> Iterator[None]:
+    """What is finalized in between is no part of the call, and would lose the interrupt."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+def run_case(subject: Subject, call: str, event: str, at: int) -> bool:
+    """Returns whether there were so many bytecodes."""
+
+    def strike() -> None:
+        if event == "raise":
+            raise KeyboardInterrupt
+        for other in subject.calls.values():
+            other()
+
+    stepper = WideStepper(at, strike)
+    try:
+        with without_collector():
+            stepper.run(subject.calls[call])
+    except KeyboardInterrupt:
+        assert event == "raise"
+    else:
+        assert event == "reenter" or not stepper.happened, "the interrupt is lost"
+    held = subject.held()
+    assert not held, f"{held} held"
+    elsewhere(subject.check)
+    return bool(stepper.happened)
+
+
+def run(name: str, stride: int) -> collections.Counter[str]:
+    figures: collections.Counter[str] = collections.Counter()
+    make = SUBJECTS[name]
+    threads = tasks()
+    for call in make_and_close(make):
+        for event in ("reenter", "raise"):
+            at, more = random.randrange(stride), True
+            subject = make()
+            while more:
+                try:
+                    more = run_case(subject, call, event, at)
+                except BaseException as error:
+                    raise AssertionError(f"{event} at {at} in {call} of {name}") from error
+                figures[f"{call}: {event}"] += more
+                at += random.randint(1, 2 * stride - 1)
+                if name in ANEW:
+                    elsewhere(subject.close)
+                    subject = make()
+                faulthandler.dump_traceback_later(3 * LONG, exit=True)
+            elsewhere(subject.close)
+            # Those that were started for calls of the main thread have ended.
+            eventually(lambda: tasks() <= threads, f"the end of all threads of {name}")
+    return figures
+
+
+def make_and_close(make: Callable[[], Subject]) -> list[str]:
+    """The names of the calls."""
+    subject = make()
+    elsewhere(subject.close)
+    return list(subject.calls)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("subject", choices=SUBJECTS)
+    parser.add_argument("--stride", type=int, default=1, help="one bytecode out of so many")
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    random.seed(arguments.seed)
+    logging.disable()
+    faulthandler.dump_traceback_later(3 * LONG, exit=True)
+    print(json.dumps(run(arguments.subject, arguments.stride)))
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)  # a thread that is left over may hang

@@ -1,0 +1,77 @@
+"""The threads of a Background; most of it is tested through Background itself."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from typing import Any
+
+import pytest
+
+from nri_sync.errors import QueueClosed
+from nri_sync.kit.background.agenda import Call, TaskState, Work
+from nri_sync.kit.background.pool import Pool
+from tests.plugin.harness import LONG, eventually
+
+__all__: list[str] = []
+
+
+def make(**options: Any) -> Pool:
+    return Pool(**{"threads": 2, "limit": 10, "name": "pool", "on_error": None, **options})
+
+
+def test_an_idle_thread_takes_the_next_item() -> None:
+    pool = make()
+    names = []
+    for _ in range(3):
+        work = Work(Call.of(lambda: threading.current_thread().name, (), {}))
+        pool.submit(work)
+        names.append(work.future.result(LONG))
+        eventually(lambda: not pool.counters().running)
+    assert names == ["pool-1"] * 3
+    assert pool.close(LONG)
+
+
+def test_two_that_are_due_at_once_take_two_threads() -> None:
+    pool = make()
+    both = threading.Barrier(2)
+    passed: list[int] = []
+
+    def run() -> None:
+        both.wait(LONG)
+        passed.append(1)
+
+    tasks = [TaskState(run, every=0.01) for _ in range(2)]
+    for task in tasks:
+        pool.repeat(task, Call.of(run, (), {}))
+    eventually(lambda: len(passed) >= 2)
+    for task in tasks:
+        pool.stop(task)
+    both.abort()
+    pool.close(LONG)
+
+
+def test_what_a_callback_raises_ends_no_thread(caplog: pytest.LogCaptureFixture) -> None:
+    pool = make(threads=1)
+    work = Work(Call.of(int, (), {}))
+
+    def callback(_: object) -> None:
+        raise SystemExit
+
+    work.future.add_done_callback(callback)
+    with caplog.at_level(logging.ERROR):
+        pool.submit(work)
+        after = Work(Call.of(int, (), {}))
+        pool.submit(after)
+        assert after.future.result(LONG) == 0
+    assert "pool: after int" in caplog.text
+    assert pool.close(LONG)
+
+
+def test_closed() -> None:
+    pool = make()
+    assert pool.close(LONG)
+    with pytest.raises(QueueClosed, match="pool is closed; int came too late"):
+        pool.submit(Work(Call.of(int, (), {})))
+    with pytest.raises(QueueClosed):
+        pool.want(TaskState(int), Call.of(int, (), {}))
