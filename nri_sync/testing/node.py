@@ -12,7 +12,7 @@ from nri_sync.api.nri_pb2 import Container, ContainerUpdate, LinuxResources, Pod
 from nri_sync.runtime.merge_resources import copy_field
 from nri_sync.wire.ttrpc import MESSAGE_MAX
 
-__all__ = ["Node", "set_resources", "split"]
+__all__ = ["Node", "given_resources", "set_resources", "split"]
 
 _M = TypeVar("_M", PodSandbox, Container)
 
@@ -98,8 +98,29 @@ class Node:
             container = self._containers.get(update.container_id)
             if container is None:
                 return False
-            set_resources(container.linux.resources, update.linux.resources)
+            has = container.linux.resources
+            given = given_resources(update.linux.resources, bool(has.hugepage_limits))
+            set_resources(has, given)
             return True
+
+
+def given_resources(wanted: LinuxResources, huge_pages: bool) -> LinuxResources:
+    """What containerd takes of an update of a container: 0 is not given.
+
+    The kubelet gives a limit for each size of huge pages with each update; where the container has none
+    (``huge_pages``), as in containerd's default configuration, those of 0 are left out.
+    """
+    given = LinuxResources()
+    given.CopyFrom(wanted)
+    for part, names in ((given.cpu, ("shares", "quota", "period")), (given.memory, ("limit",))):
+        for name in names:
+            if part.HasField(name) and not getattr(part, name).value:
+                part.ClearField(name)
+    if not huge_pages:
+        limits = [item for item in wanted.hugepage_limits if item.limit]
+        del given.hugepage_limits[:]
+        given.hugepage_limits.extend(limits)
+    return given
 
 
 def set_resources(target: LinuxResources, wanted: LinuxResources) -> None:

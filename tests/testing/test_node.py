@@ -7,7 +7,7 @@ import pytest
 from nri_sync import api
 from nri_sync.runtime.request import synchronize_requests
 from nri_sync.testing import make_container, make_pod
-from nri_sync.testing.node import Node, set_resources, split
+from nri_sync.testing.node import Node, given_resources, set_resources, split
 
 __all__: list[str] = []
 
@@ -105,3 +105,19 @@ def test_split_so_that_a_runtime_tells_of_it_in_parts() -> None:
 def test_split_of_what_is_large_already_or_nothing() -> None:
     large = api.PodSandbox(id="p", annotations={"a": "x" * 5_000_000})
     assert split([large], []) == ([large], [])
+
+
+def test_what_an_update_gives() -> None:
+    wanted = api.LinuxResources()
+    wanted.cpu.shares.value = 0
+    wanted.cpu.quota.value = -1
+    wanted.memory.limit.value = 0
+    wanted.hugepage_limits.add(page_size="2MB", limit=0)
+    wanted.hugepage_limits.add(page_size="1GB", limit=5)
+    given = given_resources(wanted, False)
+    assert not given.cpu.HasField("shares")
+    assert given.cpu.quota.value == -1
+    assert not given.memory.HasField("limit")
+    assert [item.page_size for item in given.hugepage_limits] == ["1GB"]
+    assert len(given_resources(wanted, True).hugepage_limits) == 2
+    assert len(wanted.hugepage_limits) == 2

@@ -89,7 +89,8 @@ class _Container:
             ),
             seccomp_profile=config.security.seccomp,
         )
-        return WorkloadContainer(message, self.amounts.kind, spec)
+        resized = self.pod.amounts.resized_container(self.amounts, self.pod.assumptions)
+        return WorkloadContainer(message, self.amounts.kind, spec, resized.message())
 
     def _config(self) -> ContainerConfig:
         fields, pod, image = self.fields, self.pod, self.image

@@ -111,6 +111,7 @@ class _Mapping:
             source=self.spec.source,
             pod=sandbox_message(self.sandbox),
             containers=tuple(containers),
+            resized=self.amounts.resized_sandbox(self.assumptions).message(),
             notes=tuple(self.notes),
         )
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from nri_sync.api.nri_pb2 import Container, PodSandbox
+from nri_sync.api.nri_pb2 import Container, LinuxResources, PodSandbox
 from nri_sync.text import printable
 
 __all__ = [
@@ -109,6 +109,8 @@ class WorkloadContainer:
     kind: Kind
     #: The OCI runtime specification that it would be created from: what ``json.loads`` makes of a config.json.
     spec: Mapping[str, Any]
+    #: What the kubelet asks for when it resizes the pod in place, to what it has; None where that is not known.
+    resized: LinuxResources | None = None
 
     @property
     def name(self) -> str:
@@ -123,6 +125,8 @@ class Workload:
     source: str
     pod: PodSandbox
     containers: Sequence[WorkloadContainer]
+    #: As for a container; None where that is not known.
+    resized: LinuxResources | None = None
     #: What was assumed, left out or not known, for people to read.
     notes: Sequence[str] = ()
 

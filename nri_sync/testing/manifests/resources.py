@@ -8,7 +8,7 @@ features are at their defaults: pod-level resources are on, MemoryQoS is off.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from nri_sync.kit.fields.cpu import DEFAULT_PERIOD, milli_to_quota, milli_to_shares
 from nri_sync.kit.fields.qos import QoS, oom_score_adj, qos_of_resources
@@ -24,6 +24,8 @@ Amounts = dict[str, Quantity]
 _HUGE = "hugepages-"
 _ZERO = Quantity()
 _MOST = (1 << 63) - 1
+# What the limit of memory of a cgroup is without one, by version.
+_UNLIMITED = {1: _MOST - 4095, 2: _MOST}
 _PAGE_UNITS = ("B", "KB", "MB", "GB", "TB", "PB")
 
 
@@ -145,6 +147,31 @@ class PodAmounts:
             limits.get("memory", _ZERO),
             assumptions,
         )
+
+    # What it is told when the pod is resized in place
+
+    def resized_container(self, of: ContainerAmounts, assumptions: Assumptions) -> Resources:
+        """``updatePodContainerResources``: of CPU and memory alone, each of them given, if only as 0."""
+        requests, limits = (
+            {name: amounts.get(name, _ZERO) for name in ("cpu", "memory")}
+            for amounts in (of.requests, of.limits)
+        )
+        return self.container(replace(of, requests=requests, limits=limits), assumptions)
+
+    def resized_sandbox(self, assumptions: Assumptions) -> Resources:
+        """``ResourceConfigForPod``; a limit that is not declared for all stays as the cgroup has it."""
+        resources = self.sandbox(assumptions)
+        resources.unified = {}
+        if not self._declared("cpu"):
+            resources.quota = -1
+        if not self._declared("memory"):
+            resources.memory_limit = _UNLIMITED[assumptions.cgroup_version]
+        return resources
+
+    def _declared(self, name: str) -> bool:
+        if self.own and self.limits.get(name):
+            return True
+        return all(item.limits.get(name) for item in self._counted)
 
     def overhead_resources(self, assumptions: Assumptions) -> Resources:
         """``convertOverheadToLinuxResources``."""

@@ -14,6 +14,7 @@ from nri_sync.api.nri_pb2 import (
 from nri_sync.api.oci import resources_to_oci
 from nri_sync.runtime.oci import adjust_spec
 from nri_sync.testing.events import rdt_class
+from nri_sync.testing.node import given_resources
 from nri_sync.testing.simulation.diff import Place, compare
 from nri_sync.testing.simulation.report import UpdatedContainer
 
@@ -53,8 +54,10 @@ class Specs:
         return UpdatedContainer(pod, container, id, changes)
 
 
-def _updated(spec: Mapping[str, Any], resources: LinuxResources) -> Mapping[str, Any]:
-    linux = LinuxContainerAdjustment(resources=resources)
+def _updated(spec: Mapping[str, Any], told: LinuxResources) -> Mapping[str, Any]:
+    has = (spec.get("linux") or {}).get("resources") or {}
+    given = given_resources(told, bool(has.get("hugepageLimits")))
+    linux = LinuxContainerAdjustment(resources=given)
     return adjust_spec(spec, ContainerAdjustment(linux=linux), resolve_rdt=rdt_class)
 
 

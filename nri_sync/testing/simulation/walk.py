@@ -37,6 +37,8 @@ __all__ = ["Node", "Walk"]
 _RUNTIME_LOG = "nri_sync.runtime"
 # The exit code of a process 1 that leaves SIGTERM alone, as most do, and is killed in the end.
 _KILLED = 137
+# From here on a limit of memory is none.
+_UNLIMITED = 1 << 62
 
 
 class Node(FakeRuntime):
@@ -75,7 +77,7 @@ class Walk:
     ) -> None:
         """
         Args:
-            resources: what containers are updated with; default is what they have.
+            resources: what containers are updated with; default is what the kubelet asks for in a resize.
             advance: called for each pod and container that is through.
         """
         self.runtime = runtime
@@ -190,17 +192,34 @@ class Walk:
             return None
 
     def _updates(self, workload: Workload, running: Sequence[WorkloadContainer]) -> Iterator[Event]:
-        for item in running:
-            wanted = self._resources or _present(self.runtime.container(item.container))
-            result = self.runtime.update_container(item.container, wanted, check=False)
-            yield self._told(result, workload, item, requested=wanted)
+        """Those of a resize that grows: the pod first, and memory before CPU (``doPodResizeAction``).
+
+        The pod is updated once for each of its limits, and once more for its share of CPU.
+        """
         linux = workload.pod.linux
-        yield self._told(
-            self.runtime.update_pod(
-                workload.pod, linux.pod_overhead, linux.pod_resources, check=False
-            ),
-            workload,
-        )
+        told = workload.resized or linux.pod_resources
+        limited = [item for item in running if self._wanted(item).memory.limit.value > 0]
+        rounds = [(1 + (told.cpu.quota.value > 0), list(running))]
+        if self._resources is not None:
+            rounds = [(1, list(running))]
+        elif limited:
+            rounds.insert(0, (int(0 < told.memory.limit.value < _UNLIMITED), limited))
+        for pod_updates, members in rounds:
+            for _ in range(pod_updates):
+                result = self.runtime.update_pod(
+                    workload.pod, linux.pod_overhead, told, check=False
+                )
+                yield self._told(result, workload)
+            for item in members:
+                wanted = self._wanted(item)
+                result = self.runtime.update_container(item.container, wanted, check=False)
+                yield self._told(result, workload, item, requested=wanted)
+
+    def _wanted(self, item: WorkloadContainer) -> LinuxResources:
+        """What a container is updated with."""
+        if self._resources is not None:
+            return self._resources
+        return item.resized or _present(self.runtime.container(item.container))
 
     def _end(self, workload: Workload, running: Sequence[WorkloadContainer]) -> Iterator[Event]:
         ordinary = [item for item in running if item.kind is not Kind.SIDECAR]

@@ -190,3 +190,31 @@ def test_overhead() -> None:
     assert pod(amounts("main")).overhead_resources(NODE).message().cpu.shares.value == 0
     # It is none of what the containers have.
     assert found.sandbox(NODE).shares == 2
+
+
+def test_what_a_container_is_resized_to() -> None:
+    """``updatePodContainerResources``: a request that is not there is 0, and has the least share."""
+    own = amounts("main", {}, {"memory": "1Gi", "hugepages-2Mi": "4Mi"})
+    own.requests = {"memory": Quantity.parse("1Gi")}
+    pod = PodAmounts([own], limits={"cpu": Quantity.parse("2")}, own=True)
+    node = Assumptions()
+    created, resized = pod.container(own, node), pod.resized_container(own, node)
+    assert (created.shares, resized.shares) == (2048, 2)
+    assert created.quota == resized.quota == 200_000
+    assert created.memory_limit == resized.memory_limit == 1 << 30
+    assert (created.huge_pages["2MB"], resized.huge_pages["2MB"]) == (4 << 20, 0)
+
+
+@pytest.mark.parametrize(("version", "unlimited"), [(1, (1 << 63) - 4096), (2, (1 << 63) - 1)])
+def test_what_a_pod_is_resized_to(version: int, unlimited: int) -> None:
+    """``ResourceConfigForPod``, and the cgroup's own values for what is not declared."""
+    node = Assumptions(cgroup_version=version)
+    both = amounts("main-a", {"cpu": "1"}, {"cpu": "1", "memory": "1Gi"})
+    one = amounts("main-b", {}, {"memory": "1Gi"})
+    none = PodAmounts([both, one, amounts("main-c")]).resized_sandbox(node)
+    assert (none.quota, none.period, none.memory_limit) == (-1, 100_000, unlimited)
+    some = PodAmounts([both, one]).resized_sandbox(node)
+    assert (some.shares, some.quota, some.memory_limit) == (1024, -1, 2 << 30)
+    assert not some.unified
+    own = PodAmounts([both, one], limits={"cpu": Quantity.parse("3")}, own=True)
+    assert own.resized_sandbox(node).quota == 300_000

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from nri_sync import api
@@ -50,8 +51,8 @@ def test_a_life_with_everything_in_it() -> None:
         "run_pod_sandbox",
         *creation("first"), "stop_container first",
         *creation("side"), *creation("app"), *creation("log"),
-        *(text.format(name) for name in ("side", "app", "log") for text in update),
         "update_pod_sandbox", "post_update_pod_sandbox",
+        *(text.format(name) for name in ("side", "app", "log") for text in update),
         "stop_container app", "stop_container log", "stop_container side",
         "stop_pod_sandbox",
         *(f"remove_container {name}" for name in ("first", "side", "app", "log")),
@@ -209,6 +210,55 @@ def test_updates() -> None:
         "linux.resources.memory.limit": (None, 1 << 20, ""),
         "linux.resources.memory.swap": (None, 1 << 20, ""),
     }
+
+
+def test_a_resize_has_a_round_for_memory_and_one_for_cpu() -> None:
+    """``doPodResizeAction``: the pod first, and of CPU its quota and its share."""
+
+    class Asked:
+        said: list[tuple[str, int, int]] = []  # noqa: RUF012
+
+        def update_pod_sandbox(self, pod: Any, overhead: Any, resources: Any) -> None:
+            self.said.append(("pod", resources.cpu.quota.value, resources.memory.limit.value))
+
+        def update_container(self, pod: Any, container: Any, resources: Any) -> None:
+            sizes = [item.page_size for item in resources.hugepage_limits]
+            assert sizes == ["2MB", "1GB"]
+            self.said.append(
+                (container.name, resources.cpu.quota.value, resources.memory.limit.value)
+            )
+
+    def container(name: str, **limits: str) -> dict[str, Any]:
+        return {"name": name, "image": "busybox", "resources": {"limits": limits}}
+
+    def told(*containers: Any) -> list[tuple[str, int, int]]:
+        Asked.said = []
+        document = {"kind": "Pod", "metadata": {"name": "p"}, "spec": {"containers": containers}}
+        life(Asked(), of=load(json.dumps(document))[0])
+        return Asked.said
+
+    mib = 1 << 20
+    assert told(container("a", cpu="1", memory="1Mi"), container("b", cpu="1", memory="2Mi")) == [
+        ("pod", 200_000, 3 * mib), ("a", 100_000, mib), ("b", 100_000, 2 * mib),
+        ("pod", 200_000, 3 * mib), ("pod", 200_000, 3 * mib), ("a", 100_000, mib), ("b", 100_000, 2 * mib),
+    ]  # fmt: skip
+    # A limit that one of them does not have is none of the pod's.
+    assert told(container("a", cpu="1", memory="1Mi"), container("b", memory="2Mi")) == [
+        ("pod", -1, 3 * mib), ("a", 100_000, mib), ("b", 0, 2 * mib),
+        ("pod", -1, 3 * mib), ("a", 100_000, mib), ("b", 0, 2 * mib),
+    ]  # fmt: skip
+    assert told(container("a")) == [("pod", -1, (1 << 63) - 1), ("a", 0, 0)]
+
+
+def test_limits_of_huge_pages_in_updates_do_not_stay() -> None:
+    class Stopped:
+        limits: list[Any] = []  # noqa: RUF012
+
+        def stop_container(self, pod: Any, container: Any) -> None:
+            self.limits += container.linux.resources.hugepage_limits
+
+    life(Stopped(), of=load(PODS / "huge-pages.yaml")[0])
+    assert not Stopped.limits
 
 
 def test_updates_with_what_is_there_change_nothing() -> None:
