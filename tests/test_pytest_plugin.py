@@ -61,10 +61,17 @@ class Author:
         self._pytester = pytester
         pytester.makeini("[pytest]\naddopts = -ra --strict-markers\nfilterwarnings = error\n")
 
-    def run(self, source: str) -> pytest.RunResult:
+    def run(self, source: str, *arguments: str) -> pytest.RunResult:
         """Run tests of the plugin."""
         self._pytester.makepyfile(PLUGIN + textwrap.dedent(source))
-        return self._pytester.runpytest_inprocess(plugins=[importlib.import_module(NAME)])
+        return self._pytester.runpytest_inprocess(
+            *arguments, plugins=[importlib.import_module(NAME)]
+        )
+
+    def configure(self, **settings: str) -> None:
+        """Write the configuration of pytest."""
+        lines = "".join(f"{key} = {value}\n" for key, value in settings.items())
+        self._pytester.makeini(f"[pytest]\n{lines}")
 
     def run_apart(self, *arguments: str) -> pytest.RunResult:
         """Run pytest in a process of its own, where nothing is imported yet."""
@@ -217,11 +224,77 @@ class TestFailures:
         result.assert_outcomes(failed=1)
         result.stdout.fnmatch_lines(
             [
-                '>*raise ValueError("not this one")',
+                '    raise ValueError("not this one")',
                 "*direct cause*",
                 "*RequestFailed: plugin 10-test: CreateContainer failed: ValueError: not this one",
             ]
         )
+
+    def test_a_handler_that_raises_is_shown_in_a_dozen_lines(self, author: Author) -> None:
+        """Its frames and the test's, without the pods and containers that are their arguments."""
+        shown = author.run(
+            """
+            class Bad:
+                def create_container(self, pod, container):
+                    return self.lookup({}, "key")
+
+                def lookup(self, table, key):
+                    return table[key]
+
+            def test_it(nri_runtime, nri_plugin):
+                nri_plugin(Bad())
+                pod = make_pod()
+                nri_runtime.run_pod(pod)
+                nri_runtime.create_container(pod, make_container(pod))
+            """,
+            "--show-capture=no",
+        ).outlines
+        begin = next(number for number, line in enumerate(shown) if "___ test_it ___" in line)
+        end = next(number for number, line in enumerate(shown) if "short test summary" in line)
+        lines = [line for line in shown[begin + 1 : end] if line.strip(" ^~")]
+        assert [line.partition(": in ")[2] for line in lines if ": in " in line] == [
+            "create_container", "lookup", "test_it",
+        ]  # fmt: skip
+        assert "E   KeyError: 'key'" in lines
+        assert lines[-1].endswith(
+            "RequestFailed: plugin 10-test: CreateContainer failed: KeyError: 'key'"
+        )
+        assert len(lines) <= 12
+
+    @pytest.mark.parametrize("handler", ["configure", "synchronize"])
+    def test_one_that_raises_at_the_start_is_shown_in_brief(
+        self, author: Author, handler: str
+    ) -> None:
+        shown = author.run(
+            f"""
+            class Bad(Labeller):
+                def {handler}(self, *arguments):
+                    return dict()["key"]
+
+            def test_it(nri_plugin):
+                nri_plugin(Bad())
+            """,
+            "--show-capture=no",
+        )
+        assert not [line for line in shown.outlines if "nri_sync/" in line]
+        assert len(shown.outlines) < 45
+
+    def test_the_users_own_style_stands(self, author: Author) -> None:
+        source = """
+            class Bad:
+                def run_pod_sandbox(self, pod):
+                    raise ValueError("no")
+
+            def test_it(nri_runtime, nri_plugin):
+                nri_plugin(Bad())
+                nri_runtime.run_pod(make_pod())
+            """
+        assert not [line for line in author.run(source).outlines if line.startswith("pod = id:")]
+        assert [
+            line
+            for line in author.run(source, "--tb=long").outlines
+            if line.startswith("pod = id:")
+        ]
 
     def test_a_plugin_that_does_not_start(self, author: Author) -> None:
         result = author.run(
@@ -331,6 +404,55 @@ def test_the_page_of_the_documentation(author: Author, pytester: pytest.Pytester
     outcomes = result.parseoutcomes()
     assert outcomes.keys() == {"passed"}
     assert outcomes["passed"] == 11 + len(hostile_sessions())
+
+
+class TestConfiguration:
+    SOURCE = """
+        import pytest
+
+        def test_it(nri_runtime):
+            print("is", nri_runtime._name, nri_runtime._version, nri_runtime._options)
+
+        @pytest.mark.nri_runtime(version="9", request_timeout=1)
+        def test_marked(nri_runtime):
+            print("marked", nri_runtime._name, nri_runtime._version, nri_runtime._options)
+        """
+
+    def test_without_any_it_is_the_default_of_the_class(self, author: Author) -> None:
+        result = author.run(self.SOURCE, "-s")
+        result.assert_outcomes(passed=2)
+        result.stdout.fnmatch_lines(["nri: runtime containerd v2.4.2", "*is containerd v2.4.2 *"])
+        default = FakeRuntime()
+        assert (default._name, default._version) == ("containerd", "v2.4.2")
+
+    def test_with_settings(self, author: Author) -> None:
+        author.configure(
+            nri_runtime="cri-o 1.34.1", nri_version="v0.9.0", nri_request_timeout="2.5"
+        )
+        result = author.run(self.SOURCE, "-s")
+        result.assert_outcomes(passed=2)
+        result.stdout.fnmatch_lines(
+            [
+                "nri: runtime cri-o 1.34.1, as NRI v0.9.0",
+                "*is cri-o 1.34.1 *'nri_version': 'v0.9.0'*'request_timeout': 2.5*",
+                "*marked cri-o 9 *'request_timeout': 1,*",
+            ]
+        )
+
+    @pytest.mark.parametrize(
+        ("setting", "value", "text"),
+        [
+            ("nri_runtime", "cri-o", "nri_runtime is a name and a version, *, not 'cri-o'"),
+            ("nri_request_timeout", "2s", "nri_request_timeout is a number of seconds, not '2s'"),
+        ],
+    )
+    def test_with_wrong_ones(
+        self, author: Author, pytester: pytest.Pytester, setting: str, value: str, text: str
+    ) -> None:
+        author.configure(**{setting: value})
+        result = author.run_apart()
+        assert result.ret == pytest.ExitCode.USAGE_ERROR
+        result.stderr.fnmatch_lines([f"ERROR: {text}"])
 
 
 class TestComparison:

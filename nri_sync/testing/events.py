@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
+from contextlib import ExitStack
+from types import TracebackType
 from typing import Any, Callable
 
 import grpc
@@ -46,18 +47,37 @@ _FAILURES = (RequestFailed, ConflictError, ValidationRejected, RequestTimeout, S
 
 
 class _Event:
-    """One event, or a few that belong together: what plugins say, and the first failure."""
+    """One event, or a few that belong together: what plugins say, and the first failure. A context manager."""
 
     def __init__(
-        self, name: str, answers: list[Answer], explain: Callable[[RequestFailed], object]
+        self, name: str, check: bool, explain: Callable[[RequestFailed], object], *around: Any
     ) -> None:
+        """``around`` are context managers; the last one yields the list of answers."""
         self._name = name
-        #: What plugins have said so far.
-        self.answers = answers
+        self._check = check
         self._explain = explain
+        self._around = around
+        self._entered = ExitStack()
+        #: What plugins have said so far.
+        self.answers: list[Answer] = []
         #: What the last call of tell() has returned.
         self.reply: Any = None
         self.error: NRIError | None = None
+
+    def __enter__(self) -> _Event:
+        with ExitStack() as entered:
+            for context in self._around:
+                self.answers = entered.enter_context(context)
+            self._entered = entered.pop_all()
+        return self
+
+    def __exit__(self, kind: object, *_exc_info: object) -> None:
+        """Raise what has failed the event, if that is to be checked."""
+        # Of a test that fails by it, pytest shows the handler's frames and the test's.
+        __tracebackhide__ = True
+        self._entered.close()
+        if kind is None and self._check and self.error is not None:
+            raise self.error.with_traceback(None)
 
     def tell(self, call: Callable[..., Any], *arguments: Any) -> bool:
         """Call a method of the Runtime, or what else can fail the event; False if that fails."""
@@ -96,22 +116,17 @@ class Events:
         """What a handler of a plugin has raised, once."""
         raise NotImplementedError
 
-    @contextmanager
-    def _event(self, name: str, check: bool) -> Iterator[tuple[_Event, Embedded]]:
+    def _event(self, name: str, check: bool) -> tuple[_Event, Embedded]:
         runtime = self._started()
         self._settle()
-        with runtime.block_plugin_sync(WITHIN), self._recorder.answers() as answers:
-            event = _Event(name, answers, self._explain)
-            yield event, runtime
-        if check and event.error is not None:
-            raise event.error
+        around = runtime.block_plugin_sync(WITHIN), self._recorder.answers()
+        return _Event(name, check, self._explain, *around), runtime
 
     def _explain(self, failed: RequestFailed) -> None:
-        """Add the exception in the plugin to the causes of what it has made fail."""
+        """Make the exception in the plugin the cause of what it has made fail."""
         error = self._raised(failed.plugin, failed.event)
-        cause = failed.__cause__
-        if error is not None and isinstance(cause, grpc.RpcError):
-            cause.__cause__ = error
+        if error is not None and isinstance(failed.__cause__, grpc.RpcError):
+            failed.__cause__ = error.with_traceback(_from_handler(error.__traceback__))
 
     def _apply(self, updates: Iterable[ContainerUpdate]) -> None:
         for update in updates:
@@ -131,7 +146,9 @@ class Events:
     def run_pod(self, pod: PodSandbox, *, check: bool = True) -> Result:
         """RunPodSandbox. If a plugin fails it, RemovePodSandbox follows, and the pod is not there."""
         self._node.new(pod)
-        with self._event("RunPodSandbox", check) as (event, runtime):
+        __tracebackhide__ = True
+        telling, runtime = self._event("RunPodSandbox", check)
+        with telling as event:
             if event.tell(runtime.run_pod_sandbox, pod):
                 self._node.put(pod)
             else:
@@ -149,7 +166,9 @@ class Events:
     ) -> Result:
         """UpdatePodSandbox, then PostUpdatePodSandbox."""
         pod = self._node.pod(pod)
-        with self._event("UpdatePodSandbox", check) as (event, runtime):
+        __tracebackhide__ = True
+        telling, runtime = self._event("UpdatePodSandbox", check)
+        with telling as event:
             if event.tell(runtime.update_pod_sandbox, pod, overhead, resources):
                 if overhead is not None:
                     set_resources(pod.linux.pod_overhead, overhead)
@@ -165,7 +184,9 @@ class Events:
         Errors do not keep it from going on.
         """
         pod = self._node.pod(pod)
-        with self._event("StopPodSandbox", check) as (event, runtime):
+        __tracebackhide__ = True
+        telling, runtime = self._event("StopPodSandbox", check)
+        with telling as event:
             self._stop_pod(event, runtime, pod)
             return event.result(pod)
 
@@ -175,7 +196,9 @@ class Events:
         Errors do not keep it from going on.
         """
         pod = self._node.pod(pod)
-        with self._event("RemovePodSandbox", check) as (event, runtime):
+        __tracebackhide__ = True
+        telling, runtime = self._event("RemovePodSandbox", check)
+        with telling as event:
             self._stop_pod(event, runtime, pod)
             for container in self._node.containers_of(pod):
                 self._remove(event, runtime, pod, container)
@@ -203,7 +226,9 @@ class Events:
                 f"not to {pod.name!r}, whose id is {pod.id!r}"
             )
         self._node.new(container)
-        with self._event("CreateContainer", check) as (event, runtime):
+        __tracebackhide__ = True
+        telling, runtime = self._event("CreateContainer", check)
+        with telling as event:
             event.tell(runtime.create_container, pod, container)
             reply = event.reply
             answers = [item for item in event.answers if item.event == "CreateContainer"]
@@ -240,7 +265,9 @@ class Events:
     def start_container(self, container: Container | str, *, check: bool = True) -> Result:
         """StartContainer, then PostStartContainer. If a plugin fails it, StopContainer follows."""
         pod, container = self._pod_and(container)
-        with self._event("StartContainer", check) as (event, runtime):
+        __tracebackhide__ = True
+        telling, runtime = self._event("StartContainer", check)
+        with telling as event:
             container.pid = new_pid()
             if event.tell(runtime.start_container, pod, container):
                 container.state = ContainerState.CONTAINER_RUNNING
@@ -260,7 +287,9 @@ class Events:
     ) -> Result:
         """UpdateContainer, then PostUpdateContainer. What plugins ask for in place of ``resources`` is set."""
         pod, container = self._pod_and(container)
-        with self._event("UpdateContainer", check) as (event, runtime):
+        __tracebackhide__ = True
+        telling, runtime = self._event("UpdateContainer", check)
+        with telling as event:
             updated = event.tell(runtime.update_container, pod, container, resources)
             updates = list(event.reply.update) if updated else []
             if updated:
@@ -282,7 +311,9 @@ class Events:
         are set, and the process id is still there.
         """
         pod, container = self._pod_and(container)
-        with self._event("StopContainer", check) as (event, runtime):
+        __tracebackhide__ = True
+        telling, runtime = self._event("StopContainer", check)
+        with telling as event:
             updates = self._stop(event, runtime, pod, container, exit_code)
             return event.result(pod, container, updates=updates)
 
@@ -292,7 +323,9 @@ class Events:
         As from containerd, the state is then CONTAINER_UNKNOWN, which is 0, and there is no process id.
         """
         pod, container = self._pod_and(container)
-        with self._event("RemoveContainer", check) as (event, runtime):
+        __tracebackhide__ = True
+        telling, runtime = self._event("RemoveContainer", check)
+        with telling as event:
             updates = self._remove(event, runtime, pod, container)
             return event.result(pod, container, updates=updates)
 
@@ -354,3 +387,11 @@ class Events:
 def rdt_class(name: str) -> dict[str, Any] | None:
     """What a class of RDT is to containerd: its name is that of the group of the kernel."""
     return {"closID": name} if name else None
+
+
+def _from_handler(traceback: TracebackType | None) -> TracebackType | None:
+    """A traceback without the frames of this package at its beginning; all of it if there are no others."""
+    rest = traceback
+    while rest is not None and rest.tb_frame.f_globals.get("__name__", "").startswith("nri_sync."):
+        rest = rest.tb_next
+    return rest or traceback

@@ -332,10 +332,10 @@ class TestFailures:
                 runtime.run_pod(pod)
             result = runtime.run_pod(pod, check=False)
         assert runtime.pods == []
-        # The plugin's own exception, with its traceback, is among the causes.
-        cause = failed.value.__cause__
-        assert cause is not None
-        assert cause.__cause__ is error
+        # The plugin's own exception is the cause; its traceback begins in the plugin.
+        assert failed.value.__cause__ is error
+        assert error.__traceback__ is not None
+        assert error.__traceback__.tb_frame.f_code.co_filename == __file__
         assert isinstance(result.error, RequestFailed)
         assert result.rejected is None
         assert isinstance(result.answers[0].error, Exception)
