@@ -27,6 +27,9 @@ _WEDGED_AFTER_TIMEOUTS = 2.0
 
 _VALIDATE = api.EventMask.VALIDATE_CONTAINER_ADJUSTMENT
 
+# Of fewer answers no share is taken.
+_FEWEST_ANSWERS = 3
+
 # The requests after which the state may be another.
 _TURNS = frozenset({"Configure", "Synchronize"})
 
@@ -99,6 +102,8 @@ class Health(Interceptor):
         *,
         wedged_after: float | None = None,
         allow_unvalidated: bool = False,
+        most_unserved: float | None = 0.5,
+        window: float = 300.0,
         checks: Sequence[Callable[[], str | None]] = (),
         buckets: Sequence[float] = BUCKETS,
     ) -> None:
@@ -108,14 +113,24 @@ class Health(Interceptor):
                 runtime has told.
             allow_unvalidated: whether a plugin with a validator is ready, too, when the runtime cannot call
                 the validator, and creates containers without it.
+            most_unserved: the plugin is not ready while this share of its recent answers, or more, was late or
+                failed, of three answers at least; None: however many. Refusals by ``errors.Reject`` and
+                ``abort()`` are no failures.
+            window: how far back "recent" goes, in seconds.
             checks: further conditions of being ready; each returns None, or why the plugin is not. Asked when
                 it is ready otherwise. They must not block. One that raises counts as not ready.
             buckets: the upper bounds of the histogram of durations, in seconds, in ascending order.
         """
         if wedged_after is not None and not wedged_after > 0:
             raise ValueError(f"wedged_after must be positive, not {wedged_after!r}")
+        if most_unserved is not None and not 0 < most_unserved <= 1:
+            raise ValueError(f"most_unserved must be above 0 and at most 1, not {most_unserved!r}")
+        if not window > 0:
+            raise ValueError(f"window must be positive, not {window!r}")
         #: Counts and times the requests.
-        self.requests = RequestMetrics(buckets=buckets, on_done=self._done)
+        self.requests = RequestMetrics(buckets=buckets, on_done=self._done, window=window)
+        self._most_unserved = most_unserved
+        self._window = window
         self._wedged_after = wedged_after
         self._allow_unvalidated = allow_unvalidated
         self._checks = tuple(checks)
@@ -215,12 +230,24 @@ class Health(Interceptor):
                 "containers are created without it"
             )
             return HealthReport(HealthState.SYNCHRONIZED, True, False, reason)
-        for check in self._checks:
+        for check in (self._unserved, *self._checks):
             why = _ask(check)
             if why is not None:
                 return HealthReport(HealthState.SYNCHRONIZED, True, False, why)
         reason = f"synchronized with {runtime}"
         return HealthReport(HealthState.SYNCHRONIZED, True, True, reason)
+
+    def _unserved(self) -> str | None:
+        """Why the plugin is not ready, going by its answers; None if it may be."""
+        answers = self.requests.answers()
+        if self._most_unserved is None or answers.total < _FEWEST_ANSWERS:
+            return None
+        if answers.share < self._most_unserved:
+            return None
+        return (
+            f"of {answers.total} answers in the last {self._window:g} s {answers.late} were late and "
+            f"{answers.failed} failed"
+        )
 
     def _wedged(self) -> str:
         """Which handlers are, or an empty text."""
@@ -319,6 +346,17 @@ def _of_stub(stub: Stub) -> list[Metric]:
         }
         text = "The runtime that the plugin was last configured by; always 1."
         found.append(Metric("nri_plugin_runtime_info", "gauge", text, [Sample(1, runtime)]))
+    found.append(
+        Metric(
+            "nri_plugin_late_replies_by_method_total",
+            "counter",
+            "Requests that were answered for, by method.",
+            [
+                Sample(count, {"method": event})
+                for event, count in sorted(stub.late_by_event.items())
+            ],
+        )
+    )
     counters = stub.counters
     found += [
         Metric(f"nri_plugin_{name}", "counter", text, [Sample(getattr(counters, field))])

@@ -19,6 +19,8 @@ from typing import Any, Callable, NamedTuple
 import grpc
 
 from nri_sync import Interceptor, fork
+from nri_sync.errors import Reject
+from nri_sync.kit.health.answers import Answers, AnswerWindow
 from nri_sync.kit.intercept import subject
 from nri_sync.plugin.interceptors import Proceed
 from nri_sync.ttrpc.context import ServicerContext
@@ -42,6 +44,10 @@ BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0,
 
 # How far back "recently" reaches, in seconds: between one of these and two.
 _WINDOW = 300.0
+
+
+# They show in the state of the session, and would thin out the answers to events.
+_OF_SESSIONS = frozenset({"Configure", "Synchronize", "Shutdown"})
 
 
 class Sample(NamedTuple):
@@ -106,11 +112,13 @@ class RequestMetrics(Interceptor):
         *,
         buckets: Sequence[float] = BUCKETS,
         on_done: Callable[[str, float], object] | None = None,
+        window: float = 300.0,
     ) -> None:
         """
         Args:
             buckets: the upper bounds of the histogram of durations, in seconds, in ascending order.
             on_done: called with event and seconds after each request, on its thread. It must not block or raise.
+            window: how far back :meth:`answers` looks, in seconds.
         """
         if list(buckets) != sorted(set(buckets)) or not all(map(math.isfinite, buckets)):
             raise ValueError(f"buckets must be finite and ascending, not {tuple(buckets)!r}")
@@ -122,6 +130,7 @@ class RequestMetrics(Interceptor):
         # Guards the fields below.
         self._lock = threading.Lock()
         self._figures: dict[str, _Figures] = {}
+        self._answers = AnswerWindow(window)
         # The slowest by event, of this window and the one before it.
         self._slow: dict[str, Slow] = {}
         self._slow_before: dict[str, Slow] = {}
@@ -137,8 +146,14 @@ class RequestMetrics(Interceptor):
             reply = proceed(request, context)
             outcome = _outcome(event, reply, context)
             return reply
+        except Reject:
+            outcome = "rejected"
+            raise
         finally:
             self._running.pop(key, None)
+            # Of a context of grpcio's, which knows nothing of it, only exceptions count.
+            if getattr(context, "aborted", False):
+                outcome = "rejected"
             if not context.is_active():
                 outcome = "late"
             now = time.monotonic()
@@ -152,6 +167,8 @@ class RequestMetrics(Interceptor):
             if figures is None:
                 figures = self._figures[event] = _Figures(len(self._buckets))
             figures.outcomes[outcome] += 1
+            if event not in _OF_SESSIONS:
+                self._answers.add(outcome, now)
             figures.buckets[bisect.bisect_left(self._buckets, seconds)] += 1
             figures.seconds += seconds
             if now - self._window_began >= _WINDOW:
@@ -181,6 +198,11 @@ class RequestMetrics(Interceptor):
         """For how many seconds the handler has been running that has been for the longest time; 0 if none is."""
         oldest = min((since for _, _, since in self._running.copy().values()), default=None)
         return 0.0 if oldest is None else time.monotonic() - oldest
+
+    def answers(self) -> Answers:
+        """The answers to the events of the recent window, and how many of them were late or failed."""
+        with self._lock:
+            return self._answers.answers(time.monotonic())
 
     def slowest(self) -> list[Slow]:
         """The slowest request of each event in the last five to ten minutes, the slowest first."""
@@ -235,6 +257,12 @@ class RequestMetrics(Interceptor):
                 "gauge",
                 "The slowest request in the last five to ten minutes.",
                 [Sample(slow.seconds, {"method": slow.event}) for slow in self.slowest()],
+            ),
+            Metric(
+                "nri_plugin_unserved_answers_recent_ratio",
+                "gauge",
+                "The share of late and failed answers among the recent ones.",
+                [Sample(self.answers().share)],
             ),
         ]
 

@@ -7,16 +7,18 @@ import logging
 import socket
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 
 import nri_sync
 from nri_sync import api, kit
 from nri_sync.kit import HealthState
 from nri_sync.kit.health.health import _COUNTERS
-from nri_sync.testing import FakeRuntime
+from nri_sync.testing import FakeRuntime, make_container, make_pod
 from nri_sync.threads import spawn
 from tests.kit._exposition import read
 from tests.kit._node import CONTAINER, LONG, POD, Node, PluginWith, eventually
@@ -102,6 +104,101 @@ def test_a_validator_that_the_runtime_cannot_call(socket_dir: Path, allowed: boo
             assert figures["nri_plugin_ready"].value() == int(allowed)
             missing = health.describe()["plugin"]["missing_events"]
             assert missing == "ValidateContainerAdjustment"
+
+
+class Answering:
+    """A handler that answers as it is told."""
+
+    def __init__(self) -> None:
+        self.how = "well"
+
+    def create_container(self, pod: Any, container: Any) -> None:
+        context = nri_sync.request_context()
+        if self.how == "late":
+            answered = threading.Event()
+            assert context.add_callback(answered.set)
+            assert answered.wait(LONG)
+        elif self.how == "wrong":
+            raise ValueError("a bug")
+        elif self.how == "rejecting":
+            raise nri_sync.errors.Reject("not here")
+        elif self.how == "aborting":
+            context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "no more")
+
+
+class TestAnswers:
+    @pytest.fixture
+    def runtime(self) -> Iterator[FakeRuntime]:
+        with FakeRuntime(request_timeout=0.3) as runtime:
+            yield runtime
+
+    @contextmanager
+    def served(self, runtime: FakeRuntime, **options: Any) -> Iterator[tuple[kit.Health, Any]]:
+        """The health of a plugin that is synchronized, and what makes it answer requests."""
+        plugin, health = Answering(), kit.Health(**options)
+
+        def ask(*how: str) -> None:
+            for plugin.how in how:
+                pod = make_pod()
+                runtime.run_pod(pod)
+                runtime.create_container(pod, make_container(pod), check=False)
+                # Late ones count when the handler has returned.
+                eventually(lambda: not health.requests.running())
+
+        with nri_sync.Stub(
+            plugin, name="test", idx="10", socket_path=runtime.socket_path, interceptors=[health]
+        ):
+            runtime.wait_for(lambda: runtime.plugins)
+            eventually(lambda: health.report().ready)
+            yield health, ask
+        runtime.wait_for(lambda: not runtime.plugins)
+
+    @pytest.mark.parametrize("how", ["late", "wrong"])
+    def test_late_or_failed_ones(self, runtime: FakeRuntime, how: str) -> None:
+        with self.served(runtime) as (health, ask):
+            ask(how, how)
+            is_now(health, SYNCHRONIZED, ready=True)
+            ask(how)
+            late, failed = (3, 0) if how == "late" else (0, 3)
+            expected = f"of 3 answers in the last 300 s {late} were late and {failed} failed"
+            assert is_now(health, SYNCHRONIZED) == expected
+            figures = read(health.metrics_text())
+            ratio = figures["nri_plugin_unserved_answers_recent_ratio"].value()
+            assert ratio == 1
+            assert figures["nri_plugin_ready"].value() == 0
+            if how == "late":
+                by_method = figures["nri_plugin_late_replies_by_method_total"]
+                assert by_method.value(method="CreateContainer") == 3
+            # With good ones it is ready again.
+            ask("well", "well", "well", "well")
+            is_now(health, SYNCHRONIZED, ready=True)
+
+    def test_they_are_forgotten(self, runtime: FakeRuntime) -> None:
+        with self.served(runtime, window=0.5) as (health, ask):
+            ask(*3 * ["wrong"])
+            eventually(lambda: health.report().ready)
+
+    def test_refusals_are_good_answers(self, runtime: FakeRuntime) -> None:
+        with self.served(runtime) as (health, ask):
+            ask(*3 * ["rejecting", "aborting"])
+            is_now(health, SYNCHRONIZED, ready=True)
+            counts = read(health.metrics_text())["nri_plugin_requests_total"]
+            assert counts.value(method="CreateContainer", outcome="rejected") == 6
+
+    def test_another_share_or_none(self, runtime: FakeRuntime) -> None:
+        with self.served(runtime, most_unserved=None) as (health, ask):
+            ask(*4 * ["wrong"])
+            is_now(health, SYNCHRONIZED, ready=True)
+        with self.served(runtime, most_unserved=0.2) as (health, ask):
+            ask("well", "well", "wrong")
+            is_now(health, SYNCHRONIZED)
+
+    @pytest.mark.parametrize(
+        "options", [{"most_unserved": 0}, {"most_unserved": 1.1}, {"window": 0}], ids=str
+    )
+    def test_what_makes_no_sense(self, options: dict[str, Any]) -> None:
+        with pytest.raises(ValueError, match=next(iter(options))):
+            kit.Health(**options)
 
 
 def test_while_it_starts_and_stops(node: Node) -> None:
