@@ -5,7 +5,10 @@ A runtime ignores what is newer than its NRI release, and says nothing about it.
 
 from __future__ import annotations
 
+import functools
+import re
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
@@ -14,7 +17,17 @@ from nri_sync.api import nri_pb2
 from nri_sync.api.events import EventMask
 from nri_sync.api.version import Version
 
-__all__ = ["knows", "since", "unknown_fields", "valid_events"]
+__all__ = [
+    "clear_unknown_fields",
+    "fields_unknown_to",
+    "ignores_any",
+    "knows",
+    "since",
+    "since_of",
+    "unknown_fields",
+    "valid_events",
+    "without_numbers",
+]
 
 # What came after v0.2.0. A message stands for all of its fields that are not listed themselves.
 # tests/interop/test_since.py compares this with every release.
@@ -132,25 +145,94 @@ def unknown_fields(message: Message, nri_version: str | None) -> list[str]:
 
     As paths in the message, such as ``"linux.sysctl"``. Empty if the release is not known.
     """
-    return [path + name for _, path, name in _unknown_fields(message, nri_version, "")]
+    unknown, holders = _unknown(nri_version)
+    return [path + name for _, path, name in _unknown_fields(message, unknown, holders, "")]
 
 
-def clear_unknown_fields(message: Message, nri_version: str) -> None:
-    """Clear the fields of ``message`` that :func:`unknown_fields` names."""
-    for owner, _, name in list(_unknown_fields(message, nri_version, "")):
+def clear_unknown_fields(message: Message, nri_version: str) -> list[str]:
+    """Clear the fields of ``message`` that :func:`unknown_fields` names, and return these names."""
+    unknown, holders = _unknown(nri_version)
+    found = list(_unknown_fields(message, unknown, holders, ""))
+    for owner, _, name in found:
         owner.ClearField(name)
+    return [path + name for _, path, name in found]
+
+
+def ignores_any(nri_version: str | None) -> bool:
+    """Whether a runtime of this NRI release would ignore any field that this package knows."""
+    return bool(_unknown(nri_version)[0])
+
+
+def fields_unknown_to(kind: Any, nri_version: str | None) -> list[str]:
+    """All fields of a message, by its descriptor, that a runtime of this NRI release would ignore, as paths."""
+    unknown, holders = _unknown(nri_version)
+    found: list[str] = []
+
+    def walk(kind: Any, path: str) -> None:
+        for field in kind.fields:
+            if field.full_name in unknown:
+                found.append(path + field.name)
+            elif field.message_type is not None and field.message_type.full_name in holders:
+                walk(field.message_type, f"{path}{field.name}.")
+
+    walk(kind, "")
+    return found
+
+
+def since_of(message: Message, path: str) -> str:
+    """The NRI release that brought a field of ``message``, by its path as in :func:`unknown_fields`."""
+    *parents, last = without_numbers(path).split(".")
+    kind: Any = message.DESCRIPTOR
+    for parent in parents:
+        kind = kind.fields_by_name[parent].message_type
+    return since(f"{kind.name}.{last}")
+
+
+def without_numbers(path: str) -> str:
+    """A path as in :func:`unknown_fields`, which is then the same for all entries of a list."""
+    return re.sub(r"\[\d+]", "", path)
+
+
+@functools.lru_cache(maxsize=16)
+def _unknown(nri_version: str | None) -> tuple[frozenset[str], frozenset[str]]:
+    """The full names of the fields that a release does not know, and of the messages in which one may be set.
+
+    It is asked for with each answer of a plugin: a node has one release.
+    """
+    messages = nri_pb2.DESCRIPTOR.message_types_by_name.values()
+    unknown = frozenset(
+        field.full_name
+        for message in messages
+        for field in message.fields
+        if not knows(nri_version, f"{message.name}.{field.name}", unsure=True)
+    )
+    holders = {field.rpartition(".")[0] for field in unknown}
+    while True:
+        more = {
+            message.full_name
+            for message in messages
+            for field in message.fields
+            if field.message_type is not None
+            and field.full_name not in unknown
+            and field.message_type.full_name in holders
+        }
+        if more <= holders:
+            return unknown, frozenset(holders)
+        holders |= more
 
 
 def _unknown_fields(
-    message: Message, nri_version: str | None, path: str
+    message: Message, unknown: frozenset[str], holders: frozenset[str], path: str
 ) -> Iterator[tuple[Message, str, str]]:
     """The message that a field is set in, the path of that, and the name of the field."""
+    if message.DESCRIPTOR.full_name not in holders:
+        return
     for field, value in message.ListFields():
-        if not knows(nri_version, f"{message.DESCRIPTOR.name}.{field.name}", unsure=True):
+        if field.full_name in unknown:
             yield message, path, field.name
         else:
             for key, nested in _nested(field, value):
-                yield from _unknown_fields(nested, nri_version, f"{path}{field.name}{key}.")
+                yield from _unknown_fields(nested, unknown, holders, f"{path}{field.name}{key}.")
 
 
 def _nested(field: FieldDescriptor, value: object) -> Iterator[tuple[str, Message]]:

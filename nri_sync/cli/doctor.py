@@ -13,7 +13,9 @@ from typing import Any
 import nri_sync
 from nri_sync import api
 from nri_sync.api import Container, EventMask, PodSandbox
+from nri_sync.api.compat import fields_unknown_to
 from nri_sync.api.handlers import HANDLERS, Handler
+from nri_sync.api.services import PLUGIN
 from nri_sync.cli.console import Console, Text, add_output_options, console, print_json
 from nri_sync.cli.errors import CommandError, ExitCode
 from nri_sync.cli.node_checks import (
@@ -216,6 +218,7 @@ class _Attempt:
             "a plugin that answers later is disconnected",
         )  # fmt: skip
         yield _known_events(version)
+        yield _known_fields(version)
         yield self._synchronized()
         if probe.synchronized_at is not None and self._wait:
             yield self._first_event()
@@ -266,6 +269,25 @@ def _known_events(version: str) -> Finding:
     return Finding(
         Level.INFO, "events", f"it does not know {str(unknown).replace(',', ', ')}",
         "a plugin gets these from newer runtimes only; those that nri_sync makes leave them out",
+    )  # fmt: skip
+
+
+def _known_fields(version: str) -> Finding:
+    """What plugins may ask for, and this runtime would ignore."""
+    if version == "unknown":
+        return Finding(Level.INFO, "fields", "which of them it knows cannot be told")
+    answers = [
+        PLUGIN.methods[rpc].response.DESCRIPTOR
+        for rpc in ("CreateContainer", "UpdateContainer", "Configure")
+    ]
+    unknown = dict.fromkeys(
+        path for answer in answers for path in fields_unknown_to(answer, version)
+    )
+    if not unknown:
+        return Finding(Level.OK, "fields", "all that a plugin may set are known to it")
+    return Finding(
+        Level.INFO, "fields", f"it ignores without a word what a plugin sets in {', '.join(unknown)}",
+        "a stub of nri_sync warns of each that its plugin sets, and counts them as ignored_fields",
     )  # fmt: skip
 
 

@@ -63,6 +63,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="what plugins have for an answer (default: %(default)g s)",
     )  # fmt: skip
     node = parser.add_argument_group("the node")
+    node.add_argument(
+        "--runtime", type=_runtime, metavar="NAME:VERSION",
+        help="act as this runtime, containerd:1.7.28 or cri-o:1.33.2: what its NRI release does not know has no "
+        "effect, and is told (default: the newest)",
+    )  # fmt: skip
     node.add_argument("--cgroup", choices=("v1", "v2"), default="v2", help="default: %(default)s")
     node.add_argument(
         "--cgroup-driver",
@@ -104,6 +109,7 @@ def run(arguments: argparse.Namespace) -> int:
                 repeat=arguments.repeat,
                 containers=arguments.containers,
                 request_timeout=arguments.request_timeout,
+                runtime=arguments.runtime,
                 progress=advance,
             )
         )
@@ -189,6 +195,15 @@ def _named(text: str) -> tuple[str, str]:
     if equals and re.fullmatch(r"[0-9]{2}-[^/]+|[A-Za-z0-9-]+", name):
         return name, rest
     return "", text
+
+
+def _runtime(text: str) -> tuple[str, str]:
+    name, colon, version = text.partition(":")
+    if not colon or api.infer_nri_version(name, version) is None:
+        raise argparse.ArgumentTypeError(
+            f"must be containerd or cri-o and a version with NRI, such as containerd:1.7.28, not {text!r}"
+        )
+    return name, version
 
 
 def _count(text: str) -> int:

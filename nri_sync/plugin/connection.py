@@ -26,6 +26,7 @@ from nri_sync.errors import (
 from nri_sync.net.sockets import peer_credentials
 from nri_sync.plugin.counters import Tally
 from nri_sync.plugin.facts import Facts
+from nri_sync.plugin.ignored import IgnoredFields
 from nri_sync.plugin.interceptors import Interceptors
 from nri_sync.plugin.lifecycle import Lifecycle
 from nri_sync.plugin.servicer import Late, Servicer
@@ -93,6 +94,8 @@ class Connection:
         self.ended = Latch()
         # Set when they have been sent: the answers of the handlers that have asked to end it.
         self._last_answers: deque[Latch] = deque()
+        #: What the plugin sets, and its runtime does not know.
+        self.ignored = IgnoredFields(self.logger, plugin.tally)
         #: What its runtime has told.
         self.facts = plugin.lifecycle.facts
         #: How many seconds a handler has before it is answered for; ``None``: it is not, before the session

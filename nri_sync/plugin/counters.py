@@ -31,6 +31,8 @@ class Counters(NamedTuple):
     late_results: int = 0
     #: Calls of ``update_containers``.
     updates: int = 0
+    #: Fields of answers and updates that the runtime's NRI release does not know, and ignores.
+    ignored_fields: int = 0
     #: Sessions with a runtime that cannot call the plugin's validator.
     unvalidated_sessions: int = 0
 

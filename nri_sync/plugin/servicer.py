@@ -89,7 +89,11 @@ class Servicer:
         }
         deserialize = self._part if rpc == "Synchronize" else None
         behaviour = behaviours.get(rpc) or self._behaviour(_BY_RPC[rpc])
-        return _method(rpc, self._plugin.interceptors.around(rpc, behaviour), deserialize)
+        behaviour = self._plugin.interceptors.around(rpc, behaviour)
+        if rpc != "Configure":  # in which the runtime tells its release
+            version = self._conn.facts.runtime_nri_version
+            behaviour = self._conn.ignored.around(rpc, behaviour, version)
+        return _method(rpc, behaviour, deserialize)
 
     def _behaviour(self, handler: Handler) -> Callable[[Any, ServicerContext], Any]:
         empty = PLUGIN.methods[handler.rpc].response()
@@ -190,6 +194,7 @@ class Servicer:
             events=int(events), failure_policy=self._plugin.failure_policy
         )
         self._tell_missing(missing)
+        conn.ignored.check("Configure", response, conn.facts.runtime_nri_version)
         conn.configured(events, missing)
         return response
 

@@ -413,10 +413,10 @@ class Stub:
             response_deserializer=nri_pb2.UpdateContainersResponse.FromString,
         )
         seconds = self.request_timeout if timeout is None else timeout
-        response = self._call(call, request, seconds)
+        response = self._call(conn, call, request, seconds)
         return list(response.failed)
 
-    def _call(self, call: Any, request: Any, seconds: float) -> Any:
+    def _call(self, conn: Connection, call: Any, request: Any, seconds: float) -> Any:
         """Make a call, with the interceptors around it, off the main thread; cancel it if that is interrupted."""
         unwanted: list[None] = []
         futures: list[Any] = []
@@ -424,6 +424,7 @@ class Stub:
 
         def send(request: Any, metadata: Metadata) -> Any:
             self.tally.add("updates")
+            conn.ignored.check("UpdateContainers", request, conn.facts.runtime_nri_version)
             options = {"timeout": seconds, "metadata": metadata or None}
             if not from_main:
                 return call(request, **options)

@@ -175,6 +175,7 @@ class Fleet:
             update_containers=self._settings.update_containers,
             on_close=self._left,
             older=self._settings.older,
+            on_ignored=lambda peer, rpc, fields: self._metrics.ignored(peer.name, rpc, fields),
         )
         if process is None:
             self._lobby.enter(peer)

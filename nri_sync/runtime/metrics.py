@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from nri_sync.api import ContainerAdjustment
@@ -20,6 +21,12 @@ class Metrics:
     Methods are called by several threads at once, while a request waits: they must not block. What they raise
     is logged, and changes nothing.
     """
+
+    def plugin_ignored(self, plugin: str, event: str, fields: Sequence[str]) -> None:
+        """Before ``plugin_latency``: what the answer sets and the runtime's NRI release does not know, as paths.
+
+        Only of a runtime that acts as an older release. ``event`` may be ``"UpdateContainers"``, too.
+        """
 
     def plugin_latency(self, plugin: str, event: str, seconds: float) -> None:
         """A plugin has answered, or failed to, after so long."""
@@ -46,6 +53,9 @@ class SafeMetrics:
 
     def __init__(self, metrics: Metrics | None) -> None:
         self._metrics = metrics
+
+    def ignored(self, *arguments: Any) -> None:
+        self._tell("plugin_ignored", *arguments)
 
     def latency(self, *arguments: Any) -> None:
         self._tell("plugin_latency", *arguments)

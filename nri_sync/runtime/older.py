@@ -26,7 +26,7 @@ class OlderRelease:
         return cls(nri_version) if is_older else None
 
     def __init__(self, nri_version: str) -> None:
-        self._version = nri_version
+        self.version = nri_version
         #: What a plugin may subscribe to.
         self.events: EventMask = api.valid_events(nri_version)
         #: Whether most events have no method of their own yet.
@@ -35,10 +35,9 @@ class OlderRelease:
     def sent(self, rpc: str, payload: bytes) -> bytes:
         """The request of a method of the Plugin service, as this release sends it."""
         message = PLUGIN.methods[rpc].request.FromString(payload)
-        clear_unknown_fields(message, self._version)
+        clear_unknown_fields(message, self.version)
         return bytes(message.SerializeToString())
 
-    def seen(self, message: Any) -> Any:
-        """A message of a plugin, as this release sees it; it is changed."""
-        clear_unknown_fields(message, self._version)
-        return message
+    def see(self, message: Any) -> list[str]:
+        """Clear what this release does not see in a message of a plugin; returns the paths of the fields."""
+        return clear_unknown_fields(message, self.version)

@@ -12,6 +12,7 @@ import grpc
 
 from nri_sync import api
 from nri_sync.api import EventMask, PluginId, nri_pb2
+from nri_sync.api.compat import without_numbers
 from nri_sync.api.services import PLUGIN, RUNTIME
 from nri_sync.deadline import Deadline
 from nri_sync.errors import ConnectionLost, NRIError, RemoteProtocolError
@@ -62,11 +63,13 @@ class Peer:
         update_containers: UpdateContainers | None = None,
         on_close: Callable[[Peer, NRIError | None], object] | None = None,
         older: OlderRelease | None = None,
+        on_ignored: Callable[[Peer, str, list[str]], object] = lambda *_: None,
     ) -> None:
         """Begins to read. ``on_close(peer, cause)`` is called once, on a thread of its own, at the end.
 
         ``identity`` is that of a plugin which this side has launched: it counts, not what the plugin tells.
-        ``pid`` is its process; by default that of the other end. ``older`` is the release to act as.
+        ``pid`` is its process; by default that of the other end. ``older`` is the release to act as;
+        ``on_ignored(peer, rpc, fields)`` is called for each message with fields that it does not know.
 
         Raises:
             RuntimeError, OSError: the system has no more threads or descriptors. The socket has been closed.
@@ -88,6 +91,9 @@ class Peer:
         self._answered: Latch | None = None
         self._configured = False
         self._older = older
+        self._on_ignored = on_ignored
+        # Fields that the log has been told of.
+        self._ignored: set[str] = set()
         self._by_state_change = older is not None and older.by_state_change
         # Events that the log has been told of: they came as a StateChange.
         self._warned: set[int] = set()
@@ -175,7 +181,9 @@ class Peer:
         if not self._refused:
             if not self._launched:
                 self.idx, self.base_name = request.plugin_idx, request.plugin_name
-            self.nri_version = self._seen(request).NRI_version
+            if self._older is not None:
+                self._older.see(request)  # of which its release is a part that nobody misses
+            self.nri_version = request.NRI_version
         self._asked.set()
         if self._refused:
             context.abort(grpc.StatusCode.UNKNOWN, self._refused)
@@ -190,7 +198,7 @@ class Peer:
             context.abort(
                 grpc.StatusCode.FAILED_PRECONDITION, "the runtime takes no unsolicited updates"
             )
-        self._seen(request)
+        self._seen("UpdateContainers", request)
         failed = self._update_containers(list(request.update), list(request.evict))
         return nri_pb2.UpdateContainersResponse(failed=failed)
 
@@ -316,8 +324,23 @@ class Peer:
         path = PLUGIN.methods[rpc].path
         return self._session.client.start(path, payload, deadline=deadline, wait=wait)
 
-    def _seen(self, message: Any) -> Any:
-        return message if self._older is None else self._older.seen(message)
+    def _seen(self, rpc: str, message: Any) -> Any:
+        """A message of the plugin as this release sees it; tells of what it does not see."""
+        fields = [] if self._older is None else self._older.see(message)
+        if fields and self._older is not None:
+            self._on_ignored(self, rpc, fields)
+            for field in fields:
+                key = f"{rpc} {without_numbers(field)}"
+                if key not in self._ignored:
+                    self._ignored.add(key)
+                    logger.warning(
+                        "plugin %s sets a field of %s that NRI %s does not know, and that is ignored: %s",
+                        self.name,
+                        rpc,
+                        self._older.version,
+                        field,
+                    )
+        return message
 
     def _finish(self, rpc: str, call: ClientCall) -> Any:
         """The response of a call that is done."""
@@ -325,7 +348,7 @@ class Peer:
         if call.status.number != 0:
             raise CallError(call.method, call.status) from call.cause
         try:
-            return self._seen(PLUGIN.methods[rpc].response.FromString(call.payload or b""))
+            return self._seen(rpc, PLUGIN.methods[rpc].response.FromString(call.payload or b""))
         except Exception as error:
             text = f"plugin {self.name}: what it answered to {rpc} cannot be parsed: {error}"
             status = Status.of(grpc.StatusCode.INTERNAL, text)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Callable
@@ -41,13 +41,19 @@ class Recorder(Metrics):
         finally:
             _answers.reset(token)
 
+    def plugin_ignored(self, plugin: str, event: str, fields: Sequence[str]) -> None:
+        self._here.ignored = event, tuple(fields)
+
     def plugin_latency(self, plugin: str, event: str, seconds: float) -> None:
         self._here.seconds = seconds
 
     def plugin_invocation(self, plugin: str, event: str, error: Exception | None) -> None:
         answers = _answers.get()
+        about, fields = self._here.__dict__.pop("ignored", ("", ()))
         if answers is not None:
             answers.append(Answer(plugin, event, self._here.seconds, error))
+            if about == event:
+                answers[-1] = answers[-1]._replace(ignored=fields)
 
     def plugin_adjustments(
         self,

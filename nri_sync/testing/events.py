@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from types import TracebackType
 from typing import Any, Callable
@@ -50,12 +50,20 @@ class _Event:
     """One event, or a few that belong together: what plugins say, and the first failure. A context manager."""
 
     def __init__(
-        self, name: str, check: bool, explain: Callable[[RequestFailed], object], *around: Any
+        self,
+        name: str,
+        check: bool,
+        explain: Callable[[RequestFailed], object],
+        look_at: Callable[[Sequence[Answer]], object],
+        *around: Any,
     ) -> None:
-        """``around`` are context managers; the last one yields the list of answers."""
+        """``around`` are context managers; the last one yields the list of answers. ``look_at`` is called with
+        that at the end.
+        """
         self._name = name
         self._check = check
         self._explain = explain
+        self._look_at = look_at
         self._around = around
         self._entered = ExitStack()
         #: What plugins have said so far.
@@ -76,6 +84,7 @@ class _Event:
         # Of a test that fails by it, pytest shows the handler's frames and the test's.
         __tracebackhide__ = True
         self._entered.close()
+        self._look_at(self.answers)
         if kind is None and self._check and self.error is not None:
             raise self.error.with_traceback(None)
 
@@ -99,6 +108,9 @@ class _Event:
 class Events:
     """The methods of a runtime that tell of events, and keep what comes of them."""
 
+    #: The NRI release that it acts as.
+    nri_version: str
+
     def __init__(self, node: Node, recorder: Recorder, inject_cdi: InjectCDI | None) -> None:
         self._node = node
         self._recorder = recorder
@@ -120,7 +132,14 @@ class Events:
         runtime = self._started()
         self._settle()
         around = runtime.block_plugin_sync(WITHIN), self._recorder.answers()
-        return _Event(name, check, self._explain, *around), runtime
+        return _Event(name, check, self._explain, self._warn_of_ignored, *around), runtime
+
+    def _warn_of_ignored(self, answers: Iterable[Answer]) -> None:
+        for answer in answers:
+            for field in answer.ignored:
+                text = f"plugin {answer.plugin}: {field} has no effect: NRI {self.nri_version} does not know it"
+                # The caller of the method that tells of the event.
+                warnings.warn(text, NoEffectWarning, stacklevel=4)
 
     def _explain(self, failed: RequestFailed) -> None:
         """Make the exception in the plugin the cause of what it has made fail."""

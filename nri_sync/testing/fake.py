@@ -93,6 +93,7 @@ class FakeRuntime(Events):
             "default_validator": default_validator,
         }
         super().__init__(Node(), Recorder(self._notify), inject_cdi)
+        self.nri_version = nri_version
         self._name = name
         self._version = version
         self._split_sync = split_sync

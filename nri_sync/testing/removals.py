@@ -14,7 +14,7 @@ _Spec = Mapping[str, Any]
 
 
 class NoEffectWarning(UserWarning):
-    """A plugin has removed an entry of a container, and a runtime makes the container with it."""
+    """What a plugin asks for has no effect: the runtime keeps an entry all the same, or is too old for a field."""
 
 
 class _Kind(NamedTuple):

@@ -144,6 +144,8 @@ class Answer(NamedTuple):
     #: How many updates and evictions there are in it.
     updates: int = 0
     evictions: int = 0
+    #: The fields of the answer that the runtime's NRI release does not know, as paths: they have no effect.
+    ignored: tuple[str, ...] = ()
 
 
 class Result(Changes):

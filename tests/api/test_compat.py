@@ -3,6 +3,12 @@ from __future__ import annotations
 import pytest
 
 from nri_sync.api import EventMask, knows, nri_pb2, since, unknown_fields, valid_events
+from nri_sync.api.compat import (
+    clear_unknown_fields,
+    fields_unknown_to,
+    ignores_any,
+    since_of,
+)
 
 __all__: list[str] = []
 
@@ -64,6 +70,52 @@ def test_unknown_fields_in_a_list() -> None:
     response.update.add(container_id="a")
     response.update.add(container_id="b").linux.resources.pids.limit = 5
     assert unknown_fields(response, "v0.6.1") == ["update[1].linux.resources.pids"]
+
+
+@pytest.mark.parametrize("release", [None, "unknown", "v0.2.0", "v0.6.1", "v0.11.0", "v0.12.5"])
+def test_unknown_fields_are_found_by_looking_at_each(release: str | None) -> None:
+    """The tables of what is unknown agree with knows(), for all fields of all messages."""
+    for name, kind in nri_pb2.DESCRIPTOR.message_types_by_name.items():
+        expected = [
+            field.name
+            for field in kind.fields
+            if not knows(release, f"{name}.{field.name}", unsure=True)
+        ]
+        direct = [path for path in fields_unknown_to(kind, release) if "." not in path]
+        assert direct == expected
+
+
+@pytest.mark.parametrize(
+    ("release", "ignores"), [("v0.12.5", False), ("v0.12.3", True), ("v0.8.0", True), (None, False)]
+)
+def test_what_ignores_any(release: str | None, ignores: bool) -> None:
+    assert ignores_any(release) is ignores
+    assert bool(fields_unknown_to(nri_pb2.ConfigureResponse.DESCRIPTOR, release)) is ignores
+
+
+def test_fields_unknown_to_a_release() -> None:
+    kind = nri_pb2.CreateContainerResponse.DESCRIPTOR
+    assert fields_unknown_to(kind, "v0.11.0") == ["adjust.linux.memory_policy"]
+    of_08 = fields_unknown_to(kind, "v0.8.0")
+    assert {"adjust.args", "adjust.linux.sysctl", "adjust.linux.namespaces"} <= set(of_08)
+    assert not any("pids" in path for path in of_08)
+    assert "update.linux.resources.pids" in fields_unknown_to(kind, "v0.6.1")
+
+
+def test_the_release_of_a_path() -> None:
+    response = nri_pb2.CreateContainerResponse()
+    assert since_of(response, "adjust.linux.sysctl") == "v0.11.0"
+    assert since_of(response, "update[12].linux.resources.pids") == "v0.7.0"
+    assert since_of(nri_pb2.ConfigureResponse(), "failure_policy") == "v0.12.4"
+
+
+def test_cleared_fields_are_named() -> None:
+    response = nri_pb2.CreateContainerResponse()
+    response.adjust.linux.sysctl["a"] = "b"
+    response.adjust.args.append("sh")
+    assert clear_unknown_fields(response, "v0.10.0") == ["adjust.linux.sysctl"]
+    assert clear_unknown_fields(response, "v0.10.0") == []
+    assert list(response.adjust.args) == ["sh"]
 
 
 def test_valid_events() -> None:

@@ -46,13 +46,32 @@ def test_all_is_well(runtime: FakeRuntime, examined: Any) -> None:
     assert code == ExitCode.OK
     assert list(found) == [
         "socket", "listener", "configuration", "register", "configure", "timeouts", "events",
-        "synchronize",
+        "fields", "synchronize",
     ]  # fmt: skip
     assert {each["level"] for each in found.values()} == {"ok", "info"}
     assert found["configure"]["text"] == f"containerd v2.4.2, NRI {api.NRI_VERSION}"
     assert "3 s to answer" in found["timeouts"]["text"]
     assert found["synchronize"]["text"] == "told of 1 pods and 1 containers"
     runtime.wait_for(lambda: not runtime.plugins)
+
+
+@pytest.mark.parametrize(
+    ("name", "version", "nri_version", "level", "text"),
+    [
+        ("containerd", "v2.4.2", api.NRI_VERSION, "ok", "all that a plugin may set"),
+        ("containerd", "1.7.28", "v0.8.0", "info", "adjust.linux.sysctl, "),
+        ("cri-o", "1.36.0", "v0.12.0", "info", "sets in failure_policy"),
+        ("other", "1.0", "", "info", "cannot be told"),
+    ],
+)
+def test_fields_that_it_ignores(
+    examined: Any, name: str, version: str, nri_version: str, level: str, text: str
+) -> None:
+    with FakeRuntime(name, version, nri_version=nri_version) as runtime:
+        code, found = examined(runtime.socket_path)
+    assert code == ExitCode.OK
+    assert found["fields"]["level"] == level
+    assert text in found["fields"]["text"]
 
 
 def test_for_people(runtime: FakeRuntime, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import grpc
@@ -11,7 +12,7 @@ from nri_sync import Stub, api
 from nri_sync.api import EventMask, nri_pb2
 from nri_sync.api.compat import clear_unknown_fields
 from nri_sync.runtime.older import OlderRelease
-from nri_sync.testing import FakeRuntime, make_container, make_pod
+from nri_sync.testing import FakeRuntime, NoEffectWarning, make_container, make_pod
 from tests.runtime.rig import LONG
 
 __all__: list[str] = []
@@ -60,7 +61,9 @@ class Everything:
 
 
 @pytest.mark.parametrize(("version", "nri_version"), RELEASES)
-def test_what_a_plugin_meets(version: str, nri_version: str) -> None:
+def test_what_a_plugin_meets(
+    version: str, nri_version: str, caplog: pytest.LogCaptureFixture
+) -> None:
     plugin, methods = Everything(), Methods()
     pod = make_pod("web")
     container = make_container(pod)
@@ -71,8 +74,21 @@ def test_what_a_plugin_meets(version: str, nri_version: str) -> None:
     ):
         assert stub.runtime_nri_version == api.infer_nri_version("containerd", version)
         runtime.run_pod(pod)
-        result = runtime.create_container(pod, container)
+        with warnings.catch_warnings(record=True) as warned:
+            warnings.simplefilter("always")
+            result = runtime.create_container(pod, container)
 
+    missing = {"v0.6.1": ["linux.oom_score_adj", "linux.sysctl"], "v0.8.0": ["linux.sysctl"]}
+    fields = tuple(f"adjust.{name}" for name in missing.get(nri_version, []))
+    assert {(item.category, item.filename) for item in warned} <= {(NoEffectWarning, __file__)}
+    assert result.answers[0].ignored == fields
+    assert [str(warning.message) for warning in warned] == [
+        f"plugin 10-test: {field} has no effect: NRI {nri_version} does not know it"
+        for field in fields
+    ]
+    told = [text for text in caplog.messages if "that is ignored" in text]
+    assert [text.rpartition(": ")[2] for text in told] == list(fields)
+    assert stub.counters.ignored_fields == len(fields)
     assert plugin.calls == ["run_pod_sandbox", "create_container", "post_create_container"]
     by_event = [name for name in methods.called if name not in ("Configure", "Synchronize")]
     assert by_event[:3] == ["StateChange", "CreateContainer", "StateChange"]
@@ -111,7 +127,8 @@ def test_a_failure_policy_comes_with_its_release() -> None:
         older = OlderRelease.of(release)
         assert older is not None
         response = nri_pb2.ConfigureResponse(events=1, failure_policy=policy)
-        assert older.seen(response).HasField("failure_policy") is told
+        assert older.see(response) == ([] if told else ["failure_policy"])
+        assert response.HasField("failure_policy") is told
 
 
 @pytest.mark.parametrize("version", [api.NRI_VERSION, "v99.0.0", "unknown", ""])

@@ -51,6 +51,10 @@ _COUNTERS = {
         "Handlers that were done after their request had been answered for.",
     ),
     "updates": ("update_calls_total", "Calls of update_containers()."),
+    "ignored_fields": (
+        "ignored_fields_total",
+        "Fields of answers and updates that the runtime's NRI release does not know, and ignores.",
+    ),
     "unvalidated_sessions": (
         "unvalidated_sessions_total",
         "Sessions with a runtime that cannot call the plugin's validator.",

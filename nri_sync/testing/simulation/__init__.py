@@ -12,9 +12,9 @@ import itertools
 import threading
 import time
 from collections.abc import Sequence
-from typing import Callable
+from typing import Any, Callable
 
-from nri_sync.api import DEFAULT_REQUEST_TIMEOUT, EventMask
+from nri_sync.api import DEFAULT_REQUEST_TIMEOUT, EventMask, infer_nri_version
 from nri_sync.api.handlers import HANDLERS
 from nri_sync.api.nri_pb2 import LinuxResources
 from nri_sync.kit.fields.qos import pod_qos
@@ -73,6 +73,7 @@ def simulate(
     inject_cdi: InjectCDI | None = None,
     default_validator: object | None = None,
     request_timeout: float = DEFAULT_REQUEST_TIMEOUT,
+    runtime: tuple[str, str] | None = None,
     progress: Callable[[int, int], object] | None = None,
 ) -> Simulation:
     """Walk workloads through their lives, one after the other, and ask plugins about each event.
@@ -89,11 +90,14 @@ def simulate(
         inject_cdi: changes a specification in place for CDI devices. Without it they are only listed.
         default_validator: see :class:`nri_sync.runtime.Runtime`.
         request_timeout: seconds that plugins have for an answer, as runtimes give them.
+        runtime: name and version of the one to act as, ``("containerd", "1.7.28")``: what its NRI release does not
+            know is not told, has no effect, and is among the warnings. By default the newest release.
         progress: called with how many pods and containers are through, and how many there are to be; on another
             thread, if this one is the main thread.
 
     Raises:
-        ValueError: two plugins have the same name, or a count is less than 1.
+        ValueError: two plugins have the same name, a count is less than 1, or which NRI release the runtime has
+            is not known.
         StartError, PluginError, IdentityError: a plugin could not be started.
         ConfigError: its configuration is wrong.
         NotSynchronized: it has failed Synchronize.
@@ -108,14 +112,17 @@ def simulate(
         if progress is not None:
             progress(next(counted), total)
 
+    acting_as: dict[str, Any] = {} if runtime is None else _acting_as(*runtime)
+
     def run() -> Simulation:
-        runtime = Node(
+        node = Node(
+            **acting_as,
             request_timeout=request_timeout,
             default_validator=default_validator,
             inject_cdi=inject_cdi,
         )
-        with runtime:
-            walk = Walk(runtime, resources=resources, inject_cdi=inject_cdi, advance=advance)
+        with node:
+            walk = Walk(node, resources=resources, inject_cdi=inject_cdi, advance=advance)
             for workload in existing:
                 walk.add(workload)
             return _run(walk, plugins, scaled, repeat, cancelled)
@@ -141,6 +148,17 @@ def _run(
         simulation.unsolicited = walk.take_unsolicited()
     simulation.seconds = time.perf_counter() - began
     return simulation
+
+
+def _acting_as(name: str, version: str) -> dict[str, str]:
+    """The arguments of a runtime that acts as that release."""
+    nri_version = infer_nri_version(name, version)
+    if nri_version is None:
+        raise ValueError(
+            f"the NRI release of runtime {name} {version} is not known; containerd and cri-o are, with versions "
+            'such as "1.7.28"'
+        )
+    return {"name": name, "version": version, "nri_version": nri_version}
 
 
 def _subscribed(stub: Stub) -> list[str]:

@@ -47,6 +47,9 @@ class Node(FakeRuntime):
     def _warn_of_removals(self, answers: object, made: object) -> None:
         """The runtime has logged them."""
 
+    def _warn_of_ignored(self, answers: object) -> None:
+        """The runtime has logged them."""
+
 
 class _Warnings(logging.Handler):
     """Keeps what the runtime warns about."""

@@ -70,6 +70,30 @@ def test_all_kinds_of_pods(path: Any) -> None:
         assert [str(change.place) for change in item.changes] == ["process.env[A]"]
 
 
+def test_on_an_older_runtime() -> None:
+    class Newer:
+        def create_container(self, pod: object, container: object) -> api.Adjustment:
+            return api.Adjustment().add_env("A", "b").set_sysctl("net.core.somaxconn", "1")
+
+    simulation = simulate(
+        [SimulatedPlugin(Newer(), "a")], [pod()], runtime=("containerd", "1.7.28"), repeat=2
+    )
+    created = event(simulation, "CreateContainer")
+    [warning] = created.warnings
+    assert warning == (
+        "plugin 10-a sets a field of CreateContainer that NRI v0.8.0 does not know, and that is ignored: "
+        "adjust.linux.sysctl"
+    )
+    assert created.created is not None
+    assert [str(change.place) for change in created.created.changes] == ["process.env[A]"]
+
+
+@pytest.mark.parametrize("runtime", [("containerd", "1.5.0"), ("docker", "27.0")])
+def test_on_a_runtime_without_nri(runtime: tuple[str, str]) -> None:
+    with pytest.raises(ValueError, match=f"the NRI release of runtime {runtime[0]}"):
+        simulate([], [pod()], runtime=runtime)
+
+
 def test_without_plugins() -> None:
     simulation = simulate([], [pod()])
     assert not simulation.plugins
