@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import collections
 import concurrent.futures
+import dataclasses
 import faulthandler
 import gc
 import json
@@ -20,11 +21,13 @@ import logging
 import os
 import queue
 import random
+import tempfile
 import threading
 import traceback
 from collections.abc import Iterator
 from concurrent.futures import _base
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Callable
 
 import nri_sync
@@ -244,15 +247,181 @@ class Future(Subject):
         assert self.future.done()
 
 
+class Inventory(Subject):
+    """With a listener that takes each change, and a store."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.directory = tempfile.TemporaryDirectory(prefix="nri")
+        self.store = kit.InventoryStore(Path(self.directory.name) / "store", interval=0.001)
+        self.versions: list[int] = []
+        self.inventory = kit.Inventory(
+            lambda changes: self.versions.append(changes.after.version), store=self.store
+        )
+        self.parts = [self.inventory, self.inventory._turns, self.store]
+        self.number = 0
+        self.calls = {
+            "run_pod_sandbox": lambda: self.inventory.run_pod_sandbox(POD),
+            "create_container": self.create,
+            "remove_container": lambda: self.inventory.remove_container(POD, self.container()),
+            "remove_pod_sandbox": lambda: self.inventory.remove_pod_sandbox(POD),
+            "configure": lambda: self.inventory.configure("", "", ""),
+            "synchronize": lambda: self.inventory.synchronize([POD], [self.container()]),
+            "snapshot": lambda: self.inventory.snapshot().pods,
+            "recall_pod": lambda: self.inventory.recall_pod("p"),
+            "flush": lambda: self.store.flush(LONG),
+            "save": lambda: self.store.save(self.inventory.snapshot()),
+        }
+
+    def container(self) -> api.Container:
+        return api.Container(id=f"c{self.number}", pod_sandbox_id="p", name="container")
+
+    def create(self) -> None:
+        self.number += 1
+        self.inventory.create_container(POD, self.container())
+
+    def check(self) -> None:
+        pod = api.PodSandbox(id="check", name="check", namespace="default", uid="check")
+        self.inventory.run_pod_sandbox(pod)
+        self.inventory.remove_pod_sandbox(pod)
+        assert self.versions == sorted(self.versions)
+        snapshot = self.inventory.snapshot()
+        assert self.versions[-1] == snapshot.version
+        assert all(container.pod_id in snapshot.pods for container in snapshot.containers.values())
+        assert self.store.flush(LONG)
+
+    def close(self) -> None:
+        self.store.close(LONG)
+        with kit.InventoryStore(self.store.path) as store:
+            stored = kit.Inventory(store=store).snapshot()
+        assert stored.pods.keys() == self.inventory.snapshot().pods.keys()
+        assert stored.containers.keys() == self.inventory.snapshot().containers.keys()
+        self.directory.cleanup()
+
+
+class ClosedStore(Subject):
+    """Is closed in each case, with something to write."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.directory = tempfile.TemporaryDirectory(prefix="nri")
+        self.store = kit.InventoryStore(Path(self.directory.name) / "store", interval=LONG)
+        self.inventory = kit.Inventory(store=self.store)
+        elsewhere(lambda: self.inventory.run_pod_sandbox(POD))
+        self.parts = [self.store]
+        self.calls = {"close": lambda: self.store.close(LONG)}
+
+    def check(self) -> None:
+        self.store.close(LONG)
+        with kit.InventoryStore(self.store.path) as store:
+            assert [pod.id for pod, *_ in store.load().pods] == ["p"]
+
+    def close(self) -> None:
+        self.store.close(LONG)
+        self.directory.cleanup()
+
+
+class LiveConfig(Subject):
+    def __init__(self) -> None:
+        super().__init__()
+        self.directory = tempfile.TemporaryDirectory(prefix="nri")
+        path = Path(self.directory.name) / "config.json"
+        path.write_text("{}")
+        self.plugin = Configured()
+        self.of_file = kit.LiveConfig(self.plugin, Config, path)
+        self.of_text = kit.LiveConfig(self.plugin, Config)
+        self.parts = [self.of_file, self.of_text]
+        self.number = 0
+        self.calls = {"read_file": self.of_file.read_file, "read_text": self.read_text}
+
+    def read_text(self) -> None:
+        self.number += 1
+        self.of_text.read_text(json.dumps({"number": self.number}))
+
+    def check(self) -> None:
+        assert not self.plugin.applying
+        # The last one that was begun is the last one that was applied.
+        assert self.plugin.config is None or self.plugin.config is self.plugin.last
+        self.of_file.read_file()
+        assert self.plugin.config is self.plugin.last
+
+    def close(self) -> None:
+        self.directory.cleanup()
+
+
+@dataclasses.dataclass
+class Config:
+    number: int = 0
+
+
+class Configured:
+    config: Config | None = None
+    last: Config | None = None
+    applying = 0
+
+    def on_config(self, config: Config) -> None:
+        self.applying += 1
+        self.last = config
+        self.applying -= 1
+
+    def create_container(self, pod: Any, container: Any) -> None: ...
+
+
+class Health(Subject):
+    """The health, its figures, and what shows both."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.directory = tempfile.TemporaryDirectory(prefix="nri")
+        self.health = kit.Health()
+        self.stub = nri_sync.Stub(
+            Plugin(), name="test", idx="10", socket_path="/nonexistent", interceptors=[self.health]
+        )
+        self.path = Path(self.directory.name)
+        self.server = kit.HealthServer(self.health, f"unix://{self.path}/socket")
+        self.file = kit.HealthFile(self.health, self.path / "health", interval=LONG)
+        self.parts = [self.health, self.health.requests, self.server, self.file]
+        self.calls = {
+            "report": self.health.report,
+            "describe": self.health.describe,
+            "metrics_text": self.health.metrics_text,
+            "slowest": self.health.requests.slowest,
+            "running": self.health.requests.running,
+            "answers": self.health.requests.answers,
+            "server.start": self.server.start,
+            "server.stop": self.server.stop,
+            "file.start": self.file.start,
+            "file.beat": self.file.beat,
+            "file.stop": self.file.stop,
+        }
+
+    def check(self) -> None:
+        assert not self.health.report().ready
+        for shown, path in ((self.server, "socket"), (self.file, "health")):
+            shown.start()
+            assert (self.path / path).exists()
+            shown.stop()
+            assert not (self.path / path).exists()
+
+    def close(self) -> None:
+        self.server.stop()
+        self.file.stop()
+        self.directory.cleanup()
+
+
 SUBJECTS: dict[str, Callable[[], Subject]] = {
     "queue": Queue,
     "closed queue": ClosedQueue,
     "background": Background,
     "closed background": ClosedBackground,
     "future": Future,
+    "inventory": Inventory,
+    "closed store": ClosedStore,
+    "config": LiveConfig,
+    "health": Health,
 }
 #: Those of which each case needs a new one.
-ANEW = {"closed queue", "closed background", "future"}
+ANEW = {"closed queue", "closed background", "future", "closed store"}
 
 
 def elsewhere(function: Callable[[], Any]) -> None:

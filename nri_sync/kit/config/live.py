@@ -20,6 +20,7 @@ from nri_sync.api.handlers import find_handlers
 from nri_sync.errors import ConfigError
 from nri_sync.kit.config import loading as config
 from nri_sync.logger import get_logger
+from nri_sync.threads import signal_safe
 
 __all__ = ["LiveConfig", "configured"]
 
@@ -27,7 +28,11 @@ logger = get_logger("nri_sync.kit.config")
 
 
 class LiveConfig:
-    """Gives a plugin its configuration. All methods may be called from any thread; one is applied at a time."""
+    """Gives a plugin its configuration. All methods may be called from any thread; one is applied at a time.
+
+    Called on the main thread, ``read_file()`` and ``read_text()`` have another thread read and apply the
+    configuration, and wait. An interrupt withdraws the call, or leaves it to be completed.
+    """
 
     def __init__(
         self,
@@ -69,9 +74,14 @@ class LiveConfig:
         """
         if self._path is None:
             raise ValueError("there is no configuration file to read")
+        path = os.fspath(self._path)
+        self._apply_file(path)
+        logger.info("configured from %s", path)
+
+    @signal_safe
+    def _apply_file(self, path: str) -> None:
         with self._lock:
-            value = config.load(self._cls, Path(self._path))
-            self._apply_locked(value, os.fspath(self._path))
+            self._apply_locked(config.load(self._cls, Path(path)), path)
 
     def read_text(self, text: str) -> None:
         """Apply what the runtime sends, unless there is a file, or it is as before.
@@ -84,12 +94,19 @@ class LiveConfig:
                     "the configuration from the runtime is not used, but %s", os.fspath(self._path)
                 )
             return
+        source = "the configuration from the runtime" if text.strip() else self._without
+        if self._apply_text(text, source):
+            logger.info("configured from %s", source)
+
+    @signal_safe
+    def _apply_text(self, text: str, source: str) -> bool:
+        """Returns False if the text was applied before."""
         with self._lock:
             if text == self._text:
-                return
-            source = "the configuration from the runtime" if text.strip() else self._without
+                return False
             self._apply_locked(config.load(self._cls, text, name=source), source)
             self._text = text
+            return True
 
     def plugin(self) -> object:
         """What to make the stub with: the plugin, which takes in its configuration before all else.
@@ -123,7 +140,6 @@ class LiveConfig:
             except ValueError as error:
                 raise ConfigError(source, (str(error) or repr(error),)) from error
         self._plugin.config = value
-        logger.info("configured from %s", source)
 
 
 def configured(plugin: Any, path: str | os.PathLike[str] | None = None) -> object:

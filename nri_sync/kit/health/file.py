@@ -17,12 +17,13 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
+from collections.abc import Iterable
 
 from nri_sync import fork
 from nri_sync.deadline import Deadline
 from nri_sync.kit.health.health import Health
 from nri_sync.logger import get_logger
-from nri_sync.threads import Latch, off_main, spawn
+from nri_sync.threads import Latch, off_main, signal_safe, spawn
 
 __all__ = ["HealthFile"]
 
@@ -50,9 +51,9 @@ class HealthFile:
         self._health = health
         self._path = os.fspath(path)
         self._interval = interval
-        # One thread at a time starts it; a signal handler may do so while its thread does.
-        self._starting = threading.RLock()
-        # The one that runs, if any: taken out in one step by whoever stops it.
+        # One thread at a time starts it.
+        self._starting = threading.Lock()
+        # The one that runs, if any. dict.pop() is atomic: one thread stops it.
         self._keepers: dict[None, _Keeper] = {}
         self._last: _Keeper | None = None
         fork.in_child(self._after_fork_in_child)
@@ -61,8 +62,18 @@ class HealthFile:
     def start(self) -> None:
         """Write the file, and keep it, on a thread of its own. Does nothing when it does already.
 
-        Raises OSError where it cannot be written.
+        An interrupted call is undone. Raises OSError where it cannot be written.
         """
+        made: list[_Keeper] = []
+        try:
+            self._start(made)
+        except BaseException:
+            self._undo(made)
+            raise
+
+    @signal_safe
+    def _start(self, made: list[_Keeper]) -> None:
+        """Add the keeper that is made to the list, if one is."""
         with self._starting:
             if self._keepers:
                 return
@@ -71,6 +82,7 @@ class HealthFile:
             keeper = _Keeper(self._health, self._path, self._interval)
             keeper.write(keeper.text())
             self._last = self._keepers[None] = keeper
+            made.append(keeper)
             try:
                 spawn("nri-health-file", keeper.run)
             except BaseException:
@@ -80,9 +92,22 @@ class HealthFile:
 
     def stop(self) -> None:
         """Remove the file. Blocks until that is done; does nothing when it is not kept."""
+        last = self._end()
+        if last is not None:
+            last.ended.wait(Deadline(_STOP))
+
+    @signal_safe
+    def _end(self) -> _Keeper | None:
+        """Have the thread end; returns what was started last."""
         keeper = self._keepers.pop(None, None)
         if keeper is not None:
-            keeper.stop()
+            keeper.end()
+        return self._last
+
+    def _undo(self, made: Iterable[_Keeper]) -> None:
+        for keeper in made:
+            if self._keepers.get(None) is keeper:
+                self.stop()
 
     def __enter__(self) -> HealthFile:
         self.start()
@@ -99,7 +124,7 @@ class HealthFile:
 
     def _after_fork_in_child(self) -> None:
         # The file is the parent's.
-        self._starting = threading.RLock()
+        self._starting = threading.Lock()
         self._keepers = {}
         self._last = None
 
@@ -119,10 +144,10 @@ class _Keeper:
         self.due = threading.Event()
         self.ended = Latch()
 
-    def stop(self) -> None:
+    def end(self) -> None:
+        """Have the thread remove the file, and end."""
         self._stopping = True
-        off_main("nri-health-beat", self.due.set)
-        self.ended.wait(Deadline(_STOP))
+        self.due.set()
 
     def run(self) -> None:
         try:

@@ -23,6 +23,7 @@ from nri_sync.errors import Reject
 from nri_sync.kit.health.answers import Answers, AnswerWindow
 from nri_sync.kit.intercept import subject
 from nri_sync.plugin.interceptors import Proceed
+from nri_sync.threads import signal_safe
 from nri_sync.ttrpc.context import ServicerContext
 
 __all__ = [
@@ -199,11 +200,13 @@ class RequestMetrics(Interceptor):
         oldest = min((since for _, _, since in self._running.copy().values()), default=None)
         return 0.0 if oldest is None else time.monotonic() - oldest
 
+    @signal_safe
     def answers(self) -> Answers:
         """The answers to the events of the recent window, and how many of them were late or failed."""
         with self._lock:
             return self._answers.answers(time.monotonic())
 
+    @signal_safe
     def slowest(self) -> list[Slow]:
         """The slowest request of each event in the last five to ten minutes, the slowest first."""
         with self._lock:
@@ -214,6 +217,7 @@ class RequestMetrics(Interceptor):
                     found[event] = slow
         return sorted(found.values(), key=lambda slow: -slow.seconds)
 
+    @signal_safe
     def metrics(self) -> list[Metric]:
         """All of it, for :func:`render`."""
         counts: list[Sample] = []

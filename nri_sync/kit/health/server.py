@@ -16,6 +16,7 @@ import socket
 import threading
 import time
 import urllib.parse
+from collections.abc import Iterable
 from typing import Any, NamedTuple, Union
 
 from nri_sync import fork
@@ -24,7 +25,7 @@ from nri_sync.kit.health.health import Health
 from nri_sync.kit.health.metrics import CONTENT_TYPE
 from nri_sync.logger import get_logger
 from nri_sync.net import sockets
-from nri_sync.threads import Latch, spawn
+from nri_sync.threads import Latch, signal_safe, spawn
 
 __all__ = ["HealthServer", "Reply", "answer", "parse_address"]
 
@@ -123,9 +124,9 @@ class HealthServer:
         self._timeout = timeout
         self._max_connections = max_connections
         self._socket_mode = socket_mode
-        # One thread at a time starts it; a signal handler may do so while its thread does.
-        self._starting = threading.RLock()
-        # The one that serves, if any: taken out in one step by whoever stops it.
+        # One thread at a time starts it.
+        self._starting = threading.Lock()
+        # The one that serves, if any. dict.pop() is atomic: one thread stops it.
         self._loops: dict[None, _Loop] = {}
         self._last: _Loop | None = None
         fork.in_child(self._after_fork_in_child)
@@ -133,8 +134,20 @@ class HealthServer:
     def start(self) -> None:
         """Listen, and serve on a thread of its own. Does nothing when it serves already.
 
-        Raises OSError where it cannot listen, with the address in its text.
+        An interrupted call is undone. Raises OSError where it cannot listen, with the address in its text.
         """
+        made: list[_Loop] = []
+        try:
+            self._start(made)
+            for loop in made:
+                logger.info("serving probes and metrics on %s", _text_of(loop.bound))
+        except BaseException:
+            self._undo(made)
+            raise
+
+    @signal_safe
+    def _start(self, made: list[_Loop]) -> None:
+        """Add the loop that is made to the list, if one is."""
         with self._starting:
             if self._loops:
                 return
@@ -143,19 +156,32 @@ class HealthServer:
             listener = _listen(self._target, self._socket_mode)
             loop = _Loop(self._health, listener, self._timeout, self._max_connections)
             self._last = self._loops[None] = loop
+            made.append(loop)
             try:
                 spawn("nri-health", loop.run)
             except BaseException:
                 self._loops.pop(None, None)
                 loop.close()
                 raise
-        logger.info("serving probes and metrics on %s", _text_of(loop.bound))
 
     def stop(self) -> None:
         """Close everything. Blocks until that is done; does nothing when it does not serve."""
+        last = self._end()
+        if last is not None:
+            last.ended.wait(Deadline(_STOP))
+
+    @signal_safe
+    def _end(self) -> _Loop | None:
+        """Have the thread end; returns what was started last."""
         loop = self._loops.pop(None, None)
         if loop is not None:
-            loop.stop()
+            loop.end()
+        return self._last
+
+    def _undo(self, made: Iterable[_Loop]) -> None:
+        for loop in made:
+            if self._loops.get(None) is loop:
+                self.stop()
 
     def __enter__(self) -> HealthServer:
         self.start()
@@ -171,7 +197,7 @@ class HealthServer:
         return _text_of(self._target[1] if loop is None else loop.bound)
 
     def _after_fork_in_child(self) -> None:
-        self._starting = threading.RLock()
+        self._starting = threading.Lock()
         if self._last is not None:
             self._last.close()
         self._last = None
@@ -188,7 +214,7 @@ class _Connection:
 
 
 class _Loop:
-    """Serves from start() to stop(). All but :meth:`stop` belongs to its thread."""
+    """Serves from start() to stop(). All but :meth:`end` belongs to its thread."""
 
     def __init__(
         self, health: Health, listener: socket.socket, timeout: float, max_connections: int
@@ -210,11 +236,11 @@ class _Loop:
         self._selector.register(listener, selectors.EVENT_READ)
         self._selector.register(self._woken, selectors.EVENT_READ)
 
-    def stop(self) -> None:
+    def end(self) -> None:
+        """Have the thread close everything, and end."""
         self._stopping = True
         with contextlib.suppress(OSError):  # it is full, or closed
             self._wake.send(b"\0")
-        self.ended.wait(Deadline(_STOP))
 
     def run(self) -> None:
         try:

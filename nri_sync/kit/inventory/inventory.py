@@ -14,6 +14,7 @@ from nri_sync.kit.inventory.gone import Gone, How
 from nri_sync.kit.inventory.index import Changes, Draft, Snapshot
 from nri_sync.kit.inventory.records import ContainerRecord, Omit, PodRecord
 from nri_sync.kit.inventory.table import Table
+from nri_sync.threads import signal_safe
 
 if TYPE_CHECKING:
     from nri_sync.kit.inventory.store import InventoryStore
@@ -47,7 +48,8 @@ class Inventory:
             on_change: called after each event that has changed something, and after every Synchronize, on the
                 thread of the handler, one call at a time, in the order of the changes. The handler returns after
                 it, so that a plugin behind the inventory in a chain finds it done; what it raises, the
-                handler raises. It may look things up, but not call the handlers of this inventory.
+                handler raises. It may look things up, but not call the handlers of this inventory. When the
+                application itself calls a handler on the main thread, it is called on another thread.
             store: keeps what is known across restarts of the plugin.
             omit: fields of containers that are not kept, as paths in the message. By default the environment,
                 where secrets are, and the seccomp filter, which is larger than all the rest.
@@ -100,12 +102,14 @@ class Inventory:
 
     # The handlers
 
+    @signal_safe
     def configure(self, config: str, runtime: str, version: str) -> None:
         """A session begins: what is known is stale until it has been synchronized."""
         with self._lock:
             self._since = _Since()
             self._snapshot = Draft(self._snapshot).finish("configure", stale=True).after
 
+    @signal_safe
     def synchronize(self, pods: Sequence[PodSandbox], containers: Sequence[Container]) -> None:
         """Take the place of all that was known, in one step, but for what events tell meanwhile.
 
@@ -177,6 +181,7 @@ class Inventory:
     def stop_pod_sandbox(self, pod: PodSandbox) -> None:
         self._seen("stop_pod_sandbox", pod)
 
+    @signal_safe
     def remove_pod_sandbox(self, pod: PodSandbox) -> None:
         """The pod goes, and all containers that it still has."""
         with self._changing("remove_pod_sandbox") as draft:
@@ -214,6 +219,7 @@ class Inventory:
     def stop_container(self, pod: PodSandbox, container: Container) -> None:
         self._seen("stop_container", pod, container)
 
+    @signal_safe
     def remove_container(self, pod: PodSandbox, container: Container) -> None:
         with self._changing("remove_container") as draft:
             if self._since is not None:
@@ -224,6 +230,7 @@ class Inventory:
 
     # Changing
 
+    @signal_safe
     def _seen(self, event: str, pod: PodSandbox, container: Container | None = None) -> None:
         """An event names a pod or container: take in what the message says, or add it."""
         with self._changing(event) as draft:

@@ -19,11 +19,13 @@ from google.protobuf.message import DecodeError
 
 from nri_sync import Interceptor
 from nri_sync.api import Container, PodSandbox
+from nri_sync.deadline import Deadline
 from nri_sync.errors import StoreError
 from nri_sync.kit.inventory.index import Snapshot
 from nri_sync.kit.inventory.records import ContainerRecord, PodRecord
 from nri_sync.kit.inventory.table import Table
 from nri_sync.logger import get_logger
+from nri_sync.threads import Latch, signal_safe, spawn
 
 __all__ = ["InventoryStore", "Stored"]
 
@@ -89,7 +91,10 @@ class InventoryStore(Interceptor):
         self._written: Snapshot | None = None
         self._is_urgent = False
         self._is_closed = False
-        self._thread: threading.Thread | None = None
+        # Set when the thread that writes has ended; None without one.
+        self._writer: Latch | None = None
+        # Set, and replaced, after each attempt to write.
+        self._attempt = Latch()
         # Used by one thread at a time: the one that loads, then the one that writes, then the one that closes.
         self._connection = self._open()
 
@@ -109,44 +114,66 @@ class InventoryStore(Interceptor):
 
         What cannot be written is logged, and tried again. Nothing happens after :meth:`close`.
         """
+        error = self._save(snapshot)
+        if error is not None:
+            logger.error("%s: no thread to write with: %s", self.path, error)
+
+    @signal_safe
+    def _save(self, snapshot: Snapshot) -> Exception | None:
+        """Returns why nothing writes now; the next call tries again."""
         with self._changed:
             if self._is_closed:
-                return
+                return None
             self._latest = snapshot
-            if self._thread is None:
-                # A daemon: a plugin that forgets to close still ends.
-                self._thread = threading.Thread(
-                    target=self._write_all, name="inventory-store", daemon=True
-                )
-                self._thread.start()
             self._changed.notify_all()
+            if self._writer is None:
+                ended = self._writer = Latch()
+                try:
+                    spawn("inventory-store", self._write_all, ended)
+                except (RuntimeError, MemoryError) as error:
+                    self._writer = None
+                    return error
+            return None
 
     def flush(self, timeout: float | None = None) -> bool:
         """Block until what was saved before is in the file; False if it is not within ``timeout`` seconds."""
+        deadline = Deadline(timeout)
+        latest = self._hurry()
+        while latest is not None:
+            attempt = self._attempt
+            if self._has(latest):
+                break
+            # Without a thread, close() has been called, and what is not written never will be.
+            if self._writer is None or not attempt.wait(deadline):
+                return self._has(latest)
+        return True
+
+    @signal_safe
+    def _hurry(self) -> Snapshot | None:
+        """Have the thread write at once; returns what it is to write."""
         with self._changed:
-            latest = self._latest
-            if latest is None:
-                return True
             self._is_urgent = True
             self._changed.notify_all()
-            self._changed.wait_for(lambda: self._has(latest) or self._thread is None, timeout)
-            return self._has(latest)
+            return self._latest
 
     def close(self, timeout: float | None = 10.0) -> None:
         """Write what has been saved, and close the file. Blocks for up to ``timeout`` seconds. Idempotent.
 
         A stub that has the store among its ``interceptors`` calls it in :meth:`nri_sync.Stub.close`.
         """
+        writer = self._shut()
+        if writer is not None and not writer.wait(Deadline(timeout)):
+            logger.warning("%s: still being written %s seconds after close", self.path, timeout)
+            return
+        self._connection.close()
+
+    @signal_safe
+    def _shut(self) -> Latch | None:
+        """Take nothing more. Returns what is set when the thread has ended; None without one."""
         with self._changed:
             self._is_closed = True
             self._changed.notify_all()
-            thread = self._thread
-        if thread is not None:
-            thread.join(timeout)
-            if thread.is_alive():
-                logger.warning("%s: still being written %s seconds after close", self.path, timeout)
-                return
-        self._connection.close()
+            return self._writer
 
     def __enter__(self) -> InventoryStore:
         return self
@@ -258,8 +285,22 @@ class InventoryStore(Interceptor):
             [(Container.FromString(data), number) for number, data in sorted(containers)],
         )
 
-    def _write_all(self) -> None:
+    def _write_all(self, ended: Latch) -> None:
         """The work of the thread."""
+        try:
+            self._write_until_closed()
+        finally:
+            with self._changed:
+                self._writer = None
+                self._attempted_locked()
+            ended.set()
+
+    def _attempted_locked(self) -> None:
+        """Requires the lock. Wake those that wait for an attempt to write."""
+        attempt, self._attempt = self._attempt, Latch()
+        attempt.set()
+
+    def _write_until_closed(self) -> None:
         pause = self._interval
         while True:
             with self._changed:
@@ -276,11 +317,8 @@ class InventoryStore(Interceptor):
                     self._written = latest
                 elif self._is_closed:
                     break
-                self._changed.notify_all()
+                self._attempted_locked()
             pause = self._interval if is_written else max(self._interval, _RETRY)
-        with self._changed:
-            self._thread = None
-            self._changed.notify_all()
 
     def _write(self, latest: Snapshot) -> bool:
         """Bring the file up to date; False when that fails."""

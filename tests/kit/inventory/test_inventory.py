@@ -454,8 +454,18 @@ class TestTelling:
             seen.append((threading.current_thread(), done is changes.after))
 
         view = Inventory(on_change)
-        view.run_pod_sandbox(pod("p1"))
-        assert seen == [(threading.current_thread(), True)]
+        handler: list[threading.Thread] = []
+
+        def handle() -> None:
+            handler.append(threading.current_thread())
+            view.run_pod_sandbox(pod("p1"))
+
+        on_thread(handle)()
+        assert seen == [(handler[0], True)]
+        # The main thread is one that signals interrupt: it has another one do this.
+        view.run_pod_sandbox(pod("p2"))
+        assert [done for _, done in seen] == [True, True]
+        assert seen[1][0] is not threading.main_thread()
 
     def test_one_after_the_other_in_the_order_of_the_changes(self) -> None:
         first_is_told, go_on = threading.Event(), threading.Event()
