@@ -27,7 +27,7 @@ __all__ = [
 ]
 
 # That of FakeRuntime.
-_RUNTIME = "containerd v2.4.2"
+_RUNTIME = "containerd:v2.4.2"
 _SETTINGS = (
     ("nri_runtime", "the name and version of the runtime that nri_runtime is", _RUNTIME),
     ("nri_version", "the NRI release that nri_runtime acts as; the present one by default", ""),
@@ -58,12 +58,12 @@ def pytest_report_header(config: pytest.Config) -> str:
 
 def _options(config: pytest.Config) -> dict[str, Any]:
     """What the configuration says of runtimes, as arguments of FakeRuntime. Raises pytest.UsageError."""
-    name, _, version = config.getini("nri_runtime").partition(" ")
-    if not name or not version.strip():
+    name, _, version = config.getini("nri_runtime").replace("://", ":", 1).partition(":")
+    if not name or not version:
         raise pytest.UsageError(
             f"nri_runtime is a name and a version, such as {_RUNTIME!r}, not {config.getini('nri_runtime')!r}"
         )
-    options: dict[str, Any] = {"name": name, "version": version.strip()}
+    options: dict[str, Any] = {"name": name, "version": version}
     if config.getini("nri_version"):
         options["nri_version"] = config.getini("nri_version")
     timeout = config.getini("nri_request_timeout")

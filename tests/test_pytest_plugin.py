@@ -421,23 +421,27 @@ class TestConfiguration:
     def test_without_any_it_is_the_default_of_the_class(self, author: Author) -> None:
         result = author.run(self.SOURCE, "-s")
         result.assert_outcomes(passed=2)
-        result.stdout.fnmatch_lines(["nri: runtime containerd v2.4.2", "*is containerd v2.4.2 *"])
+        result.stdout.fnmatch_lines(["nri: runtime containerd:v2.4.2", "*is containerd v2.4.2 *"])
         default = FakeRuntime()
         assert (default._name, default._version) == ("containerd", "v2.4.2")
 
     def test_with_settings(self, author: Author) -> None:
         author.configure(
-            nri_runtime="cri-o 1.34.1", nri_version="v0.9.0", nri_request_timeout="2.5"
+            nri_runtime="cri-o:1.34.1", nri_version="v0.9.0", nri_request_timeout="2.5"
         )
         result = author.run(self.SOURCE, "-s")
         result.assert_outcomes(passed=2)
         result.stdout.fnmatch_lines(
             [
-                "nri: runtime cri-o 1.34.1, as NRI v0.9.0",
+                "nri: runtime cri-o:1.34.1, as NRI v0.9.0",
                 "*is cri-o 1.34.1 *'nri_version': 'v0.9.0'*'request_timeout': 2.5*",
                 "*marked cri-o 9 *'request_timeout': 1,*",
             ]
         )
+
+    def test_with_a_runtime_as_the_kubelet_names_it(self, author: Author) -> None:
+        author.configure(nri_runtime="cri-o://1.34.1")
+        author.run(self.SOURCE, "-s").stdout.fnmatch_lines(["*is cri-o 1.34.1 *"])
 
     @pytest.mark.parametrize(
         ("setting", "value", "text"),

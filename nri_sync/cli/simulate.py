@@ -198,7 +198,8 @@ def _named(text: str) -> tuple[str, str]:
 
 
 def _runtime(text: str) -> tuple[str, str]:
-    name, colon, version = text.partition(":")
+    # The kubelet, and so kubectl, writes containerd://1.7.28.
+    name, colon, version = text.replace("://", ":", 1).partition(":")
     if not colon or api.infer_nri_version(name, version) is None:
         raise argparse.ArgumentTypeError(
             f"must be containerd or cri-o and a version with NRI, such as containerd:1.7.28, not {text!r}"

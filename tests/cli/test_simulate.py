@@ -217,3 +217,19 @@ class TestRefused:
             main(["simulate", plugin, "-f", pod, *option])
         assert end.value.code == ExitCode.USAGE
         assert option[0] in capsys.readouterr().err
+
+
+def test_a_runtime_as_the_kubelet_names_it(
+    plugin: str, pod: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shown_as = [
+        shown(capsys, plugin, "-f", pod, "-o", "json", "--runtime", f"containerd{separator}1.7.28")
+        for separator in (":", "://")
+    ]
+    codes, outputs = zip(*shown_as)
+    assert codes == (ExitCode.OK, ExitCode.OK)
+    warnings = [
+        [event["warnings"] for item in json.loads(output)["pods"] for event in item["events"]]
+        for output in outputs
+    ]
+    assert warnings[0] == warnings[1]
