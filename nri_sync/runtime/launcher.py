@@ -23,6 +23,7 @@ from nri_sync.api import PluginId
 from nri_sync.deadline import Deadline
 from nri_sync.errors import StartError
 from nri_sync.logger import get_logger
+from nri_sync.text import Lines, printable
 from nri_sync.threads import Latch, spawn
 
 __all__ = ["Installed", "Process", "discover", "launch"]
@@ -288,4 +289,6 @@ class _Lines:
             self._rest = b""
 
     def _log(self, line: bytes) -> None:
-        logger.info("%s: %s", self._name, line.decode("utf-8", "backslashreplace").rstrip("\r"))
+        text = line.decode("utf-8", "backslashreplace").rstrip("\r")
+        # Whole: the length of a line is bounded above.
+        logger.info("%s: %s", self._name, Lines(printable(text, None)))
