@@ -16,6 +16,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from nri_sync.text import printable
+
 __all__ = [
     "ANNOTATION",
     "DIGITS",
@@ -110,8 +112,7 @@ class Count:
 
 def shown(text: str) -> str:
     """The beginning of a text, for errors."""
-    text = text if len(text) <= _QUOTED else f"{text[:_QUOTED]}..."
-    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
+    return printable(text, _QUOTED)
 
 
 def at(line: int, column: int) -> str:

@@ -26,7 +26,6 @@ from nri_sync.testing.manifests.volumes import TOKEN_PATH, Volumes
 __all__ = ["PodContext", "map_container"]
 
 _UNKNOWN_COMMAND = "<the entrypoint of {}>"
-_TERMINATION_LOG = "/dev/termination-log"
 _PREFIX = "io.kubernetes.container"
 
 Note = Callable[[str], object]
@@ -196,14 +195,12 @@ class _Container:
     def _annotations(self) -> dict[str, str]:
         """``newContainerAnnotations``."""
         fields = self.fields
-        grace = self.pod.spec.integer("terminationGracePeriodSeconds", 30)
+        grace = self.pod.spec.integer("terminationGracePeriodSeconds")
         annotations = {
             f"{_PREFIX}.hash": ids.container_hash(self.name, self.image),
             f"{_PREFIX}.restartCount": "0",
-            f"{_PREFIX}.terminationMessagePath": fields.text(
-                "terminationMessagePath", _TERMINATION_LOG
-            ),
-            f"{_PREFIX}.terminationMessagePolicy": fields.text("terminationMessagePolicy", "File"),
+            f"{_PREFIX}.terminationMessagePath": fields.text("terminationMessagePath"),
+            f"{_PREFIX}.terminationMessagePolicy": fields.text("terminationMessagePolicy"),
             "io.kubernetes.pod.terminationGracePeriod": str(grace),
         }
         if "preStop" in fields.object("lifecycle"):
@@ -216,13 +213,11 @@ class _Container:
 
     def _port(self, port: Fields) -> dict[str, Any]:
         """As Go's encoder writes it, in the order of the fields of ``ContainerPort``."""
-        number = port.integer("containerPort")
-        host_port = port.integer("hostPort") or (number if self.pod.sandbox.host_network else 0)
         written = {
             "name": port.text("name"),
-            "hostPort": host_port,
-            "containerPort": number,
-            "protocol": port.text("protocol", "TCP"),
+            "hostPort": port.integer("hostPort"),
+            "containerPort": port.integer("containerPort"),
+            "protocol": port.text("protocol"),
             "hostIP": port.text("hostIP"),
         }
         return {k: v for k, v in written.items() if v or k == "containerPort"}

@@ -7,6 +7,7 @@ from typing import Any, NoReturn, TypeVar
 
 from nri_sync.kit.fields.quantity import Quantity
 from nri_sync.testing.manifests.model import ManifestError
+from nri_sync.text import printable
 
 __all__ = ["Fields"]
 
@@ -156,5 +157,4 @@ class Fields:
 
 
 def _shortened(value: object) -> str:
-    text = str(value)
-    return text if len(text) <= _QUOTED else f"{text[:_QUOTED]}..."
+    return printable(value, _QUOTED)

@@ -12,6 +12,7 @@ from nri_sync.kit.fields.qos import QoS, kubelet_cgroup_parent
 from nri_sync.testing.manifests import ids
 from nri_sync.testing.manifests.containers import PodContext, map_container
 from nri_sync.testing.manifests.cri import IDMapping, SandboxConfig
+from nri_sync.testing.manifests.defaults import RANGED, defaulted
 from nri_sync.testing.manifests.environment import Environment, Objects
 from nri_sync.testing.manifests.fields import Fields
 from nri_sync.testing.manifests.messages import sandbox_message
@@ -22,12 +23,14 @@ from nri_sync.testing.manifests.model import (
 )
 from nri_sync.testing.manifests.resources import ContainerAmounts, PodAmounts
 from nri_sync.testing.manifests.services import service_env
+from nri_sync.testing.manifests.validation import validate
 from nri_sync.testing.manifests.volumes import Volumes
 
 __all__ = ["PodMetadata", "pod_workload"]
 
 _SEEN = "2025-01-01T00:00:00.000000000Z"
 _LONGEST_HOSTNAME = 63
+_LONGEST_FQDN = 64
 # A range for the first pod with a user namespace on a node.
 _USER_NAMESPACE = IDMapping(container=0, host=65536, size=65536)
 
@@ -53,10 +56,23 @@ def pod_workload(
     objects: Objects,
     assumptions: Assumptions,
 ) -> Workload:
-    """The workload of a pod; ``status`` is empty but for a pod that exists.
+    """The workload of a pod; ``status`` is empty, unless the pod exists.
 
     Raises ManifestError for a pod that would not come about.
     """
+    # A kubelet without an API server has no admission.
+    ranges = [] if assumptions.static_pods else objects.limit_ranges.get(metadata.namespace, [])
+    spec, ranged = defaulted(spec, ranges)
+    if ranged:
+        metadata.annotations[RANGED] = ranged
+    validate(
+        spec,
+        name=metadata.name,
+        namespace=metadata.namespace,
+        uid=metadata.uid,
+        labels=metadata.labels,
+        annotations=metadata.annotations,
+    )
     return _Mapping(metadata, spec, status, objects, assumptions).workload()
 
 
@@ -207,7 +223,12 @@ class _Mapping:
         name = name[:_LONGEST_HOSTNAME].rstrip("-.")
         subdomain = spec.text("subdomain")
         if spec.flag("setHostnameAsFQDN") and subdomain:
-            return f"{name}.{subdomain}.{self.metadata.namespace}.svc.cluster.local"
+            name = f"{name}.{subdomain}.{self.metadata.namespace}.svc.cluster.local"
+            if len(name) > _LONGEST_FQDN:
+                spec.fail(
+                    f"makes {name}, and the kernel takes {_LONGEST_FQDN} characters",
+                    "setHostnameAsFQDN",
+                )
         return name
 
     def _environment(self) -> Environment:

@@ -1,7 +1,6 @@
 """Handlers of a container's lifecycle, as the kubelet writes them into annotations.
 
-After ``LifecycleHandler`` in k8s.io/api, ``core/v1/types.go``: fields in Go's order, unknown ones left out, with
-the defaults of ``pkg/apis/core/v1/defaults.go``.
+After ``LifecycleHandler`` in k8s.io/api, ``core/v1/types.go``: fields in Go's order, unknown ones left out.
 """
 
 from __future__ import annotations
@@ -42,13 +41,13 @@ def _http_get(action: Fields) -> dict[str, Any]:
         {"name": header.text("name"), "value": header.text("value")}
         for header in action.objects("httpHeaders")
     ]
-    found = {"path": action.text("path") or "/", "port": _port(action)}
+    path = {"path": action.text("path")}
     rest = {
         "host": action.text("host"),
-        "scheme": action.text("scheme") or "HTTP",
+        "scheme": action.text("scheme"),
         "httpHeaders": headers,
     }
-    return {**found, **_without_empty(rest)}
+    return {**_without_empty(path), "port": _port(action), **_without_empty(rest)}
 
 
 def _tcp_socket(action: Fields) -> dict[str, Any]:

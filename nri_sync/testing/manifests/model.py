@@ -20,6 +20,10 @@ __all__ = [
 ]
 
 
+# The characters of each part of an error: keys and values come from documents.
+_LONGEST = 300
+
+
 class ManifestError(ValueError):
     """A manifest cannot be read or mapped: one line with the place, what is wrong, and what to do.
 
@@ -29,7 +33,7 @@ class ManifestError(ValueError):
 
     def __init__(self, source: str, path: str, problem: str) -> None:
         parts = (source, path, problem)
-        super().__init__(": ".join(printable(part) for part in parts if part))
+        super().__init__(": ".join(printable(part, _LONGEST) for part in parts if part))
         self.source = source
         self.path = path
         self.problem = problem

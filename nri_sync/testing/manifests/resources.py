@@ -22,6 +22,7 @@ __all__ = ["ContainerAmounts", "PodAmounts"]
 Amounts = dict[str, Quantity]
 
 _HUGE = "hugepages-"
+_MILLI = 10**6
 _ZERO = Quantity()
 _MOST = (1 << 63) - 1
 # What the limit of memory of a cgroup is without one, by version.
@@ -31,7 +32,7 @@ _PAGE_UNITS = ("B", "KB", "MB", "GB", "TB", "PB")
 
 @dataclass
 class ContainerAmounts:
-    """What a container asks for; a request that is missing is its limit."""
+    """What a container asks for."""
 
     name: str
     kind: Kind
@@ -42,11 +43,14 @@ class ContainerAmounts:
     def read(cls, spec: Fields, kind: Kind) -> ContainerAmounts:
         """Of an entry of ``spec.containers`` or ``spec.initContainers``."""
         requests, limits = _read(spec.object("resources"))
-        return cls(spec.text("name"), kind, {**limits, **requests}, limits)
+        return cls(spec.text("name"), kind, requests, limits)
 
 
 def _read(resources: Fields) -> tuple[Amounts, Amounts]:
-    requests, limits = resources.quantities("requests"), resources.quantities("limits")
+    limits, requests = (
+        {name: _rounded(amount) for name, amount in resources.quantities(key).items()}
+        for key in ("limits", "requests")
+    )
     for name, limit in limits.items():
         request = requests.get(name, limit)
         if request > limit:
@@ -59,6 +63,12 @@ def _read(resources: Fields) -> tuple[Amounts, Amounts]:
         if name.startswith(_HUGE) and name not in limits:
             resources.fail(f"{name} needs a limit, too", "limits")
     return requests, limits
+
+
+def _rounded(amount: Quantity) -> Quantity:
+    """``SetDefaults_ResourceList``: nothing is finer than a thousandth."""
+    exact = amount.nanos % _MILLI == 0
+    return amount if exact else replace(amount, nanos=amount.milli * _MILLI)
 
 
 @dataclass
@@ -82,7 +92,8 @@ class PodAmounts:
         """Of ``spec``; ``more`` is what is not there."""
         resources = spec.object("resources")
         requests, limits = _read(resources)
-        amounts = cls(containers, requests, limits, bool(resources), **more)  # type: ignore[arg-type]
+        own = bool(requests or limits)
+        amounts = cls(containers, requests, limits, own, **more)  # type: ignore[arg-type]
         if amounts.own:
             amounts._fill_in()
         return amounts
@@ -90,7 +101,7 @@ class PodAmounts:
     def _fill_in(self) -> None:
         """``defaultHugePagePodLimits`` and ``defaultPodRequests``."""
         for name, total in aggregate(self.containers, "limits").items():
-            if name.startswith(_HUGE):
+            if name.startswith(_HUGE) and name not in self.requests:
                 self.limits.setdefault(name, total)
         if not self.limits:
             return

@@ -115,7 +115,11 @@ def _id(common: Fields, own: Fields, key: str) -> int | None:
 
 def _groups(common: Fields) -> list[int]:
     groups = [common.integer("fsGroup")] if "fsGroup" in common else []
-    return groups + common.integers("supplementalGroups")
+    groups += common.integers("supplementalGroups")
+    for group in groups:
+        if not 0 <= group <= _LARGEST_ID:
+            common.fail(f"{group} is no id of a group: those are from 0 to {_LARGEST_ID}")
+    return groups
 
 
 def _seccomp(common: Fields, own: Fields, assumptions: Assumptions) -> SecurityProfile:

@@ -66,13 +66,15 @@ def _flatten(documents: Iterable[Fields]) -> Iterator[Fields]:
 def _remember(document: Fields, objects: Objects) -> None:
     kind = document.text("kind")
     metadata = document.object("metadata")
-    key = (metadata.text("namespace", "default"), metadata.text("name"))
+    key = (metadata.text("namespace") or "default", metadata.text("name"))
     if kind == "ConfigMap":
         objects.config_maps[key] = document.strings("data")
     elif kind == "Secret":
         objects.secrets[key] = _secret(document)
     elif kind == "ServiceAccount":
         objects.service_accounts[key] = document
+    elif kind == "LimitRange":
+        objects.limit_ranges.setdefault(key[0], []).append(document)
     elif kind == "Service":
         objects.services[key] = document
     elif kind == "RuntimeClass":
@@ -111,6 +113,11 @@ def _workloads(document: Fields, objects: Objects, assumptions: Assumptions) -> 
     metadata, spec = _metadata(document, template, assumptions), template.object("spec")
     if _is_indexed(document):
         spec = _of_first_index(metadata, spec)
+    if kind == "StatefulSet":
+        names = {
+            "hostname": metadata.name, "subdomain": document.object("spec").text("serviceName"),
+        }  # fmt: skip
+        spec = Fields({**spec.data, **names}, spec.source, spec.path)
     yield pod_workload(
         metadata,
         spec,

@@ -119,9 +119,6 @@ class Volumes:
                 f"{root}/{digest if at else container_id('image', image)}", True, image=True
             )
         kinds = ", ".join(sorted(key for key in volume.data if key != "name" and key in volume))
-        if not kinds:
-            # ``SetDefaults_Volume``: null is no source, either.
-            return Volume(self._path("empty-dir", name))
         self._note(f"volume {name} ({kinds}): where the kubelet has it is made up")
         return Volume(self._path(kinds.replace(", ", "-").lower(), name))
 
@@ -148,7 +145,7 @@ class Volumes:
         ]
         if hosts and not any(mount.destination == "/etc/hosts" for mount in mounts):
             mounts.append(MountConfig("/etc/hosts", f"{self._directory}/etc-hosts"))
-        last_words = container.text("terminationMessagePath", "/dev/termination-log")
+        last_words = container.text("terminationMessagePath")
         log = f"{self._directory}/containers/{name}/{termination_log}"
         mounts.append(MountConfig(_absolute(last_words), log))
         return mounts
@@ -173,7 +170,7 @@ class Volumes:
             # Bound there first, so that a link in the volume leads nowhere else.
             inner_name = volume.inner_name or name
             source = f"{self._directory}/volume-subpaths/{inner_name}/{container}/{number}"
-        propagation = entry.text("mountPropagation", "None")
+        propagation = entry.text("mountPropagation") or "None"
         if propagation not in _PROPAGATIONS:
             entry.fail(f"{propagation!r} is none of {', '.join(_PROPAGATIONS)}", "mountPropagation")
         readonly = entry.flag("readOnly")

@@ -425,7 +425,6 @@ def test_what_images_say_can_be_told() -> None:
             "db.dbs.default.svc.cluster.local",
         ),
         ({"hostnameOverride": "other.example"}, "other.example"),
-        ({"hostname": "x" * 62 + "-y"}, "x" * 62),
     ],
 )
 def test_hostnames(spec: Any, hostname: str) -> None:
@@ -509,3 +508,28 @@ def test_an_ephemeral_container_for_one_that_there_is_not() -> None:
 
 def test_no_label_without_a_value() -> None:
     assert "selinux_label" not in pod_file("best-effort.yaml").pod.labels
+
+
+def test_a_full_name_that_the_kernel_does_not_take() -> None:
+    """``GetNodenameForKernel``: 64 characters."""
+    spec = {"hostname": "h" * 36, "subdomain": "s", "setHostnameAsFQDN": True}
+    data = {"kind": "Pod", "metadata": {"name": "p", "namespace": "n"}, "spec": {**spec, **ONE}}
+    fqdn = f"{'h' * 36}.s.n.svc.cluster.local"
+    assert f"HOSTNAME={fqdn}" in container(only(load(json.dumps(data)))).container.env
+    data["spec"]["hostname"] = "h" * 63  # type: ignore[index]
+    with pytest.raises(ManifestError, match=r"setHostnameAsFQDN: makes h{63}\.s\.n.*64 characters"):
+        load(json.dumps(data))
+
+
+ONE = {"containers": [{"name": "app", "image": "x"}]}
+
+
+def test_the_full_name_of_a_pod_of_a_stateful_set() -> None:
+    template = {"spec": {**ONE, "setHostnameAsFQDN": True, "hostname": "ignored"}}
+    data = {
+        "kind": "StatefulSet",
+        "metadata": {"name": "db"},
+        "spec": {"serviceName": "dbs", "template": template},
+    }
+    found = container(only(load(json.dumps(data)))).container
+    assert "HOSTNAME=db-0.dbs.default.svc.cluster.local" in found.env

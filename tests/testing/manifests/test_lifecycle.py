@@ -13,7 +13,7 @@ from tests.testing.manifests import fields
 __all__: list[str] = []
 
 
-# Printed by json.Marshal of Go 1.26 for v1.LifecycleHandler with the defaults of Kubernetes v1.36.
+# Printed by json.Marshal of Go 1.26 for v1.LifecycleHandler of Kubernetes v1.36.
 @pytest.mark.parametrize(
     ("handler", "written"),
     [
@@ -23,7 +23,7 @@ __all__: list[str] = []
         ),
         ({"exec": {}}, '{"exec":{}}'),
         ({"exec": {"command": ["\u2028<\u00e9\\"]}}, '{"exec":{"command":["\\u2028\\u003c\u00e9\\\\"]}}'),
-        ({"httpGet": {"port": 80}}, '{"httpGet":{"path":"/","port":80,"scheme":"HTTP"}}'),
+        ({"httpGet": {"port": 80}}, '{"httpGet":{"port":80}}'),
         (
             {"httpGet": {"scheme": "HTTPS", "httpHeaders": [{"value": "b", "name": "a"}], "host": "h",
                          "port": "web", "path": "/stop?a=1&b"}},

@@ -32,10 +32,11 @@ def texts(amounts: dict[str, Quantity]) -> dict[str, str]:
     return {name: str(amount) for name, amount in amounts.items()}
 
 
-def test_a_request_that_is_missing_is_the_limit() -> None:
-    found = amounts("main", {"memory": "1Gi"}, {"cpu": 2, "memory": "2Gi"})
-    assert texts(found.requests) == {"cpu": "2", "memory": "1Gi"}
-    assert texts(found.limits) == {"cpu": "2", "memory": "2Gi"}
+def test_nothing_is_finer_than_a_thousandth() -> None:
+    """``SetDefaults_ResourceList``."""
+    found = amounts("main", {"cpu": "0.0001", "memory": "1Gi"}, {"cpu": "1500.5m", "memory": "2Gi"})
+    assert texts(found.requests) == {"cpu": "1m", "memory": "1Gi"}
+    assert texts(found.limits) == {"cpu": "1501m", "memory": "2Gi"}
 
 
 @pytest.mark.parametrize(

@@ -142,7 +142,7 @@ LONG = "a-deployment-with-a-name-of-fifty-three-characters-x1"
 @pytest.mark.parametrize("kind", ["DaemonSet", "Deployment", "Job", "ReplicaSet"])
 def test_long_names_are_cut_before_the_random_end(kind: str) -> None:
     """``GenerateName`` in k8s.io/apiserver: 58 characters, and 5 more."""
-    name = f"{LONG}-and-then-some"
+    name = f"{LONG}-and-th"
     data = {"kind": kind, "metadata": {"name": name}, "spec": {"template": TEMPLATE}}
     [workload] = workloads(data)
     assert len(workload.pod.name) == 63

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from nri_sync.testing.manifests.cri import MountConfig
+from nri_sync.testing.manifests.defaults import defaulted
 from nri_sync.testing.manifests.model import ManifestError
 from nri_sync.testing.manifests.volumes import Volumes
 from tests.testing.manifests import fields
@@ -19,7 +20,7 @@ POD = "/var/lib/kubelet/pods/uid"
 def volumes(*sources: Any, notes: list[str] | None = None) -> Volumes:
     collected = [] if notes is None else notes
     return Volumes(
-        fields({"volumes": list(sources)}),
+        defaulted(fields({"volumes": list(sources)}))[0],
         uid="uid",
         namespace="shop",
         pod_name="web-0",
@@ -113,8 +114,8 @@ class TestOfTheKubelet:
 
     def test_hosts_and_last_words(self) -> None:
         log = f"{POD}/containers/app/log"
-        assert self.mounts() == {"/etc/hosts": f"{POD}/etc-hosts", "/dev/termination-log": log}
-        assert self.mounts(hosts=False) == {"/dev/termination-log": log}
+        found = self.mounts(terminationMessagePath="/dev/termination-log")
+        assert found == {"/etc/hosts": f"{POD}/etc-hosts", "/dev/termination-log": log}
         assert self.mounts(hosts=False, terminationMessagePath="/tmp/words") == {"/tmp/words": log}
 
     def test_hosts_of_the_container_s_own(self) -> None:
