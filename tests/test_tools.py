@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import configparser
 import importlib.metadata
 import io
@@ -14,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from tools import check_lowest, debian_root, ensure_go, release, run_tox
+from tools import check_lowest, debian_root, ensure_go, mutate, release, run_tox
 
 __all__: list[str] = []
 
@@ -174,3 +175,38 @@ def test_a_source_distribution_does_not_depend_on_the_build(tmp_path: Path) -> N
         extracted = archive.extractfile("nri_sync-1/b")
         assert extracted is not None
         assert extracted.read() == b"b"
+
+
+class TestMutants:
+    SOURCE = '''
+def limit(size, most):
+    """The smaller one."""
+    if size > most and most:
+        log.debug("cut")
+        size = most
+    return size + 1
+'''
+
+    def test_each_changes_one_thing(self, tmp_path: Path) -> None:
+        module = tmp_path / "module.py"
+        module.write_text(self.SOURCE)
+        changes = {mutant.change for mutant in mutate.mutants(module)}
+        assert changes == {
+            "condition negated: not (size > most and most)",
+            "size > most and most -> size > most or most",
+            "size > most -> size >= most",
+            "removed: size = most",
+            "return size + 1 -> return None",
+            "size + 1 -> size - 1",
+            "1 -> 2",
+        }
+        before = ast.unparse(ast.parse(self.SOURCE)).splitlines()
+        for mutant in mutate.mutants(module):
+            after = mutant.source.splitlines()
+            assert sum(one != two for one, two in zip(before, after)) == 1
+            assert len(after) == len(before)
+
+    def test_the_tests_of_a_module(self) -> None:
+        own, package = mutate._tests(mutate.ROOT / "nri_sync" / "wire" / "mux.py")
+        assert own == ["tests/wire/test_mux.py"]
+        assert package == ["tests/wire"]
