@@ -7,8 +7,8 @@ number off by one, a statement or a ``return`` value left out, ``True`` for ``Fa
 first, then those of its package; the first failure kills the mutant. Survivors are listed with file, line and
 change.
 
-PATH is a module or a package below nri_sync; without one, those of CORE. ``--each`` draws N mutants a module (0 for
-all), with ``--seed`` for the choice. Run it by hand: a mutant takes seconds, and all of them take hours.
+PATH is a module or a package below nri_sync; without one, those of CORE. ``--each`` draws N mutants a module
+(0: all), with ``--seed`` for the choice. Run it by hand: a mutant takes seconds, and all of them take hours.
 """
 
 from __future__ import annotations
