@@ -57,7 +57,7 @@ def pytest_report_header(config: pytest.Config) -> str:
 
 
 def _options(config: pytest.Config) -> dict[str, Any]:
-    """What the configuration says of runtimes, as arguments of FakeRuntime. Raises pytest.UsageError."""
+    """The settings of pytest's configuration, as arguments of FakeRuntime. Raises pytest.UsageError."""
     name, _, version = config.getini("nri_runtime").replace("://", ":", 1).partition(":")
     if not name or not version:
         raise pytest.UsageError(
@@ -79,7 +79,7 @@ def _options(config: pytest.Config) -> dict[str, Any]:
 
 @pytest.fixture
 def nri_runtime(request: pytest.FixtureRequest) -> Iterator[FakeRuntime]:
-    """A container runtime for one test, on a socket of its own: nri_sync.testing.FakeRuntime.
+    """A container runtime for one test, on a new socket: nri_sync.testing.FakeRuntime.
 
     Its options come from the marker, ``@pytest.mark.nri_runtime(request_timeout=0.5)``, or else from the
     configuration of pytest: nri_runtime, nri_version, nri_request_timeout. A plugin that is still connected at the
@@ -95,7 +95,7 @@ def nri_runtime(request: pytest.FixtureRequest) -> Iterator[FakeRuntime]:
 
 
 def _shorten(test: Any) -> None:
-    """Have pytest show what a handler has failed by its frames, without their arguments.
+    """Have pytest show the failure of a handler by its frames, without their arguments.
 
     These are whole pods and containers. With ``--tb`` the user's choice stands.
     """
@@ -120,9 +120,9 @@ def _shorten(test: Any) -> None:
 def nri_plugin(nri_runtime: FakeRuntime) -> Iterator[StartPlugin]:
     """Starts a plugin on nri_runtime, and returns its stub: ``nri_plugin(MyPlugin(), name="mine", idx="20")``.
 
-    Blocks until the plugin gets events. It is stopped at the end of the test, whatever happens. What a handler
-    has raised, other than to fail an event that the test has seen fail, is an error of the test. The arguments are
-    those of nri_sync.testing.FakeRuntime.run_plugin.
+    Blocks until the plugin gets events. It is stopped at the end of the test, also of one that fails. An exception
+    of a handler is an error of the test, unless it has failed an event that the test has seen fail. The arguments
+    are those of nri_sync.testing.FakeRuntime.run_plugin.
     """
     from nri_sync.errors import NRIError
 
@@ -152,7 +152,7 @@ def pytest_assertrepr_compare(op: str, left: object, right: object) -> list[str]
 
 
 def _lines(value: object) -> list[str] | None:
-    """The text of a message, or of what builds one; None for anything else."""
+    """The text of a message, or of its builder; None for anything else."""
     pb2 = sys.modules.get("nri_sync.api.nri_pb2")
     if pb2 is None:
         return None  # nothing here can be one

@@ -2,7 +2,7 @@
 
 Once a container has been made, containerd (``internal/cri/nri/nri_api_linux.go``) and CRI-O
 (``server/nri-api.go``) read its message off its OCI specification, for all later events and for Synchronize.
-Plugins then see the values of the specification, and not what their answers were merged to.
+Plugins then see the values of the specification, and not their merged answers.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ _LINUX = {
 
 
 def container_to_oci(container: Container) -> dict[str, Any]:
-    """What a container's message says of its OCI specification: that is what adjustments can change."""
+    """The parts of a container's OCI specification that its message has: those that adjustments can change."""
     spec: dict[str, Any] = {"process": {}, "linux": {}}
     for message, parts in ((container, _CONTAINER), (container.linux, _LINUX)):
         for field, value in message.ListFields():
@@ -77,12 +77,12 @@ def adjust_container(
 
     Args:
         callbacks: those of :func:`nri_sync.runtime.oci.adjust_spec`. The specification that they get has only
-            what the message says.
+            the parts that the message has.
 
     Raises:
         SpecError: as ``adjust_spec``. A runtime does not make the container then.
 
-    What callbacks raise comes out unchanged.
+    Exceptions of callbacks come out unchanged.
     """
     before = container_to_oci(container)
     after = adjust_spec(before, adjustment, **callbacks)

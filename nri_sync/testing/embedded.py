@@ -17,13 +17,13 @@ from nri_sync.testing.result import Answer
 __all__ = ["Embedded", "Recorder"]
 
 
-# Where the answers go to what this thread tells plugins of. Not of a thread: the runtime may tell of an event on
-# another one, in the context of the one that waits for it.
+# The list that gets the answers to the events of this context. A context, and not a thread: the runtime may send
+# an event on another thread, in the context of the thread that waits for it.
 _answers: ContextVar[list[Answer] | None] = ContextVar("answers", default=None)
 
 
 class Recorder(Metrics):
-    """Puts down the answers to the events that a thread tells of, for that thread. Thread-safe."""
+    """Records the answers to the events of a thread, for that thread. Thread-safe."""
 
     def __init__(self, changed: Callable[[], object]) -> None:
         """``changed()`` is called when a plugin has come or gone."""
@@ -33,7 +33,7 @@ class Recorder(Metrics):
 
     @contextmanager
     def answers(self) -> Iterator[list[Answer]]:
-        """What plugins answer to this thread until the end of the block."""
+        """The answers to the events of this thread, until the end of the block."""
         answers: list[Answer] = []
         token = _answers.set(answers)
         try:
@@ -74,7 +74,7 @@ class Recorder(Metrics):
 
 
 class Embedded(Runtime):
-    """A Runtime that can cut off a plugin, and tells plugins that have left from those that stay."""
+    """A Runtime that can cut off a plugin, and knows at once which plugins have hung up."""
 
     @property
     def plugins(self) -> tuple[str, ...]:
@@ -100,9 +100,9 @@ class Embedded(Runtime):
         return frozenset() if serving is None else serving.fleet.peers
 
     def leaving(self) -> Callable[[], bool]:
-        """What is returned tells whether plugins that have hung up by now are still among those that are asked.
+        """Returns a function: whether the runtime still asks plugins that have hung up by now.
 
-        Of plugins by their connections, and not their names: one that comes back at once is another one.
+        It goes by connections, not by names: a plugin that comes back at once has another connection.
         """
         left = {peer for peer in self._peers() if peer.hung_up}
         return lambda: not left.isdisjoint(self._peers())

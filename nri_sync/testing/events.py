@@ -1,4 +1,4 @@
-"""What happens to pods and containers, told to plugins in the order in which containerd does."""
+"""The events of pods and containers, sent to plugins in the order of containerd."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ __all__ = ["Events", "InjectCDI", "rdt_class"]
 #: Changes a specification in place for CDI devices, by their names.
 InjectCDI = Callable[[dict[str, Any], list[str]], object]
 
-# The exit code of what could not be started (``errorStartExitCode`` in containerd).
+# The exit code of a container that could not be started (``errorStartExitCode`` in containerd).
 _START_FAILED = 128
 # How plugins can make an event fail; all else is a mistake of the test.
 _FAILURES = (RequestFailed, ConflictError, ValidationRejected, RequestTimeout, SpecError)
 
 
 class _Event:
-    """One event, or a few that belong together: what plugins say, and the first failure. A context manager."""
+    """One event, or a few that belong together: the answers, and the first failure. A context manager."""
 
     def __init__(
         self,
@@ -66,9 +66,9 @@ class _Event:
         self._look_at = look_at
         self._around = around
         self._entered = ExitStack()
-        #: What plugins have said so far.
+        #: The answers of plugins so far.
         self.answers: list[Answer] = []
-        #: What the last call of tell() has returned.
+        #: The value that the last call of tell() has returned.
         self.reply: Any = None
         self.error: NRIError | None = None
 
@@ -80,7 +80,7 @@ class _Event:
         return self
 
     def __exit__(self, kind: object, *_exc_info: object) -> None:
-        """Raise what has failed the event, if that is to be checked."""
+        """Raise the error that has failed the event, if the caller checks it."""
         # Of a test that fails by it, pytest shows the handler's frames and the test's.
         __tracebackhide__ = True
         self._entered.close()
@@ -89,7 +89,7 @@ class _Event:
             raise self.error.with_traceback(None)
 
     def tell(self, call: Callable[..., Any], *arguments: Any) -> bool:
-        """Call a method of the Runtime, or what else can fail the event; False if that fails."""
+        """Call a method of the Runtime, or another function that can fail the event; False if it fails."""
         self.reply = None
         try:
             self.reply = call(*arguments)
@@ -106,7 +106,7 @@ class _Event:
 
 
 class Events:
-    """The methods of a runtime that tell of events, and keep what comes of them."""
+    """The methods of a runtime that send events, and keep the resulting pods and containers."""
 
     #: The NRI release that it acts as.
     nri_version: str
@@ -125,7 +125,7 @@ class Events:
         raise NotImplementedError
 
     def _raised(self, plugin: str, rpc: str) -> BaseException | None:
-        """What a handler of a plugin has raised, once."""
+        """The exception that a handler of a plugin has raised; each is returned once."""
         raise NotImplementedError
 
     def _event(self, name: str, check: bool) -> tuple[_Event, Embedded]:
@@ -142,7 +142,7 @@ class Events:
                 warnings.warn(text, NoEffectWarning, stacklevel=4)
 
     def _explain(self, failed: RequestFailed) -> None:
-        """Make the exception in the plugin the cause of what it has made fail."""
+        """Make the exception in the plugin the cause of the failure."""
         error = self._raised(failed.plugin, failed.event)
         if error is not None and isinstance(failed.__cause__, grpc.RpcError):
             failed.__cause__ = error.with_traceback(_from_handler(error.__traceback__))
@@ -154,7 +154,7 @@ class Events:
     # Pods
 
     def add(self, *items: PodSandbox | Container) -> None:
-        """Have pods and containers of which no plugin is told, until it is synchronized.
+        """Add pods and containers without an event: plugins see them when they are synchronized.
 
         Raises ValueError for an id that is taken, and for a container whose pod is not there yet.
         """
@@ -232,9 +232,10 @@ class Events:
     ) -> Result:
         """CreateContainer, then PostCreateContainer with the container that a runtime makes of the answers.
 
-        From then on the container is what its OCI specification is, as with containerd and CRI-O: a setting that
-        gets lost on the way there (docs/merging.md) is not in it. If a plugin fails the event, or the
-        specification cannot be made, StopContainer and RemoveContainer follow, and the container is not there.
+        From then on the container has the settings of its OCI specification, as with containerd and CRI-O. A
+        setting that merging or the specification loses (docs/merging.md) is not in it. If a plugin fails the
+        event, or the specification cannot be made, StopContainer and RemoveContainer follow, and there is no
+        container.
 
         A removal without an effect is a :class:`NoEffectWarning`, by way of :mod:`warnings`.
         """
@@ -304,7 +305,7 @@ class Events:
         *,
         check: bool = True,
     ) -> Result:
-        """UpdateContainer, then PostUpdateContainer. What plugins ask for in place of ``resources`` is set."""
+        """UpdateContainer, then PostUpdateContainer. The updates of plugins go before ``resources``."""
         pod, container = self._pod_and(container)
         __tracebackhide__ = True
         telling, runtime = self._event("UpdateContainer", check)
@@ -324,7 +325,7 @@ class Events:
     def stop_container(
         self, container: Container | str, exit_code: int = 0, *, check: bool = True
     ) -> Result:
-        """StopContainer; the container is stopped whatever plugins say. One that is already is not told of.
+        """StopContainer; the container stops also if plugins fail. One that has stopped sends no event.
 
         As from containerd, which calls after the stop: the state is CONTAINER_STOPPED, ``exit_code`` and the time
         are set, and the process id is still there.
@@ -337,7 +338,7 @@ class Events:
             return event.result(pod, container, updates=updates)
 
     def remove_container(self, container: Container | str, *, check: bool = True) -> Result:
-        """StopContainer, if it is not stopped, then RemoveContainer; it is gone whatever plugins say.
+        """StopContainer, if it is not stopped, then RemoveContainer; errors of plugins do not keep the container.
 
         As from containerd, the state is then CONTAINER_UNKNOWN, which is 0, and there is no process id.
         """
@@ -376,7 +377,7 @@ class Events:
             return []
         updates: list[ContainerUpdate] = []
         if container.state in (ContainerState.CONTAINER_RUNNING, ContainerState.CONTAINER_PAUSED):
-            # containerd tells of it when the process has exited (``NotifyContainerExit``).
+            # containerd sends StopContainer when the process has exited (``NotifyContainerExit``).
             container.state = ContainerState.CONTAINER_STOPPED
             container.exit_code = exit_code
             container.finished_at = time.time_ns()
@@ -396,7 +397,7 @@ class Events:
         updates = self._stop(event, runtime, pod, container)
         removed = Container()
         removed.CopyFrom(container)
-        # What has exited has no state in NRI (``GetStatus`` in ``internal/cri/nri``).
+        # A container that has exited has no state in NRI (``GetStatus`` in ``internal/cri/nri``).
         removed.state = ContainerState.CONTAINER_UNKNOWN
         event.tell(runtime.remove_container, pod, removed)
         self._node.remove(container)
@@ -404,7 +405,7 @@ class Events:
 
 
 def rdt_class(name: str) -> dict[str, Any] | None:
-    """What a class of RDT is to containerd: its name is that of the group of the kernel."""
+    """The ``intelRdt`` of a class, as containerd resolves it: the class names the group of the kernel."""
     return {"closID": name} if name else None
 
 

@@ -1,6 +1,6 @@
 """A container runtime for tests: it has pods and containers, and plugins on a socket, but runs nothing.
 
-What happens on it is in :mod:`.events`.
+Its events are in :mod:`.events`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FakeRuntime", "StartPlugin"]
 
-# Seconds after which a condition may hold for another reason than what happened here.
+# Seconds between two looks at a condition that may come to hold without an event here.
 _LOOK_AGAIN = 0.05
 # Seconds that the runtime has to let go of a plugin that has hung up.
 _LET_GO_WITHIN = WITHIN
@@ -49,12 +49,12 @@ class StartPlugin(Protocol):
 
 
 class FakeRuntime(Events):
-    """The runtime side on a socket of its own, with pods and containers; a context manager.
+    """The runtime side on a socket in a new directory, with pods and containers; a context manager.
 
-    Each method tells plugins of an event, as containerd does, and keeps what comes of it: a container has its
-    state, and all that its OCI specification has when the answers of plugins have been applied to it. Messages
-    that are passed in stand for the pod or container of their id, and are never changed. Methods block until all
-    plugins have answered; any thread may call them.
+    Each method sends an event to plugins, as containerd does, and keeps the resulting pod or container: a
+    container has its state, and the settings of its OCI specification with the answers of plugins applied.
+    Messages that are passed in stand for the pod or container of their id, and are never changed. Methods block
+    until all plugins have answered; any thread may call them.
 
     They raise if a plugin fails the event: RequestFailed with the plugin's exception among its causes,
     ConflictError, ValidationRejected. With ``check=False`` that is in the ``error`` of the result.
@@ -76,11 +76,11 @@ class FakeRuntime(Events):
         """Starts nothing.
 
         Args:
-            name, version, nri_version: what plugins are told of the runtime, and the release that it acts as: see
+            name, version, nri_version: of the runtime, as plugins get them, and the NRI release to act as: see
                 :class:`nri_sync.runtime.Runtime`.
             registration_timeout, request_timeout: seconds that plugins have; longer than runtimes give them, so
                 that a busy machine fails no test, and a debugger none either.
-            split_sync: tell plugins what exists in several messages, as runtimes do where it is much.
+            split_sync: send Synchronize in several messages, as runtimes do when there are many containers.
             default_validator: see :class:`nri_sync.runtime.Runtime`.
             inject_cdi: called with an OCI specification and the names of CDI devices, when a container is created
                 with some; changes the specification in place. Without it a container does not show them.
@@ -100,7 +100,7 @@ class FakeRuntime(Events):
         self._given_path = socket_path
         #: The ids of containers whose updates fail, when a plugin asks for them by itself.
         self.failing: set[str] = set()
-        # Guards what follows, and tells of changes.
+        # Guards the fields below, and is notified of changes.
         self._changed = threading.Condition(threading.Lock())
         self._changes = 0
         self._updates: list[ContainerUpdate] = []
@@ -157,7 +157,7 @@ class FakeRuntime(Events):
         return self
 
     def __exit__(self, kind: object, *_exc_info: object) -> None:
-        """Close; raise AssertionError if plugins are connected which nobody has stopped."""
+        """Close; raise AssertionError if plugins are still connected."""
         left: tuple[str, ...] = ()
         if kind is None and self._runtime is not None:
             left = self._left(self._runtime)
@@ -173,7 +173,7 @@ class FakeRuntime(Events):
             self.wait_for(lambda: not runtime.connected, timeout=WITHIN / 4)
         return runtime.connected
 
-    # What there is
+    # Pods, containers, plugins
 
     @property
     def socket_path(self) -> str:
@@ -208,7 +208,7 @@ class FakeRuntime(Events):
 
     @property
     def updates(self) -> list[ContainerUpdate]:
-        """What plugins have asked for by themselves, outside of any event, in order; failed ones too."""
+        """The updates that plugins have asked for outside of any event, in order; failed ones too."""
         with self._changed:
             return list(self._updates)
 
@@ -265,12 +265,12 @@ class FakeRuntime(Events):
         """Start a plugin on this runtime, over the socket, and close its stub at the end of the block.
 
         Blocks until the plugin has been synchronized, and gets events; at the end, until the runtime has let go of
-        it, so that it is neither asked nor seen in what follows. The stub is that of an application: it can be
+        it, so that later events do not reach it. The stub is that of an application: it can be
         stopped and started again, and asked for updates. At the end its interceptors are closed as well.
 
         Args:
             plugin: an object with handlers.
-            name, idx: what it is registered as, ``10-test``.
+            name, idx: it is registered as ``10-test``.
             config: given to ``configure()``, as to a plugin that the runtime has launched.
             timeout: seconds for all that.
             options: further arguments of :class:`nri_sync.Stub`.
@@ -278,7 +278,7 @@ class FakeRuntime(Events):
         Raises:
             StartError: it could not be started.
             AssertionError: it was not synchronized; or, at the end of a block that raised nothing: a handler has
-                raised what no event has failed with, or a handler is still running.
+                raised an exception that has failed no event, or a handler is still running.
         """
         check_options("run_plugin", options, ("config", "idx", "name", "timeout"))
         watch = Watch(config)
@@ -317,7 +317,7 @@ class FakeRuntime(Events):
         reason: object = f"it has taken more than {timeout:g} s"
         if watch.wait_synchronized(timeout):
             runtime = self._started()
-            # The runtime holds off blocks until it has taken in what the plugin has answered.
+            # The runtime grants no block before it has taken in the answer of the plugin.
             with runtime.block_plugin_sync(timeout):
                 connected = stub.name in runtime.connected
             stopped_itself = not stub.started and stub.close_reason is None
@@ -360,7 +360,7 @@ class FakeRuntime(Events):
     def _settle(self) -> None:
         """Block until the runtime has let go of all plugins that have hung up.
 
-        A runtime notices that on a thread of its own, and would ask such a plugin about the next event.
+        A runtime notices the end of a connection on another thread, and might send the next event to it.
         """
         if self._runtime is not None:
             is_leaving = self._runtime.leaving()
@@ -407,7 +407,7 @@ class FakeRuntime(Events):
 
 
 def _check_end(stub: Stub, watch: Watch) -> None:
-    """Raise AssertionError for what a plugin has left behind."""
+    """Raise AssertionError for an exception of a handler, or a handler that still runs."""
     running = watch.still_running()
     error = watch.take()
     if error is not None:

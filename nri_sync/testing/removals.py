@@ -14,7 +14,7 @@ _Spec = Mapping[str, Any]
 
 
 class NoEffectWarning(UserWarning):
-    """What a plugin asks for has no effect: the runtime keeps an entry all the same, or is too old for a field."""
+    """A plugin's request has no effect: the runtime keeps an entry all the same, or is too old for a field."""
 
 
 class _Kind(NamedTuple):
@@ -86,7 +86,7 @@ def _in(spec: _Spec, parent: str, key: str) -> Any:
 def ineffective_removals(
     asked: Sequence[tuple[str, ContainerAdjustment]], made: _Spec
 ) -> list[str]:
-    """What plugins have removed, and a runtime keeps; a sentence for each.
+    """The removals of entries that a runtime keeps; a sentence for each.
 
     Args:
         asked: the plugins in the order in which they were asked, by any names, and their adjustments.

@@ -1,4 +1,4 @@
-"""What plugins ask for, in a form to compare with: plain dicts and lists."""
+"""The adjustments of plugins in a form to compare with: dicts by key, of texts and messages."""
 
 from __future__ import annotations
 
@@ -35,20 +35,20 @@ _V = TypeVar("_V")
 
 
 class Changes:
-    """How a new container is to be changed. ``changes.env == {"NAME": "value"}``, and so on.
+    """The changes of a new container: ``changes.env == {"NAME": "value"}``, and so on.
 
-    Takes what a ``create_container`` handler returns. In each dict, the value of an entry that is to be removed
-    is None. Nothing here changes the messages it was made of.
+    Takes the answer of a ``create_container`` handler. In each dict, the value of a removed entry is
+        None. Nothing here changes the messages it was made of.
     """
 
     def __init__(self, answered: Answered = None) -> None:
-        """Raises TypeError for what no ``create_container`` may return."""
+        """Raises TypeError for a value that ``create_container`` must not return."""
         response: CreateContainerResponse = _CREATE.reply(answered)
-        #: All of it, as the message; what is empty has been taken out.
+        #: The whole adjustment, without empty messages.
         self.adjustment = ContainerAdjustment()
         self.adjustment.CopyFrom(response.adjust)
         api.strip(self.adjustment)
-        #: What is to be changed in other containers, or in this one, if it exists.
+        #: The updates of other containers, or of this one, if it exists.
         self.updates: list[ContainerUpdate] = list(response.update)
 
     @property
@@ -100,14 +100,14 @@ class Changes:
 
     @property
     def empty(self) -> bool:
-        """Whether nothing is to be changed, in this container or another."""
+        """Whether there is no change, in this container or another."""
         return not self.adjustment.ListFields() and not self.updates
 
     def apply(self, spec: Mapping[str, Any]) -> dict[str, Any]:
         """An OCI runtime specification with the adjustment in it, as a runtime hands it to runc.
 
-        ``spec`` is what ``json.loads`` makes of a config.json; it is not changed. A removal without an effect is
-        a :class:`NoEffectWarning`.
+        ``spec`` is a config.json, as ``json.loads`` reads it; it is not changed. A removal without
+        an effect is a :class:`NoEffectWarning`.
 
         Raises:
             ConflictError: the adjustment sets something twice.
@@ -129,7 +129,7 @@ class Changes:
 
 
 class Answer(NamedTuple):
-    """What one plugin has said to one event."""
+    """The answer of one plugin to one event."""
 
     #: The full name, ``NN-name``.
     plugin: str
@@ -149,7 +149,7 @@ class Answer(NamedTuple):
 
 
 class Result(Changes):
-    """What has come of an event: what all plugins together have asked for, or why it failed."""
+    """The outcome of an event: the merged answers of all plugins, or why it failed."""
 
     def __init__(
         self,
@@ -170,9 +170,9 @@ class Result(Changes):
         #: The pod, and the container if it is about one, as they are after the event.
         self.pod = pod
         self.container = container
-        #: What each plugin said, in order.
+        #: The answers of plugins, in order.
         self.answers: tuple[Answer, ...] = tuple(answers)
-        #: Which plugin has set what in a container that is being created.
+        #: The owner of each setting of a container that is being created.
         self.owners = Owners() if owners is None else owners
         #: Why the event failed: RequestFailed, ConflictError, ValidationRejected, ...; None if it has not.
         self.error = error
@@ -183,7 +183,7 @@ class Result(Changes):
         return self.error.reason if isinstance(self.error, ValidationRejected) else None
 
     def owner(self, field: int, key: str | None = None) -> str | None:
-        """Who set a field of the new container, an ``api.Field``, with a key where it has entries.
+        """The plugin that set a field of the new container, an ``api.Field``, with a key where it has entries.
 
         ``result.owner(api.Field.Env, "NAME")``. Raises ValueError for a key that is missing, or one too many.
         """
@@ -198,7 +198,7 @@ class Result(Changes):
 def merge(
     pod: PodSandbox, container: Container, answers: Iterable[Answer]
 ) -> tuple[Container, Owners]:
-    """The container with what plugins have asked for in their answers, and who set what.
+    """The container with the answers of plugins merged into it, and the owners of its settings.
 
     Up to the first conflict, if there is one. A new container; nothing else is changed.
     """
@@ -213,7 +213,7 @@ def merge(
 
 
 def _marked(entries: Iterable[tuple[str, _V]]) -> dict[str, _V | None]:
-    """By key without its mark; what is removed and set again is set."""
+    """By key without its mark; an entry that is removed and set again is set."""
     removed: dict[str, _V | None] = {}
     present: dict[str, _V | None] = {}
     for marked_key, value in entries:

@@ -57,6 +57,20 @@ def test_each_kind_of_change() -> None:
     assert not changes.empty
 
 
+def test_values_are_of_the_types_that_the_page_names() -> None:
+    """Texts and messages, none of them converted any further."""
+    changes = Changes(full().add_rlimit("RLIMIT_AS", hard=2, soft=1))
+    for values in (changes.env, changes.annotations, changes.sysctl, changes.namespaces):
+        assert {type(value) for value in values.values()} == {str, type(None)}
+    assert {type(value) for value in changes.mounts.values()} == {api.Mount, type(None)}
+    assert {type(value) for value in changes.devices.values()} == {api.LinuxDevice, type(None)}
+    assert {type(value) for value in changes.rlimits.values()} == {api.POSIXRlimit}
+    assert {type(value) for value in (*changes.args, *changes.cdi_devices)} == {str}
+    assert type(changes.resources) is api.LinuxResources
+    assert type(changes.adjustment) is api.ContainerAdjustment
+    assert {type(item) for item in Changes((None, [update()])).updates} == {api.ContainerUpdate}
+
+
 def update() -> api.Update:
     return api.Update("other").set_cpu(shares=3)
 
