@@ -30,6 +30,7 @@
      +-- ValidationRejected          a validator refused what the plugins have set
      +-- RequestFailed               a plugin has made a request of the Runtime fail
      |    +-- NoAnswer               ... by not answering: too slow, disconnected, or not understood
+     +-- NoThread (RuntimeError)     the system has no thread to give
      +-- RequestTimeout (TimeoutError)    the caller's own time for a request was over
      +-- StartError                  start() failed; ``phase`` tells how far it got
           +-- ConnectionSpent        there is nothing to connect to again
@@ -62,6 +63,7 @@ __all__ = [
     "LocalProtocolError",
     "NRIError",
     "NoAnswer",
+    "NoThread",
     "NotAllowed",
     "NotConnected",
     "OwnershipConflict",
@@ -255,6 +257,14 @@ class StartError(NRIError):
     def __init__(self, message: str, *, phase: str) -> None:
         super().__init__(message)
         self.phase = phase
+
+
+class NoThread(NRIError, RuntimeError):
+    """The system has no thread to give: a limit of processes or of memory is reached.
+
+    Such as ``ulimit -u``, ``pids.max`` of the cgroup or ``podPidsLimit`` of the kubelet. ``__cause__`` is Python's
+    own error.
+    """
 
 
 class ConnectionSpent(StartError):

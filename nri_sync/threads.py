@@ -17,6 +17,7 @@ import weakref
 from typing import Any, Callable, TypeVar, cast
 
 from nri_sync.deadline import Deadline
+from nri_sync.errors import NoThread
 from nri_sync.fork import in_child
 
 __all__ = ["Latch", "call_off_main", "off_main", "on_main_thread", "signal_safe", "spawn"]
@@ -96,34 +97,51 @@ class Latch:
         return True
 
 
-def spawn(name: str, target: Callable[..., object], *args: object) -> None:
+def spawn(name: str, target: Callable[..., object], *args: object) -> Latch:
     """Run ``target(*args)`` on a new daemon thread called ``name``; returns at once.
 
-    Daemon, so that a process that forgets to stop its stub still exits. From the main thread the start
-    is one C call: the thread is started by a helper thread, since ``Thread.start()`` itself waits on
-    locks that an interrupt would leave held.
+    The one way in which nri_sync starts a thread. Daemon, so that a process that forgets to stop its stub still
+    exits. The latch that is returned is set when the target has returned or raised. From the main thread the start
+    is one C call: the thread is started by a helper thread, since ``Thread.start()`` itself waits on locks that an
+    interrupt would leave held.
 
     Raises:
-        RuntimeError, MemoryError: the system has no more threads, or the interpreter is shutting down.
+        NoThread: the system has no more threads, or the interpreter is shutting down. The target has not run.
     """
-    if on_main_thread():
-        _thread.start_new_thread(_start_or_run, (name, target, args))
-    else:
-        _start(name, target, args)
+    ended = Latch()
+    try:
+        if on_main_thread():
+            _thread.start_new_thread(_start_or_run, (name, target, args, ended))
+        else:
+            _start(name, target, args, ended)
+    except (RuntimeError, MemoryError) as error:
+        raise NoThread(f"no thread for {name}: {str(error) or 'out of memory'}") from error
+    return ended
 
 
-def _start_or_run(name: str, target: Callable[..., object], args: Any) -> None:
+def _start_or_run(
+    name: str, target: Callable[..., object], args: tuple[object, ...], ended: Latch
+) -> None:
     """The helper thread's work. If it was the last that there was, it stands in, under no name."""
     try:
-        _start(name, target, args)
+        _start(name, target, args, ended)
         return
     except (RuntimeError, MemoryError):
-        pass  # nobody could be told any more
-    target(*args)
+        pass  # spawn() has returned, and can raise no more
+    _run(target, args, ended)
 
 
-def _start(name: str, target: Callable[..., object], args: Any) -> None:
-    threading.Thread(target=target, name=name, args=args, daemon=True).start()
+def _start(
+    name: str, target: Callable[..., object], args: tuple[object, ...], ended: Latch
+) -> None:
+    threading.Thread(target=_run, name=name, args=(target, args, ended), daemon=True).start()
+
+
+def _run(target: Callable[..., object], args: tuple[object, ...], ended: Latch) -> None:
+    try:
+        target(*args)
+    finally:
+        ended.set()
 
 
 def off_main(name: str, target: Callable[[], object]) -> None:
@@ -135,7 +153,7 @@ def off_main(name: str, target: Callable[[], object]) -> None:
         try:
             spawn(name, target)
             return
-        except (RuntimeError, MemoryError):
+        except NoThread:
             pass
     target()
 
@@ -176,7 +194,7 @@ def call_off_main(
     try:
         try:
             spawn(name, run)
-        except (RuntimeError, MemoryError):
+        except NoThread:
             run()
         done.wait()
         if results:

@@ -9,6 +9,7 @@ the main thread: Python 3.12 may crash when several threads are traced.
 from __future__ import annotations
 
 import _thread
+import ast
 import contextvars
 import faulthandler
 import gc
@@ -22,6 +23,7 @@ import time
 import weakref
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 from types import FrameType
 from typing import Any, Callable
 
@@ -29,6 +31,7 @@ import pytest
 
 from nri_sync import deadline, threads
 from nri_sync.deadline import Deadline
+from nri_sync.errors import NoThread
 from nri_sync.threads import Latch, call_off_main, off_main, on_main_thread, signal_safe, spawn
 
 #: Longer than anything here takes; a test that gets this far has failed.
@@ -348,7 +351,7 @@ class Target:
         return self.thread
 
 
-def on_other_thread(function: Callable[[], None]) -> threading.Thread:
+def on_other_thread(function: Callable[[], object]) -> threading.Thread:
     [thread] = run_in_threads(1, function)
     join_all([thread])
     return thread
@@ -449,6 +452,64 @@ def test_spawn_says_so_when_there_are_no_more_threads(
     with pytest.raises(RuntimeError, match="can't start new thread"):
         spawn("unused", target)
     assert target.runs == 0
+
+
+@pytest.mark.parametrize("caller", ["main", "other"])
+def test_the_latch_is_set_when_the_target_has_ended(caller: str) -> None:
+    go = threading.Event()
+    latches: list[Latch] = []
+
+    def run() -> None:
+        assert go.wait(LONG)
+
+    def start() -> None:
+        latches.append(spawn("latched", run))
+
+    if caller == "main":
+        start()
+    else:
+        on_other_thread(start)
+    [ended] = latches
+    assert not ended.is_set()
+    go.set()
+    assert ended.wait(Deadline(LONG))
+
+
+@pytest.mark.parametrize("caller", ["main", "other"])
+@pytest.mark.parametrize("error", [RuntimeError("can't start new thread"), MemoryError()])
+def test_there_is_one_error_for_no_thread(
+    caller: str, error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise error
+
+    def start() -> None:
+        with pytest.raises(NoThread, match="no thread for unused: ") as caught:
+            spawn("unused", Target())
+        causes.append(caught.value.__cause__)
+
+    causes: list[object] = []
+    if caller == "main":
+        monkeypatch.setattr(_thread, "start_new_thread", refuse)
+        start()
+    else:
+        monkeypatch.setattr(threads, "_start", refuse)
+        on_other_thread(start)
+    assert causes == [error]
+
+
+def test_threads_are_started_in_one_way() -> None:
+    package = Path(threads.__file__).parent
+    found = [
+        f"{path.relative_to(package)}: {ast.unparse(node)}"
+        for path in package.rglob("*.py")
+        if path.name != "threads.py"
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call)
+        and ast.unparse(node.func).rpartition(".")[2]
+        in {"Thread", "Timer", "start_new_thread", "ThreadPoolExecutor", "ThreadPool"}
+    ]
+    assert found == []
 
 
 def test_the_helper_of_the_main_thread_stands_in_when_it_was_the_last(

@@ -42,7 +42,7 @@ from typing import Any, Union
 
 from nri_sync import fork
 from nri_sync.deadline import Deadline
-from nri_sync.errors import ConnectionLost, NRIError, RemoteProtocolError
+from nri_sync.errors import ConnectionLost, NoThread, NRIError, RemoteProtocolError
 from nri_sync.logger import get_logger
 from nri_sync.threads import Latch, on_main_thread, spawn
 
@@ -364,7 +364,7 @@ class Link:
                 return True
             try:
                 spawn(name, self._work, task)
-            except (RuntimeError, MemoryError) as error:
+            except NoThread as error:
                 logger.error("%s: no new thread: %s", self.name, error)
                 may_spawn = False
             if may_spawn:
@@ -470,7 +470,7 @@ class Link:
         if start:
             try:
                 spawn(f"{self.name}-clock", self._watch_clock)
-            except (RuntimeError, MemoryError) as error:
+            except NoThread as error:
                 logger.error("%s: no thread to watch the clock: %s", self.name, error)
                 with self._lock:
                     self._has_clock = False
@@ -767,7 +767,7 @@ class Link:
 
         try:
             spawn(f"{self.name}-writer", write)
-        except (RuntimeError, MemoryError):
+        except NoThread:
             self._write_lock.release()
             self.close(
                 ConnectionLost("the peer does not read, and no thread was left to wait for it")

@@ -13,7 +13,7 @@ import grpc
 
 from nri_sync.api import PluginId, nri_pb2
 from nri_sync.deadline import Deadline
-from nri_sync.errors import NRIError, RuntimeStopped, StartError
+from nri_sync.errors import NoThread, NRIError, RuntimeStopped, StartError
 from nri_sync.logger import get_logger
 from nri_sync.runtime.gate import Gate
 from nri_sync.runtime.inprocess import InProcess
@@ -157,7 +157,7 @@ class Fleet:
             return
         try:
             spawn(f"nri-welcome-{peer.pid}", self._welcome, peer)
-        except (RuntimeError, MemoryError) as error:
+        except NoThread as error:
             logger.warning("cannot serve a connection: %s", error)
             peer.close()
 

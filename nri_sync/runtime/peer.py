@@ -15,7 +15,7 @@ from nri_sync.api import EventMask, PluginId, nri_pb2
 from nri_sync.api.compat import without_numbers
 from nri_sync.api.services import PLUGIN, RUNTIME
 from nri_sync.deadline import Deadline
-from nri_sync.errors import ConnectionLost, NRIError, RemoteProtocolError
+from nri_sync.errors import ConnectionLost, NoThread, NRIError, RemoteProtocolError
 from nri_sync.logger import get_logger
 from nri_sync.net.sockets import peer_credentials
 from nri_sync.runtime.older import OlderRelease
@@ -365,7 +365,7 @@ class Peer:
         self._closed.set()
         self._asked.set()
         if self._on_close is not None:
-            with contextlib.suppress(RuntimeError, MemoryError):
+            with contextlib.suppress(NoThread):
                 spawn(f"{self._session.link.name}-on-close", self._on_close, self, cause)
                 return
             self._on_close(self, cause)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Callable, TypeVar
 
+from nri_sync.errors import NoThread
 from nri_sync.threads import Latch, spawn
 
 __all__ = ["together"]
@@ -29,7 +30,7 @@ def together(name: str, calls: Sequence[Callable[[], T]]) -> list[T]:
     for number in range(1, len(calls)):
         try:
             spawn(f"{name}-{number}", run, number)
-        except (RuntimeError, MemoryError):  # no more threads: then one after the other
+        except NoThread:  # no more threads: then one after the other
             run(number)
     if calls:
         run(0)

@@ -13,6 +13,7 @@ from nri_sync.testing.common import WITHIN, socket_directory
 from nri_sync.testing.remote import RemotePlugin
 from nri_sync.testing.stage import Closed, Stage
 from nri_sync.testing.steps import Down, Session
+from nri_sync.threads import Latch, spawn
 
 __all__ = ["ScriptedRuntime"]
 
@@ -53,7 +54,8 @@ class ScriptedRuntime:
         self._path = socket_path or ""
         self._stage = Stage()
         self._resources = contextlib.ExitStack()
-        self._thread: threading.Thread | None = None
+        # Set when the script's thread has ended.
+        self._ended: Latch | None = None
         # Guards the two that the script waits in: close() wakes it.
         self._lock = threading.Lock()
         self._listener: ListeningSocket | None = None
@@ -64,7 +66,7 @@ class ScriptedRuntime:
     def start(self) -> None:
         """Listen, unless the script begins with a time down, and play it. To be called once.
 
-        Raises OSError if the path cannot be used.
+        Raises OSError if the path cannot be used, NoThread if the system has no more threads.
         """
         if not self._path:
             self._path = self._resources.enter_context(socket_directory()) + "/nri.sock"
@@ -74,8 +76,12 @@ class ScriptedRuntime:
         except BaseException:
             self._resources.close()
             raise
-        self._thread = threading.Thread(target=self._run, name="nri-script", daemon=True)
-        self._thread.start()
+        try:
+            self._ended = spawn("nri-script", self._run)
+        except BaseException:
+            self._unlisten()
+            self._resources.close()
+            raise
 
     def close(self) -> None:
         """End the script, wherever it is, and close everything. Idempotent."""
@@ -86,8 +92,8 @@ class ScriptedRuntime:
             listener.stop()
         if plugin is not None:
             plugin.interrupt()
-        if self._thread is not None:
-            self._thread.join()
+        if self._ended is not None:
+            self._ended.wait()
         self._resources.close()
 
     def __enter__(self) -> ScriptedRuntime:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Callable
 
+from nri_sync.errors import NoThread
 from nri_sync.logger import get_logger
 from nri_sync.threads import spawn
 
@@ -29,5 +30,5 @@ def run_elsewhere(name: str, callbacks: Sequence[Callback]) -> None:
     if callbacks:
         try:
             spawn(f"{name}-callbacks", run_callbacks, callbacks)
-        except RuntimeError:
+        except NoThread:
             run_callbacks(callbacks)

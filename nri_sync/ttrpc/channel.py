@@ -11,7 +11,7 @@ from typing import Any, Callable, NoReturn
 import grpc
 
 from nri_sync.deadline import Deadline
-from nri_sync.errors import NRIError
+from nri_sync.errors import NoThread, NRIError
 from nri_sync.logger import get_logger
 from nri_sync.text import printable
 from nri_sync.threads import spawn
@@ -301,8 +301,8 @@ class _Method:
         )
         try:
             spawn(f"{self._end.name}-requests", self._feed, call, request)
-        except RuntimeError as error:
-            text = f"no thread to send the requests: {error}"
+        except NoThread as error:
+            text = f"cannot send the requests: {error}"
             self._end.finish(call, Status.of(grpc.StatusCode.RESOURCE_EXHAUSTED, text))
         return call
 

@@ -108,7 +108,7 @@ def connect(
     Raises:
         ValueError: the target is not a unix socket.
         OSError: nobody listens there, or it may not be reached; TimeoutError after ``timeout``.
-        RuntimeError: the system has no more threads.
+        NoThread: the system has no more threads.
     """
     path = sockets.parse_target(target)
     sock = sockets.connect(path, Deadline(timeout))

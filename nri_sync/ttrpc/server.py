@@ -13,7 +13,7 @@ import grpc
 
 from nri_sync import fork
 from nri_sync.deadline import Deadline
-from nri_sync.errors import NRIError
+from nri_sync.errors import NoThread, NRIError
 from nri_sync.logger import get_logger
 from nri_sync.net import sockets
 from nri_sync.threads import Latch, spawn
@@ -85,7 +85,7 @@ class Server(grpc.Server):
 
         Raises:
             ValueError: the address is not a unix socket.
-            RuntimeError: it cannot be listened on; the OSError is its cause.
+            RuntimeError: it cannot be listened on; the OSError, or NoThread, is its cause.
         """
         path = sockets.parse_target(address)
         try:
@@ -101,7 +101,14 @@ class Server(grpc.Server):
             listener.close()
             raise RuntimeError(f"cannot listen on {address}: the server is stopped")
         if started:
-            self._accept_on(path, listener)
+            try:
+                self._accept_on(path, listener)
+            except NoThread as error:
+                with self._lock:
+                    self._listeners.pop(path, None)
+                listener.stop()
+                listener.close()
+                raise RuntimeError(f"cannot listen on {address}: {error}") from error
         return 1
 
     def add_secure_port(self, address: str, server_credentials: Any) -> int:
@@ -113,14 +120,23 @@ class Server(grpc.Server):
 
         Raises:
             ValueError: it was started or stopped before.
+            NoThread: the system has no more threads. The server is stopped.
         """
         with self._lock:
             if self._started or self._stopping:
                 raise ValueError("a server can be started once only, by the process that made it")
             self._started = True
             listeners = list(self._listeners.items())
-        for path, listener in listeners:
-            self._accept_on(path, listener)
+        waiting = dict(listeners)
+        try:
+            for path, listener in listeners:
+                self._accept_on(path, listener)
+                del waiting[path]
+        except NoThread:
+            self.stop(None)
+            for listener in waiting.values():
+                listener.close()
+            raise
 
     def _accept_on(self, path: str, listener: socket.socket) -> None:
         spawn(f"ttrpc-accept-{os.path.basename(path)}", self._accept, path, listener)
@@ -191,7 +207,8 @@ class Server(grpc.Server):
         """Stop accepting and end all connections; those with calls in flight after ``grace`` seconds.
 
         New calls on existing connections are refused meanwhile. Does not wait for handlers longer than
-        that, and returns at once: the event returned is set when all connections are closed. Idempotent.
+        that, and returns at once: the event returned is set when all connections are closed. Where the system has
+        no thread to wait on, it blocks until then. Idempotent.
         """
         with self._lock:
             again, self._stopping = self._stopping, True
@@ -203,7 +220,10 @@ class Server(grpc.Server):
                 if not started:
                     listener.close()
         if not self._stopped.is_set():
-            spawn("ttrpc-server-stop", self._end_connections, grace)
+            try:
+                spawn("ttrpc-server-stop", self._end_connections, grace)
+            except NoThread:
+                self._end_connections(grace)
         return self._stopped
 
     def _end_connections(self, grace: float | None) -> None:

@@ -20,7 +20,7 @@ from nri_sync import api, kit
 from tests.examples.test_ca_bundles import CERTIFICATE
 from tests.interop.conftest import Connect
 from tests.interop.gopeer import PeerError
-from tests.interop.goruntime import RELEASES, GoRuntime
+from tests.interop.goruntime import RELEASES, GoRuntime, Release
 from tests.interop.plugins import PROMPTLY
 
 __all__: list[str] = []
@@ -31,7 +31,8 @@ pytestmark = pytest.mark.parametrize("release", [RELEASES[0], RELEASES[-1]], ids
 
 
 @pytest.fixture
-def runtime(runtime: GoRuntime) -> GoRuntime:
+def runtime(runtime: GoRuntime, release: Release) -> GoRuntime:
+    # Older releases of pytest see a parameter of an overridden fixture only where the new one asks for it, too.
     runtime.start()
     return runtime
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from nri_sync.deadline import Deadline
-from nri_sync.errors import ConnectionLost, NRIError, RemoteProtocolError
+from nri_sync.errors import ConnectionLost, NoThread, NRIError, RemoteProtocolError
 from nri_sync.net import link as link_module
 from nri_sync.net.link import Job, Link, Receiver
 from nri_sync.threads import Latch, spawn
@@ -247,7 +247,7 @@ class TestLimits:
         self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
         def refuse(*arguments: object) -> None:
-            raise RuntimeError("can't start new thread")
+            raise NoThread("can't start new thread")
 
         monkeypatch.setattr(link_module, "spawn", refuse)
         with linked() as (_, peer):
@@ -261,7 +261,7 @@ class TestLimits:
 
     def test_no_more_threads(self, monkeypatch: pytest.MonkeyPatch) -> None:
         def refuse(*arguments: object) -> None:
-            raise MemoryError
+            raise NoThread("out of memory")
 
         with linked() as (lines, peer):
             peer.send("block a")
@@ -347,7 +347,7 @@ class TestWriting:
 
     def test_nobody_left_to_finish_what_was_begun(self, monkeypatch: pytest.MonkeyPatch) -> None:
         def refuse(*arguments: object) -> None:
-            raise RuntimeError("can't start new thread")
+            raise NoThread("can't start new thread")
 
         with linked() as (lines, peer):
             peer.send("one")
@@ -802,7 +802,7 @@ class TestClock:
         self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
         def refuse(*arguments: object) -> None:
-            raise RuntimeError("can't start new thread")
+            raise NoThread("can't start new thread")
 
         lines = Lines()
         ticked = threading.Event()

@@ -18,7 +18,7 @@ import pytest
 
 from nri_sync import threads
 from nri_sync.deadline import Deadline
-from nri_sync.errors import ConnectionLost
+from nri_sync.errors import ConnectionLost, NoThread
 from nri_sync.net import link as link_module
 from nri_sync.net.link import Buffer, Job, Link
 from nri_sync.threads import Latch
@@ -330,7 +330,7 @@ class TestNoThreads:
         def refuse(name: str, *arguments: object) -> None:
             if threading.current_thread().name == "dispatcher":
                 hold.wait_here()
-            raise RuntimeError("can't start new thread")
+            raise NoThread("can't start new thread")
 
         monkeypatch.setattr(link_module, "spawn", refuse)
         with linked() as (lines, peer):
@@ -354,7 +354,7 @@ class TestNoThreads:
                 hold.wait_here()
                 spawn(name, *arguments)
             else:
-                raise RuntimeError("can't start new thread")
+                raise NoThread("can't start new thread")
 
         monkeypatch.setattr(link_module, "spawn", start_late)
         with linked() as (lines, peer):
@@ -368,7 +368,7 @@ class TestNoThreads:
 
     def test_nobody_serves_who_would_come_for_a_job(self, monkeypatch: pytest.MonkeyPatch) -> None:
         def refuse(*arguments: object) -> None:
-            raise RuntimeError("can't start new thread")
+            raise NoThread("can't start new thread")
 
         with linked() as (lines, peer):
             # A reader and a sentinel, who wait for the peer.
@@ -384,7 +384,7 @@ class TestNoThreads:
 
         def refuse(name: str, *arguments: object) -> None:
             hold.wait_here()
-            raise RuntimeError("can't start new thread")
+            raise NoThread("can't start new thread")
 
         with linked() as (lines, peer):
             peer.send("block a")

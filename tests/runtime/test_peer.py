@@ -15,7 +15,7 @@ from nri_sync import api
 from nri_sync.api import EventMask, PluginId, nri_pb2
 from nri_sync.api.handlers import HANDLERS
 from nri_sync.deadline import Deadline
-from nri_sync.errors import ConnectionLost, RemoteProtocolError
+from nri_sync.errors import ConnectionLost, NoThread, RemoteProtocolError
 from nri_sync.net.sockets import listen
 from nri_sync.runtime import Peer
 from nri_sync.runtime.request import Request
@@ -369,7 +369,7 @@ class TestEnd:
 
     def test_without_threads_the_socket_is_closed(self, monkeypatch: pytest.MonkeyPatch) -> None:
         def spawn(*_arguments: Any) -> None:
-            raise RuntimeError("can't start new thread")
+            raise NoThread("can't start new thread")
 
         monkeypatch.setattr("nri_sync.runtime.peer.spawn", spawn)
         ours, theirs = socket.socketpair()

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from nri_sync.errors import NoThread
 from nri_sync.runtime import together as module
 from nri_sync.runtime.together import together
 from tests.runtime.rig import LONG
@@ -31,7 +32,7 @@ def test_results_come_in_order_of_the_calls_which_run_at_the_same_time() -> None
 
 def test_without_threads_they_run_one_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
     def spawn(*_arguments: Any) -> None:
-        raise RuntimeError("can't start new thread")
+        raise NoThread("can't start new thread")
 
     monkeypatch.setattr(module, "spawn", spawn)
     me = threading.get_ident()

@@ -11,10 +11,12 @@ from pathlib import Path
 import pytest
 
 from nri_sync.deadline import Deadline
+from nri_sync.errors import NoThread
 from nri_sync.net.sockets import connect, listen
 from nri_sync.testing import RemotePlugin, ScriptedRuntime, steps
 from tests.plugin.harness import eventually
 from tests.runtime.rig import LONG
+from tests.threadless import no_threads
 
 __all__: list[str] = []
 
@@ -190,3 +192,12 @@ def test_leaves_the_socket_of_another_runtime(socket_dir: Path) -> None:
         with listen(str(path)):
             first.close()
             connect(str(path), Deadline(1)).close()
+
+
+def test_without_a_thread(socket_dir: Path) -> None:
+    path = socket_dir / "nri.sock"
+    runtime = ScriptedRuntime([steps.serve()], socket_path=str(path))
+    with no_threads(), pytest.raises(NoThread, match="nri-script"):
+        runtime.start()
+    assert not path.exists()
+    runtime.close()

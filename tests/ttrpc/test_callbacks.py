@@ -6,6 +6,7 @@ import threading
 
 import pytest
 
+from nri_sync.errors import NoThread
 from nri_sync.ttrpc import callbacks
 from nri_sync.ttrpc.callbacks import run_callbacks, run_elsewhere
 from tests.net.rig import LONG
@@ -39,7 +40,7 @@ def test_no_callbacks_need_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_without_threads_they_run_here(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*arguments: object) -> None:
-        raise RuntimeError("can't start new thread")
+        raise NoThread("can't start new thread")
 
     monkeypatch.setattr(callbacks, "spawn", refuse)
     threads: list[threading.Thread] = []

@@ -13,6 +13,7 @@ import grpc
 import pytest
 from google.protobuf.wrappers_pb2 import BytesValue, StringValue
 
+from nri_sync.errors import NoThread
 from nri_sync.threads import Latch
 from nri_sync.ttrpc import CallError, Channel, connect
 from nri_sync.ttrpc import channel as channel_module
@@ -324,7 +325,7 @@ class TestStreams:
         self, calls: Calls, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         def refuse(*arguments: object) -> None:
-            raise RuntimeError("can't start new thread")
+            raise NoThread("can't start new thread")
 
         with monkeypatch.context() as patch:
             patch.setattr(channel_module, "spawn", refuse)

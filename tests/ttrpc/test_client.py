@@ -11,7 +11,7 @@ import grpc
 import pytest
 
 from nri_sync.deadline import Deadline
-from nri_sync.errors import LocalProtocolError
+from nri_sync.errors import LocalProtocolError, NoThread
 from nri_sync.net import link as link_module
 from nri_sync.ttrpc import Channel
 from nri_sync.ttrpc import channel as channel_module
@@ -492,7 +492,7 @@ class TestTheEnd:
 
     def test_a_callback_that_finds_no_thread(self, monkeypatch: pytest.MonkeyPatch) -> None:
         def refuse(*arguments: object) -> None:
-            raise RuntimeError("can't start new thread")
+            raise NoThread("can't start new thread")
 
         with raw_server() as (channel, peer):
             future = Calls(channel).unary("M").future(text("x"))

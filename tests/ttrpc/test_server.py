@@ -16,10 +16,12 @@ from typing import Any
 import grpc
 import pytest
 
+from nri_sync.errors import NoThread
 from nri_sync.net import sockets
 from nri_sync.ttrpc import Server, connect
 from nri_sync.ttrpc import server as server_module
 from tests.net.rig import open_descriptors
+from tests.threadless import no_threads
 from tests.ttrpc.rig import (
     LONG,
     REQUEST,
@@ -281,7 +283,7 @@ class TestRunningOut:
     @pytest.mark.parametrize(
         ("part", "error"),
         [
-            ("spawn", RuntimeError("can't start new thread")),
+            ("spawn", NoThread("can't start new thread")),
             ("ServerConnection", OSError(errno.EMFILE, "too many open files")),
         ],
     )
@@ -325,6 +327,33 @@ class TestRunningOut:
             assert failed.wait(LONG)
             assert works(address)
         assert "too many open files" in caplog.text
+
+    def test_no_thread_to_accept_on(self, socket_dir: Path) -> None:
+        server = Server()
+        for name in ("a", "b"):
+            server.add_insecure_port(f"unix://{socket_dir}/{name}")
+        before = open_descriptors()
+        with no_threads(), pytest.raises(NoThread, match="ttrpc-accept-a"):
+            server.start()
+        assert server.stop(None).wait(LONG)
+        assert list(socket_dir.iterdir()) == []
+        assert open_descriptors() == before - 2
+
+    def test_no_thread_for_a_further_port(self, socket_dir: Path) -> None:
+        with serving() as (server, address):
+            with no_threads(), pytest.raises(RuntimeError, match="cannot listen on"):
+                server.add_insecure_port(f"unix://{socket_dir}/s")
+            assert list(socket_dir.iterdir()) == []
+            server.add_insecure_port(f"unix://{socket_dir}/s")
+            assert works(f"unix://{socket_dir}/s")
+            assert works(address)
+
+    def test_no_thread_to_stop_on(self) -> None:
+        with serving() as (server, address), connect(address) as channel:
+            assert Calls(channel).unary("Echo")(text("x")).value == "x"
+            with no_threads():
+                assert server.stop(0).is_set()
+            assert not server.wait_for_termination(LONG)
 
     @pytest.mark.parametrize("started", [False, True])
     def test_stopping_leaves_the_socket_of_another_server(

@@ -20,7 +20,7 @@ from google.protobuf.message import DecodeError
 from nri_sync import Interceptor
 from nri_sync.api import Container, PodSandbox
 from nri_sync.deadline import Deadline
-from nri_sync.errors import StoreError
+from nri_sync.errors import NoThread, StoreError
 from nri_sync.kit.inventory.index import Snapshot
 from nri_sync.kit.inventory.records import ContainerRecord, PodRecord
 from nri_sync.kit.inventory.table import Table
@@ -112,68 +112,103 @@ class InventoryStore(Interceptor):
     def save(self, snapshot: Snapshot) -> None:
         """Have the snapshot written, unless a newer one comes first. Never waits for the disk, never raises.
 
-        What cannot be written is logged, and tried again. Nothing happens after :meth:`close`.
+        What cannot be written is logged, and tried again. A thread that cannot be started is tried again by the
+        next call of this method, of :meth:`flush` or of :meth:`close`. Nothing happens after :meth:`close`.
         """
-        error = self._save(snapshot)
-        if error is not None:
-            logger.error("%s: no thread to write with: %s", self.path, error)
+        if not self._save(snapshot):
+            logger.error(
+                "%s: the system has no thread to write with; what the inventory knows is not written yet",
+                self.path,
+            )
 
     @signal_safe
-    def _save(self, snapshot: Snapshot) -> Exception | None:
-        """Returns why nothing writes now; the next call tries again."""
+    def _save(self, snapshot: Snapshot) -> bool:
+        """Returns whether a thread writes; the next call tries again."""
         with self._changed:
             if self._is_closed:
-                return None
+                return True
             self._latest = snapshot
             self._changed.notify_all()
-            if self._writer is None:
-                ended = self._writer = Latch()
-                try:
-                    spawn("inventory-store", self._write_all, ended)
-                except (RuntimeError, MemoryError) as error:
-                    self._writer = None
-                    return error
-            return None
+            if self._claim_locked():
+                self._writer = None
+                return False
+            return True
+
+    def _claim_locked(self) -> bool:
+        """Requires the lock. Have a thread write what is not written; True if this one must: :meth:`_write_here`."""
+        if self._writer is not None or self._is_closed or self._latest is self._written:
+            return False
+        ended = self._writer = Latch()
+        try:
+            spawn("inventory-store", self._write_all, ended)
+        except NoThread:
+            return True
+        return False
+
+    def _write_here(self, latest: Snapshot) -> None:
+        is_written = False
+        try:
+            is_written = self._write(latest)
+        finally:
+            self._unclaim(latest if is_written else None)
+
+    @signal_safe
+    def _unclaim(self, written: Snapshot | None = None) -> None:
+        """The thread that wrote has ended, or does something else from now on."""
+        with self._changed:
+            if written is not None:
+                self._written = written
+            self._writer = None
+            self._attempted_locked()
 
     def flush(self, timeout: float | None = None) -> bool:
-        """Block until what was saved before is in the file; False if it is not within ``timeout`` seconds."""
+        """Block until what was saved before is in the file; False if it is not within ``timeout`` seconds.
+
+        Where the system has no thread to write with, this one writes, and the disk decides how long that takes.
+        """
         deadline = Deadline(timeout)
-        latest = self._hurry()
+        latest, must_write = self._hurry()
+        if latest is not None and must_write:
+            self._write_here(latest)
         while latest is not None:
             attempt = self._attempt
             if self._has(latest):
                 break
-            # Without a thread, close() has been called, and what is not written never will be.
+            # Without a thread, nothing will be written: close() has been called, or this one has failed to.
             if self._writer is None or not attempt.wait(deadline):
                 return self._has(latest)
         return True
 
     @signal_safe
-    def _hurry(self) -> Snapshot | None:
-        """Have the thread write at once; returns what it is to write."""
+    def _hurry(self) -> tuple[Snapshot | None, bool]:
+        """Have the thread write at once; returns what it is to write, and whether this thread must."""
         with self._changed:
             self._is_urgent = True
             self._changed.notify_all()
-            return self._latest
+            return self._latest, self._claim_locked()
 
     def close(self, timeout: float | None = 10.0) -> None:
         """Write what has been saved, and close the file. Blocks for up to ``timeout`` seconds. Idempotent.
 
-        A stub that has the store among its ``interceptors`` calls it in :meth:`nri_sync.Stub.close`.
+        A stub that has the store among its ``interceptors`` calls it in :meth:`nri_sync.Stub.close`. Where the
+        system has no thread to write with, this one writes, as in :meth:`flush`.
         """
-        writer = self._shut()
-        if writer is not None and not writer.wait(Deadline(timeout)):
+        writer, unwritten = self._shut()
+        if unwritten is not None:
+            self._write_here(unwritten)
+        elif writer is not None and not writer.wait(Deadline(timeout)):
             logger.warning("%s: still being written %s seconds after close", self.path, timeout)
             return
         self._connection.close()
 
     @signal_safe
-    def _shut(self) -> Latch | None:
-        """Take nothing more. Returns what is set when the thread has ended; None without one."""
+    def _shut(self) -> tuple[Latch | None, Snapshot | None]:
+        """Take nothing more. Returns what is set when the thread has ended, None without one; what this one must write."""
         with self._changed:
+            unwritten = self._latest if self._claim_locked() else None
             self._is_closed = True
             self._changed.notify_all()
-            return self._writer
+            return self._writer, unwritten
 
     def __enter__(self) -> InventoryStore:
         return self
@@ -290,9 +325,7 @@ class InventoryStore(Interceptor):
         try:
             self._write_until_closed()
         finally:
-            with self._changed:
-                self._writer = None
-                self._attempted_locked()
+            self._unclaim()
             ended.set()
 
     def _attempted_locked(self) -> None:

@@ -18,7 +18,7 @@ from typing import Any, Callable
 from nri_sync import fork
 from nri_sync.kit.program.systemd import Notifier
 from nri_sync.logger import get_logger
-from nri_sync.threads import on_main_thread
+from nri_sync.threads import off_main, on_main_thread, spawn
 
 __all__ = ["Supervisor"]
 
@@ -64,7 +64,10 @@ class Supervisor:
     def run(self, work: Callable[[], object]) -> None:
         """Call ``work()`` on a thread of its own; blocks until it has returned, and raises what it raises.
 
-        Signals are taken over for that time, on the main thread; elsewhere they go on as they were.
+        Signals are taken over for that time, on the main thread; elsewhere they go on as they were. Where the
+        system has no thread to stop or to reload on, this one does.
+
+        Raises NoThread when ``work()`` cannot be started.
         """
         failure: list[BaseException] = []
 
@@ -77,10 +80,9 @@ class Supervisor:
                 wakeups.wake()
 
         with _Wakeups() as wakeups:
-            thread = threading.Thread(target=call, name="nri-program", daemon=True)
-            thread.start()
+            ended = spawn("nri-program", call)
             self._wait(wakeups)
-            thread.join()
+            ended.wait()
         if failure:
             raise failure[0]
 
@@ -104,7 +106,7 @@ class Supervisor:
 
     def _signalled(self, number: int) -> None:
         if number == signal.SIGHUP:
-            self._spawn("nri-reload", self._reload_once)
+            off_main("nri-reload", self._reload_once)
         elif number in _ENDS:
             name = signal.Signals(number).name
             if self._stopping:
@@ -113,14 +115,11 @@ class Supervisor:
                 os.kill(os.getpid(), number)
             logger.info("%s: stopping", name)
             self._stopping = True
-            self._spawn("nri-stop", self._stop)
+            off_main("nri-stop", self._stop)
 
     def _reload_once(self) -> None:
         with self._reloading:
             self._reload()
-
-    def _spawn(self, name: str, target: Callable[[], object]) -> None:
-        threading.Thread(target=target, name=name, daemon=True).start()
 
 
 class _Wakeups:

@@ -13,9 +13,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from nri_sync.deadline import Deadline
+from nri_sync.errors import NoThread
 from nri_sync.net.sockets import ListeningSocket, connect, listen, peer_credentials
 from nri_sync.testing.recordings.decoding import Decoder, Framed, Framing
 from nri_sync.testing.recordings.entries import CLOSED, LOST, OPENED, PLUGIN, RUNTIME, Entry
+from nri_sync.threads import Latch, spawn
 
 __all__ = ["Proxy"]
 
@@ -51,12 +53,20 @@ class Proxy:
         self._lock = threading.Lock()
         self._closed = False
         self._relays: set[_Relay] = set()
-        self._threads: set[threading.Thread] = set()
+        # Of the threads that have not ended.
+        self._running: set[Latch] = set()
 
     def start(self) -> None:
-        """Listen. Raises OSError if the path cannot be used. To be called once."""
+        """Listen. To be called once.
+
+        Raises OSError if the path cannot be used, NoThread if the system has no more threads.
+        """
         self._listener = listen(self.listen_path)
-        self._run("nri-proxy", self._accept)
+        try:
+            self._run("nri-proxy", self._accept)
+        except BaseException:
+            self.close()
+            raise
 
     def close(self) -> None:
         """Close all connections and the socket, and end the iteration after what has come. Idempotent."""
@@ -67,13 +77,13 @@ class Proxy:
             listener.stop()
         while True:
             with self._lock:
-                relays, threads = list(self._relays), list(self._threads)
-            if not threads:
+                relays, running = list(self._relays), list(self._running)
+            if not running:
                 break
             for relay in relays:
                 relay.interrupt()
-            for thread in threads:
-                thread.join()
+            for ended in running:
+                ended.wait()
         if listener is not None:
             listener.close()
         self._inbox.close()
@@ -101,17 +111,26 @@ class Proxy:
                 yield decoder.decode(item.sender, item.framed, item.time)
 
     def _run(self, name: str, target: Any, *arguments: Any) -> None:
+        ended = Latch()
+
         def run() -> None:
             try:
                 target(*arguments)
             finally:
-                with self._lock:
-                    self._threads.discard(threading.current_thread())
+                self._end(ended)
 
-        thread = threading.Thread(target=run, name=name, daemon=True)
         with self._lock:
-            self._threads.add(thread)
-            thread.start()
+            self._running.add(ended)
+        try:
+            spawn(name, run)
+        except BaseException:
+            self._end(ended)
+            raise
+
+    def _end(self, ended: Latch) -> None:
+        with self._lock:
+            self._running.discard(ended)
+        ended.set()
 
     def _now(self) -> float:
         return time.monotonic() - self._began
@@ -132,7 +151,13 @@ class Proxy:
             if self._closed:
                 sock.close()
                 return
-            self._run(f"nri-proxy-{number}", self._serve, number, sock)
+            try:
+                self._run(f"nri-proxy-{number}", self._serve, number, sock)
+            except NoThread as error:
+                # The plugin comes back; other connections go on.
+                self._put(Entry(OPENED, number, self._now(), note=_who(sock)))
+                sock.close()
+                self._put(Entry(CLOSED, number, self._now(), note=str(error)))
 
     def _serve(self, number: int, plugin: socket.socket) -> None:
         with plugin:

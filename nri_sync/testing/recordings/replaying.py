@@ -186,7 +186,12 @@ class _Replay:
             peer="replay",
             lost=self._on_lost,
         )
-        spawn("nri-replay", self._session.link.run)
+        try:
+            spawn("nri-replay", self._session.link.run)
+        except BaseException:
+            self._session.link.abandon()
+            theirs.close()
+            raise
 
     def close(self) -> None:
         """Blocks until both ends are closed."""
@@ -246,8 +251,7 @@ class _Replay:
     # Playing
 
     def run(self) -> None:
-        starter = threading.Thread(target=self._start, name="nri-replay-start", daemon=True)
-        starter.start()
+        started = spawn("nri-replay-start", self._start)
         began = time.monotonic()
         for place, entry in enumerate(self._entries):
             if self._speed:
@@ -257,7 +261,7 @@ class _Replay:
                 break
         # It may still wait for what was not recorded.
         self._stub.stop()
-        starter.join()
+        started.wait()
         self._compare_updates()
 
     def _start(self) -> None:

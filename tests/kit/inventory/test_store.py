@@ -24,6 +24,7 @@ from nri_sync.kit.inventory import store as module
 from tests.kit.inventory.test_inventory import RUNNING, Cluster, Told, container, pod
 from tests.plugin.harness import PluginWith
 from tests.runtime.rig import LONG
+from tests.threadless import no_threads
 
 __all__: list[str] = []
 
@@ -426,6 +427,37 @@ class TestWriting:
         assert "still being written 0.01 seconds after close" in caplog.text
         connection.release.set()
         assert store.flush(LONG)
+
+    @pytest.mark.parametrize("way", ["save", "flush", "close"])
+    def test_a_thread_that_cannot_be_started(
+        self, opened: Open, way: str, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        store = opened()
+        inventory = Inventory(store=store)
+        with no_threads():
+            inventory.run_pod_sandbox(pod("p1"))
+            assert "no thread to write with" in caplog.text
+            if way == "flush":
+                assert store.flush(LONG)
+            elif way == "close":
+                store.close()
+        if way == "save":
+            inventory.run_pod_sandbox(pod("p2"))
+            assert store.flush(LONG)
+        store.close()
+        expected = ["p1", "p2"] if way == "save" else ["p1"]
+        assert [message.id for message, _, _ in opened().load().pods] == expected
+
+    def test_a_thread_for_the_next_change_after_one_was_written_without(self, opened: Open) -> None:
+        store = opened()
+        inventory = Inventory(store=store)
+        with no_threads():
+            inventory.run_pod_sandbox(pod("p1"))
+            assert store.flush(LONG)
+        inventory.run_pod_sandbox(pod("p2"))
+        assert store.flush(LONG)
+        store.close()
+        assert len(opened().load().pods) == 2
 
     def test_nothing_to_flush(self, opened: Open) -> None:
         assert opened().flush(0)

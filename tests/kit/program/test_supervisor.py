@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from nri_sync.errors import NoThread
 from nri_sync.kit import Notifier, Supervisor
 from tests.kit.programs import program
 from tests.plugin.harness import eventually
 from tests.runtime.rig import LONG
+from tests.threadless import no_threads
 
 __all__: list[str] = []
 
@@ -46,6 +48,29 @@ def test_reload_and_stop(socket_dir: Path) -> None:
         process.signal(signal.SIGTERM)
         assert process.wait() == 0
         assert process.lines[-3:] == ["stop", "done True", "True"]
+
+
+def test_without_a_thread_to_stop_on(socket_dir: Path) -> None:
+    source = "from tests.threadless import no_threads\n" + SOURCE.replace(
+        'say("working")', 'threadless = no_threads(); threadless.__enter__(); say("working")'
+    )
+    with program(socket_dir, source=source, main="supervisor.run(work)") as process:
+        process.expect("working")
+        process.signal(signal.SIGHUP)
+        process.expect("reload")
+        process.signal(signal.SIGTERM)
+        assert process.wait() == 0
+        assert process.lines[-2:] == ["stop", "done True"]
+
+
+def test_without_a_thread_to_work_on() -> None:
+    supervisor = Supervisor(
+        stop=lambda: None, reload=lambda: None, alive=lambda: True, notifier=Notifier({})
+    )
+    before = signal.getsignal(signal.SIGTERM)
+    with no_threads(), pytest.raises(NoThread, match="nri-program"):
+        supervisor.run(lambda: None)
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

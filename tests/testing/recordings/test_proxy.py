@@ -13,12 +13,14 @@ import pytest
 
 from nri_sync import Stub, api
 from nri_sync.deadline import Deadline
+from nri_sync.errors import NoThread
 from nri_sync.net.sockets import connect, listen
 from nri_sync.testing import FakeRuntime, make_container, make_pod
 from nri_sync.testing.recordings import Proxy
 from nri_sync.testing.recordings import proxy as proxy_module
 from nri_sync.testing.recordings.entries import CLOSED, LOST, NOTE, OPENED, REQUEST, RESPONSE
 from tests.testing.recordings.conftest import Seen
+from tests.threadless import no_threads
 
 __all__: list[str] = []
 
@@ -206,3 +208,28 @@ def test_leaves_the_socket_of_another_proxy(socket_dir: Path) -> None:
     with Proxy(str(path), str(socket_dir / "r")):
         first.close()
         connect(str(path), Deadline(1)).close()
+
+
+def test_without_a_thread_to_listen_on(socket_dir: Path) -> None:
+    proxy = Proxy(str(socket_dir / "p"), str(socket_dir / "r"))
+    with no_threads(), pytest.raises(NoThread, match="nri-proxy"):
+        proxy.start()
+    assert not (socket_dir / "p").exists()
+    assert list(proxy) == []
+
+
+def test_without_a_thread_for_a_connection(socket_dir: Path) -> None:
+    with (
+        listen(str(socket_dir / "r")) as runtime,
+        Proxy(str(socket_dir / "p"), str(socket_dir / "r")) as proxy,
+    ):
+        seen = Seen(proxy)
+        with no_threads(), connect(proxy.listen_path, Deadline(LONG)) as sock:
+            sock.settimeout(LONG)
+            assert sock.recv(1) == b""
+        seen.wait_kind(CLOSED)
+        with connect(proxy.listen_path, Deadline(LONG)):
+            runtime.accept()[0].close()
+        seen.close()
+    notes = [entry.note for entry in seen.entries if entry.kind == CLOSED]
+    assert "no thread for nri-proxy-1" in notes[0]
