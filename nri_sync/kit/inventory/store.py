@@ -135,7 +135,7 @@ class InventoryStore(Interceptor):
             return True
 
     def _claim_locked(self) -> bool:
-        """Requires the lock. Have a thread write what is not written; True if this one must: :meth:`_write_here`."""
+        """Requires the lock. Have a thread write what is not written; True if this thread must do so."""
         if self._writer is not None or self._is_closed or self._latest is self._written:
             return False
         ended = self._writer = Latch()
@@ -203,7 +203,7 @@ class InventoryStore(Interceptor):
 
     @signal_safe
     def _shut(self) -> tuple[Latch | None, Snapshot | None]:
-        """Take nothing more. Returns what is set when the thread has ended, None without one; what this one must write."""
+        """Take nothing more. Returns the latch of the thread, if there is one, and what this thread must write."""
         with self._changed:
             unwritten = self._latest if self._claim_locked() else None
             self._is_closed = True
