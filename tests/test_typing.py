@@ -36,6 +36,20 @@ class Right(nri_sync.Plugin):
     def reconcile(self, name: str) -> int:
         return 1
 
+class AlsoRight(nri_sync.Plugin):
+    @background.latest
+    def stop_container(self, pod: api.PodSandbox, container: api.Container) -> None: ...
+    @background.latest
+    def update_pod_sandbox(
+        self, pod: api.PodSandbox, overhead: api.LinuxResources, resources: api.LinuxResources
+    ) -> None: ...
+    @background.latest
+    def refresh(self) -> None: ...
+
+AlsoRight().refresh()
+AlsoRight().refresh.stop()
+background.latest(lambda: None).stop()
+
 class Wrong(nri_sync.Plugin):
     @background.latest
     def synchronize(self, pods: str) -> None: ...  # error: override

@@ -10,9 +10,9 @@ import functools
 import inspect
 import types
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, Any, Callable, Generic, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Callable, Generic, TypeVar, Union, overload
 
-from nri_sync import Interceptor
+from nri_sync import Interceptor, api
 from nri_sync.kit.background.agenda import Call, TaskState, Work
 from nri_sync.kit.background.agenda import name_of as _name
 from nri_sync.kit.background.pool import BackgroundCounters, Pool
@@ -26,6 +26,17 @@ if TYPE_CHECKING:
     _Self = TypeVar("_Self")
     _Args = ParamSpec("_Args")
     _Rest = ParamSpec("_Rest")
+    # The handlers of a plugin that answer with nothing, before they are bound.
+    _Handler = TypeVar(
+        "_Handler",
+        bound=Union[
+            Callable[[Any, list[api.PodSandbox], list[api.Container]], object],
+            Callable[[Any, api.PodSandbox], object],
+            Callable[[Any, api.PodSandbox, api.Container], object],
+            Callable[[Any, api.PodSandbox, api.Container, api.LinuxResources], object],
+            Callable[[Any, api.PodSandbox, api.LinuxResources, api.LinuxResources], object],
+        ],
+    )
 else:
     _Args = TypeVar("_Args")
 
@@ -37,7 +48,7 @@ class Task(Generic[_Args]):
     once more, with the newest arguments. All methods may be called from any thread, and in a signal handler.
 
     In a class, it is a method: each instance has one of its own. To a type checker it is generic in the parameters
-    of the function, ``Task[[int, str]]``, and a handler like any other.
+    of the function, ``Task[[int, str]]``; a handler is a function like any other.
     """
 
     if not TYPE_CHECKING:
@@ -134,7 +145,16 @@ class Background(Interceptor):
         self._pool.submit(work)
         return work.future
 
-    def latest(self, function: Callable[_Args, object]) -> Task[_Args]:
+    # To a type checker a handler stays what it is: pyright takes nothing but a function for an override of one.
+    @overload
+    def latest(self, function: Callable[[], object]) -> Task[...]: ...
+    @overload
+    def latest(self, function: _Handler) -> _Handler: ...
+    @overload
+    def latest(  # type: ignore[overload-cannot-match]  # mypy takes _Args for no parameters
+        self, function: Callable[_Args, object]
+    ) -> Task[_Args]: ...
+    def latest(self, function: Callable[..., object]) -> Any:
         """Make a function one that runs behind, one at a time, with the newest arguments: see :class:`Task`.
 
         A decorator, too; of a handler it makes one that answers at once, with nothing::
