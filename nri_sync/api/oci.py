@@ -71,7 +71,10 @@ UNLIMITED_PIDS = -1
 
 
 def env_from_oci(env: Iterable[str] | None) -> list[KeyValue]:
-    """``process.env``, split at the first ``=``. An entry without one has an empty value."""
+    """``process.env``, split at the first ``=``. An entry without one has an empty value.
+
+    A key may occur twice: containerd puts the image's entry before the manifest's, and the last one counts.
+    """
     entries = (entry.partition("=") for entry in _check.texts("env", env or ()))
     return [KeyValue(key=key, value=value) for key, _, value in entries]
 

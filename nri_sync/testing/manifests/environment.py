@@ -78,6 +78,9 @@ class Objects:
     config_maps: dict[tuple[str, str], dict[str, str]] = field(default_factory=dict)
     secrets: dict[tuple[str, str], dict[str, str]] = field(default_factory=dict)
     service_accounts: dict[tuple[str, str], Fields] = field(default_factory=dict)
+    claims: dict[tuple[str, str], Fields] = field(default_factory=dict)
+    #: PersistentVolumes have no namespace.
+    volumes: dict[str, Fields] = field(default_factory=dict)
     #: By namespace.
     limit_ranges: dict[str, list[Fields]] = field(default_factory=dict)
     services: dict[tuple[str, str], Fields] = field(default_factory=dict)

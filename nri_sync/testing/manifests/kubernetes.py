@@ -161,6 +161,8 @@ class _Mapping:
             namespace=self.metadata.namespace,
             pod_name=self.metadata.name,
             sandbox_id=self.sandbox_id,
+            claims=self.objects.claims,
+            persistent=self.objects.volumes,
             note=self.note,
         )
         for claim in self.metadata.claims:

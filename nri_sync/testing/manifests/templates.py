@@ -27,6 +27,8 @@ _TEMPLATES = (
 _MINUTE = 28928160
 # Of a name that the server makes up, without its random end (``MaxGeneratedNameLength``).
 _LONGEST_PREFIX = 58
+# The names of its jobs are longer by the minute.
+_LONGEST_CRON_JOB = 52
 # Of an indexed Job: of the names of its first pod, and the label and annotation that it has.
 _FIRST = "-0-"
 _INDEX = "batch.kubernetes.io/job-completion-index"
@@ -73,6 +75,10 @@ def _remember(document: Fields, objects: Objects) -> None:
         objects.secrets[key] = _secret(document)
     elif kind == "ServiceAccount":
         objects.service_accounts[key] = document
+    elif kind == "PersistentVolumeClaim":
+        objects.claims[key] = document
+    elif kind == "PersistentVolume":
+        objects.volumes[metadata.text("name")] = document
     elif kind == "LimitRange":
         objects.limit_ranges.setdefault(key[0], []).append(document)
     elif kind == "Service":
@@ -175,6 +181,8 @@ def _named_by(
             "controller-revision-hash": f"{name}-{revision}",
             "statefulset.kubernetes.io/pod-name": pod,
         }
+    if kind == "CronJob" and len(name) > _LONGEST_CRON_JOB:
+        document.fail(f"must have at most {_LONGEST_CRON_JOB} characters", "metadata.name")
     if kind in ("Job", "CronJob"):
         job = f"{name}-{_MINUTE}" if kind == "CronJob" else name
         uid = ids.uid("job", namespace, job)

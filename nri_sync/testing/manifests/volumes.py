@@ -34,6 +34,8 @@ _PLUGINS = {
     "fc": ("fc", False),
     "gitRepo": ("git-repo", False),
 }
+# Of a PersistentVolume: the name of the plugin, by the key of the source.
+_PERSISTENT = {"nfs": "nfs", "iscsi": "iscsi", "fc": "fc", "local": "local-volume"}
 _PROPAGATIONS = {
     "None": "rprivate",
     "HostToContainer": "rslave",
@@ -67,13 +69,23 @@ class Volumes:
         pod_name: str,
         note: Note,
         sandbox_id: str = "",
+        claims: Mapping[tuple[str, str], Fields] | None = None,
+        persistent: Mapping[str, Fields] | None = None,
     ) -> None:
-        """``note`` is called with what is not known of them."""
+        """
+        Args:
+            note: called with what is not known of them.
+            sandbox_id: of the pod.
+            claims: PersistentVolumeClaims, by namespace and name.
+            persistent: PersistentVolumes, by name.
+        """
         self._directory = f"{KUBELET}/{uid}"
         self._namespace = namespace
         self._pod_name = pod_name
         self._note = note
         self._sandbox_id = sandbox_id
+        self._claims = claims or {}
+        self._persistent = persistent or {}
         self._volumes = {
             volume.required("name", "name the volume"): self._volume(volume)
             for volume in spec.objects("volumes")
@@ -123,9 +135,20 @@ class Volumes:
         return Volume(self._path(kinds.replace(", ", "-").lower(), name))
 
     def _claimed(self, claim: str, readonly: bool = False) -> Volume:
-        volume = f"pvc-{uid('claim', self._namespace, claim)}"
-        self._note(f"claim {claim}: taken for bound to a volume of a CSI driver, {volume}")
-        return Volume(f"{self._path('csi', volume)}/mount", readonly, volume)
+        known = self._claims.get((self._namespace, claim), Fields({}, ""))
+        made_up = uid("claim", self._namespace, claim)
+        name = known.object("spec").text("volumeName")
+        # As provisioners name what they make.
+        name = name or f"pvc-{known.object('metadata').text('uid') or made_up}"
+        spec = self._persistent.get(name, Fields({}, "")).object("spec")
+        if "hostPath" in spec:
+            return Volume(spec.object("hostPath").text("path"), readonly, name)
+        for key, plugin in _PERSISTENT.items():
+            if key in spec:
+                return Volume(self._path(plugin, name), readonly, name)
+        if "csi" not in spec:
+            self._note(f"claim {claim}: taken for bound to a volume of a CSI driver, {name}")
+        return Volume(f"{self._path('csi', name)}/mount", readonly, name)
 
     def mounts(
         self, container: Fields, env: Mapping[str, str], *, hosts: bool, termination_log: str

@@ -263,3 +263,10 @@ def test_secrets_may_be_wrapped(data: str | None, value: str) -> None:
 def test_secrets_that_are_no_base64(data: str) -> None:
     with pytest.raises(ManifestError, match=r"data\.k: is no base64"):
         workloads({"kind": "Secret", "metadata": {"name": "s"}, "data": {"k": data}})
+
+
+def test_the_name_of_a_cron_job_that_is_too_long() -> None:
+    spec = {"jobTemplate": {"spec": {"template": TEMPLATE}}}
+    assert workloads({"kind": "CronJob", "metadata": {"name": "x" * 52}, "spec": spec})
+    with pytest.raises(ManifestError, match=r"metadata\.name: must have at most 52 characters"):
+        workloads({"kind": "CronJob", "metadata": {"name": "x" * 53}, "spec": spec})

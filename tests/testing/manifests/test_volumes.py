@@ -8,6 +8,7 @@ import pytest
 
 from nri_sync.testing.manifests.cri import MountConfig
 from nri_sync.testing.manifests.defaults import defaulted
+from nri_sync.testing.manifests.ids import uid
 from nri_sync.testing.manifests.model import ManifestError
 from nri_sync.testing.manifests.volumes import Volumes
 from tests.testing.manifests import fields
@@ -15,6 +16,9 @@ from tests.testing.manifests import fields
 __all__: list[str] = []
 
 POD = "/var/lib/kubelet/pods/uid"
+
+
+ROOT = f"{POD}/volumes/kubernetes.io"
 
 
 def volumes(*sources: Any, notes: list[str] | None = None) -> Volumes:
@@ -38,15 +42,15 @@ def mount(held: Volumes, entry: Any, **container: Any) -> MountConfig:
     ("source", "path", "readonly"),
     [
         ({"hostPath": {"path": "/srv"}}, "/srv", False),
-        ({"emptyDir": {}}, f"{POD}/volumes/kubernetes.io~empty-dir/v", False),
-        ({}, f"{POD}/volumes/kubernetes.io~empty-dir/v", False),
-        ({"configMap": {"name": "c"}}, f"{POD}/volumes/kubernetes.io~configmap/v", True),
-        ({"secret": {"secretName": "s"}}, f"{POD}/volumes/kubernetes.io~secret/v", True),
-        ({"projected": {"sources": []}}, f"{POD}/volumes/kubernetes.io~projected/v", True),
-        ({"downwardAPI": {"items": []}}, f"{POD}/volumes/kubernetes.io~downward-api/v", True),
-        ({"nfs": {"server": "s", "path": "/", "readOnly": True}}, f"{POD}/volumes/kubernetes.io~nfs/v", True),
-        ({"csi": {"driver": "d"}}, f"{POD}/volumes/kubernetes.io~csi/v/mount", False),
-        ({"csi": {"driver": "d", "readOnly": True}}, f"{POD}/volumes/kubernetes.io~csi/v/mount", True),
+        ({"emptyDir": {}}, f"{ROOT}~empty-dir/v", False),
+        ({}, f"{ROOT}~empty-dir/v", False),
+        ({"configMap": {"name": "c"}}, f"{ROOT}~configmap/v", True),
+        ({"secret": {"secretName": "s"}}, f"{ROOT}~secret/v", True),
+        ({"projected": {"sources": []}}, f"{ROOT}~projected/v", True),
+        ({"downwardAPI": {"items": []}}, f"{ROOT}~downward-api/v", True),
+        ({"nfs": {"server": "s", "path": "/", "readOnly": True}}, f"{ROOT}~nfs/v", True),
+        ({"csi": {"driver": "d"}}, f"{ROOT}~csi/v/mount", False),
+        ({"csi": {"driver": "d", "readOnly": True}}, f"{ROOT}~csi/v/mount", True),
     ],
 )  # fmt: skip
 def test_where_they_are(source: Any, path: str, readonly: bool) -> None:
@@ -149,7 +153,7 @@ def test_a_path_of_the_host_is_needed() -> None:
 def test_a_source_that_is_null_is_none(source: Any) -> None:
     notes: list[str] = []
     held = volumes({"name": "v", **source}, notes=notes)
-    assert mount(held, {"name": "v"}).source == f"{POD}/volumes/kubernetes.io~empty-dir/v"
+    assert mount(held, {"name": "v"}).source == f"{ROOT}~empty-dir/v"
     assert not notes
 
 
@@ -194,3 +198,38 @@ def test_volumes_of_images() -> None:
     assert (whole.source, whole.readonly) == (root, True)
     assert mount(held, {"name": "v", "subPath": "a/b"}).source == f"{root}/a/b"
     assert not notes
+
+
+@pytest.mark.parametrize(
+    ("claim", "persistent", "path", "noted"),
+    [
+        ({}, {}, f"{ROOT}~csi/pvc-UID/mount", True),
+        ({"metadata": {"uid": "u-1"}}, {}, f"{ROOT}~csi/pvc-u-1/mount", True),
+        ({"spec": {"volumeName": "pv"}}, {}, f"{ROOT}~csi/pv/mount", True),
+        ({"spec": {"volumeName": "pv"}}, {"csi": {"driver": "x"}}, f"{ROOT}~csi/pv/mount", False),
+        ({"spec": {"volumeName": "pv"}}, {"nfs": {"server": "x"}}, f"{ROOT}~nfs/pv", False),
+        ({"spec": {"volumeName": "pv"}}, {"local": {"path": "/d"}}, f"{ROOT}~local-volume/pv", False),
+        ({"spec": {"volumeName": "pv"}}, {"hostPath": {"path": "/d"}}, "/d", False),
+    ],
+)  # fmt: skip
+def test_claims_and_volumes_among_the_documents(
+    claim: Any, persistent: Any, path: str, noted: bool
+) -> None:
+    notes: list[str] = []
+    held = Volumes(
+        fields({"volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": "db"}}]}),
+        uid="uid",
+        namespace="shop",
+        pod_name="web-0",
+        note=notes.append,
+        claims={("shop", "db"): fields(claim)},
+        persistent={"pv": fields({"spec": persistent})},
+    )
+    made_up = uid("claim", "shop", "db")
+    whole = mount(held, {"name": "v"}).source
+    assert whole == path.replace("UID", made_up)
+    assert bool(notes) is noted
+    name = "pv" if "spec" in claim else f"pvc-{claim.get('metadata', {}).get('uid', made_up)}"
+    assert mount(held, {"name": "v", "subPath": "a"}).source.endswith(
+        f"/volume-subpaths/{name}/app/0"
+    )
