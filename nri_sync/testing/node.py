@@ -105,7 +105,7 @@ class Node:
 
 
 def given_resources(wanted: LinuxResources, huge_pages: bool) -> LinuxResources:
-    """What containerd takes of an update of a container: 0 is not given.
+    """The values of an update that containerd takes: 0 is not given.
 
     The kubelet gives a limit for each size of huge pages with each update; where the container has none
     (``huge_pages``), as in containerd's default configuration, those of 0 are left out.

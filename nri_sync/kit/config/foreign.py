@@ -1,8 +1,8 @@
-"""JSON and YAML from people who are not trusted: data out, within bounds, or a ValueError of one line.
+"""JSON and YAML from untrusted authors: data within bounds, or a ValueError of one line.
 
 Every text that comes from outside is parsed here. Bounds hold for the document as it would be with its aliases
 written out, so that a few lines of YAML cannot become gigabytes. The work is linear in the size of the text, no
-function calls itself, and errors quote little of what was read.
+function calls itself, and errors quote little of the text.
 
 This module has the bounds, and JSON; YAML is in :mod:`.foreign_yaml`.
 """
@@ -38,7 +38,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Bounds:
-    """What one text may hold. Aliases of YAML count as what they stand for."""
+    """The most that one text may hold. An alias of YAML counts as its target."""
 
     #: Of the text, and of all scalars together.
     bytes: int
@@ -88,7 +88,7 @@ def check_size(text: str, bounds: Bounds) -> None:
 
 
 class Count:
-    """What a document has so far."""
+    """The sizes of a document, as far as it has been read."""
 
     def __init__(self, bounds: Bounds) -> None:
         self._bounds = bounds
@@ -122,7 +122,7 @@ def at(line: int, column: int) -> str:
 
 # JSON
 
-# The second ends what is not closed, so that no quote is looked at twice.
+# An unclosed string ends with the text, so that the search visits no quote twice.
 _JSON_PART = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*(?:"|\\?\Z)|[\[\]{},]', re.DOTALL)
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _ESCAPED_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
@@ -132,7 +132,7 @@ _SPACE = re.compile(r"[ \t\n\r]*")
 def parse_json(text: str, bounds: Bounds = FILE) -> Any:
     """The value of a JSON text. A key that is there twice, and NaN or Infinity, are errors.
 
-    Raises OutOfBounds, and ValueError for what is no JSON.
+    Raises OutOfBounds, and ValueError if the text is not JSON.
     """
     values = json_values(text, bounds)
     found = next(values, _NOTHING)
@@ -149,7 +149,7 @@ _NOTHING = object()
 def json_values(text: str, bounds: Bounds = FILE) -> Iterator[Any]:
     """All values in a text, as several calls of a program write them one after the other.
 
-    Raises OutOfBounds, and ValueError for what is no JSON.
+    Raises OutOfBounds, and ValueError if the text is not JSON.
     """
     check_size(text, bounds)
     _measure_json(text, bounds)

@@ -1,4 +1,4 @@
-"""YAML from people who are not trusted: see :mod:`.foreign`.
+"""YAML from untrusted authors: see :mod:`.foreign`.
 
 It is read as Kubernetes reads it, with sigs.k8s.io/yaml on go.yaml.in/yaml/v2: "yes" and "on" are true, 010 and
 0o10 are 8, and 22:22 and 2025-03-01 are texts. Tags other than those of YAML's core are refused.
@@ -92,12 +92,12 @@ def _tagged(tag: str, text: str) -> Any:
 def yaml_documents(text: str, bounds: Bounds = FILE, *, in_order: bool = False) -> Iterator[Any]:
     """The values of all documents in a text. A key that is there twice is an error.
 
-    What ``<<`` brings in counts less than what is written beside it; with ``in_order``, as Kubernetes has it, the
-    last one of them counts.
+    A key in a mapping counts more than the same key that ``<<`` merges; with ``in_order``, as in Kubernetes, the
+    last one counts.
 
-    Values that are aliased are shared: do not change what comes out.
+    Aliased values are shared: do not change the result.
 
-    Raises NotInstalled without the package PyYAML, OutOfBounds, and ValueError for what is no YAML.
+    Raises NotInstalled without the package PyYAML, OutOfBounds, and ValueError if the text is not YAML.
     """
     check_size(text, bounds)
     try:
@@ -145,7 +145,7 @@ class _Open:
     has_key: bool = False
     merging: bool = False
     written: set[Any] = field(default_factory=set)
-    #: How deep what is in it goes, itself included.
+    #: The levels of nesting, this one included.
     height: int = 1
 
 
@@ -220,7 +220,7 @@ class _Builder:
         self._count.check_depth(len(self._open) + 1)
         if event.anchor is not None:
             self._anchors[event.anchor] = None
-        # What is before it does not count for its anchor.
+        # The values before it are not part of its anchor.
         values, characters = self._count.values, self._count.characters
         self._count.add(1, 0)
         value: Any = {} if is_mapping else []

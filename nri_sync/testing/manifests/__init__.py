@@ -1,10 +1,9 @@
-"""Workloads, to try plugins on, of what people have at hand.
+"""Workloads to try plugins on, from manifests, the output of crictl and OCI specifications.
 
 :func:`load` takes Kubernetes manifests, the output of ``crictl inspectp`` and ``crictl inspect``, and OCI
-``config.json`` files, recognizes which is which, and returns pods and containers as the kubelet and containerd
-would hand them to plugins, with the OCI specifications that the containers would be created from. Nothing of
-the machine is looked at but these files; the same files give the same workloads. docs/manifests.md says what
-comes from where.
+``config.json`` files, recognizes each, and returns pods and containers as the kubelet and containerd would hand
+them to plugins, with the OCI specifications of the containers. It reads nothing but these files; the same files
+give the same workloads. docs/manifests.md has the sources of all values.
 """
 
 from __future__ import annotations
@@ -40,11 +39,11 @@ __all__ = [
 def load(*inputs: Input, assumptions: Assumptions | None = None) -> list[Workload]:
     """The workloads in files or texts: those of Kubernetes first, then OCI's, then crictl's.
 
-    What belongs together (pods and containers of crictl; a Pod and its ConfigMaps) may be in several.
+    Pods and containers of crictl, or a Pod and its ConfigMaps, may be in several inputs.
 
     Args:
         inputs: paths, ``-`` for standard input, or texts, which have a newline, or begin with a brace.
-        assumptions: what is taken for granted of the node.
+        assumptions: the properties of the node.
 
     Raises:
         ManifestError: one of them cannot be read or mapped, or there is no workload in any.
@@ -81,7 +80,7 @@ def load(*inputs: Input, assumptions: Assumptions | None = None) -> list[Workloa
 
 
 def _check_ids(workloads: Iterable[Workload]) -> None:
-    """Raise ManifestError for what is there twice."""
+    """Raise ManifestError if two pods or containers have the same id."""
     seen: dict[str, str] = {}
     for workload in workloads:
         named = [(workload.pod.id, f"pod {workload.name}")]

@@ -1,4 +1,4 @@
-"""What containerd makes of what the kubelet tells it: OCI specifications.
+"""The OCI specifications that containerd makes for a kubelet.
 
 After containerd v2.4.2, ``internal/cri/server/container_create.go`` (``buildLinuxSpec``),
 ``internal/cri/opts`` and ``pkg/oci``, in its default configuration. Nothing of the machine is looked at.
@@ -17,7 +17,7 @@ from nri_sync.testing.manifests.model import Assumptions
 __all__ = ["ALL_CAPABILITIES", "STATE", "cgroups_path", "container_spec", "sandbox_spec"]
 
 _OCI_VERSION = "1.3.0"
-#: Where containerd keeps what does not outlive the node.
+#: The directory of state that does not outlive the node.
 STATE = "/run/containerd/io.containerd.grpc.v1.cri"
 _ROOT = "/var/lib/containerd/io.containerd.grpc.v1.cri"
 _PAUSE = "registry.k8s.io/pause:3.10.1"
@@ -97,7 +97,7 @@ ALL_CAPABILITIES = [
 
 
 def cgroups_path(parent: str, id: str) -> str:
-    """``linux.cgroupsPath`` below a cgroup parent, in the notation of whoever makes cgroups."""
+    """``linux.cgroupsPath`` below a cgroup parent, in the notation of the cgroup driver."""
     base = posixpath.basename(parent)
     if base.endswith(".slice"):
         return f"{base}:cri-containerd:{id}"
@@ -174,8 +174,8 @@ def _process(
 def _env(defaults: Sequence[str], more: Iterable[str]) -> list[str]:
     """``replaceOrAppendEnvValues`` in ``pkg/oci``.
 
-    Only defaults are replaced: what both image and manifest set is there twice, the image's first. A name without
-    a value takes a default away.
+    Only defaults are replaced: a variable of both image and manifest occurs twice, the image's entry first. A name
+    without a value takes a default away.
     """
     places = {entry.partition("=")[0]: number for number, entry in enumerate(defaults)}
     env = list(defaults)
@@ -253,7 +253,7 @@ def _sandbox_annotations(sandbox: SandboxConfig) -> dict[str, str]:
 
 
 def sandbox_spec(sandbox: SandboxConfig) -> dict[str, Any]:
-    """What plugins are told of the specification of a sandbox (``sandboxContainerSpec``)."""
+    """The part of a sandbox's specification that plugins see (``sandboxContainerSpec``)."""
     resources = sandbox.resources
     return {
         "ociVersion": _OCI_VERSION,
@@ -305,7 +305,7 @@ def _mounts(config: ContainerConfig, sandbox: SandboxConfig) -> tuple[list[dict[
         for mount in _runtime_mounts(config, sandbox)
         if posixpath.normpath(mount.destination) not in taken
     ]
-    # Stable: what is deeper must come later.
+    # Stable: a deeper mount must come later.
     wanted = sorted([*config.mounts, *extra], key=_depth)
     places = {posixpath.normpath(mount.destination) for mount in wanted}
     propagations = {mount.propagation for mount in wanted}
@@ -321,7 +321,7 @@ def _depth(mount: MountConfig) -> int:
 
 
 def _runtime_mounts(config: ContainerConfig, sandbox: SandboxConfig) -> Iterable[MountConfig]:
-    """What containerd adds where the kubelet has not (``linuxContainerMounts``), and the image's volumes."""
+    """The mounts that containerd adds (``linuxContainerMounts``), and the image's volumes."""
     readonly = config.security.readonly_root
     files = f"{_ROOT}/sandboxes/{sandbox.id}"
     for name in ("hostname", "hosts", "resolv.conf"):

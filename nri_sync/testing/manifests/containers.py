@@ -33,7 +33,7 @@ Note = Callable[[str], object]
 
 @dataclass(frozen=True)
 class PodContext:
-    """What the containers of one pod have in common."""
+    """The parts that the containers of one pod share."""
 
     #: ``spec`` and ``status`` of the pod.
     spec: Fields
@@ -50,7 +50,7 @@ class PodContext:
 def map_container(
     pod: PodContext, fields: Fields, amounts: ContainerAmounts, note: Note
 ) -> WorkloadContainer:
-    """The container of an entry of ``spec.containers``; ``note`` is called with what is not known.
+    """The container of an entry of ``spec.containers``; ``note`` is called with each unknown.
 
     Raises ManifestError.
     """
@@ -169,7 +169,7 @@ class _Container:
         return ids.process_id(self._id_of(name))
 
     def _unknown(self) -> Iterator[str]:
-        """What an image says, where the manifest does not."""
+        """The properties that only the image has."""
         yield "its variables"
         if not self.fields.texts("command"):
             yield "its command (a placeholder stands for it)"
@@ -226,7 +226,7 @@ class _Container:
         fields = self.fields
         mounted = {entry.text("mountPath") for entry in fields.objects("volumeMounts")}
         if self._wants_token() and TOKEN_PATH not in mounted:
-            # What admission adds, as the last one.
+            # Admission adds this as the last one.
             name = f"kube-api-access-{ids.short_name(5, self.pod.sandbox.uid)}"
             self.pod.volumes.add(name, "projected")
             token = {"name": name, "mountPath": TOKEN_PATH, "readOnly": True}
@@ -245,7 +245,7 @@ class _Container:
         return wanted and not self.pod.assumptions.static_pods
 
     def _note_devices(self) -> None:
-        """What device plugins and drivers would add, which only the node knows."""
+        """Note the devices of device plugins and drivers, which only the node knows."""
         resources = self.fields.object("resources")
         for name in (name for name in resources.quantities("limits") if "/" in name):
             self.note(f"the devices that a plugin of the kubelet gives it for {name} are not known")

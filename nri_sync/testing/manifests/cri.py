@@ -1,4 +1,4 @@
-"""What a kubelet tells a container runtime: the parts of ``PodSandboxConfig`` and ``ContainerConfig`` that count.
+"""The parts of ``PodSandboxConfig`` and ``ContainerConfig``, from a kubelet to a runtime, that count.
 
 As in ``k8s.io/cri-api``, ``pkg/apis/runtime/v1/api.proto``. The modules beside this one fill these in from a
 manifest, and :mod:`.containerd` makes OCI specifications and NRI messages of them.
@@ -17,7 +17,7 @@ __all__ = ["ContainerConfig", "IDMapping", "MountConfig", "Resources", "SandboxC
 
 @dataclass
 class Resources:
-    """``LinuxContainerResources``: 0 is not set, but for the OOM score."""
+    """``LinuxContainerResources``: 0 is not set, except as the OOM score."""
 
     shares: int = 0
     quota: int = 0
@@ -32,7 +32,7 @@ class Resources:
     def message(self) -> LinuxResources:
         """As plugins see those of a pod, which came from no OCI specification.
 
-        ``fromCRILinuxResources`` in containerd, ``internal/cri/nri``: what is not set is 0 there, not absent.
+        ``fromCRILinuxResources`` in containerd, ``internal/cri/nri``: an unset value is 0 there, not absent.
         """
         message = LinuxResources(unified=self.unified)
         message.cpu.shares.value = self.shares
@@ -89,7 +89,7 @@ class IDMapping:
 
 @dataclass
 class Security:
-    """``LinuxContainerSecurityContext``, but for what concerns the pod."""
+    """``LinuxContainerSecurityContext``, without the fields of the pod."""
 
     user: User = field(default_factory=User)
     supplemental_groups: list[int] = field(default_factory=list)
@@ -106,7 +106,7 @@ class Security:
 
 @dataclass
 class SandboxConfig:
-    """``PodSandboxConfig``, and what containerd makes up for it: id, process, addresses."""
+    """``PodSandboxConfig``, and the id, process and addresses that containerd chooses."""
 
     id: str
     name: str
@@ -132,7 +132,7 @@ class SandboxConfig:
 
     @property
     def identity(self) -> dict[str, str]:
-        """The labels by which the kubelet finds what belongs to the pod."""
+        """The labels by which the kubelet finds the containers of the pod."""
         prefix = "io.kubernetes.pod"
         return {
             f"{prefix}.name": self.name,
@@ -143,7 +143,7 @@ class SandboxConfig:
 
 @dataclass
 class ContainerConfig:
-    """``ContainerConfig``, and what containerd knows of the image."""
+    """``ContainerConfig``, and the properties of the image."""
 
     id: str
     name: str

@@ -1,4 +1,4 @@
-"""What ``crictl inspectp`` and ``crictl inspect`` print: pods and containers as they are on a node."""
+"""The output of ``crictl inspectp`` and ``crictl inspect``: pods and containers as they are on a node."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def is_crictl(document: Fields) -> bool:
 def crictl_workloads(documents: Iterable[Fields]) -> list[Workload]:
     """The workloads of all pods and containers; containers are put to their pods.
 
-    A pod that is not there is made up from what its containers tell. Raises ManifestError.
+    A missing pod is made up from its containers. Raises ManifestError.
     """
     pods: dict[str, Fields] = {}
     containers: dict[str, list[Fields]] = {}

@@ -1,4 +1,4 @@
-"""What the API server fills in before the kubelet sees a pod: defaults, and those of LimitRanges.
+"""The values that the API server fills in: defaults of Kubernetes, and those of LimitRanges.
 
 After Kubernetes v1.36: ``pkg/apis/core/v1/defaults.go`` and ``plugin/pkg/admission/limitranger``; pod-level
 resources are filled in by :mod:`.resources`. A value of the wrong type stays: the module that reads it refuses it.
@@ -13,7 +13,7 @@ from nri_sync.testing.manifests.fields import Fields
 
 __all__ = ["RANGED", "defaulted", "limit_range_defaults"]
 
-#: The annotation that says what a LimitRange has set.
+#: The annotation that lists the values from LimitRanges.
 RANGED = "kubernetes.io/limit-ranger"
 
 _TERMINATION_LOG = "/dev/termination-log"
@@ -23,7 +23,7 @@ Data = dict[str, Any]
 
 
 def defaulted(spec: Fields, ranges: Iterable[Fields] = ()) -> tuple[Fields, str]:
-    """``spec`` of a pod with what is left out, and the text of the annotation :data:`RANGED`, or "".
+    """``spec`` of a pod with its defaults, and the text of the annotation :data:`RANGED`, or "".
 
     ``ranges`` are the LimitRanges of its namespace. Raises ManifestError for such that cannot be read.
     """
@@ -65,7 +65,7 @@ def _with_each(data: Data, key: str, change: Callable[[Data], Data]) -> Data:
 
 
 def _container(data: Data) -> Data:
-    """``SetDefaults_Container``, and of what is in it."""
+    """``SetDefaults_Container``, with ports and handlers."""
     defaults = {"terminationMessagePath": _TERMINATION_LOG, "terminationMessagePolicy": "File"}
     data = {**data, **{key: value for key, value in defaults.items() if not data.get(key)}}
     lifecycle = data.get("lifecycle")
@@ -113,7 +113,7 @@ def _with_requests(resources: Data) -> Data:
 
 
 def _ranged(resources: Data, limits: Data, requests: Data, what: str) -> tuple[Data, list[str]]:
-    """``mergeContainerResources``: what it has then, and what is said of it."""
+    """``mergeContainerResources``: the resources, and the parts of the annotation."""
     said = []
     for key, word, defaults in (("requests", "request", requests), ("limits", "limit", limits)):
         known = resources.get(key) or {}

@@ -30,7 +30,7 @@ Note = Callable[[str], object]
 
 
 def expand(text: str, *known: Mapping[str, str]) -> str:
-    """Replace ``$(NAME)`` by what the first of ``known`` has for it; ``$$`` is a dollar sign.
+    """Replace ``$(NAME)`` by its value in the first of ``known`` that has one; ``$$`` is a dollar sign.
 
     Linear in the length of the text and of the result. Raises ValueError for a result that is too long.
     """
@@ -73,7 +73,7 @@ def expand_all(
 
 @dataclass
 class Objects:
-    """What else is among the documents, by namespace and name."""
+    """The other documents, by namespace and name."""
 
     config_maps: dict[tuple[str, str], dict[str, str]] = field(default_factory=dict)
     secrets: dict[tuple[str, str], dict[str, str]] = field(default_factory=dict)
@@ -92,7 +92,7 @@ class Objects:
 class Environment:
     """Works out the variables of the containers of one pod."""
 
-    #: ``metadata`` as the kubelet has it, and what ``fieldRef`` knows beside that, by its path.
+    #: ``metadata`` as the kubelet has it, and the other values of ``fieldRef``, by path.
     labels: Mapping[str, str]
     annotations: Mapping[str, str]
     values: Mapping[str, str]
@@ -104,7 +104,7 @@ class Environment:
     services: Mapping[str, str]
 
     def of(self, container: Fields, amounts: ContainerAmounts, note: Note) -> dict[str, str]:
-        """Those of an entry of ``spec.containers``; ``note`` is called with what is not known."""
+        """Those of an entry of ``spec.containers``; ``note`` is called with each unknown."""
         services = self.services
         found: dict[str, str] = {}
         for source in container.objects("envFrom"):
@@ -145,7 +145,7 @@ class Environment:
     def _value_from(
         self, source: Fields, name: str, amounts: ContainerAmounts, note: Note
     ) -> str | None:
-        """The value of a variable; None if there is to be none."""
+        """The value of a variable; None to leave the variable out."""
         if source.object("fieldRef"):
             return self._field(source.object("fieldRef"))
         if source.object("resourceFieldRef"):
@@ -188,7 +188,7 @@ class Environment:
         )
 
     def _resource(self, reference: Fields, amounts: ContainerAmounts) -> str:
-        """``containerResourceRuntimeValue``: what has no limit has what the node has."""
+        """``containerResourceRuntimeValue``: without a limit, the node's allocatable amount."""
         wanted = reference.required("resource", "such as limits.cpu")
         name = reference.text("containerName")
         if name:
@@ -211,7 +211,7 @@ class Environment:
     def _with_node_limits(self, amounts: ContainerAmounts) -> ContainerAmounts:
         node = {
             "cpu": Quantity.of(self.assumptions.cpus),
-            # What the node's ``status.allocatable`` has.
+            # As in the node's ``status.allocatable``.
             "memory": Quantity.of(self.assumptions.memory - self.assumptions.reserved_memory),
         }
         of_pod = {k: v for k, v in self.amounts.limits.items() if v and k in node}

@@ -1,4 +1,4 @@
-"""Typed access to what JSON and YAML are parsed to, with errors that name the place."""
+"""Typed access to parsed JSON and YAML, with errors that name the place."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _QUOTED = 60
 
 
 class Fields:
-    """An object of a document. What is missing, or null, reads as empty: as in Go, where most comes from."""
+    """An object of a document. A missing value, or null, reads as empty, as in Go."""
 
     def __init__(self, data: object, source: str, path: str = "") -> None:
         """Raises ManifestError if ``data`` is no object with texts as keys."""
@@ -119,7 +119,7 @@ class Fields:
         return item
 
     def object(self, *keys: str) -> Fields:
-        """What is below some keys; empty where there is nothing."""
+        """The object below some keys; empty if there is none."""
         found = self
         for key in keys:
             found = Fields(found.data.get(key), self.source, found._path(key))

@@ -1,4 +1,4 @@
-"""Identifiers that are random on a node, and here the same each time: made of what they are for."""
+"""Identifiers that are random on a node, and here the same each time: hashes of names."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["container_hash", "container_id", "process_id", "short_name", "uid"]
 
 # ``SafeEncodeString`` in k8s.io/apimachinery: without vowels, so that there are no words among them.
 _ALPHABET = "bcdfghjklmnpqrstvwxz2456789"
-# Linux has no process ids above 4,194,304: a plugin that looks into /proc finds nobody there.
+# Linux has no process ids above 4,194,304: a plugin that looks into /proc finds no process there.
 _FIRST_PID, _PIDS = 5_000_000, 1_000_000
 
 
@@ -24,7 +24,7 @@ def uid(*parts: str) -> str:
 
 
 def short_name(length: int, *parts: str) -> str:
-    """As controllers put at the end of the names of what they make: "x7kqz"."""
+    """The random end of a name that a controller makes: "x7kqz"."""
     number = int(container_id("short name", *parts), 16)
     letters = []
     for _ in range(length):

@@ -1,6 +1,6 @@
 """A Kubernetes Pod as the kubelet would hand it to containerd, and containerd to plugins.
 
-After Kubernetes v1.36, ``pkg/kubelet/kuberuntime``; docs/manifests.md says what comes from where.
+After Kubernetes v1.36, ``pkg/kubelet/kuberuntime``; docs/manifests.md has the sources.
 """
 
 from __future__ import annotations

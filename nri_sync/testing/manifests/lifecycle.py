@@ -12,7 +12,7 @@ from nri_sync.testing.manifests.fields import Fields
 
 __all__ = ["go_json", "lifecycle_handler"]
 
-# Go's encoder writes what HTML could take for something else as escapes.
+# Go's encoder escapes the characters that have a meaning in HTML and JavaScript.
 _ESCAPES = {ord(char): f"\\u{ord(char):04x}" for char in "<>&\u2028\u2029"}
 
 

@@ -1,7 +1,7 @@
-"""What plugins are told of a pod or container: NRI messages, of OCI specifications and what else is known.
+"""NRI messages about pods and containers, from OCI specifications and from CRI.
 
 After containerd v2.4.2, ``internal/cri/nri/nri_api_linux.go``: most of a container is read off its OCI
-specification, whatever that was made of.
+specification, wherever that came from.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def container_message(
 ) -> Container:
     """A container of that specification, beside which ``annotations`` are those that the kubelet gave.
 
-    Raises TypeError or ValueError for what is no such specification.
+    Raises TypeError or ValueError if ``spec`` is no such specification.
     """
     process = spec.get("process") or {}
     linux = spec.get("linux") or {}
@@ -126,7 +126,7 @@ def pod_message(
 ) -> PodSandbox:
     """A pod whose sandbox has that specification, beside which labels and annotations are the kubelet's.
 
-    Raises TypeError or ValueError for what is no such specification.
+    Raises TypeError or ValueError if ``spec`` is no such specification.
     """
     linux = spec.get("linux") or {}
     pod = PodSandbox(

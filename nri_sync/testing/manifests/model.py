@@ -1,4 +1,4 @@
-"""What manifests are mapped to, and what the mapping takes for granted."""
+"""The results of the mapping of manifests, and its assumptions."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _LONGEST = 300
 
 
 class ManifestError(ValueError):
-    """A manifest cannot be read or mapped: one line with the place, what is wrong, and what to do.
+    """A manifest cannot be read or mapped: one line with the place, the problem, and the remedy.
 
     ``source`` is the file (or ``<text>``), with the number of the document where it has several; ``path`` leads
     to the value, such as ``spec.containers[0].image``, or is "".
@@ -40,7 +40,7 @@ class ManifestError(ValueError):
 
 
 class Kind(str, enum.Enum):
-    """What a container is in its pod's life."""
+    """The part of a container in its pod's life."""
 
     #: Runs to its end before the next one starts.
     INIT = "init"
@@ -53,7 +53,7 @@ class Kind(str, enum.Enum):
 
 @dataclass(frozen=True)
 class ImageConfig:
-    """What an image says of itself, and a manifest does not: see ``Config`` in the OCI image specification."""
+    """The configuration of an image: see ``Config`` in the OCI image specification."""
 
     entrypoint: Sequence[str] = ()
     cmd: Sequence[str] = ()
@@ -69,20 +69,20 @@ class ImageConfig:
 
 @dataclass(frozen=True)
 class Assumptions:
-    """What a manifest does not tell: about the node, its cluster and the images.
+    """The properties of the node, its cluster and the images, which no manifest has.
 
     The defaults are those of kubelet v1.36 and containerd v2.4 on a node that kubeadm has set up.
     """
 
     node_name: str = "node"
     node_ip: str = "192.0.2.10"
-    #: What pods get that do not use the host's network.
+    #: The address of pods that do not use the host's network.
     pod_ip: str = "10.88.0.2"
     #: Memory of the node, in bytes, and its CPUs: for OOM scores, and for limits that are asked for but not set.
     memory: int = 16 << 30
     cpus: int = 8
-    #: What the kubelet keeps from pods, in bytes: ``evictionHard`` for memory. It shows in limits that are asked
-    #: for but not set.
+    #: The memory that the kubelet keeps from pods, in bytes: ``evictionHard``. ``limits.memory`` in a variable of
+    #: a container without a limit is the rest.
     reserved_memory: int = 100 << 20
     #: 1 or 2.
     cgroup_version: int = 2
@@ -111,9 +111,9 @@ class WorkloadContainer:
     #: As plugins are asked about it in CreateContainer.
     container: Container
     kind: Kind
-    #: The OCI runtime specification that it would be created from: what ``json.loads`` makes of a config.json.
+    #: The OCI runtime specification that it would be created from, as ``json.loads`` returns a config.json.
     spec: Mapping[str, Any]
-    #: What the kubelet asks for when it resizes the pod in place, to what it has; None where that is not known.
+    #: The resources in UpdateContainer when the kubelet resizes the pod in place; None if they are unknown.
     resized: LinuxResources | None = None
 
     @property
@@ -129,9 +129,9 @@ class Workload:
     source: str
     pod: PodSandbox
     containers: Sequence[WorkloadContainer]
-    #: As for a container; None where that is not known.
+    #: The resources in UpdatePodSandbox then; None if they are unknown.
     resized: LinuxResources | None = None
-    #: What was assumed, left out or not known, for people to read.
+    #: Assumptions, omissions and unknowns, for people to read.
     notes: Sequence[str] = ()
 
     @property

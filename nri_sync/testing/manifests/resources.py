@@ -1,7 +1,7 @@
-"""Requests and limits of a pod and its containers, and what the kubelet makes of them.
+"""Requests and limits of a pod and its containers, and the resources that the kubelet derives.
 
-After Kubernetes v1.36: ``pkg/apis/core/v1/defaults.go`` for what the API server fills in,
-``k8s.io/component-helpers/resource`` for sums, ``pkg/kubelet/kuberuntime`` for what the runtime is told. Its
+After Kubernetes v1.36: ``pkg/apis/core/v1/defaults.go`` for defaults,
+``k8s.io/component-helpers/resource`` for sums, ``pkg/kubelet/kuberuntime`` for the runtime. Its
 features are at their defaults: pod-level resources are on, MemoryQoS is off.
 """
 
@@ -25,14 +25,14 @@ _HUGE = "hugepages-"
 _MILLI = 10**6
 _ZERO = Quantity()
 _MOST = (1 << 63) - 1
-# What the limit of memory of a cgroup is without one, by version.
+# The memory limit that an unlimited cgroup shows, by version.
 _UNLIMITED = {1: _MOST - 4095, 2: _MOST}
 _PAGE_UNITS = ("B", "KB", "MB", "GB", "TB", "PB")
 
 
 @dataclass
 class ContainerAmounts:
-    """What a container asks for."""
+    """Requests and limits of a container."""
 
     name: str
     kind: Kind
@@ -73,12 +73,12 @@ def _rounded(amount: Quantity) -> Quantity:
 
 @dataclass
 class PodAmounts:
-    """What a pod asks for: all of its containers, and the pod as such."""
+    """Requests and limits of all containers of a pod, and of the pod itself."""
 
     containers: Sequence[ContainerAmounts]
     requests: Amounts = field(default_factory=dict)
     limits: Amounts = field(default_factory=dict)
-    #: Whether the pod has resources of its own.
+    #: Whether the pod has pod-level resources.
     own: bool = False
     overhead: Amounts = field(default_factory=dict)
     #: Where the API server has said so.
@@ -89,7 +89,7 @@ class PodAmounts:
     def read(
         cls, spec: Fields, containers: Sequence[ContainerAmounts], **more: object
     ) -> PodAmounts:
-        """Of ``spec``; ``more`` is what is not there."""
+        """Of ``spec``; ``more`` are the other fields."""
         resources = spec.object("resources")
         requests, limits = _read(resources)
         own = bool(requests or limits)
@@ -124,7 +124,7 @@ class PodAmounts:
             return qos_of_resources([(self.requests, self.limits)])
         return qos_of_resources((item.requests, item.limits) for item in self._counted)
 
-    # What the runtime is told
+    # For the runtime, at creation
 
     def container(self, of: ContainerAmounts, assumptions: Assumptions) -> Resources:
         """``generateLinuxContainerResources``."""
@@ -149,7 +149,7 @@ class PodAmounts:
         return of.limits.get(name) or (self.limits.get(name) if self.own else None) or _ZERO
 
     def sandbox(self, assumptions: Assumptions) -> Resources:
-        """``calculateSandboxResources``: the sum of what containers need at the same time."""
+        """``calculateSandboxResources``: the sum for the containers that run at the same time."""
         requests = {**aggregate(self.containers, "requests"), **self.requests}
         limits = {**aggregate(self.containers, "limits"), **self.limits}
         return _resources(
@@ -159,7 +159,7 @@ class PodAmounts:
             assumptions,
         )
 
-    # What it is told when the pod is resized in place
+    # For the runtime, at a resize in place
 
     def resized_container(self, of: ContainerAmounts, assumptions: Assumptions) -> Resources:
         """``updatePodContainerResources``: of CPU and memory alone, each of them given, if only as 0."""
@@ -192,7 +192,7 @@ class PodAmounts:
         return _resources(cpu, cpu, self.overhead.get("memory", _ZERO), assumptions)
 
     def _oom_score(self, of: ContainerAmounts, assumptions: Assumptions) -> int:
-        """``GetContainerOOMScoreAdjust``: what nobody has asked for is shared out to all containers."""
+        """``GetContainerOOMScoreAdjust``: memory that no container requests is shared among all."""
         request = int(of.requests.get("memory", _ZERO))
         least = min(
             int(item.requests.get("memory", _ZERO))
@@ -211,7 +211,7 @@ class PodAmounts:
 
 
 def aggregate(containers: Iterable[ContainerAmounts], which: str) -> Amounts:
-    """What containers have at the same time at most (``AggregateContainerRequests`` and ``...Limits``).
+    """The most that containers have at the same time (``AggregateContainerRequests`` and ``...Limits``).
 
     An init container runs beside the sidecars before it.
     """

@@ -1,4 +1,4 @@
-"""Security contexts: who a container runs as, and what it may do.
+"""Security contexts: the user and the privileges of a container.
 
 After Kubernetes v1.36, ``pkg/securitycontext/util.go`` and ``pkg/kubelet/kuberuntime/security_context.go``.
 """
@@ -15,7 +15,7 @@ from nri_sync.testing.manifests.model import Assumptions, ImageConfig
 
 __all__ = ["read_security"]
 
-# ``defaultMaskedPaths`` and ``defaultReadonlyPaths``, but for what depends on the node's CPUs.
+# ``defaultMaskedPaths`` and ``defaultReadonlyPaths``, without those that depend on the node's CPUs.
 _MASKED_PATHS = [
     "/proc/asound",
     "/proc/acpi",
@@ -48,9 +48,9 @@ def read_security(
 ) -> Security:
     """The security context of a container, from ``spec`` and its own entry, which counts more.
 
-    ``annotations`` are those of the pod; ``note`` is called with what is not known.
+    ``annotations`` are those of the pod; ``note`` is called with each unknown.
 
-    Raises ManifestError for what the kubelet refuses.
+    Raises ManifestError for a context that the kubelet refuses.
     """
     common, own = pod.object("securityContext"), container.object("securityContext")
     unmasked = own.text("procMount") == "Unmasked"

@@ -33,7 +33,7 @@ def service_env(
         services: by namespace and name.
         namespace: of the pod.
         links: ``enableServiceLinks``: whether it knows those of its namespace, too.
-        note: called with what is not known.
+        note: called with each unknown.
     """
     if assumptions.static_pods:
         return {}

@@ -1,4 +1,4 @@
-"""OCI runtime specifications: a ``config.json`` as a workload, and what one tells of its pod."""
+"""OCI runtime specifications: a ``config.json`` as a workload, and the pod that one implies."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _OF_POD = "io.kubernetes.pod"
 _CRIO = "io.kubernetes.cri-o"
 # Say "sandbox" or "container".
 _TYPES = ("io.kubernetes.cri.container-type", f"{_CRIO}.ContainerType")
-# Who runs it, and the annotations it has for: the id of the sandbox; name, namespace and uid of the pod; the
+# The annotations of containerd and of CRI-O for: the id of the sandbox; name, namespace and uid of the pod; the
 # name of the container. The labels of the kubelet are better.
 _ANNOTATIONS = (
     (
@@ -43,7 +43,7 @@ def is_spec(document: Fields) -> bool:
 
 @contextmanager
 def naming(spec: Fields) -> Iterator[None]:
-    """What is wrong with a specification, raised as a ManifestError."""
+    """Raise errors of a specification as ManifestError."""
     try:
         yield
     except ManifestError:
@@ -53,20 +53,20 @@ def naming(spec: Fields) -> Iterator[None]:
 
 
 def _told(spec: Fields) -> list[str]:
-    """Id of the sandbox; name, namespace and uid of the pod; name of the container; "" for what it tells not."""
+    """Sandbox id; name, namespace and uid of the pod; name of the container; "" for each that is missing."""
     annotations = spec.strings("annotations")
     told = [[annotations.get(key, "") for key in keys] for keys in _ANNOTATIONS]
     return [next(filter(None, values), "") for values in zip(*told)]
 
 
 def cgroup_parent(spec: Fields) -> str:
-    """The cgroup parent of the pod, as the path of a container in it tells."""
+    """The cgroup parent of the pod, from the path of a container in it."""
     path = spec.object("linux").text("cgroupsPath")
     return path.split(":")[0] if path.count(":") == 2 else posixpath.dirname(path)
 
 
 def made_up_pod(spec: Fields, labels: Mapping[str, str], id: str) -> PodSandbox:
-    """A pod of what the specification of a container tells of it."""
+    """A pod from the specification of a container."""
     _, name, namespace, uid, _ = _told(spec)
     name = labels.get(f"{_OF_POD}.name") or name or "pod"
     namespace = labels.get(f"{_OF_POD}.namespace") or namespace or "default"
@@ -192,7 +192,7 @@ def _labels(spec: Fields) -> dict[str, str]:
 
 
 def _mapping(spec: Fields, annotation: str) -> dict[str, str]:
-    """What an annotation holds in JSON: texts by name."""
+    """The JSON object in an annotation: texts by name."""
     text = spec.strings("annotations").get(annotation, "")
     if not text:
         return {}
@@ -225,7 +225,7 @@ def _image(spec: Fields) -> Image | None:
 
 
 def _id(spec: Fields) -> str:
-    """That which CRI-O tells, or the last part of the path of its cgroup, if it looks like an id."""
+    """The id that CRI-O writes, or the last part of the cgroup path, if that looks like an id."""
     told = spec.strings("annotations").get(f"{_CRIO}.ContainerID", "")
     if told:
         return told

@@ -35,7 +35,7 @@ _INDEX = "batch.kubernetes.io/job-completion-index"
 
 
 def is_kubernetes(document: Fields) -> bool:
-    """Whether a document is an object of Kubernetes, of whatever kind."""
+    """Whether a document is an object of Kubernetes, of any kind."""
     return "kind" in document or "apiVersion" in document
 
 
@@ -59,7 +59,7 @@ def _flatten(documents: Iterable[Fields]) -> Iterator[Fields]:
         kind = document.required("kind", "say what it is, such as Pod")
         if kind.endswith("List") and "items" in document:
             for item in document.objects("items"):
-                # The server leaves out what all items of a list are.
+                # The server leaves out the kind of the items of a list.
                 yield Fields({"kind": kind[: -len("List")], **item.data}, item.source, item.path)
         else:
             yield document
@@ -213,7 +213,7 @@ def _is_indexed(document: Fields) -> bool:
 
 
 def _of_first_index(metadata: PodMetadata, spec: Fields) -> Fields:
-    """What the controller adds to the first pod of an indexed Job (``pkg/controller/job``)."""
+    """The specification of the first pod of an indexed Job (``pkg/controller/job``)."""
     metadata.labels[_INDEX] = metadata.annotations[_INDEX] = "0"
     variable = {
         "name": "JOB_COMPLETION_INDEX",

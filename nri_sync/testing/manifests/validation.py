@@ -1,4 +1,4 @@
-"""What the API server refuses of a pod, as far as the mapping does not find it by itself.
+"""Validation of a pod, as the API server does it, beside the checks of the mapping.
 
 After Kubernetes v1.36: ``pkg/apis/core/validation`` and ``k8s.io/apimachinery/pkg/util/validation``.
 """

@@ -1,4 +1,4 @@
-"""The volumes of a pod, where the kubelet has them on the node, and what it mounts into a container.
+"""The volumes of a pod, where the kubelet has them on the node, and the mounts of a container.
 
 After Kubernetes v1.36, ``makeMounts`` in ``pkg/kubelet/kubelet_pods.go`` and the plugins in ``pkg/volume``.
 """
@@ -51,7 +51,7 @@ class Volume:
 
     path: str
     readonly: bool = False
-    #: What sub-paths are named after, if not the volume of the pod: the PersistentVolume.
+    #: The PersistentVolume, after which sub-paths are named; "" for the name in the pod.
     inner_name: str = ""
     #: Whether it is an image, which the runtime mounts.
     image: bool = False
@@ -74,7 +74,7 @@ class Volumes:
     ) -> None:
         """
         Args:
-            note: called with what is not known of them.
+            note: called with each unknown.
             sandbox_id: of the pod.
             claims: PersistentVolumeClaims, by namespace and name.
             persistent: PersistentVolumes, by name.
@@ -138,7 +138,7 @@ class Volumes:
         known = self._claims.get((self._namespace, claim), Fields({}, ""))
         made_up = uid("claim", self._namespace, claim)
         name = known.object("spec").text("volumeName")
-        # As provisioners name what they make.
+        # As provisioners name volumes.
         name = name or f"pvc-{known.object('metadata').text('uid') or made_up}"
         spec = self._persistent.get(name, Fields({}, "")).object("spec")
         if "hostPath" in spec:
@@ -153,7 +153,7 @@ class Volumes:
     def mounts(
         self, container: Fields, env: Mapping[str, str], *, hosts: bool, termination_log: str
     ) -> list[MountConfig]:
-        """What the kubelet mounts into a container.
+        """The mounts of a container that the kubelet makes.
 
         Args:
             container: an entry of ``spec.containers``.

@@ -84,7 +84,7 @@ def simulate(
     Args:
         plugins: all at the same time; two must not have the same full name.
         existing: pods that run before the plugins come, which are told of them by Synchronize.
-        resources: what containers are updated with; default is what the kubelet asks for in a resize that grows.
+        resources: those in UpdateContainer; default are the kubelet's in a resize that grows.
         repeat: how many times each workload lives; from the second on, only for the statistics.
         containers: how many of each ordinary container there are in a pod.
         inject_cdi: changes a specification in place for CDI devices. Without it they are only listed.

@@ -1,4 +1,4 @@
-"""The life of a pod, event by event, and what plugins say to each."""
+"""The life of a pod, event by event, with the answers of plugins."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Node(FakeRuntime):
 
 
 class _Warnings(logging.Handler):
-    """Keeps what the runtime warns about."""
+    """Keeps the warnings of the runtime."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
@@ -80,7 +80,7 @@ class Walk:
     ) -> None:
         """
         Args:
-            resources: what containers are updated with; default is what the kubelet asks for in a resize.
+            resources: those in UpdateContainer; default are the kubelet's in a resize.
             advance: called for each pod and container that is through.
         """
         self.runtime = runtime
@@ -95,7 +95,7 @@ class Walk:
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Keeps what the runtime logs as warnings, for the events in the block."""
+        """Keeps the warnings that the runtime logs, for the events in the block."""
         logger = logging.getLogger(_RUNTIME_LOG)
         logger.addHandler(self._warnings)
         try:
@@ -104,7 +104,7 @@ class Walk:
             logger.removeHandler(self._warnings)
 
     def add(self, workload: Workload) -> None:
-        """Have a workload whose containers run already, and of which plugins are told by Synchronize."""
+        """Add a workload whose containers run already: plugins see it in Synchronize."""
         self.runtime.add(workload.pod)
         for item in workload.containers:
             if item.kind is not Kind.INIT:
@@ -115,7 +115,7 @@ class Walk:
                 self._specs.put(running.id, workload.pod.name, item.name, item.spec)
 
     def synchronized(self) -> Event:
-        """What plugins have said to Synchronize."""
+        """The answers of plugins to Synchronize."""
         calls, asked = [], []
         for recorder in self.recorders:
             for item in recorder.take_handled():
@@ -136,7 +136,7 @@ class Walk:
         )
 
     def take_unsolicited(self) -> list[Unsolicited]:
-        """What plugins have asked for by themselves, since it was last looked at."""
+        """The unsolicited requests of plugins since the last call."""
         found = []
         for recorder in self.recorders:
             for request in recorder.take_requests():
@@ -149,9 +149,9 @@ class Walk:
     # Lives
 
     def life(self, workload: Workload, *, compared: bool = True) -> Iterator[Event]:
-        """All events in the life of a pod, each once it has been told.
+        """All events in the life of a pod, each after its answers.
 
-        Unless ``compared``, specifications are left out, and what updates change in them.
+        Unless ``compared``, specifications and the changes of updates are left out.
 
         As the kubelet has it: init containers run to their ends, one after the other, and a failure of one is the
         end; of the others it is not. Sidecars are stopped last, in reverse order.
@@ -219,7 +219,7 @@ class Walk:
                 yield self._told(result, workload, item, requested=wanted)
 
     def _wanted(self, item: WorkloadContainer) -> LinuxResources:
-        """What a container is updated with."""
+        """The resources in UpdateContainer."""
         if self._resources is not None:
             return self._resources
         return item.resized or _present(self.runtime.container(item.container))
@@ -246,7 +246,7 @@ class Walk:
         if not self._compared:
             return event
         after: Mapping[str, Any] | None = None
-        # If not that has failed, but what follows, it is there all the same.
+        # The container exists even if a later event of its creation has failed.
         if self._state(item.container.id) is not None:
             after = self._adjusted(item, result)
             event.warnings = list(dict.fromkeys([*event.warnings, *self._warnings.take()]))
@@ -268,14 +268,14 @@ class Walk:
         *,
         requested: LinuxResources | None = None,
     ) -> Event:
-        """What has come of an event."""
+        """The outcome of an event."""
         handled = {recorder.name: recorder.take_handled() for recorder in self.recorders}
         event = Event(result.event, pod=workload.pod.name)
         if item is not None:
             event.container, event.id, event.kind = item.name, item.container.id, item.kind.value
         event.calls = calls_of(result, handled)
         event.failure = failure_of(result.error, event.calls)
-        # What has been asked for before may be in what is asked for now.
+        # An earlier request of a plugin may be repeated in its answer.
         event.unsolicited = self.take_unsolicited()
         event.updates = self._updated(result, handled, item, requested)
         event.warnings = self._warnings.take()
@@ -307,7 +307,7 @@ class Walk:
 
 
 def _present(container: Container) -> LinuxResources:
-    """What a container has, of what the kubelet tells with an update."""
+    """The resources of a container that the kubelet sets in an update."""
     has = container.linux.resources
     wanted = LinuxResources(hugepage_limits=has.hugepage_limits, unified=has.unified)
     wanted.cpu.CopyFrom(has.cpu)
