@@ -231,7 +231,7 @@ class _Adapter:
             return handler  # an unknown method, or none of NRI's
         import grpc
 
-        wrapped = grpc.unary_unary_rpc_method_handler(
+        wrapped: Any = grpc.unary_unary_rpc_method_handler(
             _around(self._interceptor, details.method.rpartition("/")[2], behaviour),
             handler.request_deserializer,
             handler.response_serializer,

@@ -539,7 +539,15 @@ class Stub:
 # The methods in which a thread may be when a signal handler calls stop().
 _BLOCKING = frozenset(
     function.__code__
-    for function in (Stub.start, Stub.stop, Stub.wait, Stub.run, Stub.update_containers)
+    for function in (
+        Stub.start,
+        Stub.start_unless,
+        Stub.stop,
+        Stub.close,
+        Stub.wait,
+        Stub.run,
+        Stub.update_containers,
+    )
 )
 
 # To find the stubs that share an interceptor.

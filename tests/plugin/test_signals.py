@@ -16,9 +16,12 @@ from types import FrameType
 
 import pytest
 
+from nri_sync import Backoff, run_forever
+from nri_sync.plugin.state import State
 from nri_sync.threads import Latch
 from tests.plugin._scene import Call, Make
-from tests.plugin.harness import LONG, eventually
+from tests.plugin.conftest import MakeStub, Serve
+from tests.plugin.harness import LONG, Recorder, eventually
 
 __all__: list[str] = []
 
@@ -100,3 +103,42 @@ def test_an_interrupted_call_to_the_runtime_is_cancelled(scene: Make) -> None:
         "the end of the thread that made the call",
     )
     assert it.stub.started
+
+
+@pytest.mark.parametrize("at", ["pause", "start", "session"])
+@pytest.mark.parametrize("end", ["stop", "close"])
+def test_a_signal_handler_ends_run_forever(
+    serve: Serve, make_stub: MakeStub, at: str, end: str
+) -> None:
+    """On the main thread, whatever the loop is doing there."""
+    runtime = None if at == "pause" else serve(configure=at == "session")
+    stub = make_stub(Recorder())
+    main = threading.main_thread().ident
+    assert main is not None
+
+    def functions() -> set[str]:
+        """Those that the main thread is in."""
+        found = set()
+        frame: FrameType | None = sys._current_frames()[main]
+        while frame is not None:
+            found.add(frame.f_code.co_name)
+            frame = frame.f_back
+        return found
+
+    def kill() -> None:
+        if runtime is not None:
+            runtime.peer()
+        waits_in = {"pause": "_pause", "start": "start_unless", "session": "_run_once"}[at]
+        eventually(lambda: stub.started is (at == "session"))
+        eventually(lambda: {waits_in, Latch.wait.__name__} <= functions(), at)
+        signal.pthread_kill(main, signal.SIGUSR1)
+
+    ended = getattr(stub, end)
+    before = signal.signal(signal.SIGUSR1, lambda *_: ended())
+    try:
+        killing = Call(kill)
+        run_forever(stub, backoff=Backoff(first=100 * LONG, most=100 * LONG, jitter=0.0))
+        killing.result()
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    eventually(lambda: stub.state is State.IDLE)
