@@ -33,14 +33,11 @@ def in_child(reset: Callable[[], object]) -> None:
     object; an object has one reset. May be called from any thread.
     """
     if isinstance(reset, types.MethodType):
-        _resets[weakref.ref(reset.__self__, _forget)] = reset.__func__
+        # One step in C, and bound here: Python code that runs when an object goes could be interrupted, and the
+        # interrupt would be lost; and the object may go when the interpreter has cleared this module already.
+        _resets[weakref.ref(reset.__self__, _resets.__delitem__)] = reset.__func__
     else:
         _resets[reset] = reset
-
-
-# Bound here: an object may go when the interpreter has cleared this module already.
-def _forget(reference: object, forget: Callable[[object, None], object] = _resets.pop) -> None:
-    forget(reference, None)
 
 
 def _after_fork_in_child() -> None:
