@@ -8,8 +8,17 @@ from typing import TypeVar
 
 from google.protobuf.message import Message
 
-from nri_sync.api.nri_pb2 import Container, ContainerUpdate, LinuxResources, PodSandbox
+from nri_sync.api.nri_pb2 import (
+    Container,
+    ContainerAdjustment,
+    ContainerUpdate,
+    LinuxContainerAdjustment,
+    LinuxResources,
+    PodSandbox,
+)
 from nri_sync.runtime.merge_resources import copy_field
+from nri_sync.runtime.oci_container import adjust_container
+from nri_sync.runtime.turn import logger
 from nri_sync.wire.ttrpc import MESSAGE_MAX
 
 __all__ = ["Node", "given_resources", "set_resources", "split"]
@@ -94,14 +103,37 @@ class Node:
 
     def update(self, update: ContainerUpdate) -> bool:
         """Set what a plugin asks for; False if there is no such container."""
+        # Before the lock is taken, as it logs.
+        resources = _kept_of_update(update.linux.resources)
         with self._lock:
             container = self._containers.get(update.container_id)
             if container is None:
                 return False
             has = container.linux.resources
-            given = given_resources(update.linux.resources, bool(has.hugepage_limits))
-            set_resources(has, given)
+            set_resources(has, given_resources(resources, bool(has.hugepage_limits)))
             return True
+
+
+def _kept_of_update(wanted: LinuxResources) -> LinuxResources:
+    """The resources that a container has from an update, which goes by way of the CRI; a runtime loses the others.
+
+    After containerd, ``toCRIResources`` in ``internal/cri/nri`` and ``WithResources`` in ``internal/cri/opts``:
+    there are CPU, a memory limit, which counts for swap as well, huge pages and unified settings. Logs each loss.
+    """
+    for name in ("pids", "blockio_class", "rdt_class"):
+        if wanted.HasField(name):
+            logger.warning("update of a container: %s is lost: the CRI has no such field", name)
+    kept = LinuxResources(
+        cpu=wanted.cpu,
+        memory=wanted.memory,
+        hugepage_limits=wanted.hugepage_limits,
+        unified=wanted.unified,
+    )
+    for name in ("realtime_runtime", "realtime_period"):
+        kept.cpu.ClearField(name)
+    kept = given_resources(kept, huge_pages=True)
+    adjustment = ContainerAdjustment(linux=LinuxContainerAdjustment(resources=kept))
+    return adjust_container(Container(), adjustment).linux.resources
 
 
 def given_resources(wanted: LinuxResources, huge_pages: bool) -> LinuxResources:

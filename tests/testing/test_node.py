@@ -72,6 +72,26 @@ def test_an_update(node: Node) -> None:
     assert not node.update(api.Update("nobody").set_cpu(shares=7).message)
 
 
+def test_an_update_goes_by_way_of_the_cri(node: Node, caplog: pytest.LogCaptureFixture) -> None:
+    """Which has neither a swap limit, nor one of processes, nor classes; a memory limit counts for swap."""
+    container = make_container(make_pod())
+    container.linux.resources.pids.limit = 10
+    node.put(container)
+    update = api.Update(container.id).set_memory(limit=200, swap=500, swappiness=1)
+    update.set_pids_limit(5).set_rdt_class("gold").set_cpu(quota=7, realtime_period=1)
+    update.add_hugepage_limit("2MB", 2).set_unified("memory.high", "1")
+    assert node.update(update.message)
+    has = node.container(container).linux.resources
+    assert (has.memory.limit.value, has.memory.swap.value, has.pids.limit) == (200, 200, 10)
+    assert not has.memory.HasField("swappiness")
+    assert not has.HasField("rdt_class")
+    assert (has.cpu.quota.value, has.cpu.HasField("realtime_period")) == (7, False)
+    assert [(item.page_size, item.limit) for item in has.hugepage_limits] == [("2MB", 2)]
+    assert dict(has.unified) == {"memory.high": "1"}
+    lost = ("memory.swap", "memory.swappiness", "pids", "rdt_class")
+    assert [name for name in lost if f"{name} is lost" in caplog.text] == list(lost)
+
+
 def test_what_is_set_is_set_and_the_rest_stays() -> None:
     before = (
         api.Update("c").set_memory(limit=5, swap=6).set_cpu(shares=1, cpus="0").set_pids_limit(9)
