@@ -19,6 +19,7 @@ from nri_sync.api import EventMask, nri_pb2
 from nri_sync.api.handlers import BY_EVENT, HANDLERS, Handler, asked_events
 from nri_sync.api.services import PLUGIN
 from nri_sync.errors import Reject
+from nri_sync.plugin.parts import MOST, Parts, measure
 from nri_sync.plugin.subjects import describe
 from nri_sync.text import printable
 from nri_sync.ttrpc.context import ServicerContext
@@ -48,9 +49,6 @@ def _method(
 # grpcio loads what it needs for this with the first one, which is not to be in start().
 _method("Shutdown", lambda request, context: None)
 
-# The state of a node comes in parts of up to 4 MiB. A node that fills this has millions of containers.
-_SYNCHRONIZE_MAX = 1 << 30
-
 _UNIMPLEMENTED = grpc.StatusCode.UNIMPLEMENTED
 
 _VALIDATE = "ValidateContainerAdjustment"
@@ -69,9 +67,7 @@ class Servicer:
         self._plugin = conn.plugin
         # Guards the parts.
         self._lock = threading.Lock()
-        self._pods: list[nri_pb2.PodSandbox] = []
-        self._containers: list[nri_pb2.Container] = []
-        self._collected = 0
+        self._parts = Parts()
 
     def router(self) -> Router:
         """The methods of the service, with the plugin's interceptors around them, for a ServerEnd."""
@@ -242,40 +238,33 @@ class Servicer:
             )
 
     def _part(self, data: bytes) -> nri_pb2.SynchronizeRequest:
-        # Measured here: to ask the message for its size would serialize all of it again.
-        part = nri_pb2.SynchronizeRequest.FromString(data)
+        # Counted before it is parsed. A part that is too much is refused by _synchronize().
         with self._lock:
-            self._collected += len(data)
-        return part
+            may_parse = self._parts.count(data)
+        return nri_pb2.SynchronizeRequest.FromString(data if may_parse else b"")
 
     def _synchronize(
         self, request: nri_pb2.SynchronizeRequest, context: ServicerContext
     ) -> nri_pb2.SynchronizeResponse:
         """State that is too large for one message comes in parts; the handler gets all of it at once."""
         with self._lock:
-            if self._collected > _SYNCHRONIZE_MAX:
-                pods, containers = self._take_locked()
-                context.abort(
-                    grpc.StatusCode.RESOURCE_EXHAUSTED,
-                    f"more than {_SYNCHRONIZE_MAX} bytes of state: {len(containers)} containers",
-                )
-            self._pods.extend(request.pods)
-            self._containers.extend(request.containers)
-            if request.more:
-                return nri_pb2.SynchronizeResponse(more=True)
-            pods, containers = self._take_locked()
+            too_much = self._parts.too_much
+            if not too_much:
+                self._parts.add(request)
+                if request.more:
+                    return nri_pb2.SynchronizeResponse(more=True)
+            pods, containers = self._parts.take()
+        if too_much:
+            context.abort(
+                grpc.StatusCode.RESOURCE_EXHAUSTED,
+                f"the state of the node is larger than {MOST} bytes, each pod and container counted as its bytes "
+                f"and 1 KiB; {len(pods)} pods and {len(containers)} containers came before it was",
+            )
         self._conn.logger.debug("synchronize: %d pods, %d containers", len(pods), len(containers))
         reply = self._call(_HANDLERS["synchronize"], [pods, containers], context)
         self._conn.synchronized = True
         reply.more = False
         return reply  # type: ignore[no-any-return]
-
-    def _take_locked(self) -> tuple[list[nri_pb2.PodSandbox], list[nri_pb2.Container]]:
-        """Requires the lock."""
-        pods, self._pods = self._pods, []
-        containers, self._containers = self._containers, []
-        self._collected = 0
-        return pods, containers
 
 
 calls_handlers(Servicer._call.__code__)
@@ -320,6 +309,21 @@ def _request_of(call: ServerCall, rpc: str) -> Any:
         return None
 
 
+def _is_last_part(call: ServerCall) -> bool:
+    """Whether a Synchronize is known to be the last.
+
+    An answer for an earlier part would say that its pods and containers have been taken, or that none come.
+    """
+    try:
+        payload = call.payload()
+    except Exception:
+        return False
+    context = call.context
+    if context is None:  # it waits for a thread, and the payload is all there
+        return not measure(payload).more
+    return context.request is not None and not context.request.more
+
+
 class Late(LatePolicy):
     """Answers for handlers just before the runtime would give up on them, and cut the plugin off.
 
@@ -336,7 +340,7 @@ class Late(LatePolicy):
 
     def answer(self, call: ServerCall) -> bytes | Status | None:
         rpc = _rpc(call.method)
-        if rpc in _NEVER_LATE:
+        if rpc in _NEVER_LATE or (rpc == "Synchronize" and not _is_last_part(call)):
             return None
         request = _request_of(call, rpc)
         call.about = about = describe(rpc, request)

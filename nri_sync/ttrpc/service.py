@@ -176,7 +176,6 @@ class ServerCall(Job):
                 Status.of(grpc.StatusCode.INVALID_ARGUMENT, f"unmarshal request: {error}")
             )
         self.method = method = f"/{request.service}/{request.method}"
-        self._data = b""
         metadata = (
             tuple(Metadatum(pair.key, pair.value) for pair in request.metadata)
             if request.metadata
@@ -185,7 +184,9 @@ class ServerCall(Job):
         nanoseconds = request.timeout_nano
         timeout = nanoseconds / 1e9 if nanoseconds and nanoseconds < _NEVER else None
         context = ServicerContext(method, metadata, self.since, timeout, end.peer, self._cancel)
+        # In this order: without a context, the payload is there.
         self.context = context
+        self._data = b""
         if self.stream_id not in end.calls:
             context.end()  # it was over before this context was there to be told
         thread = _thread.get_ident()

@@ -18,9 +18,10 @@ from nri_sync.api.handlers import BY_EVENT, HANDLERS, Handler
 from nri_sync.deadline import Deadline
 from nri_sync.errors import Reject, StartError
 from nri_sync.kit.intercept import RequestInterceptor
-from nri_sync.plugin import servicer
+from nri_sync.plugin import parts, servicer
 from nri_sync.plugin.connection import Connection
 from nri_sync.runtime import Peer
+from tests.net.rig import in_thread
 from tests.plugin.conftest import Connect, MakeStub, Serve
 from tests.plugin.harness import (
     CONTAINER,
@@ -714,18 +715,36 @@ class TestSynchronize:
     def test_more_than_any_node_has(
         self, connect: Connect, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(servicer, "_SYNCHRONIZE_MAX", 1000)
+        monkeypatch.setattr(parts, "MOST", 3000)
+        monkeypatch.setattr(servicer, "MOST", 3000)
         plugin = Recorder()
         _, peer = connect(plugin)
         ready(plugin)
         large = [nri_pb2.Container(id="x" * 600)]
         self.part(peer, [], large, more=True)
-        with pytest.raises(grpc.RpcError, match="more than 1000 bytes of state") as caught:
+        with pytest.raises(
+            grpc.RpcError, match=r"larger than 3000 bytes.* 0 pods and 1 containers"
+        ) as caught:
             self.part(peer, [], large, more=True)
         assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         # What was collected is gone, and does not count any more.
         self.part(peer, self.pods(1), large, more=False)
         assert plugin.expect("synchronize") == (self.pods(1), large)
+
+    def test_objects_count_not_only_their_bytes(
+        self, connect: Connect, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(parts, "MOST", 10_000)
+        plugin = Recorder()
+        _, peer = connect(plugin)
+        ready(plugin)
+        tiny = [nri_pb2.Container()] * 10
+        for pods, containers in (([], tiny), ([nri_pb2.PodSandbox()] * 10, [])):
+            with pytest.raises(grpc.RpcError) as caught:
+                self.part(peer, pods, containers, more=False)
+            assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        self.part(peer, [], tiny[:9], more=False)
+        assert plugin.expect("synchronize") == ([], tiny[:9])
 
 
 class Slow:
@@ -752,6 +771,21 @@ def slow() -> Iterator[Slow]:
 
 
 #: The runtime's timeout is short, so that an answer in its place comes soon.
+class Parts(nri_sync.Interceptor):
+    """Holds up each Synchronize, when it is told to."""
+
+    def __init__(self) -> None:
+        self.blocks = False
+        self.entered = threading.Event()
+        self.go_on = threading.Event()
+
+    def serve(self, event: str, request: Any, context: Any, proceed: Any) -> Any:
+        if event == "Synchronize" and self.blocks:
+            self.entered.set()
+            assert self.go_on.wait(LONG)
+        return proceed(request, context)
+
+
 HURRIED = configuration(request_timeout=300)
 
 
@@ -778,6 +812,25 @@ class TestLateReplies:
         eventually(lambda: text in caplog.text)
         assert stub.late_by_event == {"CreateContainer": 1}
         peer.call("RunPodSandbox", nri_pb2.RunPodSandboxRequest(), LONG)
+
+    def test_a_part_of_the_state_is_never_answered_late(self, connect: Connect) -> None:
+        parts = Parts()
+        plugin = Recorder()
+        stub, peer = connect(plugin, config=HURRIED, interceptors=[parts])
+        ready(plugin)
+        parts.blocks = True
+        answers: list[Any] = []
+        request = nri_pb2.SynchronizeRequest(pods=[nri_pb2.PodSandbox(id="pod1")], more=True)
+        thread = in_thread(lambda: answers.append(peer.call("Synchronize", request, LONG)))
+        assert parts.entered.wait(LONG)
+        # A request that comes later is answered late; the part is not.
+        assert peer.call("Synchronize", nri_pb2.SynchronizeRequest(), LONG) is not None
+        assert stub.counters.late_replies == 1
+        assert answers == []
+        parts.go_on.set()
+        thread.join(LONG)
+        assert answers == [nri_pb2.SynchronizeResponse(more=True)]
+        assert stub.counters.late_replies == 1
 
     def test_a_result_that_is_an_error_is_logged_as_one(
         self, connect: Connect, slow: Slow, caplog: pytest.LogCaptureFixture

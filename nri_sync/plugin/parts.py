@@ -1,0 +1,105 @@
+"""The state of a node, which comes in parts of up to 4 MiB, and the bound on what is held of it.
+
+A pod or container of two bytes on the wire is an object of some 400 bytes in memory, or 800 with its messages:
+4 MiB of them are two million objects. So each part is measured before it is parsed, and each object counts on top
+of its bytes.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from nri_sync.api import nri_pb2
+
+__all__ = ["MOST", "Measured", "Parts", "measure"]
+
+#: The most that is held, in bytes as :meth:`Parts.count` counts them: 50,000 containers of 3 kB fit.
+MOST = 256 * 1024 * 1024
+# What a pod or container counts for, on top of its bytes.
+_OBJECT = 1024
+
+# The numbers of SynchronizeRequest's fields `pods` and `containers`, of which each entry is an object, and `more`.
+_OBJECTS = frozenset((1, 2))
+_MORE = 3
+
+
+class Measured(NamedTuple):
+    """What a part holds."""
+
+    objects: int
+    more: bool
+
+
+class Parts:
+    """Collects the parts of one state. Not thread-safe."""
+
+    def __init__(self) -> None:
+        self._size = 0
+        self._pods: list[nri_pb2.PodSandbox] = []
+        self._containers: list[nri_pb2.Container] = []
+
+    @property
+    def too_much(self) -> bool:
+        """Whether the parts exceed the bound; a part that did so was not parsed."""
+        return self._size > MOST
+
+    def count(self, data: bytes) -> bool:
+        """Count a part; returns whether it may be parsed."""
+        self._size += len(data) + _OBJECT * measure(data).objects
+        return not self.too_much
+
+    def add(self, part: nri_pb2.SynchronizeRequest) -> None:
+        self._pods.extend(part.pods)
+        self._containers.extend(part.containers)
+
+    def take(self) -> tuple[list[nri_pb2.PodSandbox], list[nri_pb2.Container]]:
+        """All that has been added; what comes next is another state."""
+        taken = self._pods, self._containers
+        self._size, self._pods, self._containers = 0, [], []
+        return taken
+
+
+def measure(data: bytes) -> Measured:
+    """Look into a SynchronizeRequest on the wire without parsing its pods and containers.
+
+    For bytes that are no such message, what there is before the mistake: to parse them fails as well.
+    Source of the format: the "Encoding" page of protobuf's documentation.
+    """
+    objects, more, position = 0, False, 0
+    most = MOST // _OBJECT  # more are too much, however many
+    try:
+        while position < len(data) and objects <= most:
+            tag, position = _varint(data, position)
+            number, kind = tag >> 3, tag & 7
+            if kind == 2:
+                length, position = _varint(data, position)
+                position += length
+                objects += number in _OBJECTS
+            elif kind == 0:
+                value, position = _varint(data, position)
+                if number == _MORE:
+                    more = bool(value)
+            elif kind in (1, 5):
+                position += 8 if kind == 1 else 4
+            elif kind > 5:
+                break
+            # Else a group begins or ends, which no known field is: its content counts like that of the message.
+    except IndexError:
+        pass  # cut off
+    return Measured(objects, more)
+
+
+def _varint(data: bytes, position: int) -> tuple[int, int]:
+    """The number at ``position``, and the position behind it."""
+    value, shift = data[position], 7
+    position += 1
+    if value < 0x80:
+        return value, position
+    value &= 0x7F
+    while True:
+        byte = data[position]
+        position += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80 or shift > 63:
+            return value, position
+        shift += 7

@@ -1,0 +1,95 @@
+"""Measuring the parts of a node's state, and the bound on what is held of it."""
+
+from __future__ import annotations
+
+import pytest
+from google.protobuf.message import DecodeError
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nri_sync.api import nri_pb2
+from nri_sync.plugin import parts
+from nri_sync.plugin.parts import MOST, Measured, Parts, measure
+
+__all__: list[str] = []
+
+TEXTS = st.text(max_size=300)
+
+
+@given(
+    st.lists(st.builds(nri_pb2.PodSandbox, id=TEXTS), max_size=5),
+    st.lists(st.builds(nri_pb2.Container, id=TEXTS, args=st.lists(TEXTS, max_size=3)), max_size=5),
+    st.booleans(),
+)
+def test_what_is_measured_is_what_is_there(
+    pods: list[nri_pb2.PodSandbox], containers: list[nri_pb2.Container], more: bool
+) -> None:
+    part = nri_pb2.SynchronizeRequest(pods=pods, containers=containers, more=more)
+    assert measure(part.SerializeToString()) == Measured(len(pods) + len(containers), more)
+
+
+@given(st.binary(max_size=100))
+def test_any_bytes_can_be_measured(data: bytes) -> None:
+    measured = measure(data)
+    try:
+        part = nri_pb2.SynchronizeRequest.FromString(data)
+    except DecodeError:
+        return
+    # More where there are groups.
+    assert measured.objects >= len(part.pods) + len(part.containers)
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        (b"", Measured(0, False)),
+        (b"\x0a\x00\x12\x00\x18\x01", Measured(2, True)),
+        # The last one counts, as where the message is parsed.
+        (b"\x18\x01\x18\x00", Measured(0, False)),
+        # Fields that this release does not know: fixed64, fixed32, bytes, a number above 15.
+        (b"\x21" + bytes(8) + b"\x25" + bytes(4) + b"\x2a\x01x\xa2\x06\x01x\x12\x00", Measured(1, False)),
+        # A tag, and a length, that take two bytes for a small number.
+        (b"\x92\x00\x80\x00\x98\x00\x81\x00", Measured(1, True)),
+        # What follows a group, and what is in it.
+        (b"\x23\x12\x00\x24\x12\x00", Measured(2, False)),
+        # Cut off: within a length, after one.
+        (b"\x12", Measured(0, False)),
+        (b"\x12\x80", Measured(0, False)),
+        (b"\x12\x05x", Measured(1, False)),
+        # A number without an end.
+        (b"\x18" + b"\xff" * 30, Measured(0, True)),
+        (b"\x07", Measured(0, False)),
+    ],
+)  # fmt: skip
+def test_the_wire(data: bytes, expected: Measured) -> None:
+    assert measure(data) == expected
+
+
+def test_tiny_objects_are_too_much_before_they_are_parsed() -> None:
+    tiny = nri_pb2.SynchronizeRequest(containers=[nri_pb2.Container()]).SerializeToString()
+    collected = Parts()
+    assert not collected.count(tiny * 300_000)
+    assert collected.too_much
+    assert collected.take() == ([], [])
+    assert not collected.too_much
+
+
+def test_a_node_of_50_000_containers_fits() -> None:
+    collected = Parts()
+    container = nri_pb2.Container(id="x" * 3000)
+    part = nri_pb2.SynchronizeRequest(containers=[container] * 1000).SerializeToString()
+    assert all(collected.count(part) for _ in range(50))
+
+
+def test_the_bound_is_on_all_parts_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert MOST == 256 << 20
+    monkeypatch.setattr(parts, "MOST", 10_000)
+    part = nri_pb2.SynchronizeRequest(pods=[nri_pb2.PodSandbox(id="x" * 2000)])
+    collected = Parts()
+    for _ in range(3):
+        assert collected.count(part.SerializeToString())
+        collected.add(part)
+    assert not collected.count(part.SerializeToString())
+    pods, containers = collected.take()
+    assert (len(pods), containers) == (3, [])
+    assert collected.count(part.SerializeToString())
