@@ -1,6 +1,6 @@
-"""Which NRI release brought what, so that a plugin can tell what a runtime knows.
+"""The NRI release that brought each part of the protocol: the parts that a runtime knows.
 
-A runtime ignores what is newer than its NRI release, and says nothing about it.
+A runtime ignores fields that are newer than its NRI release, without an error.
 """
 
 from __future__ import annotations

@@ -210,12 +210,12 @@ def find_handlers(plugin: object) -> tuple[dict[str, Callable[..., Any]], EventM
 
 
 def _method(plugin: object, name: str) -> Any:
-    """What handles an event, if anything; not what :class:`Plugin` has, which does nothing."""
+    """The attribute of the plugin, past :class:`Plugin`, whose methods do nothing; None: there is none."""
     method = getattr(plugin, name)
     inherited = getattr(Plugin, name)
     if inherited not in (method, getattr(method, "__func__", None)):
         return method
-    # In ``class Mine(Plugin, Mixin)`` the base class hides what the mixin handles.
+    # In ``class Mine(Plugin, Mixin)`` the base class hides the methods of the mixin.
     return getattr(super(Plugin, plugin), name, None) if isinstance(plugin, Plugin) else None
 
 
@@ -276,7 +276,7 @@ def _check_arguments(plugin: object, handler: Handler, method: Any) -> None:
     _check_order(plugin, handler, signature)
 
 
-# What a parameter for an argument is called, and the type it is annotated with.
+# Other names of parameters, and the types in annotations, by the name of the argument.
 _SYNONYMS = {
     "sandbox": "pod",
     "podsandbox": "pod",

@@ -1,4 +1,4 @@
-"""What the requests of the runtime are about, for interceptors."""
+"""The pods and containers of requests, by name, for interceptors."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ RequestInterceptor = Interceptor
 
 
 class NamedInterceptor(Interceptor):
-    """Base class of interceptors that name the plugin: as they are told, or as the stub does."""
+    """Base class of interceptors that name the plugin: by the name given, or by that of the stub."""
 
     def __init__(self, plugin: str) -> None:
         #: The name of the plugin.
@@ -61,17 +61,17 @@ def names_of(request: Any) -> tuple[str, str, str]:
 
 
 def pod_label(pod: api.PodSandbox) -> str:
-    """Its name; or the beginning of its id, where nothing tells it."""
+    """Its name; or the beginning of its id, where the name is not known."""
     return pod.name[:_LONGEST] or pod.id[:_ID]
 
 
 def container_label(container: api.Container) -> str:
-    """Its name; or the beginning of its id, where nothing tells it."""
+    """Its name; or the beginning of its id, where the name is not known."""
     return container_name(container)[:_LONGEST] or container.id[:_ID]
 
 
 def subject(request: Any) -> str:
-    """What a request is about, as ``namespace/pod:container``; empty if that is not one pod."""
+    """The pod and container of a request, as ``namespace/pod:container``; empty if that is not one pod."""
     return join_names(*names_of(request))
 
 

@@ -17,7 +17,7 @@ __all__ = ["IgnoredFields"]
 
 
 class IgnoredFields:
-    """Tells of them, each once in a session. Thread-safe; off the main thread only."""
+    """Logs them, each once in a session, and counts them all. Thread-safe; off the main thread only."""
 
     def __init__(self, logger: logging.LoggerAdapter[Any], tally: Tally) -> None:
         self._logger = logger
@@ -26,7 +26,7 @@ class IgnoredFields:
         self._told: dict[str, object] = {}
 
     def check(self, method: str, message: Message, nri_version: str) -> None:
-        """Look through what is sent to a runtime of this release: an answer to ``method``, or its request."""
+        """Look through a message for a runtime of this release: an answer to ``method``, or its request."""
         for path in unknown_fields(message, nri_version):
             self._tally.add("ignored_fields")
             token = object()
@@ -42,7 +42,7 @@ class IgnoredFields:
     def around(
         self, method: str, behaviour: Callable[..., Any], nri_version: str
     ) -> Callable[..., Any]:
-        """``behaviour``, which answers the requests of ``method``, with a check of what it returns, if need be."""
+        """``behaviour``, which answers the requests of ``method``, with a check of its answers, if need be."""
         if not ignores_any(nri_version):
             return behaviour
 

@@ -1,4 +1,4 @@
-"""Interceptors: what stands around the handlers of a plugin, and around its calls to the runtime.
+"""Interceptors: objects around the handlers of a plugin, and around its calls to the runtime.
 
 :class:`Interceptor` is the interface. gRPC's own interceptors work as well.
 """
@@ -64,7 +64,7 @@ Metadata = Sequence[tuple[str, str]]
 #: Makes a call: takes the request and its metadata; returns the response.
 CallOn = Callable[[Any, Metadata], Any]
 
-#: What ``Stub(interceptors=[...])`` takes.
+#: An element of ``Stub(interceptors=[...])``.
 AnyInterceptor = Union[
     "Interceptor", "_Server", "_UnaryUnary", "_UnaryStream", "_StreamUnary", "_StreamStream"
 ]
@@ -95,7 +95,7 @@ class Interceptor:
     def serve(self, event: str, request: Any, context: ServicerContext, proceed: Proceed) -> Any:
         """Called around each request of the runtime, on the thread that serves it.
 
-        ``event`` is ``"CreateContainer"``, ``"Synchronize"``, ..., whatever release the runtime is. Return
+        ``event`` is ``"CreateContainer"``, ``"Synchronize"``, ..., the same for all releases of runtimes. Return
         ``proceed(request, context)``, the reply, or raise: an exception fails the request, as in a handler.
         """
         return proceed(request, context)
@@ -116,7 +116,7 @@ class Interceptor:
 
 
 class Interceptors:
-    """The interceptors of one stub, by what they stand around. The first of each is the outermost."""
+    """The interceptors of one stub, sorted: around requests, and around calls. The first is the outermost."""
 
     def __init__(self, given: Iterable[Any]) -> None:
         """Raises TypeError for an object that is no interceptor."""
@@ -155,7 +155,7 @@ class Interceptors:
         return any(item is interceptor for item in self.given)
 
     def attach(self, stub: Stub) -> None:
-        """Attach all of them to ``stub``. Raises what they raise."""
+        """Attach all of them to ``stub``. Raises their exceptions."""
         for item in self._own:
             item.attach(stub)
 
@@ -241,7 +241,7 @@ class _Adapter:
 
 
 def _has(interceptor: Interceptor, method: str) -> bool:
-    """Whether it has a ``method`` of its own."""
+    """Whether its class overrides ``method``."""
     return getattr(type(interceptor), method) is not getattr(Interceptor, method)
 
 

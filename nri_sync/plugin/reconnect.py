@@ -93,7 +93,7 @@ def run_forever(
         ConnectionSpent: there is nothing to connect to again, as the stub was given, or inherited from the
             runtime that launched it, one connection only.
         StartError: the first start failed, and ``fail_fast`` is set.
-        AlreadyStarted: somebody else has started the stub.
+        AlreadyStarted: another thread has started the stub.
         StubClosed: ``stub.close()`` was called before.
     """
     if stub.is_closed:

@@ -65,7 +65,7 @@ class Stub:
     """A plugin's handle on the runtime. All methods may be called from any thread, at any time.
 
     One stub serves many sessions, one after the other: :meth:`start` begins one, which ends by :meth:`stop`,
-    or because the runtime ends it; then ``on_close`` tells, and the application may :meth:`start` again when
+    or because the runtime ends it; then ``on_close`` is called, and the application may :meth:`start` again when
     it is safe. The stub never reconnects on its own.
 
     Methods may also be called in a handler, in ``on_close``, and in a signal handler on the main thread.
@@ -99,17 +99,17 @@ class Stub:
             connection: a connected socket to use instead, for one session; the stub owns it.
             dialer: called with the socket path to make each connection instead; returns a connected socket.
             on_close: called with the stub, once for each session that ended other than by ``stop()``, on a
-                thread of its own, when the stub is IDLE again. May call any method. What it raises goes to
+                thread of its own, when the stub is IDLE again. May call any method. Its exceptions go to
                 ``threading.excepthook``.
-            registration_timeout: seconds for ``start()``, until the runtime tells its own.
-            failure_policy: what the runtime is to do when this plugin fails to answer; from NRI v0.12.4 on.
+            registration_timeout: seconds for ``start()``, until the runtime sends its own.
+            failure_policy: for the runtime, when this plugin fails to answer; from NRI v0.12.4 on.
             late_reply: answer for a handler just before the runtime's request timeout would cut the plugin
                 off: with an empty reply, or an error if the failure policy has ``fail_request``.
             required_events: events that the plugin must get: ``start()`` fails when the runtime does not have
                 one of them, or ``configure`` leaves it out. A validator that the runtime cannot call approves
                 everything; require ``EventMask.VALIDATE_CONTAINER_ADJUSTMENT`` to have none of that.
-            interceptors: what stands around the requests of the runtime, and around the calls to it; the first
-                is the outermost. Each is an :class:`nri_sync.Interceptor`, which is attached here and closed by
+            interceptors: objects around the requests of the runtime and the calls to it; the first is the
+                outermost. Each is an :class:`nri_sync.Interceptor`, which is attached here and closed by
                 :meth:`close`, or a server or client interceptor of grpc.
             logger: default the logger ``nri_sync.stub``.
 
@@ -145,13 +145,13 @@ class Stub:
             raise ValueError(f"registration_timeout must be positive, not {registration_timeout!r}")
         self.failure_policy = failure_policy
         self.late_reply = late_reply
-        #: What was given as ``interceptors``.
+        #: Those given as ``interceptors``.
         self.interceptors = Interceptors(interceptors)
         self.logger: logging.LoggerAdapter[Any] = PrefixedLogger(
             logger or get_logger("nri_sync.stub"), self.name
         )
         self._on_close = on_close
-        #: What is taken for granted until a runtime tells, and what of it a runtime does not tell.
+        #: The facts before the first session, and for each that a runtime leaves out.
         self.defaults = Facts(self.handled, float(registration_timeout))
         #: The NRI release that this package implements.
         self.plugin_nri_version: str = api.NRI_VERSION
@@ -160,7 +160,7 @@ class Stub:
         # The connections that are not over: the current one, and those that wait to become it. A dict for
         # its single-step operations; written by their starters and their own threads.
         self._conns: dict[Connection, None] = {}
-        # What the next stop() sets. Those who wait for it hold the latches; each step on the set is a single one.
+        # The latches that the next stop() sets, held by their waiters. Each step on the set is a single one.
         self._until_stopped: set[weakref.ref[Latch]] = set()
         self._is_closed = False
         self.source = Source(connection, dialer, socket_path)
@@ -182,7 +182,7 @@ class Stub:
             StubStopped: ``stop()`` was called meanwhile.
             StubClosed: ``close()`` was called.
             StartError: the runtime cannot be reached, or refused the plugin, or the connection was lost, or
-                ``configure`` raised; ``phase`` tells when.
+                ``configure`` raised; ``phase`` says when.
             StartTimeout: the time was over.
         """
         self._start(self._new_connection(timeout))
@@ -202,7 +202,7 @@ class Stub:
         return Connection(self, deadline, inside_handler=inside)
 
     def _start(self, conn: Connection, stopped: Latch | None = None) -> None:
-        # Every step here is one that a signal may interrupt: what matters happens on the connection's thread.
+        # A signal may interrupt every step here: the connection's own thread does the rest.
         try:
             # Known to stop() first, then begun: one that comes in between ends it before it begins.
             self._conns[conn] = None
@@ -264,7 +264,7 @@ class Stub:
     def close(self, grace: float = 5.0) -> None:
         """Be done with the stub for good: close its interceptors, then :meth:`stop`. Idempotent.
 
-        Closing comes first, so that an :class:`nri_sync.kit.UpdateQueue` can send what is left. ``grace`` is in
+        Closing comes first, so that an :class:`nri_sync.kit.UpdateQueue` can send the rest. ``grace`` is in
         seconds, for all of it: the interceptors, then the requests in flight. From the beginning of the call on
         ``start()`` raises StubClosed, which ends a loop that keeps the stub connected. An interceptor that another
         stub has as well is left to that one, unless it is closed, too.
@@ -442,7 +442,7 @@ class Stub:
         around = self.interceptors.around_call("UpdateContainers", send)
         return call_off_main(f"{self.name}-call", lambda: around(request, ()), cancel)
 
-    # What the stub knows
+    # Facts
 
     @property
     def started(self) -> bool:
@@ -451,7 +451,7 @@ class Stub:
 
     @property
     def state(self) -> State:
-        """What the stub is doing."""
+        """The state of the lifecycle."""
         return self.lifecycle.state
 
     @property
@@ -478,12 +478,12 @@ class Stub:
 
     @property
     def registration_timeout(self) -> float:
-        """How long ``start()`` may take, in seconds: as given, then as the runtime tells."""
+        """How long ``start()`` may take, in seconds: as given, then as the runtime sends it."""
         return self.lifecycle.facts.registration_timeout
 
     @property
     def request_timeout(self) -> float:
-        """How long the runtime waits for a handler, in seconds: 2, then as it tells."""
+        """How long the runtime waits for a handler, in seconds: 2, then as the runtime sends it."""
         return self.lifecycle.facts.request_timeout
 
     @property
@@ -498,12 +498,12 @@ class Stub:
 
     @property
     def runtime_nri_version(self) -> str:
-        """The runtime's NRI release, told or inferred; "unknown" until and unless that is possible."""
+        """The runtime's NRI release, sent or inferred; "unknown" until and unless that is possible."""
         return self.lifecycle.facts.runtime_nri_version
 
     @property
     def counters(self) -> Counters:
-        """What it has done so far; a snapshot."""
+        """The numbers of all sessions so far; a snapshot."""
         return self.tally.snapshot()
 
     @property
@@ -514,14 +514,14 @@ class Stub:
     # For its connections
 
     def concluded(self, conn: Connection, *, lost: ConnectionLost | None) -> None:
-        """``conn`` is over: wake all who wait for it, and tell the application."""
+        """``conn`` is over: wake its waiters, and call ``on_close``."""
         if lost is not None:
             self.tally.add("losses")
         self._conns.pop(conn, None)
         conn.decided.set()
         conn.ended.set()
         if lost is not None and self._on_close is not None:
-            # The last thread of the connection has nothing else to do, and is as good as one of its own.
+            # The last thread of the connection has nothing else to do: on_close() needs no new one.
             threading.current_thread().name = f"{self.name}-on-close"
             self._on_close(self)
 

@@ -1,4 +1,4 @@
-"""What happens in the handlers of a plugin under test, seen from its stub."""
+"""The calls of the handlers of a plugin under test, seen from its stub."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Watch(Interceptor):
     def __init__(self, config: str = "") -> None:
         """``config`` is what the plugin gets as its configuration, as if the runtime had launched it."""
         self._config = config
-        # Guards what follows, and tells of changes.
+        # Guards the following, and is notified of changes.
         self._changed = threading.Condition(threading.Lock())
         self._raised: list[tuple[str, BaseException]] = []
         self._running: list[str] = []
