@@ -60,6 +60,9 @@ from nri_sync.api.identity import (
     full_name,
     parse_file_name,
 )
+from nri_sync.api.impossible import (
+    impossible,
+)
 from nri_sync.api.nri_pb2 import (
     CDIDevice,
     CompoundFieldOwners,
@@ -301,6 +304,7 @@ __all__ = [
     "finished_at",
     "format_required_plugins",
     "full_name",
+    "impossible",
     "infer_nri_version",
     "knows",
     "mount_propagation",

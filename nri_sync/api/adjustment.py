@@ -4,8 +4,10 @@ An Adjustment builds a ContainerAdjustment message; a handler returns either. It
 functions on the message would do as well, because a plugin makes one change after another to one
 thing, and because messages alone invite mistakes that go unnoticed: in which of three nested
 messages a setting is, which values need presence, how a removal is written, and values that the
-wire cannot carry. The setters check, with errors that name the field; the message is always at
-hand, as ``message``, for whatever else is to be done with it::
+wire cannot carry. The setters check. They raise ValueError for a value that the wire cannot carry or
+that no runtime can take, for an empty one that means nothing, and for a second value of a key that has
+one. (A removal and a value of the same key go together, in either order.) A call that raises changes
+nothing. The message is always at hand, as ``message``, for anything else::
 
     adjustment = Adjustment()
     adjustment.add_env("GREETING", "hello").remove_env("DEBUG")
@@ -24,23 +26,28 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Literal, SupportsIndex
 
-from nri_sync.api import _check, optional, removal
+from nri_sync.api import _check, optional, removal, repeats, rules
 from nri_sync.api.nri_pb2 import (
+    CDIDevice,
     ContainerAdjustment,
     Hook,
     Hooks,
     IOPrioClass,
+    KeyValue,
     LinuxDevice,
     LinuxIOPriority,
     LinuxMemoryPolicy,
+    LinuxNamespace,
     LinuxNetDevice,
     LinuxResources,
     LinuxScheduler,
     LinuxSchedulerFlag,
     LinuxSchedulerPolicy,
     LinuxSeccomp,
+    Mount,
     MpolFlag,
     MpolMode,
+    POSIXRlimit,
 )
 from nri_sync.api.resources import ResourceSettings, put_all
 
@@ -57,6 +64,7 @@ class Adjustment(ResourceSettings):
     def __init__(self, message: ContainerAdjustment | None = None) -> None:
         #: The message that the setters write to.
         self.message = ContainerAdjustment() if message is None else message
+        self._entries = repeats.Entries()
 
     @property
     def resources(self) -> LinuxResources:
@@ -71,8 +79,9 @@ class Adjustment(ResourceSettings):
     __hash__ = None  # type: ignore[assignment]
 
     def add_annotation(self, key: str, value: str) -> Adjustment:
-        _check.unmarked("annotation key", key, "remove_annotation")
-        self.message.annotations[key] = _check.text(f"annotation {key!r}", value)
+        rules.annotation_key(_check.unmarked("annotation key", key, "remove_annotation"))
+        checked = _check.text(f"annotation {_check.show(key)}", value)
+        repeats.assign(self.message.annotations, key, checked, "annotation")
         return self
 
     def remove_annotation(self, key: str) -> Adjustment:
@@ -80,7 +89,9 @@ class Adjustment(ResourceSettings):
 
         One that an earlier plugin has set stays, unless this adjustment sets it anew.
         """
-        self.message.annotations[removal.mark(key)] = ""
+        marked = removal.mark(key)
+        rules.annotation_key(key)
+        self.message.annotations[marked] = ""
         return self
 
     def add_mount(
@@ -88,22 +99,28 @@ class Adjustment(ResourceSettings):
     ) -> Adjustment:
         """Mount something at a path in the container. ``options`` are those of mount(8)."""
         _check.unmarked("mount destination", destination, "remove_mount")
-        self.message.mounts.add(
+        mount = Mount(
             destination=destination,
             source=_check.text("Mount.source", source),
             type=_check.text("Mount.type", type),
             options=_check.texts("Mount.options", options),
         )
+        rules.mount(mount)
+        self._entries.add(self.message.mounts, mount)
         return self
 
     def remove_mount(self, destination: str) -> Adjustment:
         """Remove the mount at a destination, which is compared as it is: ``/data`` is not ``/data/``."""
-        self.message.mounts.add(destination=removal.mark(destination))
+        mount = Mount(destination=removal.mark(destination))
+        rules.absolute("mount destination", destination)
+        self._entries.add(self.message.mounts, mount)
         return self
 
     def add_env(self, key: str, value: str) -> Adjustment:
         _check.unmarked("environment key", key, "remove_env")
-        self.message.env.add(key=key, value=_check.text(f"environment variable {key!r}", value))
+        checked = _check.text(f"environment variable {_check.show(key)}", value)
+        rules.env(key, checked)
+        self._entries.add(self.message.env, KeyValue(key=key, value=checked))
         return self
 
     def remove_env(self, key: str) -> Adjustment:
@@ -112,24 +129,26 @@ class Adjustment(ResourceSettings):
         One that the container has of its own stays: the merging of containerd and CRI-O drops such a removal.
         ``add_env`` gives it another value.
         """
-        self.message.env.add(key=removal.mark(key))
+        variable = KeyValue(key=removal.mark(key))
+        rules.env_key(key)
+        self._entries.add(self.message.env, variable)
         return self
 
     def set_args(self, args: Iterable[str]) -> Adjustment:
-        """Replace the command line. It conflicts with another plugin that has done so.
-
-        No arguments at all leave the command line as it is.
-        """
+        """Replace the command line. It conflicts with another plugin that has done so."""
         checked = _check.texts("args", args)
         if checked[:1] == [""]:
             raise ValueError("args starts with an empty text, which NRI reads as replace_args")
+        rules.args("args", checked)
         self.message.args[:] = checked
         return self
 
     def replace_args(self, args: Iterable[str]) -> Adjustment:
         """Replace the command line, also if another plugin has done so."""
+        checked = _check.texts("args", args)
+        rules.args("args", checked)
         # Runtimes read an empty first argument as "take it over".
-        self.message.args[:] = ["", *_check.texts("args", args)]
+        self.message.args[:] = ["", *checked]
         return self
 
     def add_hook(
@@ -144,7 +163,7 @@ class Adjustment(ResourceSettings):
         """Run a program of the host at a stage of the container's life.
 
         ``args[0]`` is the program's own name, ``env`` has ``KEY=value`` entries, and ``timeout`` is
-        in seconds.
+        in seconds. The same hook twice runs twice.
         """
         hook = Hook(
             path=_check.text("Hook.path", path),
@@ -152,6 +171,7 @@ class Adjustment(ResourceSettings):
             env=_check.texts("Hook.env", env),
         )
         optional.put(hook, "timeout", timeout)
+        rules.hook(hook)
         if stage not in Hooks.DESCRIPTOR.fields_by_name:
             stages = ", ".join(Hooks.DESCRIPTOR.fields_by_name)
             raise ValueError(f"hook stage must be one of {stages}, not {_check.show(stage)}")
@@ -160,17 +180,24 @@ class Adjustment(ResourceSettings):
 
     def add_hooks(self, hooks: Hooks) -> Adjustment:
         """Add the hooks of all stages; ``hooks`` is copied."""
+        if not isinstance(hooks, Hooks):
+            _check.wrong_type("hooks", "a Hooks message", hooks)
+        for _, added in hooks.ListFields():
+            for hook in added:
+                rules.hook(hook)
         self.message.hooks.MergeFrom(hooks)
         self.message.hooks.SetInParent()
         return self
 
     def add_rlimit(self, type: str, *, hard: SupportsIndex, soft: SupportsIndex) -> Adjustment:
         """Set a POSIX limit such as ``"RLIMIT_NOFILE"``."""
-        self.message.rlimits.add(
+        limit = POSIXRlimit(
             type=_check.text("POSIXRlimit.type", type),
             hard=_check.integer("POSIXRlimit.hard", hard, _check.UINT64),
             soft=_check.integer("POSIXRlimit.soft", soft, _check.UINT64),
         )
+        rules.rlimit(limit)
+        self._entries.add(self.message.rlimits, limit)
         return self
 
     def add_device(
@@ -184,7 +211,7 @@ class Adjustment(ResourceSettings):
         uid: SupportsIndex | None = None,
         gid: SupportsIndex | None = None,
     ) -> Adjustment:
-        """Create a device node; ``type`` is ``"c"``, ``"b"`` and so on, as for mknod(1)."""
+        """Create a device node; ``type`` is ``"c"``, ``"b"``, ``"u"`` or ``"p"``, as for mknod(1)."""
         _check.unmarked("device path", path, "remove_device")
         device = LinuxDevice(
             path=path,
@@ -195,7 +222,8 @@ class Adjustment(ResourceSettings):
         optional.put(device, "file_mode", file_mode)
         optional.put(device, "uid", uid)
         optional.put(device, "gid", gid)
-        self.message.linux.devices.append(device)
+        rules.device(device)
+        self._entries.add(self.message.linux.devices, device)
         return self
 
     def remove_device(self, path: str) -> Adjustment:
@@ -204,12 +232,15 @@ class Adjustment(ResourceSettings):
         One that the container has of its own stays: the merging of containerd and CRI-O drops such a removal.
         ``add_device`` replaces it.
         """
-        self.message.linux.devices.add(path=removal.mark(path))
+        device = LinuxDevice(path=removal.mark(path))
+        rules.absolute("device path", path)
+        self._entries.add(self.message.linux.devices, device)
         return self
 
     def add_cdi_device(self, name: str) -> Adjustment:
         """Add a device of the Container Device Interface, ``"vendor.com/class=name"``."""
-        self.message.CDI_devices.add(name=_check.text("CDIDevice.name", name))
+        rules.cdi_device(_check.text("CDIDevice.name", name))
+        self._entries.add(self.message.CDI_devices, CDIDevice(name=name))
         return self
 
     def set_namespace(self, type: str, path: str = "") -> Adjustment:
@@ -217,22 +248,28 @@ class Adjustment(ResourceSettings):
 
         ``type`` is the OCI runtime specification's: pid, network, mount, ipc, uts, user, cgroup, time.
         """
-        self.message.linux.namespaces.add(
+        namespace = LinuxNamespace(
             type=_check.unmarked("namespace type", type, "remove_namespace"),
             path=_check.text("LinuxNamespace.path", path),
         )
+        rules.namespace(type, path)
+        self._entries.add(self.message.linux.namespaces, namespace)
         return self
 
     def remove_namespace(self, type: str) -> Adjustment:
         """Share the host's namespace of this type."""
-        self.message.linux.namespaces.add(type=removal.mark(type))
+        namespace = LinuxNamespace(type=removal.mark(type))
+        rules.namespace_type(type)
+        self._entries.add(self.message.linux.namespaces, namespace)
         return self
 
     def add_net_device(self, host_name: str, name: str = "") -> Adjustment:
         """Move a network interface of the host into the container, under another name if given."""
-        _check.unmarked("network device", host_name, "remove_net_device")
+        rules.net_device(_check.unmarked("network device", host_name, "remove_net_device"))
         device = LinuxNetDevice(name=_check.text("LinuxNetDevice.name", name))
-        self.message.linux.net_devices[host_name].CopyFrom(device)
+        if name:
+            rules.net_device(name)
+        repeats.assign_message(self.message.linux.net_devices, host_name, device, "network device")
         return self
 
     def remove_net_device(self, host_name: str) -> Adjustment:
@@ -240,12 +277,16 @@ class Adjustment(ResourceSettings):
 
         One that an earlier plugin has set stays, unless this adjustment sets it anew.
         """
-        self.message.linux.net_devices[removal.mark(host_name)].Clear()
+        marked = removal.mark(host_name)
+        rules.net_device(host_name)
+        self.message.linux.net_devices[marked].Clear()
         return self
 
     def set_sysctl(self, key: str, value: str) -> Adjustment:
         _check.unmarked("sysctl", key, "remove_sysctl")
-        self.message.linux.sysctl[key] = _check.text(f"sysctl {key!r}", value)
+        checked = _check.text(f"sysctl {_check.show(key)}", value)
+        rules.sysctl(key, checked)
+        repeats.assign(self.message.linux.sysctl, key, checked, "sysctl")
         return self
 
     def remove_sysctl(self, key: str) -> Adjustment:
@@ -253,12 +294,15 @@ class Adjustment(ResourceSettings):
 
         One that an earlier plugin has set stays, unless this adjustment sets it anew.
         """
-        self.message.linux.sysctl[removal.mark(key)] = ""
+        marked = removal.mark(key)
+        rules.sysctl_key(key)
+        self.message.linux.sysctl[marked] = ""
         return self
 
     def set_cgroups_path(self, path: str) -> Adjustment:
-        """Put the container into another cgroup. An empty path is the same as none."""
-        self.message.linux.cgroups_path = _check.text("cgroups_path", path)
+        """Put the container into another cgroup."""
+        rules.cgroups_path(_check.text("cgroups_path", path))
+        self.message.linux.cgroups_path = path
         return self
 
     def set_oom_score_adj(self, score: SupportsIndex | None) -> Adjustment:
@@ -266,7 +310,10 @@ class Adjustment(ResourceSettings):
 
         None takes the setting out of the adjustment.
         """
-        optional.put(self.message.linux, "oom_score_adj", score)
+        field = "oom_score_adj"
+        if score is not None:
+            rules.oom_score_adj(optional.check(self.message.linux, field, score))
+        optional.put(self.message.linux, field, score)
         return self
 
     def set_io_priority(
@@ -278,6 +325,7 @@ class Adjustment(ResourceSettings):
             # `class` is a keyword of Python.
             **{"class": _check.enumerator("LinuxIOPriority.class", IOPrioClass, io_class)},
         )
+        rules.io_priority(message)
         self.message.linux.io_priority.CopyFrom(message)
         return self
 
@@ -303,6 +351,7 @@ class Adjustment(ResourceSettings):
             deadline=_check.integer(f"{name}.deadline", deadline, _check.UINT64),
             period=_check.integer(f"{name}.period", period, _check.UINT64),
         )
+        rules.scheduler(message)
         self.message.linux.scheduler.CopyFrom(message)
         return self
 
@@ -319,11 +368,15 @@ class Adjustment(ResourceSettings):
             nodes=_check.text(f"{name}.nodes", nodes),
             flags=_check.enumerators(f"{name}.flags", MpolFlag, flags),
         )
+        rules.memory_policy(message)
         self.message.linux.memory_policy.CopyFrom(message)
         return self
 
     def set_seccomp_policy(self, policy: LinuxSeccomp) -> Adjustment:
         """Replace the seccomp filter; ``policy`` is copied. oci.seccomp_from_oci makes one."""
+        if not isinstance(policy, LinuxSeccomp):
+            _check.wrong_type("policy", "a LinuxSeccomp message", policy)
+        rules.seccomp(policy)
         self.message.linux.seccomp_policy.CopyFrom(policy)
         return self
 
@@ -341,6 +394,7 @@ class Adjustment(ResourceSettings):
         put_all(
             self.message.linux.rdt,
             {"clos_id": clos_id, "schemata": schemata, "enable_monitoring": enable_monitoring},
+            lambda rdt: rules.rdt(optional.get(rdt, "clos_id"), optional.get(rdt, "schemata")),
         )
         return self
 

@@ -10,6 +10,7 @@ from typing import Any, Callable, NamedTuple
 
 from nri_sync.api import Adjustment, EventMask, Update, nri_pb2, pretty_name
 from nri_sync.api.plugin import Plugin
+from nri_sync.api.repeats import settled, settled_updates
 from nri_sync.errors import PluginError
 
 __all__ = ["BY_EVENT", "HANDLERS", "Handler", "asked_events", "find_handlers"]
@@ -21,13 +22,28 @@ def _nothing(result: Any) -> Any:
         raise TypeError(f"the handler returned {type(result).__name__}, but nothing is expected")
 
 
-def _updates(response_type: Any) -> Callable[[Any], Any]:
+def _updates(response_type: Any, *, settle: bool = True) -> Callable[[Any], Any]:
+    """``settle``: the runtime takes two updates of one container for a conflict."""
+
     def reply(result: Any) -> Any:
         if isinstance(result, response_type):
-            return result
-        return response_type(update=_checked_updates(result))
+            return _settled(result) if settle else result
+        updates = _checked_updates(result)
+        return response_type(update=settled_updates(updates) if settle else updates)
 
     return reply
+
+
+def _settled(response: Any) -> Any:
+    """A response of the plugin's own, or a copy without what it repeats."""
+    updates = settled_updates(response.update)
+    if len(updates) == len(response.update):
+        return response
+    copy = type(response)()
+    copy.CopyFrom(response)
+    del copy.update[:]
+    copy.update.extend(updates)
+    return copy
 
 
 def _checked_updates(result: Any) -> list[nri_pb2.ContainerUpdate]:
@@ -49,7 +65,7 @@ def _checked_updates(result: Any) -> list[nri_pb2.ContainerUpdate]:
 def _create(result: Any) -> nri_pb2.CreateContainerResponse:
     # Compared by type, as nothing can be derived from a message: isinstance() is slow with their metaclass.
     if type(result) is nri_pb2.CreateContainerResponse:
-        return result
+        return _settled_create(_settled(result))
     adjustment, updates = (
         result if isinstance(result, tuple) and len(result) == 2 else (result, None)
     )
@@ -62,11 +78,21 @@ def _create(result: Any) -> nri_pb2.CreateContainerResponse:
         )
     response = nri_pb2.CreateContainerResponse()
     if updates is not None:
-        response.update.extend(_checked_updates(updates))
+        response.update.extend(settled_updates(_checked_updates(updates)))
     if adjustment is not None:
         # As an argument of the constructor it would be serialized and parsed again.
-        response.adjust.CopyFrom(adjustment)
+        response.adjust.CopyFrom(settled(adjustment))
     return response
+
+
+def _settled_create(response: nri_pb2.CreateContainerResponse) -> nri_pb2.CreateContainerResponse:
+    adjustment = settled(response.adjust)
+    if adjustment is response.adjust:
+        return response
+    copy = nri_pb2.CreateContainerResponse()
+    copy.CopyFrom(response)
+    copy.adjust.CopyFrom(adjustment)
+    return copy
 
 
 class Handler(NamedTuple):
@@ -130,7 +156,8 @@ HANDLERS: tuple[Handler, ...] = (
         0,
         ("pods", "containers"),
         ("pods", "containers"),
-        _updates(nri_pb2.SynchronizeResponse),
+        # The runtime carries these out one after the other.
+        _updates(nri_pb2.SynchronizeResponse, settle=False),
         False,
     ),
     Handler("shutdown", "Shutdown", 0, (), (), _nothing, False),

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import SupportsIndex, TypeVar
+from collections.abc import Callable, Mapping
+from typing import Any, SupportsIndex, TypeVar
 
 from google.protobuf.message import Message
 
-from nri_sync.api import _check, optional
-from nri_sync.api.nri_pb2 import LinuxResources
+from nri_sync.api import _check, optional, repeats, resource_rules, rules
+from nri_sync.api.nri_pb2 import HugepageLimit, LinuxResources
 
 __all__ = ["ResourceSettings", "put_all"]
 
@@ -21,9 +21,12 @@ _Self = TypeVar("_Self", bound="ResourceSettings")
 class ResourceSettings:
     """Setters for LinuxResources; each returns the object itself, so that calls can be chained.
 
-    An argument that is None leaves its setting as it is. Numbers may be anything that the wire can
-    carry; whether the kernel likes them shows when the runtime applies them.
+    An argument that is None leaves its setting as it is. A value that no runtime can take is a
+    ValueError, and changes nothing; whether a node has so many CPUs or so much memory shows when the
+    runtime applies it.
     """
+
+    _entries: repeats.Entries
 
     @property
     def resources(self) -> LinuxResources:
@@ -44,10 +47,11 @@ class ResourceSettings:
     ) -> _Self:
         """Set amounts of memory in bytes, -1 for unlimited; ``swap`` is memory and swap together.
 
-        ``swappiness`` is a percentage, and cannot be negative.
+        ``swappiness`` is a percentage.
         """
         return self._put(
             "memory",
+            resource_rules.memory,
             limit=limit,
             reservation=reservation,
             swap=swap,
@@ -71,10 +75,15 @@ class ResourceSettings:
     ) -> _Self:
         """Set CPU shares, times in microseconds (quota -1 for unlimited), and the cpuset.
 
-        ``cpus`` and ``mems`` are lists such as ``"0-3,8"``. An empty one is the same as none.
+        ``cpus`` and ``mems`` are lists such as ``"0-3,8"``. An empty list is an error: it cannot be
+        sent, and would leave the container all CPUs that it has.
         """
+        for name, numbers in (("cpus", cpus), ("mems", mems)):
+            if numbers is not None:
+                rules.number_list(name, _check.text(f"LinuxCPU.{name}", numbers))
         return self._put(
             "cpu",
+            resource_rules.cpu,
             shares=shares,
             quota=quota,
             period=period,
@@ -87,6 +96,7 @@ class ResourceSettings:
     def set_pids_limit(self: _Self, limit: SupportsIndex) -> _Self:
         """Set how many processes and threads there may be, -1 for unlimited."""
         checked = _check.integer("LinuxPids.limit", limit, _check.INT64)
+        resource_rules.pids_limit(checked)
         # 0 is a limit as well.
         self.resources.pids.SetInParent()
         self.resources.pids.limit = checked
@@ -94,38 +104,51 @@ class ResourceSettings:
 
     def add_hugepage_limit(self: _Self, page_size: str, limit: SupportsIndex) -> _Self:
         """Limit huge pages of a size, ``"2MB"`` or ``"1GB"``, to a number of bytes."""
-        self.resources.hugepage_limits.add(
+        message = HugepageLimit(
             page_size=_check.text("HugepageLimit.page_size", page_size),
             limit=_check.integer("HugepageLimit.limit", limit, _check.UINT64),
         )
+        resource_rules.hugepage_limit(message)
+        self._entries.add(self.resources.hugepage_limits, message)
         return self
 
     def set_blockio_class(self: _Self, name: str) -> _Self:
-        """Set a class of block I/O that the runtime's configuration defines."""
-        optional.put(self.resources, "blockio_class", _check.text("blockio_class", name))
+        """Set a class of block I/O that the runtime's configuration defines; ``""`` takes it away."""
+        rules.plain("blockio_class", _check.text("blockio_class", name))
+        optional.put(self.resources, "blockio_class", name)
         return self
 
     def set_rdt_class(self: _Self, name: str) -> _Self:
-        """Set a class of cache and memory bandwidth that the runtime's configuration defines."""
-        optional.put(self.resources, "rdt_class", _check.text("rdt_class", name))
+        """Set a class of cache and memory bandwidth that the runtime's configuration defines.
+
+        ``""`` takes it away.
+        """
+        rules.plain("rdt_class", _check.text("rdt_class", name))
+        optional.put(self.resources, "rdt_class", name)
         return self
 
     def set_unified(self: _Self, key: str, value: str) -> _Self:
         """Set a file of cgroup v2, such as ``"memory.high"``, to a text."""
         _check.text("key of LinuxResources.unified", key)
-        self.resources.unified[key] = _check.text(f"LinuxResources.unified[{key!r}]", value)
+        checked = _check.text(f"LinuxResources.unified[{_check.show(key)}]", value)
+        resource_rules.unified(key, checked)
+        repeats.assign(self.resources.unified, key, checked, "cgroup file")
         return self
 
-    def _put(self: _Self, part: str, **values: SupportsIndex | str | bool | None) -> _Self:
-        message = getattr(self.resources, part)
-        put_all(message, values)
+    def _put(
+        self: _Self,
+        part: str,
+        rule: Callable[[Any], None],
+        **values: SupportsIndex | str | bool | None,
+    ) -> _Self:
+        put_all(getattr(self.resources, part), values, rule)
         return self
 
 
-def put_all(message: Message, values: Mapping[str, object]) -> None:
+def put_all(message: Message, values: Mapping[str, object], rule: Callable[[Any], None]) -> None:
     """Set those fields whose values are not None: optional ones, and plain texts.
 
-    If any value cannot be used, none is.
+    If any value cannot be used, or the message would break the rule, nothing is changed.
     """
     checked: dict[str, optional.Value] = {}
     for field, value in values.items():
@@ -134,11 +157,14 @@ def put_all(message: Message, values: Mapping[str, object]) -> None:
                 checked[field] = _check.text(f"{message.DESCRIPTOR.name}.{field}", value)
             else:
                 checked[field] = optional.check(message, field, value)
+    if not checked:
+        return
+    draft = type(message)()
+    draft.CopyFrom(message)
     for field, ready in checked.items():
         if field in _TEXTS:
-            setattr(message, field, ready)
+            setattr(draft, field, ready)
         else:
-            optional.store(message, field, ready)
-    if checked:
-        # Empty texts count too, as that there is a message.
-        message.SetInParent()
+            optional.store(draft, field, ready)
+    rule(draft)
+    message.CopyFrom(draft)

@@ -10,7 +10,7 @@ An Update is not locked: use it on one thread at a time.
 
 from __future__ import annotations
 
-from nri_sync.api import _check
+from nri_sync.api import _check, repeats
 from nri_sync.api.nri_pb2 import ContainerEviction, ContainerUpdate, LinuxResources
 from nri_sync.api.resources import ResourceSettings
 
@@ -27,15 +27,17 @@ class Update(ResourceSettings):
     def __init__(self, container_id: str, *, ignore_failure: bool = False) -> None:
         #: The message that the setters write to.
         self.message = ContainerUpdate(
-            container_id=_check.text("container_id", container_id),
+            container_id=_named(container_id),
             ignore_failure=_check.flag("ignore_failure", ignore_failure),
         )
+        self._entries = repeats.Entries()
 
     @classmethod
     def of(cls, message: ContainerUpdate) -> Update:
         """An Update on top of a message, which is not copied."""
-        update = cls(message.container_id)
+        update = cls.__new__(cls)
         update.message = message
+        update._entries = repeats.Entries()
         return update
 
     @property
@@ -51,12 +53,18 @@ class Update(ResourceSettings):
     __hash__ = None  # type: ignore[assignment]
 
 
+def _named(container_id: str) -> str:
+    if not _check.text("container_id", container_id):
+        raise ValueError("container_id '' is empty, and names no container")
+    return container_id
+
+
 def eviction(container_id: str, reason: str = "") -> ContainerEviction:
     """A request to stop a container, with a reason for people to read.
 
     For Stub.update_containers, or for a response that has evictions.
     """
     return ContainerEviction(
-        container_id=_check.text("container_id", container_id),
+        container_id=_named(container_id),
         reason=_check.text("eviction reason", reason),
     )

@@ -23,7 +23,8 @@ def chain(*plugins: object) -> Chain:
     Each event goes to every plugin that has the handler, in the order given here, on the same thread and with
     the same message objects: what one changes in them, those after it see. What they answer is put together:
 
-    - Updates and evictions of containers are concatenated. Whether they go together is for the runtime to say.
+    - Updates and evictions of containers are concatenated. Two updates of one container become one; in an answer
+      to an event they must not differ in a setting.
     - Only one may adjust a container that is being created: nothing is merged, see ConflictError below.
     - The events that they choose in ``configure`` are united. A plugin that has chosen is called for no
       others; one that has not gets all that it has handlers for and that the runtime has. So an observer adds

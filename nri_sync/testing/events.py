@@ -13,9 +13,9 @@ import grpc
 
 from nri_sync.api.nri_pb2 import (
     Container,
-    ContainerAdjustment,
     ContainerState,
     ContainerUpdate,
+    CreateContainerResponse,
     LinuxResources,
     PodSandbox,
 )
@@ -32,6 +32,7 @@ from nri_sync.testing.builders import new_pid
 from nri_sync.testing.common import WITHIN
 from nri_sync.testing.embedded import Embedded, Recorder
 from nri_sync.testing.node import Node, set_resources
+from nri_sync.testing.refusals import possible, refuse_adjustments, refuse_updates
 from nri_sync.testing.removals import NoEffectWarning, ineffective_removals
 from nri_sync.testing.result import Answer, Result, merge
 
@@ -148,8 +149,13 @@ class Events:
             failed.__cause__ = error.with_traceback(_from_handler(error.__traceback__))
 
     def _apply(self, updates: Iterable[ContainerUpdate]) -> None:
-        for update in updates:
+        for update in possible(updates):
             self._node.update(update)
+
+    def _applied(self, updates: Sequence[ContainerUpdate]) -> None:
+        """Apply updates. Raises SpecError, and applies none, when a runtime could not apply one."""
+        refuse_updates(updates)
+        self._apply(updates)
 
     # Pods
 
@@ -253,7 +259,7 @@ class Events:
             reply = event.reply
             answers = [item for item in event.answers if item.event == "CreateContainer"]
             adjusted, owners = merge(pod, container, answers)
-            if reply is not None and event.tell(self._made, container, reply.adjust):
+            if reply is not None and event.tell(self._made, container, reply, answers):
                 adjusted = event.reply
                 self._node.put(adjusted)
                 self._apply(reply.update)
@@ -267,10 +273,14 @@ class Events:
             self._warn_of_removals(answers, adjusted)
         return result
 
-    def _made(self, container: Container, adjustment: ContainerAdjustment) -> Container:
+    def _made(
+        self, container: Container, reply: CreateContainerResponse, answers: Iterable[Answer]
+    ) -> Container:
         """The container that a runtime makes. Raises SpecError if it can make none."""
+        refuse_adjustments(answers)
+        refuse_updates(reply.update)
         made = adjust_container(
-            container, adjustment, inject_cdi=self._inject_cdi, resolve_rdt=rdt_class
+            container, reply.adjust, inject_cdi=self._inject_cdi, resolve_rdt=rdt_class
         )
         made.state = ContainerState.CONTAINER_CREATED
         made.created_at = time.time_ns()
@@ -317,9 +327,9 @@ class Events:
                 if resources is not None:
                     wanted.linux.resources.CopyFrom(resources)
                 # Where plugins have changed it, it is among their updates as a whole.
-                self._apply([wanted, *updates])
-                container = self._node.container(container)
-                event.tell(runtime.post_update_container, pod, container)
+                if event.tell(self._applied, [wanted, *updates]):
+                    container = self._node.container(container)
+                    event.tell(runtime.post_update_container, pod, container)
             return event.result(pod, container, updates=updates)
 
     def stop_container(
@@ -383,7 +393,7 @@ class Events:
             container.finished_at = time.time_ns()
         if event.tell(runtime.stop_container, pod, container):
             updates = list(event.reply.update)
-            self._apply(updates)
+            event.tell(self._applied, updates)
         container.state = ContainerState.CONTAINER_STOPPED
         container.pid = 0
         container.exit_code = exit_code

@@ -20,6 +20,7 @@ from nri_sync.testing.common import WITHIN, socket_directory
 from nri_sync.testing.embedded import Embedded, Recorder
 from nri_sync.testing.events import Events, InjectCDI
 from nri_sync.testing.node import Node, split
+from nri_sync.testing.refusals import possible
 from nri_sync.testing.watch import Watch
 
 if TYPE_CHECKING:
@@ -388,7 +389,7 @@ class FakeRuntime(Events):
         pods, containers = self.pods, self.containers
         if self._split_sync:
             pods, containers = split(pods, containers)
-        for update in sync(pods, containers):
+        for update in possible(sync(pods, containers)):
             self._node.update(update)
 
     def _update_containers(
@@ -397,7 +398,8 @@ class FakeRuntime(Events):
         failed = [
             update
             for update in updates
-            if update.container_id in self.failing or not self._node.update(update)
+            if update.container_id in self.failing
+            or not any(map(self._node.update, possible([update])))
         ]
         with self._changed:
             self._updates += updates

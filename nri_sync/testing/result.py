@@ -22,7 +22,7 @@ from nri_sync.api.nri_pb2 import (
     POSIXRlimit,
 )
 from nri_sync.api.plugin import CreateResult as Answered
-from nri_sync.errors import ConflictError, NRIError, ValidationRejected
+from nri_sync.errors import ConflictError, NRIError, SpecError, ValidationRejected
 from nri_sync.runtime.oci import adjust_spec
 from nri_sync.runtime.result import CreateResult
 from nri_sync.testing.removals import NoEffectWarning, ineffective_removals
@@ -111,8 +111,11 @@ class Changes:
 
         Raises:
             ConflictError: the adjustment sets something twice.
-            SpecError: the adjustment cannot be applied.
+            SpecError: the adjustment cannot be applied, or wants what no runtime can do.
         """
+        problems = api.impossible(self.adjustment)
+        if problems:
+            raise SpecError(f"no runtime can do this: {'; '.join(problems)}")
         # A runtime merges answers first, also a single one.
         alone = CreateResult(CreateContainerRequest(container=Container()))
         alone.apply("under test", CreateContainerResponse(adjust=self.adjustment))

@@ -14,6 +14,7 @@ import nri_sync
 from nri_sync import api
 from nri_sync.api import EventMask, nri_pb2
 from nri_sync.api.handlers import BY_EVENT, HANDLERS, Handler, asked_events, find_handlers
+from nri_sync.api.services import PLUGIN
 from nri_sync.errors import PluginError
 from nri_sync.kit import chain
 from tests.plugin.harness import PluginWith
@@ -370,8 +371,8 @@ class TestReplies:
     def test_builders(self) -> None:
         reply = BY_NAME["create_container"].reply((api.Adjustment().add_env("A", "B"), None))
         assert [(env.key, env.value) for env in reply.adjust.env] == [("A", "B")]
-        reply = BY_NAME["update_container"].reply([api.Update("ctr0"), UPDATE])
-        assert [update.container_id for update in reply.update] == ["ctr0", "ctr0"]
+        reply = BY_NAME["update_container"].reply([api.Update("ctr1"), UPDATE])
+        assert [update.container_id for update in reply.update] == ["ctr1", "ctr0"]
 
     @pytest.mark.parametrize("name", ["update_container", "stop_container", "synchronize"])
     @pytest.mark.parametrize("result", [[UPDATE, OTHER], (UPDATE, OTHER), generated])
@@ -384,6 +385,43 @@ class TestReplies:
     def test_no_updates(self, name: str, result: Any) -> None:
         reply = BY_NAME[name].reply(result)
         assert list(reply.update) == []
+
+    def test_a_raw_adjustment_that_repeats_itself(self) -> None:
+        raw = nri_pb2.ContainerAdjustment()
+        for _ in range(2):
+            raw.env.add(key="A", value="1")
+        before = raw.SerializeToString()
+        reply = BY_NAME["create_container"].reply
+        for result in (raw, (raw, None), nri_pb2.CreateContainerResponse(adjust=raw)):
+            assert [entry.key for entry in reply(result).adjust.env] == ["A"]
+        assert raw.SerializeToString() == before
+        raw.env[1].value = "2"
+        for result in (raw, (raw, None), nri_pb2.CreateContainerResponse(adjust=raw)):
+            with pytest.raises(ValueError, match=r"'A' is asked for twice.*\"1\".*\"2\""):
+                reply(result)
+
+    @pytest.mark.parametrize("name", ["create_container", "update_container", "stop_container"])
+    @pytest.mark.parametrize("raw", [False, True])
+    def test_one_container_twice(self, name: str, raw: bool) -> None:
+        handler = BY_NAME[name]
+
+        def reply(updates: list[Any]) -> Any:
+            answer: Any = (None, updates) if name == "create_container" else updates
+            if raw:
+                answer = PLUGIN.methods[handler.rpc].response(update=updates)
+            return handler.reply(answer)
+
+        first = api.Update("ctr0").set_cpu(cpus="1").message
+        other = api.Update("ctr0").set_cpu(mems="0").message
+        both = api.Update("ctr0").set_cpu(cpus="1", mems="0").message
+        assert list(reply([first, OTHER, first]).update) == [first, OTHER]
+        assert list(reply([first, other]).update) == [both]
+        with pytest.raises(ValueError, match=r"'ctr0' .* 'cpus' .* '1', then '2'"):
+            reply([first, api.Update("ctr0").set_cpu(cpus="2").message])
+
+    def test_synchronize_may_name_one_twice(self) -> None:
+        updates = [api.Update("ctr0").set_cpu(cpus=cpus).message for cpus in ("1", "2")]
+        assert list(BY_NAME["synchronize"].reply(updates).update) == updates
 
     @pytest.mark.parametrize("name", ["update_container", "stop_container", "synchronize"])
     def test_the_response_itself(self, name: str) -> None:

@@ -71,11 +71,11 @@ def test_each_cpu_setting(builder: Builder, field: str) -> None:
 
 def test_later_calls_replace_what_they_name_and_keep_the_rest(builder: Builder) -> None:
     builder.set_memory(limit=5, swap=6).set_cpu(shares=1, cpus="0", mems="1")
-    builder.set_memory(limit=0).set_cpu(cpus="", shares=0)
+    builder.set_memory(limit=0).set_cpu(cpus="2", shares=0)
     assert optional.get(builder.resources.memory, "limit") == 0
     assert optional.get(builder.resources.memory, "swap") == 6
     assert optional.get(builder.resources.cpu, "shares") == 0
-    assert (builder.resources.cpu.cpus, builder.resources.cpu.mems) == ("", "1")
+    assert (builder.resources.cpu.cpus, builder.resources.cpu.mems) == ("2", "1")
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,7 @@ def test_later_calls_replace_what_they_name_and_keep_the_rest(builder: Builder) 
         ("add_hugepage_limit", {"page_size": "\ud800", "limit": 1}, "HugepageLimit.page_size"),
         ("set_blockio_class", {"name": "\ud800"}, "blockio_class"),
         ("set_rdt_class", {"name": "\ud800"}, "rdt_class"),
-        ("set_unified", {"key": "k", "value": "\ud800"}, "LinuxResources.unified['k']"),
+        ("set_unified", {"key": "a.b", "value": "\ud800"}, "LinuxResources.unified['a.b']"),
     ],
 )
 def test_values_that_the_wire_cannot_carry(
@@ -147,8 +147,10 @@ def test_classes(builder: Builder) -> None:
 
 def test_unified(builder: Builder) -> None:
     builder.set_unified("memory.high", "1").set_unified("pids.max", "5")
-    builder.set_unified("memory.high", "max")
-    assert builder.resources.unified == {"memory.high": "max", "pids.max": "5"}
+    assert builder.resources.unified == {"memory.high": "1", "pids.max": "5"}
+    with pytest.raises(ValueError, match=r"'memory.high' is asked for twice.*: '1', then 'max'"):
+        builder.set_unified("memory.high", "max")
+    assert builder.resources.unified == {"memory.high": "1", "pids.max": "5"}
 
 
 def test_what_is_shown(builder: Builder) -> None:

@@ -60,8 +60,8 @@ def test_entries_are_content() -> None:
 
 
 def test_an_update_with_an_id_stays() -> None:
-    message = Update("abc").set_cpu(cpus="").message
-    assert message.HasField("linux")
+    message = Update("abc").message
+    message.linux.resources.cpu.SetInParent()
     assert strip(message) is message
     assert message == Update("abc").message
 

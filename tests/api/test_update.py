@@ -36,7 +36,7 @@ def test_equality() -> None:
     assert Update("abc").set_cpu(shares=1) == Update("abc").set_cpu(shares=1)
     assert Update("abc") != Update("abd")
     assert Update("abc") != Update("abc").message
-    assert Update("") != Adjustment()
+    assert Update("abc") != Adjustment()
 
 
 @pytest.mark.parametrize("container_id", [None, 5, b"abc"])

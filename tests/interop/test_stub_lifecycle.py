@@ -346,5 +346,5 @@ def test_a_group_is_what_the_runtime_has_of_it(
 ) -> None:
     runtime.start()
     mask = nri_sync.EventMask.parse(names)
-    stub = connect(Recorder(configure=mask))
+    stub = connect(Validator(configure=mask))
     assert stub.events == mask & 0x7FF

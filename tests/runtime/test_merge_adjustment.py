@@ -47,7 +47,7 @@ class Scene:
         return Adjustment(copy)
 
 
-def seccomp(action: str = "") -> LinuxSeccomp:
+def seccomp(action: str = "SCMP_ACT_ERRNO") -> LinuxSeccomp:
     return LinuxSeccomp(default_action=action)
 
 
@@ -62,17 +62,17 @@ SETTINGS: list[tuple[Adjustment, str]] = [
     (Adjustment().set_pids_limit(0), "PidsLimit "),
     (Adjustment().set_cgroups_path("/c"), "CgroupsPath "),
     (Adjustment().set_oom_score_adj(0), "OomScoreAdj "),
-    (Adjustment().set_io_priority(0), "IoPriority "),
+    (Adjustment().set_io_priority("IOPRIO_CLASS_BE"), "IoPriority "),
     (Adjustment().set_seccomp_policy(seccomp()), "SeccompPolicy "),
     (Adjustment().set_namespace("pid"), "Namespace pid"),
     (Adjustment().set_sysctl("k", "v"), "Sysctl k"),
     (Adjustment().add_net_device("eth0", "n"), "LinuxNetDevices eth0"),
-    (Adjustment().set_scheduler(0), "LinuxSched "),
+    (Adjustment().set_scheduler("SCHED_OTHER"), "LinuxSched "),
     (Adjustment().set_rdt(clos_id=""), "RdtClosID "),
     (Adjustment().set_rdt(schemata=[]), "RdtSchemata "),
     (Adjustment().set_rdt(enable_monitoring=False), "RdtEnableMonitoring "),
     (Adjustment().set_memory_policy(0), "MemoryPolicy "),
-    (Adjustment().add_rlimit("AS", hard=1, soft=1), "Rlimits AS"),
+    (Adjustment().add_rlimit("RLIMIT_AS", hard=1, soft=1), "Rlimits RLIMIT_AS"),
     (Adjustment().add_cdi_device("v/c=d"), "CdiDevices v/c=d"),
 ]
 
@@ -112,7 +112,7 @@ def test_later_plugins_see_most_of_it() -> None:
     assert [namespace.type for namespace in seen.linux.namespaces] == ["pid"]
     assert seen.linux.sysctl == {"k": "v"}
     assert seen.linux.net_devices["eth0"].name == "n"
-    assert [rlimit.type for rlimit in seen.rlimits] == ["AS"]
+    assert [rlimit.type for rlimit in seen.rlimits] == ["RLIMIT_AS"]
     # But not of these.
     assert not seen.CDI_devices
     assert not seen.linux.HasField("rdt")
@@ -217,7 +217,7 @@ class TestArgs:
 
     def test_an_empty_command_line_is_lost(self, caplog: pytest.LogCaptureFixture) -> None:
         scene = Scene(Container(args=["old"]))
-        scene.merge("10-a", Adjustment().replace_args([]))
+        scene.merge("10-a", Adjustment(ContainerAdjustment(args=[""])))
         assert not scene.seen.args
         assert not scene.reply.args
         assert scene.owners.owner("c", Field.Args) == "10-a"
@@ -293,7 +293,7 @@ class TestRdt:
 
 def test_the_first_conflict_in_the_references_order_is_reported() -> None:
     scene = Scene()
-    both: Any = Adjustment().add_rlimit("AS", hard=1, soft=1).set_oom_score_adj(1)
+    both: Any = Adjustment().add_rlimit("RLIMIT_AS", hard=1, soft=1).set_oom_score_adj(1)
     scene.merge("10-a", both)
     with pytest.raises(ConflictError, match="OomScoreAdj"):
         scene.merge("20-b", both)

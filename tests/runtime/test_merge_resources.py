@@ -25,13 +25,13 @@ SETTINGS: list[tuple[str, Callable[[Update], object]]] = [
     ("MemUseHierarchy", lambda u: u.set_memory(use_hierarchy=True)),
     ("CPUShares", lambda u: u.set_cpu(shares=0)),
     ("CPUQuota", lambda u: u.set_cpu(quota=-1)),
-    ("CPUPeriod", lambda u: u.set_cpu(period=1)),
+    ("CPUPeriod", lambda u: u.set_cpu(period=1000)),
     ("CPURealtimeRuntime", lambda u: u.set_cpu(realtime_runtime=0)),
     ("CPURealtimePeriod", lambda u: u.set_cpu(realtime_period=1)),
     ("CPUSetCPUs", lambda u: u.set_cpu(cpus="0-1")),
     ("CPUSetMems", lambda u: u.set_cpu(mems="0")),
     ("HugepageLimits 2MB", lambda u: u.add_hugepage_limit("2MB", 0)),
-    ("CgroupsUnified memory.high", lambda u: u.set_unified("memory.high", "")),
+    ("CgroupsUnified memory.high", lambda u: u.set_unified("memory.high", "1")),
     ("BlockioClass", lambda u: u.set_blockio_class("")),
     ("RdtClass", lambda u: u.set_rdt_class("gold")),
 ]
@@ -71,7 +71,9 @@ def test_a_setting_of_an_existing_container(name: str, change: Callable[[Update]
 def test_empty_cpusets_are_none() -> None:
     owners = Owners()
     seen = LinuxResources()
-    merge_resources(Turn(owners, "10-a", "c"), wanted(lambda u: u.set_cpu(cpus="", mems="")), seen)
+    resources = LinuxResources()
+    resources.cpu.SetInParent()
+    merge_resources(Turn(owners, "10-a", "c"), resources, seen)
     assert not owners.message.owners
     assert not seen.cpu.cpus
 
@@ -96,11 +98,11 @@ def test_limits_of_huge_pages_are_appended() -> None:
 
 def test_the_first_conflict_in_the_references_order_is_reported() -> None:
     owners = Owners()
-    change = wanted(lambda u: u.set_rdt_class("a").set_cpu(shares=1).set_unified("k", "1"))
+    change = wanted(lambda u: u.set_rdt_class("a").set_cpu(shares=1).set_unified("k.k", "1"))
     merge_update(Turn(owners, "10-a", "c"), change, LinuxResources())
     with pytest.raises(ConflictError, match="CPUShares"):
         merge_update(Turn(owners, "20-b", "c"), change, LinuxResources())
-    assert owners.owner("c", Field.CgroupsUnified, "k") == "10-a"
+    assert owners.owner("c", Field.CgroupsUnified, "k.k") == "10-a"
 
 
 def test_an_empty_message_is_copied_too() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from nri_sync.api import Adjustment, ContainerAdjustment, LinuxResources, LinuxSeccomp
+from nri_sync.api import Adjustment, ContainerAdjustment, KeyValue, LinuxResources, LinuxSeccomp
 from nri_sync.errors import SpecError
 from nri_sync.runtime.oci import adjust_spec, host_propagation
 
@@ -38,11 +38,11 @@ def test_nulls_are_nothing() -> None:
     spec: Spec = {"process": None, "linux": None, "mounts": None, "annotations": None}
     adjustment = Adjustment().add_env("A", "1").add_annotation("a", "b").remove_annotation("c")
     adjustment.set_sysctl("k", "v").remove_sysctl("l").add_mount("/a").remove_device("/d")
-    adjustment.remove_namespace("pid").add_rlimit("AS", hard=2, soft=1)
+    adjustment.remove_namespace("pid").add_rlimit("RLIMIT_AS", hard=2, soft=1)
     new = apply(spec, adjustment)
     assert new["process"] == {
         "env": ["A=1"],
-        "rlimits": [{"type": "AS", "hard": 2, "soft": 1}],
+        "rlimits": [{"type": "RLIMIT_AS", "hard": 2, "soft": 1}],
     }
     assert new["annotations"] == {"a": "b"}
     assert new["linux"] == {"sysctl": {"k": "v"}}
@@ -118,7 +118,8 @@ class TestEnv:
         assert "the change of environment variable 'A' is lost" in caplog.text
 
     def test_no_name_is_ignored(self) -> None:
-        assert apply({"process": {}}, Adjustment().add_env("", "1"))["process"]["env"] == []
+        nameless = Adjustment(ContainerAdjustment(env=[KeyValue(value="1")]))
+        assert apply({"process": {}}, nameless)["process"]["env"] == []
 
 
 def test_args() -> None:
@@ -127,11 +128,11 @@ def test_args() -> None:
 
 
 def test_hooks() -> None:
-    adjustment = Adjustment().add_hook("prestart", "/1", args=["a"], env=["A=1"], timeout=0)
+    adjustment = Adjustment().add_hook("prestart", "/1", args=["a"], env=["A=1"], timeout=2)
     adjustment.add_hook("poststop", "/2").add_hook("create_container", "/3")
     new = apply({"hooks": {"poststop": [{"path": "/0"}]}}, adjustment)
     assert new["hooks"] == {
-        "prestart": [{"path": "/1", "args": ["a"], "env": ["A=1"], "timeout": 0}],
+        "prestart": [{"path": "/1", "args": ["a"], "env": ["A=1"], "timeout": 2}],
         "poststop": [{"path": "/0"}, {"path": "/2"}],
         "createContainer": [{"path": "/3"}],
     }
@@ -181,7 +182,9 @@ class TestDevices:
         assert [d["type"] for d in apply(spec, adjustment)["linux"]["devices"]] == ["c"]
 
     def test_a_device_without_a_type(self) -> None:
-        new = apply({}, Adjustment().add_device("/dev/a", "", 1, 3))
+        adjustment = Adjustment().add_device("/dev/a", "c", 1, 3)
+        adjustment.message.linux.devices[0].type = ""
+        new = apply({}, adjustment)
         rule = {"allow": True, "major": 1, "minor": 3, "access": "rw"}
         assert new["linux"]["resources"]["devices"] == [rule]
 
@@ -198,19 +201,25 @@ class TestProcess:
     def test_io_priority(self) -> None:
         new = apply({}, Adjustment().set_io_priority("IOPRIO_CLASS_BE", 2))
         assert new["process"] == {"ioPriority": {"class": "IOPRIO_CLASS_BE", "priority": 2}}
-        assert apply(new, Adjustment().set_io_priority(0)) == {"process": {}}
+        nothing = Adjustment()
+        nothing.message.linux.io_priority.SetInParent()
+        assert apply(new, nothing) == {"process": {}}
 
     def test_scheduler(self) -> None:
         new = apply({}, Adjustment().set_scheduler("SCHED_FIFO", priority=3))
         assert new["process"] == {"scheduler": {"policy": "SCHED_FIFO", "priority": 3}}
-        assert apply(new, Adjustment().set_scheduler("SCHED_NONE")) == {"process": {}}
+        nothing = Adjustment()
+        nothing.message.linux.scheduler.SetInParent()
+        assert apply(new, nothing) == {"process": {}}
 
     def test_rlimits_are_appended(self) -> None:
-        spec = {"process": {"rlimits": [{"type": "AS", "hard": 9, "soft": 9}]}}
-        new = apply(spec, Adjustment().add_rlimit("AS", hard=2, soft=1))
+        spec = {"process": {"rlimits": [{"type": "RLIMIT_AS", "hard": 9, "soft": 9}]}}
+        new = apply(spec, Adjustment().add_rlimit("RLIMIT_AS", hard=2, soft=1))
         assert [rlimit["hard"] for rlimit in new["process"]["rlimits"]] == [9, 2]
         # Where the reference crashes.
-        assert "rlimits" in apply({}, Adjustment().add_rlimit("AS", hard=2, soft=1))["process"]
+        assert (
+            "rlimits" in apply({}, Adjustment().add_rlimit("RLIMIT_AS", hard=2, soft=1))["process"]
+        )
 
 
 class TestLinux:
@@ -242,26 +251,28 @@ class TestLinux:
         ]
 
     @pytest.mark.parametrize("kind", ["time", "foo", ""])
-    @pytest.mark.parametrize("change", [Adjustment.set_namespace, Adjustment.remove_namespace])
-    def test_an_unknown_namespace_is_an_error(self, kind: str, change: Any) -> None:
+    @pytest.mark.parametrize("mark", ["", "-"])
+    def test_an_unknown_namespace_is_an_error(self, kind: str, mark: str) -> None:
+        adjustment = Adjustment()
+        adjustment.message.linux.namespaces.add(type=f"{mark}{kind}")
         with pytest.raises(SpecError, match=f'unrecognized namespace "{kind}"'):
-            apply({}, change(Adjustment(), kind))
+            apply({}, adjustment)
 
     def test_memory_policy(self) -> None:
-        new = apply({}, Adjustment().set_memory_policy("MPOL_DEFAULT", "0-1"))
-        assert new["linux"] == {"memoryPolicy": {"mode": "MPOL_DEFAULT", "nodes": "0-1"}}
+        new = apply({}, Adjustment().set_memory_policy("MPOL_BIND", "0-1"))
+        assert new["linux"] == {"memoryPolicy": {"mode": "MPOL_BIND", "nodes": "0-1"}}
 
 
 class TestResources:
     def test_cpu(self) -> None:
         new = apply(
             {"linux": {"resources": {"cpu": {"shares": 9, "mems": "1"}}}},
-            Adjustment().set_cpu(shares=0, quota=-1, period=2, cpus="0"),
+            Adjustment().set_cpu(shares=0, quota=-1, period=2000, cpus="0"),
         )
         assert new["linux"]["resources"]["cpu"] == {
             "shares": 0,
             "quota": -1,
-            "period": 2,
+            "period": 2000,
             "cpus": "0",
             "mems": "1",
         }

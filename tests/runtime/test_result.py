@@ -132,11 +132,11 @@ class TestUpdate:
         assert not request.HasField("linux_resources")
 
     def test_the_reply_overlays_the_request(self) -> None:
-        result = update(limit=1, swap=2)
+        result = update(limit=1, swap=6)
         result.apply("10-a", updating(Update("c0").set_memory(limit=5)))
         result.apply("20-b", updating(Update("c0").set_cpu(shares=7)))
         (entry,) = result.reply.update
-        wanted = Update("c0").set_memory(limit=5, swap=2).set_cpu(shares=7)
+        wanted = Update("c0").set_memory(limit=5, swap=6).set_cpu(shares=7)
         assert api.strip(entry) == wanted.message
 
     def test_the_requested_container_is_the_last(self) -> None:
@@ -213,9 +213,9 @@ class TestUpdate:
 
     def test_a_conflict(self) -> None:
         result = update()
-        result.apply("10-a", updating(Update("c0").set_unified("k", "1")))
-        with pytest.raises(ConflictError, match=r"both tried to set CgroupsUnified k$"):
-            result.apply("20-b", updating(Update("c0").set_unified("k", "2")))
+        result.apply("10-a", updating(Update("c0").set_unified("k.k", "1")))
+        with pytest.raises(ConflictError, match=r"both tried to set CgroupsUnified k.k$"):
+            result.apply("20-b", updating(Update("c0").set_unified("k.k", "2")))
 
     def test_a_request_without_a_container_is_refused(self) -> None:
         with pytest.raises(ValueError, match="UpdateContainerRequest has no container"):
@@ -229,10 +229,10 @@ class TestStop:
         result.apply("10-a", None)
         result.apply(
             "20-b",
-            StopContainerResponse(update=[Update("c0").message, Update("").message]),
+            StopContainerResponse(update=[Update("c0").message, Update("c1").message]),
         )
         assert result.request == request
-        assert [entry.container_id for entry in result.reply.update] == ["c0", ""]
+        assert [entry.container_id for entry in result.reply.update] == ["c0", "c1"]
 
     def test_without_updates_the_reply_is_empty(self) -> None:
         result = StopResult(StopContainerRequest())

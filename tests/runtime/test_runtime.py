@@ -349,21 +349,22 @@ def _subjects() -> Iterator[tuple[str, Callable[[Adjustment], Any], bool]]:
     yield "hooks", lambda a: a.add_hook("prestart", "/bin/hook"), False
     yield "device", lambda a: a.add_device("/dev/d", type="c", major=1, minor=2), True
     yield "namespace", lambda a: a.set_namespace("cgroup", "/proc/self/ns/cgroup"), True
-    yield "rlimit", lambda a: a.add_rlimit("nofile", hard=456, soft=123), True
+    yield "rlimit", lambda a: a.add_rlimit("RLIMIT_NOFILE", hard=456, soft=123), True
     yield "CDI device", lambda a: a.add_cdi_device("vendor.com/class=name"), True
     yield "I/O priority", lambda a: a.set_io_priority("IOPRIO_CLASS_RT", 5), True
     yield "net device", lambda a: a.add_net_device("hostIf", "containerIf"), True
     yield "scheduler", lambda a: a.set_scheduler("SCHED_FIFO", priority=10), True
     yield "sysctl", lambda a: a.set_sysctl("net.core.somaxconn", "256"), True
     yield "memory policy", lambda a: a.set_memory_policy("MPOL_INTERLEAVE", "0,1"), True
-    yield "cpu", lambda a: a.set_cpu(shares=1, quota=2, period=3, cpus="0", mems="1"), True
+    yield "cpu", lambda a: a.set_cpu(shares=1, quota=2000, period=3000, cpus="0", mems="1"), True
     yield "memory", lambda a: a.set_memory(limit=1, reservation=2, swap=3), True
     yield "block I/O class", lambda a: a.set_blockio_class("low"), True
     yield "RDT class", lambda a: a.set_rdt_class("gold"), True
-    yield "hugepages", lambda a: a.add_hugepage_limit("1M", 4096), True
+    yield "hugepages", lambda a: a.add_hugepage_limit("1MB", 4096), True
     yield "unified", lambda a: a.set_unified("memory.high", "1"), True
     yield "cgroups path", lambda a: a.set_cgroups_path("/some/where"), True
-    yield "seccomp", lambda a: a.set_seccomp_policy(nri_pb2.LinuxSeccomp(default_action="A")), True
+    seccomp = nri_pb2.LinuxSeccomp(default_action="SCMP_ACT_ALLOW")
+    yield "seccomp", lambda a: a.set_seccomp_policy(seccomp), True
     yield "RDT", lambda a: a.set_rdt(clos_id="gold", enable_monitoring=True), True
 
 
@@ -436,7 +437,7 @@ def _updating(*updates: nri_pb2.ContainerUpdate) -> Any:
 class TestUpdates:
     UPDATES = (
         Update("ctr0").set_cpu(shares=1, cpus="0"), Update("ctr0").set_memory(limit=5),
-        Update("ctr0").set_blockio_class("a"), Update("ctr0").add_hugepage_limit("1M", 1),
+        Update("ctr0").set_blockio_class("a"), Update("ctr0").add_hugepage_limit("1MB", 1),
         Update("ctr0").set_unified("memory.high", "1"),
     )  # fmt: skip
 

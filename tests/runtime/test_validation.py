@@ -156,7 +156,7 @@ EVERYTHING = {
     "reject_sysctl_adjustment": True,
 }
 HOOK = Adjustment().add_hook("prestart", "/h")
-SECCOMP = Adjustment().set_seccomp_policy(LinuxSeccomp())
+SECCOMP = Adjustment().set_seccomp_policy(LinuxSeccomp(default_action="SCMP_ACT_LOG"))
 PROFILES = [
     (None, "reject_unconfined_seccomp_adjustment", " unconfined"),
     (SecurityProfile.UNCONFINED, "reject_unconfined_seccomp_adjustment", " unconfined"),

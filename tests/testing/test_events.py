@@ -75,9 +75,9 @@ def test_the_life_of_a_pod(runtime: FakeRuntime) -> None:
         runtime.start_container(container)
         started = runtime.container(container)
         assert (started.state, started.pid > 0, started.started_at > 0) == (RUNNING, True, True)
-        runtime.update_container(container, api.Update("").set_cpu(shares=9).resources)
+        runtime.update_container(container, api.Update("any").set_cpu(shares=9).resources)
         assert runtime.container(container).linux.resources.cpu.shares.value == 9
-        runtime.update_pod(pod, resources=api.Update("").set_cpu(shares=8).resources)
+        runtime.update_pod(pod, resources=api.Update("any").set_cpu(shares=8).resources)
         assert runtime.pod(pod).linux.pod_resources.cpu.shares.value == 8
         runtime.stop_container(container, 3)
         stopped = runtime.container(container)
@@ -265,7 +265,9 @@ def test_what_fits_no_specification(runtime: FakeRuntime) -> None:
     pod = make_pod()
     runtime.add(pod)
     container = make_container(pod)
-    plugin = Recorder(create_container=lambda *_: api.Adjustment().set_namespace("nowhere", "/x"))
+    adjustment = api.ContainerAdjustment()
+    adjustment.linux.namespaces.add(type="nowhere", path="/x")
+    plugin = Recorder(create_container=lambda *_: adjustment)
     with runtime.run_plugin(plugin):
         with pytest.raises(SpecError, match="nowhere"):
             runtime.create_container(pod, container)
@@ -302,7 +304,7 @@ def test_what_plugins_make_of_an_update(runtime: FakeRuntime) -> None:
         return [api.Update(container.id).set_cpu(cpus="1"), api.Update(other.id).set_cpu(cpus="2")]
 
     with runtime.run_plugin(PluginWith(update_container=update)):
-        wanted = api.Update("").set_cpu(cpus="0-7", shares=4).resources
+        wanted = api.Update("any").set_cpu(cpus="0-7", shares=4).resources
         result = runtime.update_container(container, wanted)
     assert {update.container_id for update in result.updates} == {container.id, other.id}
     cpu = runtime.container(container).linux.resources.cpu

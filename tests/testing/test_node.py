@@ -96,15 +96,15 @@ def test_what_is_set_is_set_and_the_rest_stays() -> None:
     before = (
         api.Update("c").set_memory(limit=5, swap=6).set_cpu(shares=1, cpus="0").set_pids_limit(9)
     )
-    before.add_hugepage_limit("2MB", 1).add_hugepage_limit("1GB", 1).set_unified("a", "1")
+    before.add_hugepage_limit("2MB", 1).add_hugepage_limit("1GB", 1).set_unified("a.a", "1")
     wanted = api.Update("c").set_memory(limit=0).set_cpu(cpus="1").add_hugepage_limit("2MB", 2)
-    wanted.set_unified("b", "2").set_rdt_class("gold")
+    wanted.set_unified("b.b", "2").set_rdt_class("gold")
     set_resources(before.resources, wanted.resources)
     expected = (
         api.Update("c").set_memory(limit=0, swap=6).set_cpu(shares=1, cpus="1").set_pids_limit(9)
     )
     expected.add_hugepage_limit("2MB", 2).add_hugepage_limit("1GB", 1)
-    expected.set_unified("a", "1").set_unified("b", "2").set_rdt_class("gold")
+    expected.set_unified("a.a", "1").set_unified("b.b", "2").set_rdt_class("gold")
     assert before.resources == expected.resources
 
 

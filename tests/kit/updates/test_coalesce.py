@@ -44,10 +44,9 @@ class TestOverlay:
                 update().set_pids_limit(0),
                 update().set_pids_limit(0),
             ),
-            # An empty cpuset is none.
             (
                 update().set_cpu(cpus="0-3"),
-                update().set_cpu(cpus="", shares=2),
+                update().set_cpu(shares=2),
                 update().set_cpu(cpus="0-3", shares=2),
             ),
             (

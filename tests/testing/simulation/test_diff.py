@@ -104,7 +104,7 @@ def everything() -> api.Adjustment:
     wanted.add_hook("poststop", "/bin/true").add_device("/dev/d", "c", 1, 3)
     wanted.add_rlimit("RLIMIT_CORE", soft=1, hard=1)
     wanted.set_cpu(
-        shares=3, quota=1, period=2, realtime_runtime=4, realtime_period=5, cpus="0", mems="0"
+        shares=3, quota=1000, period=2000, realtime_runtime=4, realtime_period=5, cpus="0", mems="0"
     )
     wanted.set_memory(limit=9).set_pids_limit(7).add_hugepage_limit("2MB", 1)
     wanted.set_unified("memory.high", "1").set_cgroups_path("/c").set_oom_score_adj(5)

@@ -23,16 +23,18 @@ def specs() -> Specs:
 
 def test_who_has_changed_what() -> None:
     held = specs()
-    merged = update().set_cpu(shares=7, quota=9).set_memory(limit=4).set_rdt_class("gold").message
+    merged = (
+        update().set_cpu(shares=7, quota=9000).set_memory(limit=4).set_rdt_class("gold").message
+    )
     first = update().set_cpu(shares=7).message
     second = update().set_memory(limit=4).set_rdt_class("gold").message
-    other = update("another").set_cpu(quota=9).message
+    other = update("another").set_cpu(quota=9000).message
     found = held.update(merged, [("10-a", [first]), ("20-b", [second, other])])
     assert (found.pod, found.container, found.id, found.unknown) == ("pod", "app", "ctr", False)
     changes = {str(item.place): (item.before, item.after, item.owner) for item in found.changes}
     assert changes == {
         "linux.resources.cpu.shares": (2, 7, "10-a"),
-        "linux.resources.cpu.quota": (5, 9, ""),
+        "linux.resources.cpu.quota": (5, 9000, ""),
         "linux.resources.memory.limit": (None, 4, "20-b"),
         "linux.resources.memory.swap": (None, 4, "20-b"),
         "linux.intelRdt.closID": (None, "gold", "20-b"),

@@ -181,7 +181,9 @@ def test_what_follows_may_fail() -> None:
 def test_an_adjustment_that_fits_no_specification() -> None:
     class Bad:
         def create_container(self, pod: Any, container: Any) -> Any:
-            return api.Adjustment().set_namespace("nowhere", "/x")
+            adjustment = api.ContainerAdjustment()
+            adjustment.linux.namespaces.add(type="nowhere", path="/x")
+            return adjustment
 
     simulation = life(Bad())
     failure = event(simulation, "CreateContainer").failure

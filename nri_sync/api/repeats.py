@@ -1,0 +1,200 @@
+"""The same thing asked for twice by one plugin.
+
+A runtime takes two entries of one key in an answer for a conflict of the plugin with itself, and fails the
+request, even when they are equal. So an equal one is dropped here, and a different one is an error in the
+plugin's process.
+Two updates of one container become one, unless they set the same thing differently.
+
+Hooks have no key: the same one twice runs twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, MutableMapping, Sequence
+from typing import Any
+
+from google.protobuf.message import Message
+
+from nri_sync.api._check import show
+from nri_sync.api.nri_pb2 import ContainerAdjustment, ContainerUpdate
+from nri_sync.api.removal import is_marked
+
+__all__ = ["Entries", "assign", "assign_message", "merged", "settled", "settled_updates"]
+
+# The messages that have a key: a name for errors, and the field that is the key.
+_KEYS = {
+    "Mount": ("mount at", "destination"),
+    "KeyValue": ("environment variable", "key"),
+    "POSIXRlimit": ("rlimit", "type"),
+    "CDIDevice": ("CDI device", "name"),
+    "LinuxDevice": ("device", "path"),
+    "LinuxNamespace": ("namespace", "type"),
+    "HugepageLimit": ("limit of huge pages", "page_size"),
+}
+
+
+class Entries:
+    """Adds entries to the fields of one message; each takes the same time, however many there are.
+
+    The message may be changed elsewhere as well. What goes unnoticed then, :func:`settled` finds.
+    """
+
+    def __init__(self) -> None:
+        # By kind of message, the position of each key.
+        self._positions: dict[str, dict[str, int]] = {}
+
+    def add(self, entries: Any, entry: Message) -> None:
+        """Append an entry to a field, unless an equal one is there.
+
+        Raises ValueError, which names the key and both values, when a different one has its key.
+        """
+        kind = entry.DESCRIPTOR.name
+        what, field = _KEYS[kind]
+        key = getattr(entry, field)
+        positions = self._positions.get(kind)
+        if positions is None or len(positions) != len(entries):
+            positions = {getattr(other, field): at for at, other in enumerate(entries)}
+            self._positions[kind] = positions
+        at = positions.get(key)
+        if at is not None and getattr(entries[at], field) == key:
+            _check_equal(what, key, entries[at], entry)
+            return
+        positions[key] = len(entries)
+        entries.append(entry)
+
+
+def assign(entries: MutableMapping[str, str], key: str, value: str, what: str) -> None:
+    """Set the entry of a map, unless it is there; raises as :meth:`Entries.add` does."""
+    before = entries.get(key)
+    if before is not None and before != value:
+        _refuse(what, key, before, value)
+    entries[key] = value
+
+
+def assign_message(entries: Any, key: str, value: Message, what: str) -> None:
+    """The same for a map of messages."""
+    if key in entries and entries[key] != value:
+        _refuse(what, key, _value(entries[key]), _value(value))
+    entries[key].CopyFrom(value)
+
+
+def settled(adjustment: ContainerAdjustment) -> ContainerAdjustment:
+    """The adjustment without what it repeats: itself if there is nothing of that, otherwise a copy.
+
+    Raises ValueError, as :meth:`Entries.add` does.
+    """
+    if not any(_repeats(entries) for entries in _keyed(adjustment)):
+        return adjustment
+    copy = ContainerAdjustment()
+    copy.CopyFrom(adjustment)
+    for entries in _keyed(copy):
+        if _repeats(entries):
+            _drop_repeats(entries)
+    return copy
+
+
+def _keyed(adjustment: ContainerAdjustment) -> Iterator[Any]:
+    yield adjustment.mounts
+    yield adjustment.env
+    yield adjustment.rlimits
+    yield adjustment.CDI_devices
+    if adjustment.HasField("linux"):
+        yield adjustment.linux.devices
+        yield adjustment.linux.namespaces
+        yield adjustment.linux.resources.hugepage_limits
+
+
+def _repeats(entries: Any) -> bool:
+    if len(entries) < 2:
+        return False
+    _, field = _KEYS[entries[0].DESCRIPTOR.name]
+    return len({getattr(entry, field) for entry in entries}) < len(entries)
+
+
+def _drop_repeats(entries: Any) -> None:
+    kept: dict[str, Message] = {}
+    what, field = _KEYS[entries[0].DESCRIPTOR.name]
+    for entry in entries:
+        key = getattr(entry, field)
+        _check_equal(what, key, kept.setdefault(key, entry), entry)
+    distinct = list(kept.values())
+    # The entries would go with the field.
+    copies = [type(entry)() for entry in distinct]
+    for copy, entry in zip(copies, distinct):
+        copy.CopyFrom(entry)
+    del entries[:]
+    entries.extend(copies)
+
+
+def _check_equal(what: str, key: str, first: Message, second: Message) -> None:
+    # A removal has no value.
+    if first != second and not is_marked(key):
+        _refuse(what, key, _value(first), _value(second))
+
+
+def _value(message: Message) -> str:
+    return " ".join(str(message).split()) or "nothing"
+
+
+def _refuse(what: str, key: str, first: object, second: object) -> None:
+    raise ValueError(
+        f"{what} {show(key)} is asked for twice, and differently: {show(first)}, then {show(second)}"
+    )
+
+
+def settled_updates(updates: Sequence[ContainerUpdate]) -> list[ContainerUpdate]:
+    """One update for each container, in the order of the first ones.
+
+    Raises ValueError, which names the container, the setting and both values, when two updates of one container
+    differ in a setting. The messages are not changed.
+    """
+    kept: dict[str, ContainerUpdate] = {}
+    for update in updates:
+        before = kept.get(update.container_id)
+        kept[update.container_id] = update if before is None else merged(before, update)
+    return list(kept.values())
+
+
+def merged(first: ContainerUpdate, second: ContainerUpdate) -> ContainerUpdate:
+    """One update that does what both do; raises as :func:`settled_updates` does.
+
+    ``ignore_failure`` holds if both have it.
+    """
+    both = ContainerUpdate()
+    both.CopyFrom(first)
+    _join(both.linux, second.linux, f"container {show(first.container_id)} has a setting that")
+    both.ignore_failure = first.ignore_failure and second.ignore_failure
+    return both
+
+
+def _join(into: Message, other: Message, what: str) -> None:
+    """Take over what only ``other`` has."""
+    for field, value in other.ListFields():
+        present = getattr(into, field.name)
+        if field.message_type is not None and field.message_type.GetOptions().map_entry:
+            for key, item in value.items():
+                assign(present, key, item, what)
+        elif hasattr(value, "append"):
+            _extend(present, value)
+        elif isinstance(value, Message):
+            if value.DESCRIPTOR.name in ("LinuxResources", "LinuxMemory", "LinuxCPU"):
+                present.SetInParent()
+                _join(present, value, what)
+            elif into.HasField(field.name) and present != value:
+                _refuse(what, field.name, _value(present), _value(value))
+            else:
+                present.CopyFrom(value)
+                present.SetInParent()
+        elif present and present != value:
+            _refuse(what, field.name, present, value)
+        else:
+            setattr(into, field.name, value)
+
+
+def _extend(entries: Any, others: Any) -> None:
+    keyed = Entries()
+    for other in others:
+        if other.DESCRIPTOR.name in _KEYS:
+            keyed.add(entries, other)
+        elif other not in entries:
+            entries.append(other)
