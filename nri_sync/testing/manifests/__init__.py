@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from nri_sync.testing.manifests.crictl import crictl_workloads, is_crictl
-from nri_sync.testing.manifests.documents import Input, read
+from nri_sync.testing.manifests.documents import TEMPLATE, Input, read
 from nri_sync.testing.manifests.fields import Fields
 from nri_sync.testing.manifests.model import (
     Assumptions,
@@ -48,7 +48,16 @@ def load(*inputs: Input, assumptions: Assumptions | None = None) -> list[Workloa
     Raises:
         ManifestError: one of them cannot be read or mapped, or there is no workload in any.
     """
-    assumptions = assumptions or Assumptions()
+    try:
+        return _load(inputs, assumptions or Assumptions())
+    except ManifestError as error:
+        if "{{" not in error.problem or error.problem.endswith(TEMPLATE):
+            raise
+        problem = f"{error.problem}: it has {TEMPLATE}"
+        raise ManifestError(error.source, error.path, problem) from None
+
+
+def _load(inputs: Iterable[Input], assumptions: Assumptions) -> list[Workload]:
     kubernetes: list[Fields] = []
     crictl: list[Fields] = []
     specs: list[Fields] = []

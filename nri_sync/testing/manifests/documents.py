@@ -19,10 +19,13 @@ from nri_sync.kit.config.foreign_yaml import yaml_documents
 from nri_sync.testing.manifests.fields import Fields
 from nri_sync.testing.manifests.model import ManifestError
 
-__all__ = ["Input", "read"]
+__all__ = ["TEMPLATE", "Input", "read"]
 
 #: The path of a file, ``-`` for standard input, or the text itself, which is recognized by a newline or brace.
 Input = Union[str, "os.PathLike[str]"]
+
+#: Why a value cannot be read that has these braces.
+TEMPLATE = "{{ }}: this is a template: render it first, as `helm template` does"
 
 _TEXT = "<text>"
 _STDIN = "-"
@@ -108,5 +111,5 @@ def _explained(text: str, format: str, error: ValueError) -> str:
     found = text.find("{{")
     if found >= 0 and "}}" in text[found:]:
         line = text.count("\n", 0, found) + 1
-        return f"line {line} has {{{{ }}}}: this is a template: render it first, as `helm template` does"
+        return f"line {line} has {TEMPLATE}"
     return f"is not {format}: {error}"

@@ -92,3 +92,16 @@ def test_what_is_there_twice() -> None:
     pod = '{"kind": "Pod", "metadata": {"name": "a"}, "spec": {"containers": [{"name": "c", "image": "x"}]}}'
     with pytest.raises(ManifestError, match="pod default/a is in <text>, document 1, too"):
         load(f"[{pod}, {pod}]")
+
+
+@pytest.mark.parametrize(
+    ("name", "image"), [("{{ .Release.Name }}-web", "x"), ("web", "{{ .Values.image }}:1")]
+)
+def test_templates_that_are_documents(name: str, image: str) -> None:
+    pod = {
+        "kind": "Pod",
+        "metadata": {"name": name},
+        "spec": {"containers": [{"name": "c", "image": image}]},
+    }
+    with pytest.raises(ManifestError, match="this is a template: render it first"):
+        load(json.dumps(pod))
