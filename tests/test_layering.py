@@ -47,7 +47,7 @@ UNTESTED: dict[str, str] = {}
 # Test files that belong to no single module, and why.
 SHARED = {
     "cli/test_hostile.py": "the worst text through every command, and the formats of the log",
-    "kit/test_signals.py": "signals during the calls of the toolkit",
+    "test_signals.py": "signals during the calls of objects with locks, other than a stub",
     "plugin/test_defects.py": "what the reference does wrong, by the numbers of docs/defects.md",
     "plugin/test_interleavings.py": "calls on a stub that meet",
     "plugin/test_interleavings_all.py": "the same, of any number",

@@ -25,7 +25,7 @@ from nri_sync.runtime.peer import Peer
 from nri_sync.runtime.relay import failure
 from nri_sync.runtime.settings import Settings
 from nri_sync.runtime.together import together
-from nri_sync.threads import Latch, spawn
+from nri_sync.threads import Latch, signal_safe, spawn
 
 __all__ = ["Fleet", "Plugin"]
 
@@ -251,6 +251,7 @@ class Fleet:
     # Coming and going
 
     @property
+    @signal_safe
     def peers(self) -> frozenset[Peer]:
         """All connections, also those that have not registered, and those that are over but not yet let go."""
         with self._changed:

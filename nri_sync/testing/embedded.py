@@ -13,6 +13,7 @@ from nri_sync.errors import ConnectionLost
 from nri_sync.runtime import Metrics, Peer, Runtime
 from nri_sync.runtime.fleet import Plugin
 from nri_sync.testing.result import Answer
+from nri_sync.threads import signal_safe
 
 __all__ = ["Embedded", "Recorder"]
 
@@ -107,6 +108,7 @@ class Embedded(Runtime):
         left = {peer for peer in self._peers() if peer.hung_up}
         return lambda: not left.isdisjoint(self._peers())
 
+    @signal_safe
     def disconnect(self, plugin: str) -> bool:
         """Close the connection of a plugin, by its full name; False if it is not connected."""
         found = [peer for peer in self._member_peers() if peer.name == plugin and not peer.closed]

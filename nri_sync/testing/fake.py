@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import contextlib
 import threading
-import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Callable, Protocol
 
 from nri_sync import api
 from nri_sync.api.nri_pb2 import Container, ContainerEviction, ContainerUpdate, PodSandbox
+from nri_sync.deadline import Deadline
 from nri_sync.errors import RuntimeStopped
 from nri_sync.plugin.options import StubOptions, check_options
 from nri_sync.plugin.stub import Stub
@@ -22,6 +22,7 @@ from nri_sync.testing.events import Events, InjectCDI
 from nri_sync.testing.node import Node, split
 from nri_sync.testing.refusals import possible
 from nri_sync.testing.watch import Watch
+from nri_sync.threads import Latch, signal_safe
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -101,9 +102,10 @@ class FakeRuntime(Events):
         self._given_path = socket_path
         #: The ids of containers whose updates fail, when a plugin asks for them by itself.
         self.failing: set[str] = set()
-        # Guards the fields below, and is notified of changes.
-        self._changed = threading.Condition(threading.Lock())
-        self._changes = 0
+        # Guards the replacement of the latch, which is set at each change.
+        self._lock = threading.Lock()
+        self._changed = Latch()
+        # Lists that only grow: adding to one, and copying it, is atomic.
         self._updates: list[ContainerUpdate] = []
         self._evictions: list[ContainerEviction] = []
         self._watches: list[tuple[Stub, Watch]] = []
@@ -210,14 +212,12 @@ class FakeRuntime(Events):
     @property
     def updates(self) -> list[ContainerUpdate]:
         """The updates that plugins have asked for outside of any event, in order; failed ones too."""
-        with self._changed:
-            return list(self._updates)
+        return self._updates.copy()
 
     @property
     def evictions(self) -> list[ContainerEviction]:
         """The containers that plugins have asked to be evicted by themselves. Nothing has come of it."""
-        with self._changed:
-            return list(self._evictions)
+        return self._evictions.copy()
 
     def wait_for(
         self, condition: Callable[[], object], what: str = "", timeout: float = WITHIN
@@ -228,27 +228,28 @@ class FakeRuntime(Events):
         ``runtime.wait_for(lambda: "10-test" in runtime.plugins)``. Raises AssertionError, with ``what`` in its
         text, after ``timeout`` seconds.
         """
-        give_up = time.monotonic() + timeout
+        deadline = Deadline(timeout)
         while True:
-            with self._changed:
-                changes = self._changes
+            # In this order: a change since then has set it.
+            changed = self._changed
             if condition():
                 return
-            with self._changed:
-                if changes == self._changes:
-                    remaining = give_up - time.monotonic()
-                    if remaining <= 0:
-                        plugins = ", ".join(self.plugins) or "none"
-                        raise AssertionError(
-                            f"{what or 'what was waited for'} has not come about within "
-                            f"{timeout:g} s; plugins: {plugins}"
-                        )
-                    self._changed.wait(min(remaining, _LOOK_AGAIN))
+            if deadline.expired and not changed.is_set():
+                plugins = ", ".join(self.plugins) or "none"
+                raise AssertionError(
+                    f"{what or 'what was waited for'} has not come about within "
+                    f"{timeout:g} s; plugins: {plugins}"
+                )
+            remaining = deadline.remaining()
+            changed.wait(
+                Deadline(_LOOK_AGAIN if remaining is None else min(remaining, _LOOK_AGAIN))
+            )
 
+    @signal_safe
     def _notify(self) -> None:
-        with self._changed:
-            self._changes += 1
-            self._changed.notify_all()
+        with self._lock:
+            changed, self._changed = self._changed, Latch()
+        changed.set()
 
     # Plugins
 
@@ -300,8 +301,7 @@ class FakeRuntime(Events):
             socket_path=self.socket_path,
             **options,
         )
-        with self._changed:
-            self._watches.append((stub, watch))
+        self._watches.append((stub, watch))
         try:
             stub.start(timeout)
             self._check_synchronized(stub, watch, timeout)
@@ -344,12 +344,11 @@ class FakeRuntime(Events):
     @contextlib.contextmanager
     def _losing(self, name: str | None = None) -> Iterator[None]:
         """The block ends sessions of the plugin of that name, or of all. Returns when their stubs know."""
-        with self._changed:
-            running = [
-                (stub, watch, watch.losses)
-                for stub, watch in self._watches
-                if name in (None, stub.name) and stub.started
-            ]
+        running = [
+            (stub, watch, watch.losses)
+            for stub, watch in self._watches.copy()
+            if name in (None, stub.name) and stub.started
+        ]
         yield
         with contextlib.suppress(AssertionError):
             self.wait_for(
@@ -377,8 +376,7 @@ class FakeRuntime(Events):
         return self._runtime
 
     def _raised(self, plugin: str, rpc: str) -> BaseException | None:
-        with self._changed:
-            watches = [watch for stub, watch in self._watches if stub.name == plugin]
+        watches = [watch for stub, watch in self._watches.copy() if stub.name == plugin]
         for watch in watches:
             error = watch.take(rpc)
             if error is not None:
@@ -401,9 +399,8 @@ class FakeRuntime(Events):
             if update.container_id in self.failing
             or not any(map(self._node.update, possible([update])))
         ]
-        with self._changed:
-            self._updates += updates
-            self._evictions += evictions
+        self._updates.extend(updates)
+        self._evictions.extend(evictions)
         self._notify()
         return failed
 

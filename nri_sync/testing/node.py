@@ -19,6 +19,7 @@ from nri_sync.api.nri_pb2 import (
 from nri_sync.runtime.merge_resources import copy_field
 from nri_sync.runtime.oci_container import adjust_container
 from nri_sync.runtime.turn import logger
+from nri_sync.threads import signal_safe
 from nri_sync.wire.ttrpc import MESSAGE_MAX
 
 __all__ = ["Node", "given_resources", "set_resources", "split"]
@@ -44,20 +45,24 @@ class Node:
         self._stopped: set[str] = set()
 
     @property
+    @signal_safe
     def pods(self) -> list[PodSandbox]:
         with self._lock:
             return [_copy(pod) for pod in self._pods.values()]
 
     @property
+    @signal_safe
     def containers(self) -> list[Container]:
         with self._lock:
             return [_copy(container) for container in self._containers.values()]
 
+    @signal_safe
     def pod(self, wanted: PodSandbox | str) -> PodSandbox:
         """The pod of that id, as it is now. Raises ValueError if there is none."""
         with self._lock:
             return _find(self._pods, wanted, "pod", "run_pod() or add() it first")
 
+    @signal_safe
     def container(self, wanted: Container | str) -> Container:
         """The container of that id, as it is now. Raises ValueError if there is none."""
         with self._lock:
@@ -68,6 +73,7 @@ class Node:
     def containers_of(self, pod: PodSandbox) -> list[Container]:
         return [item for item in self.containers if item.pod_sandbox_id == pod.id]
 
+    @signal_safe
     def new(self, item: PodSandbox | Container) -> None:
         """Raises ValueError for a pod or container whose id is taken, or a container without its pod."""
         with self._lock:
@@ -77,6 +83,7 @@ class Node:
             if isinstance(item, Container):
                 _find(self._pods, item.pod_sandbox_id, "pod", "run_pod() or add() it first")
 
+    @signal_safe
     def put(self, item: PodSandbox | Container) -> None:
         with self._lock:
             if isinstance(item, PodSandbox):
@@ -84,10 +91,12 @@ class Node:
             else:
                 self._containers[item.id] = _copy(item)
 
+    @signal_safe
     def has(self, container: Container) -> bool:
         with self._lock:
             return container.id in self._containers
 
+    @signal_safe
     def stop(self, pod: PodSandbox) -> bool:
         """Note that a pod has been stopped; False if it was already."""
         with self._lock:
@@ -95,6 +104,7 @@ class Node:
             self._stopped.add(pod.id)
             return len(self._stopped) > known
 
+    @signal_safe
     def remove(self, item: PodSandbox | Container) -> None:
         with self._lock:
             self._pods.pop(item.id, None)
@@ -104,9 +114,12 @@ class Node:
     def update(self, update: ContainerUpdate) -> bool:
         """Set what a plugin asks for; False if there is no such container."""
         # Before the lock is taken, as it logs.
-        resources = _kept_of_update(update.linux.resources)
+        return self._update(update.container_id, _kept_of_update(update.linux.resources))
+
+    @signal_safe
+    def _update(self, container_id: str, resources: LinuxResources) -> bool:
         with self._lock:
-            container = self._containers.get(update.container_id)
+            container = self._containers.get(container_id)
             if container is None:
                 return False
             has = container.linux.resources

@@ -8,8 +8,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from nri_sync.deadline import Deadline
 from nri_sync.plugin.interceptors import Interceptor, Proceed
 from nri_sync.testing.common import WITHIN
+from nri_sync.threads import Latch, signal_safe
 from nri_sync.ttrpc.context import ServicerContext
 
 __all__ = ["Watch"]
@@ -24,8 +26,10 @@ class Watch(Interceptor):
     def __init__(self, config: str = "") -> None:
         """``config`` is what the plugin gets as its configuration, as if the runtime had launched it."""
         self._config = config
-        # Guards the following, and is notified of changes.
+        # Guards the following, and is notified of handlers that return.
         self._changed = threading.Condition(threading.Lock())
+        # Set with the first session that was synchronized, or lost.
+        self._decided = Latch()
         self._raised: list[tuple[str, BaseException]] = []
         self._running: list[str] = []
         self._synchronized = 0
@@ -66,13 +70,14 @@ class Watch(Interceptor):
         """The session of the stub was lost."""
         self._count(synchronized=False)
 
+    @signal_safe
     def _count(self, *, synchronized: bool) -> None:
         with self._changed:
             if synchronized:
                 self._synchronized += 1
             else:
                 self._closed += 1
-            self._changed.notify_all()
+        self._decided.set()
 
     @property
     def losses(self) -> int:
@@ -81,10 +86,10 @@ class Watch(Interceptor):
 
     def wait_synchronized(self, timeout: float) -> bool:
         """Block until the first session has been synchronized; False if it was lost, or the time is over."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._synchronized or self._closed, timeout)
-            return self._synchronized > 0
+        self._decided.wait(Deadline(timeout))
+        return self._synchronized > 0
 
+    @signal_safe
     def take(self, rpc: str | None = None) -> BaseException | None:
         """The oldest exception that handlers have raised, of that RPC or any; each is returned once."""
         with self._changed:
@@ -94,6 +99,7 @@ class Watch(Interceptor):
                     return item[1]
         return None
 
+    @signal_safe
     def still_running(self) -> list[str]:
         """The RPCs whose handlers do not return soon."""
         give_up = time.monotonic() + WITHIN / 4

@@ -16,7 +16,7 @@ from nri_sync.deadline import Deadline
 from nri_sync.errors import NoThread, NRIError
 from nri_sync.logger import get_logger
 from nri_sync.net import sockets
-from nri_sync.threads import Latch, spawn
+from nri_sync.threads import Latch, signal_safe, spawn
 from nri_sync.ttrpc.connection import ServerConnection
 from nri_sync.ttrpc.router import Router
 from nri_sync.ttrpc.status import Status
@@ -62,8 +62,8 @@ class Server(grpc.Server):
         self._maximum = maximum_concurrent_rpcs
         self._max_threads = max_threads_per_connection
         self._socket_mode = socket_mode
-        # Guards all below. Not held while blocking. Re-entrant for a stop() in a signal handler.
-        self._lock = threading.RLock()
+        # Guards all below. Not held while blocking.
+        self._lock = threading.Lock()
         self._idle = threading.Condition(self._lock)
         self._listeners: dict[str, sockets.ListeningSocket] = {}
         self._connections: set[ServerConnection] = set()
@@ -80,6 +80,7 @@ class Server(grpc.Server):
     def add_registered_method_handlers(self, service_name: str, method_handlers: Any) -> None:
         self._router.add_registered_method_handlers(service_name, method_handlers)
 
+    @signal_safe
     def add_insecure_port(self, address: str) -> int:
         """Listen on ``unix:///path``; connections wait until the server is started. Returns 1.
 
@@ -115,6 +116,7 @@ class Server(grpc.Server):
         """Raises ValueError: ttRPC has no transport security."""
         raise ValueError("ttRPC has no transport security; use add_insecure_port")
 
+    @signal_safe
     def start(self) -> None:
         """Begin to accept connections. Returns at once.
 
@@ -203,6 +205,7 @@ class Server(grpc.Server):
             self._connections.discard(connection)
             self._idle.notify_all()
 
+    @signal_safe
     def stop(self, grace: float | None) -> threading.Event:
         """Stop accepting and end all connections; those with calls in flight after ``grace`` seconds.
 
@@ -244,7 +247,7 @@ class Server(grpc.Server):
 
     def _after_fork_in_child(self) -> None:
         # Sockets and connections are the parent's, which serves them. A server that has neither can be used.
-        self._lock = threading.RLock()
+        self._lock = threading.Lock()
         self._idle = threading.Condition(self._lock)
         self._connections.clear()
         self._running = 0

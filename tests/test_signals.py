@@ -1,4 +1,4 @@
-"""Signals during the calls of the toolkit's objects, before every bytecode of the main thread.
+"""Signals during the calls of objects with locks, other than a stub, before every bytecode of the main thread.
 
 By default a sample; all of it with ``NRI_SYNC_SIGNALS=full`` in the environment.
 """
@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.kit._signals import SUBJECTS
+from tests._signals import SUBJECTS
 
 __all__: list[str] = []
 
 _FULL = os.environ.get("NRI_SYNC_SIGNALS") == "full"
-_ROOT = Path(__file__).parents[2]
+_ROOT = Path(__file__).parents[1]
 
 
 @pytest.mark.timeout(600)
@@ -26,7 +26,7 @@ _ROOT = Path(__file__).parents[2]
 def test_signals_at_every_bytecode(subject: str) -> None:
     """In a process of its own, which the first case that goes wrong ends."""
     done = subprocess.run(
-        [sys.executable, "-m", "tests.kit._signals", subject, "--stride", "1" if _FULL else "7"],
+        [sys.executable, "-m", "tests._signals", subject, "--stride", "1" if _FULL else "7"],
         cwd=_ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -1,4 +1,4 @@
-"""Interrupts the objects of the toolkit on the main thread, and checks what is left; run in a process of its own.
+"""Interrupts objects with locks on the main thread, and checks what is left; run in a process of its own.
 
 For each call of a subject, and before each bytecode that the main thread executes in the package, in ``threading``
 and in ``concurrent.futures``: a signal handler makes all calls of the subject (``reenter``), or raises
@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import collections
 import concurrent.futures
+import contextlib
 import dataclasses
 import faulthandler
 import gc
@@ -31,7 +32,7 @@ from pathlib import Path
 from typing import Any, Callable
 
 import nri_sync
-from nri_sync import api, errors, kit
+from nri_sync import api, errors, kit, testing, ttrpc
 from nri_sync.ttrpc.context import ServicerContext
 from tests.plugin._signals import _PACKAGE, Stepper
 from tests.plugin.harness import LONG, eventually, tasks
@@ -67,7 +68,7 @@ class Answered(ServicerContext):
 
 
 class Subject:
-    """One object of the toolkit, and what may be called in a signal handler."""
+    """An object, and what may be called in a signal handler."""
 
     def __init__(self) -> None:
         #: By name. Each may be made any number of times.
@@ -409,6 +410,69 @@ class Health(Subject):
         self.directory.cleanup()
 
 
+class Server(Subject):
+    """Is stopped in each case."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.directory = tempfile.TemporaryDirectory(prefix="nri")
+        self.server = ttrpc.Server()
+        self.parts = [self.server]
+        self.number = 0
+        self.calls = {"add_insecure_port": self.add, "start": self.start, "stop": self.stop}
+
+    def add(self) -> None:
+        self.number += 1
+        with contextlib.suppress(RuntimeError):  # it was stopped
+            self.server.add_insecure_port(f"unix://{self.directory.name}/{self.number}")
+
+    def start(self) -> None:
+        with contextlib.suppress(ValueError):  # it was started, or stopped
+            self.server.start()
+
+    def stop(self) -> None:
+        self.server.stop(None)
+
+    def check(self) -> None:
+        # So that this finds a socket of the server in most cases.
+        self.add()
+        assert self.server.stop(None).wait(LONG)
+        eventually(lambda: not os.listdir(self.directory.name), "the removal of all sockets")
+
+    def close(self) -> None:
+        assert self.server.stop(None).wait(LONG)
+        self.directory.cleanup()
+
+
+class Fake(Subject):
+    def __init__(self) -> None:
+        super().__init__()
+        self.runtime = testing.FakeRuntime()
+        elsewhere(self.runtime.start)
+        self.parts = [self.runtime, self.runtime._node]
+        self.number = 0
+        self.calls = {
+            "run_pod": self.run_pod,
+            "pods": lambda: self.runtime.pods,
+            "containers": lambda: self.runtime.containers,
+            "updates": lambda: self.runtime.updates,
+            "evictions": lambda: self.runtime.evictions,
+            "wait_for": lambda: self.runtime.wait_for(lambda: True),
+        }
+
+    def run_pod(self) -> None:
+        self.number += 1
+        self.runtime.run_pod(testing.make_pod(f"pod-{self.number}"))
+
+    def check(self) -> None:
+        self.run_pod()
+        assert f"pod-{self.number}" in {pod.name for pod in self.runtime.pods}
+        self.runtime.wait_for(lambda: True)
+
+    def close(self) -> None:
+        self.runtime.close()
+
+
 SUBJECTS: dict[str, Callable[[], Subject]] = {
     "queue": Queue,
     "closed queue": ClosedQueue,
@@ -419,9 +483,11 @@ SUBJECTS: dict[str, Callable[[], Subject]] = {
     "closed store": ClosedStore,
     "config": LiveConfig,
     "health": Health,
+    "server": Server,
+    "fake runtime": Fake,
 }
 #: Those of which each case needs a new one.
-ANEW = {"closed queue", "closed background", "future", "closed store"}
+ANEW = {"closed queue", "closed background", "future", "closed store", "server"}
 
 
 def elsewhere(function: Callable[[], Any]) -> None:
