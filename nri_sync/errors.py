@@ -32,6 +32,7 @@
      |    +-- NoAnswer               ... by not answering: too slow, disconnected, or not understood
      +-- NoThread (RuntimeError)     the system has no thread to give
      +-- RequestTimeout (TimeoutError)    the caller's own time for a request was over
+     +-- Unsupported (RuntimeError)  this process cannot use nri_sync, as under gevent's monkey-patching
      +-- StartError                  start() failed; ``phase`` tells how far it got
           +-- ConnectionSpent        there is nothing to connect to again
           +-- StartTimeout (TimeoutError)
@@ -82,6 +83,7 @@ __all__ = [
     "StoreError",
     "StubClosed",
     "StubStopped",
+    "Unsupported",
     "UpdateFailed",
     "ValidationRejected",
     "WouldDeadlock",
@@ -265,6 +267,10 @@ class NoThread(NRIError, RuntimeError):
     Such as ``ulimit -u``, ``pids.max`` of the cgroup or ``podPidsLimit`` of the kubelet. ``__cause__`` is Python's
     own error.
     """
+
+
+class Unsupported(NRIError, RuntimeError):
+    """nri_sync cannot work in this process: a library has replaced threads and ``select`` by its own."""
 
 
 class ConnectionSpent(StartError):

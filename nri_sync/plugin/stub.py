@@ -27,6 +27,7 @@ from nri_sync.errors import (
     WouldDeadlock,
 )
 from nri_sync.logger import PrefixedLogger, get_logger
+from nri_sync.patched import check_unpatched
 from nri_sync.plugin.connection import Connection, handler_of
 from nri_sync.plugin.counters import Counters, Tally
 from nri_sync.plugin.facts import Facts
@@ -121,7 +122,9 @@ class Stub:
             IdentityError: name, index or connection are missing or unusable.
             TypeError, ValueError: another argument is of a wrong type or value, or an interceptor cannot be
                 attached.
+            Unsupported: threads are not threads here, as under gevent's monkey-patching.
         """
+        check_unpatched("a stub")
         self.handlers, self.handled = find_handlers(plugin)
         self.required_events = EventMask(required_events or 0)
         if self.required_events & ~self.handled:

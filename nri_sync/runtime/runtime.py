@@ -19,6 +19,7 @@ from nri_sync.api import (
 )
 from nri_sync.deadline import Deadline
 from nri_sync.errors import AlreadyStarted, RuntimeStopped
+from nri_sync.patched import check_unpatched
 from nri_sync.runtime.fleet import Fleet
 from nri_sync.runtime.gate import Block
 from nri_sync.runtime.metrics import Metrics, SafeMetrics
@@ -116,6 +117,7 @@ class Runtime:
         if default_validator is not None:
             in_process["00-default-validator"] = default_validator
         in_process.update(plugins or {})
+        check_unpatched("a runtime")
         self._settings = Settings(
             name=name,
             version=version,

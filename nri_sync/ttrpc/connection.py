@@ -10,6 +10,7 @@ from nri_sync.deadline import Deadline
 from nri_sync.errors import NRIError
 from nri_sync.net import sockets
 from nri_sync.net.link import Buffer, Link, Receiver
+from nri_sync.patched import check_unpatched
 from nri_sync.threads import spawn
 from nri_sync.ttrpc.callbacks import Callback, run_elsewhere
 from nri_sync.ttrpc.channel import Channel
@@ -108,8 +109,10 @@ def connect(
     Raises:
         ValueError: the target is not a unix socket.
         OSError: nobody listens there, or it may not be reached; TimeoutError after ``timeout``.
+        Unsupported: threads are not threads here, as under gevent's monkey-patching.
         NoThread: the system has no more threads.
     """
+    check_unpatched("a ttRPC connection")
     path = sockets.parse_target(target)
     sock = sockets.connect(path, Deadline(timeout))
     try:

@@ -16,6 +16,7 @@ from nri_sync.deadline import Deadline
 from nri_sync.errors import NoThread, NRIError
 from nri_sync.logger import get_logger
 from nri_sync.net import sockets
+from nri_sync.patched import check_unpatched
 from nri_sync.threads import Latch, signal_safe, spawn
 from nri_sync.ttrpc.connection import ServerConnection
 from nri_sync.ttrpc.router import Router
@@ -57,6 +58,7 @@ class Server(grpc.Server):
         ``socket_mode`` is the mode of each socket's file from the first moment on, whatever the umask is. The
         default lets only this user connect.
         """
+        check_unpatched("a ttRPC server")
         self._router = Router(interceptors)
         self._router.add_generic_rpc_handlers(handlers)
         self._maximum = maximum_concurrent_rpcs
