@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Callable
 
@@ -20,13 +21,19 @@ from nri_sync.cli.loading import PLUGIN_HELP, load_plugin, plugin_name
 from nri_sync.cli.simulation_view import show
 from nri_sync.errors import ConfigError, IdentityError, NRIError, PluginError
 from nri_sync.kit import Quantity, parse_duration
-from nri_sync.testing.manifests import Assumptions, ManifestError, Workload, load
+from nri_sync.testing.manifests import Assumptions, ManifestError, Workload, check_ids, load
 from nri_sync.testing.simulation import NotSynchronized, SimulatedPlugin, Simulation, simulate
 
 __all__ = ["configure", "present", "run"]
 
 # Fewer are through before one has seen a bar.
 _WITH_A_BAR = 500
+
+
+_OF_CONTAINERD = (
+    "the messages are as containerd makes them: with CRI-O, annotations, labels, cgroup paths, mounts and default "
+    "capabilities differ"
+)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -96,6 +103,10 @@ def run(arguments: argparse.Namespace) -> int:
     """Blocks until the simulation is over."""
     workloads = _workloads(arguments.file, arguments)
     existing = _workloads(arguments.existing, arguments) if arguments.existing else []
+    try:
+        check_ids([*existing, *workloads])
+    except ManifestError as error:
+        raise CommandError(str(error), ExitCode.INPUT) from error
     plugins = _plugins(arguments.plugins, arguments.config)
     total = arguments.repeat * sum(1 + len(workload.containers) for workload in workloads)
     err = console(argparse.Namespace(color=arguments.color), sys.stderr)
@@ -160,11 +171,18 @@ def _workloads(files: Iterable[str], arguments: argparse.Namespace) -> list[Work
         memory=arguments.memory,
     )
     try:
-        return load(
+        found = load(
             *(file if file == "-" else Path(file) for file in files), assumptions=assumptions
         )
     except ManifestError as error:
         raise CommandError(str(error), ExitCode.INPUT) from error
+    if arguments.runtime is None or arguments.runtime[0] != "cri-o":
+        return found
+    # Those of other inputs are as their runtime made them.
+    return [
+        replace(item, notes=(*item.notes, _OF_CONTAINERD)) if item.resized is not None else item
+        for item in found
+    ]
 
 
 def _plugins(targets: Sequence[str], configs: Iterable[str]) -> list[SimulatedPlugin]:

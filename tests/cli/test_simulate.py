@@ -233,3 +233,21 @@ def test_a_runtime_as_the_kubelet_names_it(
         for output in outputs
     ]
     assert warnings[0] == warnings[1]
+
+
+@pytest.mark.parametrize("runtime", ["cri-o:1.34.1", "containerd:2.2.0"])
+def test_messages_are_those_of_containerd(
+    plugin: str, pod: str, runtime: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, output = shown(capsys, plugin, "-f", pod, "-o", "json", "--runtime", runtime)
+    [found] = json.loads(output)["pods"]
+    noted = any("the messages are as containerd makes them" in note for note in found["notes"])
+    assert noted is runtime.startswith("cri-o")
+
+
+def test_a_pod_that_is_there_already(
+    plugin: str, pod: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, err = refused(capsys, plugin, "-f", pod, "-e", pod)
+    assert code == ExitCode.INPUT
+    assert f"is in {pod}, too" in err

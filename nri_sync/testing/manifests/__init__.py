@@ -32,6 +32,7 @@ __all__ = [
     "ManifestError",
     "Workload",
     "WorkloadContainer",
+    "check_ids",
     "load",
 ]
 
@@ -78,7 +79,7 @@ def _load(inputs: Iterable[Input], assumptions: Assumptions) -> list[Workload]:
     workloads = kubernetes_workloads(kubernetes, assumptions)
     workloads += spec_workloads(specs)
     workloads += crictl_workloads(crictl)
-    _check_ids(workloads)
+    check_ids(workloads)
     if not workloads:
         source = documents[0].source if documents else "<nothing>"
         kinds = sorted({document.text("kind") for document in documents})
@@ -88,7 +89,7 @@ def _load(inputs: Iterable[Input], assumptions: Assumptions) -> list[Workload]:
     return workloads
 
 
-def _check_ids(workloads: Iterable[Workload]) -> None:
+def check_ids(workloads: Iterable[Workload]) -> None:
     """Raise ManifestError if two pods or containers have the same id."""
     seen: dict[str, str] = {}
     for workload in workloads:
