@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from nri_sync.api import EventMask
     from nri_sync.api.plugin import Plugin
     from nri_sync.plugin.counters import Counters
+    from nri_sync.plugin.handover import Handover
     from nri_sync.plugin.interceptors import Interceptor
     from nri_sync.plugin.reconnect import Backoff, run_forever
     from nri_sync.plugin.state import State
@@ -27,6 +28,7 @@ __all__ = [
     "Backoff",
     "Counters",
     "EventMask",
+    "Handover",
     "Interceptor",
     "Plugin",
     "State",
@@ -47,6 +49,7 @@ _HOMES = {
     "Backoff": "nri_sync.plugin.reconnect",
     "Counters": "nri_sync.plugin.counters",
     "EventMask": "nri_sync.api",
+    "Handover": "nri_sync.plugin.handover",
     "Interceptor": "nri_sync.plugin.interceptors",
     "Plugin": "nri_sync.api.plugin",
     "State": "nri_sync.plugin.state",

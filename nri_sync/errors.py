@@ -20,6 +20,7 @@
      |    +-- NotConnected           a call to the runtime without a session
      |    +-- WouldDeadlock          a blocking call that could never return
      |    +-- RuntimeStopped         the Runtime is not started, or was stopped meanwhile
+     |    +-- TurnTaken              another instance of the plugin has taken over
      |    +-- QueueClosed            something new for a queue that has been closed
      +-- QueueFull                   a queue holds as much as it may
      +-- UpdateFailed                a queued update of a container was not applied
@@ -83,6 +84,7 @@ __all__ = [
     "StoreError",
     "StubClosed",
     "StubStopped",
+    "TurnTaken",
     "Unsupported",
     "UpdateFailed",
     "ValidationRejected",
@@ -195,6 +197,10 @@ class WouldDeadlock(LifecycleError):
 
 class RuntimeStopped(LifecycleError):
     """The Runtime is not started, or was stopped while it served this call."""
+
+
+class TurnTaken(LifecycleError):
+    """Another instance of the plugin has taken over, as this one gave no sign of life (``nri_sync.Handover``)."""
 
 
 class QueueClosed(LifecycleError):

@@ -1,7 +1,13 @@
-"""The loop that keeps a plugin connected, for applications that want one."""
+"""The loop that keeps a plugin connected, for applications that want one.
+
+While no process listens at the socket, the loop watches for one, which costs neither side anything. Pauses that
+grow are for a runtime that is there: it refuses the plugin, or ends sessions. A pause ends early when the runtime
+makes a new socket, as it does when it starts.
+"""
 
 from __future__ import annotations
 
+import functools
 import random
 import threading
 import time
@@ -18,6 +24,8 @@ from nri_sync.errors import (
     StubStopped,
 )
 from nri_sync.logger import get_logger
+from nri_sync.plugin.handover import Handover
+from nri_sync.plugin.source import REFUSED, Source
 from nri_sync.plugin.stub import Stub
 from nri_sync.threads import Latch
 
@@ -28,6 +36,8 @@ logger = get_logger("nri_sync.reconnect")
 # How often the loop looks at its stop event, in seconds: in a session, and between two attempts.
 _SLICE = 1.0
 _NAP = 0.1
+# How often it looks for a runtime that has started, between two attempts.
+_LOOK = 0.1
 
 
 @dataclass(frozen=True)
@@ -35,14 +45,15 @@ class Backoff:
     """How long to wait before the next attempt: ``first`` seconds, then ``factor`` times as long, up to ``most``.
 
     Each wait is shortened at random by up to the share ``jitter``, so that the plugins of a node, or the nodes
-    of a cluster, do not all come back at once. A session that lasted ``stable`` seconds starts it anew.
+    of a cluster, do not all come back at once. A session that was synchronized and lasted ``stable`` seconds
+    starts it anew; so does a restart of the runtime.
     """
 
     first: float = 0.2
     factor: float = 2.0
     most: float = 30.0
     jitter: float = 0.5
-    stable: float = 60.0
+    stable: float = 5.0
 
     def __post_init__(self) -> None:
         if not (self.first > 0 and self.factor >= 1 and self.most >= self.first):
@@ -72,12 +83,20 @@ def run_forever(
     is_safe: Callable[[Stub], bool] | None = None,
     on_connected: Callable[[Stub], object] | None = None,
     on_disconnected: Callable[[Stub, NRIError], object] | None = None,
+    on_stop: Callable[[Stub], object] | None = None,
 ) -> None:
     """Run ``stub``, and start it again whenever its session is lost or a start fails.
 
     Blocks until ``stub.stop()`` or ``stub.close()``, which may be called at any time: in a session, during a
     start, and while the loop waits for its next attempt. There is never more than one attempt at a time. All
     callbacks run on the calling thread.
+
+    While no process listens at the socket, the loop looks ten times a second whether one does, without a further
+    failure. Other failures, and sessions that are lost, are followed by a pause, which ends early when the runtime
+    is restarted.
+
+    A stub with a :class:`nri_sync.Handover` among its interceptors first waits until other instances of the plugin
+    on the node have ended. The next instance may serve when ``on_stop`` has returned.
 
     Args:
         backoff: how long to wait between attempts; default ``Backoff()``.
@@ -88,6 +107,8 @@ def run_forever(
         on_connected: called after each successful start.
         on_disconnected: called with the reason, a ConnectionLost or a StartError, after each loss and each
             failed start.
+        on_stop: called once, however the loop ends, when no session is up: the place to write state for the
+            next instance.
 
     Raises:
         ConnectionSpent: there is nothing to connect to again, as the stub was given, or inherited from the
@@ -95,19 +116,28 @@ def run_forever(
         StartError: the first start failed, and ``fail_fast`` is set.
         AlreadyStarted: another thread has started the stub.
         StubClosed: ``stub.close()`` was called before.
+        TurnTaken: another instance of the plugin has taken over, as this one seemed to hang.
     """
     if stub.is_closed:
         raise StubClosed(f"plugin {stub.name} is closed; make a new stub to start again")
-    keep_connected(
-        stub,
-        stub.until_stopped(),
-        backoff=backoff,
-        stop_event=stop_event,
-        fail_fast=fail_fast,
-        is_safe=is_safe,
-        on_connected=on_connected,
-        on_disconnected=on_disconnected,
-    )
+    try:
+        keep_connected(
+            stub,
+            stub.until_stopped(),
+            backoff=backoff,
+            stop_event=stop_event,
+            fail_fast=fail_fast,
+            is_safe=is_safe,
+            on_connected=on_connected,
+            on_disconnected=on_disconnected,
+        )
+    finally:
+        try:
+            if on_stop is not None:
+                on_stop(stub)
+        finally:
+            if stub.handover is not None:
+                stub.handover.release()
 
 
 def keep_connected(
@@ -121,43 +151,57 @@ def keep_connected(
     on_connected: Callable[[Stub], object] | None = None,
     on_disconnected: Callable[[Stub, NRIError], object] | None = None,
 ) -> None:
-    """:func:`run_forever` until ``stopped`` is set, a latch of :meth:`Stub.until_stopped`."""
+    """:func:`run_forever` until ``stopped`` is set, a latch of :meth:`Stub.until_stopped`.
+
+    The caller lets go of the handover.
+    """
     backoff = backoff or Backoff()
+    waits = _Waits(stub, stopped, stop_event)
+    may_try = _always if is_safe is None else functools.partial(is_safe, stub)
     attempt = 0
     first = True
+    try:
+        while waits.turn():
+            refused = False
+            if first or may_try():
+                began = time.monotonic()
+                waits.note_socket()
+                try:
+                    reason = _run_once(stub, stopped, waits, on_connected)
+                except StubStopped:
+                    return
+                except StartError as error:
+                    if (first and fail_fast) or isinstance(error, ConnectionSpent):
+                        raise
+                    reason = error
+                if reason is None:
+                    return
+                lasted = time.monotonic() - began
+                if _was_synchronized(reason) and lasted >= backoff.stable:
+                    attempt = 0
+                first = False
+                refused = isinstance(reason.__cause__, REFUSED)
+                if on_disconnected is not None:
+                    on_disconnected(stub, reason)
+            found = refused and waits.runtime(may_try)
+            attempt = 0 if found else waits.pause(attempt + 1, backoff)
+    finally:
+        if waits.source is not None:
+            waits.source.forget()
 
-    def is_over() -> bool:
-        return stopped.is_set() or (stop_event is not None and stop_event.is_set())
 
-    while not is_over():
-        if first or is_safe is None or is_safe(stub):
-            began = time.monotonic()
-            try:
-                reason = _run_once(stub, stopped, stop_event, on_connected)
-            except StubStopped:
-                return
-            except StartError as error:
-                if (first and fail_fast) or isinstance(error, ConnectionSpent):
-                    raise
-                reason = error
-            if reason is None:
-                return
-            if isinstance(reason, ConnectionLost) and time.monotonic() - began >= backoff.stable:
-                attempt = 0
-            first = False
-            if on_disconnected is not None:
-                on_disconnected(stub, reason)
-        attempt += 1
-        delay = backoff.delay(attempt)
-        if not is_over():
-            logger.info("%s: next attempt in %.1f s", stub.name, delay)
-        _pause(stopped, stop_event, delay)
+def _always() -> bool:
+    return True
+
+
+def _was_synchronized(reason: NRIError) -> bool:
+    return isinstance(reason, ConnectionLost) and reason.phase == "serve"
 
 
 def _run_once(
     stub: Stub,
     stopped: Latch,
-    stop_event: threading.Event | None,
+    waits: _Waits,
     on_connected: Callable[[Stub], object] | None,
 ) -> NRIError | None:
     """One session; returns why it was lost, or ``None`` after a stop."""
@@ -167,8 +211,10 @@ def _run_once(
         is_up = True
         if on_connected is not None:
             on_connected(stub)
-        while not stub.wait(None if stop_event is None else _SLICE):
-            if stop_event is not None and stop_event.is_set():
+        while not stub.wait(waits.slice):
+            if waits.is_over(in_session=True):
+                if waits.handover is not None:
+                    waits.handover.close()
                 stub.stop()
                 return None
     except BaseException as error:
@@ -177,6 +223,63 @@ def _run_once(
             stub.stop()
         raise
     return stub.close_reason
+
+
+class _Waits:
+    """What the loop waits for. Each wait ends with the loop, and gives signs of life to other instances."""
+
+    def __init__(self, stub: Stub, stopped: Latch, stop_event: threading.Event | None) -> None:
+        self._stub = stub
+        self._stopped = stopped
+        self._stop_event = stop_event
+        self.handover: Handover | None = stub.handover
+        self.source: Source | None = stub.source
+        self._socket: object = None
+        #: How long to wait in a session before the next look.
+        self.slice = None if stop_event is None and self.handover is None else _SLICE
+
+    def is_over(self, in_session: bool = False) -> bool:
+        if self.handover is not None:
+            self.handover.keep()
+        # In a session, the stop of the stub ends the wait itself.
+        return (not in_session and self._stopped.is_set()) or (
+            self._stop_event is not None and self._stop_event.is_set()
+        )
+
+    def turn(self) -> bool:
+        """Wait until no other instance serves. False: the loop is over."""
+        return not self.is_over() and (self.handover is None or self.handover.wait(self.is_over))
+
+    def note_socket(self) -> None:
+        """Remember the runtime that is about to be connected to."""
+        self._socket = None if self.source is None else self.source.file
+
+    def runtime(self, may_try: Callable[[], bool]) -> bool:
+        """Wait until a process listens at the socket. False: the loop is over, or may not try."""
+        if not self.is_over():
+            text = "%s: next attempt in %.1f s, and so on until a process listens"
+            logger.info(text, self._stub.name, _LOOK)
+        while not self.is_over() and may_try():
+            if self.source is None or self.source.watch():
+                return True
+            _pause(self._stopped, self._stop_event, _LOOK)
+        return False
+
+    def pause(self, attempt: int, backoff: Backoff) -> int:
+        """Wait for the delay of ``attempt``; returns it, or 0 at once when there is another socket."""
+        delay = backoff.delay(attempt)
+        if not self.is_over():
+            logger.info("%s: next attempt in %.1f s", self._stub.name, delay)
+        if self.source is None:
+            _pause(self._stopped, self._stop_event, delay)
+            return attempt
+        until = Deadline(delay)
+        while not (until.expired or self.is_over()):
+            found = self.source.file
+            if found is not None and found != self._socket:
+                return 0  # the runtime was restarted
+            _pause(self._stopped, self._stop_event, min(_LOOK, until.remaining() or 0.0))
+        return attempt
 
 
 def _pause(stopped: Latch, stop_event: threading.Event | None, delay: float) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import socket
@@ -13,7 +14,10 @@ from nri_sync.deadline import Deadline
 from nri_sync.errors import ConnectionSpent, IdentityError
 from nri_sync.net import sockets
 
-__all__ = ["Dialer", "Source", "identify"]
+__all__ = ["REFUSED", "Dialer", "Source", "identify"]
+
+#: Why a connection fails while no process listens at a path.
+REFUSED = (ConnectionRefusedError, FileNotFoundError)
 
 # While the runtime accepts no connections, how often to look whether one is still wanted.
 _SLICE = 0.05
@@ -77,6 +81,8 @@ class Source:
         # The connection that serves once. A list, for a pop() that only one of two threads can win: what is
         # left of a start that was stopped may still be dialling.
         self._once: list[socket.socket] = []
+        # What watch() has connected.
+        self._watched: list[socket.socket] = []
         # Why there is no second connection, where there is none.
         self._spent = ""
         if connection is not None:
@@ -102,6 +108,37 @@ class Source:
             return "the connection that was given"
         return self.path
 
+    @property
+    def file(self) -> tuple[int, int, int] | None:
+        """Which file is at the socket path now; None: no file, or there is a dialer.
+
+        A runtime that starts makes a new one.
+        """
+        if self._dialer is None:
+            with contextlib.suppress(OSError):
+                found = os.stat(self.path)
+                return found.st_dev, found.st_ino, found.st_ctime_ns
+        return None
+
+    def watch(self) -> bool:
+        """Whether an attempt to connect has a point: False while no process listens. Does not block.
+
+        The connection is kept for the next :meth:`open`: a runtime logs one that is closed at once as a failure.
+        """
+        try:
+            self._watched.append(self._connect(Deadline(0.0), lambda: True))
+        except REFUSED:
+            return False
+        except Exception:
+            pass  # the attempt will raise and explain it
+        return True
+
+    def forget(self) -> None:
+        """Close what :meth:`watch` has kept. A connection that was given stays."""
+        while self._watched:
+            with contextlib.suppress(IndexError):
+                self._watched.pop().close()
+
     def open(self, deadline: Deadline, unwanted: Callable[[], bool]) -> socket.socket:
         """A new connection. Blocks until it is made, at most until the deadline, or until a moment after
         ``unwanted()`` became true (a dialer sees to itself).
@@ -117,13 +154,8 @@ class Source:
             pass
         if self._spent:
             raise ConnectionSpent(self._spent, phase="dial")
-        if self._dialer is not None:
-            sock = self._dialer(self.path)
-            if not isinstance(sock, socket.socket):
-                raise TypeError(
-                    f"the dialer returned {type(sock).__name__}, not a connected socket"
-                )
-            return sock
+        with contextlib.suppress(IndexError):
+            return self._watched.pop()
         return self._connect(deadline, unwanted)
 
     def explain(self, error: BaseException) -> str:
@@ -135,6 +167,13 @@ class Source:
         return f"{self.path}: {reason}" + (f"; {advice}" if advice else "")
 
     def _connect(self, deadline: Deadline, unwanted: Callable[[], bool]) -> socket.socket:
+        if self._dialer is not None:
+            sock = self._dialer(self.path)
+            if not isinstance(sock, socket.socket):
+                raise TypeError(
+                    f"the dialer returned {type(sock).__name__}, not a connected socket"
+                )
+            return sock
         while True:
             remaining = deadline.remaining()
             part = _SLICE if remaining is None else min(remaining, _SLICE)

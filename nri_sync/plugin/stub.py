@@ -31,6 +31,7 @@ from nri_sync.patched import check_unpatched
 from nri_sync.plugin.connection import Connection, handler_of
 from nri_sync.plugin.counters import Counters, Tally
 from nri_sync.plugin.facts import Facts
+from nri_sync.plugin.handover import Handover
 from nri_sync.plugin.interceptors import Interceptor, Interceptors, Metadata
 from nri_sync.plugin.lifecycle import Lifecycle
 from nri_sync.plugin.source import Dialer, Source, identify
@@ -461,6 +462,11 @@ class Stub:
     def is_closed(self) -> bool:
         """Whether :meth:`close` has been called."""
         return self._is_closed
+
+    @property
+    def handover(self) -> Handover | None:
+        """The first :class:`nri_sync.Handover` among the interceptors."""
+        return next((item for item in self.interceptors.given if isinstance(item, Handover)), None)
 
     @property
     def close_reason(self) -> ConnectionLost | None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import math
+import os
 import queue
 import socket
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Callable
 
@@ -15,6 +19,7 @@ import pytest
 
 import nri_sync
 from nri_sync import Backoff, errors, run_forever
+from nri_sync.net.sockets import listen
 from nri_sync.plugin import reconnect
 from nri_sync.plugin.state import State
 from nri_sync.threads import Latch
@@ -80,6 +85,8 @@ class Script:
         self._outcome: Any = None
 
     is_closed = False
+    handover = None
+    source = None
 
     def until_stopped(self) -> Latch:
         self.stopped = Latch()
@@ -160,6 +167,24 @@ class TestLoop:
         script = Script(FAILED, FAILED, short_session, long_failure, long_session, FAILED, None)
         run(script)
         assert clock.delays == [1.0, 2.0, 4.0, 8.0, 1.0, 2.0]
+
+    def test_a_session_counts_when_it_was_synchronized(self, clock: Clock) -> None:
+        def ended_early() -> Any:
+            clock.now += 1000.0
+            return errors.ConnectionLost("lost", phase="synchronize")
+
+        run_to_the_end = Script(FAILED, ended_early, ended_early, FAILED, None)
+        run(run_to_the_end)
+        assert clock.delays == [1.0, 2.0, 4.0, 8.0]
+
+    def test_some_seconds_are_enough_by_default(self, clock: Clock) -> None:
+        def session() -> Any:
+            clock.now += 5.0
+            return LOST
+
+        script = Script(FAILED, FAILED, session, FAILED, None)
+        run(script, backoff=Backoff(first=1.0, jitter=0.0))
+        assert clock.delays == [1.0, 2.0, 1.0, 2.0]
 
     def test_fail_fast_is_for_the_first_start(self, clock: Clock) -> None:
         with pytest.raises(errors.StartError) as caught:
@@ -279,6 +304,10 @@ class TestPausing:
         pause(stopped, event, LONG, on_main)
         assert time.monotonic() - began < LONG / 2
         timer.join(LONG)
+
+
+def has_failed(stub: nri_sync.Stub, before: int) -> bool:
+    return stub.counters.failed_starts > before
 
 
 def pause(stopped: Latch, event: threading.Event | None, delay: float, on_main: bool) -> None:
@@ -445,6 +474,125 @@ class TestWithARuntime:
         runtime.peer()
         assert isinstance(Loop(stub).outcome(), errors.AlreadyStarted)
         assert stub.started
+
+    @pytest.mark.parametrize("how", ["the path vanishes", "the file stays", "at once"])
+    def test_it_is_back_at_once_after_each_of_20_restarts(
+        self, serve: Serve, make_stub: MakeStub, how: str
+    ) -> None:
+        """With the pauses of the default, which grow to 30 s within eight attempts."""
+        runtime = serve()
+        stub = make_stub(Recorder())
+        lost = threading.Event()
+        loop = Loop(stub, backoff=Backoff(), on_disconnected=lambda *_: lost.set())
+        runtime.peer()
+        took = []
+        for _ in range(20):
+            lost.clear()
+            runtime.close()
+            assert lost.wait(LONG)
+            with contextlib.suppress(FileNotFoundError):
+                if how == "the path vanishes":
+                    os.unlink(runtime.path)
+            if how != "at once":
+                eventually(functools.partial(has_failed, stub, stub.counters.failed_starts))
+            runtime = serve()
+            began = time.monotonic()
+            runtime.peer()
+            took.append(time.monotonic() - began)
+        assert sorted(took)[10] < 0.5, took
+        stub.stop()
+        assert loop.outcome() is None
+
+    def test_a_runtime_that_is_away_is_one_failure(
+        self, serve: Serve, make_stub: MakeStub, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        looks: queue.SimpleQueue[float] = queue.SimpleQueue()
+        pause = reconnect._pause
+
+        def counted(stopped: Latch, stop_event: threading.Event | None, delay: float) -> None:
+            looks.put(delay)
+            pause(stopped, stop_event, 0.001)
+
+        monkeypatch.setattr(reconnect, "_pause", counted)
+        reasons: list[errors.NRIError] = []
+        stub = make_stub(Recorder())
+        loop = Loop(stub, backoff=Backoff(), on_disconnected=lambda _, why: reasons.append(why))
+        assert {looks.get(timeout=LONG) for _ in range(50)} == {0.1}
+        assert len(reasons) == stub.counters.failed_starts == 1
+        serve().peer()
+        stub.stop()
+        assert loop.outcome() is None
+        assert len(reasons) == 1
+
+    def test_the_runtime_sees_no_connection_that_is_not_used(
+        self, make_stub: MakeStub, socket_dir: Path
+    ) -> None:
+        stub = make_stub(Recorder())
+        failed = threading.Event()
+        loop = Loop(stub, on_disconnected=lambda *_: failed.set())
+        assert failed.wait(LONG)
+        with listen(str(socket_dir / "nri.sock")) as listener:
+            listener.settimeout(LONG)
+            connection, _ = listener.accept()
+            with connection:
+                connection.settimeout(LONG)
+                assert connection.recv(1)  # the registration comes by the first one
+                stub.stop()
+                assert loop.outcome() is None
+            listener.stop()
+
+    def test_a_pause_ends_when_the_runtime_is_restarted(
+        self, serve: Serve, make_stub: MakeStub
+    ) -> None:
+        lost = threading.Event()
+        stub = make_stub(Recorder())
+        forever = Backoff(first=10 * LONG, most=10 * LONG, jitter=0.0)
+        loop = Loop(stub, backoff=forever, on_disconnected=lambda *_: lost.set())
+        runtime = serve()
+        peer = runtime.peer()
+        lost.clear()
+        peer.close()  # the runtime is there, and has cut the plugin off
+        assert lost.wait(LONG)
+        assert not stub.started
+        runtime.close()
+        serve().peer()
+        stub.stop()
+        assert loop.outcome() is None
+
+    def test_is_safe_is_asked_while_it_watches(self, serve: Serve, make_stub: MakeStub) -> None:
+        asked: queue.SimpleQueue[None] = queue.SimpleQueue()
+        safe = threading.Event()
+
+        def is_safe(stub: nri_sync.Stub) -> bool:
+            asked.put(None)
+            return safe.is_set()
+
+        stub = make_stub(Recorder())
+        loop = Loop(stub, is_safe=is_safe)
+        for _ in range(3):
+            asked.get(timeout=LONG)
+        runtime = serve()
+        for _ in range(3):
+            asked.get(timeout=LONG)
+        assert runtime.peers.empty()
+        safe.set()
+        runtime.peer()
+        stub.stop()
+        assert loop.outcome() is None
+
+    def test_on_stop(self, serve: Serve, make_stub: MakeStub) -> None:
+        told: list[Any] = []
+        runtime = serve()
+        stub = make_stub(Recorder())
+        loop = Loop(stub, on_stop=lambda stub: told.append(stub.state))
+        runtime.peer()
+        stub.stop()
+        assert loop.outcome() is None
+        assert told == [State.IDLE]
+        stub.close()
+        failed = errors.StubClosed
+        assert isinstance(Loop(stub, on_stop=told.append).outcome(), failed)
+        assert told == [State.IDLE]
 
     @pytest.fixture(autouse=True)
     def _end(self) -> Iterator[None]:

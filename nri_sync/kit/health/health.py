@@ -1,4 +1,4 @@
-"""How a plugin is doing: connecting, registered, synchronized, or wedged.
+"""How a plugin is doing: connecting, standing by, registered, synchronized, or wedged.
 
 :class:`Health` knows, from the requests that pass through it and from the stub. It is asked, and has no
 thread of its own; :class:`nri_sync.kit.HealthServer` and :class:`nri_sync.kit.HealthFile` tell others.
@@ -67,6 +67,8 @@ class HealthState(str, enum.Enum):
 
     #: There is no session: not started, not registered yet, lost, or stopped.
     CONNECTING = "connecting"
+    #: There is no session, as another instance of the plugin serves: see :class:`nri_sync.Handover`.
+    STANDBY = "standby"
     #: Configured, but not told yet what exists.
     REGISTERED = "registered"
     #: The runtime has told what exists, and the plugin has handled it.
@@ -84,7 +86,7 @@ class HealthReport(NamedTuple):
     state: HealthState
     #: False calls for a restart of the process: only when a handler is wedged.
     live: bool
-    #: Whether the plugin serves.
+    #: Whether the plugin serves, or stands by while another instance does.
     ready: bool
     #: One line for people.
     reason: str
@@ -153,6 +155,8 @@ class Health(Interceptor):
             raise ValueError(
                 f"{self._stub!r} is attached already; each stub needs a Health of its own"
             )
+        if self._stub is None and stub.handover is not None:
+            stub.handover.on_change(self._tell)
         self._stub = stub
 
     @property
@@ -223,6 +227,8 @@ class Health(Interceptor):
             return HealthReport(HealthState.CONNECTING, True, False, "no stub is attached")
         # The session is counted after it is up: asked in this order, an old one is never taken for it.
         if not stub.started:
+            if stub.handover is not None and stub.handover.is_waiting:
+                return HealthReport(HealthState.STANDBY, True, True, "another instance serves")
             return HealthReport(HealthState.CONNECTING, True, False, _why_not_started(stub))
         runtime = f"{stub.runtime_name} {stub.runtime_version}".strip() or "the runtime"
         if stub.counters.sessions != self._synchronized:

@@ -47,6 +47,8 @@ class Options:
     retry_first: bool = False
     #: Seconds that handlers in flight have when the program is to end.
     grace: float = 5.0
+    #: A directory of the node, by which instances of the plugin take turns.
+    handover: str | None = None
     #: Where to serve health and metrics over HTTP.
     health_address: str | None = None
     #: The file to keep the health in.
@@ -130,6 +132,13 @@ def add_options(
         "5s",
         "time for handlers in flight when the program is to end (default: %(default)s)",
         metavar="DURATION",
+    )
+    add(
+        "handover",
+        str,
+        None,
+        "a directory of the node: stand by while another instance of the plugin serves",
+        metavar="DIRECTORY",
     )
     add(
         "health-address",

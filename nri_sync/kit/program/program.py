@@ -20,7 +20,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Callable, NoReturn
 
 import nri_sync
-from nri_sync import api
+from nri_sync import Interceptor, api
 from nri_sync.errors import (
     ConfigError,
     ConnectionLost,
@@ -29,6 +29,7 @@ from nri_sync.errors import (
     NRIError,
     PluginError,
     StartError,
+    TurnTaken,
 )
 from nri_sync.kit.config.live import LiveConfig
 from nri_sync.kit.health.file import HealthFile
@@ -39,6 +40,7 @@ from nri_sync.kit.program.options import Options, add_options
 from nri_sync.kit.program.supervisor import Supervisor
 from nri_sync.kit.program.systemd import Notifier
 from nri_sync.logger import get_logger
+from nri_sync.plugin.handover import Handover
 from nri_sync.plugin.options import StubOptions, check_options
 from nri_sync.plugin.reconnect import keep_connected
 
@@ -163,6 +165,7 @@ class _Program:
         _check_hooks(self.plugin)
         self.options = options
         self.notifier = Notifier()
+        self._ready = False
         self.launched = _is_launched(options)
         if health is None and (
             options.health_address or options.health_file or self.notifier.watchdog_interval
@@ -171,7 +174,13 @@ class _Program:
         self.health = health
         self.config = self._live_config(config)
         given = stub_options.get("interceptors", ())
-        stub_options["interceptors"] = [requests, *([] if health is None else [health]), *given]
+        own: list[Interceptor] = [requests, *([] if health is None else [health])]
+        if options.handover and not self.launched:
+            with _naming(f"--handover {options.handover}"):
+                handover = Handover(options.handover)
+            handover.on_change(self._on_standby)
+            own.insert(0, handover)
+        stub_options["interceptors"] = [*own, *given]
         self.stub = nri_sync.Stub(
             self.plugin if self.config is None else self.config.plugin(),
             name=options.name,
@@ -187,7 +196,6 @@ class _Program:
             stop=self.stop, reload=self.reload, alive=self.is_alive, notifier=self.notifier
         )
         self._connected = False
-        self._ready = False
 
     def _live_config(self, cls: Callable[..., object] | None) -> LiveConfig | None:
         if cls is None:
@@ -237,7 +245,16 @@ class _Program:
             self.stub.close(0.0)
             if not self.supervisor.stopping:
                 self.notifier.stopping()
-            self._call("on_stop")
+            try:
+                self._call("on_stop")
+            finally:
+                if self.stub.handover is not None:
+                    self.stub.handover.release()
+
+    def _on_standby(self) -> None:
+        handover = self.stub.handover
+        if handover is not None and handover.is_waiting:
+            self._tell_ready("standing by, as another instance serves")
 
     def _on_connected(self, stub: nri_sync.Stub) -> None:
         self._connected = True
@@ -349,7 +366,7 @@ def _exit_code(error: Exception) -> ExitCode:
         return ExitCode.CONFIG
     if isinstance(error, (IdentityError, _Unusable)):
         return ExitCode.USAGE
-    if isinstance(error, (ConnectionLost, ConnectionSpent)):
+    if isinstance(error, (ConnectionLost, ConnectionSpent, TurnTaken)):
         return ExitCode.LOST
     if isinstance(error, StartError):
         if error.phase == "dial":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import doctest
 import json
 import re
@@ -521,3 +522,111 @@ class Attached(Interceptor):
 
     def attach(self, stub: Any) -> None:
         self.stubs.append(stub.name)
+
+
+class TestHandover:
+    """Two processes of one plugin."""
+
+    @staticmethod
+    def probe(health: Path) -> dict[str, str]:
+        try:
+            text = health.read_text()
+        except FileNotFoundError:
+            return {}
+        return dict(line.split(": ", 1) for line in text.splitlines())
+
+    def expect_state(self, health: Path, state: str) -> None:
+        eventually(lambda: self.probe(health).get("state") == state)
+
+    def test_the_next_one_stands_by(self, socket_dir: Path) -> None:
+        shared = ("--handover", str(socket_dir))
+        old_health, new_health = socket_dir / "old", socket_dir / "new"
+        with serving(socket_dir) as runtime, contextlib.ExitStack() as stack:
+            old = stack.enter_context(
+                program(socket_dir, *shared, "--health-file", str(old_health))
+            )
+            registered(runtime)
+            new = stack.enter_context(
+                program(socket_dir, *shared, "--health-file", str(new_health))
+            )
+            self.expect_state(new_health, "standby")
+            found = self.probe(new_health)
+            assert (found["live"], found["ready"]) == ("yes", "yes")
+            assert found["reason"] == "another instance serves"
+            assert runtime.plugins == ("10-test",)
+            old.signal(signal.SIGTERM)
+            assert old.wait() == ExitCode.OK
+            new.expect("configured, subscribed")
+            self.expect_state(new_health, "synchronized")
+            new.signal(signal.SIGTERM)
+            assert new.wait() == ExitCode.OK
+
+    def test_state_is_written_before_the_next_one_serves(self, socket_dir: Path) -> None:
+        main = """
+import time
+kept = sys.argv.pop()
+def write(self):
+    time.sleep(0.3)  # what a slow disk takes
+    open(kept, "w").close()
+def look(self, pods, containers):
+    say("found", __import__("os").path.exists(kept))
+Plugin.on_stop, Plugin.synchronize = write, look
+"""
+        kept = str(socket_dir / "kept")
+        arguments = ("--handover", str(socket_dir), kept)
+        with serving(socket_dir), program(socket_dir, *arguments, main=main + MAIN) as old:
+            old.expect("found False")
+            with program(socket_dir, *arguments, main=main + MAIN) as new:
+                new.expect("standing by, as another instance serves")
+                old.signal(signal.SIGTERM)
+                assert old.wait() == ExitCode.OK
+                new.expect("found True")
+
+    @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+    def test_the_next_one_takes_over_however_the_old_one_ends(
+        self, socket_dir: Path, number: signal.Signals
+    ) -> None:
+        shared = ("--handover", str(socket_dir))
+        with serving(socket_dir) as runtime, program(socket_dir, *shared) as old:
+            registered(runtime)
+            with program(socket_dir, *shared) as new:
+                new.expect("standing by")
+                old.signal(number)
+                old.wait()
+                new.expect("configured, subscribed")
+
+    def test_one_that_is_stopped_is_replaced_and_ends(
+        self, socket_dir: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        patient = "from nri_sync.plugin import handover\n"
+        patient += "handover.Handover.__init__.__kwdefaults__['patience'] = 1.5\n"
+        shared = ("--handover", str(socket_dir))
+        with (
+            serving(socket_dir) as runtime,
+            program(socket_dir, *shared, main=patient + MAIN) as old,
+        ):
+            registered(runtime)
+            old.signal(signal.SIGSTOP)
+            with program(socket_dir, *shared, main=patient + MAIN) as new:
+                new.expect("has given no sign of life for 1.5 s: taking over")
+                new.expect("configured, subscribed")
+                old.signal(signal.SIGCONT)
+                assert old.wait() == ExitCode.LOST
+                assert "another instance has taken over" in error_of(old)
+
+    def test_a_signal_ends_one_that_stands_by(self, socket_dir: Path) -> None:
+        shared = ("--handover", str(socket_dir))
+        with serving(socket_dir) as runtime, program(socket_dir, *shared):
+            registered(runtime)
+            with program(socket_dir, *shared) as new:
+                new.expect("standing by")
+                new.signal(signal.SIGTERM)
+                assert new.wait() == ExitCode.OK
+            assert create(runtime) == "default"
+
+    def test_a_directory_that_is_none(self, socket_dir: Path) -> None:
+        with program(socket_dir, "--handover", str(socket_dir / "missing")) as plugin:
+            assert plugin.wait() == ExitCode.USAGE
+            assert error_of(plugin) == (
+                f"--handover {socket_dir / 'missing'}: No such file or directory"
+            )
