@@ -65,7 +65,7 @@ class Handover(Interceptor):
     started otherwise does not stand by.
 
     Pass it before the other interceptors: :meth:`Stub.close` closes it last, when the others have written their
-    state and sent their updates. The instance that ends by ``Stub.stop()`` does not wait for the other one to be ready.
+    state and sent their updates. An instance that ends by ``Stub.stop()`` does not wait for the other one.
 
     One for each stub. All methods may be called from any thread.
     """
