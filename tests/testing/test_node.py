@@ -78,14 +78,14 @@ def test_an_update_goes_by_way_of_the_cri(node: Node, caplog: pytest.LogCaptureF
     container.linux.resources.pids.limit = 10
     node.put(container)
     update = api.Update(container.id).set_memory(limit=200, swap=500, swappiness=1)
-    update.set_pids_limit(5).set_rdt_class("gold").set_cpu(quota=7, realtime_period=1)
+    update.set_pids_limit(5).set_rdt_class("gold").set_cpu(quota=7000, realtime_period=1)
     update.add_hugepage_limit("2MB", 2).set_unified("memory.high", "1")
     assert node.update(update.message)
     has = node.container(container).linux.resources
     assert (has.memory.limit.value, has.memory.swap.value, has.pids.limit) == (200, 200, 10)
     assert not has.memory.HasField("swappiness")
     assert not has.HasField("rdt_class")
-    assert (has.cpu.quota.value, has.cpu.HasField("realtime_period")) == (7, False)
+    assert (has.cpu.quota.value, has.cpu.HasField("realtime_period")) == (7000, False)
     assert [(item.page_size, item.limit) for item in has.hugepage_limits] == [("2MB", 2)]
     assert dict(has.unified) == {"memory.high": "1"}
     lost = ("memory.swap", "memory.swappiness", "pids", "rdt_class")
