@@ -316,6 +316,9 @@ class Stub:
         """
         if on_main_thread():
             frame = sys._getframe(1).f_back
+            if frame is not None and frame.f_code is Stub.close.__code__:
+                # Which calls stop() itself: no signal handler is in between.
+                frame = frame.f_back
             while frame is not None:
                 if frame.f_code in _BLOCKING and frame.f_locals.get("self") is self:
                     return True

@@ -13,6 +13,7 @@ import sys
 import threading
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import pytest
 
@@ -142,3 +143,27 @@ def test_a_signal_handler_ends_run_forever(
     finally:
         signal.signal(signal.SIGUSR1, before)
     eventually(lambda: stub.state is State.IDLE)
+
+
+@pytest.mark.parametrize("end", ["stop", "close"])
+def test_on_the_main_thread_ending_blocks_until_the_session_is_over(
+    serve: Serve, make_stub: MakeStub, monkeypatch: pytest.MonkeyPatch, end: str
+) -> None:
+    """``close()`` calls ``stop()``: it must not take itself for a call that a signal handler interrupts."""
+    serve()
+    stub = make_stub(Recorder())
+    stub.start(LONG)
+    ended: list[bool] = []
+    wait = Latch.wait
+
+    def noted(latch: Latch, *arguments: Any) -> bool:
+        reached = wait(latch, *arguments)
+        if latch in latches:
+            ended.append(reached)
+        return reached
+
+    latches = [conn.ended for conn in stub._conns]
+    monkeypatch.setattr(Latch, "wait", noted)
+    getattr(stub, end)()
+    assert ended == [True]
+    assert stub.state is State.IDLE
