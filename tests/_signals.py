@@ -448,17 +448,23 @@ class Fake(Subject):
     def __init__(self) -> None:
         super().__init__()
         self.runtime = testing.FakeRuntime()
-        elsewhere(self.runtime.start)
+        self.ends = contextlib.ExitStack()
+        elsewhere(self.enter)
         self.parts = [self.runtime, self.runtime._node]
         self.number = 0
         self.calls = {
             "run_pod": self.run_pod,
             "pods": lambda: self.runtime.pods,
+            "plugins": lambda: self.runtime.plugins,
             "containers": lambda: self.runtime.containers,
             "updates": lambda: self.runtime.updates,
             "evictions": lambda: self.runtime.evictions,
             "wait_for": lambda: self.runtime.wait_for(lambda: True),
         }
+
+    def enter(self) -> None:
+        self.runtime.start()
+        self.ends.enter_context(self.runtime.run_plugin(Plugin()))
 
     def run_pod(self) -> None:
         self.number += 1
@@ -470,6 +476,8 @@ class Fake(Subject):
         self.runtime.wait_for(lambda: True)
 
     def close(self) -> None:
+        assert self.runtime.plugins == ("10-test",)
+        self.ends.close()
         self.runtime.close()
 
 

@@ -44,7 +44,7 @@ from nri_sync import fork
 from nri_sync.deadline import Deadline
 from nri_sync.errors import ConnectionLost, NoThread, NRIError, RemoteProtocolError
 from nri_sync.logger import get_logger
-from nri_sync.threads import Latch, on_main_thread, spawn
+from nri_sync.threads import Latch, on_main_thread, signal_safe, spawn
 
 __all__ = ["Buffer", "Job", "Link", "Receiver"]
 
@@ -220,6 +220,7 @@ class Link:
         return self._closing
 
     @property
+    @signal_safe
     def hung_up(self) -> bool:
         """Whether either side has ended the connection, also where the reader has not seen that yet."""
         with self._lock:
