@@ -25,12 +25,24 @@ def variables(text: str) -> dict[str, str]:
     found = kit.parse_yaml(text)
     if not isinstance(found, dict) or not all(isinstance(v, str) for v in found.values()):
         raise ValueError('not a mapping from names to texts, such as {"DEBUG": "1"}')
+    checked = api.Adjustment()
+    for name, value in found.items():
+        checked.add_env(name, value)
+    return found
+
+
+def devices(text: str) -> list[str]:
+    """The value of the annotation ``cdi-devices``: names of CDI devices, with commas between them."""
+    found = kit.parse_list(text)
+    checked = api.Adjustment()
+    for name in found:
+        checked.add_cdi_device(name)
     return found
 
 
 ANNOTATIONS = kit.Annotations("inject.example.com", exclusive=True)
 ENV = ANNOTATIONS.declare("env", variables)
-CDI_DEVICES = ANNOTATIONS.declare("cdi-devices", kit.parse_list)
+CDI_DEVICES = ANNOTATIONS.declare("cdi-devices", devices)
 
 
 @dataclass

@@ -92,7 +92,7 @@ def text(field: str, value: object) -> str:
 
 
 def texts(field: str, values: object) -> list[str]:
-    # A str is an iterable of str, but nobody means its letters.
+    # A str is an iterable of str; its letters are never meant.
     if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
         wrong_type(field, "a sequence of str", values)
     return [text(f"{field}[{number}]", value) for number, value in enumerate(values)]

@@ -1,4 +1,4 @@
-"""What a plugin wants changed in a container that is being created.
+"""The changes that a plugin wants in a container that is being created.
 
 An Adjustment builds a ContainerAdjustment message; a handler returns either. It is a class, where
 functions on the message would do as well, because a plugin makes one change after another to one
@@ -244,7 +244,7 @@ class Adjustment(ResourceSettings):
         return self
 
     def set_namespace(self, type: str, path: str = "") -> Adjustment:
-        """Join the namespace at ``path``, or without one have a new one, in place of what there is.
+        """Join the namespace at ``path``, or without a path a new one, in place of the container's.
 
         ``type`` is the OCI runtime specification's: pid, network, mount, ipc, uts, user, cgroup, time.
         """
@@ -399,6 +399,6 @@ class Adjustment(ResourceSettings):
         return self
 
     def remove_rdt(self) -> Adjustment:
-        """Take away what the container has, before anything that is set here."""
+        """Take away the container's RDT settings, before those that are set here."""
         self.message.linux.rdt.remove = True
         return self

@@ -29,7 +29,7 @@ __all__ = [
     "without_numbers",
 ]
 
-# What came after v0.2.0. A message stands for all of its fields that are not listed themselves.
+# The additions after v0.2.0. A message stands for all of its fields that are not listed themselves.
 # tests/interop/test_since.py compares this with every release.
 _SINCE = {
     "v0.4.0": "POSIXRlimit Container.rlimits ContainerAdjustment.rlimits",
@@ -110,7 +110,7 @@ _NAMES = _known_names()
 
 
 def since(name: str) -> str:
-    """The NRI release that brought a part of the protocol; ``"v0.2.0"`` for what it began with.
+    """The NRI release that brought a part of the protocol; ``"v0.2.0"`` for the parts of the first one.
 
     ``name`` is a message (``"LinuxRdt"``), a field of one (``"Container.user"``), a value of an enum
     (``"Event.UPDATE_POD_SANDBOX"``) or a method (``"Plugin.StartContainer"``). Raises ValueError if

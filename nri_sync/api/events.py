@@ -25,7 +25,7 @@ _PRETTY = {
 
 
 def pretty_name(number: int) -> str:
-    """``"RunPodSandbox"`` for 1 and so on; ``"unknown(<number>)"`` for what is no event."""
+    """``"RunPodSandbox"`` for 1 and so on; ``"unknown(<number>)"`` for other numbers."""
     return _PRETTY.get(number, f"unknown({number})")
 
 
@@ -33,16 +33,16 @@ class EventMask(enum.IntFlag):
     """A set of events.
 
     Combine with ``|``, take away with ``& ~``, ask with ``in``. Bits without a meaning are kept, so
-    that what a newer peer sends is not lost. ``str()`` gives the names, as ``parse`` takes them.
+    that the events of a newer peer are not lost. ``str()`` gives the names, as ``parse`` takes them.
 
     A plugin subscribes to an event either because it needs it, or as far as the runtime has it. An
     event that is named by itself is ``required``. The events of a group, POD, CONTAINER and ALL, and
     of ``optional()``, are not. Operators keep this: in ``a | b`` an event is required that one of
     them requires, in ``a & b`` one that both require, and ``a & ~b`` changes nothing for the events
-    that are left. Masks with the same events are equal, whatever they require.
+    that are left. Masks with the same events are equal, also when they require different ones.
     """
 
-    # What an instance has that is not the only one of its value: the bits that are not required.
+    # The bits that are not required. Only further instances of a value have the attribute.
     _optional: int
 
     RUN_POD_SANDBOX = 1 << 0

@@ -1,4 +1,4 @@
-"""What no runtime can do of a message, whoever made it: :func:`impossible`."""
+"""The values in a message that no runtime can take: :func:`impossible`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _Rule = Callable[[], None]
 
 
 def impossible(message: ContainerAdjustment | ContainerUpdate) -> list[str]:
-    """What no runtime can do of an adjustment or update: a line for each, none if it is all right.
+    """A line for each value in an adjustment or update that no runtime can take; none if all are fine.
 
     The setters of Adjustment and Update refuse the same. A stub does not look at messages in this way; the
     fake runtime and ``nri-sync simulate`` do, where they apply them. Quick; the message is not changed.

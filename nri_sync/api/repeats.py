@@ -36,7 +36,7 @@ _KEYS = {
 class Entries:
     """Adds entries to the fields of one message; each takes the same time, however many there are.
 
-    The message may be changed elsewhere as well. What goes unnoticed then, :func:`settled` finds.
+    Other code may change the message too. A repeat that goes unnoticed then, :func:`settled` finds.
     """
 
     def __init__(self) -> None:
@@ -79,7 +79,7 @@ def assign_message(entries: Any, key: str, value: Message, what: str) -> None:
 
 
 def settled(adjustment: ContainerAdjustment) -> ContainerAdjustment:
-    """The adjustment without what it repeats: itself if there is nothing of that, otherwise a copy.
+    """The adjustment without equal repeats: itself if there are none, otherwise a copy.
 
     Raises ValueError, as :meth:`Entries.add` does.
     """
@@ -156,7 +156,7 @@ def settled_updates(updates: Sequence[ContainerUpdate]) -> list[ContainerUpdate]
 
 
 def merged(first: ContainerUpdate, second: ContainerUpdate) -> ContainerUpdate:
-    """One update that does what both do; raises as :func:`settled_updates` does.
+    """One update with the settings of both; raises as :func:`settled_updates` does.
 
     ``ignore_failure`` holds if both have it.
     """
@@ -168,7 +168,7 @@ def merged(first: ContainerUpdate, second: ContainerUpdate) -> ContainerUpdate:
 
 
 def _join(into: Message, other: Message, what: str) -> None:
-    """Take over what only ``other`` has."""
+    """Take over the settings that only ``other`` has."""
     for field, value in other.ListFields():
         present = getattr(into, field.name)
         if field.message_type is not None and field.message_type.GetOptions().map_entry:

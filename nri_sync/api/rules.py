@@ -1,9 +1,9 @@
 """Values that no runtime can take, and empty ones that mean nothing.
 
-A rule raises ValueError, which names the thing, the value and what is wrong. A rule is here when the OCI runtime
+A rule raises ValueError, which names the setting, the value and the mistake. A rule is here when the OCI runtime
 specification, runc (libcontainer/configs/validate, specconv), the Container Device Interface's parser or the
-kernel refuses a value on every node. What one runtime takes, passes. The setters of Adjustment and Update apply
-the rules; for messages that were made otherwise there is :func:`nri_sync.api.impossible`.
+kernel refuses a value on every node. A value that one runtime takes passes. The setters of Adjustment and Update
+apply the rules; for messages that were made otherwise there is :func:`nri_sync.api.impossible`.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ def mount(mount: Mount) -> None:
         if not option:
             refuse(f"option {what}", option, "is empty; leave it out")
     if mount.type in ("bind", "rbind") or not {"bind", "rbind"}.isdisjoint(mount.options):
-        # To a runtime it is relative to a directory of its own.
+        # The runtime would look below the container's bundle.
         absolute(f"source {what}, which is a bind mount,", mount.source)
 
 

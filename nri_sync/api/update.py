@@ -1,4 +1,4 @@
-"""What a plugin wants changed in containers that exist.
+"""The changes that a plugin wants in containers that exist.
 
 An Update builds a ContainerUpdate message for one container; wherever updates are asked for, either
 will do. Only resources can be updated::

@@ -1,7 +1,7 @@
 """NRI releases, and which one a runtime speaks.
 
-Only since v0.12.0 does a runtime tell its NRI release. For the others it follows from the
-runtime's own, which is in the Configure request: containerd up to 2.2 and CRI-O up to 1.35.
+Since v0.12.0 the Configure request has the runtime's NRI release. For older ones, containerd up to
+2.2 and CRI-O up to 1.35, the runtime's own release in that request implies it.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from nri_sync.api import _check
 
 __all__ = ["NRI_VERSION", "Version", "infer_nri_version", "runtime_nri_version"]
 
-#: The NRI release whose protocol this package implements, as it is told to the runtime.
+#: The NRI release whose protocol this package implements; RegisterPlugin sends it to the runtime.
 NRI_VERSION = "v0.12.5"
 
-# What a runtime sends that was built without a release of its own.
+# The NRI version that a runtime sends when its build has no release.
 _NO_VERSION = frozenset({"", "(devel)", "0.0.0-unknown"})
 
 # Far above any real version: a peer's text must not take long to read.
 _LONGEST = 256
 
-# ``1:`` is a package's epoch. After the numbers comes what a packager, git or semver appends.
+# ``1:`` is a package's epoch. A packager, git or semver appends the rest.
 _VERSION = re.compile(
     r"(?:[0-9]+:)?[vV]?(?P<core>(?:0|[1-9][0-9]*)(?:\.(?:0|[1-9][0-9]*)){0,2})"
     r"(?P<rest>(?![0-9])[!-~]*)"
@@ -119,7 +119,7 @@ _RUNTIMES = {
         ("1.29.2", "v0.6.0"),
         ("1.31.0", "v0.6.1"),
         ("1.32.0", "v0.9.0"),
-        # 1.34.0 still has it, whatever the reference's own table says: it refuses the events of v0.10.
+        # 1.34.0 still has it: it refuses the events of v0.10. The reference's table is wrong there.
         ("1.33.0", _FEBRUARY_2025),
         ("1.34.1", "v0.10.0"),
         ("1.35.0", "v0.11.0"),
@@ -134,7 +134,7 @@ _FLOORS = {
 def infer_nri_version(runtime_name: str, runtime_version: str) -> str | None:
     """The NRI release that is in a release of ``"containerd"`` or ``"cri-o"``.
 
-    None for another runtime, for one that is too old to have NRI, and for what is no version.
+    None for another runtime, for a release without NRI, and for a text that is no version.
     """
     if runtime_name not in _FLOORS:
         return None
@@ -147,7 +147,7 @@ def infer_nri_version(runtime_name: str, runtime_version: str) -> str | None:
 
 
 def runtime_nri_version(told: str, runtime_name: str, runtime_version: str) -> str | None:
-    """The runtime's NRI release: what it tells, or what can be inferred if it tells nothing.
+    """The runtime's NRI release: the one in the Configure request, or else the inferred one.
 
     The arguments are those of the Configure request.
     """

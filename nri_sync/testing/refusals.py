@@ -1,4 +1,4 @@
-"""What plugins ask for and no runtime can do: the fake one refuses it, too."""
+"""Refuse the requests of plugins that no runtime can carry out."""
 
 from __future__ import annotations
 

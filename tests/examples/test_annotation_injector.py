@@ -94,3 +94,21 @@ def test_no_namespace_is_served_by_an_empty_list(plugin: AnnotationInjector) -> 
     pod = make_pod(namespace="ml", annotations={"env.inject.example.com": "A: b"})
     with pytest.raises(Reject, match="namespace ml may not ask"):
         plugin.create_container(pod, make_container(pod))
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "problem"),
+    [
+        ("env", '{"A=B": "1"}', "environment key 'A=B' has a '='"),
+        ("env", '{"": "1"}', "environment key '' is empty"),
+        ("cdi_devices", "all", "CDI device 'all' is not of the form 'vendor.com/class=name'"),
+        ("cdi_devices", "vendor.com/gpu=*", "CDI device 'vendor.com/gpu=*' is not of the form"),
+    ],
+)
+def test_values_that_no_runtime_takes_are_the_pods_mistake(
+    plugin: AnnotationInjector, key: str, text: str, problem: str
+) -> None:
+    with pytest.raises(Reject) as error:
+        changes(plugin, **{key: text})
+    assert problem in str(error.value)
+    assert "annotation" in str(error.value)
