@@ -548,14 +548,13 @@ class Stub:
         return f"<nri_sync.Stub {self.name} {self.lifecycle.state.value}>"
 
 
-# The methods in which a thread may be when a signal handler calls stop().
+# The methods in which a thread may be when a signal handler calls stop(). Not close(): it calls stop() itself.
 _BLOCKING = frozenset(
     function.__code__
     for function in (
         Stub.start,
         Stub.start_unless,
         Stub.stop,
-        Stub.close,
         Stub.wait,
         Stub.run,
         Stub.update_containers,

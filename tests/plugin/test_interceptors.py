@@ -321,6 +321,32 @@ def test_event_names() -> None:
     assert event_name(api.Event.UNKNOWN) == event_name(-1) == event_name(10**6) == "StateChange"
 
 
+@pytest.mark.parametrize("on_main", [True, False])
+@pytest.mark.parametrize("grace", [0.0, LONG])
+def test_close_blocks_until_the_session_has_ended(
+    serve: Serve, make_stub: MakeStub, grace: float, on_main: bool
+) -> None:
+    states: list[nri_sync.State] = []
+
+    def close() -> None:
+        stub.close(grace)
+        states.append(stub.state)
+
+    for _ in range(20):
+        runtime = serve()
+        stub = make_stub(PluginWith(shutdown=lambda: None))
+        stub.start()
+        runtime.peer()
+        if on_main:
+            close()
+        else:
+            thread = threading.Thread(target=close)
+            thread.start()
+            thread.join(LONG)
+        runtime.close()
+    assert states == [nri_sync.State.IDLE] * 20
+
+
 def test_what_is_closed_cannot_be_started(make_stub: MakeStub) -> None:
     stub = make_stub(PluginWith(shutdown=lambda: None))
     states = [stub.is_closed]
