@@ -187,7 +187,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--yaml", action="store_true", help="lines of YAML that differ")
     options = parser.parse_args(argv)
     stream = options.log_file.open("a") if options.log_file else None
-    log = kit.setup_logging(stream=stream)
+    log = kit.setup_logging(stream=stream, plugin="differ")
 
     ends = {signal.SIGTERM, signal.SIGINT}
     # Blocked in all threads, as those to come inherit it, they can be waited for.
