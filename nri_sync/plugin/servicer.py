@@ -211,10 +211,13 @@ class Servicer:
         unasked = lacking & ~wanted
         if unasked:
             return f"configure subscribes without what the stub's required_events names: {unasked}"
-        return (
-            f"{self._runtime()} does not have these events, which the plugin requires: {lacking}; "
-            "it can do without those that it asks for by a group or by EventMask.optional()"
+        by_stub = lacking & self._plugin.required_events
+        advice = (
+            "the stub's required_events names them"
+            if by_stub
+            else "it can do without those that it asks for by a group or by EventMask.optional()"
         )
+        return f"{self._runtime()} does not have these events, which the plugin requires: {lacking}; {advice}"
 
     def _runtime(self) -> str:
         facts = self._conn.facts
