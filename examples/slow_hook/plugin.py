@@ -6,6 +6,7 @@ OCI hook: hooks may take minutes, and nothing else waits for them.
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import os
 import re
@@ -139,11 +140,14 @@ class SlowHook(nri_sync.Plugin):
 
     def _fetch(self, name: str, directory: Path) -> None:
         complete = directory.with_name(f".{name}.complete")
-        if not complete.exists():
-            logger.info("fetching %s", name)
-            command = [*self.config.command, name, str(directory)]
-            subprocess.run(command, check=True, timeout=self.config.timeout)
-            complete.touch()
+        # The instance before this one may still be at it: an update starts the next one before it ends.
+        with open(directory.with_name(f".{name}.lock"), "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not complete.exists():
+                logger.info("fetching %s", name)
+                command = [*self.config.command, name, str(directory)]
+                subprocess.run(command, check=True, timeout=self.config.timeout)
+                complete.touch()
 
 
 def _tell(outcome: Path, done: Future[None]) -> None:

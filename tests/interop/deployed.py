@@ -50,6 +50,7 @@ class Deployment:
         self.template: dict[str, Any] = self.daemon_set["spec"]["template"]
         self.pod: dict[str, Any] = self.template["spec"]
         (self.container,) = self.pod["containers"]
+        self.ports: list[dict[str, Any]] = self.container.get("ports", [])
         self.args: list[str] = self.container.get("args", [])
         self.mounts: dict[str, str] = {
             mount["mountPath"]: mount["name"] for mount in self.container["volumeMounts"]
@@ -99,7 +100,7 @@ class Deployment:
         found = [sys.executable]
         for word in command[1:]:
             option, equals, value = word.rpartition("=") if word[:1] == "-" else ("", "", word)
-            if any(value.startswith(f"{path}/") for path in self.mounts):
+            if any(f"{value}/".startswith(f"{path}/") for path in self.mounts):
                 value = str(self._in(value, directory))
             found.append(f"{option}{equals}{value}")
         return found

@@ -28,6 +28,13 @@ HOST_NETWORK = {
     "network_device_injector": "moves interfaces of the node",
     "pod_cache": "is asked by programs of the node",
 }
+# Those of which two cannot be on a node at once.
+ONE_AT_A_TIME = {
+    "differ": "a tool without stand-by",
+    "embedded_service": "an application without stand-by",
+    "pod_cache": "listens on a port of the node",
+    "self_stopping": "an application without stand-by",
+}
 # A tool, and a template for applications that have a health of their own.
 NO_PROBES = {"differ", "self_stopping"}
 
@@ -69,13 +76,29 @@ class TestDaemonSet:
         assert deployment.daemon_set["spec"]["selector"]["matchLabels"] == labels
         assert deployment.template["metadata"]["labels"] == labels
 
-    def test_goes_to_all_nodes_and_is_the_only_one_there(self, deployment: Deployment) -> None:
+    def test_goes_to_all_nodes_and_takes_turns(self, example: str, deployment: Deployment) -> None:
         assert deployment.daemon_set["metadata"]["namespace"] == "kube-system"
         assert deployment.pod["tolerations"] == [{"operator": "Exists"}]
         assert deployment.pod["priorityClassName"] == "system-node-critical"
         strategy = deployment.daemon_set["spec"]["updateStrategy"]
         assert strategy["type"] == "RollingUpdate"
-        assert "maxSurge" not in strategy["rollingUpdate"]
+        takes_turns = example not in ONE_AT_A_TIME
+        assert strategy["rollingUpdate"] == (
+            {"maxSurge": 1, "maxUnavailable": 0}
+            if takes_turns
+            else {"maxSurge": 0, "maxUnavailable": "10%"}
+        )
+        assert ("--handover=/run/nri-plugins" in deployment.args) == takes_turns
+        assert ("/run/nri-plugins" in deployment.mounts) == takes_turns
+        # Two pods in the network of the node cannot have one port.
+        assert not (takes_turns and deployment.pod.get("hostNetwork") and deployment.ports)
+
+    def test_starts_where_the_runtime_requires_plugins(self, deployment: Deployment) -> None:
+        annotations = deployment.template["metadata"]["annotations"]
+        assert annotations == {"tolerate-missing-plugins.noderesource.dev": "true"}
+        page = (ROOT / "docs" / "deploying.md").read_text()
+        for key in annotations:
+            assert f'tolerate_missing_plugins_annotation = "{key}"' in page
 
     def test_mounts_the_directory_of_the_socket(self, deployment: Deployment) -> None:
         volume = deployment.volumes[deployment.mounts["/var/run/nri"]]
@@ -138,7 +161,10 @@ def test_plugins_run_with_their_arguments_and_probes_tell(
     example: str, deployment: Deployment, node: Runtime, socket_dir: Path, socket_path: Path
 ) -> None:
     probes = () if example in NO_PROBES else ("livenessProbe", "readinessProbe")
-    assert {name for name in deployment.container if name.endswith("Probe")} == set(probes)
+    found = {name for name in deployment.container if name.endswith("Probe")}
+    assert found - {"startupProbe"} == set(probes)
+    has_startup = "startupProbe" in found
+    assert has_startup == ("--health-file=/run/plugin/health" in deployment.args)
     directory = socket_dir / "container"
     directory.mkdir()
     with deployment.running(example, directory, socket_path) as process:
@@ -153,6 +179,8 @@ def test_plugins_run_with_their_arguments_and_probes_tell(
         # The plugin is among the others just before it has noted so itself.
         while probes and deployment.probe("readinessProbe", directory) != 0:
             assert time.monotonic() < give_up
+        if has_startup:
+            assert deployment.probe("startupProbe", directory) == 0
         if probes:
             assert deployment.probe("livenessProbe", directory) == 0
             node.stop()
@@ -167,12 +195,12 @@ def test_plugins_run_with_their_arguments_and_probes_tell(
 class TestComponents:
     @pytest.fixture
     def build(self, socket_dir: Path) -> Any:
-        def build(*components: str) -> Deployment:
+        def build(*components: str, more: str = "") -> Deployment:
             lines = ["resources:", f"  - {self.relative('template', socket_dir)}", "components:"]
             lines += [
                 f"  - {self.relative(f'deploy/components/{c}', socket_dir)}" for c in components
             ]
-            (socket_dir / "kustomization.yaml").write_text("\n".join(lines) + "\n")
+            (socket_dir / "kustomization.yaml").write_text("\n".join([*lines, more]) + "\n")
             (objects,) = read(socket_dir).values()
             assert not isinstance(objects, str), objects
             return Deployment(objects)
@@ -185,7 +213,7 @@ class TestComponents:
 
     def test_all_are_used(self) -> None:
         used = "".join(path.read_text() for path in FOLDERS.glob("*/kustomization.yaml"))
-        optional = {"http", "image-unstable", "non-root"}
+        optional = {"http", "image-unstable", "non-root", "socket"}
         for component in (FOLDERS / "deploy" / "components").iterdir():
             assert (f"components/{component.name}\n" in used) != (component.name in optional)
 
@@ -196,9 +224,29 @@ class TestComponents:
         assert "--config=/etc/plugin/config.yaml" in deployment.args
         (port,) = deployment.container["ports"]
         assert port["containerPort"] == 8080
-        for probe, path in ("livenessProbe", "/livez"), ("readinessProbe", "/readyz"):
+        paths = {"startupProbe": "/livez", "livenessProbe": "/livez", "readinessProbe": "/readyz"}
+        for probe, path in paths.items():
             assert "exec" not in deployment.container[probe]
             assert deployment.container[probe]["httpGet"] == {"path": path, "port": port["name"]}
+
+    def test_one_at_a_time(self, build: Any) -> None:
+        deployment = build("one-at-a-time")
+        assert deployment.args[:2] == ["--retry-first", "--health-file=/run/plugin/health"]
+        assert "--config=/etc/plugin/config.yaml" in deployment.args
+        assert not any(arg.startswith("--handover") for arg in deployment.args)
+        assert "/run/nri-plugins" not in deployment.mounts
+        assert "handover" not in deployment.volumes
+        rolling = deployment.daemon_set["spec"]["updateStrategy"]["rollingUpdate"]
+        assert rolling == {"maxSurge": 0, "maxUnavailable": "10%"}
+
+    def test_socket(self, build: Any) -> None:
+        """As the component says to use it; the ConfigMap itself goes to no cluster."""
+        text = (FOLDERS / "deploy/components/socket/kustomization.yaml").read_text()
+        lines = [line[6:] for line in text.splitlines() if line.startswith("#     ")]
+        deployment = build("socket", more="\n".join(lines))
+        volume = deployment.volumes[deployment.mounts["/var/run/nri"]]
+        assert volume["hostPath"] == {"path": "/run/k3s/nri", "type": "Directory"}
+        assert all(name.startswith("nri-plugin-template") for name in deployment.config_maps)
 
     def test_image_unstable(self, build: Any) -> None:
         container = build("image-unstable").container
