@@ -66,7 +66,7 @@ class Latch:
         return self._is_set
 
     def set(self) -> None:
-        """Set the flag and wake all who wait for it. Never blocks.
+        """Set the flag and wake all threads that wait for it. Never blocks.
 
         Not for code that a signal may interrupt: a waiter might not be woken.
         """
@@ -185,7 +185,7 @@ def call_off_main(
             errors.append(error)
         finally:
             done.set()
-        # The thread that does not want it marks, then undoes what there is; this thread makes it, then looks.
+        # The other thread marks the call as unwanted, then undoes it; this thread makes it, then looks.
         if unwanted:
             errors.clear()
             if undo is not None:

@@ -1,4 +1,4 @@
-"""Interrupts objects with locks on the main thread, and checks what is left; run in a process of its own.
+"""Interrupts objects with locks on the main thread, and checks their state; run in a process of its own.
 
 For each call of a subject, and before each bytecode that the main thread executes in the package, in ``threading``
 and in ``concurrent.futures``: a signal handler makes all calls of the subject (``reenter``), or raises
@@ -68,7 +68,7 @@ class Answered(ServicerContext):
 
 
 class Subject:
-    """An object, and what may be called in a signal handler."""
+    """An object, and its calls that a signal handler may make."""
 
     def __init__(self) -> None:
         #: By name. Each may be made any number of times.
@@ -369,7 +369,7 @@ class Configured:
 
 
 class Health(Subject):
-    """The health, its figures, and what shows both."""
+    """The health, its figures, and their server and file."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -494,7 +494,7 @@ SUBJECTS: dict[str, Callable[[], Subject]] = {
     "server": Server,
     "fake runtime": Fake,
 }
-#: Those of which each case needs a new one.
+#: The subjects that each case needs anew.
 ANEW = {"closed queue", "closed background", "future", "closed store", "server"}
 
 
@@ -518,7 +518,7 @@ def elsewhere(function: Callable[[], Any]) -> None:
 
 @contextmanager
 def without_collector() -> Iterator[None]:
-    """What is finalized in between is no part of the call, and would lose the interrupt."""
+    """A finalizer that ran in between would be no part of the call, and would lose the interrupt."""
     gc.disable()
     try:
         yield

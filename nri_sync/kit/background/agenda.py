@@ -1,4 +1,4 @@
-"""What a :class:`~nri_sync.kit.Background` has to do, and in which order.
+"""The work and the tasks of a :class:`~nri_sync.kit.Background`, in their order.
 
 No thread, no lock and no clock in here: the pool guards the agenda by its own lock, and passes the time.
 """
@@ -84,7 +84,7 @@ Item = Union[Work, TaskState]
 
 
 class Agenda:
-    """Work and tasks: what is ready for a thread, what is due later, and what runs."""
+    """Work and tasks: the items that are ready for a thread, due later, or running."""
 
     def __init__(self) -> None:
         self._ready: deque[Item] = deque()
@@ -194,7 +194,7 @@ class Agenda:
         return call
 
     def finish(self, thread: int, now: float) -> bool:
-        """What runs on that thread has ended. Returns whether it was a task, which may be ready or due again."""
+        """The item of that thread has ended. Returns whether it was a task, which may be ready or due again."""
         item = self._running.pop(thread)
         if isinstance(item, Work):
             return False
@@ -213,7 +213,7 @@ class Agenda:
         self._due.clear()
 
     def abandon(self, here: int) -> tuple[list[Item], list[Item]]:
-        """Give up what is ready. Returns that, and what runs on threads other than ``here``."""
+        """Give up all ready items. Returns them, and those that run on threads other than ``here``."""
         waiting = list(self._ready)
         self._ready.clear()
         self.queued_work = 0

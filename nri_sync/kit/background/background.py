@@ -1,7 +1,7 @@
 """Work that outlives a request: :class:`Background`.
 
-A handler has as long as the runtime's request timeout, two seconds as a rule. What takes longer is handed
-over, and the handler returns.
+A handler has as long as the runtime's request timeout, two seconds as a rule. It hands longer work over, and
+returns.
 """
 
 from __future__ import annotations
@@ -101,8 +101,8 @@ class Background(Interceptor):
     signal handler: see :ref:`kit-signals`.
 
     Threads are started as they are needed, up to a limit, and end with :meth:`close`. They are daemons: a
-    process that forgets it still exits. Functions see the context variables of whoever asked for them, so that
-    their log records say for which request. What they raise is logged, counted, and told to ``on_error``.
+    process that forgets it still exits. Functions see the context variables of their caller, so that
+    their log records name the request. Their exceptions are logged, counted, and passed to ``on_error``.
 
     As a context manager: :meth:`close` at the end. Passed to a stub among its ``interceptors``, it is closed by
     :meth:`nri_sync.Stub.close`.
@@ -120,8 +120,8 @@ class Background(Interceptor):
         Args:
             threads: how many there may be.
             limit: how much submitted work may wait for one of them. Tasks do not count.
-            name: what the threads are called.
-            on_error: called with a function and what it has raised, on the thread that it ran on.
+            name: the beginning of the threads' names.
+            on_error: called with a function and its exception, on the thread of the function.
         """
         for option, value in (("threads", threads), ("limit", limit)):
             if value < 1:
@@ -131,7 +131,7 @@ class Background(Interceptor):
     def submit(
         self, function: Callable[..., _Result], /, *args: Any, **kwargs: Any
     ) -> Future[_Result]:
-        """Call a function behind. Returns at once, with a ``concurrent.futures.Future`` of what it returns.
+        """Call a function in the background. Returns at once, with a ``concurrent.futures.Future`` of its result.
 
         Work that has not begun can be cancelled. Do not wait for the future in a handler: the work has no
         more time then than the handler has.
@@ -192,7 +192,7 @@ class Background(Interceptor):
         return Task(self._pool, state)
 
     def close(self, timeout: float | None = 5.0) -> bool:
-        """Take nothing more, and finish what there is. Tasks run if a call has asked for it, no more else.
+        """Refuse further work, and finish the rest. A task runs once more if a call has asked for it.
 
         Blocks for ``timeout`` seconds, None for as long as it takes; not at all on one of its own threads. What
         has not begun by then is cancelled; what still runs is left behind, on a daemon. Both are logged. Returns
@@ -208,5 +208,5 @@ class Background(Interceptor):
 
     @property
     def counters(self) -> BackgroundCounters:
-        """What it has done, and has to do; a snapshot."""
+        """A snapshot of its work."""
         return self._pool.counters()

@@ -19,7 +19,7 @@ logger = get_logger("nri_sync.kit.background")
 
 
 class BackgroundCounters(NamedTuple):
-    """A snapshot of what a Background has done, and has to do."""
+    """A snapshot of the work of a Background."""
 
     #: Runs that are over, those that raised included.
     done: int
@@ -27,7 +27,7 @@ class BackgroundCounters(NamedTuple):
     errors: int
     #: Submitted work that was cancelled before it began.
     cancelled: int
-    #: What waits for a thread.
+    #: Work and tasks that wait for a thread.
     queued: int
     running: int
     threads: int
@@ -148,7 +148,7 @@ class Pool:
 
     @signal_safe
     def _abandon(self, here: int) -> tuple[list[Item], list[Item]]:
-        """Cancel what has not begun. Returns that, and what runs on threads other than ``here``."""
+        """Cancel the items that have not begun. Returns them, and those that run on other threads."""
         with self._changed:
             waiting, running = self._agenda.abandon(here)
             work = [item for item in waiting if isinstance(item, Work)]
@@ -172,7 +172,7 @@ class Pool:
     # Threads
 
     def _man(self) -> None:
-        """Start a thread, if all are busy, for what is ready or due.
+        """Start a thread for an item that is ready or due, if all are busy.
 
         Raises RuntimeError when the system has no more threads, and the pool has none yet.
         """
@@ -194,7 +194,7 @@ class Pool:
                 raise
 
     def _man_if_possible(self) -> None:
-        """Start a thread for what is left, now that this one is busy. Without one, the rest waits."""
+        """Start a thread for the next item, now that this one is busy. Without one, the item waits."""
         try:
             self._man()
         except (RuntimeError, MemoryError):

@@ -1,7 +1,7 @@
 """Updates of containers at any time, from any thread: :class:`UpdateQueue`.
 
 Every update that is put into a queue is accounted for: it was applied, or merged with another one, or its
-future and ``on_failed`` tell why not. Those of one container are applied in the order in which they were put.
+future and ``on_failed`` have the reason. Updates of a container are applied in the order of the ``put()`` calls.
 """
 
 from __future__ import annotations
@@ -46,11 +46,11 @@ _TEXTS = {
 
 
 class UpdateCounters(NamedTuple):
-    """A snapshot of what became of what was put into a queue. All but the last two add up to ``put``."""
+    """A snapshot of the outcomes of all ``put()`` calls. All but the last two add up to ``put``."""
 
     #: Calls of ``put()`` that were accepted.
     put: int
-    #: Merged with what waited for the same container.
+    #: Merged with an update that waited for the same container.
     merged: int
     applied: int
     refused: int
@@ -120,7 +120,7 @@ class UpdateQueue(Interceptor):
         self._backlog: Backlog[PendingUpdate] = Backlog(
             limit=limit, batch=batch, attempts=attempts, delay=(backoff or Backoff()).delay
         )
-        # Out of the backlog as their containers are gone; to be told of by the thread.
+        # Entries that were dropped with their containers, for the thread to report.
         self._removed: list[_Entry] = []
         # Set and replaced when there is room for more.
         self._room = Latch()
@@ -130,7 +130,7 @@ class UpdateQueue(Interceptor):
         self._ready = False
         self._synchronized = 0
         self._configured = 0
-        # The containers that the runtime has told of, while it is at it.
+        # The containers in the parts of a Synchronize that have come so far.
         self._listed: set[str] = set()
         self._closed = False
         self._calls = 0
@@ -181,10 +181,10 @@ class UpdateQueue(Interceptor):
         *,
         timeout: float | None = 0.0,
     ) -> PendingUpdate:
-        """Have a container updated, or evicted. The message is copied. Returns what tells what became of it.
+        """Have a container updated, or evicted. The message is copied. Returns a future of the outcome.
 
         While the queue is full it blocks for ``timeout`` seconds, None for as long as it takes; not in a handler,
-        which would hold it up. What can be merged always has room.
+        which would hold it up. An update that can be merged always has room.
 
         Raises:
             QueueFull: there was no room.
@@ -213,7 +213,7 @@ class UpdateQueue(Interceptor):
 
     @signal_safe
     def _accept(self, message: Item) -> tuple[_Entry | None, Latch]:
-        """Returns the entry that the message is a part of, None without room; and what is set when there is."""
+        """Returns the entry that has the message, None without room; and a latch, set when there is room."""
         with self._changed:
             if self._closed:
                 raise QueueClosed(
@@ -227,7 +227,7 @@ class UpdateQueue(Interceptor):
 
     @signal_safe
     def drop(self, container_id: str) -> bool:
-        """Forget what is wanted of a container, as it is gone; but for what is on its way to the runtime.
+        """Drop the update of a container that is gone, unless it is on its way to the runtime.
 
         Returns whether there was anything. The queue does this by itself where it can see the removal: when
         the plugin is subscribed to RemoveContainer, and when it is synchronized again.
@@ -241,7 +241,7 @@ class UpdateQueue(Interceptor):
         """Take nothing more, send what is there, and end the thread. Idempotent; the stub's ``close()`` calls it.
 
         Blocks for ``timeout`` seconds, None for as long as it takes; not while no session is up, and not in a
-        handler. What is left then is abandoned, and told of. Returns whether nothing was.
+        handler. Entries that are left then fail, and are logged. Returns whether none was left.
         """
         if self._shut() and not self.holds_up():
             self._over.wait(Deadline(timeout))
@@ -261,7 +261,7 @@ class UpdateQueue(Interceptor):
 
     @signal_safe
     def _abandon(self) -> tuple[list[UpdateFailed], list[UpdateFailed]]:
-        """Settle everything. Returns the failures: of what was left over, and of what was removed before."""
+        """Settle all entries. Returns the failures of entries left over, and of entries removed before."""
         with self._changed:
             left = self._backlog.clear()
             removed, self._removed = self._removed, []
@@ -278,7 +278,7 @@ class UpdateQueue(Interceptor):
 
     @property
     def counters(self) -> UpdateCounters:
-        """What has become of all that was put; a snapshot."""
+        """The outcomes of all ``put()`` calls so far; a snapshot."""
         return self._count()
 
     @signal_safe
@@ -343,14 +343,14 @@ class UpdateQueue(Interceptor):
                 self._listed.clear()
 
     def _gone_locked(self, entries: Sequence[_Entry]) -> None:
-        """Requires the lock. Have the thread tell of entries that were dropped."""
+        """Requires the lock. Have the thread report entries that were dropped."""
         if entries:
             self._removed += entries
             self._make_room_locked()
             self._changed.notify_all()
 
     def _make_room_locked(self) -> None:
-        """Requires the lock. Wake those who wait for room."""
+        """Requires the lock. Wake the threads that wait for room."""
         room, self._room = self._room, Latch()
         room.set()
 
@@ -388,7 +388,7 @@ class UpdateQueue(Interceptor):
         return self._ready and not self._unanswered
 
     def _pick_locked(self) -> list[_Entry]:
-        """Requires the lock. Begin a call with what is returned, if anything is."""
+        """Requires the lock. Returns the entries of the call that begins now; none if no call may."""
         batch = self._backlog.pick(time.monotonic()) if self._may_call_locked() else []
         if batch:
             self._calls += 1
@@ -396,7 +396,7 @@ class UpdateQueue(Interceptor):
         return batch
 
     def _pause_locked(self) -> float | None:
-        """Requires the lock. Seconds until there may be something to send without a word from anybody."""
+        """Requires the lock. Seconds until an entry is due to be sent again; None without one."""
         due = self._backlog.due() if self._may_call_locked() else None
         return None if due is None else max(0.0, due - time.monotonic())
 
@@ -411,7 +411,7 @@ class UpdateQueue(Interceptor):
                 timeout=math.inf,
             )
             failed = {update.container_id for update in refused}
-        except BaseException as raised:  # whatever an interceptor does, the thread goes on
+        except BaseException as raised:  # an interceptor may raise anything; the thread goes on
             error = raised
         done: tuple[list[_Entry], list[_Entry]] = ([], [])
         with self._changed:
