@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from nri_sync.api import ContainerUpdate, impossible
 from nri_sync.errors import SpecError
+from nri_sync.logger import get_logger
 
 if TYPE_CHECKING:
     from nri_sync.testing.result import Answer
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["possible", "refuse_adjustments", "refuse_updates"]
 
 # Of the runtime side, whose warnings are in the report of a simulation.
-logger = logging.getLogger("nri_sync.runtime.updates")
+logger = get_logger("nri_sync.runtime.updates")
 
 
 def refuse_adjustments(answers: Iterable[Answer]) -> None:

@@ -268,26 +268,29 @@ def test_run(runtime: Runtime, path: Path, plugin: Path, format: str) -> None:
         assert all(line[:2] in ("20", "  ", "") for line in text.split("\n"))
 
 
+def manifest(name: str, text: str, value: str) -> dict[str, Any]:
+    """A pod with ``name`` where names stand, ``text`` where keys stand, and ``value`` where any text may stand."""
+    container = {
+        "name": name, "image": "i", "args": [value], "command": [value], "workingDir": "/" + value,
+        "env": [{"name": "E" + text, "value": value}],
+        "volumeMounts": [{"name": name, "mountPath": "/m" + value}],
+    }  # fmt: skip
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {
+            "name": name, "namespace": name, "labels": {text: text}, "annotations": {text: value},
+        },
+        "spec": {"containers": [container], "volumes": [{"name": name, "emptyDir": {}}]},
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize("options", [[], ["--all"], ["-o", "json"]], ids=str)
 def test_simulate(
     plugin: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str]
 ) -> None:
-    text = WORST
-    container = {
-        "name": text, "image": "i", "args": [text], "command": [text], "workingDir": text,
-        "env": [{"name": "E" + text.replace("=", ""), "value": text}],
-        "volumeMounts": [{"name": text, "mountPath": "/m" + text, "subPath": ""}],
-    }  # fmt: skip
-    manifest = {
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": {
-            "name": text, "namespace": text, "labels": {text: text}, "annotations": {text: text},
-        },
-        "spec": {"containers": [container], "volumes": [{"name": text, "emptyDir": {}}]},
-    }  # fmt: skip
     path = tmp_path / "pod.json"
-    path.write_text(json.dumps(manifest))
+    path.write_text(json.dumps(manifest("web", "key", WORST.replace("\0", ""))))
     assert main(["simulate", "-f", str(path), str(plugin), *options]) != ExitCode.OK
     output = capsys.readouterr()
     if options == ["-o", "json"]:
@@ -297,6 +300,17 @@ def test_simulate(
         assert output.out.isascii()
     else:
         clean(output.out + output.err)
+
+
+def test_a_manifest_that_simulate_refuses(
+    plugin: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "pod.json"
+    path.write_text(json.dumps(manifest(WORST, WORST, WORST)))
+    assert main(["simulate", "-f", str(path), str(plugin)]) != ExitCode.OK
+    output = capsys.readouterr()
+    assert output.out == ""
+    clean(output.err)
 
 
 def with_container(settings: dict[str, Any]) -> dict[str, Any]:

@@ -311,7 +311,7 @@ class TestConfiguration:
             registered(runtime)
             plugin.expect("config one")
             for text, told in (
-                ("value: [", f"{path}: is not YAML: line 1, column 9: "),
+                ("value: [", f"{path}: is not YAML: line "),
                 ("valeu: two", f'{path}: valeu: unknown key; is "value" meant?'),
                 ("value: refused", f"{path}: value: not today"),
                 ("value: bug", "on_config failed"),
