@@ -144,9 +144,13 @@ class Adjustment(ResourceSettings):
         return self
 
     def replace_args(self, args: Iterable[str]) -> Adjustment:
-        """Replace the command line, also if another plugin has done so."""
+        """Replace the command line, also if another plugin has done so.
+
+        Without arguments it withdraws the command line of that plugin: the container keeps its own.
+        """
         checked = _check.texts("args", args)
-        rules.args("args", checked)
+        if checked:
+            rules.args("args", checked)
         # Runtimes read an empty first argument as "take it over".
         self.message.args[:] = ["", *checked]
         return self

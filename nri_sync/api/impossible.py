@@ -60,8 +60,8 @@ def _of_adjustment(adjustment: ContainerAdjustment) -> Iterator[_Rule]:
     for variable in adjustment.env:
         name, removed = unmark(variable.key)
         yield partial(rules.env_key, name) if removed else partial(rules.env, name, variable.value)
-    if adjustment.args:
-        # An empty first one is a mark.
+    # An empty first argument is a mark; alone it withdraws the command line of another plugin.
+    if list(adjustment.args) not in ([], [""]):
         yield partial(rules.args, "args", adjustment.args[adjustment.args[0] == "" :])
     for _, hooks in adjustment.hooks.ListFields():
         for hook in hooks:

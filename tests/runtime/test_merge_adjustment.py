@@ -215,6 +215,13 @@ class TestArgs:
         with pytest.raises(ConflictError, match='plugins "30-c" and "20-b"'):
             scene.merge("30-c", Adjustment().set_args(["c"]))
 
+    def test_a_withdrawal(self) -> None:
+        scene = Scene(Container(args=["own"]))
+        scene.merge("10-a", Adjustment().set_args(["a"]))
+        scene.merge("20-b", Adjustment().replace_args([]))
+        assert not scene.reply.args
+        assert scene.owners.owner("c", Field.Args) == "20-b"
+
     def test_an_empty_command_line_is_lost(self, caplog: pytest.LogCaptureFixture) -> None:
         scene = Scene(Container(args=["old"]))
         scene.merge("10-a", Adjustment(ContainerAdjustment(args=[""])))
