@@ -384,8 +384,8 @@ class Health(Subject):
         self.parts = [self.health, self.health.requests, self.server, self.file]
         self.calls = {
             "report": self.health.report,
-            "describe": self.health.describe,
-            "metrics_text": self.health.metrics_text,
+            "details": self.health.details,
+            "figures": self.health.requests.figures,
             "slowest": self.health.requests.slowest,
             "running": self.health.requests.running,
             "answers": self.health.requests.answers,

@@ -2,8 +2,9 @@
 
 A ``python`` block of README.md or docs/ is executed. The blocks of one page run in order and share a
 namespace, like the cells of a notebook; the current directory is an empty one. A block that opens
-with ```` ```python no-run ```` is only compiled. In a ``console run`` block each ``$`` line is run by the
-shell, and must succeed and print what follows it, where ``...`` stands for anything.
+with ```` ```python no-run ```` is only compiled; where the package of one that opens with
+```` ```python needs=package ```` is not installed, the page ends. In a ``console run`` block each ``$`` line is
+run by the shell, and must succeed and print what follows it, where ``...`` stands for anything.
 """
 
 from __future__ import annotations
@@ -71,6 +72,9 @@ def test_python_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     for block in blocks(page.read_text(), "python"):
         # The empty lines in front make a traceback show the line of the page.
         code = compile("\n" * (block.line - 1) + block.body, str(page), "exec", dont_inherit=True)
+        for word in block.info:
+            if word.startswith("needs="):
+                pytest.importorskip(word[len("needs=") :])
         if "no-run" not in block.info:
             exec(code, module.__dict__)
 

@@ -6,16 +6,20 @@ file mounted by itself would be the old one for ever, once the new one has taken
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import ssl
-from collections.abc import Iterable
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import nri_sync
 from nri_sync import api, kit
 from nri_sync.errors import Reject
+
+if TYPE_CHECKING:
+    from prometheus_client import Metric
 
 __all__ = ["CABundles", "Config"]
 
@@ -98,17 +102,18 @@ class CABundles(nri_sync.Plugin):
             return f"{self.config.bundle}: {error}"
         return None if certificates.get_ca_certs() else f"{self.config.bundle}: no CA in it"
 
-    def metrics(self) -> Iterable[kit.Metric]:
-        yield kit.Metric(
-            "ca_bundles_injected_total",
-            "counter",
-            "Containers that were given the bundle.",
-            [kit.Sample(self.injected)],
+    def collect(self) -> Iterator[Metric]:
+        """The metrics of the plugin, for a registry of ``prometheus_client``."""
+        from prometheus_client.core import CounterMetricFamily
+
+        yield CounterMetricFamily(
+            "ca_bundles_injected", "Containers that were given the bundle.", self.injected
         )
 
 
 if __name__ == "__main__":
     plugin = CABundles()
     health = kit.Health(checks=[plugin.problem])
-    health.add_metrics(plugin.metrics)
+    with contextlib.suppress(ModuleNotFoundError):  # without the extra `metrics` there are none
+        health.registry.register(plugin)
     kit.main(plugin, config=Config, health=health, name="ca-bundles", idx="10")

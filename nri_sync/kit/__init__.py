@@ -67,7 +67,7 @@ if TYPE_CHECKING:
     from nri_sync.kit.fields.selectors import LabelSelector, Requirement, Selector
     from nri_sync.kit.health.file import HealthFile
     from nri_sync.kit.health.health import Health, HealthReport, HealthState
-    from nri_sync.kit.health.metrics import Metric, RequestMetrics, Sample
+    from nri_sync.kit.health.metrics import RequestMetrics
     from nri_sync.kit.health.server import HealthServer
     from nri_sync.kit.intercept import RequestInterceptor
     from nri_sync.kit.inventory.index import Changes, Snapshot
@@ -118,7 +118,6 @@ __all__ = [
     "LiveConfig",
     "LogContext",
     "LogRequests",
-    "Metric",
     "Notifier",
     "Options",
     "PendingUpdate",
@@ -130,7 +129,6 @@ __all__ = [
     "RequestMetrics",
     "Requirement",
     "RuntimeId",
-    "Sample",
     "Selector",
     "Snapshot",
     "Supervisor",
@@ -215,7 +213,6 @@ _HOMES = {
     "LiveConfig": "nri_sync.kit.config.live",
     "LogContext": "nri_sync.kit.logs.context",
     "LogRequests": "nri_sync.kit.logs.logs",
-    "Metric": "nri_sync.kit.health.metrics",
     "Notifier": "nri_sync.kit.program.systemd",
     "Options": "nri_sync.kit.program.options",
     "PendingUpdate": "nri_sync.kit.updates.pending",
@@ -227,7 +224,6 @@ _HOMES = {
     "RequestMetrics": "nri_sync.kit.health.metrics",
     "Requirement": "nri_sync.kit.fields.selectors",
     "RuntimeId": "nri_sync.kit.fields.runtimes",
-    "Sample": "nri_sync.kit.health.metrics",
     "Selector": "nri_sync.kit.fields.selectors",
     "Snapshot": "nri_sync.kit.inventory.index",
     "Supervisor": "nri_sync.kit.program.supervisor",

@@ -95,8 +95,11 @@ def test_without_a_bundle(
 
 
 def test_probes(nri_runtime: FakeRuntime, plugin: CABundles, bundle: Path) -> None:
-    health = kit.Health(checks=[plugin.problem])
-    health.add_metrics(plugin.metrics)
+    prometheus = pytest.importorskip(
+        "prometheus_client", reason="the extra metrics is not installed"
+    )
+    health = kit.Health(checks=[plugin.problem], registry=prometheus.CollectorRegistry())
+    health.registry.register(plugin)
     with kit.HealthServer(health, "127.0.0.1:0") as server:
 
         def get(path: str) -> str:
@@ -113,7 +116,7 @@ def test_probes(nri_runtime: FakeRuntime, plugin: CABundles, bundle: Path) -> No
             nri_runtime.run_pod(pod)
             nri_runtime.create_container(pod, make_container(pod))
             assert get("/readyz").startswith("ok")
-            assert "ca_bundles_injected_total 1\n" in get("/metrics")
+            assert "ca_bundles_injected_total 1.0\n" in get("/metrics")
             bundle.unlink()
             assert "ca.pem" in get("/readyz")
             assert get("/livez").startswith("ok")

@@ -7,18 +7,21 @@ thread of its own; :class:`nri_sync.kit.HealthServer` and :class:`nri_sync.kit.H
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable, Sequence
-from typing import Any, Callable, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Callable, NamedTuple
 
 import nri_sync
 from nri_sync import Interceptor, State, Stub, api
-from nri_sync.kit.health.metrics import BUCKETS, Metric, RequestMetrics, Sample, render
+from nri_sync.kit.health.metrics import BUCKETS, RequestMetrics
 from nri_sync.logger import get_logger
 from nri_sync.plugin.interceptors import Proceed
 from nri_sync.text import printable
 from nri_sync.ttrpc.context import ServicerContext
 
-__all__ = ["Health", "HealthReport", "HealthState"]
+if TYPE_CHECKING:
+    from prometheus_client import CollectorRegistry, Metric
+
+__all__ = ["Exposition", "Health", "HealthReport", "HealthState"]
 
 logger = get_logger("nri_sync.kit.health")
 
@@ -32,34 +35,6 @@ _FEWEST_ANSWERS = 3
 
 # The requests after which the state may be another.
 _TURNS = frozenset({"Configure", "Synchronize"})
-
-# What else a stub counts is in the figures by method. Field of Counters: name, help.
-_COUNTERS = {
-    "sessions": ("sessions_total", "Sessions that got as far as being configured."),
-    "failed_starts": ("failed_starts_total", "Starts that failed."),
-    "losses": ("losses_total", "Sessions that ended other than by stop()."),
-    "restarts": ("reconnects_total", "Sessions after the first."),
-    "requests": ("handler_calls_total", "Requests for which a handler was called."),
-    "errors": ("handler_errors_total", "Handlers that raised."),
-    "rejections": ("rejections_total", "Container adjustments that were rejected."),
-    "late_replies": (
-        "late_replies_total",
-        "Requests that were answered for, because the handler took too long.",
-    ),
-    "late_results": (
-        "late_results_total",
-        "Handlers that were done after their request had been answered for.",
-    ),
-    "updates": ("update_calls_total", "Calls of update_containers()."),
-    "ignored_fields": (
-        "ignored_fields_total",
-        "Fields of answers and updates that the runtime's NRI release does not know, and ignores.",
-    ),
-    "unvalidated_sessions": (
-        "unvalidated_sessions_total",
-        "Sessions with a runtime that cannot call the plugin's validator.",
-    ),
-}
 
 
 class HealthState(str, enum.Enum):
@@ -92,6 +67,13 @@ class HealthReport(NamedTuple):
     reason: str
 
 
+class Exposition(NamedTuple):
+    """Metrics as a server sends them."""
+
+    body: bytes
+    content_type: str
+
+
 class Health(Interceptor):
     """The health of a stub, and its figures. An interceptor, to be passed to the stub.
 
@@ -112,6 +94,7 @@ class Health(Interceptor):
         window: float = 300.0,
         checks: Sequence[Callable[[], str | None]] = (),
         buckets: Sequence[float] = BUCKETS,
+        registry: CollectorRegistry | None = None,
     ) -> None:
         """
         Args:
@@ -126,6 +109,8 @@ class Health(Interceptor):
             checks: further conditions of being ready; each returns None, or why the plugin is not. Asked when
                 it is ready otherwise. They must not block. One that raises counts as not ready.
             buckets: the upper bounds of the histogram of durations, in seconds, in ascending order.
+            registry: that of ``prometheus_client`` whose metrics ``/metrics`` serves beside those of the health;
+                default is ``prometheus_client.REGISTRY``.
         """
         if wedged_after is not None and not wedged_after > 0:
             raise ValueError(f"wedged_after must be positive, not {wedged_after!r}")
@@ -144,7 +129,7 @@ class Health(Interceptor):
         # The number of the last session that was synchronized, as the stub counts them.
         self._synchronized = 0
         self._listeners: list[Callable[[], object]] = []
-        self._sources: list[Callable[[], Iterable[Metric]]] = []
+        self._registry = registry
 
     def attach(self, stub: Stub) -> None:
         """Learn whose health this is; the stub calls it. Idempotent.
@@ -269,7 +254,7 @@ class Health(Interceptor):
         more = f" and {len(found) - 3} more" if len(found) > 3 else ""
         return text and f"handlers have been running for more than {limit:g} s: {text}{more}"
 
-    def describe(self) -> dict[str, Any]:
+    def details(self) -> dict[str, Any]:
         """The report and what it is based on, as plain values that JSON can carry."""
         report = self.report()
         found: dict[str, Any] = {**report._asdict(), "state": report.state.value}
@@ -298,85 +283,44 @@ class Health(Interceptor):
         found["slowest"] = [item._asdict() for item in self.requests.slowest()]
         return found
 
-    # Figures
+    # Metrics
 
-    def add_metrics(self, source: Callable[[], Iterable[Metric]]) -> None:
-        """Have ``source()`` asked for further metrics each time that they are read. It must not block."""
-        self._sources.append(source)
+    @property
+    def registry(self) -> CollectorRegistry:
+        """The registry for metrics of the application, which :meth:`exposition` shows.
 
-    def metrics(self) -> list[Metric]:
-        """All figures there are, but for those of :meth:`add_metrics`."""
-        report = self.report()
-        return [
-            *self.requests.metrics(),
-            Metric(
-                "nri_plugin_state",
-                "gauge",
-                "What the plugin is doing: 1 for the state that it is in.",
-                [
-                    Sample(int(report.state is state), {"state": state.value})
-                    for state in HealthState
-                ],
-            ),
-            _gauge("nri_plugin_live", "Whether no handler is wedged.", report.live),
-            _gauge("nri_plugin_ready", "Whether the plugin serves.", report.ready),
-            *([] if self._stub is None else _of_stub(self._stub)),
-        ]
+        The metrics of the health are not in it: they come from :meth:`collect`.
+        Raises ModuleNotFoundError without the extra ``metrics``.
+        """
+        if self._registry is None:
+            from nri_sync.kit.health import prometheus
 
-    def metrics_text(self) -> str:
-        """All figures as text for Prometheus. A source of them that fails is logged, and left out."""
-        text = render(self.metrics())
-        for source in self._sources:
-            try:
-                text += render(source())
-            except Exception:
-                logger.exception("a source of metrics failed")
-        return text
+            return prometheus.REGISTRY
+        return self._registry
 
+    def collect(self) -> Iterator[Metric]:
+        """The metrics of the health and its stub, for a registry that another server shows.
 
-def _of_stub(stub: Stub) -> list[Metric]:
-    plugin = {
-        "plugin": stub.name,
-        "nri_version": stub.plugin_nri_version,
-        "nri_sync_version": nri_sync.__version__,
-    }
-    found = [
-        Metric("nri_plugin_info", "gauge", "The plugin; always 1.", [Sample(1, plugin)]),
-        _gauge(
-            "nri_plugin_request_timeout_seconds",
-            "How long the runtime waits for a handler.",
-            stub.request_timeout,
-        ),
-    ]
-    if stub.runtime_name:
-        runtime = {
-            "runtime": stub.runtime_name,
-            "version": stub.runtime_version,
-            "nri_version": stub.runtime_nri_version,
-        }
-        text = "The runtime that the plugin was last configured by; always 1."
-        found.append(Metric("nri_plugin_runtime_info", "gauge", text, [Sample(1, runtime)]))
-    found.append(
-        Metric(
-            "nri_plugin_late_replies_by_method_total",
-            "counter",
-            "Requests that were answered for, by method.",
-            [
-                Sample(count, {"method": event})
-                for event, count in sorted(stub.late_by_event.items())
-            ],
-        )
-    )
-    counters = stub.counters
-    found += [
-        Metric(f"nri_plugin_{name}", "counter", text, [Sample(getattr(counters, field))])
-        for field, (name, text) in _COUNTERS.items()
-    ]
-    return found
+        ::
 
+            registry.register(health)
 
-def _gauge(name: str, text: str, value: float) -> Metric:
-    return Metric(name, "gauge", text, [Sample(float(value))])
+        Raises ModuleNotFoundError without the extra ``metrics``.
+        """
+        from nri_sync.kit.health import prometheus
+
+        return prometheus.of_health(self)
+
+    def exposition(self, accept: str = "") -> Exposition:
+        """The metrics of :meth:`collect` and of :attr:`registry`, as Prometheus reads them.
+
+        ``accept`` is the header of the request, by which ``prometheus_client`` chooses between its text format and
+        OpenMetrics. Where the registry fails, the error is logged, and the metrics of the health come alone. The
+        registry takes locks: not for signal handlers. Raises ModuleNotFoundError without the extra ``metrics``.
+        """
+        from nri_sync.kit.health import prometheus
+
+        return Exposition(*prometheus.exposition(self, accept))
 
 
 def _ask(check: Callable[[], str | None]) -> str | None:

@@ -1,7 +1,6 @@
-"""Figures of the requests that a plugin serves, and the text in which Prometheus reads figures.
+"""Counts and times the requests that a plugin serves.
 
-The text is version 0.0.4 of Prometheus's exposition format
-(https://prometheus.io/docs/instrumenting/exposition_formats/), which all its releases take.
+:mod:`nri_sync.kit.health.prometheus` makes metrics of them.
 """
 
 from __future__ import annotations
@@ -9,12 +8,11 @@ from __future__ import annotations
 import bisect
 import itertools
 import math
-import re
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Callable, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Callable, NamedTuple
 
 import grpc
 
@@ -26,19 +24,10 @@ from nri_sync.plugin.interceptors import Proceed
 from nri_sync.threads import signal_safe
 from nri_sync.ttrpc.context import ServicerContext
 
-__all__ = [
-    "BUCKETS",
-    "CONTENT_TYPE",
-    "Metric",
-    "RequestMetrics",
-    "Running",
-    "Sample",
-    "Slow",
-    "render",
-]
+if TYPE_CHECKING:
+    from prometheus_client import Metric
 
-#: What a server sends the text as.
-CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+__all__ = ["BUCKETS", "Figures", "RequestMetrics", "Running", "Slow"]
 
 #: Upper bounds of the histogram of durations, in seconds. Runtimes wait for two seconds as a rule.
 BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0)
@@ -51,23 +40,15 @@ _WINDOW = 300.0
 _OF_SESSIONS = frozenset({"Configure", "Synchronize", "Shutdown"})
 
 
-class Sample(NamedTuple):
-    """One value of a metric. ``suffix`` is for the parts of histograms, such as ``_bucket``."""
+class Figures(NamedTuple):
+    """The requests of one method so far."""
 
-    value: float
-    labels: Mapping[str, str] = {}
-    suffix: str = ""
-
-
-class Metric(NamedTuple):
-    """A metric with all its values."""
-
-    name: str
-    #: counter, gauge, histogram, summary or untyped
-    kind: str
-    #: One sentence for whoever reads it.
-    help: str
-    samples: Sequence[Sample]
+    #: How many ended in each way: ``ok``, ``error``, ``rejected``, ``late``.
+    outcomes: dict[str, int]
+    #: How many took at most this many seconds, by the upper bound of each bucket; the last bound is infinite.
+    durations: dict[float, int]
+    #: The sum of the durations.
+    seconds: float
 
 
 class Running(NamedTuple):
@@ -218,69 +199,28 @@ class RequestMetrics(Interceptor):
         return sorted(found.values(), key=lambda slow: -slow.seconds)
 
     @signal_safe
-    def metrics(self) -> list[Metric]:
-        """All of it, for :func:`render`."""
-        counts: list[Sample] = []
-        durations: list[Sample] = []
+    def figures(self) -> dict[str, Figures]:
+        """The counts and durations by method, of all requests that have ended."""
+        bounds = (*self._buckets, math.inf)
         with self._lock:
-            for event, figures in sorted(self._figures.items()):
-                for outcome, count in sorted(figures.outcomes.items()):
-                    counts.append(Sample(count, {"method": event, "outcome": outcome}))
-                durations += self._histogram(event, figures)
-        in_flight = Counter(event for event, _, _ in self._running.copy().values())
-        # A method that has been seen keeps its line.
-        for sample in counts:
-            in_flight.setdefault(sample.labels["method"], 0)
-        return [
-            Metric(
-                "nri_plugin_requests_total",
-                "counter",
-                "Requests of the runtime that were handled, by what became of them.",
-                counts,
-            ),
-            Metric(
-                "nri_plugin_request_duration_seconds",
-                "histogram",
-                "How long handlers took.",
-                durations,
-            ),
-            Metric(
-                "nri_plugin_requests_in_flight",
-                "gauge",
-                "Requests whose handlers are running.",
-                [Sample(count, {"method": event}) for event, count in sorted(in_flight.items())],
-            ),
-            Metric(
-                "nri_plugin_request_longest_in_flight_seconds",
-                "gauge",
-                "How long the handler has been running that has been for the longest time.",
-                [Sample(self.longest())],
-            ),
-            Metric(
-                "nri_plugin_request_slowest_recent_seconds",
-                "gauge",
-                "The slowest request in the last five to ten minutes.",
-                [Sample(slow.seconds, {"method": slow.event}) for slow in self.slowest()],
-            ),
-            Metric(
-                "nri_plugin_unserved_answers_recent_ratio",
-                "gauge",
-                "The share of late and failed answers among the recent ones.",
-                [Sample(self.answers().share)],
-            ),
-        ]
+            return {
+                event: Figures(
+                    dict(figures.outcomes),
+                    dict(zip(bounds, itertools.accumulate(figures.buckets))),
+                    figures.seconds,
+                )
+                for event, figures in sorted(self._figures.items())
+            }
 
-    def _histogram(self, event: str, figures: _Figures) -> list[Sample]:
-        bounds = [*map(_number, self._buckets), "+Inf"]
-        sums = list(itertools.accumulate(figures.buckets))
-        return [
-            *(
-                Sample(count, {"method": event, "le": bound}, "_bucket")
-                for bound, count in zip(bounds, sums)
-            ),
-            Sample(figures.seconds, {"method": event}, "_sum"),
-            Sample(sums[-1], {"method": event}, "_count"),
-        ]
+    def collect(self) -> Iterator[Metric]:
+        """The metrics, for a registry of ``prometheus_client``: ``registry.register(requests)``.
+
+        Raises ModuleNotFoundError without the extra ``metrics``.
+        """
+        # Only those who ask need the package.
+        from nri_sync.kit.health import prometheus
+
+        return prometheus.of_requests(self)
 
     def _after_fork_in_child(self) -> None:
         # The handlers that were running are the parent's, and so is a lock that was held.
@@ -295,57 +235,3 @@ def _outcome(event: str, reply: Any, context: Any) -> str:
     if event == "ValidateContainerAdjustment" and reply.reject:
         return "rejected"
     return "ok"
-
-
-_NAME = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*")
-_LABEL = re.compile(r"(?!__)[a-zA-Z_][a-zA-Z0-9_]*")
-_KINDS = frozenset({"counter", "gauge", "histogram", "summary", "untyped"})
-
-
-def render(metrics: Iterable[Metric]) -> str:
-    """The metrics as text for Prometheus; those without values are left out.
-
-    Raises:
-        ValueError: a name or label that Prometheus would not take, or a name that comes twice.
-    """
-    lines: list[str] = []
-    seen: set[str] = set()
-    for metric in metrics:
-        if not _NAME.fullmatch(metric.name) or metric.kind not in _KINDS:
-            raise ValueError(f"{metric.name!r} ({metric.kind!r}) is no metric of Prometheus")
-        if metric.name in seen:
-            raise ValueError(f"there are two metrics called {metric.name}")
-        seen.add(metric.name)
-        if not metric.samples:
-            continue
-        about = metric.help.replace("\\", r"\\").replace("\n", r"\n")
-        lines.append(f"# HELP {metric.name} {about}")
-        lines.append(f"# TYPE {metric.name} {metric.kind}")
-        lines += [
-            f"{metric.name}{sample.suffix}{_labels(sample.labels)} {_number(sample.value)}"
-            for sample in metric.samples
-        ]
-    return "".join(f"{line}\n" for line in lines)
-
-
-def _labels(labels: Mapping[str, str]) -> str:
-    if not labels:
-        return ""
-    for name in labels:
-        if not _LABEL.fullmatch(name):
-            raise ValueError(f"{name!r} is no label of Prometheus")
-    return "{{{}}}".format(
-        ",".join(f'{name}="{_escaped(value)}"' for name, value in labels.items())
-    )
-
-
-def _escaped(value: str) -> str:
-    # A lone surrogate, as of a file name that is not UTF-8, could not be sent.
-    value = str(value).encode("utf-8", "replace").decode("utf-8")
-    return value.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
-
-
-def _number(value: float) -> str:
-    if not math.isfinite(value):
-        return "NaN" if math.isnan(value) else "+Inf" if value > 0 else "-Inf"
-    return repr(int(value)) if value == int(value) and abs(value) < 1e15 else repr(float(value))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import socket
 import threading
 from collections.abc import Iterator
@@ -17,10 +16,8 @@ import pytest
 import nri_sync
 from nri_sync import api, kit
 from nri_sync.kit import HealthState
-from nri_sync.kit.health.health import _COUNTERS
 from nri_sync.testing import FakeRuntime, make_container, make_pod
 from nri_sync.threads import spawn
-from tests.kit._exposition import read
 from tests.kit._node import CONTAINER, LONG, POD, Node, PluginWith, eventually
 
 __all__: list[str] = []
@@ -99,10 +96,8 @@ def test_a_validator_that_the_runtime_cannot_call(socket_dir: Path, allowed: boo
             runtime.wait_for(lambda: runtime.plugins)
             reason = is_now(health, SYNCHRONIZED, ready=allowed)
             assert allowed or "cannot call the validator: containers are created" in reason
-            figures = read(health.metrics_text())
-            assert figures["nri_plugin_unvalidated_sessions_total"].value() == 1
-            assert figures["nri_plugin_ready"].value() == int(allowed)
-            missing = health.describe()["plugin"]["missing_events"]
+            assert stub.counters.unvalidated_sessions == 1
+            missing = health.details()["plugin"]["missing_events"]
             assert missing == "ValidateContainerAdjustment"
 
 
@@ -162,13 +157,10 @@ class TestAnswers:
             late, failed = (3, 0) if how == "late" else (0, 3)
             expected = f"of 3 answers in the last 300 s {late} were late and {failed} failed"
             assert is_now(health, SYNCHRONIZED) == expected
-            figures = read(health.metrics_text())
-            ratio = figures["nri_plugin_unserved_answers_recent_ratio"].value()
-            assert ratio == 1
-            assert figures["nri_plugin_ready"].value() == 0
+            assert health.requests.answers().share == 1
             if how == "late":
-                by_method = figures["nri_plugin_late_replies_by_method_total"]
-                assert by_method.value(method="CreateContainer") == 3
+                assert health.stub is not None
+                assert health.stub.late_by_event == {"CreateContainer": 3}
             # With good ones it is ready again.
             ask("well", "well", "well", "well")
             is_now(health, SYNCHRONIZED, ready=True)
@@ -182,8 +174,7 @@ class TestAnswers:
         with self.served(runtime) as (health, ask):
             ask(*3 * ["rejecting", "aborting"])
             is_now(health, SYNCHRONIZED, ready=True)
-            counts = read(health.metrics_text())["nri_plugin_requests_total"]
-            assert counts.value(method="CreateContainer", outcome="rejected") == 6
+            assert health.requests.figures()["CreateContainer"].outcomes == {"rejected": 6}
 
     def test_another_share_or_none(self, runtime: FakeRuntime) -> None:
         with self.served(runtime, most_unserved=None) as (health, ask):
@@ -420,65 +411,15 @@ def test_attaching(node: Node) -> None:
             kit.Health(wedged_after=wrong)
 
 
-def test_metrics(node: Node, caplog: pytest.LogCaptureFixture) -> None:
-    health, stub = make(node, PluginWith(create_container=lambda pod, container: None))
-    found = read(health.metrics_text())
-    assert found["nri_plugin_state"].value(state="connecting") == 1
-    assert found["nri_plugin_ready"].value() == 0
-    assert "nri_plugin_runtime_info" not in found
-    node.start()
-    node.connect(stub)
-    node.runtime.create_container(POD, CONTAINER)
-    node.lose(stub)
-    node.start(nri_version="v0.12.0")
-    node.connect(stub)
-
-    found = read(health.metrics_text())
-    states = {state: found["nri_plugin_state"].value(state=state.value) for state in HealthState}
-    assert states == {**dict.fromkeys(HealthState, 0), SYNCHRONIZED: 1}
-    assert (found["nri_plugin_live"].value(), found["nri_plugin_ready"].value()) == (1, 1)
-    assert found["nri_plugin_info"].value(
-        plugin="10-test", nri_version=api.NRI_VERSION, nri_sync_version=nri_sync.__version__
-    )
-    assert found["nri_plugin_runtime_info"].value(
-        runtime="test-runtime", version="v1.0.0", nri_version="v0.12.0"
-    )
-    assert found["nri_plugin_reconnects_total"].value() == 1
-    assert found["nri_plugin_losses_total"].value() == 1
-    assert found["nri_plugin_handler_calls_total"].value() == 1
-    assert found["nri_plugin_requests_total"].value(method="Configure", outcome="ok") == 2
-    assert all(name.startswith("nri_plugin_") for name in found)
-
-    health.add_metrics(lambda: [kit.Metric("my_pods", "gauge", "Mine.", [kit.Sample(3)])])
-    health.add_metrics(lambda: [kit.Metric("not a name", "gauge", "Mine.", [kit.Sample(3)])])
-    health.add_metrics(lambda: [kit.Metric("my_other", "gauge", "Mine.", [kit.Sample(4)])])
-    with caplog.at_level(logging.ERROR, "nri_sync.kit.health"):
-        found = read(health.metrics_text())
-    assert (found["my_pods"].value(), found["my_other"].value()) == (3, 4)
-    assert "'not a name' ('gauge') is no metric of Prometheus" in caplog.text
-
-
-def test_no_counter_of_the_stub_is_left_out() -> None:
-    assert set(_COUNTERS) == {*nri_sync.Counters._fields, "restarts"}
-
-
-def test_buckets(node: Node) -> None:
-    health, stub = make(node, PluginWith(run_pod_sandbox=lambda pod: None), buckets=(LONG,))
-    node.start()
-    node.connect(stub)
-    family = read(health.metrics_text())["nri_plugin_request_duration_seconds"]
-    assert family.value("_bucket", method="Configure", le="20") == 1
-
-
 def test_description(node: Node) -> None:
-    assert "plugin" not in json.loads(json.dumps(kit.Health().describe()))
+    assert "plugin" not in json.loads(json.dumps(kit.Health().details()))
     handler = Held()
     health, stub = make(node, PluginWith(create_container=handler))
     node.start()
     node.connect(stub)
     node.create_container()
     assert handler.inside.wait(LONG)
-    found = json.loads(json.dumps(health.describe()))
+    found = json.loads(json.dumps(health.details()))
     assert (found["state"], found["live"], found["ready"]) == ("synchronized", True, True)
     assert found["plugin"]["name"] == "10-test"
     assert found["runtime"]["request_timeout"] == 2.0
@@ -489,4 +430,4 @@ def test_description(node: Node) -> None:
     assert {slow["event"] for slow in found["slowest"]} == {"Configure", "Synchronize"}
     handler.may_return.set()
     node.lose(stub)
-    assert "10-test" in health.describe()["session"]["close_reason"]
+    assert "10-test" in health.details()["session"]["close_reason"]

@@ -1,4 +1,4 @@
-"""Figures of requests, and the text in which Prometheus reads them."""
+"""Counts and durations of requests."""
 
 from __future__ import annotations
 
@@ -17,8 +17,7 @@ import pytest
 from nri_sync import api, kit
 from nri_sync.errors import RequestFailed, ValidationRejected
 from nri_sync.kit.health import metrics
-from nri_sync.kit.health.metrics import Metric, RequestMetrics, Running, Sample, render
-from tests.kit._exposition import read
+from nri_sync.kit.health.metrics import Figures, RequestMetrics, Running
 from tests.kit._node import CONTAINER, LONG, POD, Node, PluginWith, eventually
 
 __all__: list[str] = []
@@ -88,29 +87,18 @@ class TestRequests:
         for reject in (True, False, True):
             reply = api.ValidateContainerAdjustmentResponse(reject=reject)
             serve(requests, clock, 0.1, event="ValidateContainerAdjustment", reply=reply)
-        total = read(render(requests.metrics()))["nri_plugin_requests_total"]
-        found = {
-            tuple(dict(labels).values()): value for (_, labels), value in total.samples.items()
-        }
-        assert {tuple(sorted(key)): value for key, value in found.items()} == {
-            ("CreateContainer", "ok"): 2,
-            ("CreateContainer", "error"): 2,
-            ("CreateContainer", "late"): 2,
-            ("ValidateContainerAdjustment", "rejected"): 2,
-            ("ValidateContainerAdjustment", "ok"): 1,
+        assert {event: figure.outcomes for event, figure in requests.figures().items()} == {
+            "CreateContainer": {"ok": 2, "error": 2, "late": 2},
+            "ValidateContainerAdjustment": {"rejected": 2, "ok": 1},
         }
 
     def test_durations(self, clock: Clock) -> None:
         requests = RequestMetrics(buckets=(0.25, 1, 4))
         for seconds in (0.125, 0.25, 0.5, 2, 8):  # exact in binary, as is the clock
             serve(requests, clock, seconds)
-        family = read(render(requests.metrics()))["nri_plugin_request_duration_seconds"]
-        counts = {
-            bound: family.value("_bucket", method="CreateContainer", le=bound)
-            for bound in ("0.25", "1", "4", "+Inf")
-        }
-        assert counts == {"0.25": 2, "1": 3, "4": 4, "+Inf": 5}
-        assert family.value("_sum", method="CreateContainer") == 10.875
+        assert requests.figures()["CreateContainer"] == Figures(
+            {"ok": 5}, {0.25: 2, 1: 3, 4: 4, math.inf: 5}, 10.875
+        )
 
     @pytest.mark.parametrize("buckets", [(1, 1), (2, 1), (1, math.inf), (math.nan,)])
     def test_wrong_buckets(self, buckets: tuple[float, ...]) -> None:
@@ -182,7 +170,8 @@ class TestRequests:
 
         def look() -> None:
             while not reading.is_set():
-                read(render(requests.metrics()))
+                for figures in requests.figures().values():
+                    assert max(figures.durations.values()) == sum(figures.outcomes.values())
 
         threads = [threading.Thread(target=work) for _ in range(4)]
         reader = threading.Thread(target=look)
@@ -192,10 +181,8 @@ class TestRequests:
             thread.join(LONG)
         reading.set()
         reader.join(LONG)
-        found = read(render(requests.metrics()))
-        total = found["nri_plugin_requests_total"]
-        assert total.value(method="RunPodSandbox", outcome="ok") == 2000
-        assert found["nri_plugin_requests_in_flight"].value(method="RunPodSandbox") == 0
+        assert requests.figures()["RunPodSandbox"].outcomes == {"ok": 2000}
+        assert requests.running() == []
 
     @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
     @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
@@ -206,7 +193,7 @@ class TestRequests:
             with requests._lock:
                 child = os.fork()
             if child == 0:
-                os._exit(0 if requests.longest() == 0.0 and requests.metrics() else 1)
+                os._exit(0 if requests.longest() == 0.0 and requests.figures() == {} else 1)
             return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
         assert requests.serve("RunPodSandbox", None, Context(), behaviour) == 0  # type: ignore[arg-type]
@@ -243,89 +230,15 @@ def test_a_real_session(node: Node) -> None:
         node.runtime.create_container(POD, CONTAINER)
     node.runtime.run_pod_sandbox(POD)  # answered for
     assert inside.wait(LONG)
-    found = read(render(requests.metrics()))
-    assert found["nri_plugin_requests_in_flight"].value(method="RunPodSandbox") == 1
-    assert found["nri_plugin_request_longest_in_flight_seconds"].value() > 0.0
+    assert [running.event for running in requests.running()] == ["RunPodSandbox"]
+    assert requests.longest() > 0.0
     release.set()
     eventually(lambda: not requests.running())
-    total = read(render(requests.metrics()))["nri_plugin_requests_total"]
-    eventually(
-        lambda: read(render(requests.metrics()))["nri_plugin_requests_total"].value(
-            method="RunPodSandbox", outcome="late"
-        )
-    )
-    assert total.value(method="Synchronize", outcome="ok") == 1
-    assert total.value(method="StopContainer", outcome="error") == 1
-    assert total.value(method="ValidateContainerAdjustment", outcome="rejected") == 1
-
-
-class TestRender:
-    def test_the_text(self) -> None:
-        text = render(
-            [
-                Metric("a_total", "counter", "How many.", [Sample(3), Sample(0.5, {"b": "c"})]),
-                Metric("none", "gauge", "Without values.", []),
-                Metric("d", "untyped", "x", [Sample(1, {"e": "f", "g": "h"}, "_i")]),
-            ]
-        )
-        assert text == (
-            "# HELP a_total How many.\n"
-            "# TYPE a_total counter\n"
-            "a_total 3\n"
-            'a_total{b="c"} 0.5\n'
-            "# HELP d x\n"
-            "# TYPE d untyped\n"
-            'd_i{e="f",g="h"} 1\n'
-        )
-        assert render([]) == ""
-
-    def test_escaping(self) -> None:
-        odd = 'back\\slash "quote"\nline, {brace} = é'
-        metric = Metric("a", "gauge", "one\\two\nthree", [Sample(1, {"b": odd})])
-        text = render([metric])
-        assert "# HELP a one\\\\two\\nthree\n" in text
-        assert 'a{b="back\\\\slash \\"quote\\"\\nline, {brace} = é"} 1\n' in text
-        assert read(text)["a"].value(b=odd) == 1
-        assert 'b="?"' in render([Metric("a", "gauge", "x", [Sample(1, {"b": "\udcff"})])])
-
-    @pytest.mark.parametrize(
-        ("value", "text"),
-        [
-            (0, "0"),
-            (-1.5, "-1.5"),
-            (2.0, "2"),
-            (True, "1"),
-            (1e300, "1e+300"),
-            (10**14, "100000000000000"),
-            (10**20, "1e+20"),
-            (math.inf, "+Inf"),
-            (-math.inf, "-Inf"),
-            (math.nan, "NaN"),
-        ],
-    )
-    def test_numbers(self, value: float, text: str) -> None:
-        assert render([Metric("a", "gauge", "x", [Sample(value)])]).splitlines()[-1] == f"a {text}"
-
-    @pytest.mark.parametrize(
-        "metric",
-        [
-            Metric("", "gauge", "x", []),
-            Metric("1a", "gauge", "x", []),
-            Metric("a b", "gauge", "x", []),
-            Metric("a\n", "gauge", "x", []),
-            Metric("a", "number", "x", []),
-            Metric("a", "gauge", "x", [Sample(1, {"__b": "x"})]),
-            Metric("a", "gauge", "x", [Sample(1, {"b-c": "x"})]),
-        ],
-    )
-    def test_what_prometheus_would_not_take(self, metric: Metric) -> None:
-        with pytest.raises(ValueError, match="of Prometheus"):
-            render([metric])
-
-    def test_a_name_that_comes_twice(self) -> None:
-        metric = Metric("a", "gauge", "x", [Sample(1)])
-        with pytest.raises(ValueError, match="two metrics called a"):
-            render([metric, metric])
+    eventually(lambda: requests.figures()["RunPodSandbox"].outcomes == {"late": 1})
+    found = {event: figures.outcomes for event, figures in requests.figures().items()}
+    assert found["Synchronize"] == {"ok": 1}
+    assert found["StopContainer"] == {"error": 1}
+    assert found["ValidateContainerAdjustment"] == {"rejected": 1}
 
 
 def test_the_clock_is_real() -> None:

@@ -1,21 +1,15 @@
-"""The HTTP endpoint, with clients of all kinds."""
+"""The HTTP endpoint, from start to stop, and its addresses."""
 
 from __future__ import annotations
 
 import contextlib
-import errno
-import http.client
-import json
-import logging
 import os
 import random
-import selectors
 import socket
 import stat
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,11 +17,11 @@ from typing import Any
 import pytest
 
 from nri_sync import kit
-from nri_sync.kit.health import server as module
-from nri_sync.kit.health.server import HealthServer, Reply, answer, parse_address
+from nri_sync.kit.health.health import Exposition
+from nri_sync.kit.health.server import HealthServer, parse_address
 from nri_sync.threads import spawn
-from tests.kit._exposition import read
-from tests.kit._node import LONG, Node, PluginWith, eventually
+from tests.kit._node import LONG, eventually
+from tests.kit.health._http import connect, get, received, send
 
 __all__: list[str] = []
 
@@ -43,266 +37,23 @@ def server(health: kit.Health) -> Iterator[HealthServer]:
         yield made
 
 
-def connect(server: HealthServer) -> socket.socket:
-    family, address = parse_address(server.address)
-    sock = socket.socket(family, socket.SOCK_STREAM)
-    sock.settimeout(LONG)
-    sock.connect(address)
-    return sock
-
-
-def received(sock: socket.socket) -> bytes:
-    """All until the end."""
-    data = b""
-    while piece := sock.recv(65536):
-        data += piece
-    return data
-
-
-def send(server: HealthServer, data: bytes) -> bytes:
-    """The whole answer to these bytes."""
-    with connect(server) as sock:
-        sock.sendall(data)
-        return received(sock)
-
-
-def get(server: HealthServer, target: str) -> tuple[int, str]:
-    """Status and body, by a client that somebody else wrote."""
-    host, _, port = server.address.rpartition(":")
-    connection = http.client.HTTPConnection(host, int(port), timeout=LONG)
-    with contextlib.closing(connection):
-        connection.request("GET", target)
-        response = connection.getresponse()
-        return response.status, response.read().decode()
-
-
-class TestAnswers:
-    def test_probes_of_a_real_plugin(self, socket_dir: Path) -> None:
-        inside, may_return = threading.Event(), threading.Event()
-
-        def handler(pod: Any, container: Any) -> None:
-            inside.set()
-            assert may_return.wait(LONG)
-
-        health = kit.Health(wedged_after=0.3)
-        with Node(socket_dir) as node, HealthServer(health, "127.0.0.1:0") as server:
-            stub = node.stub(PluginWith(create_container=handler), interceptors=[health])
-            assert get(server, "/livez") == (200, "ok: connecting: the stub is idle\n")
-            assert get(server, "/readyz") == (503, "failed: connecting: the stub is idle\n")
-            node.start()
-            node.connect(stub)
-            assert get(server, "/readyz")[0] == 200
-            node.create_container()
-            assert inside.wait(LONG)
-            eventually(lambda: get(server, "/livez")[0] == 503)
-            status, text = get(server, "/livez")
-            assert (status, text[:16]) == (503, "failed: wedged: ")
-            assert get(server, "/readyz")[0] == 503
-            may_return.set()
-            eventually(lambda: get(server, "/livez")[0] == 200)
-            assert get(server, "/readyz")[0] == 200
-            found = read(get(server, "/metrics")[1])
-            assert found["nri_plugin_handler_calls_total"].value() == 1
-
-    def test_verbose(self, health: kit.Health) -> None:
-        for target in ("/livez?verbose", "/livez?a=b&verbose=1"):
-            reply = answer(health, target)
-            assert (reply.status, reply.content_type) == (200, "application/json")
-            assert json.loads(reply.body)["state"] == "connecting"
-        assert answer(health, "/readyz?verbose").status == 503
-        assert answer(health, "/livez?verbosely").body.startswith("ok: ")
-
-    def test_metrics(self, health: kit.Health, server: HealthServer) -> None:
-        reply = answer(health, "/metrics")
-        assert reply.content_type == "text/plain; version=0.0.4; charset=utf-8"
-        assert get(server, "/metrics") == (200, reply.body)
-
-    def test_not_found(self, health: kit.Health) -> None:
-        for target in ("/", "/livez/", "/Livez", "//livez", "/metrics2"):
-            assert answer(health, target).status == 404
-
-    def test_the_whole_reply(self, server: HealthServer) -> None:
-        body = b"ok: connecting: no stub is attached\n"
-        head = (
-            b"HTTP/1.1 200 OK\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: 36\r\n"
-            b"Cache-Control: no-store\r\nConnection: close\r\n\r\n"
-        )
-        assert send(server, b"GET /livez HTTP/1.1\r\nHost: a\r\n\r\n") == head + body
-        assert send(server, b"GET /livez HTTP/1.0\r\n\r\n") == head + body
-        assert send(server, b"GET /livez HTTP/1.1\n\n") == head + body
-        assert send(server, b"HEAD /livez HTTP/1.1\r\n\r\n") == head
-
-    def test_a_reply_of_any_text(self) -> None:
-        assert Reply(200, "é\udcff").encoded().endswith(b"\r\n\r\n\xc3\xa9?")
-
-    def test_what_fails_inside(
-        self, health: kit.Health, server: HealthServer, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        def fail() -> None:
-            raise ValueError("inside")
-
-        monkeypatch.setattr(health, "report", fail)
-        logging.getLogger("nri_sync.kit.health").disabled = True
-        try:
-            assert get(server, "/livez") == (500, "ValueError('inside')\n")
-        finally:
-            logging.getLogger("nri_sync.kit.health").disabled = False
-
-
-class TestClients:
-    @pytest.mark.parametrize(
-        ("request_", "status"),
-        [
-            (b"POST /livez HTTP/1.1\r\nContent-Length: 3\r\n\r\nabc", b"405"),
-            (b"DELETE /livez HTTP/1.1\r\n\r\n", b"405"),
-            (b"GET livez HTTP/1.1\r\n\r\n", b"400"),
-            (b"GET http://a/livez HTTP/1.1\r\n\r\n", b"400"),
-            (b"GET /livez\r\n\r\n", b"400"),
-            (b"GET /livez HTTP/1.1 x\r\n\r\n", b"400"),
-            (b"GET /\xff\x00 HTTP/1.1\r\n\r\n", b"404"),
-            (b"PRI * HTTP/2.0\r\n\r\n", b"400"),
-            (b"GET / HTTP/2.0\r\n\r\n", b"505"),
-            (b"\x16\x03\x01\x02\x00\x01", b"400"),
-            (b"\r\n\r\n", b"400"),
-            (b"GET /livez HTTP/1.1\r\n" + b"A: b\r\n" * 2000, b"431"),
-            (b"G" * 20000, b"431"),
-        ],
-    )
-    def test_requests_that_are_none(
-        self, server: HealthServer, request_: bytes, status: bytes
-    ) -> None:
-        assert send(server, request_).startswith(b"HTTP/1.1 " + status + b" ")
-        assert get(server, "/livez")[0] == 200
-
-    def test_allowed_methods_are_told(self, server: HealthServer) -> None:
-        assert b"\r\nAllow: GET, HEAD\r\n" in send(server, b"PUT / HTTP/1.1\r\n\r\n")
-
-    def test_a_request_in_pieces(self, server: HealthServer) -> None:
-        with connect(server) as sock:
-            for byte in b"GET /livez HTTP/1.1\r\nHost: a\r\n\r\n":
-                sock.sendall(bytes([byte]))
-            assert received(sock).startswith(b"HTTP/1.1 200 ")
-
-    def test_random_bytes(self, server: HealthServer) -> None:
-        source = random.Random(1)
-        for size in range(200):
-            with connect(server) as sock, contextlib.suppress(OSError):
-                sock.sendall(bytes(source.randrange(256) for _ in range(size)))
-                sock.shutdown(socket.SHUT_WR)
-                received(sock)
-        assert get(server, "/livez")[0] == 200
-
-    def test_a_body_that_goes_on(self, server: HealthServer) -> None:
-        # The answer arrives although the client goes on sending.
-        with connect(server) as sock:
-            sock.sendall(b"POST /livez HTTP/1.1\r\nContent-Length: 9999999\r\n\r\n")
-            sock.sendall(b"x" * 1_000_000)
-            assert received(sock).startswith(b"HTTP/1.1 405 ")
-
-    def test_slow_clients_do_not_keep_others_out(self, health: kit.Health) -> None:
-        server = HealthServer(health, "127.0.0.1:0", timeout=LONG, max_connections=8)
-        with server, contextlib.ExitStack() as stack:
-            slow = [stack.enter_context(connect(server)) for _ in range(30)]
-            for sock in slow:
-                with contextlib.suppress(OSError):
-                    sock.sendall(b"GET /livez HT")
-            for _ in range(10):
-                assert get(server, "/livez")[0] == 200
-            # The oldest have made room.
-            with contextlib.suppress(ConnectionResetError):
-                assert slow[0].recv(1) == b""
-
-    @pytest.mark.parametrize("head", [b"", b"GET /", b"GET /livez HTTP/1.1\r\n\r\n"])
-    def test_a_connection_has_its_time(self, health: kit.Health, head: bytes) -> None:
-        with HealthServer(health, "127.0.0.1:0", timeout=0.05) as server, connect(server) as sock:
-            sock.sendall(head)
-            text = received(sock)  # to the end, though nothing more was sent
-            assert text.startswith(b"HTTP/1.1 200 ") == head.endswith(b"\r\n\r\n")
-
-    def test_a_client_that_trickles_has_no_more(self, health: kit.Health) -> None:
-        with HealthServer(health, "127.0.0.1:0", timeout=0.2) as server, connect(server) as sock:
-            sock.settimeout(0.01)
-            give_up = time.monotonic() + LONG
-            try:
-                while sock.send(b"G"):
-                    assert time.monotonic() < give_up
-                    with contextlib.suppress(socket.timeout):
-                        if not sock.recv(1):
-                            break
-            except ConnectionError:
-                pass
-
-    def test_a_client_that_does_not_read(self, health: kit.Health) -> None:
-        help_ = "x" * 20_000_000
-        health.add_metrics(lambda: [kit.Metric("big", "gauge", help_, [kit.Sample(1)])])
-        with HealthServer(health, "127.0.0.1:0", timeout=LONG) as server, connect(server) as sock:
-            sock.sendall(b"GET /metrics HTTP/1.1\r\n\r\n")
-            assert get(server, "/livez")[0] == 200
-            assert received(sock).endswith(b"\nbig 1\n")
-
-    def test_a_client_that_resets(self, server: HealthServer) -> None:
-        for data in (b"", b"GET /", b"GET /metrics HTTP/1.1\r\n\r\n"):
-            sock = connect(server)
-            sock.sendall(data)
-            linger = b"\1\0\0\0\0\0\0\0"
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
-            sock.close()
-        assert get(server, "/livez")[0] == 200
-
-    def test_clients_at_the_same_time(self, server: HealthServer) -> None:
-        statuses: list[int] = []
-
-        def ask() -> None:
-            for _ in range(20):
-                statuses.append(get(server, "/livez")[0])
-
-        threads = [threading.Thread(target=ask) for _ in range(8)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join(LONG)
-        assert statuses == [200] * 160
-
-    def test_no_more_descriptors(
-        self, health: kit.Health, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-    ) -> None:
-        monkeypatch.setattr(module, "_BREATHER", 0.01)
-        server = HealthServer(health, "127.0.0.1:0")
-        failures = [OSError(errno.EMFILE, "too many"), OSError(errno.ECONNABORTED, "gone")]
-        real = socket.socket.accept
-
-        def accept(sock: socket.socket) -> Any:
-            if failures:
-                raise failures.pop(0)
-            return real(sock)
-
-        monkeypatch.setattr(socket.socket, "accept", accept)
-        with server:
-            assert get(server, "/livez")[0] == 200
-        assert not failures
-        assert "cannot accept a connection" in caplog.text
-
-
 class TestLifecycle:
     def test_it_sleeps_while_there_is_nothing_to_do(
         self, health: kit.Health, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        timeouts: list[float | None] = []
-        real = selectors.DefaultSelector
+        calls: list[float | None] = []
+        real = socket.socket.accept
 
-        class Selector(real):  # type: ignore[misc, valid-type]
-            def select(self, timeout: float | None = None) -> Any:
-                timeouts.append(timeout)
-                return super().select(timeout)
+        def accept(sock: socket.socket) -> Any:
+            calls.append(sock.gettimeout())
+            return real(sock)
 
-        monkeypatch.setattr(selectors, "DefaultSelector", Selector)
+        monkeypatch.setattr(socket.socket, "accept", accept)
         with HealthServer(health, "127.0.0.1:0", timeout=LONG) as server:
-            eventually(lambda: timeouts)
+            eventually(lambda: calls)
             assert get(server, "/livez")[0] == 200
-            eventually(lambda: timeouts[-1] is None)
-            assert len(timeouts) < 10
-        # Only a connection has a time.
-        assert timeouts[0] is None
+            # It blocks until a client comes, without a timeout.
+            eventually(lambda: calls == [None, None])
 
     def test_start_and_stop_any_number_of_times(self, health: kit.Health) -> None:
         server = HealthServer(health, "127.0.0.1:0")
@@ -362,15 +113,17 @@ class TestLifecycle:
             sock.sendall(b"GET /livez HTTP/1.1\r\n\r\n")
             assert received(sock).startswith(b"HTTP/1.1 200 ")
 
-    def test_a_handler_may_stop_it(self, health: kit.Health, server: HealthServer) -> None:
+    def test_a_handler_may_stop_it(
+        self, health: kit.Health, server: HealthServer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         asked = threading.Event()
 
-        def source() -> list[kit.Metric]:
+        def exposition(accept: str) -> Any:
             spawn("stop", server.stop)
             asked.set()
-            return []
+            return Exposition(b"", "text/plain")
 
-        health.add_metrics(source)
+        monkeypatch.setattr(health, "exposition", exposition)
         with connect(server) as sock:
             sock.sendall(b"GET /metrics HTTP/1.1\r\n\r\n")
             assert asked.wait(LONG)
@@ -477,11 +230,10 @@ class TestAddresses:
         assert server.address == f"unix:{path}"
         with server:
             assert stat.S_ISSOCK(path.stat().st_mode)
-            text = send(server, b"GET /livez HTTP/1.1\r\n\r\n")
-            assert text.startswith(b"HTTP/1.1 200 ")
+            assert send(server, b"GET /livez HTTP/1.1\r\n\r\n").startswith(b"HTTP/1.1 200 ")
             with pytest.raises(OSError, match=rf"on unix:{path}: Address .*in use"):
                 HealthServer(health, str(path)).start()
-            assert send(server, b"GET /livez HTTP/1.1\r\n\r\n") == text
+            assert send(server, b"GET /livez HTTP/1.1\r\n\r\n").startswith(b"HTTP/1.1 200 ")
         assert not path.exists()
 
     def test_a_stale_socket_is_replaced(self, health: kit.Health, socket_dir: Path) -> None:

@@ -1,0 +1,313 @@
+"""The connections of the HTTP endpoint: a thread accepts them, and each has a thread and a time of its own.
+
+The standard library's handler reads the requests. This module bounds the cost of clients: a connection is for one
+request, and ends at its time whatever the client does; the head of a request has a limit; and the oldest
+connection gives way to a newer one when there are many.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import http
+import http.client
+import http.server
+import io
+import json
+import socket
+import threading
+import urllib.parse
+from typing import Any, NamedTuple, Union
+
+from nri_sync.deadline import Deadline
+from nri_sync.errors import NoThread
+from nri_sync.kit.health.health import Health
+from nri_sync.logger import get_logger
+from nri_sync.net import sockets
+from nri_sync.threads import Latch, spawn
+
+__all__ = ["Acceptor", "Address", "Reply", "answer"]
+
+logger = get_logger("nri_sync.kit.health")
+
+Address = Union[str, "tuple[Any, ...]"]
+
+# The head of a request; those of kubelets and of Prometheus have some 300 bytes.
+_HEAD_MAX = 16384
+# Seconds without accepting, where there are no file descriptors or no memory.
+_BREATHER = 0.5
+# What the acceptor waits for the thread of a connection that gave way, in seconds: it was woken.
+_GIVE_WAY = 1.0
+# The time of a connection that the acceptor serves itself, without a thread to be had, in seconds.
+_WITHOUT_THREAD = 1.0
+
+_TEXT = "text/plain; charset=utf-8"
+
+
+class Reply(NamedTuple):
+    """What to answer with."""
+
+    status: int
+    body: bytes
+    content_type: str = _TEXT
+
+
+def answer(health: Health, target: str, accept: str = "") -> Reply:
+    """The answer to a GET of ``target``: ``/livez``, ``/readyz`` (both with ``?verbose``) or ``/metrics``.
+
+    ``accept`` is the header of the request.
+    """
+    path, _, query = target.partition("?")
+    if path == "/metrics":
+        try:
+            found = health.exposition(accept)
+        except ModuleNotFoundError as error:
+            return Reply(http.HTTPStatus.NOT_IMPLEMENTED, f"{error}\n".encode())
+        return Reply(http.HTTPStatus.OK, found.body, found.content_type)
+    if path not in ("/livez", "/readyz"):
+        text = b"not found; there are /livez, /readyz and /metrics\n"
+        return Reply(http.HTTPStatus.NOT_FOUND, text)
+    report = health.report()
+    good = report.live if path == "/livez" else report.ready
+    status = http.HTTPStatus.OK if good else http.HTTPStatus.SERVICE_UNAVAILABLE
+    if "verbose" in urllib.parse.parse_qs(query, keep_blank_values=True):
+        details = json.dumps(health.details(), indent=2)
+        return Reply(status, f"{details}\n".encode(), "application/json")
+    line = f"{'ok' if good else 'failed'}: {report.state}: {report.reason}\n"
+    return Reply(status, line.encode("utf-8", "replace"))
+
+
+class _Stream(io.RawIOBase):
+    """A socket with one deadline for all that is read and written.
+
+    ``socket.makefile()`` would have a time for each read: a client that trickles could stay.
+    """
+
+    def __init__(self, sock: socket.socket, deadline: Deadline) -> None:
+        self._sock = sock
+        self._deadline = deadline
+
+    def readable(self) -> bool:
+        return True
+
+    def writable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        self._set_timeout()
+        return self._sock.recv_into(buffer)
+
+    def write(self, data: Any) -> int:
+        self._set_timeout()
+        self._sock.sendall(data)  # the timeout is for the whole call
+        return len(data)
+
+    def _set_timeout(self) -> None:
+        remaining = self._deadline.remaining()
+        if remaining == 0.0:
+            raise socket.timeout("the time of the connection has passed")
+        self._sock.settimeout(remaining)
+
+
+class _Head(io.BufferedReader):
+    """Reads the lines of a head, up to :data:`_HEAD_MAX` bytes in all."""
+
+    _left = _HEAD_MAX
+
+    def readline(self, size: int | None = -1, /) -> bytes:
+        line = super().readline(self._left + 1)
+        self._left -= len(line)
+        if self._left < 0:
+            raise http.client.LineTooLong("head of the request")
+        return line
+
+
+class _Handler(http.server.BaseHTTPRequestHandler):
+    """Answers one request."""
+
+    protocol_version = "HTTP/1.1"
+    # With a status line also for a request that names no version.
+    default_request_version = "HTTP/1.0"
+    error_message_format = "%(message)s\n"
+    error_content_type = _TEXT
+
+    def __init__(self, sock: socket.socket, health: Health, deadline: Deadline) -> None:
+        self._health = health
+        self._deadline = deadline
+        super().__init__(sock, ("", 0), None)  # type: ignore[arg-type]  # no server is needed
+
+    def setup(self) -> None:
+        stream = _Stream(self.request, self._deadline)
+        self.connection = self.request
+        self.rfile = _Head(stream)
+        self.wfile = stream  # type: ignore[assignment]
+
+    def handle(self) -> None:
+        try:
+            self.handle_one_request()
+        except (
+            http.client.LineTooLong
+        ) as error:  # the first line; parse_request() answers for others
+            self.requestline, self.request_version, self.command = "", self.protocol_version, ""
+            self.send_error(http.HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, str(error))
+
+    def finish(self) -> None:
+        """Half-close, then read what the client still sends until it closes.
+
+        A close with unread data would reset the connection, and could take the answer with it.
+        """
+        stream = self.rfile.raw  # type: ignore[attr-defined]
+        self.connection.shutdown(socket.SHUT_WR)
+        while stream.read(65536):
+            pass
+
+    def do_GET(self) -> None:
+        try:
+            reply = answer(self._health, self.path, self.headers.get("Accept", ""))
+        except Exception as error:
+            logger.exception("%s failed", self.path)
+            reply = Reply(http.HTTPStatus.INTERNAL_SERVER_ERROR, f"{error!r}\n".encode())
+        self._send(reply)
+
+    do_HEAD = do_GET
+
+    def _refuse(self) -> None:
+        reply = Reply(http.HTTPStatus.METHOD_NOT_ALLOWED, b"only GET and HEAD are served\n")
+        self._send(reply, Allow="GET, HEAD")
+
+    do_DELETE = do_OPTIONS = do_PATCH = do_POST = do_PUT = _refuse
+
+    def _send(self, reply: Reply, **headers: str) -> None:
+        self.send_response(reply.status)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.send_header("Content-Type", reply.content_type)
+        self.send_header("Content-Length", str(len(reply.body)))
+        self.send_header("Cache-Control", "no-store")
+        self.send_header("Connection", "close")
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(reply.body)
+
+    def version_string(self) -> str:
+        return "nri_sync"
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Clients that talk nonsense are none of the plugin's business."""
+
+
+class Acceptor:
+    """Serves the connections of a listener from start to :meth:`stop`. :meth:`run` is for one thread."""
+
+    def __init__(
+        self, health: Health, listener: socket.socket, timeout: float, max_connections: int
+    ) -> None:
+        self._health = health
+        self._listener = listener
+        self._timeout = timeout
+        self._max_connections = max_connections
+        self._stopping = Latch()
+        self.bound: Address = listener.getsockname()
+        self.ended = Latch()
+        # Guards the two below.
+        self._lock = threading.Lock()
+        # Those that are served, the oldest first, and whether the thread has ended.
+        self._served: dict[socket.socket, Latch] = {}
+        # Threads that have not ended, also of connections that gave way.
+        self._threads = 0
+
+    def stop(self) -> None:
+        """Have all threads end. Returns at once. Not for a forked child, which shares the sockets."""
+        self._stopping.set()
+        if isinstance(self._listener, sockets.ListeningSocket):
+            self._listener.stop()
+        _shut_down(self._listener)
+        with self._lock:
+            served = list(self._served)
+        for sock in served:
+            _shut_down(sock)
+
+    def close(self) -> None:
+        """Close the descriptors only: in a forked child the connections are still the parent's."""
+        self._lock = threading.Lock()
+        self._listener.close()
+        for sock in list(self._served):
+            sock.close()
+
+    def run(self) -> None:
+        """Accept connections until :meth:`stop`."""
+        try:
+            while not self._stopping.is_set():
+                sock = self._accept()
+                if sock is not None:
+                    self._admit(sock)
+        except BaseException:
+            logger.exception("the endpoint for probes and metrics has ended")
+        finally:
+            self.stop()
+            self._listener.close()
+            with self._lock:
+                latches = list(self._served.values())
+            deadline = Deadline(_GIVE_WAY)
+            for latch in latches:
+                latch.wait(deadline)
+            self.ended.set()
+
+    def _accept(self) -> socket.socket | None:
+        try:
+            return self._listener.accept()[0]
+        except OSError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
+                logger.warning("cannot accept a connection: %s", error)
+                self._stopping.wait(Deadline(_BREATHER))
+            return None
+
+    def _admit(self, sock: socket.socket) -> None:
+        """Have a thread serve the connection, in the place of the oldest one where there are too many."""
+        while (oldest := self._oldest_too_many()) is not None:
+            _shut_down(oldest[0])
+            oldest[1].wait(Deadline(_GIVE_WAY))
+        ended = Latch()
+        with self._lock:
+            # Threads that a metric of the application holds up do not end. Those are bounded, too.
+            refused = self._threads >= 2 * self._max_connections
+            if not refused:
+                self._served[sock] = ended
+                self._threads += 1
+        if refused:
+            logger.warning("a connection is refused: %s threads are held up", self._threads)
+            sock.close()
+            return
+        try:
+            spawn("nri-health-client", self._serve, sock, ended, self._timeout)
+        except NoThread:
+            self._serve(sock, ended, min(self._timeout, _WITHOUT_THREAD))
+
+    def _oldest_too_many(self) -> tuple[socket.socket, Latch] | None:
+        with self._lock:
+            if len(self._served) < self._max_connections:
+                return None
+            sock = next(iter(self._served))
+            return sock, self._served.pop(sock)
+
+    def _serve(self, sock: socket.socket, ended: Latch, seconds: float) -> None:
+        try:
+            if not self._stopping.is_set():
+                with contextlib.suppress(OSError):
+                    if sock.family != socket.AF_UNIX:
+                        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                    _Handler(sock, self._health, Deadline(seconds))
+        except Exception:
+            logger.exception("a connection for probes and metrics failed")
+        finally:
+            sock.close()
+            with self._lock:
+                self._served.pop(sock, None)
+                self._threads -= 1
+            ended.set()
+
+
+def _shut_down(sock: socket.socket) -> None:
+    """Wake the thread that accepts, reads or writes; that thread closes the socket."""
+    with contextlib.suppress(OSError):
+        sock.shutdown(socket.SHUT_RDWR)
