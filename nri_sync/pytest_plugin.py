@@ -154,10 +154,13 @@ def pytest_assertrepr_compare(op: str, left: object, right: object) -> list[str]
 def _lines(value: object) -> list[str] | None:
     """The text of a message, or of its builder; None for anything else."""
     pb2 = sys.modules.get("nri_sync.api.nri_pb2")
-    if pb2 is None:
+    api = sys.modules.get("nri_sync.api")
+    if pb2 is None or api is None:
         return None  # nothing here can be one
-    message: Any = getattr(value, "message", value)
-    descriptor = getattr(message, "DESCRIPTOR", None)
+    # An attribute of this name of any other class may be a property that raises.
+    message: Any = value.message if isinstance(value, (api.Adjustment, api.Update)) else value
+    # Of the class, for the same reason.
+    descriptor = getattr(type(message), "DESCRIPTOR", None)
     if getattr(descriptor, "file", None) is not pb2.DESCRIPTOR:
         return None
     return str(message).splitlines()

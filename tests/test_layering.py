@@ -18,7 +18,7 @@ PACKAGE = "nri_sync"
 # From the bottom up: a module imports from layers below its own. What stands in one layer may import
 # each other (not in a circle), except PEERS, which never do.
 LAYERS = [
-    {"errors", "deadline", "threads", "text", "logger", "fork", "patched"},
+    {"errors", "deadline", "threads", "text", "files", "logger", "fork", "patched"},
     {"wire", "api"},
     {"net"},
     {"ttrpc"},

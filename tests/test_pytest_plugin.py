@@ -5,6 +5,7 @@ from __future__ import annotations
 import configparser
 import importlib
 import textwrap
+import types
 from pathlib import Path
 from typing import Any
 
@@ -483,6 +484,22 @@ class TestComparison:
     )
     def test_of_all_else_pytest_tells(self, op: str, left: Any, right: Any) -> None:
         assert pytest_assertrepr_compare(op, left, right) is None
+
+    def test_of_objects_whose_attributes_raise(self) -> None:
+        class Foreign:
+            def __getattr__(self, name: str) -> Any:
+                raise RuntimeError(f"no {name} for you")
+
+            @property
+            def message(self) -> Any:
+                raise ValueError("not yet")
+
+        assert pytest_assertrepr_compare("==", Foreign(), Foreign()) is None
+        assert pytest_assertrepr_compare("==", make_pod(), Foreign()) is None
+
+    def test_of_objects_that_hold_a_message(self) -> None:
+        holder = types.SimpleNamespace(message=make_pod())
+        assert pytest_assertrepr_compare("==", holder, holder) is None
 
     def test_of_other_messages_too(self) -> None:
         from google.protobuf.struct_pb2 import Value

@@ -7,8 +7,10 @@ import json
 import logging
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +25,21 @@ CONFIG = Path("/etc/nri/conf.json")
 BINARIES = "/opt/nri/bin"
 # Which version such plugins are told when there is no configuration that says so.
 VERSION = "0.1"
+# The runtime's default for an event.
+TIMEOUT = 2.0
+# Characters of a plugin's output in an error.
+QUOTED = 300
 
 
 class V010Adapter:
     """Runs plugins of NRI 0.1.0 when pods and containers start and stop."""
 
-    def __init__(self, config: Path = CONFIG, binaries: str = BINARIES) -> None:
+    def __init__(
+        self, config: Path = CONFIG, binaries: str = BINARIES, timeout: float = TIMEOUT
+    ) -> None:
+        """``timeout`` is in seconds, for all plugins of one event together."""
         self.config_file = config
+        self.timeout = timeout
         self.path = os.pathsep.join(filter(None, (os.environ.get("PATH"), binaries)))
 
     def run_pod_sandbox(self, pod: api.PodSandbox) -> None:
@@ -66,26 +76,38 @@ class V010Adapter:
             "labels": dict(pod.labels),
         }
         results: list[Any] = []
+        deadline = time.monotonic() + self.timeout
         for plugin in config.get("plugins") or ():
             filled = {**request, "conf": plugin.get("conf"), "results": results}
             text = json.dumps({key: value for key, value in filled.items() if value})
-            results.append(self.run(plugin["type"], text))
+            results.append(self.run(plugin["type"], text, deadline))
 
-    def run(self, name: str, request: str) -> Any:
+    def run(self, name: str, request: str, deadline: float) -> Any:
         program = shutil.which(name, path=self.path)
         if program is None:
             raise ValueError(f"plugin: {name}: there is no such program in {self.path}")
-        done = subprocess.run(
-            [program, "invoke"], input=request, stdout=subprocess.PIPE, text=True, check=False
-        )
+        with subprocess.Popen(
+            [program, "invoke"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            text=True, errors="replace", start_new_session=True,
+        ) as process:  # fmt: skip
+            try:
+                output, _ = process.communicate(request, max(0.0, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                raise ValueError(
+                    f"plugin: {name}: has not answered; all plugins together have {self.timeout:g} s"
+                ) from None
+            finally:
+                # With the processes that it has started.
+                if process.poll() is None:
+                    os.killpg(process.pid, signal.SIGKILL)
         try:
-            result = json.loads(done.stdout)
+            result = kit.parse_json(output)
             if result.get("error"):
                 raise ValueError(result["error"])
         except (ValueError, AttributeError) as error:
-            code = f", exit code {done.returncode}" if done.returncode else ""
+            code = f", exit code {process.returncode}" if process.returncode else ""
             raise ValueError(
-                f"plugin: {name}: {error}; its output: {done.stdout!r}{code}"
+                f"plugin: {name}: {error}; its output: {output[:QUOTED]!r}{code}"
             ) from None
         return result
 
@@ -108,9 +130,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--conf", type=Path, default=CONFIG, help=f"default {CONFIG}")
     parser.add_argument("--bin-dir", default=BINARIES, help=f"beside $PATH; default {BINARIES}")
+    parser.add_argument(
+        "--plugin-timeout", type=float, default=TIMEOUT, metavar="SECONDS",
+        help="for all plugins of one event together; default %(default)g",
+    )  # fmt: skip
     kit.add_options(parser, name="v010-adapter", idx="10")
     parsed = parser.parse_args()
-    return kit.run(V010Adapter(parsed.conf, parsed.bin_dir), kit.Options.of(parsed))
+    return kit.run(
+        V010Adapter(parsed.conf, parsed.bin_dir, parsed.plugin_timeout), kit.Options.of(parsed)
+    )
 
 
 if __name__ == "__main__":

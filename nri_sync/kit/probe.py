@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import stat
 import sys
 import time
 from collections.abc import Sequence
@@ -27,8 +28,13 @@ def check(path: str | os.PathLike[str], *, ready: bool = False, max_age: float =
     Never raises OSError: a file that cannot be read is a reason.
     """
     try:
-        with open(path, encoding="utf-8", errors="replace") as file:
-            age = time.time() - os.fstat(file.fileno()).st_mtime
+        # A named pipe would block, and does not with this flag.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        with open(descriptor, encoding="utf-8", errors="replace") as file:
+            found = os.fstat(descriptor)
+            if not stat.S_ISREG(found.st_mode):
+                return f"{os.fspath(path)}: this is no health file: not a regular file"
+            age = time.time() - found.st_mtime
             lines = file.read(_READ_MAX).splitlines()
     except OSError as error:
         return f"cannot read the health file: {error}"

@@ -22,9 +22,11 @@ from nri_sync import api
 from nri_sync.api import PluginId
 from nri_sync.deadline import Deadline
 from nri_sync.errors import StartError
+from nri_sync.files import check_writers, open_regular, read_regular
 from nri_sync.logger import get_logger
 from nri_sync.text import Lines, printable
 from nri_sync.threads import Latch, spawn
+from nri_sync.wire.ttrpc import MESSAGE_MAX
 
 __all__ = ["Installed", "Process", "discover", "launch"]
 
@@ -46,6 +48,8 @@ class Installed(NamedTuple):
     path: str
     #: What the Configure request is to hand to it.
     config: str
+    #: The file with that; empty without one.
+    config_path: str = ""
 
     @property
     def name(self) -> str:
@@ -81,16 +85,16 @@ def discover(plugin_path: str, config_path: str) -> list[Installed]:
             identity = api.parse_file_name(entry.name)
         except ValueError as error:
             raise _failed(f"cannot launch {entry.path}: {error}") from error
-        installed.append(Installed(identity, entry.path, _config(config_path, identity)))
+        installed.append(Installed(identity, entry.path, *_config(config_path, identity)))
     return installed
 
 
-def _config(directory: str, identity: PluginId) -> str:
+def _config(directory: str, identity: PluginId) -> tuple[str, str]:
+    """The configuration of a plugin, and the path of its file."""
     for name in (f"{identity.idx}-{identity.name}.conf", f"{identity.name}.conf"):
         path = os.path.join(directory, name)
         try:
-            with open(path, encoding="utf-8") as file:
-                return file.read()
+            return read_regular(path, MESSAGE_MAX).decode(), path
         except (FileNotFoundError, NotADirectoryError):
             continue
         except (OSError, ValueError) as error:
@@ -98,7 +102,7 @@ def _config(directory: str, identity: PluginId) -> str:
                 f"cannot read the configuration {path} of plugin"
                 f" {identity.idx}-{identity.name}: {error}"
             ) from error
-    return ""
+    return "", ""
 
 
 def _failed(text: str) -> StartError:
@@ -111,8 +115,11 @@ def launch(plugin: Installed, *, grace: float) -> tuple[Process, socket.socket]:
     ``grace`` is for :meth:`Process.end`.
 
     Raises:
+        PermissionError: other users can change the file, its configuration, or a directory above one of them.
         OSError: the file cannot be executed; it may be a WebAssembly module, which this runtime has nothing for.
     """
+    for path in filter(None, (plugin.path, plugin.config_path)):
+        check_writers(path)
     _refuse_wasm(plugin.path)
     with contextlib.ExitStack() as cleanup:
         ours, theirs = socket.socketpair()
@@ -131,7 +138,7 @@ def launch(plugin: Installed, *, grace: float) -> tuple[Process, socket.socket]:
 
 def _refuse_wasm(path: str) -> None:
     try:
-        with open(path, "rb") as file:
+        with open(open_regular(path), "rb") as file:
             start = file.read(len(_WASM))
     except PermissionError:
         return  # it may be executed all the same
@@ -153,6 +160,7 @@ def _spawn(plugin: Installed, connection: int, output: int) -> int:
             (os.POSIX_SPAWN_DUP2, above[0], 1),
             (os.POSIX_SPAWN_DUP2, above[0], 2),
             (os.POSIX_SPAWN_DUP2, above[1], SOCKET_FD),
+            *((os.POSIX_SPAWN_CLOSE, fd) for fd in _inheritable()),
         ]
         # What Python ignores, and a thread of the application may block, is not for the plugin.
         ignored = [signal.SIGPIPE, signal.SIGXFSZ]
@@ -160,6 +168,22 @@ def _spawn(plugin: Installed, connection: int, output: int) -> int:
             plugin.path, [plugin.path], environment,
             file_actions=actions, setsigmask=[], setsigdef=ignored,
         )  # fmt: skip
+
+
+def _inheritable() -> list[int]:
+    """Descriptors of the application that a child would get, above those that it is to have.
+
+    They can belong to anything: the listener of a server, or an open file of a root process.
+    """
+    with os.scandir("/proc/self/fd") as entries:
+        numbers = sorted(int(entry.name) for entry in entries)
+    found = []
+    for number in numbers:
+        # One that has been closed meanwhile, as that of the scan, is none.
+        with contextlib.suppress(OSError):
+            if number > SOCKET_FD and os.get_inheritable(number):
+                found.append(number)
+    return found
 
 
 def _duplicate_above(fd: int, cleanup: contextlib.ExitStack) -> int:

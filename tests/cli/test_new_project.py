@@ -50,6 +50,12 @@ def test_what_is_in_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert pod["metadata"]["name"] == "pod-name"
     (container,) = pod["spec"]["template"]["spec"]["containers"]
     assert container["image"].endswith("/pod-name:0.1.0")
+    assert pod["spec"]["template"]["spec"]["securityContext"] == {
+        "seccompProfile": {"type": "RuntimeDefault"}
+    }
+    mounts = {mount["name"]: mount.get("readOnly", False) for mount in container["volumeMounts"]}
+    assert mounts == {"nri": True, "run": False}
+    assert "\nUSER 65532:65532\nENTRYPOINT" in (directory / "Dockerfile").read_text()
 
 
 def test_its_tests_pass(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 from examples.v010_adapter.plugin import V010Adapter
 from nri_sync import api
 from nri_sync.testing import FakeRuntime, StartPlugin, make_container, make_pod
+from tests.plugin.harness import eventually
 
 __all__: list[str] = []
 
@@ -131,3 +133,31 @@ def test_a_configuration_that_cannot_be_used(text: str, plugins: Plugins) -> Non
     plugins.config.write_text(text)
     with pytest.raises(ValueError, match=r"conf\.json|no-such-plugin: there is no such program"):
         plugins.adapter.run_pod_sandbox(make_pod())
+
+
+@pytest.mark.parametrize("script", ["sleep 3600", "sleep 3600 & wait", "sleep 3600 & exit 0"])
+def test_a_plugin_that_does_not_answer_is_killed(script: str, plugins: Plugins) -> None:
+    plugins.configure(None)
+    program = plugins.binaries / "p0"
+    program.write_text(f"#!/bin/sh\necho $$ >{plugins.log}\n{script}\n")
+    plugins.adapter.timeout = 0.5
+    with pytest.raises(ValueError, match=r"plugin: p0: has not answered; .* have 0\.5 s"):
+        plugins.adapter.run_pod_sandbox(make_pod())
+    group = int(plugins.log.read_text())
+    if "exit" not in script:
+        eventually(lambda: _is_gone(group))
+
+
+def _is_gone(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return True
+    return False
+
+
+def test_output_that_is_too_long_is_an_error_of_few_characters(plugins: Plugins) -> None:
+    plugins.configure("x" * 1_000_000)
+    with pytest.raises(ValueError, match="has more than the 262,144 bytes") as caught:
+        plugins.adapter.run_pod_sandbox(make_pod())
+    assert len(str(caught.value)) < 1000

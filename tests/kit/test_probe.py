@@ -91,3 +91,11 @@ def test_it_loads_nothing_else() -> None:
         "print([name for name in sys.modules if name.startswith(('grpc', 'google', 'nri_sync'))])",
     )
     assert done.stdout.strip() == "['nri_sync', 'nri_sync.kit', 'nri_sync.kit.probe']"
+
+
+def test_a_named_pipe_does_not_block(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    assert (
+        probe.check(tmp_path / "pipe")
+        == f"{tmp_path}/pipe: this is no health file: not a regular file"
+    )

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Callable
+from typing import Any, Callable
 
 import pytest
 
@@ -87,6 +88,18 @@ class TestDiscover:
         found = discover(str(plugins), str(configs))
         assert [plugin.config for plugin in found] == ["ten: ü\n", "any", ""]
 
+    def test_a_configuration_that_is_no_file_or_too_large(
+        self, plugins: Path, configs: Path
+    ) -> None:
+        _install(plugins, "10-a")
+        os.mkfifo(configs / "a.conf")
+        with pytest.raises(StartError, match=r"a\.conf of plugin 10-a: .*not a regular file"):
+            discover(str(plugins), str(configs))
+        with (configs / "10-a.conf").open("wb") as file:
+            file.truncate((4 << 20) + 1)
+        with pytest.raises(StartError, match="larger than 4,194,304 bytes"):
+            discover(str(plugins), str(configs))
+
     def test_a_configuration_that_cannot_be_read(self, plugins: Path, configs: Path) -> None:
         _install(plugins, "10-a")
         (configs / "10-a.conf").mkdir()
@@ -140,6 +153,68 @@ class TestLaunch:
         assert (tmp_path / "out").read_text() == repr(
             (variables, 1, "/dev/null", os.getcwd(), [0, 1, 2, 3], list(variables))
         )
+
+    def test_the_application_keeps_its_descriptors(self, plugins: Path, tmp_path: Path) -> None:
+        code = (
+            f"#!{sys.executable} -IS\n"
+            "import os, sys\n"
+            "listing = os.open('/proc/self/fd', os.O_RDONLY)\n"
+            "found = sorted(map(int, os.listdir(listing)))\n"
+            "found = [fd for fd in found if os.path.exists(f'/proc/self/fd/{fd}') and fd != listing]\n"
+            "open(os.path.dirname(sys.argv[0]) + '/../out', 'w').write(repr(found))\n"
+        )
+        path = _install(plugins, "10-test", code)
+        low, high = os.open(os.devnull, os.O_RDONLY), os.dup2(2, 200)
+        os.set_inheritable(low, True)
+        try:
+            process, sock = launch(Installed(PluginId("10", "test"), str(path), ""), grace=LONG)
+        finally:
+            for fd in (low, high):
+                os.close(fd)
+        with sock:
+            assert process.ended.wait(Deadline(LONG))
+        assert (tmp_path / "out").read_text() == "[0, 1, 2, 3]"
+
+    def test_signals_are_as_a_new_process_has_them(self, launch: Launch, tmp_path: Path) -> None:
+        # Python ignores SIGPIPE and SIGXFSZ.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM, signal.SIGUSR1])
+        try:
+            process = launch(
+                f'while read -r line; do echo "$line"; done </proc/self/status >{tmp_path}/out'
+            )
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        assert process.ended.wait(Deadline(LONG))
+        found = dict(line.split(":", 1) for line in (tmp_path / "out").read_text().splitlines())
+        assert int(found["SigBlk"], 16) == 0
+        assert not int(found["SigIgn"], 16) & (1 << signal.SIGPIPE - 1 | 1 << signal.SIGXFSZ - 1)
+
+    def test_other_children_do_not_get_its_descriptors(self, plugins: Path) -> None:
+        # Those that another thread starts meanwhile.
+        spawn = os.posix_spawn
+        found = []
+
+        def inheritable() -> set[int]:
+            inherited = set()
+            for fd in map(int, os.listdir("/proc/self/fd")):
+                with contextlib.suppress(OSError):  # that of the listing
+                    if os.get_inheritable(fd):
+                        inherited.add(fd)
+            return inherited
+
+        def watched(*args: Any, **options: Any) -> int:
+            found.append(inheritable())
+            return spawn(*args, **options)
+
+        before = inheritable()
+
+        path = _install(plugins, "10-test", "#!/bin/sh\n")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(os, "posix_spawn", watched)
+            process, sock = launch(Installed(PluginId("10", "test"), str(path), ""), grace=LONG)
+        with sock:
+            assert process.ended.wait(Deadline(LONG))
+        assert found == [before]
 
     def test_what_it_prints_is_logged(
         self, launch: Launch, caplog: pytest.LogCaptureFixture
@@ -227,3 +302,20 @@ class TestLaunch:
         path.chmod(0o755)
         with pytest.raises(OSError, match=error):
             launch(Installed(PluginId("10", "test"), str(path), ""), grace=LONG)
+
+    def test_a_named_pipe_does_not_block(self, plugins: Path) -> None:
+        os.mkfifo(plugins / "10-test", 0o755)
+        with pytest.raises(OSError, match="not a regular file"):
+            launch(Installed(PluginId("10", "test"), str(plugins / "10-test"), ""), grace=LONG)
+
+    @pytest.mark.parametrize("place", ["10-test", ".", "../conf.d/test.conf", "../conf.d", ".."])
+    def test_what_others_can_write_is_not_launched(
+        self, place: str, plugins: Path, configs: Path
+    ) -> None:
+        path = _install(plugins, "10-test", "#!/bin/sh\nexit 1\n")
+        _install(configs, "test.conf", mode=0o644)
+        [installed] = discover(str(plugins), str(configs))
+        (plugins / place).chmod(0o757)
+        with pytest.raises(PermissionError, match="others can write it"):
+            launch(installed, grace=LONG)
+        assert path.exists()

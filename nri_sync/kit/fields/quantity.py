@@ -7,6 +7,7 @@ of a billionth, everything finer being rounded away from zero. Immutable, withou
 from __future__ import annotations
 
 import enum
+import math
 import re
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
@@ -104,7 +105,11 @@ class Quantity:
         return _away_from_zero(Fraction(self.nanos, _NANO))
 
     def __float__(self) -> float:
-        return self.nanos / _NANO
+        """Infinite where a float has no such number, as ``AsApproximateFloat64`` in Go."""
+        try:
+            return self.nanos / _NANO
+        except OverflowError:
+            return math.inf if self.nanos > 0 else -math.inf
 
     def __bool__(self) -> bool:
         return self.nanos != 0

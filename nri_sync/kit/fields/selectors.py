@@ -50,7 +50,7 @@ class Requirement:
     def __post_init__(self) -> None:
         prefix, slash, name = self.key.rpartition("/")
         if not _NAME.fullmatch(name) or (
-            slash and not (_PREFIX.fullmatch(prefix) and len(prefix) <= 253)
+            slash and not (len(prefix) <= 253 and _PREFIX.fullmatch(prefix))
         ):
             raise ValueError(f"{quoted(self.key)} is no key of a label")
         wanted = {
@@ -170,6 +170,7 @@ class _Parser:
     def __init__(self, text: str) -> None:
         self._text = text
         self._tokens = _TOKEN.findall(text)
+        self._at = 0
 
     def requirements(self) -> Iterable[Requirement]:
         if self._peek() == "":
@@ -218,10 +219,12 @@ class _Parser:
         return self._next()
 
     def _peek(self) -> str:
-        return self._tokens[0] if self._tokens else ""
+        return self._tokens[self._at] if self._at < len(self._tokens) else ""
 
     def _next(self) -> str:
-        return self._tokens.pop(0) if self._tokens else ""
+        token = self._peek()
+        self._at += 1
+        return token
 
     def _fail(self, wanted: str) -> NoReturn:
         found = quoted(self._peek()) if self._peek() else "its end"

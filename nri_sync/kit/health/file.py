@@ -8,8 +8,8 @@ Lines of ``name: value``::
     reason: synchronized with containerd v2.1.4
     pid: 4711
 
-It is replaced as a whole when something changes, so that nobody reads half of it, and touched at each
-heartbeat, so that one that is old tells that the process is gone.
+The file is replaced as a whole when something changes, so that no reader gets half of it. Each heartbeat touches
+it, so an old file shows that the process is gone. A symbolic link at the path is replaced, not followed.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from collections.abc import Iterable
 
 from nri_sync import fork
 from nri_sync.deadline import Deadline
+from nri_sync.files import replace_file
 from nri_sync.kit.health.health import Health
 from nri_sync.logger import get_logger
 from nri_sync.threads import Latch, off_main, signal_safe, spawn
@@ -41,16 +42,23 @@ class HealthFile:
     """
 
     def __init__(
-        self, health: Health, path: str | os.PathLike[str], *, interval: float = 5.0
+        self,
+        health: Health,
+        path: str | os.PathLike[str],
+        *,
+        interval: float = 5.0,
+        mode: int = 0o600,
     ) -> None:
-        """``interval`` is in seconds, between two heartbeats; what only time tells, that a session was lost or
-        that a handler is wedged, is noticed by them.
+        """``interval`` is in seconds, between two heartbeats. They notice what only time shows: that a session
+        was lost, or that a handler is wedged. ``mode`` is that of the file, whatever the umask is: by default
+        probes of this user can read it.
         """
         if not interval > 0:
             raise ValueError(f"interval must be positive, not {interval!r}")
         self._health = health
         self._path = os.fspath(path)
         self._interval = interval
+        self._mode = mode
         # One thread at a time starts it.
         self._starting = threading.Lock()
         # The one that runs, if any. dict.pop() is atomic: one thread stops it.
@@ -79,7 +87,7 @@ class HealthFile:
                 return
             if self._last is not None:
                 self._last.ended.wait(Deadline(_STOP))  # it removes the file
-            keeper = _Keeper(self._health, self._path, self._interval)
+            keeper = _Keeper(self._health, self._path, self._interval, self._mode)
             keeper.write(keeper.text())
             self._last = self._keepers[None] = keeper
             made.append(keeper)
@@ -132,12 +140,14 @@ class HealthFile:
 class _Keeper:
     """Keeps the file from start() to stop()."""
 
-    def __init__(self, health: Health, path: str, interval: float) -> None:
+    def __init__(self, health: Health, path: str, interval: float, mode: int) -> None:
         self._health = health
         self._path = path
+        self._mode = mode
         self._interval = interval
         self._pid = os.getpid()
         self._written = ""
+        self._file: tuple[int, ...] | None = None
         self._failing = False
         self._stopping = False
         #: Wakes the thread.
@@ -172,9 +182,10 @@ class _Keeper:
     def _beat(self) -> None:
         try:
             text = self.text()
-            if text == self._written:
+            # Another process may have removed the file, or put something else in its place.
+            if text == self._written and self._file == self._found() is not None:
                 with contextlib.suppress(FileNotFoundError):
-                    os.utime(self._path)
+                    os.utime(self._path, follow_symlinks=False)
                     self._failing = False
                     return
             self.write(text)
@@ -185,16 +196,17 @@ class _Keeper:
             self._failing = True
 
     def write(self, text: str) -> None:
-        beside = f"{self._path}.{self._pid}.tmp"
-        try:
-            with open(beside, "w", encoding="utf-8", errors="replace") as file:
-                file.write(text)
-            os.replace(beside, self._path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                os.unlink(beside)
-            raise
+        replace_file(self._path, text.encode(errors="replace"), self._mode)
         self._written = text
+        self._file = self._found()
+
+    def _found(self) -> tuple[int, ...] | None:
+        """Identifies the file that is at the path; a new one may have the inode of one that was removed."""
+        try:
+            found = os.lstat(self._path)
+        except FileNotFoundError:
+            return None
+        return found.st_dev, found.st_ino, found.st_mode, found.st_uid, found.st_size
 
     def remove(self) -> None:
         with contextlib.suppress(OSError):

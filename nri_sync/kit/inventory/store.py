@@ -8,6 +8,7 @@ or full.
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
 import threading
@@ -21,6 +22,7 @@ from nri_sync import Interceptor
 from nri_sync.api import Container, PodSandbox
 from nri_sync.deadline import Deadline
 from nri_sync.errors import NoThread, StoreError
+from nri_sync.files import check_writers, open_regular
 from nri_sync.kit.inventory.index import Snapshot
 from nri_sync.kit.inventory.records import ContainerRecord, PodRecord
 from nri_sync.kit.inventory.table import Table
@@ -62,7 +64,7 @@ class InventoryStore(Interceptor):
         with InventoryStore("/var/lib/my-plugin/inventory.db") as store:
             inventory = Inventory(store=store)
 
-    The file is readable for its owner only. All methods may be called from any thread.
+    The file is readable for its owner only, one that exists, too. All methods may be called from any thread.
     """
 
     def __init__(
@@ -79,8 +81,8 @@ class InventoryStore(Interceptor):
             timeout: seconds to wait for another process that has the file open, such as this one's predecessor.
 
         Raises:
-            StoreError: it cannot be opened, another process has it open, it is not an inventory's, or it is one
-                of a newer release. It has not been changed.
+            StoreError: it cannot be opened, it is a symbolic link or another user's, another process has it open,
+                it is not an inventory's, or it is one of a newer release. It has not been changed.
         """
         self.path = os.fspath(path)
         self._interval = interval
@@ -220,10 +222,7 @@ class InventoryStore(Interceptor):
 
     def _open(self) -> sqlite3.Connection:
         try:
-            # Before SQLite does, for the mode; its journal gets the same one.
-            os.close(os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
-        except FileExistsError:
-            pass
+            self._make_private()
         except OSError as error:
             raise self._failure(error) from error
         try:
@@ -232,6 +231,32 @@ class InventoryStore(Interceptor):
             self._check_damage(error)
             self._set_aside(error)
         return self._open()
+
+    def _make_private(self) -> None:
+        """Make the file, before SQLite does, or have one that exists be for this user only. Raises OSError.
+
+        SQLite gives its journal the same mode.
+        """
+        try:
+            os.close(os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+        except FileExistsError:
+            descriptor = open_regular(self.path, os.O_RDONLY | os.O_NOFOLLOW)
+            with open(descriptor, "rb"):
+                found = os.fstat(descriptor)
+                if found.st_uid not in (0, os.geteuid()):
+                    raise PermissionError(errno.EPERM, f"belongs to user {found.st_uid}") from None
+                if found.st_mode & 0o077:
+                    os.fchmod(descriptor, 0o600)
+                    logger.warning(
+                        "%s had mode %04o, and has 0600 now: it holds the environment of all containers",
+                        self.path, found.st_mode & 0o7777,
+                    )  # fmt: skip
+        try:
+            check_writers(self.path)
+        except PermissionError as error:
+            logger.warning(
+                "%s: %s; choose a directory that is for this user only", self.path, error
+            )
 
     def _connect(self) -> sqlite3.Connection:
         connection = sqlite3.connect(
@@ -276,6 +301,8 @@ class InventoryStore(Interceptor):
         connection.execute("PRAGMA synchronous = NORMAL")
 
     def _failure(self, error: Exception) -> StoreError:
+        if isinstance(error, OSError) and error.errno == errno.ELOOP:
+            return StoreError(f"{self.path} is a symbolic link; give the path of a file")
         text = str(error)
         if "locked" in text:
             return StoreError(f"{self.path} is open in another process, or another store: {text}")

@@ -9,25 +9,32 @@ from __future__ import annotations
 
 import base64
 import json
+import operator
 import os
 import stat
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, BinaryIO, TextIO
 
 from google.protobuf.json_format import MessageToDict, ParseDict, ParseError
+from google.protobuf.message import DecodeError
 
 import nri_sync
+from nri_sync.kit.config.foreign import Bounds, parse_json
 from nri_sync.testing.recordings.entries import Entry, message_type
 from nri_sync.text import printable
 
-__all__ = ["FORMAT", "Recorder", "Recording", "RecordingError", "from_json", "to_json"]
+__all__ = ["FORMAT", "LINE", "Recorder", "Recording", "RecordingError", "from_json", "to_json"]
 
 #: The version of the format.
 FORMAT = 1
+#: The most that one line may hold. A message has 4 MiB at most, and less than 16 in JSON, beside its payload.
+LINE = Bounds(bytes=32 << 20, values=4_000_000)
+# Characters of an error's text that quotes the recording.
+_QUOTED = 300
 
 _VERSION = "nri_sync_recording"
 # As it stands in the file, and in an entry.
@@ -64,14 +71,18 @@ def to_json(entry: Entry) -> dict[str, Any]:
 
 
 def from_json(values: Mapping[str, Any]) -> Entry:
-    """The entry that stands in a file. Raises ValueError, TypeError or KeyError if it is none."""
-    entry = Entry(str(values["kind"]), int(values["connection"]), float(values["time"]))
+    """The entry that stands in a file. Raises ValueError, TypeError, OverflowError or KeyError if it is none."""
+    if not isinstance(values, Mapping):
+        raise TypeError("not an object of JSON")
+    entry = Entry(
+        str(values["kind"]), operator.index(values["connection"]), _seconds(values["time"])
+    )
     for key, name in _TEXTS.items():
         setattr(entry, name, str(values.get(key, "")))
     for key, name in _NUMBERS.items():
-        setattr(entry, name, int(values.get(key, 0)))
+        setattr(entry, name, operator.index(values.get(key, 0)))
     for key, name in _TIMES.items():
-        setattr(entry, name, None if key not in values else float(values[key]))
+        setattr(entry, name, None if key not in values else _seconds(values[key]))
     if "payload" in values:
         entry.payload = base64.b64decode(values["payload"], validate=True)
     if "message" in values:
@@ -85,9 +96,15 @@ def from_json(values: Mapping[str, Any]) -> Entry:
                 if entry.payload is None
                 else kind.FromString(entry.payload)
             )
-        except ParseError as error:
-            raise ValueError(str(error)) from error
+        except (ParseError, DecodeError) as error:
+            raise ValueError(printable(error, _QUOTED)) from error
     return entry
+
+
+def _seconds(value: Any) -> float:
+    if not isinstance(value, (int, float)):
+        raise TypeError(f"a number of seconds is needed, not {type(value).__name__}")
+    return float(value)
 
 
 class Recorder:
@@ -105,6 +122,15 @@ class Recorder:
     def _line(self, values: Mapping[str, Any]) -> None:
         self._file.write(_as_line(values))
         self._file.flush()
+
+
+def _lines(file: BinaryIO) -> Iterator[bytes]:
+    """The lines that have an end. One that is too long comes cut off."""
+    while True:
+        line = file.readline(LINE.bytes + 1)
+        if not line.endswith(b"\n") and len(line) <= LINE.bytes:
+            return
+        yield line
 
 
 def _as_line(values: Mapping[str, Any]) -> str:
@@ -125,30 +151,35 @@ class Recording:
 
         Raises:
             OSError: it cannot be read.
-            RecordingError: it is no recording, or of another version of the format.
+            RecordingError: it is no recording, or of another version of the format; or a line has more than the
+                :data:`LINE` that one may have.
         """
-        name = os.fspath(path)
-        try:
-            lines = Path(path).read_text(encoding="utf-8").split("\n")
-        except UnicodeDecodeError as error:
-            raise RecordingError(f"{name}: not a recording: {error}") from error
-        unfinished = lines.pop()
-        if not lines:
-            what = "a recording of which nothing is there" if not unfinished else "not a recording"
-            raise RecordingError(f"{name}: {what}; make one with nri-sync trace --record FILE")
-        recording = cls(name)
-        for number, line in enumerate(lines, 1):
-            try:
-                values = json.loads(line)
-                if number == 1:
-                    recording.about = _about(values)
-                else:
-                    recording.entries.append(from_json(values))
-            except KeyError as error:
-                raise RecordingError(f"{name}, line {number}: has no {error}") from error
-            except (ValueError, TypeError) as error:
-                raise RecordingError(f"{name}, line {number}: {error}") from error
+        recording = cls(os.fspath(path))
+        number = 0
+        with open(path, "rb") as file:
+            for number, line in enumerate(_lines(file), 1):
+                try:
+                    recording._take(line, first=number == 1)
+                except KeyError as error:
+                    raise RecordingError(f"{path}, line {number}: has no {error}") from error
+                except (ValueError, TypeError, OverflowError) as error:
+                    raise RecordingError(f"{path}, line {number}: {error}") from error
+            if not number:
+                what = "not a recording" if file.tell() else "a recording of which nothing is there"
+                raise RecordingError(f"{path}: {what}; make one with nri-sync trace --record FILE")
         return recording
+
+    def _take(self, line: bytes, *, first: bool) -> None:
+        """Add what stands in a line. Raises what :func:`from_json` raises."""
+        try:
+            text = line.decode()
+        except UnicodeDecodeError as error:
+            raise ValueError(f"not a recording: {error}") from None
+        values = parse_json(text, LINE)
+        if first:
+            self.about = _about(values)
+        else:
+            self.entries.append(from_json(values))
 
     def write(self) -> None:
         """Replace the file, at once and as a whole. Raises OSError."""

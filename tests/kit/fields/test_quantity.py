@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from fractions import Fraction
 from typing import Any
 
@@ -121,3 +122,17 @@ def test_milli_rounds_up(nanos: int) -> None:
     quantity = Quantity(nanos)
     assert (quantity.milli - 1) * 10**6 < nanos <= quantity.milli * 10**6
     assert int(quantity) == -(-quantity.milli // 1000)
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("1e999", math.inf),
+        ("-1e400", -math.inf),
+        ("1e308", 1e308),
+        ("-1500m", -1.5),
+        ("1e-999", 1e-9),
+    ],
+)
+def test_as_a_float(text: str, number: float) -> None:
+    assert float(Quantity.parse(text)) == number

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import time
 from typing import Any
 
 import pytest
@@ -196,3 +198,23 @@ def test_a_selector_is_a_value() -> None:
     left = Selector(namespaces=["a"], labels="app")
     assert left == Selector(namespaces=("a",), labels=LabelSelector.parse("app"))
     assert len({left, Selector(namespaces=["a"], labels="app")}) == 1
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a," * 125_000 + "b",
+        "a in (" + ",".join(f"v{number}" for number in range(35_000)) + ")",
+        "a in (" + "," * 250_000,
+        "a" + " " * 250_000 + "\0",
+        "a." * 125_000 + "/b",
+        "a" + "-" * 250_000 + "/b",
+        "!" * 250_000,
+    ],
+)
+def test_the_work_is_linear(text: str) -> None:
+    before = time.process_time()
+    with contextlib.suppress(ValueError):
+        LabelSelector.parse(text)
+    # A second on a slow machine; with a step for each pair of tokens, a minute.
+    assert time.process_time() - before < 10

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import threading
 import time
 from collections.abc import Iterator
@@ -128,6 +129,44 @@ def test_nobody_reads_half_of_it(path: Path) -> None:
         for _ in range(500):
             look()
     assert seen == set(states)
+
+
+def test_the_mode(path: Path) -> None:
+    for options, mode in (({}, 0o600), ({"mode": 0o644}, 0o644)):
+        with kit.HealthFile(kit.Health(), path, **options):
+            assert stat.S_IMODE(path.stat().st_mode) == mode
+
+
+@pytest.mark.parametrize("name", ["health", "health.{pid}.tmp", ".health"])
+@pytest.mark.parametrize("kind", ["link", "pipe"])
+def test_what_others_put_there_is_not_written_to(kind: str, name: str, path: Path) -> None:
+    trap = path.with_name(name.format(pid=os.getpid()))
+    target = path.with_name("target")
+    target.write_text("precious")
+    if kind == "link":
+        trap.symlink_to(target)
+    else:
+        os.mkfifo(trap)
+    with kit.HealthFile(kit.Health(), path):
+        assert check(path) == ""
+        assert not path.is_symlink()
+    assert target.read_text() == "precious"
+
+
+@pytest.mark.parametrize("kind", ["link", "pipe"])
+def test_what_others_put_there_later_is_replaced(kind: str, path: Path) -> None:
+    target = path.with_name("target")
+    with kit.HealthFile(kit.Health(), path, interval=OFTEN):
+        path.unlink()
+        try:
+            if kind == "link":
+                path.symlink_to(target)
+            else:
+                os.mkfifo(path)
+        except FileExistsError:
+            pass  # a heartbeat was faster
+        eventually(lambda: path.exists() and not path.is_symlink() and check(path) == "")
+    assert not target.exists()
 
 
 def test_it_cannot_be_written(path: Path) -> None:

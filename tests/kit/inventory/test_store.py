@@ -245,6 +245,52 @@ class TestTheFile:
         with pytest.raises(StoreError, match="cannot be used: "):
             InventoryStore(tmp_path)
 
+    def test_one_that_others_can_read_becomes_private(
+        self, path: Path, opened: Open, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        opened().close()
+        path.chmod(0o666)
+        store = opened()
+        Inventory(store=store).synchronize([pod("p1")], [])
+        assert store.flush(LONG)
+        modes = {each.name: stat.S_IMODE(each.stat().st_mode) for each in path.parent.iterdir()}
+        assert set(modes.values()) == {0o600}, modes
+        assert "had mode 0666, and has 0600 now" in caplog.text
+
+    @pytest.mark.parametrize("there", [True, False])
+    def test_a_link_is_refused(self, there: bool, path: Path, opened: Open) -> None:
+        target = path.with_name("target")
+        if there:
+            target.touch()
+        path.symlink_to(target)
+        with pytest.raises(StoreError, match=r"inventory\.db is a symbolic link"):
+            opened()
+        assert target.exists() == there
+        assert not there or target.read_bytes() == b""
+
+    def test_a_named_pipe_is_refused(self, path: Path, opened: Open) -> None:
+        os.mkfifo(path)
+        with pytest.raises(StoreError, match="not a regular file"):
+            opened()
+
+    @pytest.mark.skipif(os.geteuid() != 0, reason="gives a file to another user")
+    def test_another_user_s_is_refused(self, path: Path, opened: Open) -> None:
+        path.touch()
+        os.chown(path, 12345, -1)
+        with pytest.raises(StoreError, match=r"cannot be used: .*belongs to user 12345"):
+            opened()
+
+    @pytest.mark.parametrize("mode", [0o777, 0o1777])
+    def test_a_directory_that_others_can_write_is_warned_of(
+        self, mode: int, path: Path, opened: Open, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        path.parent.chmod(mode)
+        try:
+            opened()
+        finally:
+            path.parent.chmod(0o700)
+        assert f"others can write it (mode {mode:04o})" in caplog.text
+
 
 class TestDamage:
     @pytest.fixture
@@ -282,6 +328,18 @@ class TestDamage:
     ) -> None:
         os.truncate(filled, 5 * 16384)
         self.damaged(filled, opened, caplog)
+
+    def test_a_journal_beside_a_damaged_file_is_not_for_the_new_one(
+        self, filled: Path, opened: Open, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        journal = filled.with_name("inventory.db-wal")
+        os.truncate(filled, 5 * 16384)
+        journal.write_bytes(b"\x37\x7f\x06\x82" + b"\x5a" * 400_000)
+        with opened() as store:
+            store.load()
+            assert "is damaged" in caplog.text
+            # SQLite would write over it, and leave the rest as it is.
+            assert not journal.exists() or b"\x5a" * 1000 not in journal.read_bytes()
 
     def test_a_message_that_is_none(
         self, filled: Path, opened: Open, caplog: pytest.LogCaptureFixture

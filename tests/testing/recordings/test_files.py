@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import os
 import stat
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from nri_sync import api
+from nri_sync.kit.config.foreign import Bounds
+from nri_sync.testing.recordings import files
 from nri_sync.testing.recordings.entries import (
     CLOSED,
     OPENED,
@@ -92,6 +96,14 @@ def test_an_end_that_is_cut_off_is_left_out(tmp_path: Path) -> None:
     assert Recording.read(path).entries == ENTRIES[:-1]
 
 
+HEAD = '{"nri_sync_recording":1}\n'
+
+
+def line(**values: Any) -> str:
+    entry = {"kind": "request", "connection": 1, "time": 0.0, "rpc": "RunPodSandbox", **values}
+    return f"{json.dumps(entry)}\n"
+
+
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
@@ -118,6 +130,25 @@ def test_an_end_that_is_cut_off_is_left_out(tmp_path: Path) -> None:
             "no method",
         ),
         (b"\xff\n", "not a recording"),
+        (HEAD + "[" * 100_000 + "\n", "line 2: is nested too deeply"),
+        (HEAD + '{"a":' * 100_000 + "\n", "line 2: is nested too deeply"),
+        (HEAD + line(connection=0.5), "line 2"),
+        (HEAD + line(stream="1" * 1_000_000), "line 2"),
+        (HEAD + line(duration=[]), "line 2: a number of seconds is needed, not list"),
+        (HEAD + line(time=math.inf), "line 2: Infinity is no number"),
+        (HEAD + line(connection=math.nan), "line 2: NaN is no number"),
+        (HEAD + line().replace("0.0", "1e999"), "line 2: 1e999 is too large"),
+        (HEAD + line().replace("0.0", "1" + "0" * 390), "line 2: int too large"),
+        (HEAD + "null\n", "line 2: not an object"),
+        (HEAD + '"text"\n', "line 2: not an object"),
+        (HEAD + line(message=None), "line 2"),
+        (HEAD + line(message=[1]), "line 2"),
+        (HEAD + line(message={"pod": {"labels": 5}}), "line 2"),
+        (HEAD + line(message={"x" * 1_000_000: 1}), "line 2"),
+        (HEAD + line(message={}, payload="//8="), "line 2: Error parsing message"),
+        (HEAD + line(message={}, payload="?"), "line 2"),
+        (HEAD + line(message={}, payload=5), "line 2"),
+        (HEAD + '{"kind":1,"kind":2}\n', 'line 2: the key "kind" is there twice'),
     ],
 )
 def test_what_is_no_recording(tmp_path: Path, text: str | bytes, problem: str) -> None:
@@ -127,6 +158,18 @@ def test_what_is_no_recording(tmp_path: Path, text: str | bytes, problem: str) -
         Recording.read(path)
     assert problem in str(caught.value)
     assert str(caught.value).startswith(str(path))
+    assert len(str(caught.value)) < 500
+
+
+def test_a_line_without_end_is_not_read_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "LINE", Bounds(bytes=1000, values=100))
+    path = tmp_path / "r"
+    for end in ("", "\n"):
+        path.write_text(HEAD + '"' + "x" * 1000 + end + HEAD)
+        with pytest.raises(RecordingError, match="line 2: has more than the 1,000 bytes"):
+            Recording.read(path)
 
 
 def test_written_back(tmp_path: Path) -> None:

@@ -1,0 +1,160 @@
+"""Files in places where other users may have put something else."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from nri_sync import files
+
+__all__: list[str] = []
+
+OTHERS = 12345
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="gives files to another user")
+
+
+def mode_of(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+class TestReading:
+    def test_a_file(self, tmp_path: Path) -> None:
+        path = tmp_path / "file"
+        path.write_bytes(b"\xff\r\n")
+        assert files.read_regular(path, 3) == b"\xff\r\n"
+
+    def test_more_than_the_limit(self, tmp_path: Path) -> None:
+        path = tmp_path / "file"
+        path.write_bytes(b"1234")
+        with pytest.raises(OSError, match=r"larger than 3 bytes: '.*/file'"):
+            files.read_regular(path, 3)
+
+    def test_a_device_without_end(self) -> None:
+        with pytest.raises(OSError, match="not a regular file: '/dev/zero'"):
+            files.read_regular("/dev/zero", 3)
+
+    def test_a_named_pipe_does_not_block(self, tmp_path: Path) -> None:
+        os.mkfifo(tmp_path / "pipe")
+        with pytest.raises(OSError, match="not a regular file"):
+            files.read_regular(tmp_path / "pipe", 3)
+
+    def test_children_do_not_get_the_descriptor(self, tmp_path: Path) -> None:
+        (tmp_path / "file").touch()
+        with open(files.open_regular(tmp_path / "file"), "rb") as file:
+            assert not os.get_inheritable(file.fileno())
+
+    def test_descriptors_are_closed_after_a_refusal(self, tmp_path: Path) -> None:
+        before = len(os.listdir("/proc/self/fd"))
+        with pytest.raises(OSError, match="not a regular"):
+            files.open_regular(tmp_path)
+        assert len(os.listdir("/proc/self/fd")) == before
+
+
+class TestReplacing:
+    def test_the_mode_whatever_the_umask_and_the_old_file(self, tmp_path: Path) -> None:
+        path = tmp_path / "file"
+        path.touch()
+        path.chmod(0o666)
+        before = os.umask(0)
+        try:
+            files.replace_file(path, b"new")
+            assert (path.read_bytes(), mode_of(path)) == (b"new", 0o600)
+            os.umask(0o777)
+            files.replace_file(path, b"newer", 0o644)
+            assert (path.read_bytes(), mode_of(path)) == (b"newer", 0o644)
+        finally:
+            os.umask(before)
+        assert os.listdir(tmp_path) == ["file"]
+
+    def test_links_are_replaced_not_followed(self, tmp_path: Path) -> None:
+        target = tmp_path / "target"
+        target.write_text("old")
+        for number, to in enumerate((target, tmp_path / "nowhere")):
+            path = tmp_path / str(number)
+            path.symlink_to(to)
+            files.replace_file(path, b"new")
+            assert (path.is_symlink(), path.read_bytes()) == (False, b"new")
+        assert target.read_text() == "old"
+        assert not (tmp_path / "nowhere").exists()
+
+    def test_a_named_pipe_does_not_block(self, tmp_path: Path) -> None:
+        path = tmp_path / "pipe"
+        os.mkfifo(path)
+        files.replace_file(path, b"new")
+        assert path.read_bytes() == b"new"
+
+    def test_nothing_is_left_of_a_failure(self, tmp_path: Path) -> None:
+        path = tmp_path / "directory"
+        path.mkdir()
+        with pytest.raises(OSError, match="directory"):
+            files.replace_file(path, b"new")
+        assert os.listdir(tmp_path) == ["directory"]
+        with pytest.raises(FileNotFoundError, match=r"'.*/none/file'"):
+            files.replace_file(tmp_path / "none" / "file", b"new")
+
+
+class TestWriters:
+    @pytest.fixture
+    def path(self, tmp_path: Path) -> Path:
+        path = tmp_path / "above" / "directory" / "file"
+        path.parent.mkdir(parents=True)
+        path.touch()
+        for each in (path, path.parent, path.parent.parent):
+            each.chmod(0o755)
+        return path
+
+    def test_none_but_this_user(self, path: Path) -> None:
+        files.check_writers(path)
+
+    @pytest.mark.parametrize("mode", [0o757, 0o1757, 0o702])
+    def test_a_file_or_directory_that_all_may_write(self, mode: int, path: Path) -> None:
+        for each in (path, path.parent):
+            each.chmod(mode)
+            with pytest.raises(PermissionError, match=f"others can write it .*'{each}'"):
+                files.check_writers(path)
+            each.chmod(0o755)
+
+    def test_a_directory_above(self, path: Path) -> None:
+        path.parent.parent.chmod(0o777)
+        with pytest.raises(PermissionError, match=r"others can write it \(mode 0777\): '.*/above'"):
+            files.check_writers(path)
+        # As /tmp: nobody can rename what belongs to this user.
+        path.parent.parent.chmod(0o1777)
+        files.check_writers(path)
+
+    @as_root
+    def test_groups(self, path: Path) -> None:
+        path.chmod(0o775)
+        files.check_writers(path)
+        os.chown(path, 0, OTHERS)
+        with pytest.raises(PermissionError, match="others can write it"):
+            files.check_writers(path)
+
+    @as_root
+    def test_owners(self, path: Path) -> None:
+        for each in (path, path.parent, path.parent.parent):
+            os.chown(each, OTHERS, 0)
+            with pytest.raises(PermissionError, match=f"belongs to user {OTHERS}: '{each}'"):
+                files.check_writers(path)
+            os.chown(each, 0, 0)
+
+    def test_both_ends_of_a_link(self, path: Path, tmp_path: Path) -> None:
+        links = tmp_path / "links"
+        links.mkdir(mode=0o755)
+        link = links / "link"
+        link.symlink_to(path)
+        files.check_writers(link)
+        links.chmod(0o777)
+        with pytest.raises(PermissionError, match=r"'.*/links'"):
+            files.check_writers(link)
+        links.chmod(0o755)
+        path.chmod(0o666)
+        with pytest.raises(PermissionError, match=r"'.*/file'"):
+            files.check_writers(link)
+
+    def test_nothing_there(self, tmp_path: Path) -> None:
+        with pytest.raises(FileNotFoundError):
+            files.check_writers(tmp_path / "none")
