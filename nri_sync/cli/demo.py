@@ -7,7 +7,7 @@ from pathlib import Path
 
 from nri_sync.cli import samples
 from nri_sync.cli.console import console
-from nri_sync.cli.loading import load_plugin
+from nri_sync.cli.loading import load_program
 from nri_sync.cli.simulate import add_view_options, present
 from nri_sync.testing.manifests import load
 from nri_sync.testing.simulation import SimulatedPlugin, simulate
@@ -27,5 +27,5 @@ def run(arguments: argparse.Namespace) -> int:
         out = console(arguments)
         out.print(f"nri-sync simulate {plugin} -f {pod}", style="dim", soft_wrap=True)
         out.print()
-    simulation = simulate([SimulatedPlugin(load_plugin(str(plugin)), "annotated")], load(pod))
+    simulation = simulate([SimulatedPlugin(load_program(str(plugin)), "annotated")], load(pod))
     return present(simulation, arguments)

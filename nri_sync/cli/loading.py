@@ -1,10 +1,13 @@
-"""Finding the plugin that an argument names: ``FILE.py``, ``FILE.py:Class``, ``module`` or ``module:Class``."""
+"""Finding the program or the plugin that an argument names: ``FILE.py``, ``module``, or one of them with ``:NAME``."""
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import importlib
 import importlib.util
 import inspect
+import re
 import sys
 import traceback
 from collections.abc import Iterator
@@ -12,20 +15,28 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from nri_sync import Plugin
+from nri_sync import Plugin, kit
 from nri_sync.api.handlers import HANDLERS, find_handlers
 from nri_sync.cli.errors import CommandError, ExitCode
 from nri_sync.errors import PluginError
+from nri_sync.kit.chains import Chain
 
-__all__ = ["PLUGIN_HELP", "load_plugin", "plugin_name"]
+__all__ = ["DEFAULT_INDEX", "PLUGIN_HELP", "identity", "load_program", "plugin_name"]
 
-PLUGIN_HELP = "a file, FILE.py, or a module; with :NAME after it when it has more than one plugin"
+#: The index of plugins that have none: in the middle.
+DEFAULT_INDEX = "50"
+PLUGIN_HELP = "a file, FILE.py, or a module: its kit.Program or its plugin; with :NAME after it where there are several"
 
 _HANDLER_NAMES = frozenset(handler.name for handler in HANDLERS)
 
 
-def load_plugin(target: str) -> Any:
-    """The plugin object that ``target`` names; a class or function without arguments is called.
+def load_program(target: str) -> kit.Program:
+    """The program that ``target`` names, with its plugin made.
+
+    That is, in a file or module: the kit.Program in it; else what its function ``program()`` returns; else a
+    program of the one plugin in it. A class or function that is named is called without arguments. A plugin
+    without a program has the configuration of its attribute ``Config``; without that, and without a handler
+    ``configure``, the dataclass ``Config`` of its module.
 
     Runs the code of the file or module.
 
@@ -34,18 +45,33 @@ def load_plugin(target: str) -> Any:
     """
     where, _, name = target.partition(":")
     module = _load_module(where)
-    found = _named(module, name, target) if name else _only_plugin(module, where)
+    found = _named(module, name, target) if name else _only_program(module, where)
     try:
-        plugin = found() if isinstance(found, type) or inspect.isroutine(found) else found
+        if inspect.isroutine(found):
+            found = found()
+        program = (found if isinstance(found, kit.Program) else kit.Program(found)).made()
     except CommandError:
         raise
+    except SystemExit as error:
+        raise _ended(f"{target}: making the plugin") from error
     except Exception as error:
         raise _failed(f"{target}: making the plugin failed", error) from error
     try:
-        find_handlers(plugin)
+        find_handlers(program.plugin)
     except PluginError as error:
         raise CommandError(f"{target}: {error}", ExitCode.PLUGIN) from error
-    return plugin
+    if program.has_no_configuration and _is_configured_by(module, program.plugin):
+        program = kit.Program(program.plugin, config=module.Config)
+    return program
+
+
+def identity(target: str, program: kit.Program) -> tuple[str, str]:
+    """The index and the name of a program: its own, those of a file called ``NN-name.py``, or defaults."""
+    idx, name = DEFAULT_INDEX, plugin_name(target)
+    numbered = re.fullmatch(r"(\d\d)-(.+)", Path(target.partition(":")[0]).stem)
+    if numbered:
+        idx, name = numbered.groups()
+    return program.idx or idx, program.name or name
 
 
 def plugin_name(target: str) -> str:
@@ -81,6 +107,16 @@ def _load_module(where: str) -> ModuleType:
         sys.path.remove("")
 
 
+@contextlib.contextmanager
+def _arguments_of(path: Path) -> Iterator[None]:
+    """The arguments of the command are none of the file's."""
+    arguments, sys.argv = sys.argv, [str(path)]
+    try:
+        yield
+    finally:
+        sys.argv = arguments
+
+
 def _load_file(path: Path) -> ModuleType:
     if path.is_dir():
         raise CommandError(
@@ -94,10 +130,20 @@ def _load_file(path: Path) -> ModuleType:
     sys.modules[spec.name] = module
     sys.path.insert(0, str(path.resolve().parent))
     try:
-        spec.loader.exec_module(module)
+        with _arguments_of(path):
+            spec.loader.exec_module(module)
+    except SystemExit as error:
+        raise _ended(f"{path}: running it") from error
     except Exception as error:
         raise _failed(f"{path}: running it failed", error) from error
     return module
+
+
+def _ended(what: str) -> CommandError:
+    return CommandError(
+        f'{what} has ended the process; a call of kit.main() belongs under: if __name__ == "__main__":',
+        ExitCode.PLUGIN,
+    )
 
 
 def _failed(what: str, error: Exception) -> CommandError:
@@ -123,8 +169,14 @@ def _named(module: ModuleType, name: str, target: str) -> Any:
     return found
 
 
-def _only_plugin(module: ModuleType, where: str) -> Any:
-    found = list(_plugins(module))
+def _only_program(module: ModuleType, where: str) -> Any:
+    found = [(n, v) for n, v in vars(module).items() if isinstance(v, kit.Program)]
+    found = list({id(value): (name, value) for name, value in reversed(found)}.values())
+    if not found:
+        make = getattr(module, "program", None)
+        if inspect.isfunction(make) and make.__module__ == module.__name__:
+            return make
+        found = list(_plugins(module))
     if not found:
         raise CommandError(
             f"{where}: no plugin in it; a plugin is an object, or a class, with a handler such as "
@@ -140,10 +192,22 @@ def _only_plugin(module: ModuleType, where: str) -> Any:
     return found[0][1]
 
 
-def _plugins(module: ModuleType) -> Iterator[tuple[str, Any]]:
-    """What in a module is a plugin: its own classes and objects that have handlers.
+def _is_configured_by(module: ModuleType, plugin: object) -> bool:
+    """Whether the dataclass ``Config`` of a module is certainly the configuration of its plugin."""
+    cls = getattr(module, "Config", None)
+    return (
+        isinstance(cls, type)
+        and dataclasses.is_dataclass(cls)
+        and not hasattr(plugin, "configure")
+        and type(plugin).__module__ == module.__name__
+    )
 
-    An object counts instead of its class, and a class instead of those that it is derived from.
+
+def _plugins(module: ModuleType) -> Iterator[tuple[str, Any]]:
+    """What in a module is a plugin: chains, and the module's own classes and objects that have handlers.
+
+    An object counts instead of its class, a class instead of those that it is derived from, and a chain instead of
+    its plugins.
     """
     classes: dict[str, type] = {}
     objects: dict[str, Any] = {}
@@ -153,14 +217,25 @@ def _plugins(module: ModuleType) -> Iterator[tuple[str, Any]]:
         if isinstance(value, type):
             if value.__module__ == module.__name__ and _has_handlers(value):
                 classes[name] = value
-        elif type(value).__module__ == module.__name__ and _has_handlers(type(value)):
+        elif isinstance(value, Chain) or (
+            type(value).__module__ == module.__name__ and _has_handlers(type(value))
+        ):
             objects[name] = value
-    made = {type(value) for value in objects.values()}
+    chained = [each for value in objects.values() for each in _chained(value)]
+    made = {type(value) for value in (*objects.values(), *chained)}
+    objects = {n: v for n, v in objects.items() if not any(v is each for each in chained)}
     bases = {base for value in classes.values() for base in value.__mro__[1:]}
     yield from objects.items()
     for name, value in classes.items():
         if value not in made and value not in bases and not inspect.isabstract(value):
             yield name, value
+
+
+def _chained(value: object) -> Iterator[object]:
+    """The plugins of a chain, and of the chains in it."""
+    for plugin in value.plugins if isinstance(value, Chain) else ():
+        yield plugin
+        yield from _chained(plugin)
 
 
 def _has_handlers(kind: type) -> bool:

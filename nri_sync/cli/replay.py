@@ -6,9 +6,10 @@ import argparse
 
 from nri_sync.cli.console import Console, Text, add_output_options, console, print_json
 from nri_sync.cli.errors import CommandError, ExitCode
-from nri_sync.cli.loading import PLUGIN_HELP, load_plugin
+from nri_sync.cli.loading import PLUGIN_HELP, load_program
 from nri_sync.errors import ConfigError
 from nri_sync.kit.config.durations import parse_duration
+from nri_sync.kit.program.definition import Unusable
 from nri_sync.testing.recordings.entries import REQUEST
 from nri_sync.testing.recordings.files import Recording, RecordingError
 from nri_sync.testing.recordings.replaying import Difference, replay
@@ -63,11 +64,11 @@ def run(arguments: argparse.Namespace) -> int:
         raise CommandError(f"{arguments.recording}: {error.strerror}", ExitCode.INPUT) from error
     except RecordingError as error:
         raise CommandError(str(error), ExitCode.INPUT) from error
-    plugin = load_plugin(arguments.plugin)
+    program = load_program(arguments.plugin)
     try:
         differences = replay(
             recording,
-            plugin,
+            program,
             connection=arguments.connection,
             config_path=arguments.config,
             speed=arguments.speed,
@@ -76,6 +77,8 @@ def run(arguments: argparse.Namespace) -> int:
         )
     except ConfigError as error:
         raise CommandError(str(error), ExitCode.CONFIG) from error
+    except Unusable as error:
+        raise CommandError(str(error), ExitCode.USAGE) from error
     except ValueError as error:
         raise CommandError(str(error), ExitCode.INPUT) from error
     if arguments.update and differences:

@@ -17,7 +17,7 @@ from rich.progress import Progress
 from nri_sync import api
 from nri_sync.cli.console import add_output_options, console, print_json
 from nri_sync.cli.errors import CommandError, ExitCode
-from nri_sync.cli.loading import PLUGIN_HELP, load_plugin, plugin_name
+from nri_sync.cli.loading import DEFAULT_INDEX, PLUGIN_HELP, identity, load_program
 from nri_sync.cli.simulation_view import show
 from nri_sync.errors import ConfigError, IdentityError, NRIError, PluginError
 from nri_sync.kit import Quantity, parse_duration
@@ -186,17 +186,19 @@ def _workloads(files: Iterable[str], arguments: argparse.Namespace) -> list[Work
 
 
 def _plugins(targets: Sequence[str], configs: Iterable[str]) -> list[SimulatedPlugin]:
-    """The plugins, with the indices 10, 20 and so on where none are given."""
+    """The plugins, in this order where they have no indices."""
     config_paths = dict(_named(config) for config in configs)
     plugins = []
-    for number, target in enumerate(targets, 1):
+    for number, target in enumerate(targets):
         named, where = _named(target)
-        idx, name = named.split("-", 1) if named else (f"{min(10 * number, 99):02d}", "")
-        name = name or plugin_name(where)
+        program = load_program(where)
+        idx, name = named.split("-", 1) if named else identity(where, program)
+        if not named and program.idx is None and idx == DEFAULT_INDEX:
+            idx = f"{min(int(DEFAULT_INDEX) + number, 99):02d}"
         config = config_paths.pop(f"{idx}-{name}", None) or config_paths.pop(name, None)
         if config is None and len(targets) == 1:
             config = config_paths.pop("", None)
-        plugins.append(SimulatedPlugin(load_plugin(where), name, idx, config_path=config))
+        plugins.append(SimulatedPlugin(program, name, idx, config_path=config))
     if config_paths:
         unused, path = next(iter(config_paths.items()))
         names = ", ".join(plugin.full_name for plugin in plugins)

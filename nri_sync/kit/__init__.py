@@ -83,6 +83,7 @@ if TYPE_CHECKING:
     )
     from nri_sync.kit.logs.formatters import JSONFormatter, TextFormatter
     from nri_sync.kit.logs.logs import LogRequests, setup_logging
+    from nri_sync.kit.program.definition import Assembly, Program
     from nri_sync.kit.program.options import Options, add_options
     from nri_sync.kit.program.program import ExitCode, main, run
     from nri_sync.kit.program.supervisor import Supervisor
@@ -94,6 +95,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Annotation",
     "Annotations",
+    "Assembly",
     "Background",
     "BackgroundCounters",
     "Bytes",
@@ -122,6 +124,7 @@ __all__ = [
     "Options",
     "PendingUpdate",
     "PodRecord",
+    "Program",
     "QoS",
     "Quantity",
     "QuantityFormat",
@@ -189,6 +192,7 @@ __all__ = [
 _HOMES = {
     "Annotation": "nri_sync.kit.fields.annotations",
     "Annotations": "nri_sync.kit.fields.annotations",
+    "Assembly": "nri_sync.kit.program.definition",
     "Background": "nri_sync.kit.background.background",
     "BackgroundCounters": "nri_sync.kit.background.pool",
     "Bytes": "nri_sync.kit.config.loading",
@@ -217,6 +221,7 @@ _HOMES = {
     "Options": "nri_sync.kit.program.options",
     "PendingUpdate": "nri_sync.kit.updates.pending",
     "PodRecord": "nri_sync.kit.inventory.records",
+    "Program": "nri_sync.kit.program.definition",
     "QoS": "nri_sync.kit.fields.qos",
     "Quantity": "nri_sync.kit.fields.quantity",
     "QuantityFormat": "nri_sync.kit.fields.quantity",

@@ -14,6 +14,7 @@ from nri_sync import api
 from nri_sync.api.nri_pb2 import Container, ContainerEviction, ContainerUpdate, PodSandbox
 from nri_sync.deadline import Deadline
 from nri_sync.errors import RuntimeStopped
+from nri_sync.kit.program.definition import Program
 from nri_sync.plugin.options import StubOptions, check_options
 from nri_sync.plugin.stub import Stub
 from nri_sync.testing.common import WITHIN, socket_directory
@@ -42,9 +43,9 @@ class StartPlugin(Protocol):
         self,
         plugin: object,
         *,
-        name: str = ...,
-        idx: str = ...,
-        config: str = ...,
+        name: str | None = ...,
+        idx: str | None = ...,
+        config: Any = ...,
         timeout: float = ...,
         **options: Unpack[StubOptions],
     ) -> Stub: ...
@@ -258,9 +259,9 @@ class FakeRuntime(Events):
         self,
         plugin: object,
         *,
-        name: str = "test",
-        idx: str = "10",
-        config: str = "",
+        name: str | None = None,
+        idx: str | None = None,
+        config: Any = "",
         timeout: float = WITHIN,
         **options: Unpack[StubOptions],
     ) -> Iterator[Stub]:
@@ -271,47 +272,61 @@ class FakeRuntime(Events):
         stopped and started again, and asked for updates. At the end its interceptors are closed as well.
 
         Args:
-            plugin: an object with handlers.
-            name, idx: it is registered as ``10-test``.
-            config: given to ``configure()``, as to a plugin that the runtime has launched.
+            plugin: an object with handlers, or a :class:`nri_sync.kit.Program`; the plugin has its stub, its
+                configuration, its interceptors and its hooks as in :func:`nri_sync.kit.run`.
+            name, idx: default are those of the program, or ``10-test``.
+            config: a text, which the runtime sends as to a plugin that it has launched; or the configuration
+                itself, an object of the plugin's class.
             timeout: seconds for all that.
             options: further arguments of :class:`nri_sync.Stub`.
 
         Raises:
             StartError: it could not be started.
+            ConfigError: ``config`` is an object, and the plugin refuses it.
+            Unusable: ``config`` is a text, and the class of the plugin's configuration is not known.
             AssertionError: it was not synchronized; or, at the end of a block that raised nothing: a handler has
                 raised an exception that has failed no event, or a handler is still running.
         """
         check_options("run_plugin", options, ("config", "idx", "name", "timeout"))
-        watch = Watch(config)
-        closed = options.get("on_close")
+        program = Program.of(plugin)
+        assembly = program.assemble(config=config)
+        watch = Watch(config if isinstance(config, str) else "")
+        closed = options.pop("on_close", None)
+        interceptors = options.pop("interceptors", ())
+        here: dict[str, Any] = {"dialer": None, "connection": None, **options}
 
         def on_close(stub: Stub) -> None:
             watch.closed()
             self._notify()
+            assembly.call("on_disconnected", stub, stub.close_reason)
             if closed is not None:
                 closed(stub)
 
-        options["interceptors"] = (watch, *options.get("interceptors", ()))
-        options["on_close"] = on_close
-        stub = Stub(
-            plugin,
-            name=name,
-            idx=idx,
+        stub = assembly.stub(
+            [watch, *interceptors],
+            name=name or program.name or "test",
+            idx=idx or program.idx or "10",
             socket_path=self.socket_path,
-            **options,
+            on_close=on_close,
+            **here,
         )
+        assembly.give(stub)
         self._watches.append((stub, watch))
         try:
             stub.start(timeout)
+            assembly.call("on_connected", stub)
             self._check_synchronized(stub, watch, timeout)
             yield stub
+            if stub.started:
+                assembly.call("on_stopping")
         except BaseException:
             stub.close(0.0)
             self._settle()
+            assembly.call("on_stop")
             raise
         stub.close(WITHIN / 4)
         self._settle()
+        assembly.call("on_stop")
         _check_end(stub, watch)
 
     def _check_synchronized(self, stub: Stub, watch: Watch, timeout: float) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from nri_sync.cli.errors import CommandError, ExitCode
-from nri_sync.cli.loading import load_plugin, plugin_name
+from nri_sync.cli.loading import load_program, plugin_name
 
 __all__: list[str] = []
 
@@ -33,7 +33,7 @@ def written(directory: Path, text: str, name: str = "tuner.py") -> str:
 
 def failure(target: str) -> str:
     with pytest.raises(CommandError) as caught:
-        load_plugin(target)
+        load_program(target)
     assert caught.value.code is ExitCode.PLUGIN
     text = str(caught.value)
     assert "\n" not in text
@@ -42,16 +42,16 @@ def failure(target: str) -> str:
 
 class TestFound:
     def test_a_class(self, tmp_path: Path) -> None:
-        plugin = load_plugin(written(tmp_path, PLUGIN.format(name="Tuner")))
+        plugin = load_program(written(tmp_path, PLUGIN.format(name="Tuner")))
         assert type(plugin).__name__ == "Tuner"
 
     def test_an_object_rather_than_its_class(self, tmp_path: Path) -> None:
         text = PLUGIN.format(name="Tuner") + "tuner = Tuner()\ntuner.mark = 1\n"
-        assert load_plugin(written(tmp_path, text)).mark == 1
+        assert load_program(written(tmp_path, text)).mark == 1
 
     def test_a_class_rather_than_what_it_is_derived_from(self, tmp_path: Path) -> None:
         text = PLUGIN.format(name="Base") + "class Tuner(Base):\n    pass\n"
-        assert type(load_plugin(written(tmp_path, text))).__name__ == "Tuner"
+        assert type(load_program(written(tmp_path, text))).__name__ == "Tuner"
 
     def test_one_of_the_typed_base_class(self, tmp_path: Path) -> None:
         text = (
@@ -61,25 +61,25 @@ class TestFound:
             "    def run_pod_sandbox(self, pod):\n"
             "        pass\n"
         )
-        assert type(load_plugin(written(tmp_path, text))).__name__ == "Tuner"
+        assert type(load_program(written(tmp_path, text))).__name__ == "Tuner"
 
     def test_by_name(self, tmp_path: Path) -> None:
         path = written(tmp_path, PLUGIN.format(name="One") + PLUGIN.format(name="Two"))
-        assert type(load_plugin(f"{path}:Two")).__name__ == "Two"
+        assert type(load_program(f"{path}:Two")).__name__ == "Two"
 
     def test_a_function_that_makes_it(self, tmp_path: Path) -> None:
         text = PLUGIN.format(name="_Tuner") + "def make():\n    return _Tuner()\n"
-        assert type(load_plugin(written(tmp_path, text) + ":make")).__name__ == "_Tuner"
+        assert type(load_program(written(tmp_path, text) + ":make")).__name__ == "_Tuner"
 
     def test_a_module(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         written(tmp_path, PLUGIN.format(name="Tuner"), "loaded_as_module.py")
         monkeypatch.chdir(tmp_path)
-        assert type(load_plugin("loaded_as_module:Tuner")).__name__ == "Tuner"
+        assert type(load_program("loaded_as_module:Tuner")).__name__ == "Tuner"
 
     def test_what_lies_beside_a_file_can_be_imported(self, tmp_path: Path) -> None:
         written(tmp_path, "ANSWER = 42\n", "lies_beside_it.py")
         text = "from lies_beside_it import ANSWER\n" + PLUGIN.format(name="Tuner")
-        load_plugin(written(tmp_path, text))
+        load_program(written(tmp_path, text))
 
 
 class TestNotFound:

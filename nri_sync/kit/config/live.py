@@ -22,7 +22,7 @@ from nri_sync.kit.config import loading as config
 from nri_sync.logger import get_logger
 from nri_sync.threads import signal_safe
 
-__all__ = ["LiveConfig", "configured"]
+__all__ = ["LiveConfig"]
 
 logger = get_logger("nri_sync.kit.config")
 
@@ -140,21 +140,3 @@ class LiveConfig:
             except ValueError as error:
                 raise ConfigError(source, (str(error) or repr(error),)) from error
         self._plugin.config = value
-
-
-def configured(plugin: Any, path: str | os.PathLike[str] | None = None) -> object:
-    """What to make a stub with, for a plugin that says what its configuration is by an attribute ``Config``.
-
-    That is the plugin itself, if it has none; then ``path`` is not looked at.
-
-    Raises:
-        ConfigError: the file says nothing usable, or the plugin refuses it.
-        PluginError: the plugin has no handlers, or wrong ones.
-    """
-    cls = getattr(plugin, "Config", None)
-    if not callable(cls):
-        return plugin
-    live = LiveConfig(plugin, cls, path)
-    if path is not None:
-        live.read_file()
-    return live.plugin()

@@ -4,16 +4,15 @@
 
     if __name__ == "__main__":
         kit.main(MyPlugin, name="mine", idx="10")
+
+:class:`nri_sync.kit.Program` is the same as an object, which the commands and the test kit take as well.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import difflib
 import enum
-import functools
-import inspect
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -21,42 +20,38 @@ from typing import TYPE_CHECKING, Any, Callable, NoReturn
 
 import nri_sync
 from nri_sync import Interceptor, api
+from nri_sync.deadline import Deadline
 from nri_sync.errors import (
     ConfigError,
     ConnectionLost,
     ConnectionSpent,
     IdentityError,
+    NoThread,
     NRIError,
-    PluginError,
     StartError,
     TurnTaken,
 )
-from nri_sync.kit.config.live import LiveConfig
 from nri_sync.kit.health.file import HealthFile
 from nri_sync.kit.health.health import Health
 from nri_sync.kit.health.server import HealthServer
 from nri_sync.kit.logs.logs import setup_logging
+from nri_sync.kit.program.definition import Program, Unusable
 from nri_sync.kit.program.options import Options, add_options
 from nri_sync.kit.program.supervisor import Supervisor
 from nri_sync.kit.program.systemd import Notifier
 from nri_sync.logger import get_logger
 from nri_sync.plugin.handover import Handover
-from nri_sync.plugin.options import StubOptions, check_options
+from nri_sync.plugin.options import StubOptions
 from nri_sync.plugin.reconnect import keep_connected
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 from nri_sync.text import indented
+from nri_sync.threads import spawn
 
 __all__ = ["ExitCode", "main", "run"]
 
 logger = get_logger("nri_sync.kit.program")
-
-# Beside those of a stub.
-_OPTIONS = ("backoff", "config", "health")
-_HOOKS = ("on_config", "on_connected", "on_disconnected", "on_stop")
-# Of difflib: how much alike names are of which one is probably the other misspelt.
-_ALIKE = 0.8
 
 
 class ExitCode(enum.IntEnum):
@@ -93,8 +88,10 @@ def main(
     """Be the program of a plugin: parse the options, run it, exit with an :class:`ExitCode`.
 
     Args:
-        plugin: an object with handlers; or a class or function that makes it, called without arguments.
-        config: a dataclass, or another function that :func:`nri_sync.kit.load` takes.
+        plugin: an object with handlers; or a class or function that makes it, called without arguments; or a
+            :class:`nri_sync.kit.Program`, which has the options below already.
+        config: a dataclass, or another function that :func:`nri_sync.kit.load` takes. Default is the plugin's
+            attribute ``Config``.
         name, idx: the plugin's, unless options or environment tell others.
         description: for ``--help``; default is the first line of the plugin's docstring.
         argv: default ``sys.argv[1:]``.
@@ -102,13 +99,23 @@ def main(
 
     Raises SystemExit; TypeError for an option that does not exist.
     """
-    check_options("main", stub_options, _OPTIONS)
-    parser = argparse.ArgumentParser(description=description or _first_line(plugin))
-    add_options(parser, name=name, idx=idx)
+    program = _program(
+        "main",
+        plugin,
+        config=config,
+        name=name,
+        idx=idx,
+        description=description,
+        backoff=backoff,
+        health=health,
+        **stub_options,
+    )
+    parser = argparse.ArgumentParser(description=program.description)
+    add_options(parser, name=program.name, idx=program.idx)
     options = Options.of(parser.parse_args(argv))
-    if options.config is not None and config is None:
+    if options.config is not None and program.has_no_configuration:
         parser.error("argument --config: this plugin has no configuration")
-    sys.exit(run(plugin, options, config=config, backoff=backoff, health=health, **stub_options))
+    sys.exit(run(program, options))
 
 
 def run(
@@ -124,8 +131,8 @@ def run(
 
     SIGTERM and SIGINT stop it gracefully, the second one at once; SIGHUP reads the configuration file again. What
     goes wrong is logged. The plugin finds its stub as ``plugin.stub``, its configuration as ``plugin.config``. It
-    may have the methods ``on_config(config)``, ``on_connected(stub)``, ``on_disconnected(stub, reason)`` and
-    ``on_stop()``.
+    may have the methods ``on_config(config)``, ``on_connected(stub)``, ``on_disconnected(stub, reason)``,
+    ``on_stopping()`` and ``on_stop()``.
 
     Args:
         plugin, config: as of :func:`main`.
@@ -136,12 +143,12 @@ def run(
 
     Raises TypeError for an option that does not exist. Everything else that goes wrong is in the ExitCode.
     """
-    check_options("run", stub_options, _OPTIONS)
+    program = _program("run", plugin, config=config, backoff=backoff, health=health, **stub_options)
     options = options or Options()
     try:
-        program = _Program(plugin, options, config, health, stub_options)
-        with program.health_served():
-            program.supervisor.run(lambda: program.work(backoff))
+        run = _Run(program, options)
+        with run.health_served():
+            run.supervisor.run(run.work)
     except KeyboardInterrupt:
         pass  # before the supervisor has taken over
     except Exception as error:
@@ -149,66 +156,63 @@ def run(
     return ExitCode.OK
 
 
-class _Program:
-    """One run: the plugin and what stands around it."""
+def _program(function: str, plugin: Any, **options: Any) -> Program:
+    """The program that the arguments of ``function`` describe."""
+    given = {name: value for name, value in options.items() if value is not None}
+    if not isinstance(plugin, Program):
+        try:
+            return Program(plugin, **given)
+        except TypeError as error:
+            raise TypeError(str(error).replace("Program()", f"{function}()", 1)) from None
+    if given:
+        raise TypeError(
+            f"{function}() takes a Program alone; {', '.join(given)} belong to the Program"
+        )
+    return plugin
 
-    def __init__(
-        self,
-        plugin: Any,
-        options: Options,
-        config: Callable[..., object] | None,
-        health: Health | None,
-        stub_options: StubOptions,
-    ) -> None:
+
+class _Run:
+    """One run of a program: the plugin and what stands around it."""
+
+    def __init__(self, program: Program, options: Options) -> None:
         requests = setup_logging(options.log_format, options.log_level, dump=options.dump)
-        self.plugin = plugin() if _makes_plugins(plugin) else plugin
-        _check_hooks(self.plugin)
+        self.program = program.made()
         self.options = options
         self.notifier = Notifier()
         self._ready = False
         self.launched = _is_launched(options)
-        if health is None and (
+        if self.program.health is None and (
             options.health_address or options.health_file or self.notifier.watchdog_interval
         ):
-            health = Health()
-        self.health = health
-        self.config = self._live_config(config)
-        given = stub_options.get("interceptors", ())
-        own: list[Interceptor] = [requests, *([] if health is None else [health])]
+            self.program = self.program.watched(Health())
+        self.health = self.program.health
+        self.assembly = self.program.assemble(
+            config_path=options.config,
+            without="the configuration from the runtime, which has none for this plugin"
+            if self.launched
+            else "the configuration, which is empty (there is no --config FILE)",
+        )
+        self.config = self.assembly.config
+        own: list[Interceptor] = [requests]
         if options.handover and not self.launched:
             with _naming(f"--handover {options.handover}"):
                 handover = Handover(options.handover)
             handover.on_change(self._on_standby)
             own.insert(0, handover)
-        stub_options["interceptors"] = [*own, *given]
-        self.stub = nri_sync.Stub(
-            self.plugin if self.config is None else self.config.plugin(),
-            name=options.name,
-            idx=options.idx,
+        self.stub = self.assembly.stub(
+            own,
+            name=options.name or program.name,
+            idx=options.idx or program.idx,
             socket_path=options.socket,
-            **stub_options,
         )
         # Before the plugin has the stub, and may stop it.
         self._stopped = self.stub.until_stopped()
-        with contextlib.suppress(AttributeError):  # one that has no room for it needs none
-            self.plugin.stub = self.stub
+        self.assembly.give(self.stub)
         self.supervisor = Supervisor(
             stop=self.stop, reload=self.reload, alive=self.is_alive, notifier=self.notifier
         )
         self._connected = False
-
-    def _live_config(self, cls: Callable[..., object] | None) -> LiveConfig | None:
-        if cls is None:
-            return None
-        without = (
-            "the configuration from the runtime, which has none for this plugin"
-            if self.launched
-            else "the configuration, which is empty (there is no --config FILE)"
-        )
-        config = LiveConfig(self.plugin, cls, self.options.config, without=without)
-        if config.path is not None:
-            config.read_file()
-        return config
+        self._failed_stopping: Exception | None = None
 
     @contextlib.contextmanager
     def health_served(self) -> Iterator[None]:
@@ -228,7 +232,7 @@ class _Program:
 
     # On the thread that works
 
-    def work(self, backoff: nri_sync.Backoff | None) -> None:
+    def work(self) -> None:
         """Be connected until there is an end to it."""
         if self.options.retry_first:
             self._tell_ready(f"connecting to {self.options.socket or api.DEFAULT_SOCKET_PATH}")
@@ -236,7 +240,7 @@ class _Program:
             keep_connected(
                 self.stub,
                 self._stopped,
-                backoff=backoff,
+                backoff=self.program.backoff,
                 fail_fast=self.launched or not self.options.retry_first,
                 on_connected=self._on_connected,
                 on_disconnected=self._on_disconnected,
@@ -246,10 +250,12 @@ class _Program:
             if not self.supervisor.stopping:
                 self.notifier.stopping()
             try:
-                self._call("on_stop")
+                self.assembly.call("on_stop")
             finally:
                 if self.stub.handover is not None:
                     self.stub.handover.release()
+        if self._failed_stopping is not None:
+            raise self._failed_stopping
 
     def _on_standby(self) -> None:
         handover = self.stub.handover
@@ -259,19 +265,14 @@ class _Program:
     def _on_connected(self, stub: nri_sync.Stub) -> None:
         self._connected = True
         self._tell_ready(f"serving {stub.runtime_name} {stub.runtime_version}")
-        self._call("on_connected", stub)
+        self.assembly.call("on_connected", stub)
 
     def _on_disconnected(self, stub: nri_sync.Stub, reason: NRIError) -> None:
-        self._call("on_disconnected", stub, reason)
+        self.assembly.call("on_disconnected", stub, reason)
         if self._connected and (self.launched or not self.options.reconnect):
             raise reason
         logger.warning("%s", indented(_explain(reason)))
         self.notifier.status(f"trying again: {_explain(reason)}")
-
-    def _call(self, hook: str, *arguments: object) -> None:
-        method = getattr(self.plugin, hook, None)
-        if method is not None:
-            method(*arguments)
 
     def _tell_ready(self, status: str) -> None:
         if self._ready:
@@ -283,9 +284,27 @@ class _Program:
     # On threads of their own
 
     def stop(self) -> None:
-        """Let the handlers in flight finish, then end the work."""
+        """Let the plugin finish: its ``on_stopping``, then the handlers in flight. Then end the work."""
         self.notifier.stopping()
-        self.stub.close(self.options.grace)
+        grace = Deadline(self.options.grace)
+        if self.stub.started and hasattr(self.assembly.plugin, "on_stopping"):
+            try:
+                over = spawn("nri-stopping", self._stopping)
+            except NoThread:
+                self._stopping()
+            else:
+                if not over.wait(grace):
+                    logger.warning(
+                        "on_stopping has not returned within the grace of %g s", self.options.grace
+                    )
+        self.stub.close(grace.remaining() or 0.0)
+
+    def _stopping(self) -> None:
+        try:
+            self.assembly.call("on_stopping")
+        except Exception as error:
+            # The program ends all the same; its exit code has this.
+            self._failed_stopping = error
 
     def reload(self) -> None:
         """Read the configuration file again."""
@@ -304,17 +323,13 @@ class _Program:
             self.notifier.ready()
 
 
-class _Unusable(NRIError):
-    """An option cannot be used, which only shows when it is tried."""
-
-
 @contextlib.contextmanager
 def _naming(option: str) -> Iterator[None]:
     """Tell which option is to blame for what the system refuses."""
     try:
         yield
     except OSError as error:
-        raise _Unusable(f"{option}: {error.strerror or error}") from error
+        raise Unusable(f"{option}: {error.strerror or error}") from error
 
 
 def _is_launched(options: Options) -> bool:
@@ -322,32 +337,6 @@ def _is_launched(options: Options) -> bool:
     if options.socket is not None:
         os.environ.pop(api.ENV_PLUGIN_SOCKET, None)
     return bool(os.environ.get(api.ENV_PLUGIN_SOCKET))
-
-
-def _makes_plugins(plugin: Any) -> bool:
-    return (
-        isinstance(plugin, type)
-        or inspect.isroutine(plugin)
-        or isinstance(plugin, functools.partial)
-    )
-
-
-def _check_hooks(plugin: object) -> None:
-    """Refuse a method that would silently never be called, as the stub does with handlers."""
-    for name in dir(plugin):
-        if name.startswith("on_") and name not in _HOOKS:
-            close = difflib.get_close_matches(name, _HOOKS, 1, _ALIKE)
-            if close:
-                raise PluginError(
-                    f"{type(plugin).__qualname__}.{name} is never called, is {close[0]} meant? "
-                    "(a method that is meant to be something else needs another name)"
-                )
-
-
-def _first_line(plugin: Any) -> str | None:
-    """Of its own docstring, not that of a base class."""
-    text = getattr(plugin.func if isinstance(plugin, functools.partial) else plugin, "__doc__", "")
-    return text.strip().partition("\n")[0] if text else None
 
 
 def _config_error(error: BaseException | None) -> ConfigError | None:
@@ -364,7 +353,7 @@ def _explain(error: BaseException) -> str:
 def _exit_code(error: Exception) -> ExitCode:
     if _config_error(error) is not None:
         return ExitCode.CONFIG
-    if isinstance(error, (IdentityError, _Unusable)):
+    if isinstance(error, (IdentityError, Unusable)):
         return ExitCode.USAGE
     if isinstance(error, (ConnectionLost, ConnectionSpent, TurnTaken)):
         return ExitCode.LOST

@@ -16,9 +16,8 @@ import grpc
 from nri_sync.api import nri_pb2, services
 from nri_sync.deadline import Deadline
 from nri_sync.errors import NRIError
-from nri_sync.kit.config.live import configured
 from nri_sync.kit.logs.dumps import as_text
-from nri_sync.plugin.stub import Stub
+from nri_sync.kit.program.definition import Program
 from nri_sync.session import Session
 from nri_sync.testing.common import WITHIN
 from nri_sync.testing.recordings.entries import (
@@ -84,14 +83,13 @@ def replay(
     The plugin meets what it met on the node: it is registered, configured and synchronized, gets each request when
     it got it, after the same answers, and its own requests are answered as they were. Messages are equal if they
     say the same; the order of map entries, and messages that are there but empty, say nothing. RegisterPlugin is
-    not compared. A plugin finds its stub as ``plugin.stub``.
+    not compared. A plugin has its stub, its configuration and its hooks as in :func:`nri_sync.kit.run`.
 
     Args:
         recording: a file that ``nri-sync trace --record`` has written, or what was read from it.
-        plugin: an object with handlers.
+        plugin: an object with handlers, or a :class:`nri_sync.kit.Program`.
         connection: which one, if there are several in the recording.
-        config_path: the file of its configuration, for a plugin with an attribute ``Config``; default is what has
-            been recorded.
+        config_path: the file of its configuration; default is what has been recorded.
         speed: 1 for the pauses that were in between, 2 for half of them; by default there are none.
         timeout: seconds to wait for each answer, and for each request of the plugin.
         update: make what the plugin says now what is recorded, in memory: ``recording.write()`` keeps it. Needs
@@ -103,6 +101,7 @@ def replay(
         RecordingError, OSError: the file cannot be read.
         PluginError: the plugin has no handlers.
         ConfigError: its configuration says nothing usable.
+        Unusable: there is a file, and the plugin takes no configuration.
     """
     source = recording if isinstance(recording, Recording) else Recording.read(recording)
     entries = _chosen(source, connection)
@@ -160,14 +159,16 @@ class _Replay:
         self._lost = False
         self._calls: dict[int, tuple[Entry, Any]] = {}
         self._missing = False
+        self._hook_error: Exception | None = None
         ours, theirs = socket.socketpair()
         message = self._registered.message
         try:
-            self._stub = Stub(
-                configured(plugin, config_path),
+            self._assembly = Program.of(plugin).assemble(config_path=config_path)
+            self._stub = self._assembly.stub(
                 name=message.plugin_name,
                 idx=message.plugin_idx,
                 connection=theirs,
+                dialer=None,
                 registration_timeout=max(timeout, 1.0),
                 late_reply=False,
             )
@@ -175,8 +176,7 @@ class _Replay:
             ours.close()
             theirs.close()
             raise
-        with contextlib.suppress(AttributeError):
-            plugin.stub = self._stub  # type: ignore[attr-defined]
+        self._assembly.give(self._stub)
         self._session = Session(
             ours,
             self._router(),
@@ -195,10 +195,13 @@ class _Replay:
 
     def close(self) -> None:
         """Blocks until both ends are closed."""
-        self._stub.stop()
-        self._session.link.close()
-        with self._changed:
-            self._changed.wait_for(lambda: self._lost, WITHIN)
+        try:
+            self._stub.close()
+            self._session.link.close()
+            with self._changed:
+                self._changed.wait_for(lambda: self._lost, WITHIN)
+        finally:
+            self._assembly.call("on_stop")
 
     # What the plugin asks for
 
@@ -259,15 +262,23 @@ class _Replay:
                 time.sleep(max(0.0, began + pause - time.monotonic()))
             if not self._play(place, entry):
                 break
+        if self._stub.started:
+            self._assembly.call("on_stopping")
         # It may still wait for what was not recorded.
         self._stub.stop()
         started.wait()
+        if self._hook_error is not None:
+            raise self._hook_error
         self._compare_updates()
 
     def _start(self) -> None:
         # Why it fails is what the plugin answers, or does not.
         with contextlib.suppress(NRIError):
             self._stub.start()
+            try:
+                self._assembly.call("on_connected", self._stub)
+            except Exception as error:
+                self._hook_error = error
 
     def _play(self, place: int, entry: Entry) -> bool:
         """Do what stands there; False when the plugin has left."""

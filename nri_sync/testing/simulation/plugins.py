@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from nri_sync.api.nri_pb2 import UpdateContainersRequest
 from nri_sync.errors import NRIError, Reject
-from nri_sync.kit.config.live import configured
+from nri_sync.kit.program.definition import Assembly, Program
 from nri_sync.plugin.interceptors import CallOn, Interceptor, Metadata, Proceed
 from nri_sync.plugin.stub import Stub
 from nri_sync.testing.common import WITHIN
@@ -31,12 +31,13 @@ class NotSynchronized(NRIError):
 class SimulatedPlugin:
     """A plugin, and what it is registered as."""
 
+    #: An object with handlers, or a :class:`nri_sync.kit.Program`.
     plugin: Any
     name: str
     idx: str = "10"
     #: The text of its configuration, as the runtime sends it to a plugin that it has launched.
     config: str = ""
-    #: The file of its configuration, for a plugin with an attribute ``Config``, as ``nri-sync run`` takes it.
+    #: The file of its configuration, as ``nri-sync run`` takes it.
     config_path: str | None = None
 
     @property
@@ -114,12 +115,13 @@ def started(
 ) -> Iterator[list[tuple[Stub, Recorder]]]:
     """Start plugins on a runtime, in the order of their indices; stop them at the end.
 
-    Blocks until they have been synchronized. As ``nri-sync run`` does, a plugin is given its stub as attribute
-    ``stub`` and its configuration as ``config``, and told of its connection with ``on_connected`` and ``on_stop``.
+    Blocks until they have been synchronized. A plugin has its stub, its configuration, its interceptors and its
+    hooks as in :func:`nri_sync.kit.run`.
 
     Raises:
         StartError, PluginError: one could not be started.
         ConfigError: its configuration is wrong.
+        Unusable: there is a file of it, and the plugin takes no configuration.
         NotSynchronized: it has failed Synchronize.
     """
     running = []
@@ -133,29 +135,32 @@ def _start(
     plugin: SimulatedPlugin, runtime: FakeRuntime, cleanup: ExitStack
 ) -> tuple[Stub, Recorder]:
     recorder = Recorder(plugin.full_name, plugin.config)
-    stub = Stub(
-        configured(plugin.plugin, plugin.config_path),
+    assembly = Program.of(plugin.plugin).assemble(
+        config=plugin.config, config_path=plugin.config_path
+    )
+    stub = assembly.stub(
+        [recorder],
         name=plugin.name,
         idx=plugin.idx,
         socket_path=runtime.socket_path,
-        interceptors=(recorder,),
+        dialer=None,
+        connection=None,
         # So that whoever waits for it on the runtime looks again.
         on_close=lambda _: runtime._notify(),
     )
-    with suppress(AttributeError):  # one that has no room for it needs none
-        plugin.plugin.stub = stub
-    cleanup.callback(_call, plugin.plugin, "on_stop")
-    cleanup.callback(stub.stop)
+    assembly.give(stub)
+    cleanup.callback(assembly.call, "on_stop")
+    cleanup.callback(stub.close)
     stub.start(WITHIN)
     _wait_until_synchronized(stub, runtime, recorder)
-    _call(plugin.plugin, "on_connected", stub)
+    assembly.call("on_connected", stub)
+    cleanup.callback(_stopping, assembly, stub)
     return stub, recorder
 
 
-def _call(plugin: object, hook: str, *arguments: object) -> None:
-    method = getattr(plugin, hook, None)
-    if callable(method):
-        method(*arguments)
+def _stopping(assembly: Assembly, stub: Stub) -> None:
+    if stub.started:
+        assembly.call("on_stopping")
 
 
 def _wait_until_synchronized(stub: Stub, runtime: FakeRuntime, recorder: Recorder) -> None:
