@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from nri_sync import Stub
-from nri_sync.cli.loading import load_plugin
+from nri_sync.cli.loading import load_program
 from nri_sync.testing import FakeRuntime, make_container, make_pod
 
 __all__ = ["main", "record", "same"]
@@ -123,9 +123,9 @@ class Scene:
         if command.startswith("nri-sync trace"):
             path = self._sockets / "trace.sock"
             _wait(path.exists)
-            plugin: Any = load_plugin(str(self._directory / "pod-name" / "pod_name.py"))
-            with Stub(plugin, name="pod-name", idx="50", socket_path=str(path)):
-                self._a_pod("50-pod-name")
+            program = load_program(str(self._directory / "pod-name" / "pod_name.py"))
+            with Stub(program.plugin, name="pod-name", idx="10", socket_path=str(path)):
+                self._a_pod("10-pod-name")
             _wait(lambda: not self.runtime.plugins)
         elif command.startswith("nri-sync events"):
             self._a_pod("99-events")

@@ -55,7 +55,7 @@ class Config:
 
 
 class AnnotationInjector(nri_sync.Plugin):
-    """Needs ``config``, which ``kit.main`` sets."""
+    """Needs ``config``, which the program sets."""
 
     config: Config
 
@@ -84,5 +84,7 @@ class AnnotationInjector(nri_sync.Plugin):
         return adjustment
 
 
+PROGRAM = kit.Program(AnnotationInjector, config=Config, name="annotation-injector", idx="10")
+
 if __name__ == "__main__":
-    kit.main(AnnotationInjector, config=Config, name="annotation-injector", idx="10")
+    kit.main(PROGRAM)

@@ -52,7 +52,7 @@ class Config:
 
 
 class CABundles(nri_sync.Plugin):
-    """Needs ``config``, which ``kit.main`` sets."""
+    """Needs ``config``, which the program sets."""
 
     config: Config
 
@@ -111,9 +111,14 @@ class CABundles(nri_sync.Plugin):
         )
 
 
-if __name__ == "__main__":
+def program() -> kit.Program:
+    """The plugin, with a health that depends on the bundle."""
     plugin = CABundles()
     health = kit.Health(checks=[plugin.problem])
     with contextlib.suppress(ModuleNotFoundError):  # without the extra `metrics` there are none
         health.registry.register(plugin)
-    kit.main(plugin, config=Config, health=health, name="ca-bundles", idx="10")
+    return kit.Program(plugin, config=Config, health=health, name="ca-bundles", idx="10")
+
+
+if __name__ == "__main__":
+    kit.main(program())

@@ -215,6 +215,13 @@ def _cpuset_of(container: api.Container) -> tuple[str, str]:
     return cpu.cpus, cpu.mems
 
 
-if __name__ == "__main__":
+def program() -> kit.Program:
+    """The plugin, with the queue of its updates."""
     queue = kit.UpdateQueue()
-    kit.main(CPUPinning(queue), config=Config, interceptors=[queue], name="cpu-pinning", idx="90")
+    return kit.Program(
+        CPUPinning(queue), config=Config, interceptors=[queue], name="cpu-pinning", idx="90"
+    )
+
+
+if __name__ == "__main__":
+    kit.main(program())

@@ -25,5 +25,9 @@ class Validator(DefaultValidator):
         logger.info("%s", config)
 
 
+PROGRAM = kit.Program(
+    Validator, config=DefaultValidatorConfig.parse, name="default-validator", idx="99"
+)
+
 if __name__ == "__main__":
-    kit.main(Validator, config=DefaultValidatorConfig.parse, name="default-validator", idx="99")
+    kit.main(PROGRAM)

@@ -155,7 +155,7 @@ def _read_only(options: list[str]) -> bool:
 class DeviceInjector(nri_sync.Plugin):
     """Gives containers the things that annotations of their pods ask for, if ``config`` allows them."""
 
-    config = Config()  # kit.main sets another one
+    config = Config()  # the program sets another one
 
     def create_container(self, pod: api.PodSandbox, container: api.Container) -> api.Adjustment:
         config = self.config
@@ -215,5 +215,7 @@ class DeviceInjector(nri_sync.Plugin):
         known.warn(pod)
 
 
+PROGRAM = kit.Program(DeviceInjector, config=Config, name="device-injector", idx="10")
+
 if __name__ == "__main__":
-    kit.main(DeviceInjector, config=Config, name="device-injector", idx="10")
+    kit.main(PROGRAM)

@@ -39,7 +39,7 @@ class Config:
 
 
 class ImagePolicy(nri_sync.Plugin):
-    """Needs ``config``, which ``kit.main`` sets."""
+    """Needs ``config``, which the program sets."""
 
     config: Config
 
@@ -102,12 +102,14 @@ class ImagePolicy(nri_sync.Plugin):
         return None if answer["allowed"] is True else f"not verified: {answer.get('reason')}"
 
 
+PROGRAM = kit.Program(
+    ImagePolicy,
+    config=Config,
+    name="image-policy",
+    idx="95",
+    # What the plugin has not answered is refused, too, by runtimes that know of this.
+    failure_policy=api.FailurePolicy(fail_request=True, keep_connected=True),
+)
+
 if __name__ == "__main__":
-    kit.main(
-        ImagePolicy,
-        config=Config,
-        name="image-policy",
-        idx="95",
-        # What the plugin has not answered is refused, too, by runtimes that know of this.
-        failure_policy=api.FailurePolicy(fail_request=True, keep_connected=True),
-    )
+    kit.main(PROGRAM)

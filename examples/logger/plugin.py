@@ -166,6 +166,15 @@ def events(text: str) -> list[str]:
     return [text]
 
 
+def program(options: Config | None = None) -> kit.Program:
+    """The plugin with options of the command line, which win over its configuration."""
+    # Its validator only looks on: it may be left out.
+    health = kit.Health(allow_unvalidated=True)
+    return kit.Program(
+        Logger(options or Config()), config=Config, health=health, name="logger", idx="10"
+    )
+
+
 def main() -> int:
     """Run until it is stopped."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -175,9 +184,7 @@ def main() -> int:
     kit.add_options(parser, name="logger", idx="10")
     parsed = parser.parse_args()
     options = Config(**{each.name: getattr(parsed, each.name) for each in fields(Config)})
-    # Its validator only looks on: it may be left out.
-    health = kit.Health(allow_unvalidated=True)
-    return kit.run(Logger(options), kit.Options.of(parsed), config=Config, health=health)
+    return kit.run(program(options), kit.Options.of(parsed))
 
 
 if __name__ == "__main__":

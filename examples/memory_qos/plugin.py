@@ -51,7 +51,7 @@ class Config:
 
 
 class MemoryQoS(nri_sync.Plugin):
-    """Needs ``config``, which ``kit.main`` sets."""
+    """Needs ``config``, which the program sets."""
 
     config: Config
 
@@ -83,5 +83,7 @@ class MemoryQoS(nri_sync.Plugin):
         return adjustment
 
 
+PROGRAM = kit.Program(MemoryQoS, config=Config, name="memory-qos", idx="40")
+
 if __name__ == "__main__":
-    kit.main(MemoryQoS, config=Config, name="memory-qos", idx="40")
+    kit.main(PROGRAM)

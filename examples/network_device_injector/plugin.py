@@ -64,7 +64,7 @@ class Config:
 class NetworkDeviceInjector(nri_sync.Plugin):
     """Moves network devices of the host into pods that ask for them, and back when they stop."""
 
-    #: ``kit.main`` sets another one.
+    #: The program sets another one.
     config = Config()
 
     def __init__(self) -> None:
@@ -178,5 +178,9 @@ def find(links: Any, name: str) -> int:
     return index
 
 
+PROGRAM = kit.Program(
+    NetworkDeviceInjector, config=Config, name="network-device-injector", idx="10"
+)
+
 if __name__ == "__main__":
-    kit.main(NetworkDeviceInjector, config=Config, name="network-device-injector", idx="10")
+    kit.main(PROGRAM)

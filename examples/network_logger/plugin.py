@@ -47,5 +47,7 @@ def addresses(pod: api.PodSandbox) -> str:
     return f"[{' '.join(pod.ips)}]"
 
 
+PROGRAM = kit.Program(NetworkLogger, name="network-logger", idx="10")
+
 if __name__ == "__main__":
-    kit.main(NetworkLogger, name="network-logger", idx="10")
+    kit.main(PROGRAM)

@@ -37,7 +37,7 @@ class Config:
 class Rdt(nri_sync.Plugin):
     """Sets resctrl classes, schemata and monitoring of containers, as annotations of their pods say."""
 
-    #: ``kit.main`` sets another one.
+    #: The program sets another one.
     config = Config()
 
     def create_container(self, pod: api.PodSandbox, container: api.Container) -> api.Adjustment:
@@ -63,5 +63,7 @@ class Rdt(nri_sync.Plugin):
         known.warn(pod)
 
 
+PROGRAM = kit.Program(Rdt, config=Config, name="rdt", idx="10")
+
 if __name__ == "__main__":
-    kit.main(Rdt, config=Config, name="rdt", idx="10")
+    kit.main(PROGRAM)

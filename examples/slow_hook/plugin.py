@@ -62,7 +62,7 @@ class Config:
 
 
 class SlowHook(nri_sync.Plugin):
-    """Needs ``config``, which ``kit.main`` sets."""
+    """Needs ``config``, which the program sets."""
 
     config: Config
 
@@ -161,5 +161,7 @@ def _tell(outcome: Path, done: Future[None]) -> None:
     os.replace(beside, outcome)
 
 
+PROGRAM = kit.Program(SlowHook, config=Config, name="slow-hook", idx="20")
+
 if __name__ == "__main__":
-    kit.main(SlowHook, config=Config, name="slow-hook", idx="20")
+    kit.main(PROGRAM)

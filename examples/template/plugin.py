@@ -94,5 +94,7 @@ class Template(nri_sync.Plugin):
         logger.info("asked whether it may be created as plugins want it")
 
 
+PROGRAM = kit.Program(Template, config=Config, name="template", idx="10")
+
 if __name__ == "__main__":
-    kit.main(Template, config=Config, name="template", idx="10")
+    kit.main(PROGRAM)

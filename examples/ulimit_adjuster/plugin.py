@@ -76,7 +76,7 @@ class Config:
 class UlimitAdjuster(nri_sync.Plugin):
     """Sets the ulimits of containers, as annotations of their pods say."""
 
-    #: ``kit.main`` sets another one.
+    #: The program sets another one.
     config = Config()
 
     def create_container(self, pod: api.PodSandbox, container: api.Container) -> api.Adjustment:
@@ -92,5 +92,7 @@ class UlimitAdjuster(nri_sync.Plugin):
         known.warn(pod)
 
 
+PROGRAM = kit.Program(UlimitAdjuster, config=Config, name="ulimit-adjuster", idx="10")
+
 if __name__ == "__main__":
-    kit.main(UlimitAdjuster, config=Config, name="ulimit-adjuster", idx="10")
+    kit.main(PROGRAM)

@@ -1,4 +1,4 @@
-"""Finding the program or the plugin that an argument names: ``FILE.py``, ``module``, or one of them with ``:NAME``."""
+"""Finding the program or the plugin that an argument names: ``FILE.py`` or ``module``, or with ``:NAME``."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from nri_sync.kit.chains import Chain
 
 __all__ = ["DEFAULT_INDEX", "PLUGIN_HELP", "identity", "load_program", "plugin_name"]
 
-#: The index of plugins that have none: in the middle.
-DEFAULT_INDEX = "50"
-PLUGIN_HELP = "a file, FILE.py, or a module: its kit.Program or its plugin; with :NAME after it where there are several"
+#: The index of plugins that have none, as in the test kit.
+DEFAULT_INDEX = "10"
+PLUGIN_HELP = "FILE.py or a module, with a kit.Program or a plugin in it; :NAME after it chooses one of several"
 
 _HANDLER_NAMES = frozenset(handler.name for handler in HANDLERS)
 

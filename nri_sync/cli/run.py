@@ -22,4 +22,4 @@ def run(arguments: argparse.Namespace) -> int:
     idx, name = identity(arguments.plugin, program)
     options = kit.Options.of(arguments)
     options = dataclasses.replace(options, name=options.name or name, idx=options.idx or idx)
-    return program.run(options)
+    return kit.run(program, options)

@@ -186,15 +186,15 @@ def _workloads(files: Iterable[str], arguments: argparse.Namespace) -> list[Work
 
 
 def _plugins(targets: Sequence[str], configs: Iterable[str]) -> list[SimulatedPlugin]:
-    """The plugins, in this order where they have no indices."""
+    """The plugins, with the indices 10, 20 and so on where none are given."""
     config_paths = dict(_named(config) for config in configs)
     plugins = []
-    for number, target in enumerate(targets):
+    for number, target in enumerate(targets, 1):
         named, where = _named(target)
         program = load_program(where)
         idx, name = named.split("-", 1) if named else identity(where, program)
         if not named and program.idx is None and idx == DEFAULT_INDEX:
-            idx = f"{min(int(DEFAULT_INDEX) + number, 99):02d}"
+            idx = f"{min(10 * number, 99):02d}"
         config = config_paths.pop(f"{idx}-{name}", None) or config_paths.pop(name, None)
         if config is None and len(targets) == 1:
             config = config_paths.pop("", None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -31,9 +32,14 @@ def written(directory: Path, text: str, name: str = "tuner.py") -> str:
     return str(path)
 
 
+def loaded(target: str) -> Any:
+    """The plugin of the program."""
+    return load_program(target).plugin
+
+
 def failure(target: str) -> str:
     with pytest.raises(CommandError) as caught:
-        load_program(target)
+        loaded(target)
     assert caught.value.code is ExitCode.PLUGIN
     text = str(caught.value)
     assert "\n" not in text
@@ -42,16 +48,16 @@ def failure(target: str) -> str:
 
 class TestFound:
     def test_a_class(self, tmp_path: Path) -> None:
-        plugin = load_program(written(tmp_path, PLUGIN.format(name="Tuner")))
+        plugin = loaded(written(tmp_path, PLUGIN.format(name="Tuner")))
         assert type(plugin).__name__ == "Tuner"
 
     def test_an_object_rather_than_its_class(self, tmp_path: Path) -> None:
         text = PLUGIN.format(name="Tuner") + "tuner = Tuner()\ntuner.mark = 1\n"
-        assert load_program(written(tmp_path, text)).mark == 1
+        assert loaded(written(tmp_path, text)).mark == 1
 
     def test_a_class_rather_than_what_it_is_derived_from(self, tmp_path: Path) -> None:
         text = PLUGIN.format(name="Base") + "class Tuner(Base):\n    pass\n"
-        assert type(load_program(written(tmp_path, text))).__name__ == "Tuner"
+        assert type(loaded(written(tmp_path, text))).__name__ == "Tuner"
 
     def test_one_of_the_typed_base_class(self, tmp_path: Path) -> None:
         text = (
@@ -61,25 +67,25 @@ class TestFound:
             "    def run_pod_sandbox(self, pod):\n"
             "        pass\n"
         )
-        assert type(load_program(written(tmp_path, text))).__name__ == "Tuner"
+        assert type(loaded(written(tmp_path, text))).__name__ == "Tuner"
 
     def test_by_name(self, tmp_path: Path) -> None:
         path = written(tmp_path, PLUGIN.format(name="One") + PLUGIN.format(name="Two"))
-        assert type(load_program(f"{path}:Two")).__name__ == "Two"
+        assert type(loaded(f"{path}:Two")).__name__ == "Two"
 
     def test_a_function_that_makes_it(self, tmp_path: Path) -> None:
         text = PLUGIN.format(name="_Tuner") + "def make():\n    return _Tuner()\n"
-        assert type(load_program(written(tmp_path, text) + ":make")).__name__ == "_Tuner"
+        assert type(loaded(written(tmp_path, text) + ":make")).__name__ == "_Tuner"
 
     def test_a_module(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         written(tmp_path, PLUGIN.format(name="Tuner"), "loaded_as_module.py")
         monkeypatch.chdir(tmp_path)
-        assert type(load_program("loaded_as_module:Tuner")).__name__ == "Tuner"
+        assert type(loaded("loaded_as_module:Tuner")).__name__ == "Tuner"
 
     def test_what_lies_beside_a_file_can_be_imported(self, tmp_path: Path) -> None:
         written(tmp_path, "ANSWER = 42\n", "lies_beside_it.py")
         text = "from lies_beside_it import ANSWER\n" + PLUGIN.format(name="Tuner")
-        load_program(written(tmp_path, text))
+        loaded(written(tmp_path, text))
 
 
 class TestNotFound:

@@ -20,8 +20,8 @@ def test_an_example_is_complete(folder: str) -> None:
     where = EXAMPLES / folder
     assert (where / "README.md").is_file()
     assert (where / "pod.yaml").is_file() is (folder not in WITHOUT_POD)
-    # Who copies it has to be able to read it first.
-    assert len((where / "plugin.py").read_text().splitlines()) <= 220
+    # A reader understands the example before copying it. The definition of the program is some ten lines of it.
+    assert len((where / "plugin.py").read_text().splitlines()) <= 230
 
 
 def test_the_index_has_all_and_links_to_what_is_there() -> None:

@@ -14,7 +14,7 @@ from nri_sync.api import EventMask
 from nri_sync.api.handlers import HANDLERS, Handler, find_handlers
 from nri_sync.errors import ConflictError, PluginError
 from nri_sync.kit import chain
-from nri_sync.kit.program.program import _check_hooks
+from nri_sync.kit.program.definition import check_hooks
 from nri_sync.runtime import Runtime
 from tests.plugin.harness import CONTAINER, POD, PluginWith
 from tests.runtime.rig import LONG, Host, host_options, update_of
@@ -306,7 +306,7 @@ class TestPrograms:
 
     def test_a_misspelt_hook_is_refused(self) -> None:
         with pytest.raises(PluginError, match="on_conected is never called"):
-            _check_hooks(chain(PluginWith(shutdown=print, on_conected=print)))
+            check_hooks(chain(PluginWith(shutdown=print, on_conected=print)))
 
 
 class TestWithARuntime:

@@ -215,21 +215,12 @@ class TestPlugins:
         with pytest.raises(AssertionError, match="10-test was not synchronized"):
             run(runtime, plugin, never_started)
 
-    def test_one_that_stops_by_itself(
-        self, runtime: FakeRuntime, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        def stop_all(pods: Any, containers: Any) -> None:
-            stubs[0].stop()
-
-        def make(*arguments: Any, **options: Any) -> nri_sync.Stub:
-            stubs.append(nri_sync.Stub(*arguments, **options))
-            return stubs[0]
-
-        stubs: list[nri_sync.Stub] = []
-        monkeypatch.setattr("nri_sync.testing.fake.Stub", make)
-        run(runtime, PluginWith(synchronize=stop_all), lambda stub: stub.wait(LONG))
-        assert stubs[0].close_reason is None
-        assert stubs[0].state is nri_sync.State.IDLE
+    def test_one_that_stops_by_itself(self, runtime: FakeRuntime) -> None:
+        plugin: Any = PluginWith()
+        plugin.synchronize = lambda pods, containers: plugin.stub.stop()
+        run(runtime, plugin, lambda stub: stub.wait(LONG))
+        assert plugin.stub.close_reason is None
+        assert plugin.stub.state is nri_sync.State.IDLE
 
     def test_one_that_takes_too_long(self, runtime: FakeRuntime) -> None:
         never = Never()

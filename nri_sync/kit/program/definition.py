@@ -5,7 +5,7 @@
     PROGRAM = kit.Program(MyPlugin, config=Config, name="mine", idx="10")
 
     if __name__ == "__main__":
-        PROGRAM.main()
+        kit.main(PROGRAM)
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import functools
 import inspect
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Callable, NoReturn
+from typing import TYPE_CHECKING, Any, Callable
 
 import nri_sync
 from nri_sync.errors import ConfigError, NRIError, PluginError
@@ -29,8 +29,6 @@ from nri_sync.plugin.options import StubOptions, check_options
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-    from nri_sync.kit.program.options import Options
-    from nri_sync.kit.program.program import ExitCode
     from nri_sync.plugin.interceptors import AnyInterceptor
 
 __all__ = ["Assembly", "Program", "Unusable", "configuration_of"]
@@ -147,18 +145,6 @@ class Program:
             PluginError: the plugin has a method that looks like a hook, and is misspelt.
         """
         return Assembly(self.made(), config, config_path, without)
-
-    def main(self, argv: Sequence[str] | None = None) -> NoReturn:
-        """:func:`nri_sync.kit.main` for this program."""
-        from nri_sync.kit.program.program import main  # which stands on this module
-
-        main(self, argv=argv)
-
-    def run(self, options: Options | None = None) -> ExitCode:
-        """:func:`nri_sync.kit.run` for this program."""
-        from nri_sync.kit.program.program import run
-
-        return run(self, options)
 
 
 class Assembly:
