@@ -24,7 +24,7 @@ rest: $(VENV)/.tox  ## What test leaves out: other Pythons, the Go peers, contai
 
 ci: test rest  ## Everything that CI checks
 
-interop: $(VENV)/.tox  ## The tests against the Go implementation
+interop: $(VENV)/.tox  ## The tests against the Go implementation, and ttRPC's in Rust
 	$(TOX) -e interop $(TOX_ARGS)
 
 interop-full: $(VENV)/.tox  ## The same with 100,000 calls each way and 2,000 restarts of each runtime

@@ -44,7 +44,12 @@ __all__ = ["ClientCall", "ClientEnd"]
 
 logger = get_logger("nri_sync.ttrpc")
 
-_FLAGS = {State.UNARY: 0, State.OPEN: REMOTE_OPEN, State.HALF_CLOSED: REMOTE_CLOSED}
+# NO_DATA on an open stream: a server in Rust takes the payload of the request for the first message otherwise.
+_FLAGS = {
+    State.UNARY: 0,
+    State.OPEN: REMOTE_OPEN | NO_DATA,
+    State.HALF_CLOSED: REMOTE_CLOSED,
+}
 _OK = Status.of(grpc.StatusCode.OK, "")
 _OF_THE_PARENT = (
     "the connection belongs to the process that forked this one; make another connection here"

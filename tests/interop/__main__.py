@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
-from tests.interop.gopeer import HERE, build
+from tests.interop.gopeer import HERE, RustMissing, build
 
 __all__ = ["main"]
 
@@ -13,8 +14,15 @@ def main() -> int:
     """Build the peers one by one, as the compiler itself uses all processors."""
     for source in sorted(HERE.iterdir()):
         # The others are libraries of these.
-        if (source / "main.go").exists() or list(source.glob("*.c")):
-            print(build(source.name).name, flush=True)
+        if any((source / name).exists() for name in ("main.go", "Cargo.toml")) or list(
+            source.glob("*.c")
+        ):
+            try:
+                print(build(source.name).name, flush=True)
+            except RustMissing as error:
+                if os.environ.get("CI"):
+                    raise
+                print(f"{source.name} is left out: {error}", file=sys.stderr)
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Builds the Go (and C) peers that lie beside this file, and runs them on a test's commands.
+"""Builds the peers in Go, Rust and C that lie beside this file, and runs them on a test's commands.
 
 `build(name)` compiles `tests/interop/<name>` into a cache that is keyed by content, once for however
 many processes ask. `Peer` runs the result: commands and events are lines of JSON on its standard input
@@ -27,13 +27,24 @@ from concurrent.futures import TimeoutError as FutureTimeout
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
-__all__ = ["GoMissing", "Peer", "PeerError", "PeerGone", "build", "go_command"]
+__all__ = [
+    "GoMissing",
+    "Peer",
+    "PeerError",
+    "PeerGone",
+    "RustMissing",
+    "build",
+    "cargo_command",
+    "go_command",
+]
 
 HERE = Path(__file__).resolve().parent
 CACHE = HERE.parent.parent / ".cache" / "go-peers"
 
 # WASM plugins play no part here, and a WebAssembly runtime would be linked in for them.
 GO_BUILD = ("build", "-trimpath", "-buildvcs=false", "-tags", "nri_no_wasm")
+# As its lock file says, so that a new release of a crate changes nothing unseen.
+CARGO_BUILD = ("build", "--release", "--locked", "--quiet")
 CC_BUILD = ("cc", "-O2", "-Wall", "-Wextra", "-Werror", "-pthread")
 
 # A first build downloads modules and compiles the standard library, on a slow machine.
@@ -48,6 +59,10 @@ P = TypeVar("P", bound="Peer")
 
 class GoMissing(RuntimeError):
     """There is no Go toolchain."""
+
+
+class RustMissing(RuntimeError):
+    """There is no Rust toolchain."""
 
 
 class PeerGone(RuntimeError):
@@ -76,26 +91,41 @@ def go_command() -> str:
     return found
 
 
+@functools.cache
+def cargo_command() -> str:
+    """The `cargo` on PATH."""
+    found = shutil.which("cargo")
+    if found is None:
+        raise RustMissing("no `cargo` on PATH, and these tests need Rust 1.70 or newer: install it")
+    return found
+
+
 def build(name: str) -> Path:
     """The executable of `tests/interop/<name>`, compiled if its sources are new.
 
-    Safe to call from several processes at once. Raises GoMissing, or RuntimeError with what the
-    compiler said.
+    Safe to call from several processes at once. Raises GoMissing, RustMissing, or RuntimeError with what
+    the compiler said.
     """
     source = HERE / name
-    is_go = (source / "go.mod").exists()
-    if not is_go and not list(source.glob("*.c")):
-        raise ValueError(f"{source} has neither a go.mod nor C sources")
-    compiler = _compiler_version(go_command() if is_go else CC_BUILD[0])
-    target = CACHE / f"{name}-{_digest(source, compiler)}"
+    target = CACHE / f"{name}-{_digest(source, _compiler_version(_compiler(source)))}"
     if target.exists():
         return target
     CACHE.mkdir(parents=True, exist_ok=True)
     with _locked(CACHE / f"{name}.lock"):
         if not target.exists():
-            _compile(source, target, is_go)
+            _compile(source, target)
             _forget_older(name, target)
     return target
+
+
+def _compiler(source: Path) -> str:
+    if (source / "go.mod").exists():
+        return go_command()
+    if (source / "Cargo.toml").exists():
+        return cargo_command()
+    if list(source.glob("*.c")):
+        return CC_BUILD[0]
+    raise ValueError(f"{source} has neither a go.mod, nor a Cargo.toml, nor C sources")
 
 
 @functools.cache
@@ -105,10 +135,10 @@ def _compiler_version(command: str) -> str:
 
 
 def _digest(source: Path, compiler: str) -> str:
-    digest = hashlib.sha256(repr((compiler, GO_BUILD, CC_BUILD)).encode())
-    for directory in [source, *_replaced(source)]:
-        for path in sorted(directory.iterdir()):
-            if path.suffix in {".go", ".mod", ".sum", ".c"}:
+    digest = hashlib.sha256(repr((compiler, GO_BUILD, CARGO_BUILD, CC_BUILD)).encode())
+    for directory in [source, source / "src", *_replaced(source)]:
+        for path in sorted(directory.iterdir()) if directory.exists() else ():
+            if path.suffix in {".go", ".mod", ".sum", ".rs", ".toml", ".lock", ".c"}:
                 digest.update(f"{path.relative_to(HERE)}\0".encode())
                 digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
@@ -130,21 +160,27 @@ def _locked(path: Path) -> Iterator[None]:
         yield
 
 
-def _compile(source: Path, target: Path, is_go: bool) -> None:
+def _compile(source: Path, target: Path) -> None:
     # Under its own name only when it is whole: whoever sees it may run it without the lock.
     partial = target.with_suffix(".partial")
-    if is_go:
+    environment = dict(os.environ)
+    if (source / "go.mod").exists():
         command = [go_command(), *GO_BUILD, "-o", str(partial), "."]
         # The toolchain that is there, or an error: not another one from the network.
-        environment = {**os.environ, "GOTOOLCHAIN": "local", "GOWORK": "off", "CGO_ENABLED": "0"}
+        environment.update({"GOTOOLCHAIN": "local", "GOWORK": "off", "CGO_ENABLED": "0"})
+    elif (source / "Cargo.toml").exists():
+        # The libraries stay, for the next change of the peer.
+        libraries = CACHE / "rust"
+        command = [cargo_command(), *CARGO_BUILD, "--target-dir", str(libraries)]
     else:
         command = [*CC_BUILD, "-o", str(partial), *map(str, sorted(source.glob("*.c")))]
-        environment = dict(os.environ)
     done = subprocess.run(
         command, cwd=source, env=environment, capture_output=True, text=True, timeout=BUILD_TIMEOUT
     )
     if done.returncode != 0:
         raise RuntimeError(f"{' '.join(command)} in {source} failed:\n{done.stdout}{done.stderr}")
+    if (source / "Cargo.toml").exists():
+        shutil.copy2(libraries / "release" / source.name, partial)
     partial.replace(target)
 
 

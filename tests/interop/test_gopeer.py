@@ -66,6 +66,16 @@ class TestBuild:
         finally:
             gopeer.go_command.cache_clear()
 
+    def test_without_rust(self, monkeypatch: pytest.MonkeyPatch, scratch: Path) -> None:
+        (scratch / "peer" / "Cargo.toml").write_text("[package]\n")
+        monkeypatch.setattr(shutil, "which", lambda command, path=None: None)
+        gopeer.cargo_command.cache_clear()
+        try:
+            with pytest.raises(gopeer.RustMissing, match="cargo"):
+                gopeer.build("peer")
+        finally:
+            gopeer.cargo_command.cache_clear()
+
 
 class TestPeer:
     def test_an_unknown_command(self, runtime: GoRuntime) -> None:

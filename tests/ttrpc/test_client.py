@@ -235,7 +235,7 @@ class TestStreams:
         with raw_server() as (channel, peer):
             future = Calls(channel).collect("M").future(iter([text("a"), text("b")]))
             first = peer.expect()
-            assert (first.type, first.flags) == (REQUEST, REMOTE_OPEN)
+            assert (first.type, first.flags) == (REQUEST, REMOTE_OPEN | NO_DATA)
             assert first.request.payload == b""
             assert peer.expect() == (1, DATA, 0, b"\x0a\x01a")
             assert peer.expect() == (1, DATA, 0, b"\x0a\x01b")
