@@ -10,7 +10,8 @@
         cpus = CPUS.get(pod, container)     # None, or a frozenset of int
 
 Users write ``cpus.example.com: "2-3"`` for a pod, and ``cpus.example.com/container.nginx: "4"`` for
-one of its containers. Declare when the module is imported; all else may be called from any thread.
+one of its containers, or with ``forms=Annotations.KUBERNETES`` ``example.com/cpus`` and
+``example.com/cpus.container.nginx``. Declare when the module is imported; all else may be called from any thread.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from __future__ import annotations
 import difflib
 import importlib.util
 import re
+import string
 from collections.abc import Iterator, Sequence
 from typing import Any, Callable, Generic, TypeVar, overload
 
@@ -31,8 +33,6 @@ from nri_sync.logger import get_logger
 from nri_sync.text import printable, quoted
 
 __all__ = [
-    "BARE",
-    "UPSTREAM",
     "Annotation",
     "Annotations",
     "document_of",
@@ -50,26 +50,49 @@ logger = get_logger("nri_sync.kit.fields")
 T = TypeVar("T")
 D = TypeVar("D")
 
-#: The forms of a key in the reference's plugins, the most specific first.
-UPSTREAM = ("{key}/container.{container}", "{key}/pod", "{key}")
-#: The forms of nri-plugins' memory-qos, and of many annotations of CRI-O.
-BARE = ("{key}/{container}", "{key}")
-
 # How alike two domains, and two names, must be for one to be taken for a slip of the other: more than
 # two domains of one kind are; and "cups" for "cpus".
 _ALIKE, _ALIKE_NAME = 0.85, 0.75
+
+
+# What Kubernetes takes for the key of an annotation: a DNS subdomain and a slash, if any, and a name.
+_LABEL = "[a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?"
+_NAME = "[A-Za-z0-9](?:[-_.A-Za-z0-9]{0,61}[A-Za-z0-9])?"
+_KEY = re.compile(rf"(?=[^/]{{1,253}}/|[^/]*$)(?:{_LABEL}(?:\.{_LABEL})*/)?{_NAME}")
+_FIELDS = frozenset({"key", "name", "domain", "container"})
 
 
 class Annotation(Generic[T]):
     """One annotation of a plugin, made by ``Annotations.declare``."""
 
     def __init__(
-        self, keys: Sequence[str], forms: Sequence[str], parse: Callable[[str], T], default: Any
+        self,
+        name: str,
+        domains: Sequence[str],
+        forms: Sequence[str],
+        parse: Callable[[str], T],
+        default: Any,
     ) -> None:
-        self.keys = tuple(keys)
+        self._name = name
+        self._domains = tuple(domains)
         self._forms = tuple(forms)
         self._parse = parse
         self._default = default
+        #: The least specific key of each domain.
+        self.keys = tuple(self._key(forms[-1], domain, "NAME") for domain in domains)
+        written = (
+            re.escape(self._key(form, domain, "\0")).replace(re.escape("\0"), "[^/]+")
+            for form in forms
+            for domain in domains
+        )
+        self._known = re.compile("|".join(written))
+
+    def _key(self, form: str, domain: str, container: str) -> str:
+        return _written(form, self._name, domain, container)
+
+    def knows(self, key: str) -> bool:
+        """Whether the annotation is written like that, for a pod or for any container."""
+        return self._known.fullmatch(key) is not None
 
     def find(
         self, pod: api.PodSandbox, container: api.Container | None = None
@@ -84,8 +107,8 @@ class Annotation(Generic[T]):
         for form in self._forms:
             if "{container}" in form and not name:
                 continue
-            for key in self.keys:
-                written = form.format(key=key, container=name)
+            for domain in self._domains:
+                written = self._key(form, domain, name)
                 if written in pod.annotations:
                     return written, pod.annotations[written]
         return None
@@ -109,23 +132,42 @@ class Annotation(Generic[T]):
 
 
 class Annotations:
-    """All annotations of a plugin, ``name.domain`` each: "cpus.example.com".
+    """All annotations of a plugin.
 
     ``domains`` are further ones that the plugin understands, such as a former one; of two keys that
-    are equally specific the one of the first domain counts. ``forms`` is how keys are written for a
-    pod, and for one of its containers: UPSTREAM, BARE, or others with {key} and {container}, the
-    most specific first. With ``exclusive`` nobody else has annotations in these domains.
+    are equally specific the one of the first domain counts. With ``exclusive`` no other program has annotations in
+    these domains.
+
+    ``forms`` is how keys are written for a pod, and for one of its containers, the most specific first: UPSTREAM,
+    KUBERNETES, BARE, or others with {name}, {domain}, {container} and {key}, which is {name}.{domain}. Raises
+    ValueError for forms that make no sense.
     """
+
+    #: The forms of a key in the reference's plugins: ``cpus.example.com/container.nginx``, ``cpus.example.com``.
+    UPSTREAM = ("{key}/container.{container}", "{key}/pod", "{key}")
+    #: The usual form in Kubernetes: ``example.com/cpus.container.nginx``, ``example.com/cpus``.
+    KUBERNETES = ("{domain}/{name}.container.{container}", "{domain}/{name}")
+    #: The forms of nri-plugins' memory-qos, and of many annotations of CRI-O: ``cpus.example.com/nginx``.
+    BARE = ("{key}/{container}", "{key}")
 
     def __init__(
         self, domain: str, *domains: str, forms: Sequence[str] = UPSTREAM, exclusive: bool = False
     ) -> None:
         self._domains = (domain, *domains)
-        self._forms = tuple(forms)
+        self._forms = _checked(forms)
         self._exclusive = exclusive
         self._declared: dict[str, Annotation[Any]] = {}
-        patterns = [re.escape(form).replace(r"\{key\}", "(?P<key>.+)") for form in self._forms]
-        self._shapes = [re.compile(p.replace(r"\{container\}", "[^/]+")) for p in patterns]
+        of_any = "|".join(map(re.escape, self._domains))
+        # Each form with any name.
+        self._shapes = [
+            re.compile(
+                re.escape(_written(form, "\0", "\1", "\2"))
+                .replace(re.escape("\0"), "(?P<name>.+)")
+                .replace(re.escape("\1"), f"(?P<domain>{of_any})")
+                .replace(re.escape("\2"), "(?P<container>[^/]+)")
+            )
+            for form in self._forms
+        ]
 
     @overload
     def declare(self, name: str, parse: Callable[[str], T]) -> Annotation[T | None]: ...
@@ -137,13 +179,22 @@ class Annotations:
         """Add an annotation. ``parse`` makes its value of its text, and raises ValueError for what
         is wrong.
 
+        Raises ValueError for a name that is declared already, or that makes a key which Kubernetes refuses.
+
         ``str``, ``parse_bool``, ``parse_int``, ``Quantity.parse``, ``parse_cpus``, ``parse_list``,
         ``parse_json``, ``parse_yaml``, ``list_of(...)`` and ``one_of(...)`` are ready.
         """
         if name in self._declared:
             raise ValueError(f"the annotation {name!r} of {self._domains[0]} is declared twice")
-        keys = [f"{name}.{domain}" for domain in self._domains]
-        self._declared[name] = Annotation(keys, self._forms, parse, default)
+        for form in self._forms:
+            for domain in self._domains:
+                key = _written(form, name, domain, "c")
+                if not _KEY.fullmatch(key):
+                    raise ValueError(
+                        f"the annotation {name!r} of {domain!r} would be {key!r}, which Kubernetes refuses: a key is "
+                        "a DNS subdomain, a slash, and at most 63 letters, digits and '-', '_', '.' between them"
+                    )
+        self._declared[name] = Annotation(name, self._domains, self._forms, parse, default)
         return self._declared[name]
 
     def __iter__(self) -> Iterator[Annotation[Any]]:
@@ -152,18 +203,15 @@ class Annotations:
     def misspelt(self, pod: api.PodSandbox) -> dict[str, str | None]:
         """Annotations of a pod that look like the plugin's and are not, each with the likely key.
 
-        Names and domains that are nearly right, "domain/name", and known keys in no form of theirs;
+        Names and domains that are nearly right, and known names in another form;
         in an exclusive domain all others, too, with None where none of the plugin's is like it.
         """
-        known = {key for annotation in self for key in annotation.keys}
         found: dict[str, str | None] = {}
         for written in pod.annotations:
-            matches = (shape.fullmatch(written) for shape in self._shapes)
-            if any(match["key"] in known for match in matches if match):
+            if any(annotation.knows(written) for annotation in self):
                 continue
-            key, _, rest = written.partition("/")
-            likely = self._likely(key, rest)
-            if likely or (self._exclusive and self._domain_of(key)):
+            likely = self._likely_form(written) or self._likely(written)
+            if likely or (self._exclusive and self._domain_of(written.partition("/")[0])):
                 found[written] = likely
         return found
 
@@ -184,22 +232,83 @@ class Annotations:
         ours = (domain for domain in self._domains if f".{key}".endswith(f".{domain}"))
         return next(ours, None)
 
-    def _likely(self, key: str, rest: str) -> str | None:
+    def _likely_form(self, written: str) -> str | None:
+        """The key of which only the name is wrong."""
+        for form, shape in zip(self._forms, self._shapes):
+            match = shape.fullmatch(written)
+            names = match and difflib.get_close_matches(
+                match["name"], self._declared, 1, _ALIKE_NAME
+            )
+            if match and names:
+                container = match.groupdict().get("container") or ""
+                return _written(form, names[0], match["domain"], container)
+        return None
+
+    def _likely(self, written: str) -> str | None:
+        """The key that may be meant by one whose domain or form is wrong."""
+        key, _, rest = written.partition("/")
         domain = self._domain_of(key)
         if domain is None:
             for name in self._declared:
-                close = difflib.get_close_matches(key[len(name) + 1 :], self._domains, 1, _ALIKE)
-                if key.startswith(f"{name}.") and close:
-                    return f"{name}.{close[0]}" + (f"/{rest}" if rest else "")
+                for form in self._forms:
+                    likely = self._likely_domain(written, name, form)
+                    if likely:
+                        return likely
             return None
-        # Most annotations of others are "domain/name".
+        # Either "domain/name", or "name.domain" with something behind it, or not.
         name, behind = (rest, "") if key == domain else (key[: -len(domain) - 1], rest)
         names = difflib.get_close_matches(name, self._declared, 1, _ALIKE_NAME)
         if not names:
             return None
-        if names[0] == name and behind:
-            return self._forms[0].format(key=key, container="NAME")
-        return f"{names[0]}.{domain}" + (f"/{behind}" if behind else "")
+        return _written(self._forms[0 if behind else -1], names[0], domain, "NAME")
+
+    def _likely_domain(self, written: str, name: str, form: str) -> str | None:
+        """The key that ``written`` is, in one form, with a domain that is nearly right."""
+        # Container names have no dots, domains no slashes.
+        shape = re.escape(_written(form, name, "\1", "\2"))
+        match = re.fullmatch(
+            shape.replace(re.escape("\1"), "(?P<domain>[^/]+)").replace(
+                re.escape("\2"), "(?P<container>[^/.]+)"
+            ),
+            written,
+        )
+        close = match and difflib.get_close_matches(match["domain"], self._domains, 1, _ALIKE)
+        if not match or not close:
+            return None
+        return _written(form, name, close[0], match.groupdict().get("container") or "")
+
+
+def _written(form: str, name: str, domain: str, container: str) -> str:
+    return form.format(key=f"{name}.{domain}", name=name, domain=domain, container=container)
+
+
+def _checked(forms: Sequence[str]) -> tuple[str, ...]:
+    """The forms; ValueError where they make no sense."""
+    if isinstance(forms, str) or not forms or not all(isinstance(form, str) for form in forms):
+        raise ValueError(f"forms must be texts such as '{{key}}', in a tuple, not {forms!r}")
+    for form in forms:
+        try:
+            parts = list(string.Formatter().parse(form))
+        except ValueError as error:
+            raise ValueError(f"the form {form!r}: {error}") from None
+        fields = [field for _, field, _, _ in parts if field is not None]
+        plain = all(not spec and not conversion for _, _, spec, conversion in parts)
+        if not set(fields) <= _FIELDS or len(set(fields)) < len(fields) or not plain:
+            raise ValueError(
+                f"the form {form!r}: there are {{key}}, {{name}}, {{domain}} and {{container}}, each once"
+            )
+        if ("key" in fields) == bool({"name", "domain"} & set(fields)) or (
+            "key" not in fields and not {"name", "domain"} <= set(fields)
+        ):
+            raise ValueError(f"the form {form!r} needs {{key}}, or {{name}} and {{domain}}")
+    if len(set(forms)) < len(forms):
+        raise ValueError(f"forms has the same form twice: {forms!r}")
+    of_containers = ["{container}" in form for form in forms]
+    if of_containers != sorted(of_containers, reverse=True):
+        raise ValueError(
+            f"forms has those with {{container}} first, as the most specific: {forms!r}"
+        )
+    return tuple(forms)
 
 
 def parse_bool(text: str) -> bool:

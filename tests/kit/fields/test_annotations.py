@@ -11,7 +11,6 @@ import pytest
 
 from nri_sync.api import Container, PodSandbox
 from nri_sync.kit.fields.annotations import (
-    BARE,
     Annotation,
     Annotations,
     document_of,
@@ -67,7 +66,7 @@ def test_specificity_comes_before_the_order_of_domains() -> None:
 
 
 def test_bare_names() -> None:
-    swap = Annotations("memory-qos.nri.io", forms=BARE).declare("memory.swap.max", str)
+    swap = Annotations("memory-qos.nri.io", forms=Annotations.BARE).declare("memory.swap.max", str)
     pod = a_pod(
         **{
             "memory.swap.max.memory-qos.nri.io": "0",
@@ -76,6 +75,84 @@ def test_bare_names() -> None:
     )
     assert swap.get(pod, NGINX) == "max"
     assert swap.get(pod, Container(name="other")) == swap.get(pod) == "0"
+
+
+def test_the_usual_form_in_kubernetes() -> None:
+    annotations = Annotations(
+        "cache.example.com", "cache.example.org", forms=Annotations.KUBERNETES, exclusive=True
+    )
+    size = annotations.declare("size", Quantity.parse)
+    pod = a_pod(**{"cache.example.com/size": "1Gi", "cache.example.org/size.container.nginx": "1"})
+    assert size.get(pod, NGINX) == Quantity.parse("1")
+    assert size.get(pod, Container(name="other")) == size.get(pod) == Quantity.parse("1Gi")
+    assert size.keys == ("cache.example.com/size", "cache.example.org/size")
+    assert annotations.misspelt(pod) == {}
+    assert misspelt(
+        annotations,
+        "cache.example.com/sise",
+        "cache.example.com/sizes.container.nginx",
+        "size.cache.example.com",
+        "size.cache.example.com/container.nginx",
+        "cache.exmaple.com/size",
+        "cache.exmaple.com/size.container.nginx",
+        "cache.example.com/unlike",
+        "other.example.com/size",
+    ) == {
+        "cache.example.com/sise": "cache.example.com/size",
+        "cache.example.com/sizes.container.nginx": "cache.example.com/size.container.nginx",
+        "size.cache.example.com": "cache.example.com/size",
+        "size.cache.example.com/container.nginx": "cache.example.com/size.container.NAME",
+        "cache.exmaple.com/size": "cache.example.com/size",
+        "cache.exmaple.com/size.container.nginx": "cache.example.com/size.container.nginx",
+        "cache.example.com/unlike": None,
+    }
+
+
+@pytest.mark.parametrize(
+    ("forms", "says"),
+    [
+        ("{key}", "in a tuple"),
+        ((), "in a tuple"),
+        ((1,), "in a tuple"),
+        (("{key}", "{key}"), "twice"),
+        (("{key}", "{key}/{container}"), "with {container} first"),
+        (("{kye}",), "there are {key}"),
+        (("{}",), "there are {key}"),
+        (("{key!r}",), "there are {key}"),
+        (("{key:>40}",), "there are {key}"),
+        (("{key.upper}",), "there are {key}"),
+        (("{key}{key}",), "there are {key}"),
+        (("{key",), "'{key'"),
+        (("cpus",), "needs {key}"),
+        (("{name}",), "needs {key}"),
+        (("{key}/{name}",), "needs {key}"),
+        (("{domain}/x",), "needs {key}"),
+    ],
+)
+def test_forms_that_make_no_sense(forms: Any, says: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(says)):
+        Annotations("example.com", forms=forms)
+
+
+@pytest.mark.parametrize(
+    ("name", "domain", "forms"),
+    [
+        ("", "example.com", Annotations.KUBERNETES),
+        ("cache size", "example.com", Annotations.UPSTREAM),
+        ("size", "Example.com", Annotations.KUBERNETES),
+        ("size", "example..com", Annotations.KUBERNETES),
+        ("size", "example.com/cache", Annotations.KUBERNETES),
+        ("example.com/size", "example.com", Annotations.KUBERNETES),
+        ("-size", "example.com", Annotations.KUBERNETES),
+        ("x" * 64, "example.com", Annotations.KUBERNETES),
+        ("size", f"{'a.' * 130}com", Annotations.KUBERNETES),
+        ("size", "example.com\n", Annotations.UPSTREAM),
+    ],
+)
+def test_keys_that_kubernetes_refuses(name: str, domain: str, forms: Any) -> None:
+    annotations = Annotations(domain, forms=forms)
+    with pytest.raises(ValueError, match="which Kubernetes refuses"):
+        annotations.declare(name, str)
 
 
 def test_a_container_whose_name_is_not_known_yet() -> None:
