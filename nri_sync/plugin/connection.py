@@ -90,6 +90,8 @@ class Connection:
         self.synchronized = False
         #: Set when start() is decided: configured, or over.
         self.decided = Latch()
+        #: Set when it is synchronized, or over.
+        self.settled = Latch()
         #: Set when it is over: sockets closed, state IDLE.
         self.ended = Latch()
         # Set when they have been sent: the answers of the handlers that have asked to end it.

@@ -266,6 +266,7 @@ class Servicer:
         self._conn.logger.debug("synchronize: %d pods, %d containers", len(pods), len(containers))
         reply = self._call(_HANDLERS["synchronize"], [pods, containers], context)
         self._conn.synchronized = True
+        self._conn.settled.set()
         reply.more = False
         return reply  # type: ignore[no-any-return]
 

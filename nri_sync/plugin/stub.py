@@ -341,6 +341,21 @@ class Stub:
             served.when_answered().set()
         return conn.ended.wait(Deadline(timeout))
 
+    def wait_synchronized(self, timeout: float | None = None) -> bool:
+        """Block until the plugin is synchronized in the session that is starting or up.
+
+        Returns True when the ``synchronize`` handler has returned, or the runtime has sent its state to a plugin
+        without one; the answer to the runtime may still be on its way. Returns False after ``timeout`` seconds,
+        when the session ends before, and at once without a session or in a handler that comes before the end of
+        the synchronization.
+        """
+        conn = self.lifecycle.conn
+        if conn is None:
+            return False
+        if not conn.synchronized and _thread.get_ident() not in conn.serving:
+            conn.settled.wait(Deadline(timeout))
+        return conn.synchronized
+
     def run(self) -> None:
         """:meth:`start`, and :meth:`wait` until that session has ended.
 
@@ -531,6 +546,7 @@ class Stub:
             self.tally.add("losses")
         self._conns.pop(conn, None)
         conn.decided.set()
+        conn.settled.set()
         conn.ended.set()
         if lost is not None and self._on_close is not None:
             # The last thread of the connection has nothing else to do: on_close() needs no new one.
@@ -556,6 +572,7 @@ _BLOCKING = frozenset(
         Stub.start_unless,
         Stub.stop,
         Stub.wait,
+        Stub.wait_synchronized,
         Stub.run,
         Stub.update_containers,
     )

@@ -442,6 +442,44 @@ class TestRunAndWait:
         assert stub.wait(LONG)
         assert stub.wait(0)
 
+    def test_wait_synchronized(self, serve: Serve, make_stub: MakeStub) -> None:
+        inside, may_return = threading.Event(), threading.Event()
+        asked: list[bool] = []
+
+        def synchronize(pods: Any, containers: Any) -> None:
+            asked.append(stub.wait_synchronized())  # which could never come here
+            inside.set()
+            assert may_return.wait(LONG)
+
+        serve()
+        stub = make_stub(PluginWith(synchronize=synchronize))
+        assert not stub.wait_synchronized(LONG)  # there is no session
+        stub.start()
+        assert not stub.wait_synchronized(0.01)
+        waiting = concurrent.futures.ThreadPoolExecutor(2)
+        with waiting:
+            found = [waiting.submit(stub.wait_synchronized, LONG) for _ in range(2)]
+            assert inside.wait(LONG)
+            assert not any(future.done() for future in found)
+            may_return.set()
+            assert [future.result(LONG) for future in found] == [True, True]
+        assert asked == [False]
+        assert stub.wait_synchronized()
+        stub.stop()
+        assert not stub.wait_synchronized(LONG)
+
+    @pytest.mark.parametrize("ends", ["is lost", "is stopped"])
+    def test_a_session_that_ends_before_it_is_synchronized(
+        self, serve: Serve, make_stub: MakeStub, ends: str
+    ) -> None:
+        runtime = serve(synchronize=False)
+        stub = make_stub(Recorder())
+        stub.start()
+        with concurrent.futures.ThreadPoolExecutor(1) as waiting:
+            found = waiting.submit(stub.wait_synchronized)
+            runtime.peer().close() if ends == "is lost" else stub.stop()
+            assert found.result(LONG) is False
+
     def test_with(self, serve: Serve, make_stub: MakeStub) -> None:
         serve()
         stub = make_stub(Recorder())

@@ -191,8 +191,8 @@ class Annotations:
                 key = _written(form, name, domain, "c")
                 if not _KEY.fullmatch(key):
                     raise ValueError(
-                        f"the annotation {name!r} of {domain!r} would be {key!r}, which Kubernetes refuses: a key is "
-                        "a DNS subdomain, a slash, and at most 63 letters, digits and '-', '_', '.' between them"
+                        f"the annotation {name!r} of {domain!r} would be {key!r}, which Kubernetes refuses: a "
+                        "key is a DNS subdomain, a slash, and at most 63 letters, digits and '-', '_', '.'"
                     )
         self._declared[name] = Annotation(name, self._domains, self._forms, parse, default)
         return self._declared[name]
