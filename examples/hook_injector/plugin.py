@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import logging
-import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -48,16 +46,15 @@ class Hook:
     commands: Sequence[str] = ()
     #: Of the old format: one condition is enough.
     any_of: bool = False
+    _patterns: dict[str, kit.Pattern] = field(default_factory=dict, init=False, compare=False)
 
     def __post_init__(self) -> None:
         unknown = [stage for stage in self.stages if stage not in STAGES]
         if unknown:
             raise ValueError(f"unknown stage {unknown[0]!r}; known are {', '.join(STAGES)}")
+        # Authors of pods write the texts, which must not take much of the plugin's time.
         for pattern in (*self.annotations, *self.annotations.values(), *self.commands):
-            try:
-                re.compile(pattern)
-            except re.error as error:
-                raise ValueError(f"invalid pattern {pattern!r}: {error}") from None
+            self._patterns[pattern] = kit.Pattern(pattern)
         if not Path(self.path).exists():
             raise ValueError(f"{self.path}: there is no such program")
 
@@ -66,7 +63,7 @@ class Hook:
     ) -> bool:
         """Raises ValueError if it depends on the command and the container has none."""
         conditions = [
-            any(re.search(key, k) and re.search(value, v) for k, v in annotations.items())
+            any(self._is(key, k) and self._is(value, v) for k, v in annotations.items())
             for key, value in self.annotations.items()
         ]
         if self.always is not None:
@@ -80,14 +77,17 @@ class Hook:
         if self.commands:
             if not args:
                 raise ValueError("hook generation failed: the container has no arguments")
-            return any(re.search(command, args[0]) for command in self.commands)
+            return any(self._is(command, args[0]) for command in self.commands)
         return bool(conditions) and not self.any_of
+
+    def _is(self, pattern: str, text: str) -> bool:
+        return self._patterns[pattern].search(text)
 
 
 def read_hook(path: Path) -> Hook:
     """Raises ConfigError, which names the file, and OSError. Keys that are not known are ignored."""
     try:
-        data = json.loads(path.read_text())
+        data = kit.parse_json(path.read_text())
         version = data.get("version", "")
         if version == "1.0.0":
             return _current(data)
@@ -158,7 +158,10 @@ class HookDirectories:
 
     def _files(self) -> dict[str, Path]:
         return {
-            path.name: path for where in self._directories for path in sorted(where.glob("*.json"))
+            path.name: path
+            for where in self._directories
+            for path in sorted(where.glob("*.json"))
+            if path.is_file()  # a named pipe would block
         }
 
     def _look(self) -> list[tuple[Path, int, int]]:

@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from nri_sync.kit.fields.images import ContainerImage, ImageReference, container_image
     from nri_sync.kit.fields.names import container_name
     from nri_sync.kit.fields.netns import network_namespace
+    from nri_sync.kit.fields.patterns import Pattern
     from nri_sync.kit.fields.qos import (
         QoS,
         container_qos,
@@ -122,6 +123,7 @@ __all__ = [
     "LogRequests",
     "Notifier",
     "Options",
+    "Pattern",
     "PendingUpdate",
     "PodRecord",
     "Program",
@@ -219,6 +221,7 @@ _HOMES = {
     "LogRequests": "nri_sync.kit.logs.logs",
     "Notifier": "nri_sync.kit.program.systemd",
     "Options": "nri_sync.kit.program.options",
+    "Pattern": "nri_sync.kit.fields.patterns",
     "PendingUpdate": "nri_sync.kit.updates.pending",
     "PodRecord": "nri_sync.kit.inventory.records",
     "Program": "nri_sync.kit.program.definition",

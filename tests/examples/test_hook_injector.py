@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import pytest
 
 from examples.hook_injector.plugin import Hook, HookDirectories, HookInjector, read_hook
 from nri_sync import api
+from nri_sync.errors import ConfigError
 from nri_sync.testing import make_container, make_pod
 
 __all__: list[str] = []
@@ -49,6 +52,8 @@ def written(path: Path, **changes: Any) -> Path:
         ),
         ({"version": None, "hook": None}, "missing required property: hook"),
         ({"when": "always"}, "has no attribute"),
+        ({"when": {"commands": ["(?=a)"]}}, "this kind of group is not supported"),
+        ({"when": {"commands": [5]}}, ""),
     ],
 )
 def test_mistakes(changes: dict[str, Any], says: str, tmp_path: Path) -> None:
@@ -137,3 +142,24 @@ def test_a_pod_does_not_change_what_the_runtime_says(tmp_path: Path) -> None:
     pod = make_pod(annotations={kind: "container"})
     container = make_container(pod, annotations={kind: "other"})
     assert plugin.create_container(pod, container) is None
+
+
+def test_a_pod_s_author_cannot_take_the_plugin_s_time() -> None:
+    hook = Hook(stages=["poststop"], path="/bin/true", annotations={"^a$": "^([a-z]+)+$"})
+    before = time.process_time()
+    assert not hook.matches([], {"a": "x" * 250_000 + "!"}, has_bind_mounts=False)
+    assert time.process_time() - before < 20
+
+
+def test_the_end_is_not_before_a_last_line_feed() -> None:
+    hook = Hook(stages=["poststop"], path="/bin/true", annotations={"^a$": "^yes$"})
+    assert hook.matches([], {"a": "yes"}, has_bind_mounts=False)
+    assert not hook.matches([], {"a": "yes\n"}, has_bind_mounts=False)
+
+
+def test_what_is_no_file_or_too_deep(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.json")
+    assert HookDirectories([tmp_path]).hooks() == []
+    (tmp_path / "deep.json").write_text("[" * 100_000)
+    with pytest.raises(ConfigError, match=r"deep\.json: .*nested too deeply"):
+        HookDirectories([tmp_path])
