@@ -112,3 +112,21 @@ def test_a_failing_example_would_be_noticed() -> None:
     text = "text\n\n```python\nassert 1 + 1 == 3\n```\n\n```console run\n$ false\n```\n"
     assert blocks(text, "python") == [Block(["python"], 4, "assert 1 + 1 == 3\n")]
     assert blocks(text, "console") == [Block(["console", "run"], 8, "$ false\n")]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_id)
+def test_a_code_host_can_show_the_page(page: Path) -> None:
+    """No link without a text, and no Sphinx directive but in the reference of names."""
+    text = BLOCK.sub("", page.read_text())
+    assert re.findall(r"(?<!!)\[\]\([^)]*\)", text) == []
+    directives = [line for line in page.read_text().splitlines() if line.startswith("```{")]
+    if not page.stem.endswith("reference"):
+        assert directives == []
+
+
+def test_the_navigation_has_every_page_once() -> None:
+    docs = ROOT / "docs"
+    index = (docs / "index.md").read_text()
+    listed = re.findall(r"^(?:-|\d+\.) \[[^\]]+\]\(([\w/-]+\.md)\)", index, re.MULTILINE)
+    pages = [str(page.relative_to(docs)) for page in PAGES if docs in page.parents]
+    assert sorted([*listed, "index.md"]) == sorted(pages)
