@@ -1,6 +1,6 @@
 """How Sphinx builds the documentation: Markdown pages, every doubtful link a warning.
 
-The pages have no Sphinx directives, apart from the reference of names, so that a code host shows them as they are. The
+Only the reference of names has Sphinx directives, so that a code host shows the other pages as they are. The
 navigation is made from the lists of links in index.md.
 """
 
