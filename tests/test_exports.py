@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -33,6 +34,26 @@ def test_all_that_is_documented_is_exported() -> None:
 def test_all_that_is_exported_exists() -> None:
     missing = [name for name in nri_sync.__all__ if not hasattr(nri_sync, name)]
     assert missing == []
+
+
+def test_the_stub_has_the_public_names_that_are_documented_and_no_others() -> None:
+    """The reference takes all members of the class with a docstring; there are no others."""
+    entry = REFERENCE.read_text().split("## `nri_sync.Stub`")[1].split("##")[0]
+    assert ":members:" in entry
+    assert "exclude-members" not in entry
+    plugin = SimpleNamespace(run_pod_sandbox=lambda pod: None)
+    stub = nri_sync.Stub(plugin, name="example", idx="10")
+    public = {name for name in dir(stub) if not name.startswith("_")}
+    assert public == {name for name in vars(nri_sync.Stub) if not name.startswith("_")}
+    assert [name for name in sorted(public) if not getattr(nri_sync.Stub, name).__doc__] == []
+    # Each is one more that has to be kept.
+    assert sorted(public) == [
+        "base_name", "close", "close_reason", "counters", "events", "handover", "idx", "interceptors",
+        "is_closed", "late_by_event", "missing_events", "name", "plugin_nri_version", "registration_timeout",
+        "request_timeout", "run", "runtime_name", "runtime_nri_version", "runtime_version", "start", "started",
+        "state", "stop", "update_containers", "wait",
+        "wait_synchronized",
+    ]  # fmt: skip
 
 
 def test_exports_are_listed_once() -> None:

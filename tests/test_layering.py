@@ -227,3 +227,23 @@ def test_the_tests_are_packages() -> None:
     wanted = {path.parent.relative_to(ROOT / PACKAGE) for path in MODULES.values()}
     missing = [str(p) for p in wanted if not (TESTS / p / "__init__.py").exists()]
     assert not missing, f"tests/{missing[0]} needs an __init__.py"
+
+
+def test_a_helper_that_needs_a_lock_asserts_it() -> None:
+    wrong = []
+    for module in MODULES:
+        if part(module) in ("net", "ttrpc"):
+            continue
+        for node in ast.walk(tree(module)):
+            if isinstance(node, ast.FunctionDef) and node.name.endswith("_locked"):
+                body = node.body[1:] if ast.get_docstring(node) else node.body
+                if not ast.unparse(body[0]).startswith("assert self._lock.locked()"):
+                    wrong.append(f"{module}.{node.name}")
+    assert not wrong
+
+
+def test_the_parts_of_a_connection_do_not_import_each_other() -> None:
+    """Of the three, only the connection knows the others; not even types go the other way."""
+    parts = [f"{PACKAGE}.plugin.{name}" for name in ("connection", "lifecycle", "servicer")]
+    known = {module: {name for _, name in imports(module)} & set(parts) for module in parts}
+    assert known[parts[1]] == known[parts[2]] == set()

@@ -203,6 +203,7 @@ class _Watcher:
         self._news.set()
 
     def _tell_of_the_lost_locked(self) -> None:
+        assert self._lock.locked()
         if self._lost:
             note = f"{self._lost} events, as they came faster than they could be printed"
             self._happenings.append(_Happening("lost", note=note))

@@ -1,13 +1,25 @@
-"""One connection of a stub, from dialling to its end. A stub makes a new one at each start."""
+"""One connection of a stub, from dialling to its end: how a start, a stop and a loss go.
+
+The threads of a connection, and the thread that starts it, meet in its :class:`Attempt`: the lifecycle decides
+which of them comes first (see :mod:`nri_sync.plugin.lifecycle`), and this module does what follows from that.
+
+====== ====================================================================================================
+start  :meth:`Connection.start` -> :meth:`~Connection.run`: begin, open, attach, register -> (the runtime)
+       :meth:`~Connection.learn`, :meth:`~Connection.configured` -> start() returns
+stop   :meth:`Connection.stop` -> begin_end -> the link closes -> :meth:`~Connection._lost` -> ended -> concluded
+fail   :meth:`Connection.fail` or :meth:`~Connection.expire` -> begin_end -> as for a stop; start() raises
+loss   the link ends -> :meth:`~Connection._lost` -> ended -> concluded -> ``on_close``
+====== ====================================================================================================
+"""
 
 from __future__ import annotations
 
-import logging
 import math
 import socket
+import threading
 import time
 from collections import deque
-from typing import Any, Protocol
+from typing import Any, Callable
 
 import grpc
 
@@ -16,76 +28,56 @@ from nri_sync.api.services import RUNTIME
 from nri_sync.deadline import Deadline
 from nri_sync.errors import (
     ConnectionLost,
-    ConnectionSpent,
     NRIError,
     RemoteProtocolError,
     StartError,
-    StartTimeout,
     StubStopped,
 )
 from nri_sync.net.sockets import peer_credentials
-from nri_sync.plugin.counters import Tally
-from nri_sync.plugin.facts import Facts
+from nri_sync.plugin import phases
 from nri_sync.plugin.ignored import IgnoredFields
-from nri_sync.plugin.interceptors import Interceptors
-from nri_sync.plugin.lifecycle import Lifecycle
-from nri_sync.plugin.servicer import Late, Servicer
-from nri_sync.plugin.source import Source
-from nri_sync.plugin.state import State
+from nri_sync.plugin.late import Late
+from nri_sync.plugin.lifecycle import Attempt, Lifecycle
+from nri_sync.plugin.servicer import Servicer
+from nri_sync.plugin.spec import PluginSpec
 from nri_sync.session import Session
-from nri_sync.threads import Latch, spawn
+from nri_sync.threads import Latch, off_main, spawn
 from nri_sync.ttrpc.context import ServicerContext
 from nri_sync.wire.mux import PLUGIN_SERVICE, RUNTIME_SERVICE
 
-__all__ = ["Connection", "PluginSide", "handler_of"]
+__all__ = ["Connection"]
 
 _REGISTER = RUNTIME.methods["RegisterPlugin"].path
 # How long the last answer may take to reach a peer that does not read, when this side ends a connection.
 _DRAIN = 1.0
 
 
-class PluginSide(Protocol):
-    """What a connection needs of its stub."""
-
-    name: str
-    idx: str
-    base_name: str
-    handlers: dict[str, Any]
-    handled: EventMask
-    required_events: EventMask
-    defaults: Facts
-    failure_policy: nri_pb2.FailurePolicy | None
-    late_reply: bool
-    plugin_nri_version: str
-    interceptors: Interceptors
-    tally: Tally
-    source: Source
-    lifecycle: Lifecycle
-    logger: logging.LoggerAdapter[Any]
-
-    def concluded(self, conn: Connection, *, lost: ConnectionLost | None) -> None:
-        """``conn`` is over, the state is IDLE. Called once for each, on a thread of the connection."""
-
-
-def handler_of(served: ServicerContext) -> str:
-    """The handler that serves a request; in an interceptor, with none called yet, the method."""
-    return served.handler or served.method.rpartition("/")[2]
-
-
 class Connection:
-    """One start, and the session that came of it.
+    """One attempt to start, and the session that comes of it.
 
-    What ends it is recorded once, here: nothing that is left of it can touch the next one. All methods but
-    the constructor belong to threads that no signal can interrupt.
+    The reason of its end is recorded once, in :attr:`attempt`: a remaining thread of it cannot touch the next
+    connection. All methods belong to threads that no signal can interrupt, except the constructor, :meth:`start`
+    and :meth:`abort`.
     """
 
-    def __init__(self, plugin: PluginSide, deadline: Deadline, *, inside_handler: bool) -> None:
-        self.plugin = plugin
-        self.logger = plugin.logger
-        self.deadline = deadline
-        #: Made by a handler of this stub that is still running.
-        self.inside_handler = inside_handler
-        #: Whether the runtime has accepted the registration, and has told what exists.
+    def __init__(
+        self,
+        plugin: PluginSpec,
+        lifecycle: Lifecycle,
+        attempt: Attempt,
+        concluded: Callable[[Connection], object],
+        on_loss: Callable[[], object] | None,
+    ) -> None:
+        """Each called once at the end, on a thread of the connection, when the state is IDLE: ``concluded(self)``;
+        then ``on_loss()``, if a session was lost.
+        """
+        self._plugin = plugin
+        self._lifecycle = lifecycle
+        self._concluded = concluded
+        self._on_loss = on_loss
+        self.attempt = attempt
+        self._logger = plugin.logger
+        #: Whether the runtime has accepted the registration, and has sent the state of the node.
         self.registered = False
         self.synchronized = False
         #: Set when start() is decided: configured, or over.
@@ -94,117 +86,155 @@ class Connection:
         self.settled = Latch()
         #: Set when it is over: sockets closed, state IDLE.
         self.ended = Latch()
-        # Set when they have been sent: the answers of the handlers that have asked to end it.
+        # Each is set when an answer has been sent: that of a handler that has asked to end the connection.
         self._last_answers: deque[Latch] = deque()
         #: What the plugin sets, and its runtime does not know.
-        self.ignored = IgnoredFields(self.logger, plugin.tally)
-        #: What its runtime has told.
-        self.facts = plugin.lifecycle.facts
-        #: How many seconds a handler has before it is answered for; ``None``: it is not, before the session
-        #: is configured.
+        self.ignored = IgnoredFields(self._logger, plugin.tally)
+        #: What its runtime has sent.
+        self.facts = lifecycle.facts
+        #: How many seconds a handler has before its request is answered for it; ``None``: as many as it needs,
+        #: before the session is configured.
         self.answer_within: float | None = None
-        # Written under the lifecycle's lock.
-        self.close_reason: ConnectionLost | None = None
-        self.is_configured = False
-        self.over = False
-        self.error: Exception | None = None
-        self.session: Session | None = None
 
     @property
     def serving(self) -> dict[int, ServicerContext]:
         """The requests that are being served, by thread: handlers, and interceptors around them."""
-        return {} if self.session is None else self.session.server.running
+        session = self.attempt.session
+        return {} if session is None else session.server.running
 
     @property
     def phase(self) -> str:
-        """How far it got: dial, register, configure, synchronize, serve. Never goes back."""
-        if self.is_configured:
+        """How far it got, see :mod:`nri_sync.plugin.phases`. Never goes back."""
+        if self.attempt.is_configured:
             return "serve" if self.synchronized else "synchronize"
-        if self.session is None:
+        if self.attempt.session is None:
             return "dial"
         return "configure" if self.registered else "register"
+
+    # The starting thread, which a signal may interrupt at every step: the connection's own threads do the rest
+
+    def start(self, is_unwanted: Callable[[], bool]) -> None:
+        """Start it, and block until it is decided; raises why it failed. ``is_unwanted()``: end it at once."""
+        name = self._plugin.name
+        if is_unwanted():
+            off_main(f"{name}-stop", self.stop)
+        try:
+            spawn(name, self.run)
+        except (RuntimeError, MemoryError) as error:
+            raise StartError(
+                f"plugin {name}: no thread to start with: {error}", phase="dial"
+            ) from error
+        if not self.decided.wait(self.attempt.deadline):
+            off_main(f"{name}-timeout", self.expire)
+            self.decided.wait()
+        if not self.attempt.is_configured:
+            assert self.attempt.error is not None
+            raise self.attempt.error
+
+    def abort(self) -> None:
+        """Have it ended. Blocks until its state says so, and not until it has ended."""
+        marked = Latch()
+
+        def mark() -> None:
+            try:
+                self.stop()
+            finally:
+                marked.set()
+
+        off_main(f"{self._plugin.name}-stop", mark)
+        marked.wait()
 
     # Starting
 
     def run(self) -> None:
         """Connect, register and serve; on a thread of its own."""
-        refused = self.plugin.lifecycle.admit(self)
+        refused = self._lifecycle.begin(self.attempt)
         if refused is not None:
-            self._conclude_refused(refused)
+            first, _ = self._lifecycle.begin_end(self.attempt, refused)
+            if first:
+                self._release()
             return
+        source = self._plugin.source
         try:
-            self.logger.info("connecting to %s", self.plugin.source.describe())
-            sock = self.plugin.source.open(self.deadline, lambda: self.over)
+            self._logger.info("connecting to %s", source.describe())
+            sock = source.open(self.attempt.deadline, lambda: self.attempt.is_over)
         except BaseException as error:
-            if isinstance(error, TimeoutError) and self.deadline.expired:
+            if isinstance(error, TimeoutError) and self.attempt.deadline.expired:
                 self.expire()
             else:
-                self.fail(self._dial_error(error))
+                self._dial_failed(error)
             return
         try:
             session = self._make_session(sock)
         except BaseException as error:
             sock.close()
-            self.fail(self._dial_error(error))
+            self._dial_failed(error)
             return
-        if not self.plugin.lifecycle.attach(self, session):
+        if not self._lifecycle.attach(self.attempt, session):
             session.link.abandon()
             return
         try:
             self._register(session)
         except BaseException as error:
-            self.fail(self._dial_error(error))
+            self._dial_failed(error)
         session.link.run()
+
+    def _dial_failed(self, error: BaseException) -> None:
+        self.fail(phases.dial_failed(self._plugin.name, error, self._plugin.source))
 
     def _make_session(self, sock: socket.socket) -> Session:
         sock.setblocking(True)
         peer = peer_credentials(sock)
-        self.logger.debug("connected to process %s", "unknown" if peer is None else peer.pid)
+        self._logger.debug("connected to process %s", "unknown" if peer is None else peer.pid)
         return Session(
             sock,
-            Servicer(self).router(),
+            Servicer(self._plugin, self).router(),
             serve=PLUGIN_SERVICE,
             call=RUNTIME_SERVICE,
-            name=self.plugin.name,
-            peer="unix:" + self.plugin.source.path,
+            name=self._plugin.name,
+            peer="unix:" + self._plugin.source.path,
             lost=self._lost,
             tick=self._tick,
-            late_policy=Late(self) if self.plugin.late_reply else None,
+            late_policy=Late(self._plugin, self) if self._plugin.late_reply else None,
         )
 
     def _register(self, session: Session) -> None:
         request = nri_pb2.RegisterPluginRequest(
-            plugin_name=self.plugin.base_name,
-            plugin_idx=self.plugin.idx,
-            NRI_version=self.plugin.plugin_nri_version,
+            plugin_name=self._plugin.identity.name,
+            plugin_idx=self._plugin.identity.idx,
+            NRI_version=self._plugin.nri_version,
         )
         call = session.client.start(
-            _REGISTER, request.SerializeToString(), deadline=self.deadline, on_done=self._registered
+            _REGISTER,
+            request.SerializeToString(),
+            deadline=self.attempt.deadline,
+            on_done=self._registered,
         )
-        self.logger.debug("registering (stream %d)", call.stream_id)
+        self._logger.debug("registering (stream %d)", call.stream_id)
 
     def _registered(self, call: Any) -> None:
-        """The runtime has answered RegisterPlugin, or never will. Must not block."""
+        """RegisterPlugin has been answered, or has failed. Must not block."""
         status = call.status
+        session = self.attempt.session
         if status.number == 0:
             self.registered = True
-            self.logger.info("registered with the runtime")
+            self._logger.info("registered with the runtime")
         elif status.code is grpc.StatusCode.DEADLINE_EXCEEDED:
             self.expire()
-        elif self.session is not None and not self.session.link.closing:
-            # (When the link is over, it tells so itself.)
+        elif session is not None and not session.link.closing:
+            # (A link that is over says so itself.)
             reason = f"the runtime refused the registration: {status.details} ({status.code.name})"
-            self.fail(StartError(f"plugin {self.plugin.name}: {reason}", phase="register"))
+            self.fail(StartError(f"plugin {self._plugin.name}: {reason}", phase="register"))
             # For a runtime that has configured the plugin all the same, this is an end like any other.
-            self.session.link.close(RemoteProtocolError(reason))
+            session.link.close(RemoteProtocolError(reason))
 
     def learn(self, request: nri_pb2.ConfigureRequest) -> None:
         """Take in what the runtime says of itself."""
         self.registered = True  # though the reply may still be on its way
-        self.facts = facts = self.facts.told(request, self.plugin.defaults)
-        self.plugin.lifecycle.learned(self)
+        self.facts = facts = self.facts.told(request, self._plugin.defaults)
+        self._lifecycle.learned(self.attempt, facts)
         if facts.runtime_nri_version == "unknown":
-            self.logger.warning(
+            self._logger.warning(
                 "the NRI version of runtime %r, version %r, is not known",
                 facts.runtime_name,
                 facts.runtime_version,
@@ -217,43 +247,41 @@ class Connection:
         """
         self.facts = self.facts._replace(events=events, missing_events=missing)
         self.answer_within = self.facts.answer_within
-        if self.plugin.lifecycle.configured(self):
-            self.plugin.tally.add("sessions")
-            # Before anything of the application's runs, as its logger: nothing else would end start().
+        if self._lifecycle.configured(self.attempt, self.facts):
+            self._plugin.tally.add("sessions")
+            # Before any code of the application runs, such as its logger: nothing else would end start().
             self.decided.set()
-            self.logger.info("configured, subscribed to %s", events)
+            self._logger.info("configured, subscribed to %s", events)
 
     def configure_failed(self, error: BaseException, context: ServicerContext) -> None:
-        """The configure handler raised: tell the runtime, then end."""
-        if self.is_configured:
+        """The configure handler raised: send that to the runtime, then end."""
+        if self.attempt.is_configured:
             return  # a repeated Configure; the session goes on as it was
         failure = StartError(
-            f"plugin {self.plugin.name}: configure failed: {error!r}", phase="configure"
+            f"plugin {self._plugin.name}: configure failed: {error!r}", phase="configure"
         )
         failure.__cause__ = error
         self.fail(failure, after=context.when_answered())
 
+    def mark_synchronized(self) -> None:
+        """The plugin has handled the state of the node."""
+        self.synchronized = True
+        self.settled.set()
+
     def expire(self) -> None:
         """The time for starting is over."""
         phase = self.phase
-        if self.is_configured:
+        if self.attempt.is_configured:
             return
-        doing = _WAITING[phase]
-        if self.plugin.lifecycle.conn is not self:
-            doing = "for the session before to end"
-        elif phase == "configure" and self.serving:
-            doing = "for the plugin's own configure handler to return"
-        self.fail(
-            StartTimeout(
-                f"plugin {self.plugin.name}: the time for starting was over while waiting {doing}",
-                phase=phase,
-            )
-        )
+        is_current = self._lifecycle.current is self.attempt
+        in_configure = bool(self.serving)
+        name = self._plugin.name
+        self.fail(phases.timed_out(name, phase, is_current=is_current, in_configure=in_configure))
 
     def _tick(self, now: float) -> float:
-        # Whoever is in start() has the same deadline; this one holds even where that was interrupted.
-        at = self.deadline.at
-        if self.is_configured or self.over or at is None:
+        # The thread in start() has the same deadline; this one holds even where that was interrupted.
+        at = self.attempt.deadline.at
+        if self.attempt.is_configured or self.attempt.is_over or at is None:
             return math.inf
         if now >= at:
             self.expire()
@@ -269,7 +297,7 @@ class Connection:
         the others.
         """
         error = StubStopped(
-            f"plugin {self.plugin.name}: stopped while it was starting ({self.phase})"
+            f"plugin {self._plugin.name}: stopped while it was starting ({self.phase})"
         )
         after = None if served is None else served.when_answered()
         self._end(error, after, grace, started=True)
@@ -283,19 +311,19 @@ class Connection:
     ) -> None:
         if after is not None:
             self._last_answers.append(after)
-        first, session = self.plugin.lifecycle.begin_end(self, error, started=started)
+        first, session = self._lifecycle.begin_end(self.attempt, error, started=started)
         if session is None:
             if first:
-                self._conclude(None)
+                self._conclude()
         elif after is None and not grace:
             session.link.close()
         elif first:
             # A request that comes now could still be handled, but its answer would come too late.
             session.server.take_no_more()
             try:
-                spawn(f"{self.plugin.name}-stop", self._close_gently, session, grace)
+                spawn(f"{self._plugin.name}-stop", self._close_gently, session, grace)
             except (RuntimeError, MemoryError):
-                self.logger.warning("no thread to end the session gently; it ends now")
+                self._logger.warning("no thread to end the session gently; it ends now")
                 session.link.close()
 
     def _close_gently(self, session: Session, grace: float | None) -> None:
@@ -313,75 +341,37 @@ class Connection:
         session.link.close()
 
     def _lost(self, cause: NRIError | None) -> None:
-        """The link is over, its descriptors are closed."""
-        phase, text = self.phase, self._explain(cause)
-        error = StartError(text, phase=phase)
-        lost = ConnectionLost(text, phase=phase)
-        error.__cause__ = lost.__cause__ = cause
-        before = self.plugin.lifecycle.ended(self, lost)
-        if before is State.STARTING:
-            self.error = error
-        if before is not None:
-            self._conclude(self.close_reason)
-
-    def _conclude(self, lost: ConnectionLost | None) -> None:
-        if not self.is_configured:
-            self.plugin.tally.add("failed_starts")
-        try:
-            self.logger.info("disconnected%s", "" if lost is None else f": {lost}")
-        finally:  # whatever a logger of the application's does
-            self.plugin.concluded(self, lost=lost)
-
-    def _conclude_refused(self, refused: Exception) -> None:
-        first, _ = self.plugin.lifecycle.begin_end(self, refused)
-        if first:
-            self.plugin.concluded(self, lost=None)
-
-    # Explaining
-
-    def _dial_error(self, error: BaseException) -> Exception:
-        if isinstance(error, ConnectionSpent):
-            return ConnectionSpent(f"plugin {self.plugin.name}: {error}", phase="dial")
-        kind = StartTimeout if isinstance(error, TimeoutError) else StartError
-        failure = kind(
-            f"plugin {self.plugin.name}: cannot connect: {self.plugin.source.explain(error)}",
-            phase="dial",
-        )
-        failure.__cause__ = error
-        return failure
-
-    def _explain(self, cause: NRIError | None) -> str:
-        """What happened, in which phase, and why it probably did."""
+        """The link is over, its descriptors are closed: ``cause`` is the reason, unless this side has ended it."""
         phase = self.phase
-        likely = self._slow() or _LIKELY[phase]
-        return f"plugin {self.plugin.name}: {cause} {_WHILE[phase]}; {likely}"
-
-    def _slow(self) -> str:
-        timeout = self.facts.request_timeout
-        now = time.monotonic()
         # A copy is made in one step, while handlers come and go.
         serving = self.serving.copy().values()
-        slow = [served for served in serving if now - served.since > 0.9 * timeout]
-        if not slow:
-            return ""
-        names = ", ".join(f"{handler_of(served)} ({now - served.since:.1f} s)" for served in slow)
-        return f"a handler took longer than the request timeout of {timeout:g} s: {names}"
+        timeout = self.facts.request_timeout
+        text = phases.lost(self._plugin.name, cause, phase, serving, time.monotonic(), timeout)
+        failed = StartError(text, phase=phase)
+        lost = ConnectionLost(text, phase=phase)
+        failed.__cause__ = lost.__cause__ = cause
+        if self._lifecycle.ended(self.attempt, failed, lost):
+            self._conclude()
 
+    def _conclude(self) -> None:
+        """It is over, the state is IDLE: say so, release all threads that wait for it, call ``on_loss``."""
+        lost = self.attempt.close_reason
+        if not self.attempt.is_configured:
+            self._plugin.tally.add("failed_starts")
+        try:
+            self._logger.info("disconnected%s", "" if lost is None else f": {lost}")
+        finally:  # even if a logger of the application's raises
+            self._release()
 
-_WAITING = {
-    "dial": "to connect; does the runtime still accept connections?",
-    "register": "for an answer to RegisterPlugin; does an NRI runtime listen there, and is it alive?",
-    "configure": "to be configured; is the runtime busy with other plugins?",
-}
-_WHILE = {
-    "register": "before it answered RegisterPlugin",
-    "configure": "after the registration, before the plugin was configured",
-    "synchronize": "before the plugin was synchronized",
-    "serve": "while the plugin was serving",
-}
-_LIKELY = {
-    "register": "is this the socket of an NRI runtime? one that is stopping, or busy, closes it too",
-    "configure": "the runtime took too long over others, or stopped; its log tells",
-    "synchronize": "the runtime refused the events subscribed to, or an answer, or stopped; its log tells",
-    "serve": "the runtime was stopped or restarted, or it cut the plugin off; its log tells",
-}
+    def _release(self) -> None:
+        is_lost = self.attempt.close_reason is not None
+        if is_lost:
+            self._plugin.tally.add("losses")
+        self._concluded(self)
+        self.decided.set()
+        self.settled.set()
+        self.ended.set()
+        if is_lost and self._on_loss is not None:
+            # The last thread of the connection has nothing else to do: on_loss() needs no new one.
+            threading.current_thread().name = f"{self._plugin.name}-on-close"
+            self._on_loss()

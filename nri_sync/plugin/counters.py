@@ -6,6 +6,8 @@ import threading
 from collections import Counter
 from typing import NamedTuple
 
+from nri_sync import fork
+
 __all__ = ["Counters", "Tally"]
 
 
@@ -43,12 +45,13 @@ class Counters(NamedTuple):
 
 
 class Tally:
-    """Counts; safe from any thread that a signal cannot interrupt."""
+    """Counts; safe from any thread that a signal cannot interrupt. A forked child keeps the numbers."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._values = dict.fromkeys(Counters._fields, 0)
         self._late: Counter[str] = Counter()
+        fork.in_child(self._after_fork_in_child)
 
     def add(self, name: str) -> None:
         with self._lock:
@@ -67,10 +70,6 @@ class Tally:
         """``late_replies`` by event; takes no lock, so it may be called from anywhere."""
         return dict(self._late)
 
-    @classmethod
-    def copy_of(cls, other: Tally) -> Tally:
-        """The same numbers under a lock of its own; for a forked child, where the old one may be held."""
-        copy = cls()
-        copy._values.update(other._values)
-        copy._late.update(other._late)
-        return copy
+    def _after_fork_in_child(self) -> None:
+        # A thread of the parent may have held it.
+        self._lock = threading.Lock()

@@ -1,8 +1,11 @@
-"""What a stub is doing, with which connection, and what it knows: ONE lock and condition variable guard both.
+"""What a stub is doing, and with which attempt: ONE lock and condition variable guard both.
 
-Only threads of the stub itself, or others that no signal can interrupt, may call these methods: the main
-thread hands such work over (see :mod:`nri_sync.threads`). Nothing in here blocks but :meth:`admit`, and
-nothing but fields is touched under the lock: no user code, no socket, no RPC, no join.
+An :class:`Attempt` is one start, and the session that comes of it. :meth:`Lifecycle.admit` makes it, and the
+methods of the lifecycle change it: so the data and its lock stand in this file.
+
+Nothing in here blocks except :meth:`Lifecycle.begin`, and nothing but fields is touched under the lock: no user
+code, no socket, no RPC, no join. Only threads that no signal can interrupt may take it: the main thread hands such
+work over (see :mod:`nri_sync.threads`).
 """
 
 from __future__ import annotations
@@ -10,132 +13,179 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING
 
+from nri_sync import fork
+from nri_sync.deadline import Deadline
 from nri_sync.errors import AlreadyStarted, ConnectionLost, NRIError, StartTimeout, StubStopped
+from nri_sync.plugin.facts import Facts
 from nri_sync.plugin.state import Move, State, following
 
 if TYPE_CHECKING:
-    from nri_sync.plugin.connection import Connection
-    from nri_sync.plugin.facts import Facts
     from nri_sync.session import Session
 
-__all__ = ["Lifecycle"]
+__all__ = ["Attempt", "Lifecycle"]
+
+
+class Attempt:
+    """One start of a stub, and the session that comes of it. Only its lifecycle changes it, under the lock.
+
+    Reading a field needs no lock: each is replaced as a whole.
+    """
+
+    __slots__ = (
+        "close_reason", "deadline", "error", "inside_handler", "is_configured", "is_over", "session"
+    )  # fmt: skip
+
+    def __init__(self, deadline: Deadline, *, inside_handler: bool) -> None:
+        #: When the start has to be over.
+        self.deadline = deadline
+        #: Made by a handler of this stub that is still running.
+        self.inside_handler = inside_handler
+        #: Whether Configure has been handled: the start has succeeded.
+        self.is_configured = False
+        #: Whether the sockets are closed. Nothing of a start or a session follows.
+        self.is_over = False
+        #: Why the start failed.
+        self.error: Exception | None = None
+        #: Why the session ended; ``None`` if this side ended it.
+        self.close_reason: ConnectionLost | None = None
+        self.session: Session | None = None
 
 
 class Lifecycle:
-    """The state of a stub and its current connection.
+    """The state of a stub and its current attempt.
 
-    Reading the fields needs no lock: each is replaced as a whole.
+    Reading the fields needs no lock: each is replaced as a whole. A forked child finds it IDLE.
     """
 
-    def __init__(self, facts: Facts) -> None:
-        # Guards the fields below, and of each connection those that say so. Innermost.
-        self._changed = threading.Condition(threading.Lock())
+    def __init__(self, name: str, facts: Facts) -> None:
+        """``name`` is the plugin's, for messages; ``facts`` are those before the first session."""
+        self._name = name
+        self._make_lock()
         self.state = State.IDLE
-        self.conn: Connection | None = None
-        #: Why the last connection that was configured ended: ``None`` if this side ended it.
+        #: The attempt that is starting, started or stopping.
+        self.current: Attempt | None = None
+        #: Why the last session that was configured ended: ``None`` if this side ended it.
         self.close_reason: ConnectionLost | None = None
-        #: What the last connection that was current has learned.
+        #: What the last attempt that was current has learned.
         self.facts = facts
+        fork.in_child(self._after_fork_in_child)
 
-    def _move_locked(self, move: Move) -> None:
-        """Requires the lock."""
-        self.state = following(self.state, move)
-        self._changed.notify_all()
+    def _make_lock(self) -> None:
+        # Guards the fields of this object and of its attempts. No other lock is taken while it is held.
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
 
-    def admit(self, conn: Connection) -> NRIError | None:
-        """Make ``conn`` the current connection: IDLE to STARTING. Returns why not, if it cannot be.
+    def _after_fork_in_child(self) -> None:
+        # A thread of the parent may have held the lock; the connection is the parent's.
+        self._make_lock()
+        self.state = State.IDLE
+        self.current = None
 
-        Blocks while the connection before it is ending, until the deadline of ``conn``; not at all when
-        ``conn`` is being made inside a handler, whose answer that end may be waiting for.
+    def admit(self, deadline: Deadline, *, inside_handler: bool) -> Attempt:
+        """A new attempt, which can be ended from now on, and has to :meth:`begin`. Takes no lock."""
+        return Attempt(deadline, inside_handler=inside_handler)
+
+    def begin(self, attempt: Attempt) -> NRIError | None:
+        """Make ``attempt`` the current one: IDLE to STARTING. Returns why not, if that is impossible.
+
+        Blocks while the session before is ending, until the deadline of ``attempt``. Does not block for an
+        attempt that a handler makes: the end of the session may be waiting for the answer of that handler.
         """
-        name = conn.plugin.name
         with self._changed:
-            while self.state is State.STOPPING and not conn.over and not conn.inside_handler:
-                if conn.deadline.expired:
+            while (
+                self.state is State.STOPPING and not attempt.is_over and not attempt.inside_handler
+            ):
+                if attempt.deadline.expired:
                     return StartTimeout(
-                        f"plugin {name}: no time left while waiting for the session before to end",
+                        f"plugin {self._name}: no time left while waiting for the session before to end",
                         phase="dial",
                     )
-                self._changed.wait(conn.deadline.remaining())
-            if conn.over:
-                return StubStopped(f"plugin {name}: stopped before it began to start")
+                self._changed.wait(attempt.deadline.remaining())
+            if attempt.is_over:
+                return StubStopped(f"plugin {self._name}: stopped before it began to start")
             if self.state is not State.IDLE:
-                return AlreadyStarted(f"plugin {name} is {self.state.value}")
-            self.conn = conn
+                return AlreadyStarted(f"plugin {self._name} is {self.state.value}")
+            self.current = attempt
             self._move_locked(Move.START)
             return None
 
-    def attach(self, conn: Connection, session: Session) -> bool:
-        """Give ``conn`` its session; False when it is over already."""
+    def attach(self, attempt: Attempt, session: Session) -> bool:
+        """Give ``attempt`` its session; False when it is over already."""
         with self._changed:
-            if conn.over:
+            if attempt.is_over:
                 return False
-            conn.session = session
+            attempt.session = session
             return True
 
-    def learned(self, conn: Connection) -> None:
-        """``conn`` has new facts."""
+    def learned(self, attempt: Attempt, facts: Facts) -> None:
+        """The runtime of ``attempt`` has sent ``facts``."""
         with self._changed:
-            if self.conn is conn:
-                self.facts = conn.facts
+            if self.current is attempt:
+                self.facts = facts
 
-    def configured(self, conn: Connection) -> bool:
-        """STARTING to STARTED; False when ``conn`` is not starting (any more)."""
+    def configured(self, attempt: Attempt, facts: Facts) -> bool:
+        """STARTING to STARTED; False when ``attempt`` is not starting (any more)."""
         with self._changed:
-            if self.conn is not conn:
+            if self.current is not attempt:
                 return False
             is_first = self.state is State.STARTING
             if is_first:
                 self._move_locked(Move.CONFIGURED)
-                conn.is_configured = True
-            if conn.is_configured:
-                self.facts = conn.facts
+                attempt.is_configured = True
+            if attempt.is_configured:
+                self.facts = facts
             return is_first
 
     def begin_end(
-        self, conn: Connection, error: Exception, *, started: bool = False
+        self, attempt: Attempt, error: Exception, *, started: bool = False
     ) -> tuple[bool, Session | None]:
-        """This side ends ``conn``, with ``error`` for whoever is starting it; ``started``: also if it has.
+        """This side ends ``attempt``, with ``error`` for its starter; ``started``: also if it has started.
 
-        Returns whether this is the first reason, and the session that is to be closed. Without a session the
-        connection is over at once: the caller must then conclude it.
+        Returns whether this is the first reason, and the session that the caller has to close. Without a session
+        the attempt is over at once: the caller must then conclude it.
         """
         with self._changed:
-            # What fails a start may come too late, and must not end a session as if stop() had.
-            if conn.over or (conn.is_configured and not started):
+            # A failure of the start may come too late, and must not end a session as stop() would.
+            if attempt.is_over or (attempt.is_configured and not started):
                 return False, None
-            first = self.state is not State.STOPPING
-            if self.conn is not conn:
-                conn.over = True
-                conn.error = error
+            if self.current is not attempt:
+                attempt.is_over = True
+                attempt.error = error
                 self._changed.notify_all()
                 return True, None
+            first = self.state is not State.STOPPING
             if first:
-                conn.error = error
+                attempt.error = error
                 self._move_locked(Move.END)
-            if conn.session is None:
-                self._end_locked(conn)
-            return first, conn.session
+            if attempt.session is None:
+                self._end_locked(attempt)
+            return first, attempt.session
 
-    def ended(self, conn: Connection, lost: ConnectionLost) -> State | None:
-        """``conn`` is over, its sockets are closed: ``lost``, unless this side has ended it.
+    def ended(self, attempt: Attempt, failed: Exception, lost: ConnectionLost) -> bool:
+        """The sockets of ``attempt`` are closed. Returns whether this is the first call to say so.
 
-        Returns the state before; ``None`` if it was known already.
+        If this side has not ended it: a start fails with ``failed``, a session was ``lost``.
         """
         with self._changed:
-            if conn.over:
-                return None
-            before = self.state
-            if before is State.STARTED:
-                conn.close_reason = lost
-            self._end_locked(conn)
-            return before
+            if attempt.is_over:
+                return False
+            if self.state is State.STARTING:
+                attempt.error = failed
+            elif self.state is State.STARTED:
+                attempt.close_reason = lost
+            self._end_locked(attempt)
+            return True
 
-    def _end_locked(self, conn: Connection) -> None:
-        """Requires the lock."""
-        conn.over = True
-        self.conn = None
-        if conn.is_configured:
-            # Here, and not later: by then the reason of the next one could have been overwritten.
-            self.close_reason = conn.close_reason
+    def _move_locked(self, move: Move) -> None:
+        assert self._lock.locked()
+        self.state = following(self.state, move)
+        self._changed.notify_all()
+
+    def _end_locked(self, attempt: Attempt) -> None:
+        assert self._lock.locked()
+        attempt.is_over = True
+        self.current = None
+        if attempt.is_configured:
+            # Here, and not later: by then the reason of the next session could have been overwritten.
+            self.close_reason = attempt.close_reason
         self._move_locked(Move.ENDED)

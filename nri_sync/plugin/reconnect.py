@@ -29,7 +29,7 @@ from nri_sync.plugin.source import REFUSED, Source
 from nri_sync.plugin.stub import Stub
 from nri_sync.threads import Latch
 
-__all__ = ["Backoff", "keep_connected", "run_forever"]
+__all__ = ["Backoff", "keep_connected", "run_forever", "until_stopped"]
 
 logger = get_logger("nri_sync.reconnect")
 
@@ -123,7 +123,7 @@ def run_forever(
     try:
         keep_connected(
             stub,
-            stub.until_stopped(),
+            until_stopped(stub),
             backoff=backoff,
             stop_event=stop_event,
             fail_fast=fail_fast,
@@ -140,6 +140,11 @@ def run_forever(
                 stub.handover.release()
 
 
+def until_stopped(stub: Stub) -> Latch:
+    """A latch that the next ``stop()`` or ``close()`` of the stub sets. It has no effect when it is dropped."""
+    return stub._until_stopped()
+
+
 def keep_connected(
     stub: Stub,
     stopped: Latch,
@@ -151,7 +156,7 @@ def keep_connected(
     on_connected: Callable[[Stub], object] | None = None,
     on_disconnected: Callable[[Stub, NRIError], object] | None = None,
 ) -> None:
-    """:func:`run_forever` until ``stopped`` is set, a latch of :meth:`Stub.until_stopped`.
+    """:func:`run_forever` until ``stopped`` is set, a latch of :func:`until_stopped`.
 
     The caller lets go of the handover.
     """
@@ -207,7 +212,7 @@ def _run_once(
     """One session; returns why it was lost, or ``None`` after a stop."""
     is_up = False
     try:
-        stub.start_unless(stopped)
+        stub._start_unless(stopped)
         is_up = True
         if on_connected is not None:
             on_connected(stub)
@@ -233,7 +238,7 @@ class _Waits:
         self._stopped = stopped
         self._stop_event = stop_event
         self.handover: Handover | None = stub.handover
-        self.source: Source | None = stub.source
+        self.source: Source | None = stub._spec.source
         self._socket: object = None
         #: How long to wait in a session before the next look.
         self.slice = None if stop_event is None and self.handover is None else _SLICE

@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 import _thread
-import logging
 import threading
 from collections.abc import Sequence
-from typing import (
-    TYPE_CHECKING,
-    Any,
-    Callable,
-)
+from typing import Any, Callable, Protocol
 
 import grpc
 
@@ -19,19 +14,17 @@ from nri_sync.api import EventMask, nri_pb2
 from nri_sync.api.handlers import BY_EVENT, HANDLERS, Handler, asked_events
 from nri_sync.api.services import PLUGIN
 from nri_sync.errors import Reject
-from nri_sync.plugin.parts import MOST, Parts, measure
+from nri_sync.plugin.facts import Facts
+from nri_sync.plugin.ignored import IgnoredFields
+from nri_sync.plugin.parts import MOST, Parts
+from nri_sync.plugin.spec import PluginSpec
 from nri_sync.plugin.subjects import describe
 from nri_sync.text import printable
 from nri_sync.ttrpc.context import ServicerContext
 from nri_sync.ttrpc.frames import calls_handlers, own_frames
 from nri_sync.ttrpc.router import Router
-from nri_sync.ttrpc.service import LatePolicy, ServerCall
-from nri_sync.ttrpc.status import Status
 
-if TYPE_CHECKING:
-    from nri_sync.plugin.connection import Connection
-
-__all__ = ["Late", "Servicer"]
+__all__ = ["ServedConnection", "Servicer"]
 
 
 def _method(
@@ -52,19 +45,34 @@ _method("Shutdown", lambda request, context: None)
 _UNIMPLEMENTED = grpc.StatusCode.UNIMPLEMENTED
 
 _VALIDATE = "ValidateContainerAdjustment"
-# The requests that a pod may want its required plugins to have handled.
-_MAKING = frozenset({"RunPodSandbox", "CreateContainer"})
 
-# What must never be answered for: an empty Configure subscribes to everything.
-_NEVER_LATE = frozenset({"Configure", "Shutdown"})
+
+class ServedConnection(Protocol):
+    """What a servicer needs of its connection."""
+
+    #: What the runtime has sent of itself.
+    facts: Facts
+    ignored: IgnoredFields
+
+    @property
+    def serving(self) -> dict[int, ServicerContext]:
+        """The requests that are being served, by thread."""
+
+    def learn(self, request: nri_pb2.ConfigureRequest) -> None: ...
+
+    def configured(self, events: EventMask, missing: EventMask) -> None: ...
+
+    def configure_failed(self, error: BaseException, context: ServicerContext) -> None: ...
+
+    def mark_synchronized(self) -> None: ...
 
 
 class Servicer:
     """Serves one connection; every method may be called from several threads at once."""
 
-    def __init__(self, conn: Connection) -> None:
+    def __init__(self, plugin: PluginSpec, conn: ServedConnection) -> None:
+        self._plugin = plugin
         self._conn = conn
-        self._plugin = conn.plugin
         # Guards the parts.
         self._lock = threading.Lock()
         self._parts = Parts()
@@ -136,9 +144,9 @@ class Servicer:
             return
         tally.add("rejections")
         context.refused = True
-        self._conn.logger.warning(
+        self._plugin.logger.warning(
             "%s refused: %s",
-            describe(_rpc(context.method), context.request),
+            describe(context.method.rpartition("/")[2], context.request),
             (context.aborted and context.details()) or str(error) or type(error).__name__,
         )
 
@@ -148,7 +156,7 @@ class Servicer:
         """What runtimes before NRI v0.12 send in place of most methods. Unknown events have no effect."""
         handler = BY_EVENT.get(request.event)
         if handler is None:
-            self._conn.logger.debug(
+            self._plugin.logger.debug(
                 "StateChange with event %d, which is not one of its", request.event
             )
         else:
@@ -166,7 +174,7 @@ class Servicer:
             if not context.refused:
                 # A bug rejects as well.
                 self._plugin.tally.add("rejections")
-                self._conn.logger.error(
+                self._plugin.logger.error(
                     "%s rejected: %s", describe(_VALIDATE, request), reason,
                     exc_info=(type(error), error, own_frames(error.__traceback__)),
                 )  # fmt: skip
@@ -227,14 +235,14 @@ class Servicer:
     def _tell_missing(self, missing: EventMask) -> None:
         facts = self._conn.facts
         if missing & ~facts.missing_events:  # not said in a session before
-            self._conn.logger.warning(
+            self._plugin.logger.warning(
                 "the runtime speaks NRI %s, which does not have: %s",
                 facts.runtime_nri_version,
                 missing,
             )
         if EventMask.VALIDATE_CONTAINER_ADJUSTMENT in missing:
             self._plugin.tally.add("unvalidated_sessions")
-            self._conn.logger.error(
+            self._plugin.logger.error(
                 "%s cannot call the plugin's validator: containers are created without it; "
                 "required_events=EventMask.VALIDATE_CONTAINER_ADJUSTMENT refuses such a runtime",
                 self._runtime(),
@@ -263,10 +271,9 @@ class Servicer:
                 f"the state of the node is larger than {MOST} bytes, each pod and container counted as its bytes "
                 f"and 1 KiB; {len(pods)} pods and {len(containers)} containers came before it was",
             )
-        self._conn.logger.debug("synchronize: %d pods, %d containers", len(pods), len(containers))
+        self._plugin.logger.debug("synchronize: %d pods, %d containers", len(pods), len(containers))
         reply = self._call(_HANDLERS["synchronize"], [pods, containers], context)
-        self._conn.synchronized = True
-        self._conn.settled.set()
+        self._conn.mark_synchronized()
         reply.more = False
         return reply  # type: ignore[no-any-return]
 
@@ -294,96 +301,3 @@ class _OnDemand(grpc.ServiceRpcHandler):
         method = self._servicer.method(rpc)
         self._router.add_registered_method_handlers(service, {rpc: method})
         return method
-
-
-def _rpc(method: str) -> str:
-    return method.rpartition("/")[2]
-
-
-def _request_of(call: ServerCall, rpc: str) -> Any:
-    """The request of a call; None if it cannot be had."""
-    if call.context is not None and call.context.request is not None:
-        return call.context.request
-    method = PLUGIN.methods.get(rpc)
-    if method is None or rpc == "Synchronize":  # which is large, and about no pod
-        return None
-    try:
-        return method.request.FromString(call.payload())
-    except Exception:
-        return None
-
-
-def _is_last_part(call: ServerCall) -> bool:
-    """Whether a Synchronize is known to be the last.
-
-    An answer for an earlier part would say that its pods and containers have been taken, or that none come.
-    """
-    try:
-        payload = call.payload()
-    except Exception:
-        return False
-    context = call.context
-    if context is None:  # it waits for a thread, and the payload is all there
-        return not measure(payload).more
-    return context.request is not None and not context.request.more
-
-
-class Late(LatePolicy):
-    """Answers for handlers just before the runtime would give up on them, and cut the plugin off.
-
-    The answer is empty, or an error if the failure policy wants requests to fail. A validation always
-    fails: an empty answer would approve what nobody has looked at.
-    """
-
-    def __init__(self, conn: Connection) -> None:
-        self._conn = conn
-        self._plugin = conn.plugin
-
-    def limit(self) -> float | None:
-        return self._conn.answer_within
-
-    def answer(self, call: ServerCall) -> bytes | Status | None:
-        rpc = _rpc(call.method)
-        if rpc in _NEVER_LATE or (rpc == "Synchronize" and not _is_last_part(call)):
-            return None
-        request = _request_of(call, rpc)
-        call.about = about = describe(rpc, request)
-        self._plugin.tally.add_late(about.partition(" ")[0])
-        policy = self._plugin.failure_policy
-        fails = (
-            rpc == _VALIDATE
-            or (policy is not None and policy.fail_request)
-            or self._required(request, about)
-        )
-        self._conn.logger.warning(
-            "%s has not answered within the request timeout of %g s; answered for it with %s",
-            about,
-            self._conn.facts.request_timeout,
-            "an error" if fails else "an empty reply",
-        )
-        if fails:
-            text = f"plugin {self._plugin.name} has not handled {about} in time"
-            return Status.of(grpc.StatusCode.DEADLINE_EXCEEDED, text)
-        return b""
-
-    def _required(self, request: Any, about: str) -> bool:
-        """Whether the pod requires this plugin: an empty reply would pass for its work, other than no answer."""
-        if about.partition(" ")[0] not in _MAKING or not request.HasField("pod"):
-            return False
-        container = "" if not hasattr(request, "container") else request.container.name
-        value = api.effective_annotation(request.pod, api.REQUIRED_PLUGINS, container)
-        try:
-            names = [] if value is None else api.parse_required_plugins(value)
-        except ValueError:
-            return False  # the validator of the runtime refuses it
-        return self._plugin.name in names or self._plugin.base_name in names
-
-    def finished(self, call: ServerCall, error: Status | None) -> None:
-        self._plugin.tally.add("late_results")
-        outcome = "succeeded" if error is None else f"failed ({error.details})"
-        self._conn.logger.log(
-            logging.WARNING if error is None else logging.ERROR,
-            "%s %s after it had been answered for; its result is dropped",
-            call.about or _rpc(call.method),
-            outcome,
-        )

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import _thread
 import contextlib
+import functools
 import logging
 import socket
 import sys
-import threading
 import weakref
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Callable
@@ -21,22 +21,23 @@ from nri_sync.errors import (
     AlreadyStarted,
     ConnectionLost,
     NotConnected,
-    StartError,
     StubClosed,
     StubStopped,
     WouldDeadlock,
 )
 from nri_sync.logger import PrefixedLogger, get_logger
 from nri_sync.patched import check_unpatched
-from nri_sync.plugin.connection import Connection, handler_of
+from nri_sync.plugin.connection import Connection
 from nri_sync.plugin.counters import Counters, Tally
 from nri_sync.plugin.facts import Facts
 from nri_sync.plugin.handover import Handover
 from nri_sync.plugin.interceptors import Interceptor, Interceptors, Metadata
 from nri_sync.plugin.lifecycle import Lifecycle
+from nri_sync.plugin.phases import handler_of
 from nri_sync.plugin.source import Dialer, Source, identify
+from nri_sync.plugin.spec import PluginSpec
 from nri_sync.plugin.state import State
-from nri_sync.threads import Latch, call_off_main, off_main, on_main_thread, spawn
+from nri_sync.threads import Latch, call_off_main, off_main, on_main_thread
 from nri_sync.ttrpc.context import ServicerContext, current_context
 
 if TYPE_CHECKING:
@@ -126,18 +127,14 @@ class Stub:
             Unsupported: threads are not threads here, as under gevent's monkey-patching.
         """
         check_unpatched("a stub")
-        self.handlers, self.handled = find_handlers(plugin)
-        self.required_events = EventMask(required_events or 0)
-        if self.required_events & ~self.handled:
+        handlers, handled = find_handlers(plugin)
+        required_events = EventMask(required_events or 0)
+        if required_events & ~handled:
             raise ValueError(
-                "required_events has events without a handler: "
-                f"{self.required_events & ~self.handled}"
+                f"required_events has events without a handler: {required_events & ~handled}"
             )
         identity = identify(name, idx)
-        self.idx = identity.idx
-        self.base_name = identity.name
-        #: The full name, ``NN-name``.
-        self.name = api.full_name(identity.idx, identity.name)
+        full_name = api.full_name(identity.idx, identity.name)
         for option, value in (("dialer", dialer), ("on_close", on_close)):
             if value is not None and not callable(value):
                 raise TypeError(f"{option} must be callable, not {type(value).__name__}")
@@ -147,30 +144,32 @@ class Stub:
             )
         if not registration_timeout > 0:
             raise ValueError(f"registration_timeout must be positive, not {registration_timeout!r}")
-        self.failure_policy = failure_policy
-        self.late_reply = late_reply
-        #: Those given as ``interceptors``.
-        self.interceptors = Interceptors(interceptors)
-        self.logger: logging.LoggerAdapter[Any] = PrefixedLogger(
-            logger or get_logger("nri_sync.stub"), self.name
+        self._spec = PluginSpec(
+            name=full_name,
+            identity=identity,
+            handlers=handlers,
+            handled=handled,
+            required_events=required_events,
+            failure_policy=failure_policy,
+            late_reply=late_reply,
+            interceptors=Interceptors(interceptors),
+            defaults=Facts(handled, float(registration_timeout)),
+            tally=Tally(),
+            logger=PrefixedLogger(logger or get_logger("nri_sync.stub"), full_name),
+            nri_version=api.NRI_VERSION,
+            source=Source(connection, dialer, socket_path),
         )
         self._on_close = on_close
-        #: The facts before the first session, and for each that a runtime leaves out.
-        self.defaults = Facts(self.handled, float(registration_timeout))
-        #: The NRI release that this package implements.
-        self.plugin_nri_version: str = api.NRI_VERSION
-        self.tally = Tally()
-        self.lifecycle = Lifecycle(self.defaults)
+        self._lifecycle = Lifecycle(full_name, self._spec.defaults)
         # The connections that are not over: the current one, and those that wait to become it. A dict for
         # its single-step operations; written by their starters and their own threads.
         self._conns: dict[Connection, None] = {}
         # The latches that the next stop() sets, held by their waiters. Each step on the set is a single one.
-        self._until_stopped: set[weakref.ref[Latch]] = set()
+        self._until_stopped_latches: set[weakref.ref[Latch]] = set()
         self._is_closed = False
-        self.source = Source(connection, dialer, socket_path)
-        self.interceptors.attach(self)
+        self._spec.interceptors.attach(self)
         _stubs.add(self)
-        fork.in_child(self.after_fork_in_child)
+        fork.in_child(self._after_fork_in_child)
 
     # Lifecycle
 
@@ -191,42 +190,33 @@ class Stub:
         """
         self._start(self._new_connection(timeout))
 
-    def start_unless(self, stopped: Latch) -> None:
-        """:meth:`start`, or StubStopped where a latch of :meth:`until_stopped` has been set."""
+    def _start_unless(self, stopped: Latch) -> None:
+        """:meth:`start`, or StubStopped where a latch of :meth:`_until_stopped` has been set."""
         self._start(self._new_connection(None), stopped)
 
     def _new_connection(self, timeout: float | None) -> Connection:
         if self._is_closed:
             raise StubClosed(f"plugin {self.name} is closed; make a new stub to start again")
-        if self.lifecycle.state in (State.STARTING, State.STARTED):
-            raise AlreadyStarted(f"plugin {self.name} is {self.lifecycle.state.value}")
+        if self.state in (State.STARTING, State.STARTED):
+            raise AlreadyStarted(f"plugin {self.name} is {self.state.value}")
         here = _thread.get_ident()
         inside = any(here in conn.serving for conn in self._live())
         deadline = Deadline(self.registration_timeout if timeout is None else timeout)
-        return Connection(self, deadline, inside_handler=inside)
+        attempt = self._lifecycle.admit(deadline, inside_handler=inside)
+        on_loss = None if self._on_close is None else functools.partial(self._on_close, self)
+        return Connection(self._spec, self._lifecycle, attempt, self._concluded, on_loss)
+
+    def _concluded(self, conn: Connection) -> None:
+        self._conns.pop(conn, None)
 
     def _start(self, conn: Connection, stopped: Latch | None = None) -> None:
-        # A signal may interrupt every step here: the connection's own thread does the rest.
         try:
             # Known to stop() first, then begun: one that comes in between ends it before it begins.
             self._conns[conn] = None
-            if self._is_closed or (stopped is not None and stopped.is_set()):
-                off_main(f"{self.name}-stop", conn.stop)
-            try:
-                spawn(self.name, conn.run)
-            except (RuntimeError, MemoryError) as error:
-                raise StartError(
-                    f"plugin {self.name}: no thread to start with: {error}", phase="dial"
-                ) from error
-            if not conn.decided.wait(conn.deadline):
-                off_main(f"{self.name}-timeout", conn.expire)
-                conn.decided.wait()
+            conn.start(lambda: self._is_closed or (stopped is not None and stopped.is_set()))
         except BaseException:
-            self._mark(conn)
+            conn.abort()
             raise
-        if not conn.is_configured:
-            assert conn.error is not None
-            raise conn.error
 
     def stop(self, grace: float | None = None) -> None:
         """End the session, or the start that is under way. Idempotent; does nothing when there is neither.
@@ -245,9 +235,9 @@ class Stub:
 
         def mark() -> None:
             # These before the connections: a start makes its connection known, then looks at the latch.
-            while self._until_stopped:
+            while self._until_stopped_latches:
                 with contextlib.suppress(KeyError):  # the last one may be gone meanwhile
-                    latch = self._until_stopped.pop()()
+                    latch = self._until_stopped_latches.pop()()
                     if latch is not None:
                         latch.set()
             conns.extend(self._live())
@@ -255,7 +245,7 @@ class Stub:
                 conn.stop(grace, conn.serving.get(here))
             marked.set()
 
-        if not (self._until_stopped or self._conns):
+        if not (self._until_stopped_latches or self._conns):
             return
         off_main(f"{self.name}-stop", mark)
         marked.wait()
@@ -279,33 +269,21 @@ class Stub:
         deadline = Deadline(grace)
         self._is_closed = True
         try:
-            self.interceptors.close(deadline, self._is_shared)
+            self._spec.interceptors.close(deadline, self._is_shared)
         finally:
             self.stop(deadline.remaining())
 
     def _is_shared(self, interceptor: Interceptor) -> bool:
         """Whether a stub that is not closed has it as well."""
         return any(
-            not stub._is_closed and interceptor in stub.interceptors for stub in list(_stubs)
+            not stub._is_closed and interceptor in stub._spec.interceptors for stub in list(_stubs)
         )
 
-    def _mark(self, conn: Connection) -> None:
-        """Have ``conn`` ended. Blocks until its state says so, and not until it has ended."""
-        marked = Latch()
-
-        def mark() -> None:
-            try:
-                conn.stop()
-            finally:
-                marked.set()
-
-        off_main(f"{self.name}-stop", mark)
-        marked.wait()
-
-    def until_stopped(self) -> Latch:
+    def _until_stopped(self) -> Latch:
         """A latch that the next ``stop()`` or ``close()`` sets."""
         latch = Latch()
-        self._until_stopped.add(weakref.ref(latch, self._until_stopped.discard))
+        latches = self._until_stopped_latches
+        latches.add(weakref.ref(latch, latches.discard))
         return latch
 
     def _is_nested(self) -> bool:
@@ -331,12 +309,16 @@ class Stub:
         Returns True, at once if there is none, and False after ``timeout`` seconds. A session that is started
         meanwhile, in ``on_close`` for example, is another one.
         """
-        conn = self.lifecycle.conn
+        conn = self._current()
         return conn is None or self._wait(conn, timeout)
+
+    def _current(self) -> Connection | None:
+        attempt = self._lifecycle.current
+        return next((conn for conn in self._live() if conn.attempt is attempt), None)
 
     def _wait(self, conn: Connection, timeout: float | None) -> bool:
         served = conn.serving.get(_thread.get_ident())
-        if served is not None and self.lifecycle.state is State.STOPPING:
+        if served is not None and self._lifecycle.state is State.STOPPING:
             # The end waits for the answer of this handler, which waits for the end: the answer gives way.
             served.when_answered().set()
         return conn.ended.wait(Deadline(timeout))
@@ -349,7 +331,7 @@ class Stub:
         when the session ends before, and at once without a session or in a handler that comes before the end of
         the synchronization.
         """
-        conn = self.lifecycle.conn
+        conn = self._current()
         if conn is None:
             return False
         if not conn.synchronized and _thread.get_ident() not in conn.serving:
@@ -372,10 +354,10 @@ class Stub:
         except StubStopped:
             return
         except BaseException:
-            self._mark(conn)
+            conn.abort()
             raise
-        if conn.close_reason is not None:
-            raise conn.close_reason
+        if conn.attempt.close_reason is not None:
+            raise conn.attempt.close_reason
 
     def _live(self) -> list[Connection]:
         while True:
@@ -410,11 +392,11 @@ class Stub:
             WouldDeadlock: called in a handler, with a runtime that cannot answer before the handler has.
             grpc.RpcError: the runtime refused, or the time was over, or the connection was lost.
         """
-        conn = self.lifecycle.conn
-        session = None if conn is None else conn.session
-        if conn is None or session is None or not conn.is_configured:
+        conn = self._current()
+        session = None if conn is None else conn.attempt.session
+        if conn is None or session is None or not conn.attempt.is_configured:
             raise NotConnected(
-                f"plugin {self.name} is {self.lifecycle.state.value}: start() it first"
+                f"plugin {self.name} is {self._lifecycle.state.value}: start() it first"
             )
         served = conn.serving.get(_thread.get_ident())
         if (
@@ -428,7 +410,7 @@ class Stub:
             )
         messages = [item.message if isinstance(item, api.Update) else item for item in updates]
         request = nri_pb2.UpdateContainersRequest(update=messages, evict=evict)
-        channel = self.interceptors.channel(session.channel)
+        channel = self._spec.interceptors.channel(session.channel)
         call: Any = channel.unary_unary(
             _UPDATE,
             request_serializer=nri_pb2.UpdateContainersRequest.SerializeToString,
@@ -445,7 +427,7 @@ class Stub:
         from_main = on_main_thread()
 
         def send(request: Any, metadata: Metadata) -> Any:
-            self.tally.add("updates")
+            self._spec.tally.add("updates")
             conn.ignored.check("UpdateContainers", request, conn.facts.runtime_nri_version)
             options = {"timeout": seconds, "metadata": metadata or None}
             if not from_main:
@@ -461,20 +443,40 @@ class Stub:
             for future in futures:
                 future.cancel()
 
-        around = self.interceptors.around_call("UpdateContainers", send)
+        around = self._spec.interceptors.around_call("UpdateContainers", send)
         return call_off_main(f"{self.name}-call", lambda: around(request, ()), cancel)
 
     # Facts
 
     @property
+    def name(self) -> str:
+        """The full name, ``NN-name``."""
+        return self._spec.name
+
+    @property
+    def idx(self) -> str:
+        """The index, ``"00"`` to ``"99"``."""
+        return self._spec.identity.idx
+
+    @property
+    def base_name(self) -> str:
+        """The name without the index."""
+        return self._spec.identity.name
+
+    @property
+    def interceptors(self) -> tuple[AnyInterceptor, ...]:
+        """The interceptors, as given."""
+        return self._spec.interceptors.given
+
+    @property
     def started(self) -> bool:
         """Whether a session is up: configured, and neither lost nor being stopped."""
-        return self.lifecycle.state is State.STARTED
+        return self._lifecycle.state is State.STARTED
 
     @property
     def state(self) -> State:
         """The state of the lifecycle."""
-        return self.lifecycle.state
+        return self._lifecycle.state
 
     @property
     def is_closed(self) -> bool:
@@ -484,84 +486,71 @@ class Stub:
     @property
     def handover(self) -> Handover | None:
         """The first :class:`nri_sync.Handover` among the interceptors."""
-        return next((item for item in self.interceptors.given if isinstance(item, Handover)), None)
+        return next((item for item in self.interceptors if isinstance(item, Handover)), None)
 
     @property
     def close_reason(self) -> ConnectionLost | None:
         """Why the last session ended: ConnectionLost, or ``None`` after ``stop()``."""
-        return self.lifecycle.close_reason
+        return self._lifecycle.close_reason
 
     # The facts of a session outlive it, until the next one is configured.
 
     @property
     def events(self) -> EventMask:
         """The events subscribed to; before the first session, those that have a handler."""
-        return self.lifecycle.facts.events
+        return self._lifecycle.facts.events
 
     @property
     def missing_events(self) -> EventMask:
         """The events that the plugin asks for and does not get: the runtime does not have them."""
-        return self.lifecycle.facts.missing_events
+        return self._lifecycle.facts.missing_events
 
     @property
     def registration_timeout(self) -> float:
         """How long ``start()`` may take, in seconds: as given, then as the runtime sends it."""
-        return self.lifecycle.facts.registration_timeout
+        return self._lifecycle.facts.registration_timeout
 
     @property
     def request_timeout(self) -> float:
         """How long the runtime waits for a handler, in seconds: 2, then as the runtime sends it."""
-        return self.lifecycle.facts.request_timeout
+        return self._lifecycle.facts.request_timeout
 
     @property
     def runtime_name(self) -> str:
         """``"containerd"``, ``"cri-o"``, ...; empty before the first session."""
-        return self.lifecycle.facts.runtime_name
+        return self._lifecycle.facts.runtime_name
 
     @property
     def runtime_version(self) -> str:
         """The runtime's own release."""
-        return self.lifecycle.facts.runtime_version
+        return self._lifecycle.facts.runtime_version
 
     @property
     def runtime_nri_version(self) -> str:
         """The runtime's NRI release, sent or inferred; "unknown" until and unless that is possible."""
-        return self.lifecycle.facts.runtime_nri_version
+        return self._lifecycle.facts.runtime_nri_version
+
+    @property
+    def plugin_nri_version(self) -> str:
+        """The NRI release that this package implements."""
+        return self._spec.nri_version
 
     @property
     def counters(self) -> Counters:
         """The numbers of all sessions so far; a snapshot."""
-        return self.tally.snapshot()
+        return self._spec.tally.snapshot()
 
     @property
     def late_by_event(self) -> dict[str, int]:
         """``counters.late_replies`` by event, such as ``"CreateContainer"``. Takes no lock."""
-        return self.tally.late_by_event()
+        return self._spec.tally.late_by_event()
 
-    # For its connections
-
-    def concluded(self, conn: Connection, *, lost: ConnectionLost | None) -> None:
-        """``conn`` is over: wake its waiters, and call ``on_close``."""
-        if lost is not None:
-            self.tally.add("losses")
-        self._conns.pop(conn, None)
-        conn.decided.set()
-        conn.settled.set()
-        conn.ended.set()
-        if lost is not None and self._on_close is not None:
-            # The last thread of the connection has nothing else to do: on_close() needs no new one.
-            threading.current_thread().name = f"{self.name}-on-close"
-            self._on_close(self)
-
-    def after_fork_in_child(self) -> None:
-        """The connection is the parent's, and its link lets go of it: see :class:`nri_sync.net.link.Link`."""
+    def _after_fork_in_child(self) -> None:
+        # The connections are the parent's, and their links let go of them: see nri_sync.net.link.Link.
         self._conns = {}
-        before, self.lifecycle = self.lifecycle, Lifecycle(self.lifecycle.facts)
-        self.lifecycle.close_reason = before.close_reason
-        self.tally = Tally.copy_of(self.tally)
 
     def __repr__(self) -> str:
-        return f"<nri_sync.Stub {self.name} {self.lifecycle.state.value}>"
+        return f"<nri_sync.Stub {self.name} {self._lifecycle.state.value}>"
 
 
 # The methods in which a thread may be when a signal handler calls stop(). Not close(): it calls stop() itself.
@@ -569,7 +558,7 @@ _BLOCKING = frozenset(
     function.__code__
     for function in (
         Stub.start,
-        Stub.start_unless,
+        Stub._start_unless,
         Stub.stop,
         Stub.wait,
         Stub.wait_synchronized,

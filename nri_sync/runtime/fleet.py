@@ -52,7 +52,8 @@ class Fleet:
         # Set, and replaced, when the members are.
         self._replaced = Latch()
         # Guards all of this and what follows, and tells when a process has ended.
-        self._changed = threading.Condition(threading.Lock())
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
         self._peers: set[Peer] = set()
         self._in_process: list[InProcess] = []
         # Launched ones: by their connection, while that is up; and all until they are reaped.
@@ -302,6 +303,7 @@ class Fleet:
 
     def _replace_locked(self, members: Iterable[Plugin]) -> int:
         """Have other members; returns their number."""
+        assert self._lock.locked()
         self.members = tuple(members)
         replaced, self._replaced = self._replaced, Latch()
         replaced.set()

@@ -25,7 +25,8 @@ class Gate:
 
     def __init__(self) -> None:
         # Guards what follows; never held while anything but its own wait() blocks.
-        self._changed = threading.Condition(threading.Lock())
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
         self._inside = [0, 0]
         self._waiting = [0, 0]
         # How often the waiting ones of a side were let in.
@@ -92,6 +93,7 @@ class Gate:
             self._changed.notify_all()
 
     def _enter_locked(self, side: int, deadline: Deadline, nested: bool) -> None:
+        assert self._lock.locked()
         other = 1 - side
         if self._closed:
             raise RuntimeStopped("the runtime is stopped")
@@ -117,11 +119,13 @@ class Gate:
             raise
 
     def _leave_locked(self, side: int) -> None:
+        assert self._lock.locked()
         self._inside[side] -= 1
         if not self._inside[side]:
             self._let_in_locked(1 - side)
 
     def _let_in_locked(self, side: int) -> None:
+        assert self._lock.locked()
         if self._waiting[side]:
             self._inside[side] += self._waiting[side]
             self._waiting[side] = 0

@@ -20,7 +20,8 @@ class Stage:
 
     def __init__(self) -> None:
         # Guards what follows, and tells of changes.
-        self._changed = threading.Condition(threading.Lock())
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
         self._closed = False
         self._done = False
         self._error: BaseException | None = None
@@ -147,10 +148,12 @@ class Stage:
             self._check_locked()
 
     def _check_locked(self) -> None:
+        assert self._lock.locked()
         if self._error is not None:
             raise AssertionError(
                 f"the script has failed: {self._error}; {self._so_far_locked()}"
             ) from self._error
 
     def _so_far_locked(self) -> str:
+        assert self._lock.locked()
         return "so far:\n  " + "\n  ".join(self._log or ["nothing"])

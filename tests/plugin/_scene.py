@@ -16,7 +16,7 @@ from typing import Any, Callable
 
 import nri_sync
 from nri_sync.api import nri_pb2
-from nri_sync.plugin.connection import Connection
+from nri_sync.plugin.lifecycle import Attempt
 from nri_sync.plugin.state import Move, State
 from nri_sync.threads import Latch
 from tests.plugin.harness import LONG, RawRuntime, Recorder, configuration, descriptors, eventually
@@ -64,16 +64,16 @@ class Model:
         #: Sessions that were lost, and moves made, of each kind.
         self.losses = 0
         self.made: collections.Counter[Move] = collections.Counter()
-        #: All connections that were ever current, while they are needed.
-        self.conns: list[Connection] = []
+        #: The attempts that were current last.
+        self.attempts: list[Attempt] = []
         self._state = State.IDLE
-        self._conn: Connection | None = None
-        self._move_locked = stub.lifecycle._move_locked
-        stub.lifecycle._move_locked = self._watch  # type: ignore[method-assign]
+        self._attempt: Attempt | None = None
+        self._move_locked = stub._lifecycle._move_locked
+        stub._lifecycle._move_locked = self._watch  # type: ignore[method-assign]
 
     def _watch(self, move: Move) -> None:
         """Stands in for the method that makes a move; called with the lock."""
-        lifecycle = self.stub.lifecycle
+        lifecycle = self.stub._lifecycle
         before = lifecycle.state
         self._move_locked(move)
         self.made[move] += 1
@@ -81,17 +81,17 @@ class Model:
         if step not in _MOVES or before is not self._state:
             self.wrong.append(f"{step} after {self._state}")
         if move is Move.START:
-            assert lifecycle.conn is not None
-            for conn in self.conns:
-                if conn.session is not None and conn.session.link._open:
+            assert lifecycle.current is not None
+            for attempt in self.attempts:
+                if attempt.session is not None and attempt.session.link._open:
                     self.wrong.append("a second session, while the sockets of the first are open")
-            del self.conns[:-3]
-            self.conns.append(lifecycle.conn)
-        elif lifecycle.conn is not (None if move is Move.ENDED else self._conn):
-            self.wrong.append(f"{step} of another connection")
+            del self.attempts[:-3]
+            self.attempts.append(lifecycle.current)
+        elif lifecycle.current is not (None if move is Move.ENDED else self._attempt):
+            self.wrong.append(f"{step} of another attempt")
         if step == (State.STARTED, Move.ENDED, State.IDLE):
             self.losses += 1
-        self._state, self._conn = lifecycle.state, lifecycle.conn
+        self._state, self._attempt = lifecycle.state, lifecycle.current
 
 
 def threads() -> set[int]:
@@ -108,15 +108,16 @@ def nothing_left() -> Iterator[None]:
     eventually(lambda: descriptors() <= before[1], "the end of all descriptors")
 
 
-def held_locks(stub: nri_sync.Stub, conns: list[Connection]) -> list[str]:
-    """The locks of the stub and its connections that somebody holds."""
+def held_locks(stub: nri_sync.Stub, attempts: list[Attempt]) -> list[str]:
+    """The locks of the stub and its attempts that somebody holds."""
     locks: dict[str, Any] = {
-        "lifecycle": stub.lifecycle._changed,
-        "tally": stub.tally._lock,
+        "lifecycle": stub._lifecycle._changed,
+        "tally": stub._spec.tally._lock,
     }
-    for number, conn in enumerate(conns):
-        if conn.session is not None:
-            link, client, server = conn.session.link, conn.session.client, conn.session.server
+    for number, attempt in enumerate(attempts):
+        session = attempt.session
+        if session is not None:
+            link, client, server = session.link, session.client, session.server
             locks.update(
                 {
                     f"{number}: token": link._token,
@@ -125,7 +126,7 @@ def held_locks(stub: nri_sync.Stub, conns: list[Connection]) -> list[str]:
                     f"{number}: sending": client._send_lock,
                     f"{number}: client": client._lock,
                     f"{number}: server": server._lock,
-                    f"{number}: channel": conn.session.channel._lock,
+                    f"{number}: channel": session.channel._lock,
                 }
             )
     held = []
@@ -182,7 +183,10 @@ class Call:
 
 
 class Gate:
-    """Holds the first thread, or all, that gets to a method of ``owner``, before or after it runs."""
+    """Holds the first thread, or all, that gets to a method of ``owner``, before or after it runs.
+
+    ``owner`` is an object; or a class: then the method of all its objects, until the gate is removed.
+    """
 
     def __init__(self, owner: Any, method: str, when: str, *, first_only: bool = True) -> None:
         self.reached = threading.Event()
@@ -191,7 +195,9 @@ class Gate:
         self._first = threading.Lock()
         self._owner, self._name, self._when = owner, method, when
         self._method = getattr(owner, method)
-        setattr(owner, method, self._pass)
+        # A class makes methods of functions only.
+        by_class = isinstance(owner, type)
+        setattr(owner, method, (lambda *args: self._pass(*args)) if by_class else self._pass)
 
     def _pass(self, *args: Any, **kwargs: Any) -> Any:
         held = not self._first_only or self._first.acquire(blocking=False)
@@ -212,6 +218,12 @@ class Gate:
 
     def open(self) -> None:
         self._go.set()
+
+    def remove(self) -> None:
+        """Open it, and let all that come later pass by."""
+        self.open()
+        if isinstance(self._owner, type):
+            setattr(self._owner, self._name, self._method)
 
 
 class Scene:
@@ -275,7 +287,7 @@ class Scene:
 
     def gate(self, method: str, when: str, owner: Any = None, *, first_only: bool = True) -> Gate:
         """Hold whoever gets to a method of the lifecycle (or of ``owner``) next."""
-        owner = self.stub.lifecycle if owner is None else owner
+        owner = self.stub._lifecycle if owner is None else owner
         gate = Gate(owner, method, when, first_only=first_only)
         self._gates.append(gate)
         return gate
@@ -283,7 +295,7 @@ class Scene:
     def finish(self) -> None:
         """End everything, and check that nothing is left, and that all was as it has to be."""
         for gate in self._gates:
-            gate.open()
+            gate.remove()
         Call(self.stub.stop).result()
         name = self.stub.name
         eventually(
@@ -299,9 +311,9 @@ class Scene:
         eventually(lambda: self.closes == self.model.losses, "on_close for each loss")
         assert self.model.wrong == []
         assert self.stub.state is State.IDLE
-        assert self.stub.lifecycle.conn is None
+        assert self.stub._lifecycle.current is None
         eventually(lambda: not self.stub._conns, "that no connection is left")
-        assert held_locks(self.stub, self.model.conns) == []
+        assert held_locks(self.stub, self.model.attempts) == []
         assert Call(self.stub.wait, 0).result() is True
 
 

@@ -145,7 +145,7 @@ class Bench:
         assert not self.stub._conns, case
         assert self.model.wrong == [], case
         assert self.closes == self.model.losses, case
-        held = held_locks(self.stub, self.model.conns)
+        held = held_locks(self.stub, self.model.attempts)
         assert not held, f"{case}: {held} held"
         faulthandler.dump_traceback_later(2 * LONG, exit=True)
 

@@ -13,7 +13,7 @@ import nri_sync
 from nri_sync import api
 from nri_sync.runtime import Peer
 from tests.plugin._scene import Make, Scene, nothing_left
-from tests.plugin.harness import LONG, Recorder, Runtime, descriptors
+from tests.plugin.harness import LONG, Recorder, Runtime, Slow, descriptors
 
 __all__ = ["Connect", "MakeStub", "Serve"]
 
@@ -98,3 +98,10 @@ def scene() -> Iterator[Make]:
         yield make
         for item in made:
             item.finish()
+
+
+@pytest.fixture
+def slow() -> Iterator[Slow]:
+    handler = Slow()
+    yield handler
+    handler.go_on.set()

@@ -31,6 +31,7 @@ __all__ = [
     "RawRuntime",
     "Recorder",
     "Runtime",
+    "Slow",
     "configuration",
     "descriptors",
     "encoded",
@@ -253,3 +254,19 @@ def encoded(connection_id: int, kind: int, stream_id: int, data: bytes, flags: i
     """A ttRPC message in its mux frames."""
     header = encode_header(kind, stream_id, flags, len(data))
     return b"".join(bytes(part) for part in frame_message(connection_id, header, data))
+
+
+class Slow:
+    """A handler that returns (or raises) ``outcome`` when it is told to."""
+
+    def __init__(self, outcome: Any = None) -> None:
+        self.entered = threading.Event()
+        self.go_on = threading.Event()
+        self.outcome = outcome
+
+    def __call__(self, *arguments: object) -> Any:
+        self.entered.set()
+        self.go_on.wait(LONG)
+        if isinstance(self.outcome, Exception):
+            raise self.outcome
+        return self.outcome

@@ -212,7 +212,7 @@ class TestReasons:
         caller = threading.Thread(target=cut_off, args=(peer,))
         caller.start()
         assert entered.wait(LONG)
-        conn = stub.lifecycle.conn
+        conn = stub._current()
         assert conn is not None
         (served,) = conn.serving.values()
         eventually(lambda: time.monotonic() - served.since > 0.05)

@@ -357,7 +357,7 @@ def test_d18_everything_may_be_read_while_it_changes(serve: Serve, make_stub: Ma
 
     def read() -> None:
         while not over.is_set():
-            facts = stub.lifecycle.facts
+            facts = stub._lifecycle.facts
             if facts.runtime_name and facts.runtime_version != f"v{facts.request_timeout:g}":
                 wrong.append(facts)
             seen = (

@@ -274,10 +274,10 @@ class TestFailures:
         old.expect_synchronized()
         new = run("new")
         new.expect_waiting()
-        new.stub.source.path = node.path + ".missing"
+        new.stub._spec.source.path = node.path + ".missing"
         old.end()
         assert old.error is None
-        new.stub.source.path = node.path
+        new.stub._spec.source.path = node.path
         new.expect_synchronized()
 
     def test_an_old_one_that_is_slow_to_end(self, node: Node, run: Run, caplog: Any) -> None:

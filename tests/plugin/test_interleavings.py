@@ -183,7 +183,7 @@ def test_a_stop_ends_a_start_whose_dialer_is_blocked(scene: Make) -> None:
 
 
 def test_a_stop_is_not_undone_by_a_start_that_has_been_held_up(scene: Make) -> None:
-    for method in ("admit", "attach"):
+    for method in ("begin", "attach"):
         it = scene()
         gate = it.gate(method, "before")
         start = Call(it.stub.start)

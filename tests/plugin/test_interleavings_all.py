@@ -17,6 +17,7 @@ from nri_sync.errors import (
     LifecycleError,
     StartError,
 )
+from nri_sync.plugin.connection import Connection
 from tests.plugin._scene import EVENT, SHORT, SOON, Call, Make, Scene, handled
 from tests.plugin.harness import LONG, configuration
 
@@ -40,10 +41,10 @@ _ACTIONS: dict[str, Callable[[Scene], object]] = {
 }
 # Each step, and what gets a session there.
 _STEPS = [
-    *((step, "start") for step in ("admit", "open", "attach", "configured")),
-    *((step, "stop") for step in ("begin_end", "ended", "concluded")),
-    *((step, "stop in a handler") for step in ("begin_end", "ended", "concluded")),
-    *((step, "loss") for step in ("ended", "concluded")),
+    *((step, "start") for step in ("begin", "open", "attach", "configured")),
+    *((step, "stop") for step in ("begin_end", "ended", "_release")),
+    *((step, "stop in a handler") for step in ("begin_end", "ended", "_release")),
+    *((step, "loss") for step in ("ended", "_release")),
 ]
 _EXPECTED = (LifecycleError, StartError, ConnectionLost, grpc.RpcError)
 
@@ -55,7 +56,7 @@ def test_each_call_while_another_is_held_at_each_step(
     scene: Make, step: str, by: str, when: str, action: str
 ) -> None:
     it, _ = handled(scene, "run_pod_sandbox", lambda stub: stub.stop())
-    owner = {"open": it.stub.source, "concluded": it.stub}.get(step)
+    owner = {"open": it.stub._spec.source, "_release": Connection}.get(step)
     gate = it.gate(step, when, owner=owner)
     runtimes = Runtimes(it)
     calls = [Call(it.stub.start, LONG)]

@@ -261,10 +261,10 @@ def test_a_loss_ends_update_containers(scene: Make) -> None:
 def test_update_containers_of_an_old_session_does_not_reach_the_new(scene: Make) -> None:
     it = scene()
     it.up()
-    session = it.stub.lifecycle.conn
-    assert session is not None
-    assert session.session is not None
-    gate = it.gate("start", "before", owner=session.session.client)
+    attempt = it.stub._lifecycle.current
+    assert attempt is not None
+    assert attempt.session is not None
+    gate = it.gate("start", "before", owner=attempt.session.client)
     call = Call(it.stub.update_containers, timeout=LONG)
     gate.wait()
     it.stub.stop()

@@ -151,7 +151,7 @@ def test_a_runtime_that_is_silent_at_any_step(scene: Make, step: str, held_by: s
         Call(conn.run)
         runtime = _reach(it, plugin, step)
         assert conn.ended.wait(Deadline(LONG))
-        error = conn.error
+        error = conn.attempt.error
     assert 0.3 <= time.monotonic() - began < SOON
     assert isinstance(error, StartTimeout)
     assert isinstance(error, TimeoutError)
@@ -283,7 +283,7 @@ def test_one_connection_serves_one_of_two_starts(scene: Make) -> None:
     """The first start is stopped while it is about to take the connection that was given."""
     ours, theirs = socket.socketpair()
     it = scene(dialer=None, connection=ours)
-    gate = it.gate("open", "before", owner=it.stub.source)
+    gate = it.gate("open", "before", owner=it.stub._spec.source)
     first = Call(it.stub.start)
     gate.wait()
     it.stub.stop()

@@ -86,13 +86,13 @@ class Script:
 
     is_closed = False
     handover = None
-    source = None
+    _spec = SimpleNamespace(source=None)
 
-    def until_stopped(self) -> Latch:
+    def _until_stopped(self) -> Latch:
         self.stopped = Latch()
         return self.stopped
 
-    def start_unless(self, stopped: Latch) -> None:
+    def _start_unless(self, stopped: Latch) -> None:
         assert stopped is self.stopped
         self.calls.append("start")
         outcome = self.outcomes.pop(0)

@@ -146,15 +146,15 @@ class Schedule:
         conns = self.stub._live()
         self.stub.stop(grace)
         for conn in conns:
-            if not conn.over:
+            if not conn.attempt.is_over:
                 self.wrong.append(f"stop({grace}) has returned before {conn} has ended")
 
     def _wait(self) -> None:
         timeout = self._random.choice((0.0, 0.001, 0.005))
-        conn = self.stub.lifecycle.conn
+        conn = self.stub._current()
         began = time.monotonic()
         if self.stub.wait(timeout):
-            if conn is not None and self.stub.lifecycle.conn is conn and not conn.over:
+            if conn is not None and self.stub._current() is conn and not conn.attempt.is_over:
                 self.wrong.append("wait() has returned True before the end")
         elif time.monotonic() - began < timeout:
             self.wrong.append("wait() has returned False before its time was over")
@@ -233,7 +233,7 @@ class Schedule:
         assert self.model.wrong == []
         assert self.stub.state is State.IDLE
         assert not self.stub._conns
-        assert held_locks(self.stub, self.model.conns) == []
+        assert held_locks(self.stub, self.model.attempts) == []
         # A start succeeds exactly when a session has come of it.
         starts, runs = next(self._starts), next(self._runs)
         assert starts <= self.model.made[Move.CONFIGURED] <= starts + runs

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import threading
 import traceback
-from collections.abc import Iterator
 from typing import Any
 
 import grpc
@@ -15,13 +14,10 @@ import nri_sync
 from nri_sync import api, kit
 from nri_sync.api import EventMask, nri_pb2
 from nri_sync.api.handlers import BY_EVENT, HANDLERS, Handler
-from nri_sync.deadline import Deadline
 from nri_sync.errors import Reject, StartError
 from nri_sync.kit.intercept import RequestInterceptor
 from nri_sync.plugin import parts, servicer
-from nri_sync.plugin.connection import Connection
 from nri_sync.runtime import Peer
-from tests.net.rig import in_thread
 from tests.plugin.conftest import Connect, MakeStub, Serve
 from tests.plugin.harness import (
     CONTAINER,
@@ -29,8 +25,8 @@ from tests.plugin.harness import (
     POD,
     PluginWith,
     Recorder,
+    Slow,
     configuration,
-    eventually,
 )
 
 __all__: list[str] = []
@@ -745,204 +741,6 @@ class TestSynchronize:
             assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         self.part(peer, [], tiny[:9], more=False)
         assert plugin.expect("synchronize") == ([], tiny[:9])
-
-
-class Slow:
-    """A handler that returns (or raises) ``outcome`` when it is told to."""
-
-    def __init__(self, outcome: Any = None) -> None:
-        self.entered = threading.Event()
-        self.go_on = threading.Event()
-        self.outcome = outcome
-
-    def __call__(self, *arguments: object) -> Any:
-        self.entered.set()
-        self.go_on.wait(LONG)
-        if isinstance(self.outcome, Exception):
-            raise self.outcome
-        return self.outcome
-
-
-@pytest.fixture
-def slow() -> Iterator[Slow]:
-    handler = Slow()
-    yield handler
-    handler.go_on.set()
-
-
-#: The runtime's timeout is short, so that an answer in its place comes soon.
-class Parts(nri_sync.Interceptor):
-    """Holds up each Synchronize, when it is told to."""
-
-    def __init__(self) -> None:
-        self.blocks = False
-        self.entered = threading.Event()
-        self.go_on = threading.Event()
-
-    def serve(self, event: str, request: Any, context: Any, proceed: Any) -> Any:
-        if event == "Synchronize" and self.blocks:
-            self.entered.set()
-            assert self.go_on.wait(LONG)
-        return proceed(request, context)
-
-
-HURRIED = configuration(request_timeout=300)
-
-
-class TestLateReplies:
-    def test_an_empty_one(
-        self, connect: Connect, slow: Slow, caplog: pytest.LogCaptureFixture
-    ) -> None:
-        slow.outcome = nri_pb2.ContainerAdjustment(args=["x"])
-        plugin = PluginWith(create_container=slow, run_pod_sandbox=lambda pod: None)
-        stub, peer = connect(plugin, config=HURRIED)
-        response = peer.call("CreateContainer", ADJUSTED, LONG)
-        assert response == nri_pb2.CreateContainerResponse()
-        assert (
-            "CreateContainer of default/pod:container has not answered within the request timeout of 0.3 s"
-            in caplog.text
-        )
-        assert (stub.counters.late_replies, stub.counters.late_results) == (1, 0)
-        # The connection is kept, and the handler goes on.
-        peer.call("RunPodSandbox", nri_pb2.RunPodSandboxRequest(), LONG)
-        assert stub.started
-        slow.go_on.set()
-        eventually(lambda: stub.counters.late_results == 1)
-        text = "CreateContainer of default/pod:container succeeded after it had been answered for"
-        eventually(lambda: text in caplog.text)
-        assert stub.late_by_event == {"CreateContainer": 1}
-        peer.call("RunPodSandbox", nri_pb2.RunPodSandboxRequest(), LONG)
-
-    def test_a_part_of_the_state_is_never_answered_late(self, connect: Connect) -> None:
-        parts = Parts()
-        plugin = Recorder()
-        stub, peer = connect(plugin, config=HURRIED, interceptors=[parts])
-        ready(plugin)
-        parts.blocks = True
-        answers: list[Any] = []
-        request = nri_pb2.SynchronizeRequest(pods=[nri_pb2.PodSandbox(id="pod1")], more=True)
-        thread = in_thread(lambda: answers.append(peer.call("Synchronize", request, LONG)))
-        assert parts.entered.wait(LONG)
-        # A request that comes later is answered late; the part is not.
-        assert peer.call("Synchronize", nri_pb2.SynchronizeRequest(), LONG) is not None
-        assert stub.counters.late_replies == 1
-        assert answers == []
-        parts.go_on.set()
-        thread.join(LONG)
-        assert answers == [nri_pb2.SynchronizeResponse(more=True)]
-        assert stub.counters.late_replies == 1
-
-    def test_a_result_that_is_an_error_is_logged_as_one(
-        self, connect: Connect, slow: Slow, caplog: pytest.LogCaptureFixture
-    ) -> None:
-        slow.outcome = ValueError("too late")
-        stub, peer = connect(PluginWith(run_pod_sandbox=slow), config=HURRIED)
-        peer.call("RunPodSandbox", nri_pb2.RunPodSandboxRequest(), LONG)
-        slow.go_on.set()
-        eventually(lambda: stub.counters.late_results == 1)
-        text = "RunPodSandbox failed (ValueError: too late) after it had been answered for"
-        eventually(lambda: text in caplog.text)
-
-    def test_an_error_where_the_policy_wants_requests_to_fail(
-        self, connect: Connect, slow: Slow
-    ) -> None:
-        policy = nri_pb2.FailurePolicy(fail_request=True)
-        plugin = PluginWith(create_container=slow)
-        stub, peer = connect(plugin, config=HURRIED, failure_policy=policy)
-        with pytest.raises(
-            grpc.RpcError, match="10-test has not handled CreateContainer"
-        ) as caught:
-            peer.call("CreateContainer", ADJUSTED, LONG)
-        assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-        assert stub.started
-
-    @pytest.mark.parametrize("name", ["test", "10-test", "other"])
-    @pytest.mark.parametrize("event", ["RunPodSandbox", "CreateContainer", "StopContainer"])
-    @pytest.mark.parametrize("old", [False, True])
-    def test_an_error_where_the_pod_requires_the_plugin(
-        self, connect: Connect, slow: Slow, name: str, event: str, old: bool
-    ) -> None:
-        """An empty reply would count as its work, and the pod run without it."""
-        handlers: dict[str, Any] = {
-            "run_pod_sandbox": slow, "create_container": slow, "stop_container": slow,
-        }  # fmt: skip
-        _, peer = connect(PluginWith(**handlers), config=HURRIED)
-        required = api.format_required_plugins([name])
-        pod = nri_pb2.PodSandbox(id="p", name="p", annotations={api.REQUIRED_PLUGINS: required})
-        request: Any = getattr(nri_pb2, f"{event}Request")(pod=pod)
-        rpc = event
-        if event != "RunPodSandbox":
-            request.container.name = "c"
-        elif old:
-            rpc, request = (
-                "StateChange",
-                nri_pb2.StateChangeEvent(event=nri_pb2.RUN_POD_SANDBOX, pod=pod),
-            )
-        if name == "other" or event == "StopContainer":
-            peer.call(rpc, request, LONG)
-            return
-        with pytest.raises(grpc.RpcError, match=f"10-test has not handled {event} of /p"):
-            peer.call(rpc, request, LONG)
-
-    def test_an_annotation_that_cannot_be_read(self, connect: Connect, slow: Slow) -> None:
-        _, peer = connect(PluginWith(run_pod_sandbox=slow), config=HURRIED)
-        pod = nri_pb2.PodSandbox(annotations={api.REQUIRED_PLUGINS: "{test"})
-        peer.call("RunPodSandbox", nri_pb2.RunPodSandboxRequest(pod=pod), LONG)
-
-    def test_a_validation_is_never_approved_unseen(self, connect: Connect, slow: Slow) -> None:
-        plugin = PluginWith(validate_container_adjustment=slow)
-        stub, peer = connect(plugin, config=HURRIED)
-        request = nri_pb2.ValidateContainerAdjustmentRequest()
-        with pytest.raises(grpc.RpcError, match="has not handled ValidateContainerAdjustment"):
-            peer.call("ValidateContainerAdjustment", request, LONG)
-        assert stub.started
-
-    def test_none_for_configure_and_shutdown(self, connect: Connect, slow: Slow) -> None:
-        plugin = PluginWith(shutdown=slow)
-        stub, peer = connect(plugin, config=HURRIED)
-        with pytest.raises(grpc.RpcError) as caught:
-            peer.call("Shutdown", nri_pb2.Empty(), 0.5)
-        assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-        assert stub.counters.late_replies == 0
-
-    def test_none_where_they_are_off(self, connect: Connect, slow: Slow) -> None:
-        plugin = PluginWith(create_container=slow)
-        stub, peer = connect(plugin, config=HURRIED, late_reply=False)
-        with pytest.raises(grpc.RpcError) as caught:
-            peer.call("CreateContainer", ADJUSTED, 0.5)
-        assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-        assert stub.counters.late_replies == 0
-
-    def test_the_context_tells(self, connect: Connect, slow: Slow) -> None:
-        told = threading.Event()
-
-        def handler(pod: object, container: object) -> None:
-            assert nri_sync.request_context().add_callback(told.set)
-            slow()
-
-        _, peer = connect(PluginWith(create_container=handler), config=HURRIED)
-        peer.call("CreateContainer", ADJUSTED, LONG)
-        assert told.wait(LONG)
-
-    @pytest.mark.parametrize(
-        ("timeout", "limit"), [(2.0, 1.8), (30.0, 27.0), (0.3, 0.25), (0.08, 0.04)]
-    )
-    def test_when(self, timeout: float, limit: float) -> None:
-        facts = nri_sync.Stub(PluginWith(shutdown=lambda: None), name="x", idx=1).defaults
-
-        class FakeConnection:
-            plugin = None
-            answer_within: float | None = facts._replace(request_timeout=timeout).answer_within
-
-        conn: Any = FakeConnection
-        assert servicer.Late(conn).limit() == pytest.approx(limit)
-        conn.answer_within = None
-        assert servicer.Late(conn).limit() is None
-
-    def test_not_before_it_is_configured(self) -> None:
-        stub = nri_sync.Stub(PluginWith(shutdown=lambda: None), name="x", idx=1)
-        conn = Connection(stub, Deadline(1.0), inside_handler=False)
-        assert servicer.Late(conn).limit() is None
 
 
 class TestContext:

@@ -129,7 +129,7 @@ def test_a_signal_handler_ends_run_forever(
     def kill() -> None:
         if runtime is not None:
             runtime.peer()
-        waits_in = {"pause": "_pause", "start": "start_unless", "session": "_run_once"}[at]
+        waits_in = {"pause": "_pause", "start": "_start_unless", "session": "_run_once"}[at]
         eventually(lambda: stub.started is (at == "session"))
         eventually(lambda: {waits_in, Latch.wait.__name__} <= functions(), at)
         signal.pthread_kill(main, signal.SIGUSR1)

@@ -419,7 +419,7 @@ def stopped(scene: Scene) -> None:
 
         def stop() -> None:
             assert registered.wait(LONG)
-            eventually(lambda: stub.lifecycle.conn and stub.lifecycle.conn.phase == "configure")
+            eventually(lambda: [conn.phase for conn in stub._live()] == ["configure"])
             stub.stop()
 
         scene.run(stop)
@@ -522,7 +522,7 @@ def test_start_fails_without_permission(socket_dir: Path) -> None:
 def test_paths_that_cannot_be_used(path: str, text: str | None) -> None:
     stub = nri_sync.Stub(PluginWith(shutdown=lambda: None), name="test", idx=10, socket_path=path)
     if text is None:
-        assert stub.source.path == nri_sync.api.DEFAULT_SOCKET_PATH
+        assert stub._spec.source.path == nri_sync.api.DEFAULT_SOCKET_PATH
         return
     with pytest.raises(errors.StartError, match=text) as caught:
         stub.start()

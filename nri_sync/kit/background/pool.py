@@ -53,7 +53,8 @@ class Pool:
         #: Set when the pool is closed, and nothing is left to do.
         self._over = Latch()
         # Guards all that follows. No function runs under it.
-        self._changed = threading.Condition(threading.Lock())
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
         self._agenda = Agenda()
         self._numbers = itertools.count(1)
         self._started = 0
@@ -160,12 +161,13 @@ class Pool:
         return waiting, running
 
     def _check_open_locked(self, function: Callable[..., Any]) -> None:
-        """Requires the lock."""
+        assert self._lock.locked()
         if self._closed:
             raise QueueClosed(f"{self._name} is closed; {name_of(function)} came too late")
 
     def _end_locked(self) -> None:
-        """Requires the lock. Notice that nothing is left to do."""
+        """Notice that nothing is left to do."""
+        assert self._lock.locked()
         if self._closed and self._agenda.is_done:
             self._over.set()
 
@@ -228,7 +230,8 @@ class Pool:
             self._threads.discard(here)
 
     def _next_locked(self, here: int) -> tuple[Item, Call] | None:
-        """Requires the lock. Block until an item is ready; None when the pool is closed and none is left."""
+        """Block until an item is ready; None when the pool is closed and none is left."""
+        assert self._lock.locked()
         while True:
             now = time.monotonic()
             found = self._agenda.begin(here, now)

@@ -131,6 +131,7 @@ class LiveConfig:
         return types.SimpleNamespace(**handlers, configure=configure)
 
     def _apply_locked(self, value: object, source: str) -> None:
+        assert self._lock.locked()
         on_config = getattr(self._plugin, "on_config", None)
         if on_config is not None:
             try:

@@ -160,7 +160,7 @@ class RequestMetrics(Interceptor):
                 self._slow[event] = Slow(event, subject(request), seconds, time.time())
 
     def _forget_locked(self, now: float) -> None:
-        """Requires the lock."""
+        assert self._lock.locked()
         age = now - self._window_began
         if age >= _WINDOW:
             self._slow_before = self._slow if age < 2 * _WINDOW else {}

@@ -88,7 +88,8 @@ class InventoryStore(Interceptor):
         self._interval = interval
         self._timeout = timeout
         # Guards what follows; never held while the disk is waited for.
-        self._changed = threading.Condition(threading.Lock())
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
         self._latest: Snapshot | None = None
         self._written: Snapshot | None = None
         self._is_urgent = False
@@ -137,7 +138,8 @@ class InventoryStore(Interceptor):
             return True
 
     def _claim_locked(self) -> bool:
-        """Requires the lock. Have a thread write what is not written; True if this thread must do so."""
+        """Have a thread write what is not written; True if this thread must do so."""
+        assert self._lock.locked()
         if self._writer is not None or self._is_closed or self._latest is self._written:
             return False
         ended = self._writer = Latch()
@@ -356,7 +358,8 @@ class InventoryStore(Interceptor):
             ended.set()
 
     def _attempted_locked(self) -> None:
-        """Requires the lock. Wake those that wait for an attempt to write."""
+        """Wake those that wait for an attempt to write."""
+        assert self._lock.locked()
         attempt, self._attempt = self._attempt, Latch()
         attempt.set()
 

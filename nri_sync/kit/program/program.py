@@ -42,7 +42,7 @@ from nri_sync.kit.program.systemd import Notifier
 from nri_sync.logger import get_logger
 from nri_sync.plugin.handover import Handover
 from nri_sync.plugin.options import StubOptions
-from nri_sync.plugin.reconnect import keep_connected
+from nri_sync.plugin.reconnect import keep_connected, until_stopped
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -206,7 +206,7 @@ class _Run:
             socket_path=options.socket,
         )
         # Before the plugin has the stub, and may stop it.
-        self._stopped = self.stub.until_stopped()
+        self._stopped = until_stopped(self.stub)
         self.assembly.give(self.stub)
         self.supervisor = Supervisor(
             stop=self.stop, reload=self.reload, alive=self.is_alive, notifier=self.notifier

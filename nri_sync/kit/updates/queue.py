@@ -116,7 +116,8 @@ class UpdateQueue(Interceptor):
         #: Set when the thread has ended.
         self._over = Latch()
         # Guards all that follows. No user code and no call runs under it.
-        self._changed = threading.Condition(threading.Lock())
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
         self._backlog: Backlog[PendingUpdate] = Backlog(
             limit=limit, batch=batch, attempts=attempts, delay=(backoff or Backoff()).delay
         )
@@ -141,7 +142,7 @@ class UpdateQueue(Interceptor):
 
         Raises ValueError when another stub is attached, or the queue is not one of its interceptors.
         """
-        if self not in stub.interceptors:
+        if not any(interceptor is self for interceptor in stub.interceptors):
             raise ValueError(
                 f"{stub!r} does not know this queue: pass it to the stub, interceptors=[queue]"
             )
@@ -330,7 +331,8 @@ class UpdateQueue(Interceptor):
             del self._handlers[thread]
 
     def _watch_locked(self, event: str, request: Any) -> None:
-        """Requires the lock. Notice which containers are gone."""
+        """Notice which containers are gone."""
+        assert self._lock.locked()
         if event == "RemoveContainer":
             self._gone_locked(self._backlog.drop(request.container.id))
         elif event == "Configure":
@@ -343,14 +345,16 @@ class UpdateQueue(Interceptor):
                 self._listed.clear()
 
     def _gone_locked(self, entries: Sequence[_Entry]) -> None:
-        """Requires the lock. Have the thread report entries that were dropped."""
+        """Have the thread report entries that were dropped."""
+        assert self._lock.locked()
         if entries:
             self._removed += entries
             self._make_room_locked()
             self._changed.notify_all()
 
     def _make_room_locked(self) -> None:
-        """Requires the lock. Wake the threads that wait for room."""
+        """Wake the threads that wait for room."""
+        assert self._lock.locked()
         room, self._room = self._room, Latch()
         room.set()
 
@@ -384,11 +388,12 @@ class UpdateQueue(Interceptor):
         return True
 
     def _may_call_locked(self) -> bool:
-        """Requires the lock."""
+        assert self._lock.locked()
         return self._ready and not self._unanswered
 
     def _pick_locked(self) -> list[_Entry]:
-        """Requires the lock. Returns the entries of the call that begins now; none if no call may."""
+        """Returns the entries of the call that begins now; none if no call may."""
+        assert self._lock.locked()
         batch = self._backlog.pick(time.monotonic()) if self._may_call_locked() else []
         if batch:
             self._calls += 1
@@ -396,7 +401,8 @@ class UpdateQueue(Interceptor):
         return batch
 
     def _pause_locked(self) -> float | None:
-        """Requires the lock. Seconds until an entry is due to be sent again; None without one."""
+        """Seconds until an entry is due to be sent again; None without one."""
+        assert self._lock.locked()
         due = self._backlog.due() if self._may_call_locked() else None
         return None if due is None else max(0.0, due - time.monotonic())
 

@@ -1,0 +1,126 @@
+"""Late replies: answers for handlers that take too long, before the runtime gives up and cuts the plugin off."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any, Protocol
+
+import grpc
+
+from nri_sync import api
+from nri_sync.api.services import PLUGIN
+from nri_sync.plugin.facts import Facts
+from nri_sync.plugin.parts import measure
+from nri_sync.plugin.spec import PluginSpec
+from nri_sync.plugin.subjects import describe
+from nri_sync.ttrpc.service import LatePolicy, ServerCall
+from nri_sync.ttrpc.status import Status
+
+__all__ = ["Late", "TimedConnection"]
+
+_VALIDATE = "ValidateContainerAdjustment"
+# The requests that a pod may want its required plugins to have handled.
+_MAKING = frozenset({"RunPodSandbox", "CreateContainer"})
+# Never answered for: an empty Configure subscribes to everything.
+_NEVER_LATE = frozenset({"Configure", "Shutdown"})
+
+
+class TimedConnection(Protocol):
+    """What late answers need of a connection."""
+
+    facts: Facts
+    #: How many seconds a handler has; ``None``: its request is not answered for it.
+    answer_within: float | None
+
+
+class Late(LatePolicy):
+    """Answers for handlers just before the runtime would give up on them, and cut the plugin off.
+
+    The answer is empty, or an error if the failure policy wants requests to fail. A validation always
+    fails: an empty answer would approve what nobody has looked at.
+    """
+
+    def __init__(self, plugin: PluginSpec, conn: TimedConnection) -> None:
+        self._plugin = plugin
+        self._conn = conn
+
+    def limit(self) -> float | None:
+        return self._conn.answer_within
+
+    def answer(self, call: ServerCall) -> bytes | Status | None:
+        rpc = _rpc(call.method)
+        if rpc in _NEVER_LATE or (rpc == "Synchronize" and not _is_last_part(call)):
+            return None
+        request = _request_of(call, rpc)
+        call.about = about = describe(rpc, request)
+        self._plugin.tally.add_late(about.partition(" ")[0])
+        policy = self._plugin.failure_policy
+        fails = (
+            rpc == _VALIDATE
+            or (policy is not None and policy.fail_request)
+            or self._required(request, about)
+        )
+        self._plugin.logger.warning(
+            "%s has not answered within the request timeout of %g s; answered for it with %s",
+            about,
+            self._conn.facts.request_timeout,
+            "an error" if fails else "an empty reply",
+        )
+        if fails:
+            text = f"plugin {self._plugin.name} has not handled {about} in time"
+            return Status.of(grpc.StatusCode.DEADLINE_EXCEEDED, text)
+        return b""
+
+    def _required(self, request: Any, about: str) -> bool:
+        """Whether the pod requires this plugin: an empty reply would pass for its work, other than no answer."""
+        if about.partition(" ")[0] not in _MAKING or not request.HasField("pod"):
+            return False
+        container = "" if not hasattr(request, "container") else request.container.name
+        value = api.effective_annotation(request.pod, api.REQUIRED_PLUGINS, container)
+        try:
+            names = [] if value is None else api.parse_required_plugins(value)
+        except ValueError:
+            return False  # the validator of the runtime refuses it
+        return self._plugin.name in names or self._plugin.identity.name in names
+
+    def finished(self, call: ServerCall, error: Status | None) -> None:
+        self._plugin.tally.add("late_results")
+        outcome = "succeeded" if error is None else f"failed ({error.details})"
+        self._plugin.logger.log(
+            logging.WARNING if error is None else logging.ERROR,
+            "%s %s after it had been answered for; its result is dropped",
+            call.about or _rpc(call.method),
+            outcome,
+        )
+
+
+def _rpc(method: str) -> str:
+    return method.rpartition("/")[2]
+
+
+def _request_of(call: ServerCall, rpc: str) -> Any:
+    """The request of a call; None if it cannot be had."""
+    if call.context is not None and call.context.request is not None:
+        return call.context.request
+    method = PLUGIN.methods.get(rpc)
+    if method is None or rpc == "Synchronize":  # which is large, and about no pod
+        return None
+    try:
+        return method.request.FromString(call.payload())
+    except Exception:
+        return None
+
+
+def _is_last_part(call: ServerCall) -> bool:
+    """Whether a Synchronize is known to be the last.
+
+    An answer for an earlier part would say that its pods and containers have been taken, or that none come.
+    """
+    try:
+        payload = call.payload()
+    except Exception:
+        return False
+    context = call.context
+    if context is None:  # it waits for a thread, and the payload is all there
+        return not measure(payload).more
+    return context.request is not None and not context.request.more
