@@ -9,6 +9,7 @@ the pieces below, in which every step that matters is a single C call; all else 
 from __future__ import annotations
 
 import _thread
+import contextlib
 import contextvars
 import functools
 import sys
@@ -20,7 +21,15 @@ from nri_sync.deadline import Deadline
 from nri_sync.errors import NoThread
 from nri_sync.fork import in_child
 
-__all__ = ["Latch", "call_off_main", "off_main", "on_main_thread", "signal_safe", "spawn"]
+__all__ = [
+    "Latch",
+    "call_off_main",
+    "off_main",
+    "on_main_thread",
+    "signal_safe",
+    "spawn",
+    "spawn_anywhere",
+]
 
 _T = TypeVar("_T")
 _Function = TypeVar("_Function", bound=Callable[..., Any])
@@ -117,6 +126,15 @@ def spawn(name: str, target: Callable[..., object], *args: object) -> Latch:
     except (RuntimeError, MemoryError) as error:
         raise NoThread(f"no thread for {name}: {str(error) or 'out of memory'}") from error
     return ended
+
+
+def spawn_anywhere(name: str, target: Callable[..., object], *args: object) -> None:
+    """Like :func:`spawn`, for code that may run in the middle of any other: a finalizer, or a signal handler.
+
+    Takes no lock. Without a thread to be had, as while the interpreter shuts down, the target does not run.
+    """
+    with contextlib.suppress(RuntimeError, MemoryError):
+        _thread.start_new_thread(_start_or_run, (name, target, args, Latch()))
 
 
 def _start_or_run(

@@ -32,7 +32,15 @@ import pytest
 from nri_sync import deadline, threads
 from nri_sync.deadline import Deadline
 from nri_sync.errors import NoThread
-from nri_sync.threads import Latch, call_off_main, off_main, on_main_thread, signal_safe, spawn
+from nri_sync.threads import (
+    Latch,
+    call_off_main,
+    off_main,
+    on_main_thread,
+    signal_safe,
+    spawn,
+    spawn_anywhere,
+)
 
 #: Longer than anything here takes; a test that gets this far has failed.
 LONG = 20.0
@@ -496,6 +504,32 @@ def test_there_is_one_error_for_no_thread(
         monkeypatch.setattr(threads, "_start", refuse)
         on_other_thread(start)
     assert causes == [error]
+
+
+@pytest.mark.parametrize("caller", ["main", "other"])
+def test_a_finalizer_can_start_a_thread_while_locks_of_threading_are_held(caller: str) -> None:
+    ran = threading.Event()
+
+    def start() -> None:
+        # Not re-entrant in the first releases of Python 3.9.
+        with threading._active_limbo_lock:  # type: ignore[attr-defined]
+            spawn_anywhere("finalizer", ran.set)
+
+    if caller == "main":
+        start()
+    else:
+        thread = threading.Thread(target=start)
+        thread.start()
+        thread.join(10)
+    assert ran.wait(10)
+
+
+def test_a_finalizer_that_gets_no_thread_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr("_thread.start_new_thread", refuse)
+    spawn_anywhere("finalizer", pytest.fail)
 
 
 def test_threads_are_started_in_one_way() -> None:

@@ -16,7 +16,7 @@ from nri_sync.logger import get_logger
 from nri_sync.text import printable
 from nri_sync.threads import spawn
 from nri_sync.ttrpc.callbacks import Callback, run_callbacks, run_elsewhere
-from nri_sync.ttrpc.client import ClientCall, ClientEnd
+from nri_sync.ttrpc.client import CANCELLED, ClientCall, ClientEnd
 from nri_sync.ttrpc.inbox import END, Inbox
 from nri_sync.ttrpc.status import Status
 from nri_sync.wire.streams import State
@@ -24,8 +24,6 @@ from nri_sync.wire.streams import State
 __all__ = ["CallError", "Channel"]
 
 logger = get_logger("nri_sync.ttrpc")
-
-_CANCELLED = Status.of(grpc.StatusCode.CANCELLED, "cancelled by the caller")
 
 
 class CallError(grpc.RpcError, grpc.Call, grpc.Future):  # type: ignore[type-arg]
@@ -71,7 +69,7 @@ class CallError(grpc.RpcError, grpc.Call, grpc.Future):  # type: ignore[type-arg
         return False
 
     def cancelled(self) -> bool:
-        return self._status is _CANCELLED
+        return self._status is CANCELLED
 
     def running(self) -> bool:
         return False
@@ -86,19 +84,43 @@ class CallError(grpc.RpcError, grpc.Call, grpc.Future):  # type: ignore[type-arg
         return self
 
     def traceback(self, timeout: float | None = None) -> Any:
-        return self.__traceback__
+        return _traceback(self)
 
     def add_done_callback(self, fn: Callable[[Any], object]) -> None:
         fn(self)
 
 
-class _Call(grpc.Call, grpc.Future):  # type: ignore[type-arg]
-    """A call in flight or finished; what ``future()`` and ``with_call()`` return."""
+def _traceback(error: CallError) -> Any:
+    """Where the error was raised; here, if it never was: so interceptors that ask for it find a traceback."""
+    trace: Any = error.__traceback__
+    if trace is None:
+        try:
+            raise error
+        except CallError:
+            pass
+        finally:
+            trace = error.__traceback__
+            # The traceback leads to this frame: without the name there is no cycle.
+            del error
+    return trace
 
-    def __init__(self, end: ClientEnd, call: ClientCall, deserialize: Any) -> None:
-        self._end = end
+
+class _Call(grpc.Call, grpc.Future):  # type: ignore[type-arg]
+    """A call in flight or finished; what ``future()`` and ``with_call()`` return.
+
+    A call whose last reference is gone is cancelled, as in grpcio: nobody can take its answer any more.
+    """
+
+    def __init__(self, method: _Method, call: ClientCall) -> None:
+        # It leads to the channel, which stays connected while there are calls.
+        self._method = method
+        self._end = method.end
         self._call = call
-        self._deserialize = deserialize
+        self._deserialize = method.deserialize
+
+    def __del__(self) -> None:
+        if not self._call.done.is_set():
+            self._end.drop(self._call)
 
     # grpc.Call
 
@@ -110,7 +132,7 @@ class _Call(grpc.Call, grpc.Future):  # type: ignore[type-arg]
 
     def cancel(self) -> bool:
         """End the call here; the server is not told, since ttRPC has no message for it."""
-        return self._end.finish(self._call, _CANCELLED)
+        return self._end.cancel(self._call)
 
     def add_callback(self, callback: Callable[[], object]) -> bool:
         return self._end.add_callback(self._call, callback)
@@ -140,7 +162,7 @@ class _Call(grpc.Call, grpc.Future):  # type: ignore[type-arg]
 
     def cancelled(self) -> bool:
         """Whether :meth:`cancel` has ended it."""
-        return self._call.status is _CANCELLED
+        return self._call.status is CANCELLED
 
     def running(self) -> bool:
         return not self.done()
@@ -172,8 +194,9 @@ class _Call(grpc.Call, grpc.Future):  # type: ignore[type-arg]
         return error
 
     def traceback(self, timeout: float | None = None) -> Any:
+        """Of the failure, as :meth:`exception` has it; ``None`` for success."""
         error = self.exception(timeout)
-        return None if error is None else error.__traceback__
+        return None if error is None else _traceback(error)
 
     def add_done_callback(self, fn: Callable[[Any], object]) -> None:
         """Have ``fn(self)`` called, on a thread of the connection, or here if the call is done."""
@@ -186,7 +209,7 @@ class _Call(grpc.Call, grpc.Future):  # type: ignore[type-arg]
         status = self._finished()
         if status.number == 0:
             return None
-        if status is _CANCELLED:
+        if status is CANCELLED:
             raise grpc.FutureCancelledError()
         failure = CallError(self._call.method, status)
         failure.__cause__ = self._call.cause
@@ -218,14 +241,15 @@ class _StreamCall(_Call):
         Raises:
             grpc.RpcError: the call failed; what arrived before that was yielded.
         """
-        call = self._call
+        call, end = self._call, self._end
         assert call.inbox is not None
         try:
             data = END if self.cancelled() else call.inbox.get(call.deadline)
         except TimeoutError:
-            self._end.wait(call)
+            end.wait(call)
             data = END
         if data is END:
+            end.settle(call)
             status = self._finished()
             if status.number == 0:
                 raise StopIteration
@@ -234,18 +258,16 @@ class _StreamCall(_Call):
             return data if self._deserialize is None else self._deserialize(data)
         except Exception as error:
             undecodable = _undecodable(error)
-            self._end.finish(call, undecodable)
+            end.finish(call, undecodable, even_if_answered=True)
             call.inbox.discard()
             raise CallError(call.method, undecodable) from error
-
-    def cancel(self) -> bool:
-        cancelled = super().cancel()
-        if cancelled and self._call.inbox is not None:
-            self._call.inbox.discard()
-        return cancelled
+        finally:
+            # Take, then look: the reading thread sets the outcome, then looks whether all has been taken.
+            if call.outcome is not None and call.inbox.drained:
+                end.settle(call)
 
     def result(self, timeout: float | None = None) -> Any:
-        """Blocks until the stream has ended; returns itself, to iterate over what came."""
+        """Blocks until the stream has been consumed (by another thread) or has failed; returns itself."""
         error = self._error(timeout)
         if error is not None:
             raise error
@@ -262,10 +284,10 @@ class _Method:
         self, channel: Channel, method: str, serialize: Any, deserialize: Any, kind: str
     ) -> None:
         self._channel = channel
-        self._end = channel.end
+        self.end = self._end = channel.end
         self._method = method
         self._serialize = serialize
-        self._deserialize = deserialize
+        self.deserialize = deserialize
         self._requests_stream = kind.startswith("stream")
         self._responses_stream = kind.endswith("stream")
 
@@ -331,7 +353,7 @@ class _Method:
 
     def _wrap(self, call: ClientCall) -> _Call:
         kind = _StreamCall if self._responses_stream else _Call
-        return kind(self._end, call, self._deserialize)
+        return kind(self, call)
 
 
 class _ToUnary(_Method):

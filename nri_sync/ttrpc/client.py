@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import threading
+from collections import deque
 from collections.abc import Sequence
 from typing import Callable, Optional, Union
 
@@ -14,13 +15,14 @@ from nri_sync.deadline import Deadline
 from nri_sync.errors import ConnectionLost, LocalProtocolError, NRIError, RemoteProtocolError
 from nri_sync.logger import get_logger
 from nri_sync.net.link import Job, Link
-from nri_sync.threads import Latch
+from nri_sync.threads import Latch, spawn_anywhere
 from nri_sync.ttrpc import envelope_pb2
 from nri_sync.ttrpc.callbacks import Callback, run_callbacks, run_elsewhere
 from nri_sync.ttrpc.inbox import Inbox
 from nri_sync.ttrpc.service import Framing
 from nri_sync.ttrpc.status import Status
 from nri_sync.wire.streams import (
+    STREAM_ID_MAX,
     ClientStreams,
     DataReceived,
     Ignored,
@@ -40,7 +42,7 @@ from nri_sync.wire.ttrpc import (
     encode_header,
 )
 
-__all__ = ["ClientCall", "ClientEnd"]
+__all__ = ["CANCELLED", "ClientCall", "ClientEnd"]
 
 logger = get_logger("nri_sync.ttrpc")
 
@@ -50,6 +52,8 @@ _FLAGS = {
     State.OPEN: REMOTE_OPEN | NO_DATA,
     State.HALF_CLOSED: REMOTE_CLOSED,
 }
+#: How a call ends that its caller has cancelled. Only that one is this very object.
+CANCELLED = Status.of(grpc.StatusCode.CANCELLED, "cancelled by the caller")
 _OK = Status.of(grpc.StatusCode.OK, "")
 _OF_THE_PARENT = (
     "the connection belongs to the process that forked this one; make another connection here"
@@ -61,7 +65,8 @@ Metadata = Optional[Sequence[tuple[str, Union[str, bytes]]]]
 class ClientCall:
     """One call in flight, and then its outcome.
 
-    One of reply, deadline, cancellation and loss of the connection wins; the others find it finished.
+    One of reply, deadline, cancellation and loss of the connection wins; the others find it finished. The end of a
+    stream of responses does so when the messages before it have been taken: until then the call can be cancelled.
     """
 
     __slots__ = (
@@ -72,6 +77,7 @@ class ClientCall:
         "inbox",
         "method",
         "on_done",
+        "outcome",
         "payload",
         "status",
         "stream_id",
@@ -97,6 +103,8 @@ class ClientCall:
         #: How it ended; OK together with the payload of a unary response.
         self.status: Status | None = None
         self.payload: bytes | None = None
+        #: The peer's last word on a stream of responses: status and payload.
+        self.outcome: tuple[Status, bytes | None] | None = None
         #: Why this side gave up on the call; ``None`` where the peer has answered, or the caller has cancelled.
         self.cause: Exception | None = None
         #: Whether the clock ends it at its deadline, because no thread waits for it.
@@ -138,7 +146,13 @@ class ClientEnd:
         # Guards what follows, and the callbacks of the calls. Innermost.
         self._lock = threading.Lock()
         self._streams = ClientStreams()
+        # The calls that are not done. dict.pop() is atomic: exactly one thread takes a call off, and ends it. All
+        # but drop() hold the lock meanwhile, which keeps this table and that of the streams in step.
         self._calls: dict[int, ClientCall] = {}
+        # The streams of dropped calls, to be forgotten by the next thread that holds the lock.
+        self._dropped: deque[int] = deque()
+        # Why there can be no further call; the connection ends when the last one is done.
+        self._spent: LocalProtocolError | None = None
         self._closed: Status | None = None
         self._closed_by: Exception | None = None
         self._ignored = 0
@@ -197,6 +211,8 @@ class ClientEnd:
                 self._send_lock.release()
             if reading:
                 self.link.read_until(call.done, deadline)
+        if self._spent is not None:
+            self._end_if_spent()
         if wait:
             self.wait(call)
         return call
@@ -228,12 +244,23 @@ class ClientEnd:
         with self._lock:
             if self._closed is not None:
                 return self._closed
+            self._forget_dropped_locked()
             try:
                 call.stream_id = self._streams.open(state)
             except LocalProtocolError as error:
                 return Status.of(grpc.StatusCode.UNAVAILABLE, f"{self.name}: {error}")
             self._calls[call.stream_id] = call
+            if call.stream_id == STREAM_ID_MAX:
+                self._spent = LocalProtocolError("all stream ids of this connection are used up")
             return None
+
+    def _forget_dropped_locked(self) -> None:
+        while self._dropped:
+            self._streams.forget(self._dropped.popleft())
+
+    def _end_if_spent(self) -> None:
+        if self._spent is not None and not self._calls:
+            self.link.close(self._spent)
 
     def send_data(self, call: ClientCall, data: bytes, *, last: bool = False) -> bool:
         """Send a message of a stream, or with ``last`` the end of it; False when the call is over."""
@@ -244,7 +271,8 @@ class ClientEnd:
         with self._lock:
             if self._calls.get(call.stream_id) is not call:
                 return False
-            self._streams.send_data(call.stream_id, end=last)
+            if not self._streams.send_data(call.stream_id, end=last):
+                return False
         flags = REMOTE_CLOSED | NO_DATA if last else 0
         try:
             header = encode_header(DATA, call.stream_id, flags, len(data))
@@ -276,19 +304,68 @@ class ClientEnd:
             call.callbacks.append(callback)
             return True
 
-    def finish(self, call: ClientCall, status: Status, *, cause: Exception | None = None) -> bool:
-        """End a call; False when it has ended before. Nothing is sent: ttRPC has no message for it."""
-        with self._lock:
-            if self._calls.pop(call.stream_id, None) is None:
-                return False
-            self._streams.forget(call.stream_id)
+    def finish(
+        self,
+        call: ClientCall,
+        status: Status,
+        *,
+        cause: Exception | None = None,
+        even_if_answered: bool = False,
+    ) -> bool:
+        """End a call; False when it has ended before. Nothing is sent: ttRPC has no message for it.
+
+        A stream of responses that the peer has ended has ended, even where messages of it wait to be taken, unless
+        ``even_if_answered``.
+        """
+        if (call.outcome is not None and not even_if_answered) or not self._take(call):
+            return False
         self._conclude(call, status, cause=cause)
         return True
 
+    def cancel(self, call: ClientCall) -> bool:
+        """End a call, and drop what has arrived of it; False when it is done."""
+        if not self.finish(call, CANCELLED, even_if_answered=True):
+            return False
+        if call.inbox is not None:
+            call.inbox.discard()
+        return True
+
+    def drop(self, call: ClientCall) -> None:
+        """Cancel a call whose caller has let go of it, unless it is done.
+
+        Takes no lock: the garbage collector may call this between any two steps of any thread, also of one that
+        holds the locks of this connection.
+        """
+        if self._calls.pop(call.stream_id, None) is None:
+            return
+        self._dropped.append(call.stream_id)
+        if call.inbox is not None:
+            call.inbox.discard()
+        # Without the lock: add_callback() is for the caller, which is gone.
+        callbacks, call.callbacks = call.callbacks, None
+        call.status = CANCELLED
+        call.done.set()
+        if callbacks:
+            spawn_anywhere(f"{self.name}-callbacks", run_callbacks, callbacks)
+        if self._spent is not None:
+            spawn_anywhere(f"{self.name}-end", self._end_if_spent)
+
+    def settle(self, call: ClientCall) -> None:
+        """End a call as the peer has said. Nothing happens before the peer has, or when the call is done."""
+        if call.outcome is not None and self._take(call):
+            self._conclude(call, *call.outcome)
+
     def expire(self, call: ClientCall) -> None:
-        """End a call whose time is over."""
+        """End a call whose time is over. What has arrived in time counts."""
+        self.settle(call)
         status = _too_late(call)
         self.finish(call, status, cause=TimeoutError(status.details))
+
+    def _take(self, call: ClientCall) -> bool:
+        """Take a call off the table; the one thread that gets True is to conclude it."""
+        with self._lock:
+            self._streams.forget(call.stream_id)
+            return self._calls.pop(call.stream_id, None) is not None
 
     def _conclude(
         self,
@@ -311,6 +388,18 @@ class ClientEnd:
             callbacks, call.callbacks = call.callbacks, None
         if callbacks:
             self.link.dispatch(_Callbacks(self.name, callbacks))
+        if self._spent is not None:
+            self._end_if_spent()
+
+    def _answered(self, call: ClientCall, status: Status, payload: bytes | None = None) -> None:
+        """The peer has ended the call, whose stream is forgotten."""
+        call.outcome = status, payload
+        if call.inbox is not None:
+            call.inbox.end()
+            # Set, then look: a consumer takes a message, then looks for the outcome.
+            if not call.inbox.drained:
+                return
+        self.settle(call)
 
     # For the link
 
@@ -327,10 +416,10 @@ class ClientEnd:
     def receive_message(self, message: Message, jobs: list[Job]) -> None:
         """Like :meth:`receive`, for a message that came whole, between two others."""
         with self._lock:
+            if self._dropped:
+                self._forget_dropped_locked()
             event = self._streams.receive(message)
             call = self._calls.get(event.stream_id)
-            if call is not None and not isinstance(event, (DataReceived, Ignored)):
-                del self._calls[event.stream_id]
         if call is None or isinstance(event, Ignored):
             reason = event.reason if isinstance(event, Ignored) else "late data"
             self._ignored += 1
@@ -342,7 +431,7 @@ class ClientEnd:
             # An oversized answer is no more than that: the reference takes it for an error of the peer's.
             oversized = event.code == grpc.StatusCode.RESOURCE_EXHAUSTED.value[0]
             broken = None if oversized else RemoteProtocolError(event.reason)
-            self._conclude(call, Status(event.code, event.reason), cause=broken)
+            self.finish(call, Status(event.code, event.reason), cause=broken)
         else:
             self._receive_data(call, event)
 
@@ -352,15 +441,15 @@ class ClientEnd:
         except Exception as error:
             text = f"{call.method}: cannot parse the response: {error}"
             status = Status.of(grpc.StatusCode.INTERNAL, text)
-            self._conclude(call, status, cause=RemoteProtocolError(text))
+            self.finish(call, status, cause=RemoteProtocolError(text))
             return
         # The status first: the payload of a failed call may be anything.
         if response.HasField("status") and response.status.code != 0:
-            self._conclude(call, Status.from_message(response.status))
+            self._answered(call, Status.from_message(response.status))
             return
         if call.inbox is not None and response.payload:
             call.inbox.put(response.payload)
-        self._conclude(call, _OK, response.payload)
+        self._answered(call, _OK, response.payload)
 
     def _receive_data(self, call: ClientCall, event: DataReceived) -> None:
         if call.inbox is None:
@@ -374,7 +463,7 @@ class ClientEnd:
             text = f"{call.method}: the responses were not taken for too long"
             self.finish(call, Status.of(grpc.StatusCode.RESOURCE_EXHAUSTED, text))
         elif event.end:
-            self.finish(call, _OK)
+            self._answered(call, _OK)
 
     def tick(self, now: float) -> float:
         """End the calls whose time is over and that nobody waits for; returns when the next one is."""
@@ -396,10 +485,14 @@ class ClientEnd:
                 self._closed_by = cause
                 self._closed = status
             calls = list(self._calls.values())
-            self._calls.clear()
+            calls = [call for call in calls if self._calls.pop(call.stream_id, None) is not None]
+            self._dropped.clear()
             self._streams = ClientStreams()
         for call in calls:
-            self._conclude(call, self._closed, cause=self._closed_by)
+            if call.outcome is not None:
+                self._conclude(call, *call.outcome)
+            else:
+                self._conclude(call, self._closed, cause=self._closed_by)
 
     def after_fork_in_child(self) -> None:
         """The connection is the parent's: all calls fail, those to come as well. No callback is called."""

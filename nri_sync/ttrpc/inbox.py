@@ -67,6 +67,11 @@ class Inbox:
         self._discarding = True
         self.end()
 
+    @property
+    def drained(self) -> bool:
+        """Whether all that was put has been taken."""
+        return self._discarding or self._put_bytes == self._taken_bytes
+
     def get(self, deadline: Deadline | None = None) -> bytes | None:
         """The next message, or :data:`END`. Blocks until there is one.
 

@@ -41,6 +41,7 @@ __all__ = [
     "INVALID_ARGUMENT",
     "RESOURCE_EXHAUSTED",
     "SERVER_MOVES",
+    "STREAM_ID_MAX",
     "ClientEvent",
     "ClientStreams",
     "DataReceived",
@@ -60,7 +61,8 @@ INVALID_ARGUMENT = 3
 RESOURCE_EXHAUSTED = 8
 INTERNAL = 13
 
-_STREAM_ID_MAX = 0xFFFFFFFF
+#: The last stream of a connection: ids are odd, and only grow.
+STREAM_ID_MAX = 0xFFFFFFFF
 _new = tuple.__new__  # as in nri_sync.wire.ttrpc
 
 
@@ -274,7 +276,7 @@ class ClientStreams:
             LocalProtocolError: all ids of this connection are used up; it must be made anew.
         """
         stream_id = self._next_id
-        if stream_id > _STREAM_ID_MAX:
+        if stream_id > STREAM_ID_MAX:
             raise LocalProtocolError("all stream ids of this connection are used up")
         self._next_id = stream_id + 2
         self._states[stream_id] = state

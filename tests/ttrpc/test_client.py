@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import queue
 import threading
 import time
 from typing import Any
@@ -108,7 +109,11 @@ class TestRequests:
             assert works(Calls(channel), peer)
 
     def test_the_ids_are_used_up(self) -> None:
-        with raw_server() as (channel, peer):
+        causes: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        states: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        with raw_server(on_close=causes.put) as (channel, peer):
+            channel.subscribe(states.put)
+            assert states.get(timeout=LONG) is grpc.ChannelConnectivity.READY
             channel.end._streams._next_id = 0xFFFFFFFF
             future = Calls(channel).unary("Echo").future(text("x"))
             assert peer.expect().stream_id == 0xFFFFFFFF
@@ -116,8 +121,22 @@ class TestRequests:
                 code, details = error_of(call)
                 assert code is Code.UNAVAILABLE
                 assert "used up" in details
+            # The connection ends when the last call is done, and tells.
             peer.respond(0xFFFFFFFF, b"")
             assert future.result(LONG).value == ""
+            cause = causes.get(timeout=LONG)
+            assert isinstance(cause, LocalProtocolError)
+            assert "used up" in str(cause)
+            assert states.get(timeout=LONG) is grpc.ChannelConnectivity.SHUTDOWN
+
+    def test_the_last_call_is_dropped_when_the_ids_are_used_up(self) -> None:
+        causes: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        with raw_server(on_close=causes.put) as (channel, peer):
+            channel.end._streams._next_id = 0xFFFFFFFF
+            future = Calls(channel).unary("Echo").future(text("x"))
+            assert peer.expect().stream_id == 0xFFFFFFFF
+            del future
+            assert "used up" in str(causes.get(timeout=LONG))
 
     @pytest.mark.parametrize("timeout", [0, -1, 0.0])
     def test_no_time_at_all(self, timeout: float) -> None:
