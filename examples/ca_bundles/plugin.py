@@ -82,10 +82,8 @@ class CABundles(nri_sync.Plugin):
         read_only = ["rbind", "ro", "nosuid", "nodev", "noexec"]
         source = str(config.bundle.parent)
         adjustment.add_mount(config.mount_at, source=source, type="bind", options=read_only)
-        own = {entry.partition("=")[0] for entry in container.env}
-        for name in config.variables:
-            if name not in own:
-                adjustment.add_env(name, f"{config.mount_at}/{config.bundle.name}")
+        path = f"{config.mount_at}/{config.bundle.name}"
+        kit.set_env(adjustment, container, dict.fromkeys(config.variables, path), keep_own=True)
         for path in config.system_files:
             file = str(config.bundle)
             adjustment.add_mount(path, source=file, type="bind", options=read_only)

@@ -49,6 +49,7 @@ if TYPE_CHECKING:
         weight_to_shares,
     )
     from nri_sync.kit.fields.devices import host_device, require_allowed
+    from nri_sync.kit.fields.env import container_env, set_env
     from nri_sync.kit.fields.images import ContainerImage, ImageReference, container_image
     from nri_sync.kit.fields.names import container_name
     from nri_sync.kit.fields.netns import network_namespace
@@ -147,6 +148,7 @@ __all__ = [
     "cgroup_path",
     "chain",
     "container_cgroup",
+    "container_env",
     "container_image",
     "container_name",
     "container_qos",
@@ -184,6 +186,7 @@ __all__ = [
     "require_allowed",
     "run",
     "runtime_of_request",
+    "set_env",
     "setup_logging",
     "shares_to_milli",
     "shares_to_weight",
@@ -245,6 +248,7 @@ _HOMES = {
     "cgroup_path": "nri_sync.kit.fields.cgroups",
     "chain": "nri_sync.kit.chains",
     "container_cgroup": "nri_sync.kit.fields.cgroups",
+    "container_env": "nri_sync.kit.fields.env",
     "container_image": "nri_sync.kit.fields.images",
     "container_name": "nri_sync.kit.fields.names",
     "container_qos": "nri_sync.kit.fields.qos",
@@ -282,6 +286,7 @@ _HOMES = {
     "require_allowed": "nri_sync.kit.fields.devices",
     "run": "nri_sync.kit.program.program",
     "runtime_of_request": "nri_sync.kit.fields.runtimes",
+    "set_env": "nri_sync.kit.fields.env",
     "setup_logging": "nri_sync.kit.logs.logs",
     "shares_to_milli": "nri_sync.kit.fields.cpu",
     "shares_to_weight": "nri_sync.kit.fields.cpu",

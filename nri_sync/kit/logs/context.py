@@ -7,12 +7,15 @@ import contextvars
 import functools
 import itertools
 import logging
+import re
 import secrets
-from collections.abc import Iterator
+import types
+from collections.abc import Iterator, Mapping
 from typing import Any, Callable, NamedTuple, TypeVar
 
 from nri_sync import api, fork, request_context
 from nri_sync.kit.intercept import container_label, join_names, names_of, pod_label
+from nri_sync.text import printable
 
 __all__ = [
     "ContextFilter",
@@ -27,8 +30,26 @@ __all__ = [
 _Result = TypeVar("_Result")
 
 
+# What a record has of its own, and the keys of the JSON format.
+_RESERVED = frozenset(logging.makeLogRecord({}).__dict__) | {
+    "asctime",
+    "exception",
+    "fields",
+    "level",
+    "logger",
+    "message",
+    "nri_context",
+    "stack",
+    "taskName",
+    "time",
+}
+
+# Values that the text format shows without quotes.
+_PLAIN = re.compile(r"[^\s\"'=\[\]]+")
+
+
 class LogContext(NamedTuple):
-    """What a record is about; empty where it is not about one."""
+    """The subject of a record; empty where it has none."""
 
     plugin: str = ""
     #: The name of the method: ``CreateContainer``, ...
@@ -38,6 +59,8 @@ class LogContext(NamedTuple):
     container: str = ""
     #: Another for each request, also after a restart of the process.
     operation: str = ""
+    #: Further fields, from :func:`log_scope`.
+    fields: Mapping[str, object] = types.MappingProxyType({})
 
     @property
     def subject(self) -> str:
@@ -46,7 +69,22 @@ class LogContext(NamedTuple):
 
     def __str__(self) -> str:
         parts = (self.plugin, self.event, self.subject, self.operation)
-        return " ".join(filter(None, parts))
+        free = (f"{name}={_shown(value)}" for name, value in self.fields.items())
+        return " ".join(filter(None, (*parts, *free)))
+
+    def attributes(self) -> dict[str, object]:
+        """The fields by name, the further ones included."""
+        found = self._asdict()
+        del found["fields"]
+        return {**found, **self.fields}
+
+
+def _shown(value: object) -> str:
+    text = printable(value)
+    if _PLAIN.fullmatch(text):
+        return text
+    escaped = text.replace('"', '\\"')
+    return f'"{escaped}"'
 
 
 class RequestScope:
@@ -130,13 +168,15 @@ def _serving() -> Any:
 
 @contextlib.contextmanager
 def log_scope(
-    pod: api.PodSandbox | None = None, container: api.Container | None = None, **fields: str
+    pod: api.PodSandbox | None = None, container: api.Container | None = None, **fields: Any
 ) -> Iterator[LogContext]:
-    """For the records of this block: it is about this pod or container, or ``fields`` of :class:`LogContext`.
+    """Give the records of this block a pod or container as their subject, and ``fields``.
 
-    What is not given stays as it is. Outside of requests it begins an operation of its own.
+    Those of :class:`LogContext` (``event="reconcile"``) replace what it has; others, of any name and value
+    (``zone="a"``), stand behind it in text, and are keys in JSON. A scope within another adds to that one.
+    Outside of requests it begins a new operation.
 
-    Raises TypeError for a field that there is none of.
+    Raises TypeError for a name that records or formats use themselves, such as ``message``.
     """
     scope = _current.get()
     if scope is not None and not scope.holds():
@@ -146,10 +186,11 @@ def log_scope(
         context = context._replace(namespace=pod.namespace, pod=pod_label(pod), container="")
     if container is not None:
         context = context._replace(container=container_label(container))
-    unknown = fields.keys() - set(LogContext._fields)
-    if unknown:
-        raise TypeError(f"{', '.join(sorted(unknown))}: there are {', '.join(LogContext._fields)}")
-    context = context._replace(**fields)
+    reserved = fields.keys() & _RESERVED
+    if reserved:
+        raise TypeError(f"log records have {', '.join(sorted(reserved))} of their own")
+    own = {name: str(fields.pop(name)) for name in LogContext._fields if name in fields}
+    context = context._replace(**own, fields={**context.fields, **fields})
     token = _current.set(_Scope(context, scope))
     try:
         yield context
@@ -178,7 +219,7 @@ def in_context(function: Callable[..., _Result]) -> Callable[..., _Result]:
 
 class ContextFilter(logging.Filter):
     """Puts the context into each record that passes, as attributes: ``plugin``, ``event``, ``namespace``, ``pod``,
-    ``container``, ``operation``, all of them text, and ``nri_context``. Lets everything through.
+    ``container``, ``operation``, all of them text, the further fields, and ``nri_context``. Lets all through.
 
     To be added to the handlers, on which it sees the records of all loggers; of a QueueHandler to that itself,
     as it must run in the thread that logs. Attributes that were passed as ``extra`` are left alone.
@@ -189,7 +230,7 @@ class ContextFilter(logging.Filter):
         if "nri_context" not in attributes:
             context = log_context()
             attributes["nri_context"] = context
-            for name, value in (context or _NOTHING)._asdict().items():
+            for name, value in (context or _NOTHING).attributes().items():
                 attributes.setdefault(name, value)
         return True
 

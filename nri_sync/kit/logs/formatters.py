@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import time
 from collections.abc import Mapping
-from typing import Any
 
 from nri_sync.kit.logs.context import LogContext, context_of
 from nri_sync.text import indented, printable
@@ -21,7 +19,6 @@ _STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {
     "nri_context",
     "taskName",
 }
-_DEPTH = 8
 
 
 class TextFormatter(logging.Formatter):
@@ -44,29 +41,34 @@ class JSONFormatter(logging.Formatter):
     """One JSON object a line, in ASCII.
 
     Has ``time``, ``level``, ``logger`` and ``message``; the fields of :class:`nri_sync.kit.LogContext` that are
-    not empty; ``exception`` and ``stack``; and whatever was passed as ``extra``.
+    not empty, with the further ones of :func:`nri_sync.kit.log_scope`; ``exception`` and ``stack``; and all
+    ``extra`` attributes, one whose name is taken with a ``_`` behind it. A value that JSON cannot carry is its
+    ``repr()``.
     """
 
     def format(self, record: logging.LogRecord) -> str:
-        found: dict[str, Any] = {
+        found: dict[str, object] = {
             "time": _time(record),
             "level": record.levelname,
             "logger": record.name,
             "message": _message(record),
         }
-        context = context_of(record)
-        if context is not None:
-            found.update((name, value) for name, value in context._asdict().items() if value)
         traces = _traces(self, record)
         if record.exc_info and traces:
             found["exception"] = traces.pop(0)
         if traces:
             found["stack"] = traces.pop()
+        context = context_of(record) or LogContext()
+        own = context.attributes()
+        found.update(
+            (name, value) for name, value in own.items() if value or name in context.fields
+        )
         for name, value in record.__dict__.items():
             if name in _STANDARD or (name in LogContext._fields and not value):
                 continue
-            found[f"{name}_" if name in found and name not in LogContext._fields else name] = value
-        return _dumps(found)
+            found[f"{name}_" if name in found and name not in own else name] = value
+        members = (f"{_encoded(str(name))}: {_encoded(value)}" for name, value in found.items())
+        return f"{{{', '.join(members)}}}"
 
 
 def _time(record: logging.LogRecord) -> str:
@@ -97,37 +99,24 @@ def _traces(formatter: logging.Formatter, record: logging.LogRecord) -> list[str
     return found
 
 
-def _dumps(value: dict[str, Any]) -> str:
+def _encoded(value: object) -> str:
+    """The JSON of an attribute, in ASCII: other than text it need not be readable as it is."""
     try:
-        # Other than text, JSON need not be readable as it is, and a stream may not take more than ASCII.
-        return json.dumps(_plain(value, _DEPTH), allow_nan=False)
-    except Exception as error:
-        return json.dumps({"level": "ERROR", "message": f"a record is lost: {_repr(error)}"})
+        return json.dumps(value, default=_default, allow_nan=False)
+    except Exception:
+        # NaN, a circle, keys that are no texts, a number with thousands of digits ...
+        return json.dumps(_repr(value))
 
 
-def _plain(value: Any, depth: int) -> Any:
-    """What JSON can carry, of anything."""
-    if value is None or isinstance(value, (bool, str)):
-        return value if type(value) in (bool, str, type(None)) else _repr(value)
-    if type(value) is int:
-        # Python refuses to write very long numbers.
-        return value if value.bit_length() <= 1024 else hex(value)
-    if type(value) is float:
-        return value if math.isfinite(value) else repr(value)
-    if depth and isinstance(value, Mapping):
-        try:
-            return {
-                key if type(key) is str else _repr(key): _plain(item, depth - 1)
-                for key, item in list(value.items())
-            }
-        except Exception:
-            return _repr(value)
-    if depth and isinstance(value, (list, tuple, set, frozenset)):
-        return [_plain(item, depth - 1) for item in list(value)]
+def _default(value: object) -> object:
+    if isinstance(value, Mapping):
+        return dict(value)
+    if isinstance(value, (set, frozenset)):
+        return list(value)
     return _repr(value)
 
 
-def _repr(value: Any) -> str:
+def _repr(value: object) -> str:
     try:
         return str(value) if isinstance(value, str) else repr(value)
     except Exception as error:

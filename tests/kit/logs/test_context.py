@@ -56,7 +56,7 @@ class TestLogContext:
 class TestRequests:
     def test_in_a_handler(self, node: Node) -> None:
         context = during_a_request(node, log_context)
-        assert context[:-1] == ("10-test", "CreateContainer", "default", "web", "nginx")
+        assert context[:5] == ("10-test", "CreateContainer", "default", "web", "nginx")
         assert context.operation
 
     def test_each_request_is_another_operation(self, node: Node) -> None:
@@ -152,7 +152,7 @@ class TestScopes:
         assert log_context() is None
         with log_scope(POD, CONTAINER, event="reconcile") as context:
             assert log_context() == context
-            assert context[:-1] == ("", "reconcile", "default", "web", "nginx")
+            assert context[:5] == ("", "reconcile", "default", "web", "nginx")
             with log_scope(operation="mine") as inner:
                 assert inner == context._replace(operation="mine")
             with log_scope(api.PodSandbox(id="0123456789abcdef")) as inner:
@@ -180,15 +180,29 @@ class TestScopes:
         with pytest.raises(Exception, match="no"):
             node.runtime.run_pod_sandbox(POD)
         with log_scope(event="mine") as context:
-            assert context[:-1] == ("", "mine", "", "", "")
+            assert context[:5] == ("", "mine", "", "", "")
 
     def test_it_ends_when_the_block_raises(self) -> None:
         with pytest.raises(ValueError, match="no"), log_scope(POD):
             raise ValueError("no")
         assert log_context() is None
 
-    def test_unknown_fields(self) -> None:
-        with pytest.raises(TypeError, match="podd: there are plugin, event"), log_scope(podd="a"):
+    def test_further_fields(self, node: Node) -> None:
+        def look() -> Any:
+            with log_scope(zone="a", step=1), log_scope(POD, step=2, event="mine"):
+                return log_context(), in_thread(in_context(log_context))
+
+        inside, thread = during_a_request(node, look)
+        assert inside.fields == {"zone": "a", "step": 2}
+        assert inside.event == "mine"
+        assert thread == inside
+        assert str(inside).endswith(f"mine default/web {inside.operation} zone=a step=2")
+        assert inside.attributes()["zone"] == "a"
+
+    @pytest.mark.parametrize("name", ["message", "args", "exc_info", "time", "level", "fields"])
+    def test_names_that_records_use(self, name: str) -> None:
+        fields: dict[str, Any] = {name: "a"}
+        with pytest.raises(TypeError, match=f"have {name} of their own"), log_scope(**fields):
             pass
         assert log_context() is None
 
@@ -235,7 +249,7 @@ class TestFilter:
     def test_nothing(self) -> None:
         made = logging.makeLogRecord({})
         assert kit.ContextFilter().filter(made)
-        assert [made.__dict__[name] for name in LogContext._fields] == [""] * 6
+        assert [made.__dict__[name] for name in LogContext._fields[:-1]] == [""] * 6
         with log_scope(POD):
             assert context_of(made) is None
             assert context_of(logging.makeLogRecord({})) is not None

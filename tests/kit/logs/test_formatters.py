@@ -6,6 +6,7 @@ import datetime
 import json
 import logging
 import sys
+import types
 from typing import Any
 
 import pytest
@@ -59,6 +60,14 @@ class TestText:
             text = TextFormatter().format(record("hello"))
         assert text == (f"{TIME} INFO    [10-test RunPodSandbox default/web a-1] my.logger: hello")
 
+    def test_with_further_fields(self) -> None:
+        made = record("hello")
+        with log_scope(POD, zone="a", reason="two\nlines ]", count=0, operation="a-1"):
+            ContextFilter().filter(made)
+        text = TextFormatter().format(made)
+        expected = r'[default/web a-1 zone=a reason="two\nlines ]" count=0] my.logger: hello'
+        assert text == f"{TIME} INFO    {expected}"
+
     def test_what_the_filter_found_counts(self) -> None:
         made = record("hello")
         with log_scope(POD, operation="a-1"):
@@ -105,7 +114,7 @@ class TestJSON:
             found = as_json(made)
             ContextFilter().filter(made)
         assert as_json(made) == found
-        assert {name: found.get(name) for name in LogContext._fields} == {
+        assert {name: found.get(name) for name in LogContext._fields[:-1]} == {
             "plugin": "10-test",
             "event": "RunPodSandbox",
             "namespace": "default",
@@ -113,6 +122,16 @@ class TestJSON:
             "container": None,
             "operation": "a-1",
         }
+
+    def test_with_further_fields(self) -> None:
+        made = record("hello", taken="extra")
+        with log_scope(POD, zone="a", count=0, value={"b": [1]}, taken="scope", operation="a-1"):
+            found = as_json(made)
+            ContextFilter().filter(made)
+        assert as_json(made) == found
+        wanted = {"zone": "a", "count": 0, "value": {"b": [1]}, "taken": "extra", "pod": "web"}
+        assert {name: found[name] for name in wanted} == wanted
+        assert not {"fields", "taken_", "container"} & set(found)
 
     def test_the_filter_adds_nothing_where_there_is_no_context(self) -> None:
         made = record("hello")
@@ -142,36 +161,42 @@ class TestJSON:
             deep = [deep]
         odd = {
             "nan": float("nan"),
+            "nans": [1, float("nan")],
             "inf": float("-inf"),
             "huge": 1 << 100_000,
             "bytes": b"\xff",
             "surrogate": "\udcff",
             "accent": "é\u2028",
             "set": {1},
-            "tuple": (1, (2,)),
-            "keys": {1: "a", None: "b", (1,): "c", Odd(): "d"},
-            "message": "x",
+            "tuple": (1, (2, {3})),
+            "keys": {1: "a", None: "b"},
+            "odd_keys": {(1,): "c"},
             "circle": circle,
             "deep": deep,
             "odd": Odd(),
+            "odd_inside": [Odd(), 1],
             "pod": POD,
             "class": Odd,
             "subclass": _Text("x"),
             "number": _Number(3),
             "date": datetime.date(2026, 1, 2),
-            "mapping": Broken(),
+            "mapping": Broken({"a": 1}),
+            "proxy": types.MappingProxyType({"a": 1}),
         }
-        found = as_json(record("a", odd=odd))["odd"]
-        assert set(found) == set(odd)
-        assert (found["nan"], found["inf"]) == ("nan", "-inf")
-        assert found["huge"].startswith("0x1000")
+        found = as_json(record("a", **odd))
+        assert found["message"] == "a"
+        assert set(odd) <= set(found)
+        assert (found["nan"], found["nans"], found["inf"]) == ("nan", "[1, nan]", "-inf")
+        assert found["huge"] == "<int whose repr() raises ValueError>" or sys.version_info < (3, 11)
         assert found["bytes"] == "b'\\xff'"
         assert (found["surrogate"], found["accent"]) == ("\udcff", "é\u2028")
-        assert (found["set"], found["tuple"]) == ([1], [1, [2]])
-        assert list(found["keys"].values()) == ["a", "b", "c", "d"]
+        assert (found["set"], found["tuple"]) == ([1], [1, [2, [3]]])
+        assert (found["keys"], found["odd_keys"]) == ({"1": "a", "null": "b"}, "{(1,): 'c'}")
         assert found["odd"] == "<Odd whose repr() raises ZeroDivisionError>"
-        assert found["subclass"] == "x"
+        assert found["odd_inside"] == ["<Odd whose repr() raises ZeroDivisionError>", 1]
+        assert (found["subclass"], found["number"], found["proxy"]) == ("x", 3, {"a": 1})
         assert found["date"] == "datetime.date(2026, 1, 2)"
+        assert "a" in str(found["mapping"])
 
     def test_what_cannot_be_formatted(self) -> None:
         assert "cannot be formatted: TypeError" in as_json(record("%d", "a"))["message"]

@@ -1,0 +1,41 @@
+"""The environment variables of a container, and the claim of only those that differ. Pure functions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from nri_sync import api
+
+__all__ = ["container_env", "set_env"]
+
+
+def container_env(container: api.Container) -> dict[str, str]:
+    """The variables of a container by name, with the changes of the plugins before this one.
+
+    Of a name that stands twice the last value counts, as for the program: containerd has the image's entry first,
+    then the manifest's. An entry without ``=`` is no variable.
+    """
+    entries = (entry.partition("=") for entry in container.env)
+    return {name: value for name, equals, value in entries if equals}
+
+
+def set_env(
+    adjustment: api.Adjustment,
+    container: api.Container,
+    variables: Mapping[str, str],
+    *,
+    keep_own: bool = False,
+) -> api.Adjustment:
+    """Set those variables whose value is another one in the container; returns the adjustment.
+
+    A variable that a plugin sets is claimed, and two plugins that claim it are a conflict, which fails the
+    request. So a value that the container has already, also from a plugin before this one, is not set. With
+    ``keep_own`` a variable of the container keeps its value, whatever that is.
+
+    Raises ValueError for a name or value that no runtime can take.
+    """
+    own = container_env(container)
+    for name, value in variables.items():
+        if own.get(name) != value and not (keep_own and name in own):
+            adjustment.add_env(name, value)
+    return adjustment
