@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import functools
 import graphlib
+import re
 from pathlib import Path
 
 import pytest
@@ -155,6 +156,40 @@ def test_imports_go_down(module: str) -> None:
         if name.split(".")[0] == PACKAGE and not is_allowed(module, name)
     ]
     assert not wrong, "\n".join(wrong)
+
+
+def names_imported(module: str) -> set[str]:
+    """The full names of the imports from the package, as they are written."""
+    return {
+        f"{node.module}.{alias.name}" if isinstance(node, ast.ImportFrom) else alias.name
+        for node in ast.walk(tree(module))
+        if isinstance(node, (ast.Import, ast.ImportFrom))
+        for alias in node.names
+        if imported(node)[0].split(".")[0] == PACKAGE or alias.name.split(".")[0] == PACKAGE
+    }
+
+
+def test_the_kit_stands_on_public_names() -> None:
+    import nri_sync
+    import nri_sync.ttrpc
+
+    public = {PACKAGE, f"{PACKAGE}.api", f"{PACKAGE}.errors"}
+    public |= {f"{PACKAGE}.{name}" for name in nri_sync.__all__}
+    public |= {f"{PACKAGE}.ttrpc.{name}" for name in nri_sync.ttrpc.__all__}
+    found: dict[str, set[str]] = {}
+    for module in MODULES:
+        if part(module) == "kit":
+            for name in names_imported(module):
+                inside = name.startswith(f"{PACKAGE}.kit") or name in public
+                if not inside and name.rpartition(".")[0] not in (
+                    f"{PACKAGE}.api",
+                    f"{PACKAGE}.errors",
+                ):
+                    found.setdefault(name, set()).add(module)
+    page = (ROOT / "docs" / "building-blocks.md").read_text()
+    listed = set(re.findall(r"^\| `(nri_sync[\w.]*)` \|", page, re.MULTILINE))
+    assert found.keys() - listed == set(), {name: found[name] for name in found.keys() - listed}
+    assert listed - found.keys() == set(), "the kit does not use these"
 
 
 def test_modules_do_not_import_each_other_in_a_circle() -> None:

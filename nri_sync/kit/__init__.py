@@ -1,6 +1,7 @@
 """What nearly every plugin needs around its stub.
 
-Each piece stands on the public API alone, and works without the others. Names are imported when they are
+Each piece works without the others. They stand on the public API and the building blocks of
+docs/building-blocks.md, on which a toolkit of another author can stand as well. Names are imported when they are
 first used.
 """
 

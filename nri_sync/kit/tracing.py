@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from nri_sync.kit.intercept import NamedInterceptor, container_label
 from nri_sync.plugin.interceptors import CallOn, Metadata, Proceed
-from nri_sync.ttrpc.context import ServicerContext
+from nri_sync.ttrpc import ServicerContext
 
 if TYPE_CHECKING:
     from opentelemetry.trace import TracerProvider

@@ -16,7 +16,7 @@ from nri_sync.kit.health.metrics import BUCKETS, RequestMetrics
 from nri_sync.logger import get_logger
 from nri_sync.plugin.interceptors import Proceed
 from nri_sync.text import printable
-from nri_sync.ttrpc.context import ServicerContext
+from nri_sync.ttrpc import ServicerContext
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry, Metric

@@ -22,7 +22,7 @@ from nri_sync.kit.health.answers import Answers, AnswerWindow
 from nri_sync.kit.intercept import subject
 from nri_sync.plugin.interceptors import Proceed
 from nri_sync.threads import signal_safe
-from nri_sync.ttrpc.context import ServicerContext
+from nri_sync.ttrpc import ServicerContext
 
 if TYPE_CHECKING:
     from prometheus_client import Metric

@@ -15,7 +15,7 @@ from nri_sync.kit.logs.dumps import DumpSelection, selected_events
 from nri_sync.kit.logs.formatters import JSONFormatter, TextFormatter
 from nri_sync.logger import get_logger
 from nri_sync.plugin.interceptors import Proceed
-from nri_sync.ttrpc.context import ServicerContext
+from nri_sync.ttrpc import ServicerContext
 
 __all__ = ["FORMATS", "LogRequests", "setup_logging"]
 

@@ -19,7 +19,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Callable, NoReturn
 
 import nri_sync
-from nri_sync import Interceptor, api
+from nri_sync import Handover, Interceptor, api
 from nri_sync.deadline import Deadline
 from nri_sync.errors import (
     ConfigError,
@@ -40,7 +40,6 @@ from nri_sync.kit.program.options import Options, add_options
 from nri_sync.kit.program.supervisor import Supervisor
 from nri_sync.kit.program.systemd import Notifier
 from nri_sync.logger import get_logger
-from nri_sync.plugin.handover import Handover
 from nri_sync.plugin.options import StubOptions
 from nri_sync.plugin.reconnect import keep_connected, until_stopped
 

@@ -29,7 +29,7 @@ from nri_sync.kit.updates.pending import PendingUpdate
 from nri_sync.logger import get_logger
 from nri_sync.plugin.interceptors import Proceed
 from nri_sync.threads import Latch, signal_safe, spawn
-from nri_sync.ttrpc.context import ServicerContext
+from nri_sync.ttrpc import ServicerContext
 
 __all__ = ["UpdateCounters", "UpdateQueue"]
 
