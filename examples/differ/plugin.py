@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import logging
+import os
 import signal
 import threading
 from collections import OrderedDict
@@ -17,10 +18,13 @@ from google.protobuf.json_format import MessageToDict
 import nri_sync
 from nri_sync import api, kit
 from nri_sync.kit.logs.dumps import as_text
+from nri_sync.kit.logs.masking import Mask
 
 __all__ = ["Differ", "Requests", "differences"]
 
 logger = logging.getLogger("differ")
+# Values of *password*, *token* and the like are left out.
+MASK = Mask()
 
 Subject = Union[api.PodSandbox, api.Container]
 
@@ -87,7 +91,7 @@ class Differ(nri_sync.Plugin):
         lines = (
             text_differences(earlier, now)
             if self.yaml
-            else differences(as_dict(earlier), as_dict(now))
+            else differences(as_dict(MASK.message(earlier)), as_dict(MASK.message(now)))
         )
         for line in list(lines) or ["<no changes>"]:
             logger.info("[%s] %s: %s: %s", self.idx, event, kind, line)
@@ -96,7 +100,7 @@ class Differ(nri_sync.Plugin):
 
     def dump(self, event: str, kind: str, message: Any) -> None:
         logger.info("[%s] %s: %s:", self.idx, event, kind)
-        for line in as_text(message).splitlines():
+        for line in as_text(message, mask=MASK).splitlines():
             logger.info("[%s] %s:    %s", self.idx, event, line)
 
     def synchronize(self, pods: list[api.PodSandbox], containers: list[api.Container]) -> None:
@@ -161,7 +165,9 @@ def differences(before: Any, after: Any, path: str = "") -> Iterator[str]:
 
 def text_differences(before: Subject, after: Subject) -> Iterator[str]:
     lines = difflib.unified_diff(
-        as_text(before).splitlines(), as_text(after).splitlines(), lineterm=""
+        as_text(before, mask=MASK).splitlines(),
+        as_text(after, mask=MASK).splitlines(),
+        lineterm="",
     )
     return (line for line in lines if not line.startswith(("---", "+++")))
 
@@ -186,7 +192,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--verbose-level", type=int, default=0, choices=range(4), help="default 0")
     parser.add_argument("--yaml", action="store_true", help="lines of YAML that differ")
     options = parser.parse_args(argv)
-    stream = options.log_file.open("a") if options.log_file else None
+    stream = None
+    if options.log_file:
+        # For this user only: it gets the environment of all containers.
+        os.close(os.open(options.log_file, os.O_WRONLY | os.O_CREAT, 0o600))
+        stream = options.log_file.open("a")
     log = kit.setup_logging(stream=stream, plugin="differ")
 
     ends = {signal.SIGTERM, signal.SIGINT}

@@ -12,10 +12,13 @@ from typing import Any
 import nri_sync
 from nri_sync import api, kit
 from nri_sync.kit.logs.dumps import as_text
+from nri_sync.kit.logs.masking import Mask
 
 __all__ = ["Config", "Logger"]
 
 logger = logging.getLogger("logger")
+# Values of *password*, *token* and the like are left out.
+MASK = Mask()
 
 
 @dataclass
@@ -58,6 +61,8 @@ class Logger(nri_sync.Plugin):
             return
         if path:
             try:
+                # For this user only: it gets the environment of all containers.
+                os.close(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600))
                 self.file = logging.FileHandler(path)
             except OSError as error:
                 raise ValueError(f'failed to open log file "{path}": {error}') from error
@@ -152,7 +157,7 @@ class Logger(nri_sync.Plugin):
 def dump(event: str, **messages: Any) -> None:
     for name, message in messages.items():
         logger.info("%s: %s:", event, name)
-        for line in as_text(message).splitlines():
+        for line in as_text(message, mask=MASK).splitlines():
             logger.info("%s:    %s", event, line)
 
 

@@ -6,7 +6,7 @@ import argparse
 import contextlib
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, TextIO
@@ -15,8 +15,9 @@ from nri_sync import api
 from nri_sync.cli.console import Console, Text, add_output_options, console, print_json
 from nri_sync.cli.errors import CommandError, ExitCode
 from nri_sync.kit.logs.dumps import as_text, selected_events
+from nri_sync.kit.logs.masking import SECRETS, Mask
 from nri_sync.testing.recordings.entries import PLUGIN, REQUEST, RESPONSE, Entry
-from nri_sync.testing.recordings.files import Recorder, to_json
+from nri_sync.testing.recordings.files import Recorder, masked, to_json
 from nri_sync.testing.recordings.proxy import Proxy
 from nri_sync.text import printable
 from nri_sync.threads import Latch, spawn
@@ -48,6 +49,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "synchronize, registerplugin, updatecontainers; with commas between them",
     )  # fmt: skip
     parser.add_argument("--full", action="store_true", help="show all that messages have in them")
+    parser.add_argument(
+        "--mask", metavar="NAMES", nargs="?", const=",".join(SECRETS), default="",
+        help="leave out the values of variables, options, annotations and labels of these names, "
+        "patterns with commas between them (without NAMES: *password*, *token* and the like), "
+        "from all that is shown and recorded",
+    )  # fmt: skip
     add_output_options(parser)
 
 
@@ -72,7 +79,8 @@ def run(arguments: argparse.Namespace) -> int:
             ) from error
         if arguments.output == "table":
             print(f"plugins are to connect to {printable(listen)}", file=sys.stderr, flush=True)
-        _Follower(proxy, file, events, _Shown(arguments, datetime.now())).follow()
+        mask = Mask(filter(None, arguments.mask.split(",")))
+        _Follower(proxy, file, events, _Shown(arguments, datetime.now()), mask).follow()
     return ExitCode.OK
 
 
@@ -80,9 +88,10 @@ class _Follower:
     """Takes the entries, on a thread that no interrupt gets to: what has been said is recorded to its end."""
 
     def __init__(
-        self, proxy: Proxy, file: TextIO | None, events: frozenset[str], shown: _Shown
+        self, proxy: Proxy, file: TextIO | None, events: frozenset[str], shown: _Shown, mask: Mask
     ) -> None:
         self._proxy, self._file, self._events, self._shown = proxy, file, events, shown
+        self._mask = mask
         self._error: Exception | None = None
         # Not the thread's own join(): interrupted, it takes a thread for ended that is not.
         self._over = Latch()
@@ -100,8 +109,9 @@ class _Follower:
 
     def _run(self) -> None:
         try:
-            entries = self._proxy if self._file is None else _recorded(self._proxy, self._file)
-            for entry in entries:
+            socket = self._proxy.runtime_path
+            entries = (masked(entry, self._mask) for entry in self._proxy)
+            for entry in entries if self._file is None else _recorded(entries, self._file, socket):
                 if not self._events or not entry.rpc or entry.event in self._events:
                     self._shown.show(entry)
         except Exception as error:
@@ -143,11 +153,11 @@ def _new_file(path: str) -> Iterator[TextIO]:
             file.close()
 
 
-def _recorded(entries: Proxy, file: TextIO) -> Iterator[Entry]:
+def _recorded(entries: Iterable[Entry], file: TextIO, socket: str) -> Iterator[Entry]:
     recorder: Recorder | None = None
     for entry in entries:
         try:
-            recorder = recorder or Recorder(file, socket=entries.runtime_path)
+            recorder = recorder or Recorder(file, socket=socket)
             recorder.write(entry)
         except OSError as error:
             raise CommandError(

@@ -125,6 +125,15 @@ def test_json_and_a_recording(runtime: FakeRuntime, tmp_path: Path) -> None:
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
+def test_secrets_are_left_out_on_demand(runtime: FakeRuntime, tmp_path: Path) -> None:
+    path = tmp_path / "r.jsonl"
+    text = traced(runtime, "-o", "json", "--mask", "p?d,other", "--record", path)
+    for lines in (text, path.read_text()):
+        assert '"key":"POD","value":"(masked)"' in lines.replace(": ", ":").replace(", ", ",")
+    text = traced(runtime, "--full", "--mask")
+    assert "value: web" in text
+
+
 def test_interrupted_while_a_plugin_is_connected(runtime: FakeRuntime, tmp_path: Path) -> None:
     listen = f"{os.path.dirname(runtime.socket_path)}/trace.sock"
     path = tmp_path / "r.jsonl"

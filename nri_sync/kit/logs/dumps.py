@@ -11,6 +11,7 @@ from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 
 from nri_sync import EventMask, api
+from nri_sync.kit.logs.masking import NO_MASK, Mask
 from nri_sync.text import Lines, printable
 
 __all__ = ["LIMIT", "DumpSelection", "as_text", "as_value", "selected_events"]
@@ -49,14 +50,14 @@ def _of_mask(mask: EventMask) -> frozenset[str]:
     return frozenset(map(api.pretty_name, mask.numbers))
 
 
-def as_text(message: Message, limit: int = LIMIT) -> Lines:
+def as_text(message: Message, limit: int = LIMIT, mask: Mask = NO_MASK) -> Lines:
     """The fields that are set, in the manner of YAML; cut off with a note after ``limit`` characters.
 
-    Printable, and each line is indented or begins with the name of a field.
+    Printable: each line is indented or begins with the name of a field. ``mask`` replaces secrets.
     """
     lines: list[str] = []
     room = limit
-    for line in _fields(message, ""):
+    for line in _fields(message, "", mask):
         if len(line) >= room:
             lines.append(line[:room])
             lines.append(f"... (cut off; the message has {message.ByteSize()} bytes)")
@@ -66,29 +67,32 @@ def as_text(message: Message, limit: int = LIMIT) -> Lines:
     return Lines("\n".join(lines) if lines else "{}")
 
 
-def as_value(message: Message, limit: int = LIMIT) -> Any:
+def as_value(message: Message, limit: int = LIMIT, mask: Mask = NO_MASK) -> Any:
     """A dictionary in the manner of protobuf's JSON; of one with more bytes than that, its :func:`as_text`."""
     if message.ByteSize() > limit:
-        return as_text(message, limit)
-    return MessageToDict(message, preserving_proto_field_name=True)
+        return as_text(message, limit, mask)
+    return MessageToDict(mask.message(message), preserving_proto_field_name=True)
 
 
-def _fields(message: Message, indent: str) -> Iterator[str]:
+def _fields(message: Message, indent: str, mask: Mask) -> Iterator[str]:
     for field, value in message.ListFields():
         name = f"{indent}{field.name}:"
+        value = mask.field(message, field.name, value)
         if isinstance(value, Mapping):
             yield name
             for key in sorted(value):
-                yield from _entry(f"{indent}  {_scalar(None, key)}:", field, value[key], indent)
+                yield from _entry(
+                    f"{indent}  {_scalar(None, key)}:", field, value[key], indent, mask
+                )
         elif isinstance(value, Sequence) and not isinstance(value, (str, bytes)):
             yield name
             for item in value:
-                yield from _item(field, item, indent)
+                yield from _item(field, item, indent, mask)
         else:
-            yield from _entry(name, field, value, indent)
+            yield from _entry(name, field, value, indent, mask)
 
 
-def _entry(name: str, field: Any, value: Any, indent: str) -> Iterator[str]:
+def _entry(name: str, field: Any, value: Any, indent: str, mask: Mask) -> Iterator[str]:
     value = _unwrapped(value)
     if not isinstance(value, Message):
         yield f"{name} {_scalar(field, value)}"
@@ -96,15 +100,15 @@ def _entry(name: str, field: Any, value: Any, indent: str) -> Iterator[str]:
         yield f"{name} {{}}"
     else:
         yield name
-        yield from _fields(value, indent + "  ")
+        yield from _fields(value, indent + "  ", mask)
 
 
-def _item(field: Any, value: Any, indent: str) -> Iterator[str]:
+def _item(field: Any, value: Any, indent: str, mask: Mask) -> Iterator[str]:
     if not isinstance(value, Message):
         yield f"{indent}- {_scalar(field, value)}"
         return
     empty = True
-    for line in _fields(value, indent + "  "):
+    for line in _fields(value, indent + "  ", mask):
         yield f"{indent}- {line[len(indent) + 2 :]}" if empty else line
         empty = False
     if empty:

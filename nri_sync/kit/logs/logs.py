@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from typing import Any, TextIO
 
 from nri_sync.kit.intercept import NamedInterceptor
@@ -13,6 +14,7 @@ from nri_sync.kit.logs import dumps
 from nri_sync.kit.logs.context import ContextFilter, RequestScope
 from nri_sync.kit.logs.dumps import DumpSelection, selected_events
 from nri_sync.kit.logs.formatters import JSONFormatter, TextFormatter
+from nri_sync.kit.logs.masking import SECRETS, Mask
 from nri_sync.logger import get_logger
 from nri_sync.plugin.interceptors import Proceed
 from nri_sync.ttrpc import ServicerContext
@@ -41,6 +43,7 @@ class LogRequests(NamedInterceptor):
         dump: DumpSelection = (),
         dump_format: str = "text",
         dump_limit: int = dumps.LIMIT,
+        mask: Iterable[str] = SECRETS,
     ) -> None:
         """
         Args:
@@ -50,6 +53,8 @@ class LogRequests(NamedInterceptor):
             dump_format: ``"text"``, in the manner of YAML, in the message; or ``"json"``, a value in the
                 attribute ``dump`` of the record.
             dump_limit: characters of one request or reply.
+            mask: names of variables, options, annotations and labels whose values dumps leave out, as patterns of
+                a shell; default is the usual ones, such as ``*password*`` and ``*token*``. ``()`` leaves out none.
 
         Raises ValueError for a format or event that is none.
         """
@@ -63,6 +68,7 @@ class LogRequests(NamedInterceptor):
         self._dumped = selected_events(dump)
         self._as_text = dump_format == "text"
         self._limit = dump_limit
+        self._mask = Mask(mask)
 
     def serve(self, event: str, request: Any, context: ServicerContext, proceed: Proceed) -> Any:
         scope = RequestScope(self.plugin, event, request)
@@ -91,9 +97,11 @@ class LogRequests(NamedInterceptor):
     def _dump(self, what: str, message: Any) -> None:
         try:
             if self._as_text:
-                dump_logger.debug("%s:\n%s", what, dumps.as_text(message, self._limit))
+                dump_logger.debug("%s:\n%s", what, dumps.as_text(message, self._limit, self._mask))
             else:
-                dump_logger.debug(what, extra={"dump": dumps.as_value(message, self._limit)})
+                dump_logger.debug(
+                    what, extra={"dump": dumps.as_value(message, self._limit, self._mask)}
+                )
         except Exception:
             dump_logger.exception("the %s cannot be dumped", what)
 
@@ -104,6 +112,7 @@ def setup_logging(
     *,
     dump: DumpSelection = (),
     dump_limit: int = dumps.LIMIT,
+    mask: Iterable[str] = SECRETS,
     plugin: str = "",
     stream: TextIO | None = None,
 ) -> LogRequests:
@@ -119,7 +128,7 @@ def setup_logging(
     Args:
         format: ``"text"`` or ``"json"``.
         level: of the root logger: ``"debug"``, ``"info"``, ``"warning"``, ``"error"``, ``"critical"`` or a number.
-        dump, dump_limit, plugin: as :class:`LogRequests`. Dumps are logged whatever ``level`` is.
+        dump, dump_limit, mask, plugin: as :class:`LogRequests`. Dumps are logged whatever ``level`` is.
         stream: where to write instead of standard error.
 
     Raises ValueError for a format, level or event that is none.
@@ -127,7 +136,9 @@ def setup_logging(
     if format not in FORMATS:
         raise ValueError(f"format must be one of {', '.join(FORMATS)}, not {format!r}")
     number = _level(level)
-    requests = LogRequests(plugin=plugin, dump=dump, dump_format=format, dump_limit=dump_limit)
+    requests = LogRequests(
+        plugin=plugin, dump=dump, dump_format=format, dump_limit=dump_limit, mask=mask
+    )
     handler = _Handler(stream)
     handler.setFormatter(FORMATS[format]())
     handler.addFilter(ContextFilter())

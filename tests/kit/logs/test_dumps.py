@@ -11,6 +11,7 @@ import yaml
 
 from nri_sync import EventMask, api
 from nri_sync.kit.logs.dumps import as_text, as_value, selected_events
+from nri_sync.kit.logs.masking import Mask
 
 __all__: list[str] = []
 
@@ -157,3 +158,16 @@ def test_a_value() -> None:
     assert value["pod_sandbox_id" if "pod_sandbox_id" in value else "name"] == "nginx"
     assert value["labels"] == {"a": "1", "b": "yes"}
     assert as_value(container(), 50) == as_text(container(), 50)
+
+
+def test_secrets_are_left_out_on_demand() -> None:
+    made = api.Container(
+        env=["TOKEN=t0p"], args=["--password", "t0p"], annotations={"my.secret": "t0p", "a": "1"}
+    )
+    adjustment = api.Adjustment().add_env("API_KEY", "t0p").message
+    for message in (made, adjustment):
+        assert "t0p" in as_text(message)
+        assert "t0p" not in as_text(message, mask=Mask())
+        assert "t0p" not in json.dumps(as_value(message, mask=Mask()))
+        assert "t0p" not in json.dumps(as_value(message, 20, mask=Mask()))
+    assert as_text(made, mask=Mask()).count("(masked)") == 3

@@ -110,6 +110,23 @@ def test_dumps_as_text(node: Node) -> None:
     assert "nri_sync.kit.dump: no reply: ValueError('no')" in text
 
 
+@pytest.mark.parametrize("format", ["text", "json"])
+def test_dumps_leave_secrets_out(format: str, node: Node) -> None:
+    # The plugin answers with a variable A, and its name decides.
+    assert "(masked)" not in "\n".join(run(node, format, dump="createcontainer"))
+    assert "(masked)" in "\n".join(run(node, format, dump="createcontainer", mask=["a"]))
+    with pytest.raises(TypeError, match="list of texts"):
+        kit.setup_logging(mask="password")
+
+
+def test_dumps_leave_the_usual_secrets_out_by_default(caplog: pytest.LogCaptureFixture) -> None:
+    container = api.Container(env=["TOKEN=t0p"])
+    with caplog.at_level(logging.DEBUG):
+        for requests in (kit.LogRequests(), kit.LogRequests(mask=())):
+            requests._dump("request", container)
+    assert [("t0p" in record.getMessage()) for record in caplog.records] == [False, True]
+
+
 def test_dumps_as_json(node: Node) -> None:
     lines = run(node, "json", dump=EventMask.CREATE_CONTAINER, level="warning")
     records = [json.loads(line) for line in lines]

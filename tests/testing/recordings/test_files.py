@@ -14,6 +14,7 @@ import pytest
 
 from nri_sync import api
 from nri_sync.kit.config.foreign import Bounds
+from nri_sync.kit.logs.masking import Mask
 from nri_sync.testing.recordings import files
 from nri_sync.testing.recordings.entries import (
     CLOSED,
@@ -30,6 +31,7 @@ from nri_sync.testing.recordings.files import (
     Recording,
     RecordingError,
     from_json,
+    masked,
     to_json,
 )
 
@@ -88,6 +90,18 @@ def test_fields_of_newer_releases_are_kept() -> None:
     )  # fmt: skip
     read = from_json(json.loads(json.dumps(to_json(entry))))
     assert read.message.SerializeToString() == entry.payload
+
+
+def test_secrets_are_left_out_on_demand() -> None:
+    container = api.Container(env=["TOKEN=t0p", "A=1"])
+    message = api.nri_pb2.CreateContainerRequest(container=container)
+    entry = Entry(REQUEST, 1, rpc="CreateContainer", message=message, payload=b"t0p")
+    shown = masked(entry, Mask())
+    assert (list(shown.message.container.env), shown.payload) == (["TOKEN=(masked)", "A=1"], None)
+    assert entry.payload == b"t0p"
+    assert "t0p" in str(message)
+    assert masked(Entry(REQUEST, 1, rpc="Dance", payload=b"t0p"), Mask()).payload is None
+    assert masked(entry, Mask(())) is entry
 
 
 def test_an_end_that_is_cut_off_is_left_out(tmp_path: Path) -> None:
@@ -170,6 +184,17 @@ def test_a_line_without_end_is_not_read_whole(
         path.write_text(HEAD + '"' + "x" * 1000 + end + HEAD)
         with pytest.raises(RecordingError, match="line 2: has more than the 1,000 bytes"):
             Recording.read(path)
+
+
+def test_a_new_file_is_for_this_user_only(tmp_path: Path) -> None:
+    recording = Recording.read(written(tmp_path / "r", ENTRIES))
+    recording.path = str(tmp_path / "new")
+    before = os.umask(0)
+    try:
+        recording.write()
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "new").stat().st_mode) == 0o600
 
 
 def test_written_back(tmp_path: Path) -> None:
