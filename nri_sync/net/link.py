@@ -71,8 +71,10 @@ _LONGEST_POLL = 0x7FFFFFFF
 class Job:
     """Something that the peer asked for, to be run by a worker thread."""
 
-    #: Bytes of memory that the job holds while it waits for a thread.
+    #: Bytes of memory that the job holds while it waits for a thread. Then only the link changes it.
     size = 0
+    #: Whether it waits for a thread; for the link.
+    in_line = False
     #: When :meth:`Receiver.tick` wants to look at it, on the monotonic clock.
     due = math.inf
 
@@ -392,9 +394,20 @@ class Link:
             or self._backlog_bytes + job.size > self._max_backlog_bytes
         ):
             return False
+        job.in_line = True
         self._backlog.append(job)
         self._backlog_bytes += job.size
         return True
+
+    def hold(self, job: Job, size: int) -> bool:
+        """Count ``size`` more bytes for a job that may be in line; False if all in line would hold too much."""
+        with self._lock:
+            if job.in_line:
+                if self._backlog_bytes + size > self._max_backlog_bytes:
+                    return False
+                self._backlog_bytes += size
+            job.size += size
+            return True
 
     def _next_in_line(self) -> Job | None:
         with self._lock:
@@ -404,6 +417,7 @@ class Link:
         if not self._backlog:
             return None
         job = self._backlog.popleft()
+        job.in_line = False
         self._backlog_bytes -= job.size
         return job
 

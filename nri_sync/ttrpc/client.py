@@ -18,7 +18,7 @@ from nri_sync.net.link import Job, Link
 from nri_sync.threads import Latch, spawn_anywhere
 from nri_sync.ttrpc import envelope_pb2
 from nri_sync.ttrpc.callbacks import Callback, run_callbacks, run_elsewhere
-from nri_sync.ttrpc.inbox import Inbox
+from nri_sync.ttrpc.inbox import Holdings, Inbox
 from nri_sync.ttrpc.service import Framing
 from nri_sync.ttrpc.status import Status
 from nri_sync.wire.streams import (
@@ -153,6 +153,7 @@ class ClientEnd:
         self._dropped: deque[int] = deque()
         # Why there can be no further call; the connection ends when the last one is done.
         self._spent: LocalProtocolError | None = None
+        self._holdings = Holdings(self._inboxes)
         self._closed: Status | None = None
         self._closed_by: Exception | None = None
         self._ignored = 0
@@ -459,11 +460,15 @@ class ClientEnd:
             status = Status.of(grpc.StatusCode.INTERNAL, text)
             self.finish(call, status, cause=RemoteProtocolError(text))
             return
-        if event.data is not None and not call.inbox.put(event.data):
+        if event.data is not None and not self._holdings.put(call.inbox, event.data):
             text = f"{call.method}: the responses were not taken for too long"
             self.finish(call, Status.of(grpc.StatusCode.RESOURCE_EXHAUSTED, text))
         elif event.end:
             self._answered(call, _OK)
+
+    def _inboxes(self) -> list[Inbox]:
+        with self._lock:
+            return [call.inbox for call in self._calls.values() if call.inbox is not None]
 
     def tick(self, now: float) -> float:
         """End the calls whose time is over and that nobody waits for; returns when the next one is."""

@@ -22,7 +22,7 @@ from nri_sync.ttrpc import envelope_pb2
 from nri_sync.ttrpc.callbacks import Callback, run_callbacks, run_elsewhere
 from nri_sync.ttrpc.context import Metadatum, ServicerContext, current_context
 from nri_sync.ttrpc.frames import calls_handlers, own_frames
-from nri_sync.ttrpc.inbox import END, Inbox
+from nri_sync.ttrpc.inbox import END, Holdings, Inbox, cost
 from nri_sync.ttrpc.router import Router
 from nri_sync.ttrpc.status import Status, from_exception
 from nri_sync.wire.streams import (
@@ -58,6 +58,9 @@ _PAYLOAD_TAG = b"\x12"  # field 2 of the Response envelope, length-delimited
 
 
 _TOO_MANY = Status.of(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many requests at once")
+_NOT_TAKEN = Status.of(
+    grpc.StatusCode.RESOURCE_EXHAUSTED, "the handler does not take the data of the stream"
+)
 
 
 class _RequestsBroken(Exception):
@@ -145,6 +148,8 @@ class ServerCall(Job):
     about = ""
     #: Whether it was admitted, and counts for the server until it is settled: its answer is out.
     counts = False
+    #: Whether a thread serves it, or has.
+    begun = False
     context: ServicerContext | None = None
 
     def __init__(self, end: ServerEnd, stream_id: int, data: bytes, state: State) -> None:
@@ -169,6 +174,7 @@ class ServerCall(Job):
     def run(self) -> Sequence[Buffer]:
         """Serve the call, in this thread; returns what is left to send."""
         end = self._end
+        self.begun = True
         try:
             request = envelope_pb2.Request.FromString(self._data)
         except Exception as error:
@@ -313,12 +319,19 @@ class ServerCall(Job):
 
     def _cancel(self) -> bool:
         """End the call from inside; returns whether it was still going on."""
-        buffers = self._answer(Status.of(grpc.StatusCode.CANCELLED, "cancelled by the server"))
-        if not buffers:
+        reply = self.give_up(Status.of(grpc.StatusCode.CANCELLED, "cancelled by the server"))
+        if reply is None:
             return False
-        self._end.run_elsewhere(self.stop())
-        self._end.link.dispatch(_Reply(buffers, self.sent))
+        self._end.link.dispatch(reply)
         return True
+
+    def give_up(self, status: Status) -> Job | None:
+        """End the call before its handler has; returns the job that answers, or ``None`` if it is over."""
+        buffers = self._answer(status)
+        if not buffers:
+            return None
+        self._end.run_elsewhere(self.stop())
+        return _Reply(buffers, self.sent)
 
     def answer_late(self, policy: LatePolicy) -> Sequence[Buffer]:
         """Answer for the handler, which goes on; empty when it was faster, or the policy will not."""
@@ -414,6 +427,7 @@ class ServerEnd:
         # refusal must not overtake the answer.
         self._leaving: set[int] = set()
         self._takes_calls = True
+        self._holdings = Holdings(self._inboxes)
         self._ignored = 0
 
     # For the link
@@ -455,7 +469,9 @@ class ServerEnd:
         if isinstance(event, RequestReceived):
             return self._admit_call(call, jobs)
         if isinstance(event, DataReceived):
-            return () if found is None else self._receive_data(found, event)
+            if found is not None:
+                self._receive_data(found, event, jobs)
+            return ()
         if isinstance(event, Rejected):
             return self._reject(event)
         self._ignore(event)
@@ -475,24 +491,34 @@ class ServerEnd:
         jobs.append(call)
         return ()
 
-    def _receive_data(self, call: ServerCall, event: DataReceived) -> Sequence[Buffer]:
+    def _receive_data(self, call: ServerCall, event: DataReceived, jobs: list[Job]) -> None:
         inbox = call.inbox
         if inbox is None:
-            return ()
-        if event.data is not None and not inbox.put(event.data):
-            with self._lock:
-                self._streams.send_response(event.stream_id)
-            return self._reject(
-                Rejected(
-                    event.stream_id,
-                    grpc.StatusCode.RESOURCE_EXHAUSTED.value[0],
-                    "the handler does not take the data of the stream",
-                    finished=True,
-                )
-            )
+            return
+        if event.data is not None:
+            refusal = self._put(call, inbox, event.data)
+            if refusal is not None:
+                logger.debug("%s: stream %d: %s", self.peer, call.stream_id, refusal.details)
+                reply = call.give_up(refusal)
+                if reply is not None:
+                    jobs.append(reply)
+                return
         if event.end:
             inbox.end()
-        return ()
+
+    def _put(self, call: ServerCall, inbox: Inbox, data: bytes) -> Status | None:
+        """Keep a message of a stream; returns why there is no room for it."""
+        # No handler makes room in a stream that waits for a thread: it counts with the requests in line.
+        if not call.begun and not self.link.hold(call, cost(data)):
+            return _TOO_MANY
+        if not (self._holdings.put(inbox, data) if call.begun else inbox.put(data)):
+            return _NOT_TAKEN
+        return None
+
+    def _inboxes(self) -> list[Inbox]:
+        with self._lock:
+            calls = list(self.calls.values())
+        return [call.inbox for call in calls if call.inbox is not None and call.begun]
 
     def _reject(self, event: Rejected) -> Sequence[Buffer]:
         logger.debug("%s: %s", self.peer, event.reason)

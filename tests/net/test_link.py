@@ -214,6 +214,24 @@ class TestLimits:
             "rig: too many requests at once, one was refused"
         ]
 
+    def test_what_a_job_in_line_gets_later_counts(self) -> None:
+        with linked(max_threads=3, max_backlog_bytes=100) as (lines, peer):
+            peer.send("block a", "block b")
+            for name in ("block a", "block b"):
+                assert lines.entered[name].wait(LONG)
+            waiting, running = Job(), Job()
+            assert lines.link.hold(waiting, 40)
+            lines.link.dispatch(waiting)
+            assert lines.link.hold(waiting, 60)
+            assert not lines.link.hold(waiting, 1)
+            # One that is served, or not in line yet, does not count.
+            assert lines.link.hold(running, 1000)
+            lines.release("a")
+            lines.release("b")
+            assert [peer.read(), peer.read()]
+            assert eventually(lambda: not waiting.in_line)
+            assert lines.link.hold(waiting, 1000)
+
     def test_a_flood_that_is_read_is_answered_in_full(self) -> None:
         count = 5000
         with linked(max_threads=4, max_backlog=50) as (lines, peer):

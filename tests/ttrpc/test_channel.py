@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import queue
 import socket
@@ -456,7 +457,7 @@ class TestTheEndOfAStream:
                 responses = stream(text("x"))
                 responses.add_done_callback(_setting(done))
                 assert peer.expect().stream_id == stream_id
-                consumer = in_thread(lambda responses=responses: next(responses))
+                consumer = in_thread(functools.partial(next, responses))
                 peer.send(DATA, stream_id, text("a").SerializeToString())
                 peer.respond(stream_id)
                 assert done.wait(Deadline(LONG))

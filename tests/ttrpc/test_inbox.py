@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
+import tracemalloc
 from typing import Callable
 
 import pytest
@@ -11,7 +13,7 @@ import pytest
 from nri_sync.deadline import Deadline
 from nri_sync.threads import Latch
 from nri_sync.ttrpc import inbox as inbox_module
-from nri_sync.ttrpc.inbox import END, Inbox
+from nri_sync.ttrpc.inbox import END, Holdings, Inbox, cost
 from tests.net.rig import LONG, eventually, in_thread
 
 __all__: list[str] = []
@@ -120,8 +122,28 @@ def test_the_end_frees_put(end: Callable[[Inbox], None]) -> None:
 
 
 def test_empty_messages_count_too() -> None:
-    inbox = Inbox(limit=10, stall=0.0)
+    inbox = Inbox(limit=10 * cost(b""), stall=0.0)
     assert sum(inbox.put(b"") for _ in range(1000)) == 11
+
+
+@pytest.mark.parametrize("size", [0, 1, 2, 100, 5000])
+def test_the_bound_holds_in_memory(size: int) -> None:
+    limit = 2 * 1024 * 1024
+    inbox = Inbox(limit=limit, stall=0.0)
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        while inbox.put(bytes(size)):
+            pass
+        after, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    # The last message is put while there is room at all.
+    assert inbox.held <= limit + cost(bytes(size))
+    # Small objects of one value are shared, and the queue grows ahead.
+    assert after - before <= inbox.held + inbox.held // 8
+    assert size < 2 or after - before >= inbox.held // 2
+    assert cost(bytes(size)) >= sys.getsizeof(bytes(size)) + 8
 
 
 def test_a_consumer_that_stalls_is_given_up() -> None:
@@ -170,3 +192,69 @@ def test_a_discarded_inbox_wakes_its_consumer() -> None:
     inbox.discard()
     thread.join(LONG)
     assert taken == [END]
+
+
+def test_what_is_discarded_is_dropped() -> None:
+    inbox = Inbox()
+    for _ in range(100):
+        inbox.put(bytes(1000))
+    inbox.discard()
+    assert (inbox.held, inbox.drained) == (0, True)
+    assert inbox._queue.qsize() == 1
+    assert inbox.get() is END
+
+
+class TestHoldings:
+    """What all streams of a connection hold together."""
+
+    @staticmethod
+    def held(count: int, size: int, **options: float) -> tuple[Holdings, list[Inbox]]:
+        """Holdings whose limit is what ``count`` streams hold that have one message of ``size`` each."""
+        inboxes = [Inbox() for _ in range(count)]
+        limit = count * cost(bytes(size))
+        holdings = Holdings(lambda: inboxes, limit=limit, **options)
+        for inbox in inboxes:
+            assert holdings.put(inbox, bytes(size))
+        return holdings, inboxes
+
+    def test_a_consumer_of_another_stream_makes_room(self) -> None:
+        holdings, inboxes = self.held(3, 100, stall=LONG)
+        results: list[bool] = []
+        thread = in_thread(lambda: results.append(holdings.put(inboxes[0], b"x")))
+        assert eventually(lambda: inboxes[2]._room is not None)
+        assert results == []
+        assert inboxes[2].get() == bytes(100)
+        thread.join(LONG)
+        assert results == [True]
+
+    def test_a_stream_that_ends_makes_room(self) -> None:
+        holdings, inboxes = self.held(3, 100, stall=LONG)
+        results: list[bool] = []
+        thread = in_thread(lambda: results.append(holdings.put(inboxes[0], b"x")))
+        assert eventually(lambda: inboxes[1]._room is not None)
+        inboxes[1].discard()
+        thread.join(LONG)
+        assert results == [True]
+
+    def test_where_nothing_is_taken_there_is_no_room(self) -> None:
+        holdings, inboxes = self.held(3, 100, stall=0.01)
+        assert not holdings.put(inboxes[0], b"x")
+        assert inboxes[1].get() == bytes(100)
+        assert holdings.put(inboxes[0], b"x")
+
+    def test_taken_just_before_the_wait(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        holdings, inboxes = self.held(2, 100, stall=LONG)
+        made = Latch
+
+        def take_first() -> object:
+            latch = made()
+            if inboxes[1].held:
+                assert inboxes[1].get() == bytes(100)
+            return latch
+
+        monkeypatch.setattr(inbox_module, "Latch", take_first)
+        assert holdings.put(inboxes[0], b"x")
+
+    def test_one_message_always_fits(self) -> None:
+        holdings = Holdings(list, limit=10, stall=0.0)
+        assert holdings.put(Inbox(), bytes(1000))

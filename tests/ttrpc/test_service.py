@@ -745,6 +745,74 @@ class TestStreams:
             go.set()
 
 
+class TestMemory:
+    """A peer cannot make a server hold more than it should."""
+
+    @staticmethod
+    @contextmanager
+    def busy() -> Iterator[tuple[RawPeer, threading.Event]]:
+        """A server whose threads all serve handlers that wait for the event."""
+        go = threading.Event()
+        entered = threading.Semaphore(0)
+
+        def block(message: StringValue, context: Any) -> StringValue:
+            entered.release()
+            assert go.wait(LONG)
+            return message
+
+        handlers = {"Block": method("unary_unary", block)}
+        with raw(handlers, max_threads_per_connection=3) as peer:
+            for stream_id in (1, 3):
+                peer.send(REQUEST, stream_id, request("Block"))
+            for _ in range(2):
+                assert entered.acquire(timeout=LONG)
+            try:
+                yield peer, go
+            finally:
+                go.set()
+
+    def test_streams_that_wait_for_a_thread_count_with_what_they_hold(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        # Six of 12 MB each; 64 MiB may wait.
+        streams = range(5, 17, 2)
+        chunk = encoded("x" * 4_000_000)
+        with caplog.at_level(logging.DEBUG, "nri_sync.ttrpc"), self.busy() as (peer, go):
+            for stream_id in streams:
+                peer.send(REQUEST, stream_id, request("Total"), REMOTE_OPEN)
+                for _ in range(3):
+                    peer.send(DATA, stream_id, chunk)
+            assert eventually(lambda: "too many requests at once" in caplog.text)
+            go.set()
+            for stream_id in streams[:-1]:
+                peer.send(DATA, stream_id, b"", REMOTE_CLOSED | NO_DATA)
+            answers = {}
+            for _ in range(2 + len(streams)):
+                answer = peer.expect()
+                answers[answer.stream_id] = answer.status[0]
+            # The sum of 12 MB does not fit into an answer; the last stream is refused for another reason.
+            assert answers == {1: 0, 3: 0, **dict.fromkeys(streams, RESOURCE_EXHAUSTED)}
+            # Once, though more data of it came.
+            refusals = [r.getMessage() for r in caplog.records if "at once" in r.getMessage()]
+            assert len(refusals) == 1
+            peer.check(101)
+
+    def test_the_number_of_open_streams_is_bounded(self) -> None:
+        with self.busy() as (peer, _):
+            codes: list[int] = []
+            opened = 1100
+
+            def read() -> None:
+                for _ in range(opened - 1024):
+                    codes.append(peer.expect().status[0])
+
+            reader = in_thread(read)
+            for number in range(opened):
+                peer.send(REQUEST, 5 + 2 * number, request("Total"), REMOTE_OPEN)
+            reader.join(LONG)
+            assert codes == [RESOURCE_EXHAUSTED] * (opened - 1024)
+
+
 class Policy(LatePolicy):
     def __init__(self, answer: Any) -> None:
         self.seconds: float | None = 0.05
