@@ -205,7 +205,7 @@ CASES = (
             Aim("p99", FLOOR, GO),
         ),
         note="The bare Python is one thread that reads, parses, calls the same handler and writes, "
-        "with no guarantee at all. What the stub takes longer are some forty short functions "
+        "with no guarantee at all. The stub's extra time goes into some forty short functions "
         "(frames, streams, the table of calls, late replies, contexts, counters) and two changes "
         "of an epoll set, by which a second thread stands in for a handler that takes long. "
         "Between two requests the processor goes idle, so all of this takes two to three times as "
@@ -262,7 +262,7 @@ CASES = (
         (OURS, GO),
         _reconnect,
         (Aim("p50", OURS, GO, at_most=1.2),),
-        note="Each session has threads of its own, which end with it: two are started for the new one, at 0.2 "
+        note="Each session has its own threads, which end with it: two are started for the new one, at 0.2 "
         "to 0.4 ms each on this machine, where Go starts goroutines, and the last one of the old session "
         "has to be woken to close the socket. Threads that outlive sessions would be faster, and would be "
         "left behind by stop().",

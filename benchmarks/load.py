@@ -80,7 +80,7 @@ def _case(plugins: int, containers: int, creations: int) -> Case:
     compared = ("all synchronized", "creation, p50", "creation, p99", "most memory in all")
     return Case(
         "load",
-        f"{plugins} plugins, {containers:,} containers told to each, {creations:,} creations through all",
+        f"{plugins} plugins, {containers:,} containers known to each, {creations:,} creations through all",
         units,
         (OURS, GO_RUNTIME),
         lambda kind: load(kind, plugins, containers, creations),
@@ -92,9 +92,9 @@ def _page(outcome: Outcome, rounds: int) -> str:
     lines = [
         "# Load on the runtime side",
         "",
-        "Written by `make load`; do not edit. A runtime in a process of its own, ours or the reference;",
+        "Written by `make load`; do not edit. A runtime in a separate process, ours or the reference;",
         "plugins on the stub of the reference in another. They connect one after the other, as fast as they",
-        "get in; each is told of all pods and containers (of 1 kB), and adds a variable to every container",
+        "get in; each gets all pods and containers (of 1 kB), and adds a variable to every container",
         "that is created. The numbers are medians over the rounds, with half of the range between the",
         "quartiles; the two take turns. A ratio is the median of the ratios of the rounds.",
         "",

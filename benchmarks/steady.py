@@ -159,7 +159,7 @@ def _idle_case(seconds: int, quick: Case | None = None) -> Case:
 STEADY = (
     Case(
         "growth",
-        "CreateContainer of a plugin that was told of many containers",
+        "CreateContainer of a plugin that knows many containers",
         {**{_containers(count): "p50, us" for count in _KNOWN}, "50,000 / 1": ""},
         (OURS, GO),
         _growth,

@@ -32,6 +32,9 @@ html_css_files = ["site.css"]
 # Links between pages of the repository, on the site: files outside docs/ have no page there.
 REPOSITORY = "https://github.com/nri-sync/nri_sync/blob/main/"
 
+# Page, heading, label: docstrings cannot link to a Markdown heading without a label.
+LABELS = [("kit", "## Signals", "kit-signals")]
+
 SECTION = re.compile(r"^## (?P<caption>.+)\n(?P<body>(?:(?!^## ).*\n?)*)", re.MULTILINE)
 ENTRY = re.compile(r"^(?:-|\d+\.) \[[^\]]+\]\((?P<page>[\w/-]+)\.md\)", re.MULTILINE)
 OUTSIDE = re.compile(r"\]\((\.\./[^)]+)\)")
@@ -58,9 +61,17 @@ def outward(name: str, text: str) -> str:
     return OUTSIDE.sub(link, text)
 
 
+def labelled(name: str, text: str) -> str:
+    """Returns the text of a page with the labels that docstrings refer to."""
+    for page, heading, label in LABELS:
+        if page == name:
+            text = text.replace(f"\n{heading}\n", f"\n({label})=\n{heading}\n")
+    return text
+
+
 def read(app: Any, name: str, content: list[str]) -> None:
     """Prepares the text of a page for Sphinx."""
-    content[0] = outward(name, content[0])
+    content[0] = labelled(name, outward(name, content[0]))
     if name == "index":
         content[0] += navigation(content[0])
 

@@ -116,9 +116,10 @@ def test_a_failing_example_would_be_noticed() -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=page_id)
 def test_a_code_host_can_show_the_page(page: Path) -> None:
-    """No link without a text, and no Sphinx directive but in the reference of names."""
+    """No link without a text, no role or label of MyST, and no directive but in the reference of names."""
     text = BLOCK.sub("", page.read_text())
     assert re.findall(r"(?<!!)\[\]\([^)]*\)", text) == []
+    assert re.findall(r"(?<![`_])\{[a-z]+\}`[^`]+`|^\([\w-]+\)=$", text, re.MULTILINE) == []
     directives = [line for line in page.read_text().splitlines() if line.startswith("```{")]
     if not page.stem.endswith("reference"):
         assert directives == []

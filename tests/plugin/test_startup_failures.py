@@ -78,13 +78,13 @@ class Expected(NamedTuple):
 TABLE = {
     "no_socket": Expected("there is no socket", "StartError", "dial", NOT_THERE),
     "no_permission": Expected(
-        "the socket belongs to somebody else",
+        "the socket belongs to another user",
         "StartError",
         "dial",
         "cannot connect: PATH: Permission denied; the socket belongs to root as a rule; run the plugin as "
         "a user that may use it",
     ),
-    "stale_socket": Expected("nobody listens on the socket", "StartError", "dial", REFUSED),
+    "stale_socket": Expected("the socket has no listener", "StartError", "dial", REFUSED),
     "file": Expected("the path is that of a file", "StartError", "dial", REFUSED),
     "datagrams": Expected(
         "the socket is one for datagrams",

@@ -97,7 +97,7 @@ def test_limits_are_those_of_the_code() -> None:
 
 
 def test_answers_name_events_and_codes_of_the_code() -> None:
-    rows = [row for row in rows_after("## What is answered") if not row[0].startswith("*")]
+    rows = [row for row in rows_after("## Answers to a peer") if not row[0].startswith("*")]
     assert len(rows) == 16
     named = dict(vars(streams), **vars(nri_sync.errors))
     for _, event, answer in rows:
