@@ -7,7 +7,7 @@ PY := $(VENV)/bin/python
 TOX := $(PY) tools/run_tox.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test rest ci interop interop-full torture e2e e2e-full e2e-crio bench load fuzz release gen clean
+.PHONY: help demo test rest ci interop interop-full torture e2e e2e-full e2e-crio bench load fuzz soak release gen clean
 
 help:  ## Show the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -50,6 +50,10 @@ load: $(VENV)/.tox  ## Our runtime side and the reference's with 100 plugins, an
 
 fuzz: $(VENV)/.tox  ## Coverage-guided fuzzing of the parsers, some minutes
 	$(TOX) -e fuzz $(TOX_ARGS)
+
+MINUTES ?= 60
+soak: $(VENV)/.tox  ## Inject faults between plugin and runtime for MINUTES=60, with either runtime
+	$(TOX) -e soak $(TOX_ARGS) -- --minutes $(MINUTES)
 
 release: $(VENV)/.tox  ## Build wheel and sdist twice, compare and check both, and rehearse the upload
 	$(TOX) -e release $(TOX_ARGS)

@@ -1,9 +1,9 @@
 """To test plugins with: without containerd, root or a cluster, with pytest or without.
 
-:class:`FakeRuntime` is a runtime with pods and containers, :func:`make_pod` and :func:`make_container` make them,
-a :class:`Result` has what plugins want. A :class:`ScriptedRuntime` does all that can go wrong with a connection,
-as :mod:`.steps` say. :func:`replay` feeds a plugin what a real runtime has said. With pytest there are the
-fixtures ``nri_runtime`` and ``nri_plugin``.
+:class:`FakeRuntime` is a runtime with pods and containers. :func:`make_pod` and :func:`make_container` make both.
+A :class:`Result` has the changes that plugins ask for. A :class:`ScriptedRuntime` misbehaves as its :mod:`.steps`
+say. A :class:`FaultProxy` breaks the connection of a plugin at a chosen byte. :func:`replay` sends a plugin the
+recorded requests of a real runtime. With pytest there are the fixtures ``nri_runtime`` and ``nri_plugin``.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 from nri_sync.testing import steps
 from nri_sync.testing.builders import make_container, make_pod
 from nri_sync.testing.fake import FakeRuntime, StartPlugin
+from nri_sync.testing.faults import FAULT_KINDS, Fault, FaultProxy, FaultyConnection
 from nri_sync.testing.recordings import Recording, replay
 from nri_sync.testing.remote import RemotePlugin
 from nri_sync.testing.removals import NoEffectWarning
@@ -19,9 +20,13 @@ from nri_sync.testing.scripted import ScriptedRuntime
 from nri_sync.testing.steps import hostile_sessions
 
 __all__ = [
+    "FAULT_KINDS",
     "Answer",
     "Changes",
     "FakeRuntime",
+    "Fault",
+    "FaultProxy",
+    "FaultyConnection",
     "NoEffectWarning",
     "Recording",
     "RemotePlugin",

@@ -1,0 +1,34 @@
+"""A picture of a soak: memory, threads and descriptors in the course of its faults."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from tests.soak.figures import Sample
+
+__all__ = ["draw"]
+
+
+def draw(runs: dict[str, Sequence[Sample]], path: Path) -> None:
+    """Write a picture of the runs, each under its name. Needs matplotlib."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    from matplotlib import pyplot
+
+    matplotlib.rcParams["svg.hashsalt"] = "nri_sync"
+    figure, rows = pyplot.subplots(3, 1, sharex=True, figsize=(8, 7), layout="constrained")
+    for name, samples in runs.items():
+        faults = [sample.faults for sample in samples]
+        rows[0].plot(faults, [sample.resident / 1e6 for sample in samples], label=name)
+        rows[1].plot(faults, [sample.threads for sample in samples])
+        rows[2].plot(faults, [sample.descriptors for sample in samples])
+    for row, label in zip(rows, ("resident memory, MB", "threads", "descriptors")):
+        row.set_ylabel(label)
+        row.set_ylim(bottom=0)
+        row.grid(alpha=0.3)
+    rows[0].legend()
+    rows[2].set_xlabel("faults")
+    figure.savefig(path, metadata={"Date": None})
+    pyplot.close(figure)
