@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import inspect
 import operator
 import re
+import types
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Callable, NamedTuple
+from typing import TYPE_CHECKING, Any, Callable, NamedTuple
 
 from nri_sync.api import Adjustment, EventMask, Update, nri_pb2, pretty_name
 from nri_sync.api.plugin import Plugin
 from nri_sync.api.repeats import settled, settled_updates
 from nri_sync.errors import PluginError
+
+if TYPE_CHECKING:
+    import inspect
 
 __all__ = ["BY_EVENT", "HANDLERS", "Handler", "asked_events", "find_handlers"]
 
@@ -284,6 +287,10 @@ def _check_arguments(plugin: object, handler: Handler, method: Any) -> None:
         raise PluginError(
             f"{_describe(plugin)}: {handler.name} is not a method; expected {handler.signature}"
         )
+    if _is_plain(handler, method):
+        return
+    import inspect  # only here: 1 MB that a plugin with plain handlers does not need
+
     if inspect.iscoroutinefunction(method) or inspect.iscoroutinefunction(
         getattr(method, "__call__", None)  # noqa: B004  # of an object that can be called
     ):
@@ -301,6 +308,26 @@ def _check_arguments(plugin: object, handler: Handler, method: Any) -> None:
             f"{_describe(plugin)}: {handler.name}{signature} cannot be called as {handler.signature}: {error}"
         ) from None
     _check_order(plugin, handler, signature)
+
+
+def _is_plain(handler: Handler, method: Any) -> bool:
+    """Whether it is a function or method in Python with exactly the parameters' names, and no types or marks."""
+    function = method.__func__ if isinstance(method, types.MethodType) else method
+    # A decorator or a mark leaves an attribute, such as __wrapped__.
+    if not isinstance(function, types.FunctionType) or vars(function):
+        return False
+    code = function.__code__
+    names = code.co_varnames[function is not method : code.co_argcount]
+    return (
+        names == tuple(handler.parameters)
+        and not (code.co_kwonlyargcount or code.co_flags & _NOT_PLAIN)
+        # With an __annotate__ (Python 3.14) there are types, which are not evaluated here: that may raise.
+        and not (getattr(function, "__annotate__", None) or function.__annotations__)
+    )
+
+
+# Of a function's code: it has *args or **kwargs, or is a generator or a coroutine of any kind (inspect.CO_...).
+_NOT_PLAIN = 0x04 | 0x08 | 0x20 | 0x80 | 0x100 | 0x200
 
 
 # Other names of parameters, and the types in annotations, by the name of the argument.
@@ -343,18 +370,31 @@ def _check_order(plugin: object, handler: Handler, signature: inspect.Signature)
 
 
 def _text_of(annotation: Any) -> str:
+    import inspect
+
     if annotation is inspect.Parameter.empty:
         return ""
     return annotation.__name__ if isinstance(annotation, type) else str(annotation)
+
+
+def _is_data(plugin: object, name: str) -> bool:
+    """Whether an attribute is neither callable nor computed. Runs no code of the plugin."""
+    classes = [*(plugin.__mro__ if isinstance(plugin, type) else ()), *type(plugin).__mro__]
+    for place in (plugin, *classes):
+        try:
+            found = object.__getattribute__(place, "__dict__")[name]
+        except (AttributeError, KeyError):
+            continue
+        return not callable(found) and not hasattr(found, "__get__")
+    return True
 
 
 def _check_spelling(plugin: object, name: str) -> None:
     """Refuse a method that would silently never be called."""
     if name.startswith("_"):
         return
-    found = inspect.getattr_static(plugin, name, None)
-    if not callable(found) and not hasattr(found, "__get__"):
-        return  # plain data
+    if _is_data(plugin, name):
+        return
     likely: Handler | None = _BY_SQUEEZED_NAME.get(_squeezed(name))
     if likely is None:
         import difflib  # only here: 0.2 MB that many a plugin never needs

@@ -95,6 +95,9 @@ class Connection:
         #: How many seconds a handler has before its request is answered for it; ``None``: as many as it needs,
         #: before the session is configured.
         self.answer_within: float | None = None
+        # While the state of the node comes in parts, see ServedConnection.
+        self.state_due: float | None = None
+        self.state_is_complete = False
 
     @property
     def serving(self) -> dict[int, ServicerContext]:

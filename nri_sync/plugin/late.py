@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from typing import Any, Protocol
 
 import grpc
@@ -31,6 +32,10 @@ class TimedConnection(Protocol):
     facts: Facts
     #: How many seconds a handler has; ``None``: its request is not answered for it.
     answer_within: float | None
+    #: While the state of the node comes in parts: when the runtime gives up on it, on the monotonic clock.
+    state_due: float | None
+    #: Whether the part that came last is the last one.
+    state_is_complete: bool
 
 
 class Late(LatePolicy):
@@ -45,11 +50,16 @@ class Late(LatePolicy):
         self._conn = conn
 
     def limit(self) -> float | None:
-        return self._conn.answer_within
+        within, due = self._conn.answer_within, self._conn.state_due
+        if within is None or due is None:
+            return within
+        # All parts of the state have one timeout together: less of it is left for the last part.
+        margin = self._conn.facts.request_timeout - within
+        return min(within, max(0.0, due - margin - time.monotonic()))
 
     def answer(self, call: ServerCall) -> bytes | Status | None:
         rpc = _rpc(call.method)
-        if rpc in _NEVER_LATE or (rpc == "Synchronize" and not _is_last_part(call)):
+        if rpc in _NEVER_LATE or (rpc == "Synchronize" and not self._is_last_part(call)):
             return None
         request = _request_of(call, rpc)
         call.about = about = describe(rpc, request)
@@ -83,6 +93,22 @@ class Late(LatePolicy):
             return False  # the validator of the runtime refuses it
         return self._plugin.name in names or self._plugin.identity.name in names
 
+    def _is_last_part(self, call: ServerCall) -> bool:
+        """Whether a Synchronize is known to be the last.
+
+        An answer for an earlier part would say that its pods and containers have been taken, or that none come.
+        """
+        try:
+            payload = call.payload()
+        except Exception:
+            return False
+        context = call.context
+        if context is None:  # it waits for a thread, and the payload is all there
+            return not measure(payload).more
+        if context.request is None:  # it is being parsed, which takes long where it is large
+            return self._conn.state_is_complete
+        return not context.request.more
+
     def finished(self, call: ServerCall, error: Status | None) -> None:
         self._plugin.tally.add("late_results")
         outcome = "succeeded" if error is None else f"failed ({error.details})"
@@ -109,18 +135,3 @@ def _request_of(call: ServerCall, rpc: str) -> Any:
         return method.request.FromString(call.payload())
     except Exception:
         return None
-
-
-def _is_last_part(call: ServerCall) -> bool:
-    """Whether a Synchronize is known to be the last.
-
-    An answer for an earlier part would say that its pods and containers have been taken, or that none come.
-    """
-    try:
-        payload = call.payload()
-    except Exception:
-        return False
-    context = call.context
-    if context is None:  # it waits for a thread, and the payload is all there
-        return not measure(payload).more
-    return context.request is not None and not context.request.more

@@ -34,18 +34,22 @@ class Parts:
     """Collects the parts of one state. Not thread-safe."""
 
     def __init__(self) -> None:
-        self._size = 0
+        #: The bytes of all parts so far, as :meth:`count` counts them.
+        self.size = 0
+        #: Whether the part that was counted last says that more come.
+        self.more = False
         self._pods: list[nri_pb2.PodSandbox] = []
         self._containers: list[nri_pb2.Container] = []
 
     @property
     def too_much(self) -> bool:
         """Whether the parts exceed the bound; a part that did so was not parsed."""
-        return self._size > MOST
+        return self.size > MOST
 
     def count(self, data: bytes) -> bool:
         """Count a part; returns whether it may be parsed."""
-        self._size += len(data) + _OBJECT * measure(data).objects
+        objects, self.more = measure(data)
+        self.size += len(data) + _OBJECT * objects
         return not self.too_much
 
     def add(self, part: nri_pb2.SynchronizeRequest) -> None:
@@ -55,7 +59,7 @@ class Parts:
     def take(self) -> tuple[list[nri_pb2.PodSandbox], list[nri_pb2.Container]]:
         """All that has been added; what comes next is another state."""
         taken = self._pods, self._containers
-        self._size, self._pods, self._containers = 0, [], []
+        self.size, self._pods, self._containers = 0, [], []
         return taken
 
 

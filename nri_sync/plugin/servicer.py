@@ -16,6 +16,7 @@ from nri_sync.api.services import PLUGIN
 from nri_sync.errors import Reject
 from nri_sync.plugin.facts import Facts
 from nri_sync.plugin.ignored import IgnoredFields
+from nri_sync.plugin.memory import give_back_after
 from nri_sync.plugin.parts import MOST, Parts
 from nri_sync.plugin.spec import PluginSpec
 from nri_sync.plugin.subjects import describe
@@ -44,6 +45,9 @@ _method("Shutdown", lambda request, context: None)
 
 _UNIMPLEMENTED = grpc.StatusCode.UNIMPLEMENTED
 
+# From how many bytes of state on, as Parts counts them, its memory is given back to the system.
+_MUCH = 1024 * 1024
+
 _VALIDATE = "ValidateContainerAdjustment"
 
 
@@ -53,6 +57,10 @@ class ServedConnection(Protocol):
     #: What the runtime has sent of itself.
     facts: Facts
     ignored: IgnoredFields
+    #: While the state of the node comes in parts: when the runtime gives up on it, on the monotonic clock.
+    state_due: float | None
+    #: Whether the part that came last is the last one.
+    state_is_complete: bool
 
     @property
     def serving(self) -> dict[int, ServicerContext]:
@@ -252,19 +260,31 @@ class Servicer:
         # Counted before it is parsed. A part that is too much is refused by _synchronize().
         with self._lock:
             may_parse = self._parts.count(data)
+            self._conn.state_is_complete = not self._parts.more
         return nri_pb2.SynchronizeRequest.FromString(data if may_parse else b"")
+
+    def _expect_more(self, context: ServicerContext) -> None:
+        """The runtime has one timeout for all parts together (``plugin.synchronize`` of NRI's adaptation)."""
+        if self._conn.state_due is None or context.deadline.at is not None:
+            # Some runtimes do not send their timeout with the call: then it began with the first part.
+            timeout = self._conn.facts.request_timeout
+            self._conn.state_due = context.deadline.at or context.since + timeout
 
     def _synchronize(
         self, request: nri_pb2.SynchronizeRequest, context: ServicerContext
     ) -> nri_pb2.SynchronizeResponse:
         """State that is too large for one message comes in parts; the handler gets all of it at once."""
+        self._conn.state_is_complete = False  # of the part that comes next, nothing is known
         with self._lock:
             too_much = self._parts.too_much
             if not too_much:
                 self._parts.add(request)
                 if request.more:
+                    self._expect_more(context)
                     return nri_pb2.SynchronizeResponse(more=True)
+            size = self._parts.size
             pods, containers = self._parts.take()
+        self._conn.state_due = None
         if too_much:
             context.abort(
                 grpc.StatusCode.RESOURCE_EXHAUSTED,
@@ -274,6 +294,8 @@ class Servicer:
         self._plugin.logger.debug("synchronize: %d pods, %d containers", len(pods), len(containers))
         reply = self._call(_HANDLERS["synchronize"], [pods, containers], context)
         self._conn.mark_synchronized()
+        if size >= _MUCH:
+            give_back_after(context.when_answered(), f"{self._plugin.name}-memory")
         reply.more = False
         return reply  # type: ignore[no-any-return]
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import itertools
+import subprocess
+import sys
 import types
 from collections.abc import Iterator
 from typing import Annotated, Any, Optional
@@ -483,3 +485,62 @@ class TestAskedEvents:
     def test_no_mask(self) -> None:
         with pytest.raises(TypeError, match="returned str"):
             asked_events("all", self.HANDLED)
+
+
+class TestPlainHandlers:
+    """Those that are known to be right without a look at their signature, for which inspect is loaded."""
+
+    PROGRAM = """
+import sys
+from types import SimpleNamespace
+
+blocked = sys.modules["inspect"] = object()  # without an attribute
+from nri_sync.api import handlers
+
+{handler}
+
+class Plain:
+    data = 1
+    _private = None
+
+    def run_pod_sandbox(self, pod): ...
+
+    @staticmethod
+    def stop_pod_sandbox(pod): ...
+
+    def other(self): ...
+
+found, _ = handlers.find_handlers({plugin})
+print(sorted(found))
+"""
+
+    def find(self, handler: str, plugin: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-c", self.PROGRAM.format(handler=handler, plugin=plugin)],
+            capture_output=True, text=True, check=False, timeout=60,
+        )  # fmt: skip
+        return done.stdout.strip() or done.stderr.strip().splitlines()[-1]
+
+    def test_need_no_inspect(self) -> None:
+        assert self.find("", "Plain()") == "['run_pod_sandbox', 'stop_pod_sandbox']"
+        made = "SimpleNamespace(run_pod_sandbox=lambda pod: None, data=2)"
+        assert self.find("", made) == "['run_pod_sandbox']"
+
+    @pytest.mark.parametrize(
+        "handler",
+        [
+            "def handler(sandbox): ...",
+            "def handler(pod: str): ...",
+            "def handler(pod, more=1): ...",
+            "def handler(pod, *more): ...",
+            "def handler(pod, **more): ...",
+            "def handler(pod, *, more=1): ...",
+            "async def handler(pod): ...",
+            "def handler(pod): yield",
+            "def handler(pod): ...\nhandler.mark = 1",
+            "class Handler:\n    def __call__(self, pod): ...\nhandler = Handler()",
+        ],
+    )
+    def test_others_are_looked_at(self, handler: str) -> None:
+        text = self.find(handler, "SimpleNamespace(run_pod_sandbox=handler)")
+        assert "'object' object has no attribute" in text

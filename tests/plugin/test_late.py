@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+import time
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
@@ -93,6 +95,61 @@ class TestLateReplies:
         thread.join(LONG)
         assert answers == [nri_pb2.SynchronizeResponse(more=True)]
         assert stub.counters.late_replies == 1
+
+    @pytest.mark.parametrize("left", [0.2, -100.0])
+    def test_all_parts_of_a_state_have_one_timeout(
+        self, connect: Connect, slow: Slow, left: float
+    ) -> None:
+        """The last part is answered before the runtime gives up, however late that part has come."""
+
+        def synchronize(pods: Any, containers: Any) -> None:
+            if pods[0].id == "last":
+                slow()
+
+        config = configuration(request_timeout=60_000)
+        stub, peer = connect(PluginWith(synchronize=synchronize), config=config)
+        (conn,) = stub._live()
+        peer.call("Synchronize", nri_pb2.SynchronizeRequest(more=True), LONG)
+        # As if the parts before had taken nearly all of it.
+        within = conn.facts.answer_within
+        conn.state_due = time.monotonic() + conn.facts.request_timeout - within + left
+        last = nri_pb2.SynchronizeRequest(pods=[nri_pb2.PodSandbox(id="last")])
+        assert peer.call("Synchronize", last, LONG) == nri_pb2.SynchronizeResponse()
+        assert stub.late_by_event == {"Synchronize": 1}
+        slow.go_on.set()
+        # The next state starts from nothing.
+        assert Late(stub._spec, conn).limit() == within
+
+    @pytest.mark.parametrize("timeout", [10.0, None])
+    def test_when_the_runtime_gives_up_on_a_state(
+        self, connect: Connect, timeout: float | None
+    ) -> None:
+        """As its client says with each call, or, for a client that does not, from the first part on."""
+        config = configuration(request_timeout=60_000)
+        stub, peer = connect(PluginWith(synchronize=lambda pods, containers: None), config=config)
+        (conn,) = stub._live()
+        dues = []
+        began = time.monotonic()
+        for _ in range(2):
+            peer.call("Synchronize", nri_pb2.SynchronizeRequest(more=True), timeout)
+            dues.append(conn.state_due)
+        taken = time.monotonic() - began
+        assert dues[0] is not None
+        assert dues[1] is not None
+        assert (dues[0] == dues[1]) is (timeout is None)
+        assert 0 <= dues[0] - began - (timeout or 60.0) <= taken
+
+    def test_a_last_part_that_is_being_parsed(self, connect: Connect) -> None:
+        stub, _ = connect(PluginWith(synchronize=lambda pods, containers: None))
+        (conn,) = stub._live()
+        late = Late(stub._spec, conn)
+        method = f"/{nri_pb2.DESCRIPTOR.package}.Plugin/Synchronize"
+        call: Any = SimpleNamespace(method=method, payload=lambda: b"", about="")
+        call.context = SimpleNamespace(request=None)
+        conn.state_is_complete = False
+        assert late.answer(call) is None
+        conn.state_is_complete = True
+        assert late.answer(call) == b""
 
     def test_a_result_that_is_an_error_is_logged_as_one(
         self, connect: Connect, slow: Slow, caplog: pytest.LogCaptureFixture
@@ -193,6 +250,8 @@ class TestLateReplies:
         class Conn:
             facts = Facts(EventMask(0), 5.0)
             answer_within: float | None = facts._replace(request_timeout=timeout).answer_within
+            state_due: float | None = None
+            state_is_complete = False
 
         plugin: Any = None
         conn = Conn()

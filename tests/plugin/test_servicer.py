@@ -14,6 +14,7 @@ import nri_sync
 from nri_sync import api, kit
 from nri_sync.api import EventMask, nri_pb2
 from nri_sync.api.handlers import BY_EVENT, HANDLERS, Handler
+from nri_sync.deadline import Deadline
 from nri_sync.errors import Reject, StartError
 from nri_sync.kit.intercept import RequestInterceptor
 from nri_sync.plugin import parts, servicer
@@ -687,6 +688,26 @@ class TestSynchronize:
         # The next one starts from nothing.
         self.part(peer, self.pods(5), [], more=False)
         assert plugin.expect("synchronize") == (self.pods(5), [])
+
+    @pytest.mark.parametrize(("labels", "trims"), [(100, 0), (60_000, 1)])
+    def test_the_memory_of_a_large_state_is_given_back(
+        self, connect: Connect, monkeypatch: pytest.MonkeyPatch, labels: int, trims: int
+    ) -> None:
+        """Of all parts together, once, when the last one has been answered."""
+        given_back: list[tuple[Any, str]] = []
+        monkeypatch.setattr(servicer, "give_back_after", lambda *args: given_back.append(args))
+        plugin = Recorder()
+        _, peer = connect(plugin)
+        ready(plugin)
+        pod = nri_pb2.PodSandbox(id="pod1", labels={str(key): "value" for key in range(labels)})
+        self.part(peer, [pod], [], more=True)
+        assert given_back == []
+        self.part(peer, [pod], [], more=False)
+        assert [name for _, name in given_back] == ["10-test-memory"] * trims
+        for answered, _ in given_back:
+            assert answered.wait(Deadline(LONG))
+        self.part(peer, [], [], more=False)  # which starts from nothing
+        assert len(given_back) == trims
 
     def test_without_a_handler(self, connect: Connect) -> None:
         _, peer = connect(PluginWith(run_pod_sandbox=lambda pod: None))

@@ -7,8 +7,8 @@ import contextvars
 import functools
 import itertools
 import logging
+import os
 import re
-import secrets
 import types
 from collections.abc import Iterator, Mapping
 from typing import Any, Callable, NamedTuple, TypeVar
@@ -251,7 +251,7 @@ class _Operations:
     """Numbers operations. Their ids differ from those of other processes."""
 
     def __init__(self) -> None:
-        self._process = secrets.token_hex(3)
+        self._process = os.urandom(3).hex()
         self.next = itertools.count(1).__next__
 
     def text(self, number: int | None = None) -> str:
