@@ -363,6 +363,40 @@ class TestWriting:
             lines.link.send([b"two\n"], Deadline(1e9))
             assert peer.read() == "two"
 
+    def test_a_deadline_after_a_beginning_that_came_late(self) -> None:
+        is_waiting, is_over = threading.Event(), threading.Event()
+
+        class OnDemand(Deadline):
+            asked = 0
+
+            def remaining(self) -> float:
+                self.asked += 1
+                if self.asked == 2:  # first by send(), then by what waits for the peer
+                    is_waiting.set()
+                return 0.0 if is_over.is_set() else 0.01
+
+        errors: list[Exception] = []
+
+        def send() -> None:
+            try:
+                lines.link.send([b"x" * BIG, b"\n"], OnDemand(LONG))
+            except Exception as error:
+                errors.append(error)
+
+        with linked() as (lines, peer):
+            filled = fill(lines.link)
+            sender = in_thread(send)
+            assert is_waiting.wait(LONG)
+            read_exactly(peer, filled)
+            assert read_exactly(peer, 1) == b"x", "the frame is half written"
+            is_over.set()
+            sender.join(LONG)
+            assert [type(error) for error in errors] == [TimeoutError]
+            # Another thread writes the rest, and nothing comes between.
+            assert peer.read() == "x" * (BIG - 1)
+            lines.link.send([b"two\n"], Deadline(LONG))
+            assert peer.read() == "two"
+
     def test_nobody_left_to_finish_what_was_begun(self, monkeypatch: pytest.MonkeyPatch) -> None:
         def refuse(*arguments: object) -> None:
             raise NoThread("can't start new thread")

@@ -295,6 +295,23 @@ class TestUpdateContainers:
         stub.start()
         assert stub.started
 
+    def test_in_a_repeated_configure(self, serve: Serve, make_stub: MakeStub) -> None:
+        # The runtime holds its lock in events only.
+        results: list[Any] = []
+
+        def configure(config: str, runtime: str, version: str) -> None:
+            if stub.started:
+                results.append(stub.update_containers([UPDATE]))
+
+        runtime = serve(
+            config=configuration(runtime_name="containerd"),
+            update_containers=lambda updates, evictions: [],
+        )
+        stub = make_stub(PluginWith(configure=configure))
+        stub.start()
+        runtime.peer().configure(configuration(runtime_name="containerd"), LONG)
+        assert results == [[]]
+
     def make_only(self, serve: Serve, make_stub: MakeStub, configure: Any) -> nri_sync.Stub:
         serve(update_containers=lambda updates, evictions: [])
         return make_stub(PluginWith(configure=configure))

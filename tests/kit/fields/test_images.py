@@ -148,6 +148,49 @@ def test_the_image_of_a_container(
     assert container_image(container, runtime=runtime) == image
 
 
+SHA_2, ID_2 = "sha256:" + "c3" * 32, "sha256:" + "d4" * 32
+WEB_2 = ImageReference("quay.io", "shop/web", None, SHA_2)
+
+
+@pytest.mark.parametrize(
+    ("runtime", "container", "image"),
+    [
+        # ImageName, then Image, then ImageRef.
+        (OLD_CRIO, crio(Image=str(WEB_TAG), ImageRef=str(PAUSE)), ContainerImage(WEB_TAG, requested=WEB_TAG)),
+        (OLD_CRIO, crio(ImageName=str(WEB), Image=str(WEB_2)), ContainerImage(WEB, SHA, requested=WEB_2)),
+        (
+            OLD_CRIO,
+            crio(ImageName=str(WEB_TAG), Image=str(WEB_2), ImageRef=str(WEB)),
+            ContainerImage(WEB_TAG, SHA_2),
+        ),
+        (
+            NEW_CRIO,
+            crio(ImageName=str(WEB_TAG), ImageRef=str(WEB_2), ImageRepoDigests=str(WEB)),
+            ContainerImage(WEB_TAG, SHA_2),
+        ),
+        (
+            NEW_CRIO,
+            crio(ImageName=str(WEB_TAG), ImageRepoDigests=f"{WEB_2},{WEB}"),
+            ContainerImage(WEB_TAG, SHA_2),
+        ),
+        # The image that is there, then the one that was asked for.
+        (OLD_CRIO, crio(Image=ID_2[7:], ImageRef=ID[7:]), ContainerImage(id=ID)),
+        # The field; the digest in its name first.
+        (CONTAINERD, Container(image=Image(name=str(WEB), digest=SHA_2)), ContainerImage(WEB, SHA)),
+        (CONTAINERD, Container(image=Image(name=ID_2, config_digest=ID)), ContainerImage(id=ID)),
+        (
+            CONTAINERD,
+            Container(image=Image(name=str(WEB_TAG)), annotations={NAME: str(WEB_2)}),
+            ContainerImage(WEB_TAG, None, None, WEB_2),
+        ),
+    ],
+)  # fmt: skip
+def test_keys_that_contradict_each_other_have_an_order(
+    runtime: RuntimeId, container: Container, image: ContainerImage
+) -> None:
+    assert container_image(container, runtime=runtime) == image
+
+
 ALL_KEYS = {
     NAME: str(WEB),
     f"{CRIO}Image": str(WEB),
