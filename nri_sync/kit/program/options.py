@@ -24,6 +24,9 @@ __all__ = ["LEVELS", "Options", "add_options"]
 #: From all to little.
 LEVELS = ("debug", "info", "warning", "error", "critical")
 
+# Of the switch interval, in seconds: below, threads do little but switch; above, each request is late.
+_SHORTEST, _LONGEST = 0.00001, 1.0
+
 _TRUE = frozenset({"1", "true", "yes", "on"})
 _FALSE = frozenset({"0", "false", "no", "off"})
 _VARIABLES = {"name": api.ENV_PLUGIN_NAME, "idx": api.ENV_PLUGIN_IDX}
@@ -47,6 +50,8 @@ class Options:
     retry_first: bool = False
     #: Seconds that handlers in flight have when the program is to end.
     grace: float = 5.0
+    #: Seconds that a thread runs Python before another one may; 0: as the interpreter has it.
+    switch_interval: float = 0.001
     #: A directory of the node, by which instances of the plugin take turns.
     handover: str | None = None
     #: Where to serve health and metrics over HTTP.
@@ -131,6 +136,13 @@ def add_options(
         _grace,
         "5s",
         "time for handlers in flight when the program is to end (default: %(default)s)",
+        metavar="DURATION",
+    )
+    add(
+        "switch-interval",
+        _switch_interval,
+        "1ms",
+        "how long a busy thread keeps handlers waiting; 0s: as the interpreter has it (default: %(default)s)",
         metavar="DURATION",
     )
     add(
@@ -255,6 +267,13 @@ def _grace(text: str) -> float:
     seconds = parse_duration(str(text))
     if seconds < 0:
         raise ValueError("must not be negative")
+    return seconds
+
+
+def _switch_interval(text: str) -> float:
+    seconds = _grace(text)
+    if seconds and not _SHORTEST <= seconds <= _LONGEST:
+        raise ValueError(f"must be 0s, or from {_SHORTEST * 1e6:g}us to {_LONGEST:g}s")
     return seconds
 
 

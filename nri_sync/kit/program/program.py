@@ -145,14 +145,27 @@ def run(
     program = _program("run", plugin, config=config, backoff=backoff, health=health, **stub_options)
     options = options or Options()
     try:
-        run = _Run(program, options)
-        with run.health_served():
-            run.supervisor.run(run.work)
+        with _switching(options.switch_interval):
+            run = _Run(program, options)
+            with run.health_served():
+                run.supervisor.run(run.work)
     except KeyboardInterrupt:
         pass  # before the supervisor has taken over
     except Exception as error:
         return _report(error, options)
     return ExitCode.OK
+
+
+@contextlib.contextmanager
+def _switching(interval: float) -> Iterator[None]:
+    """For the time of the block, have busy threads give way that often, in seconds; 0: no change."""
+    before = sys.getswitchinterval()
+    if interval:
+        sys.setswitchinterval(interval)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(before)
 
 
 def _program(function: str, plugin: Any, **options: Any) -> Program:

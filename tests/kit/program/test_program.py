@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import doctest
 import json
 import re
@@ -464,6 +465,31 @@ class TestTheRest:
         with program(socket_dir, main=main) as plugin:
             assert plugin.wait() == ExitCode.CRASHED
             assert error_of(plugin).startswith("Plugin.on_stopp is never called, is on_stop meant?")
+
+    @pytest.mark.parametrize(("given", "seen"), [(None, 0.001), (0.002, 0.002), (0.0, 0.004)])
+    def test_the_switch_interval_while_it_runs(
+        self, socket_dir: Path, given: float | None, seen: float
+    ) -> None:
+        class Noting:
+            def __setattr__(self, name: str, value: Any) -> None:
+                if name == "stub":
+                    intervals.append(sys.getswitchinterval())
+                    value.stop()
+
+            def create_container(self, pod: object, container: object) -> None: ...
+
+        intervals: list[float] = []
+        options = Options("test", "10", f"{socket_dir}/nri.sock", retry_first=True)
+        if given is not None:
+            options = dataclasses.replace(options, switch_interval=given)
+        before = sys.getswitchinterval()
+        sys.setswitchinterval(0.004)
+        try:
+            assert on_thread(lambda: run(Noting(), options))() is ExitCode.OK
+            intervals.append(sys.getswitchinterval())
+        finally:
+            sys.setswitchinterval(before)
+        assert intervals == pytest.approx([seen, 0.004])
 
     def test_in_a_thread_of_an_application(self, socket_dir: Path) -> None:
         """Without signals: the plugin stops its stub."""
