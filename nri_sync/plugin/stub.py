@@ -435,7 +435,11 @@ class Stub:
             futures.append(call.future(request, **options))
             if unwanted:
                 cancel()
-            return futures[-1].result()
+            try:
+                return futures[-1].result()
+            finally:
+                # The finalizer of a call is Python code: on the main thread it could swallow an interrupt.
+                futures.clear()
 
         def cancel() -> None:
             # Mark, then look; the other thread attaches, then looks.
