@@ -152,7 +152,21 @@ def _start_or_run(
 def _start(
     name: str, target: Callable[..., object], args: tuple[object, ...], ended: Latch
 ) -> None:
-    threading.Thread(target=_run, name=name, args=(target, args, ended), daemon=True).start()
+    thread = threading.Thread(target=_run, name=name, args=(target, args, ended), daemon=True)
+    # start() waits for this event. Where threading has no such attribute any more, start() waits as ever.
+    thread._started = _NotAwaited()  # type: ignore[attr-defined]
+    thread.start()
+
+
+class _NotAwaited(threading.Event):
+    """Set by a thread that has begun; in ``Thread.start()``, its starter goes on at once.
+
+    The wait costs two changes of threads, and on a busy machine more: the new thread has to be given a processor,
+    and then the GIL, before the one that has started it gets both back.
+    """
+
+    def wait(self, timeout: float | None = None) -> bool:
+        return True
 
 
 def _run(target: Callable[..., object], args: tuple[object, ...], ended: Latch) -> None:

@@ -389,6 +389,29 @@ def test_spawn_runs_the_target_on_a_named_daemon_thread(caller: str) -> None:
     assert set(threading.enumerate()) == before
 
 
+def test_spawn_does_not_wait_until_the_thread_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The starter would have to give up the processor and the GIL, and get both back, for nothing."""
+    go_on = threading.Event()
+    bootstrap = threading.Thread._bootstrap  # type: ignore[attr-defined]
+
+    def late(self: threading.Thread) -> None:
+        if self.name == "late":
+            go_on.wait(LONG)
+        bootstrap(self)
+
+    monkeypatch.setattr(threading.Thread, "_bootstrap", late)
+    target = Target()
+    try:
+        on_other_thread(lambda: spawn("late", target))  # which is joined
+        assert "late" in {thread.name for thread in threading.enumerate()}
+        assert target.runs == 0
+    finally:
+        go_on.set()
+    thread = target.wait()
+    thread.join(LONG)
+    assert not thread.is_alive()
+
+
 @pytest.mark.parametrize("caller", ["main", "other"])
 def test_what_a_spawned_target_raises_goes_to_the_excepthook(
     caller: str, monkeypatch: pytest.MonkeyPatch
