@@ -9,55 +9,53 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import difflib
 import importlib
 import logging
 import os
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from typing import NoReturn
 
 import nri_sync
+from nri_sync.cli.commands import COMMANDS, DOCS, EXTRAS
 from nri_sync.cli.errors import CommandError, ExitCode
-from nri_sync.text import indented, traceback_lines
+from nri_sync.text import indented, printable, traceback_lines
 
-__all__ = ["COMMANDS", "main"]
+__all__ = ["COMMANDS", "main", "whole_parser"]
 
-#: The subcommands, and what they are for. Those of the same name with an underscore are the modules.
-COMMANDS = {
-    "demo": "a plugin, a pod, and what the one does to the other: simulate with a bundled example",
-    "run": "run a plugin on a container runtime",
-    "simulate": "show what plugins do to pods, without a container runtime",
-    "events": "watch the pods and containers of a container runtime",
-    "trace": "show and record what a runtime and a plugin say to each other",
-    "replay": "feed a recording to a plugin, and compare its answers",
-    "doctor": "find out why a plugin gets no events",
-    "init": "begin a plugin project: plugin, tests, image, manifests",
-}
 # The characters of an error.
 _LONGEST = 10_000
-# For names that are no good names of modules.
-_MODULES = {"init": "nri_sync.cli.new_project"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code. Wrong arguments raise SystemExit, as argparse has it."""
     arguments = sys.argv[1:] if argv is None else list(argv)
+    if arguments[:1] == ["help"]:
+        arguments = [*arguments[1:2], "--help"]
     first = next((word for word in arguments if not word.startswith("-")), None)
     command = first if first in COMMANDS else None
     try:
-        parser = _parser(command)
-        parsed = parser.parse_args(arguments)
+        if first is not None and command is None:
+            raise CommandError(_no_command(first), ExitCode.USAGE)
+        parsed = _parser(() if command is None else (command,)).parse_args(arguments)
         if parsed.command is None:
-            parser.print_help()
+            parsed.print_help()
             return ExitCode.OK
         with contextlib.nullcontext() if parsed.traceback else _quiet():
             code = int(parsed.run(parsed))
         sys.stdout.flush()
     except CommandError as error:
-        if "--traceback" in arguments:
-            print(traceback_lines(sys.exc_info()), file=sys.stderr)
-        print(f"nri-sync {command}: {indented(error, _LONGEST)}", file=sys.stderr)
-        return error.code
+        return _failed(command, error, arguments)
+    except ModuleNotFoundError as error:
+        extra = EXTRAS.get((error.name or "").partition(".")[0])
+        if extra is None:
+            raise
+        missing = CommandError(
+            f"{error.name} is not installed; do: pip install 'nri_sync[{extra}]'", ExitCode.USAGE
+        )
+        return _failed(command, missing, arguments)
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
     except BrokenPipeError:
@@ -65,6 +63,25 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return ExitCode.OK
     return code
+
+
+def _failed(command: str | None, error: CommandError, arguments: Collection[str]) -> int:
+    if "--traceback" in arguments:
+        print(traceback_lines(sys.exc_info()), file=sys.stderr)
+    name = f"nri-sync {command}" if command else "nri-sync"
+    print(f"{name}: {indented(error, _LONGEST)}", file=sys.stderr)
+    return error.code
+
+
+def _no_command(word: str) -> str:
+    meant = _alike(word, COMMANDS)
+    hint = f"; is {meant} meant?" if meant else f"; there is: {', '.join(COMMANDS)}"
+    return f"there is no command {printable(word, 100)}{hint}"
+
+
+def _alike(word: str, words: Iterable[str]) -> str | None:
+    close = difflib.get_close_matches(word, list(words), 1)
+    return close[0] if close else None
 
 
 @contextlib.contextmanager
@@ -79,21 +96,53 @@ def _quiet() -> Iterator[None]:
         log.removeHandler(handler)
 
 
-def _parser(command: str | None) -> argparse.ArgumentParser:
-    """The parser, with the options of one command only: to know those of all would load everything."""
-    parser = argparse.ArgumentParser(
-        prog="nri-sync", description="Tools for plugins of NRI, the Node Resource Interface."
+class _Parser(argparse.ArgumentParser):
+    """Names the option that was probably meant."""
+
+    def parse_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def]
+        parsed, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            getattr(parsed, "parser", self).refuse(unknown)
+        return parsed
+
+    def refuse(self, unknown: Sequence[str]) -> NoReturn:
+        known = self._option_string_actions
+        hints = [_alike(word.partition("=")[0], known) for word in unknown if word[:1] == "-"]
+        meant = ", ".join(hint for hint in hints if hint)
+        self.error(
+            f"unrecognized arguments: {' '.join(printable(word) for word in unknown)}"
+            + (f"; is {meant} meant?" if meant else "")
+        )
+
+
+def whole_parser() -> argparse.ArgumentParser:
+    """The parser with the options of all commands. Loads all commands."""
+    return _parser(COMMANDS)
+
+
+def _parser(commands: Collection[str]) -> argparse.ArgumentParser:
+    """The parser, with the options of some commands: to know those of all would load everything."""
+    parser = _Parser(
+        prog="nri-sync",
+        description="Tools for plugins of NRI, the Node Resource Interface.",
+        epilog=f"nri-sync COMMAND --help shows options and examples. Documentation: {DOCS}cli.html",
     )
+    parser.set_defaults(print_help=parser.print_help)
     parser.add_argument("--version", action="version", version=f"%(prog)s {nri_sync.__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
-    for name, summary in COMMANDS.items():
+    for name, command in COMMANDS.items():
+        examples = "".join(f"  {line}\n" for line in command.examples)
         subparser = subparsers.add_parser(
-            name, help=summary, description=f"{summary.capitalize()}."
+            name,
+            help=command.summary,
+            description=f"{command.summary[0].upper()}{command.summary[1:]}.",
+            epilog=f"examples:\n{examples}\ndocumentation: {DOCS}cli.html#{name}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
         )
-        if name == command:
-            module = importlib.import_module(_MODULES.get(name, f"nri_sync.cli.{name}"))
+        if name in commands:
+            module = importlib.import_module(f"nri_sync.cli.{command.module or name}")
             module.configure(subparser)
-            subparser.set_defaults(run=module.run)
+            subparser.set_defaults(run=module.run, parser=subparser)
             if subparser.get_default("traceback") is None:
                 subparser.add_argument(
                     "--traceback", action="store_true", help="show where an error comes from"

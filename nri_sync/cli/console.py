@@ -11,24 +11,18 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any, TextIO
 
-from nri_sync.cli.errors import CommandError, ExitCode
-from nri_sync.text import indented, printable
+from rich.console import Console as _Console
+from rich.text import Text as _Text
 
-try:
-    from rich.console import Console as _Console
-    from rich.text import Text as _Text
-except ImportError as error:
-    raise CommandError(
-        f"{error.name} is not installed; do: pip install 'nri_sync[cli]'", ExitCode.USAGE
-    ) from error
+from nri_sync.text import indented, printable
 
 if TYPE_CHECKING:
     from rich.style import Style
 
-__all__ = ["Console", "Text", "add_output_options", "console", "print_json"]
+__all__ = ["Console", "Text", "add_output_options", "console", "print_each", "print_whole"]
 
-# Where there is no terminal: as wide as what was made for people can be expected to be read.
-_PIPED_WIDTH = 160
+# Where there is no terminal, no line is folded: programs such as grep take lines.
+_PIPED_WIDTH = 10_000
 
 
 class Text(_Text):
@@ -64,7 +58,7 @@ class Console(_Console):
 
 
 def add_output_options(
-    parser: argparse.ArgumentParser, formats: tuple[str, ...] = ("table", "json")
+    parser: argparse.ArgumentParser, formats: tuple[str, ...] = ("table", "json", "yaml")
 ) -> None:
     """Add ``-o`` and ``--color``; the first of ``formats`` is the default."""
     parser.add_argument(
@@ -92,6 +86,23 @@ def console(arguments: argparse.Namespace, file: TextIO | None = None) -> Consol
     )
 
 
-def print_json(value: Any, *, indent: int | None = 2) -> None:
-    """Print one JSON value, in ASCII; with ``indent=None`` on one line, at once."""
-    print(json.dumps(value, indent=indent), flush=indent is None)
+def print_whole(value: Any, form: str) -> None:
+    """Print a value as ``"json"`` or ``"yaml"``, in ASCII."""
+    if form == "json":
+        print(json.dumps(value, indent=2))
+    else:
+        print(_yaml(value), end="")
+
+
+def print_each(value: Any, form: str) -> None:
+    """Print one of many values at once: a line of JSON, or a document of YAML, in ASCII."""
+    if form == "json":
+        print(json.dumps(value), flush=True)
+    else:
+        print("---", _yaml(value), sep="\n", end="", flush=True)
+
+
+def _yaml(value: Any) -> str:
+    import yaml
+
+    return str(yaml.safe_dump(value, sort_keys=False))

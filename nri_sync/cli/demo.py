@@ -23,7 +23,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Blocks for a moment, until the simulation is over."""
     [directory] = samples.__path__
     plugin, pod = Path(directory, "plugin.py"), Path(directory, "pod.yaml")
-    if arguments.output != "json":
+    if arguments.output == "table":
         out = console(arguments)
         out.print(f"nri-sync simulate {plugin} -f {pod}", style="dim", soft_wrap=True)
         out.print()

@@ -16,7 +16,7 @@ from nri_sync.api import Container, EventMask, PodSandbox
 from nri_sync.api.compat import fields_unknown_to
 from nri_sync.api.handlers import HANDLERS, Handler
 from nri_sync.api.services import PLUGIN
-from nri_sync.cli.console import Console, Text, add_output_options, console, print_json
+from nri_sync.cli.console import Console, Text, add_output_options, console, print_whole
 from nri_sync.cli.errors import CommandError, ExitCode
 from nri_sync.cli.node_checks import (
     Finding,
@@ -87,14 +87,14 @@ def run(arguments: argparse.Namespace) -> int:
     except ValueError as error:
         raise CommandError(str(error), ExitCode.USAGE) from error
     findings = []
-    out = None if arguments.output == "json" else console(arguments)
+    out = console(arguments) if arguments.output == "table" else None
     for finding in _findings(arguments):
         findings.append(finding)
         if out is not None:
             _show(out, finding)
     problems = sum(finding.level is Level.PROBLEM for finding in findings)
     if out is None:
-        print_json([_as_json(finding) for finding in findings])
+        print_whole([_as_json(finding) for finding in findings], arguments.output)
     else:
         _conclude(out, problems)
     return ExitCode.FOUND if problems else ExitCode.OK
@@ -320,10 +320,9 @@ def _show(out: Console, finding: Finding) -> None:
 
 
 def _folded(out: Console, text: str) -> list[str]:
-    width = out.width if out.is_terminal else 100
     return textwrap.wrap(
         printable(text),
-        max(30, width - len(_INDENT)),
+        max(30, out.width - len(_INDENT)),
         break_long_words=False,
         break_on_hyphens=False,
     )

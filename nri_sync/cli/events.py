@@ -21,7 +21,7 @@ import nri_sync
 from nri_sync import api, kit
 from nri_sync.api import Container, EventMask, PodSandbox
 from nri_sync.api.handlers import HANDLERS, Handler
-from nri_sync.cli.console import Text, add_output_options, console, print_json
+from nri_sync.cli.console import Text, add_output_options, console, print_each
 from nri_sync.cli.errors import CommandError, ExitCode
 from nri_sync.deadline import Deadline
 from nri_sync.errors import NRIError, StartError
@@ -75,7 +75,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--no-reconnect", action="store_true", help="end when the connection is lost"
     )
-    add_output_options(parser, ("table", "json", "yaml"))
+    add_output_options(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -280,16 +280,9 @@ class _Session:
 
 
 def _print(arguments: argparse.Namespace, watcher: Iterable[_Happening]) -> None:
-    if arguments.output == "json":
+    if arguments.output != "table":
         for happening in watcher:
-            print_json(happening.as_dict(), indent=None)
-    elif arguments.output == "yaml":
-        import yaml
-
-        for happening in watcher:
-            print("---")
-            print(yaml.safe_dump(happening.as_dict(), sort_keys=False), end="")
-            sys.stdout.flush()
+            print_each(happening.as_dict(), arguments.output)
     else:
         out = console(arguments)
         for happening in watcher:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from nri_sync.cli.console import Console, Text, add_output_options, console, print_json
+from nri_sync.cli.console import Console, Text, add_output_options, console, print_whole
 from nri_sync.cli.errors import CommandError, ExitCode
 from nri_sync.cli.loading import PLUGIN_HELP, load_program
 from nri_sync.errors import ConfigError
@@ -88,12 +88,13 @@ def run(arguments: argparse.Namespace) -> int:
             raise CommandError(
                 f"{arguments.recording}: cannot be written: {error.strerror}", ExitCode.INPUT
             ) from error
-    if arguments.output == "json":
-        print_json(
+    if arguments.output != "table":
+        print_whole(
             [
                 {"what": d.what, "time": d.time, "recorded": d.recorded, "now": d.now}
                 for d in differences
-            ]
+            ],
+            arguments.output,
         )
     else:
         chosen = arguments.connection

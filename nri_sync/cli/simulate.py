@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from nri_sync import api
-from nri_sync.cli.console import add_output_options, console, print_json
+from nri_sync.cli.console import add_output_options, console, print_whole
 from nri_sync.cli.errors import CommandError, ExitCode
 from nri_sync.cli.loading import DEFAULT_INDEX, PLUGIN_HELP, identity, load_program
 from nri_sync.cli.simulation_view import show
@@ -24,7 +24,7 @@ from nri_sync.kit import Quantity, parse_duration
 from nri_sync.testing.manifests import Assumptions, ManifestError, Workload, check_ids, load
 from nri_sync.testing.simulation import NotSynchronized, SimulatedPlugin, Simulation, simulate
 
-__all__ = ["configure", "present", "run"]
+__all__ = ["add_node_options", "add_view_options", "configure", "present", "run", "workloads_of"]
 
 # Fewer are through before one has seen a bar.
 _WITH_A_BAR = 500
@@ -69,6 +69,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--request-timeout", type=_seconds, default=api.DEFAULT_REQUEST_TIMEOUT, metavar="DURATION",
         help="what plugins have for an answer (default: %(default)g s)",
     )  # fmt: skip
+    add_node_options(parser)
+
+
+def add_node_options(parser: argparse.ArgumentParser) -> None:
+    """Those that :func:`workloads_of` looks at, and ``--runtime``."""
     node = parser.add_argument_group("the node")
     node.add_argument(
         "--runtime", type=_runtime, metavar="NAME:VERSION",
@@ -101,8 +106,8 @@ def add_view_options(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Blocks until the simulation is over."""
-    workloads = _workloads(arguments.file, arguments)
-    existing = _workloads(arguments.existing, arguments) if arguments.existing else []
+    workloads = workloads_of(arguments.file, arguments)
+    existing = workloads_of(arguments.existing, arguments) if arguments.existing else []
     try:
         check_ids([*existing, *workloads])
     except ManifestError as error:
@@ -141,10 +146,10 @@ def _bar(err: Console | None) -> Iterator[Callable[[int, int], object] | None]:
 
 def present(simulation: Simulation, arguments: argparse.Namespace) -> int:
     """Print it; returns the exit code."""
-    if arguments.output == "json":
-        print_json(simulation.plain())
-    else:
+    if arguments.output == "table":
         show(simulation, console(arguments), everything=arguments.all)
+    else:
+        print_whole(simulation.plain(), arguments.output)
     return ExitCode.FOUND if simulation.failed else ExitCode.OK
 
 
@@ -163,7 +168,8 @@ def _simulate(run: Callable[[], Simulation]) -> Simulation:
         raise CommandError(str(error), ExitCode.REJECTED) from error
 
 
-def _workloads(files: Iterable[str], arguments: argparse.Namespace) -> list[Workload]:
+def workloads_of(files: Iterable[str], arguments: argparse.Namespace) -> list[Workload]:
+    """The pods of manifests, on the node of the arguments. Raises CommandError for a file that has none."""
     assumptions = Assumptions(
         cgroup_version=int(arguments.cgroup[1:]),
         systemd_cgroups=arguments.cgroup_driver == "systemd",

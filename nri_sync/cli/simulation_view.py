@@ -22,7 +22,7 @@ from nri_sync.testing.simulation import (
     UpdatedContainer,
 )
 
-__all__ = ["show"]
+__all__ = ["View", "show"]
 
 # Of each plugin a colour of its own, so that one sees at a glance whose a change is.
 _COLORS = ("cyan", "magenta", "yellow", "blue", "green", "bright_red")
@@ -31,10 +31,12 @@ _LONGEST = 200
 
 def show(simulation: Simulation, out: Console, *, everything: bool = False) -> None:
     """Print it; with ``everything`` also events without an effect, and what was assumed of the pods."""
-    _View(simulation, out, everything).show()
+    View(simulation, out, everything).show()
 
 
-class _View:
+class View:
+    """Prints a simulation, or its events one by one."""
+
     def __init__(self, simulation: Simulation, out: Console, everything: bool) -> None:
         self._simulation = simulation
         self._out = out
@@ -48,10 +50,10 @@ class _View:
         for plugin in self._simulation.plugins:
             events = ", ".join(plugin.events) or "no events"
             self._line(self._by(plugin.name), Text(f" is asked about {events}", "dim"))
-        self._event(self._simulation.synchronized)
+        self.event(self._simulation.synchronized)
         for pod in self._simulation.pods:
             self._pod(pod)
-        self._unsolicited(self._simulation.unsolicited, 0)
+        self.unsolicited(self._simulation.unsolicited, 0)
         self._line()
         self._out.print(self._times(self._simulation.statistics))
         self._summary()
@@ -67,13 +69,14 @@ class _View:
         quiet: list[str] = []
         for event in pod.events:
             if self._everything or _has_effect(event):
-                self._event(event)
+                self.event(event)
             elif event.calls:
                 quiet.append(f"{event.name} {event.container}".rstrip())
         if quiet:
             self._line(Text(f"  without effect: {', '.join(quiet)}", "dim"))
 
-    def _event(self, event: Event) -> None:
+    def event(self, event: Event) -> None:
+        """Print an event that had an effect; all events, if everything is to be shown."""
         if not (self._everything or _has_effect(event)):
             return
         line = Text(f"  {event.name}", "bold")
@@ -90,7 +93,7 @@ class _View:
                 self._line(Text("    + ", "green"), Text(f"CDI device {device}  "), self._by(owner))
         for update in event.updates:
             self._update(update)
-        self._unsolicited(event.unsolicited, 4)
+        self.unsolicited(event.unsolicited, 4)
         for warning in event.warnings:
             self._line(Text(f"    ! {warning}", "yellow"))
 
@@ -113,7 +116,8 @@ class _View:
         self._line(Text(f"    update of {update.pod}:{update.container or update.id}{unknown}"))
         self._changes(update.changes, 6)
 
-    def _unsolicited(self, unsolicited: Iterable[Unsolicited], indent: int) -> None:
+    def unsolicited(self, unsolicited: Iterable[Unsolicited], indent: int = 0) -> None:
+        """Print the requests that plugins have made outside of any event."""
         margin = " " * indent
         for request in unsolicited:
             self._line(Text(margin), self._by(request.plugin), Text(" asks by itself:"))

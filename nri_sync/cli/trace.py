@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import signal
 import sys
 from collections.abc import Iterable, Iterator
 from datetime import datetime, timedelta
@@ -12,15 +13,17 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from nri_sync import api
-from nri_sync.cli.console import Console, Text, add_output_options, console, print_json
+from nri_sync.cli.console import Console, Text, add_output_options, console, print_each
 from nri_sync.cli.errors import CommandError, ExitCode
+from nri_sync.deadline import Deadline
 from nri_sync.kit.logs.dumps import as_text, selected_events
 from nri_sync.kit.logs.masking import SECRETS, Mask
+from nri_sync.net.sockets import connect
 from nri_sync.testing.recordings.entries import PLUGIN, REQUEST, RESPONSE, Entry
 from nri_sync.testing.recordings.files import Recorder, masked, to_json
 from nri_sync.testing.recordings.proxy import Proxy
 from nri_sync.text import printable
-from nri_sync.threads import Latch, spawn
+from nri_sync.threads import Latch, on_main_thread, spawn
 
 __all__ = ["configure", "run"]
 
@@ -28,6 +31,8 @@ _SOCKET = "trace.sock"
 # Those which are no events, and have no handler either.
 _OTHERS = {"registerplugin": "RegisterPlugin", "updatecontainers": "UpdateContainers"}
 _FULL_MAX = 1 << 20
+# For the runtime to accept a connection.
+_DIAL = 5.0
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -69,6 +74,7 @@ def run(arguments: argparse.Namespace) -> int:
         )
     proxy = Proxy(listen, arguments.socket)
     with contextlib.ExitStack() as stack:
+        stack.enter_context(_terminated())
         file = stack.enter_context(_new_file(arguments.record)) if arguments.record else None
         try:
             stack.enter_context(proxy)
@@ -79,9 +85,41 @@ def run(arguments: argparse.Namespace) -> int:
             ) from error
         if arguments.output == "table":
             print(f"plugins are to connect to {printable(listen)}", file=sys.stderr, flush=True)
+        missing = _missing(arguments.socket)
+        if missing:
+            print(f"nri-sync trace: {missing}", file=sys.stderr, flush=True)
         mask = Mask(filter(None, arguments.mask.split(",")))
         _Follower(proxy, file, events, _Shown(arguments, datetime.now()), mask).follow()
     return ExitCode.OK
+
+
+def _missing(path: str) -> str:
+    """Why the runtime cannot be reached; empty if it can be."""
+    try:
+        connect(path, Deadline(_DIAL)).close()
+    except OSError as error:
+        return (
+            f"--socket {printable(path)}: {error.strerror or error}: no runtime listens there; "
+            "plugins are turned away until one does"
+        )
+    return ""
+
+
+@contextlib.contextmanager
+def _terminated() -> Iterator[None]:
+    """SIGTERM ends the block as an interrupt does, so that the socket is removed."""
+
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    if not on_main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 class _Follower:
@@ -173,13 +211,14 @@ class _Shown:
     def __init__(self, arguments: argparse.Namespace, began: datetime) -> None:
         self._began = began
         self._full = arguments.full
-        self._out: Console | None = None if arguments.output == "json" else console(arguments)
+        self._form = arguments.output
+        self._out: Console | None = console(arguments) if self._form == "table" else None
         # More than one at a time, or one after the other: which it is has to be told.
         self._several = False
 
     def show(self, entry: Entry) -> None:
         if self._out is None:
-            print_json(to_json(entry), indent=None)
+            print_each(to_json(entry), self._form)
             return
         self._several = self._several or entry.connection > 1
         ascii_only = self._out.options.ascii_only

@@ -17,6 +17,7 @@ from nri_sync.errors import RuntimeStopped
 from nri_sync.kit.program.definition import Program
 from nri_sync.plugin.options import StubOptions, check_options
 from nri_sync.plugin.stub import Stub
+from nri_sync.runtime.runtime import DEFAULT_CONFIG_PATH
 from nri_sync.testing.common import WITHIN, socket_directory
 from nri_sync.testing.embedded import Embedded, Recorder
 from nri_sync.testing.events import Events, InjectCDI
@@ -75,6 +76,8 @@ class FakeRuntime(Events):
         default_validator: object | None = None,
         inject_cdi: InjectCDI | None = None,
         socket_path: str | None = None,
+        plugin_path: str | None = None,
+        plugin_config_path: str = DEFAULT_CONFIG_PATH,
     ) -> None:
         """Starts nothing.
 
@@ -88,12 +91,16 @@ class FakeRuntime(Events):
             inject_cdi: called with an OCI specification and the names of CDI devices, when a container is created
                 with some; changes the specification in place. Without it a container does not show them.
             socket_path: where to listen; default is in a new directory with a short path.
+            plugin_path, plugin_config_path: the directories of plugins to launch, and of their configuration; by
+                default no plugin is launched.
         """
         self._options: dict[str, Any] = {
             "nri_version": nri_version,
             "registration_timeout": registration_timeout,
             "request_timeout": request_timeout,
             "default_validator": default_validator,
+            "plugin_path": plugin_path,
+            "plugin_config_path": plugin_config_path,
         }
         super().__init__(Node(), Recorder(self._notify), inject_cdi)
         self.nri_version = nri_version
@@ -127,7 +134,6 @@ class FakeRuntime(Events):
                 synchronize=self._synchronize,
                 update_containers=self._update_containers,
                 socket_path=self._path,
-                plugin_path=None,
                 metrics=self._recorder,
                 **self._options,
             )

@@ -5,13 +5,11 @@ from __future__ import annotations
 import argparse
 import io
 import json
-import subprocess
-import sys
 
 import pytest
 from rich.text import Text
 
-from nri_sync.cli.console import add_output_options, console, print_json
+from nri_sync.cli.console import add_output_options, console, print_each, print_whole
 
 __all__: list[str] = []
 
@@ -51,22 +49,31 @@ def test_what_is_printed_is_not_folded_in_a_pipe() -> None:
 
 
 def test_json(capsys: pytest.CaptureFixture[str]) -> None:
-    print_json({"name": "ü"}, indent=None)
-    print_json([1])
+    print_each({"name": "ü"}, "json")
+    print_whole([1], "json")
     first, rest = capsys.readouterr().out.split("\n", 1)
     assert (json.loads(first), json.loads(rest)) == ({"name": "ü"}, [1])
 
 
-def test_without_its_packages_it_says_what_to_install() -> None:
-    code = (
-        "import sys; sys.modules['rich'] = None; sys.modules['rich.console'] = None\n"
-        "from nri_sync.cli.errors import CommandError\n"
-        "try:\n"
-        "    import nri_sync.cli.console\n"
-        "except CommandError as error:\n"
-        "    print(error)\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, check=True
-    )
-    assert "pip install 'nri_sync[cli]'" in done.stdout
+def test_nothing_is_folded_in_a_pipe(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
+    console(argparse.Namespace()).print("word " * 200, soft_wrap=False)
+    assert capsys.readouterr().out.count("\n") == 1
+
+
+@pytest.mark.parametrize("form", ["json", "yaml"])
+def test_values_for_programs(form: str, capsys: pytest.CaptureFixture[str]) -> None:
+    import yaml
+
+    value = {"name": "caf\u00e9\x1b", "list": [1, None]}
+    print_whole(value, form)
+    text = capsys.readouterr().out
+    assert text.isascii()
+    assert yaml.safe_load(text) == value
+    print_each(value, form)
+    print_each(value, form)
+    text = capsys.readouterr().out
+    documents = text.splitlines() if form == "json" else text.split("---\n")[1:]
+    assert [yaml.safe_load(document) for document in documents] == [value, value]

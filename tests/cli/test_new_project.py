@@ -54,7 +54,7 @@ def test_what_is_in_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
         "seccompProfile": {"type": "RuntimeDefault"}
     }
     mounts = {mount["name"]: mount.get("readOnly", False) for mount in container["volumeMounts"]}
-    assert mounts == {"nri": True, "run": False}
+    assert mounts == {"nri": True, "run": False, "handover": False}
     assert "\nUSER 65532:65532\nENTRYPOINT" in (directory / "Dockerfile").read_text()
 
 

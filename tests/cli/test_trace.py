@@ -226,3 +226,25 @@ def test_what_is_dim_does_not_dim_the_rest() -> None:
 def test_numbers_are_short() -> None:
     assert [_size(0), _size(9999), _size(12345)] == ["0 B", "9999 B", "12 kB"]
     assert [_duration(0.00123), _duration(2.5)] == ["1.2 ms", "2.50 s"]
+
+
+def test_a_runtime_that_is_not_there_and_sigterm(socket_dir: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "nri_sync", "trace", "--socket", f"{socket_dir}/none.sock"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        assert process.stderr is not None
+        assert process.stderr.readline() == f"plugins are to connect to {socket_dir}/trace.sock\n"
+        assert process.stderr.readline() == (
+            f"nri-sync trace: --socket {socket_dir}/none.sock: No such file or directory: no runtime "
+            "listens there; plugins are turned away until one does\n"
+        )
+        assert (socket_dir / "trace.sock").exists()
+        process.terminate()
+        process.communicate(timeout=LONG)
+    finally:
+        process.kill()
+        process.communicate()
+    assert process.returncode == 128 + signal.SIGINT
+    assert not (socket_dir / "trace.sock").exists()

@@ -24,6 +24,9 @@ DumpSelection = Union[EventMask, str, Iterable[str]]
 
 _OTHERS = {"configure": "Configure", "synchronize": "Synchronize", "shutdown": "Shutdown"}
 
+# A mask of events, which is a number for the schema.
+_EVENTS = "nri.pkg.api.v1alpha1.ConfigureResponse.events"
+
 # What YAML takes for a string without quotes, and nothing else.
 _PLAIN = re.compile(r"[A-Za-z_/](?:[\w ./=+@-]|:(?=\S))*(?<! )", re.ASCII)
 _WORDS = frozenset({"true", "false", "null", "yes", "no", "on", "off", "y", "n"})
@@ -134,4 +137,6 @@ def _scalar(field: Any, value: Any) -> str:
     if field is not None and field.enum_type is not None:
         number = field.enum_type.values_by_number.get(value)
         return str(value) if number is None else str(number.name)
+    if field is not None and field.full_name == _EVENTS:
+        return str(EventMask(value)) or "0"
     return str(value)

@@ -58,6 +58,7 @@ __all__ = [
     "Statistics",
     "Unsolicited",
     "UpdatedContainer",
+    "act_as",
     "simulate",
 ]
 
@@ -112,7 +113,7 @@ def simulate(
         if progress is not None:
             progress(next(counted), total)
 
-    acting_as: dict[str, Any] = {} if runtime is None else _acting_as(*runtime)
+    acting_as: dict[str, Any] = {} if runtime is None else act_as(*runtime)
 
     def run() -> Simulation:
         node = Node(
@@ -150,7 +151,7 @@ def _run(
     return simulation
 
 
-def _acting_as(name: str, version: str) -> dict[str, str]:
+def act_as(name: str, version: str) -> dict[str, str]:
     """The arguments of a runtime that acts as that release."""
     nri_version = infer_nri_version(name, version)
     if nri_version is None:

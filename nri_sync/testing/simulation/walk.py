@@ -135,6 +135,10 @@ class Walk:
             warnings=self._warnings.take(),
         )
 
+    def update(self, update: ContainerUpdate, plugin: str = "") -> UpdatedContainer:
+        """The difference that an update makes that a plugin has asked for by itself, and the runtime has done."""
+        return self._specs.update(update, [(plugin, [update])])
+
     def take_unsolicited(self) -> list[Unsolicited]:
         """The unsolicited requests of plugins since the last call."""
         found = []
@@ -156,12 +160,22 @@ class Walk:
         As the kubelet has it: init containers run to their ends, one after the other, and a failure of one is the
         end; of the others it is not. Sidecars are stopped last, in reverse order.
         """
+        running = yield from self.begin(workload, compared=compared)
+        if running is None:
+            return
+        yield from self._updates(workload, running)
+        yield from self.end(workload, running)
+
+    def begin(
+        self, workload: Workload, *, compared: bool = True
+    ) -> Generator[Event, None, list[WorkloadContainer] | None]:
+        """The events until a pod runs. Returns the containers that run; None for a pod that has failed."""
         self._compared = compared
         event = self._told(self.runtime.run_pod(workload.pod, check=False), workload)
         yield event
         self._advance()
         if event.failure is not None:
-            return
+            return None
         running: list[WorkloadContainer] = []
         for item in workload.containers:
             has_run = yield from self._begin(workload, item)
@@ -170,8 +184,7 @@ class Walk:
                 running.append(item)
             elif not has_run and item.kind in (Kind.INIT, Kind.SIDECAR):
                 break
-        yield from self._updates(workload, running)
-        yield from self._end(workload, running)
+        return running
 
     def _begin(self, workload: Workload, item: WorkloadContainer) -> Generator[Event, None, bool]:
         """Create and start a container, and end an init container; returns whether it has run."""
@@ -224,7 +237,8 @@ class Walk:
             return self._resources
         return item.resized or _present(self.runtime.container(item.container))
 
-    def _end(self, workload: Workload, running: Sequence[WorkloadContainer]) -> Iterator[Event]:
+    def end(self, workload: Workload, running: Sequence[WorkloadContainer]) -> Iterator[Event]:
+        """The events from the stop of a pod's containers to its removal."""
         ordinary = [item for item in running if item.kind is not Kind.SIDECAR]
         sidecars = [item for item in running if item.kind is Kind.SIDECAR]
         for item in [*ordinary, *reversed(sidecars)]:

@@ -171,3 +171,11 @@ def test_secrets_are_left_out_on_demand() -> None:
         assert "t0p" not in json.dumps(as_value(message, mask=Mask()))
         assert "t0p" not in json.dumps(as_value(message, 20, mask=Mask()))
     assert as_text(made, mask=Mask()).count("(masked)") == 3
+
+
+def test_events_have_their_names() -> None:
+    response = api.nri_pb2.ConfigureResponse(
+        events=EventMask.parse("createcontainer,runpodsandbox")
+    )
+    assert as_text(response) == "events: RunPodSandbox,CreateContainer"
+    assert as_text(api.nri_pb2.ConfigureResponse(events=1 << 20)) == "events: unknown(0x100000)"
