@@ -13,7 +13,7 @@ A field without a default is required. ``field(metadata={"key": "class"})`` give
 Why this is not left to a library: of those for dataclasses, msgspec and dacite report the first error only,
 pydantic ignores unknown keys of plain dataclasses, and cattrs takes 5 for text, "no" for true, and "abc" for a
 list of three: to say what is said here, all of its readers of simple types would have to be replaced, which is
-most of nri_sync.kit.config.readers. Who has a model in one of these passes its function instead: see :func:`load`.
+most of nri_sync.kit.config.readers. A model of pydantic or msgspec can take the place of the dataclass.
 """
 
 from __future__ import annotations
@@ -49,9 +49,9 @@ def load(
     """Read a configuration: ``source`` is a Path to a file, or the text of a document (a ``str``).
 
     Args:
-        cls: a dataclass; ``list[X]`` or ``dict[str, X]``; or a function that is called with the data of the
-            document, a mapping as a rule, and raises ValueError to refuse it, such as pydantic's
-            ``Model.model_validate``.
+        cls: a dataclass; ``list[X]`` or ``dict[str, X]``; a model of pydantic (2) or a Struct of msgspec; or a
+            function that is called with the data of the document, a mapping as a rule, and raises ValueError to
+            refuse it.
         format: ``"json"``, ``"toml"`` or ``"yaml"``; default is that of the file's suffix, or what the text
             looks like.
         name: what to call a text in messages.

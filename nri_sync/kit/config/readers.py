@@ -74,8 +74,8 @@ class _Reader(NamedTuple):
 
 
 def reader_of(cls: Callable[..., Any]) -> Read:
-    """What reads a dataclass, or a list or mapping of something (``list[X]``, ``dict[str, X]``); or calls a
-    function, which raises ValueError or TypeError for what it refuses.
+    """What reads a dataclass, a model of pydantic or msgspec, or a list or mapping of something (``list[X]``,
+    ``dict[str, X]``); or calls a function, which raises ValueError or TypeError for what it refuses.
 
     Raises:
         TypeError: it is neither, or has a field of a type that is not supported.
@@ -84,9 +84,19 @@ def reader_of(cls: Callable[..., Any]) -> Read:
         return _make(cls, {}).read
     if dataclasses.is_dataclass(cls) and isinstance(cls, type):
         return _dataclass(cls, {}).read
+    if isinstance(cls, type) and hasattr(cls, "model_validate"):
+        return _by(cls.model_validate)
+    if isinstance(cls, type) and hasattr(cls, "__struct_fields__"):
+        return _by(_struct(cls))
     if not callable(cls):
-        raise TypeError(f"{cls!r} is neither a dataclass nor a function")
+        raise TypeError(f"{cls!r} is neither a dataclass, nor a model, nor a function")
     return _by(cls)
+
+
+def _struct(cls: type) -> Callable[[Any], Any]:
+    import msgspec  # cls is made with it
+
+    return lambda value: msgspec.convert(value, cls)
 
 
 def _by(
@@ -96,9 +106,23 @@ def _by(
         try:
             return function(value)
         except refusals as error:
-            place.wrong(str(error) or f"cannot be {_show(value)}")
+            if not _tell_each(error, place):
+                place.wrong(str(error) or f"cannot be {_show(value)}")
 
     return read
+
+
+def _tell_each(error: Exception, place: Place) -> bool:
+    """Note the mistakes that pydantic has found, each with its place; False for another error."""
+    errors = getattr(error, "errors", None)
+    if not callable(errors):
+        return False
+    for mistake in errors():
+        inside = place
+        for step in mistake["loc"]:
+            inside = inside.item(step) if isinstance(step, int) else inside.key(step)
+        inside.wrong(str(mistake["msg"]))
+    return True
 
 
 def _expecting(

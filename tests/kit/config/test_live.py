@@ -110,7 +110,7 @@ def test_what_is_missing_from_nothing() -> None:
 
 
 def test_what_cannot_be_used() -> None:
-    with pytest.raises(TypeError, match="neither a dataclass nor a function"):
+    with pytest.raises(TypeError, match="neither a dataclass, nor a model, nor a function"):
         LiveConfig(Quiet(), 5)  # type: ignore[arg-type]
     with pytest.raises(PluginError, match="the plugin object has no handlers"):
         LiveConfig(object(), Config).plugin()

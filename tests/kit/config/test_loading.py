@@ -139,5 +139,5 @@ def test_a_type_that_is_not_supported_is_told_before_there_is_a_document() -> No
 
 
 def test_what_is_no_class() -> None:
-    with pytest.raises(TypeError, match="neither a dataclass nor a function"):
+    with pytest.raises(TypeError, match="neither a dataclass, nor a model, nor a function"):
         check(Config("x"))  # type: ignore[arg-type]

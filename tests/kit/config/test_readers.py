@@ -230,3 +230,36 @@ def test_unions_of_newer_pythons() -> None:
     else:
         with pytest.raises(TypeError, match=r"write Optional\[X\] for X \| None"):
             reader_of(Modern)
+
+
+def read_by(cls: Any, value: Any) -> tuple[Any, list[str]]:
+    place = Place("", [])
+    return reader_of(cls)(value, place), place.lines()
+
+
+def test_models_of_pydantic() -> None:
+    pydantic = pytest.importorskip("pydantic", reason="tox -e recipes has it")
+    inner: Any = pydantic.create_model("Inner", size=(int, ...))
+    items, by_name = list.__class_getitem__(inner), dict.__class_getitem__((str, inner))
+    model = pydantic.create_model(
+        "Model", items=(items, []), by_name=(by_name, {}), share=(float, 0.5)
+    )
+    value, problems = read_by(model, {"items": [{"size": 1}], "share": 0.25})
+    assert (value.items[0].size, value.share, problems) == (1, 0.25, [])
+    wrong = {"items": [{"size": 1}, {}], "by_name": {"a b": {"size": "x"}}, "share": []}
+    _, problems = read_by(model, wrong)
+    assert [problem.partition(": ")[0] for problem in problems] == [
+        "items[1].size",
+        'by_name["a b"].size',
+        "share",
+    ]
+    assert read_by(model, [])[1] != []
+
+
+def test_structs_of_msgspec() -> None:
+    msgspec = pytest.importorskip("msgspec", reason="tox -e recipes has it")
+    struct = msgspec.defstruct("Struct", [("low", int), ("high", int, 100)])
+    value, problems = read_by(struct, {"low": 1})
+    assert ((value.low, value.high), problems) == ((1, 100), [])
+    assert read_by(struct, {"low": "x"})[1] == ["Expected `int`, got `str` - at `$.low`"]
+    assert read_by(struct, {})[1] != []
