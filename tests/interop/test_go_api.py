@@ -1,7 +1,8 @@
-"""docs/go-api.md accounts for every export of the Go package api, and tells no fairy tales."""
+"""docs/go-api.md accounts for every export of the Go packages api, stub and plugin, and names only what exists."""
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import json
 import re
@@ -20,7 +21,12 @@ from tests.interop import gopeer
 __all__: list[str] = []
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "go-api.md"
-PACKAGE = "github.com/containerd/nri/pkg/api"
+# The packages, and what the page writes before their names.
+PACKAGES = {
+    "github.com/containerd/nri/pkg/api": "",
+    "github.com/containerd/nri/pkg/stub": "stub.",
+    "github.com/containerd/nri/pkg/plugin": "plugin.",
+}
 
 
 class Export(NamedTuple):
@@ -32,16 +38,31 @@ class Export(NamedTuple):
 
 @pytest.fixture(scope="module")
 def exports() -> list[Export]:
+    return [
+        Export(prefix + export.name, export.file)
+        for package, prefix in PACKAGES.items()
+        for export in exports_of(package)
+    ]
+
+
+def exports_of(package: str) -> list[Export]:
     module = Path(__file__).with_name("apihelpers")
     directory = subprocess.run(
-        [gopeer.go_command(), "list", "-f", "{{.Dir}}", PACKAGE],
+        [gopeer.go_command(), "list", "-f", "{{.Dir}}", package],
         cwd=module, check=True, stdout=subprocess.PIPE, text=True,
     ).stdout.strip()  # fmt: skip
     listed = subprocess.run(
         [gopeer.build("exports"), directory], check=True, stdout=subprocess.PIPE, text=True
     ).stdout
     found = [json.loads(line) for line in listed.splitlines()]
-    return [Export(export["name"], export["file"]) for export in found]
+    exports = [Export(export["name"], export["file"]) for export in found]
+    stub = Path(directory, "stub.go")
+    if stub.exists():
+        # The methods of an interface are no exports of their own: those of the stub are its API.
+        body = stub.read_text().partition("\ntype Stub interface {\n")[2].partition("\n}\n")[0]
+        methods = re.findall(r"^\t([A-Z]\w*)\(", body, re.MULTILINE)
+        exports += [Export(f"Stub.{name}", stub.name) for name in methods]
+    return exports
 
 
 def names_of_the_protocol() -> dict[str, str]:
@@ -108,6 +129,8 @@ def accounts_for(pattern: str, export: Export) -> bool:
 def test_the_go_package_is_read(exports: list[Export]) -> None:
     assert len(exports) > 1500
     assert Export("ContainerAdjustment.AddEnv", "adjustment.go") in exports
+    assert Export("stub.Stub.UpdateContainers", "stub.go") in exports
+    assert Export("plugin.GetEffectiveAnnotation", "annotations.go") in exports
 
 
 def test_every_export_is_accounted_for(exports: list[Export]) -> None:
@@ -144,8 +167,9 @@ def test_nothing_is_in_the_tables_twice() -> None:
 
 def test_every_counterpart_exists_here() -> None:
     text = PAGE.read_text()
-    named = re.findall(r"`(api\.[\w.]+)`", text)
+    named = re.findall(r"`(?:nri_sync\.)?((?<=nri_sync\.)[\w.]+|api\.[\w.]+)`", text)
     assert len(named) > 100
+    importlib.import_module("nri_sync.api.nri_pb2_grpc")
     for name in named:
         attrgetter(name)(nri_sync)
 
