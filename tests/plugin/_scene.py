@@ -8,7 +8,6 @@ import collections
 import os
 import queue
 import socket
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,7 +18,15 @@ from nri_sync.api import nri_pb2
 from nri_sync.plugin.lifecycle import Attempt
 from nri_sync.plugin.state import Move, State
 from nri_sync.threads import Latch
-from tests.plugin.harness import LONG, RawRuntime, Recorder, configuration, descriptors, eventually
+from tests.plugin.harness import (
+    LONG,
+    RawRuntime,
+    Recorder,
+    configuration,
+    descriptors,
+    eventually,
+    frame_of,
+)
 
 __all__ = [
     "EVENT",
@@ -178,7 +185,7 @@ class Call:
         eventually(lambda: self.done or self._waits(), f"the wait of {self._function.__name__}")
 
     def _waits(self) -> bool:
-        frame = sys._current_frames().get(self.thread.ident or 0)
+        frame = frame_of(self.thread.ident)
         return frame is not None and frame.f_code is Latch.wait.__code__
 
 

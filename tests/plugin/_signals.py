@@ -36,7 +36,7 @@ from nri_sync.errors import ConnectionLost, NotConnected, NRIError, StubStopped
 from nri_sync.plugin.state import State
 from nri_sync.threads import Latch
 from tests.plugin._scene import Model, held_locks
-from tests.plugin.harness import LONG, Runtime, descriptors, eventually, tasks
+from tests.plugin.harness import LONG, Runtime, descriptors, eventually, frame_of, tasks
 
 __all__: list[str] = []
 
@@ -198,7 +198,7 @@ class Case:
     def _end(self, stop: bool) -> None:
         """End the session that the main thread waits for."""
         while not self.ended:
-            frame = sys._current_frames().get(self.main or 0)
+            frame = frame_of(self.main)
             if self.stub.started and frame is not None and frame.f_code is Latch.wait.__code__:
                 if stop:
                     self.stub.stop()

@@ -6,13 +6,16 @@ Nothing in here sleeps to synchronise: a test that needs to know that something 
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import queue
 import socket
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import FrameType
 from typing import Any, Callable
 
 import nri_sync
@@ -36,6 +39,7 @@ __all__ = [
     "descriptors",
     "encoded",
     "eventually",
+    "frame_of",
     "request",
     "tasks",
 ]
@@ -72,6 +76,21 @@ def descriptors() -> set[str]:
 def tasks() -> int:
     """How many threads the kernel knows of."""
     return len(os.listdir("/proc/self/task"))
+
+
+def frame_of(thread: int | None) -> FrameType | None:
+    """The innermost frame of the thread with this identifier; None when there is no such thread.
+
+    The collector stays out meanwhile: CPython before 3.12 holds its lock of all threads, and a finalizer that
+    releases the GIL would block every other thread for good.
+    """
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        return sys._current_frames().get(thread or 0)
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def eventually(condition: Callable[[], object], what: str = "it") -> None:

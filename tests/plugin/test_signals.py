@@ -22,7 +22,7 @@ from nri_sync.plugin.state import State
 from nri_sync.threads import Latch
 from tests.plugin._scene import Call, Make
 from tests.plugin.conftest import MakeStub, Serve
-from tests.plugin.harness import LONG, Recorder, eventually
+from tests.plugin.harness import LONG, Recorder, eventually, frame_of
 
 __all__: list[str] = []
 
@@ -88,7 +88,7 @@ def test_an_interrupted_call_to_the_runtime_is_cancelled(scene: Make) -> None:
 
     def kill() -> None:
         assert runtime.next()[0] == 2  # it has been sent, and is not going to be answered
-        eventually(lambda: sys._current_frames()[main].f_code is Latch.wait.__code__)
+        eventually(lambda: getattr(frame_of(main), "f_code", None) is Latch.wait.__code__)
         signal.pthread_kill(main, signal.SIGUSR1)
 
     before = signal.signal(signal.SIGUSR1, interrupt)
@@ -120,7 +120,7 @@ def test_a_signal_handler_ends_run_forever(
     def functions() -> set[str]:
         """Those that the main thread is in."""
         found = set()
-        frame: FrameType | None = sys._current_frames()[main]
+        frame = frame_of(main)
         while frame is not None:
             found.add(frame.f_code.co_name)
             frame = frame.f_back
