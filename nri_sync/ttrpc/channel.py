@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import threading
+import weakref
 from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import Any, Callable, NoReturn
@@ -118,10 +119,6 @@ class _Call(grpc.Call, grpc.Future):  # type: ignore[type-arg]
         self._call = call
         self._deserialize = method.deserialize
 
-    def __del__(self) -> None:
-        if not self._call.done.is_set():
-            self._end.drop(self._call)
-
     # grpc.Call
 
     def is_active(self) -> bool:
@@ -152,6 +149,11 @@ class _Call(grpc.Call, grpc.Future):  # type: ignore[type-arg]
     def details(self) -> str:
         """Blocks until the call is done."""
         return self._finished().details
+
+    def debug_error_string(self) -> str:
+        """The failure in one line; empty for success. Blocks until the call is done."""
+        status = self._finished()
+        return "" if status.number == 0 else str(CallError(self._call.method, status))
 
     def _finished(self) -> Status:
         self._end.wait(self._call)
@@ -353,7 +355,18 @@ class _Method:
 
     def _wrap(self, call: ClientCall) -> _Call:
         kind = _StreamCall if self._responses_stream else _Call
-        return kind(self, call)
+        wrapped = kind(self, call)
+        if not call.done.is_set():
+            # No __del__(): that would run for finished calls, too, and swallow an interrupt of the main thread.
+            call.owner = weakref.ref(wrapped, functools.partial(_drop, self.end, call))
+            # Set, then look: the call that is done clears it.
+            if call.done.is_set():
+                call.owner = None
+        return wrapped
+
+
+def _drop(end: ClientEnd, call: ClientCall, owner: object) -> None:
+    end.drop(call)
 
 
 class _ToUnary(_Method):

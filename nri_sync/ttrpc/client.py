@@ -78,6 +78,7 @@ class ClientCall:
         "method",
         "on_done",
         "outcome",
+        "owner",
         "payload",
         "status",
         "stream_id",
@@ -107,6 +108,8 @@ class ClientCall:
         self.outcome: tuple[Status, bytes | None] | None = None
         #: Why this side gave up on the call; ``None`` where the peer has answered, or the caller has cancelled.
         self.cause: Exception | None = None
+        #: Leads to the call object of the application, and drops the call when that is gone. Until it is done.
+        self.owner: object = None
         #: Whether the clock ends it at its deadline, because no thread waits for it.
         self.timed = False
         #: To be called when it is done; ``None`` once they were.
@@ -346,6 +349,7 @@ class ClientEnd:
         callbacks, call.callbacks = call.callbacks, None
         call.status = CANCELLED
         call.done.set()
+        call.owner = None
         if callbacks:
             spawn_anywhere(f"{self.name}-callbacks", run_callbacks, callbacks)
         if self._spent is not None:
@@ -381,6 +385,7 @@ class ClientEnd:
         call.cause = cause
         call.status = status
         call.done.set()
+        call.owner = None
         if call.inbox is not None:
             call.inbox.end()
         if call.on_done is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import socket
+import weakref
 from typing import Callable
 
 from nri_sync.deadline import Deadline
@@ -11,7 +12,7 @@ from nri_sync.errors import NRIError
 from nri_sync.net import sockets
 from nri_sync.net.link import Buffer, Link, Receiver
 from nri_sync.patched import check_unpatched
-from nri_sync.threads import spawn
+from nri_sync.threads import spawn, spawn_anywhere
 from nri_sync.ttrpc.callbacks import Callback, run_elsewhere
 from nri_sync.ttrpc.channel import Channel
 from nri_sync.ttrpc.client import ClientEnd
@@ -81,17 +82,38 @@ class ClientConnection(Receiver):
         self.receive = self.end.receive  # type: ignore[method-assign]
         self.tick = self.end.tick  # type: ignore[method-assign]
         self.link = self.end.link = Link(sock, self, name=name, callers_read=True)
-        self.channel = Channel(self.end, self.link.close)
+        # Weakly: an application that lets go of the channel and of its calls ends the connection.
+        self._channel: weakref.ref[Channel] | None = None
+
+    def make_channel(self) -> Channel:
+        """The channel over this connection, which ends when the channel is gone. To be called once."""
+        channel = Channel(self.end, self.link.close)
+        self._channel = weakref.ref(channel)
+        weakref.finalize(channel, _close_dropped, self.link).atexit = False  # type: ignore[misc]
+        return channel
+
+    def _live_channel(self) -> Channel | None:
+        return None if self._channel is None else self._channel()
 
     def lost(self, cause: NRIError | None) -> None:
         self.end.lost(cause)
-        self.channel.lost(cause)
+        channel = self._live_channel()
+        if channel is not None:
+            channel.lost(cause)
         if self._on_close is not None:
             run_elsewhere(self.link.name, [functools.partial(self._on_close, cause)])
 
     def after_fork_in_child(self) -> None:
         self.end.after_fork_in_child()
-        self.channel.after_fork_in_child()
+        channel = self._live_channel()
+        if channel is not None:
+            channel.after_fork_in_child()
+
+
+def _close_dropped(link: Link) -> None:
+    # By another thread: the garbage collector runs this anywhere, and close() takes a lock.
+    if not link.closing:
+        spawn_anywhere(f"{link.name}-close", link.close)
 
 
 def connect(
@@ -104,7 +126,8 @@ def connect(
     """Connect to a ttRPC server, and return a ``grpc.Channel``. Blocks until connected.
 
     ``target`` is ``unix:///path``, ``timeout`` is in seconds. ``on_close(cause)`` is called once, on a thread
-    of its own, when the connection has ended; ``cause`` is ``None`` after ``channel.close()``.
+    of its own, when the connection has ended; ``cause`` is ``None`` after ``channel.close()``, and after the last
+    reference to the channel, to its methods and to its calls is gone, which ends the connection, too.
 
     Raises:
         ValueError: the target is not a unix socket.
@@ -120,9 +143,10 @@ def connect(
     except BaseException:
         sock.close()
         raise
+    channel = connection.make_channel()
     try:
         spawn(connection.link.name, connection.link.run)
     except BaseException:
         connection.link.abandon()
         raise
-    return connection.channel
+    return channel

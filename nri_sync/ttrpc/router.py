@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import functools
+import threading
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Callable, NamedTuple
 
 import grpc
 
+from nri_sync.threads import signal_safe
 from nri_sync.ttrpc.context import Metadatum
 
 __all__ = ["HandlerCallDetails", "Router"]
@@ -25,15 +27,17 @@ class HandlerCallDetails(_Details, grpc.HandlerCallDetails):  # type: ignore[mis
 class Router:
     """Finds the ``grpc.RpcMethodHandler`` of a method.
 
-    Has the two methods that generated ``add_..._to_server()`` functions call. May be used from any thread;
-    what is to be found by a call is to be added before.
+    Has the two methods that generated ``add_..._to_server()`` functions call. All methods may be called from any
+    thread, at any time: a handler that is added serves the requests that come from then on.
     """
 
     def __init__(self, interceptors: Sequence[Any] = ()) -> None:
         """``interceptors`` are ``grpc.ServerInterceptor``, the first is the outermost."""
+        # Serializes changes of the tables. A table is replaced, never changed: find() reads it without a lock.
+        self._lock = threading.Lock()
         self._registered: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
-        self._generic: list[Any] = []
-        self._services: set[str] = set()
+        self._generic: tuple[Any, ...] = ()
+        self._services: frozenset[str] = frozenset()
         self._find: Callable[[HandlerCallDetails], Any | None] = self._lookup
         for interceptor in reversed(interceptors):
             self._find = functools.partial(interceptor.intercept_service, self._find)
@@ -43,18 +47,28 @@ class Router:
         self, service_name: str, method_handlers: Mapping[str, Any]
     ) -> None:
         """Add the methods of a service, by name."""
-        self._services.add(service_name)
-        for name, handler in method_handlers.items():
-            self._registered[f"/{service_name}/{name}"] = handler
+        registered = {
+            f"/{service_name}/{name}": handler for name, handler in method_handlers.items()
+        }
+        self._add(registered, (), (service_name,))
 
     def add_generic_rpc_handlers(self, generic_rpc_handlers: Iterable[Any]) -> None:
         """Add ``grpc.GenericRpcHandler`` objects, which are asked in order."""
-        for handler in generic_rpc_handlers:
+        handlers = tuple(generic_rpc_handlers)
+        for handler in handlers:
             if not isinstance(handler, grpc.GenericRpcHandler):
                 raise TypeError(f"{handler!r} is not a grpc.GenericRpcHandler")
-            if isinstance(handler, grpc.ServiceRpcHandler):
-                self._services.add(handler.service_name())
-            self._generic.append(handler)
+        services = [h.service_name() for h in handlers if isinstance(h, grpc.ServiceRpcHandler)]
+        self._add({}, handlers, services)
+
+    @signal_safe
+    def _add(
+        self, registered: Mapping[str, Any], generic: Sequence[Any], services: Iterable[str]
+    ) -> None:
+        with self._lock:
+            self._registered = {**self._registered, **registered}
+            self._generic = (*self._generic, *generic)
+            self._services = self._services.union(services)
 
     def find(self, method: str, metadata: tuple[Metadatum, ...]) -> Any | None:
         """The handler of ``/service/method``, or ``None``. Runs interceptors and generic handlers."""

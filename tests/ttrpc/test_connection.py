@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import gc
+import queue
 import socket
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Callable
 
 import pytest
 
@@ -13,8 +17,8 @@ from nri_sync.errors import ConnectionLost, NRIError
 from nri_sync.net.sockets import listen
 from nri_sync.ttrpc import connect, connection
 from nri_sync.ttrpc.connection import frame
-from tests.net.rig import LONG, eventually, open_descriptors
-from tests.ttrpc.rig import Calls, serving, text
+from tests.net.rig import LONG, eventually, in_thread, open_descriptors
+from tests.ttrpc.rig import Calls, method, serving, text
 
 __all__: list[str] = []
 
@@ -65,6 +69,85 @@ def test_on_close_after_a_loss_and_after_a_close() -> None:
         assert isinstance(causes[0], ConnectionLost) == lose
 
 
+class TestDropped:
+    """A channel without a reference ends its connection, unless a method or a call leads to it."""
+
+    def test_nothing_is_left(self) -> None:
+        with serving() as (_, address):
+            before = open_descriptors(), threading.active_count()
+            for _number in range(5):
+                assert Calls(connect(address)).unary("Echo")(text("x")).value == "x"
+            gc.collect()
+            assert eventually(lambda: (open_descriptors(), threading.active_count()) == before)
+
+    def test_on_close_is_called(self) -> None:
+        causes: queue.SimpleQueue[object] = queue.SimpleQueue()
+        with serving() as (_, address):
+            channel = connect(address, on_close=causes.put)
+            del channel
+            assert causes.get(timeout=LONG) is None
+
+    def test_a_method_keeps_the_channel(self) -> None:
+        closed = threading.Event()
+        with serving() as (_, address):
+            echo = Calls(connect(address, on_close=lambda cause: closed.set())).unary("Echo")
+            gc.collect()
+            assert echo(text("x")).value == "x"
+            assert not closed.is_set()
+            del echo
+            assert closed.wait(LONG)
+
+    def test_a_call_keeps_the_channel(self) -> None:
+        with raw_server_of_one_call() as (future, answer):
+            gc.collect()
+            answer()
+            assert future.result(LONG).value == "y"
+
+    def test_a_subscriber_does_not_keep_the_channel(self) -> None:
+        closed = threading.Event()
+        seen: queue.SimpleQueue[object] = queue.SimpleQueue()
+        with serving() as (_, address):
+            channel = connect(address, on_close=lambda cause: closed.set())
+            channel.subscribe(seen.put)
+            assert seen.get(timeout=LONG)
+            del channel
+            assert eventually(lambda: gc.collect() >= 0 and closed.is_set())
+
+    def test_the_collector_may_run_while_the_lock_is_held(self) -> None:
+        closed = threading.Event()
+        with serving() as (_, address):
+            channel = connect(address, on_close=lambda cause: closed.set())
+            link = channel.end.link  # type: ignore[attr-defined]
+            cycle: list[object] = [channel]
+            cycle.append(cycle)
+            del channel, cycle
+
+            def collect() -> None:
+                with link._lock:
+                    gc.collect()
+
+            collector = in_thread(collect)
+            collector.join(LONG)
+            assert not collector.is_alive()
+            assert closed.wait(LONG)
+
+
+@contextmanager
+def raw_server_of_one_call() -> Iterator[tuple[Any, Callable[[], None]]]:
+    """A call whose object is all that is left of its channel, and how to have it answered."""
+    go = threading.Event()
+
+    def wait(message: Any, context: Any) -> Any:
+        assert go.wait(LONG)
+        return text("y")
+
+    with serving({"Wait": method("unary_unary", wait)}) as (_, address):
+        try:
+            yield Calls(connect(address)).unary("Wait").future(text("x")), go.set
+        finally:
+            go.set()
+
+
 def test_on_close_that_raises(caplog: pytest.LogCaptureFixture) -> None:
     def on_close(cause: object) -> None:
         raise ZeroDivisionError("a bug")
@@ -95,7 +178,7 @@ def test_a_failure_leaves_nothing_behind(
 
 def test_abstract_addresses() -> None:
     from nri_sync.ttrpc import Server
-    from tests.ttrpc.rig import SERVICE, echo, method
+    from tests.ttrpc.rig import SERVICE, echo
 
     name = f"unix-abstract:nri_sync-test-{threading.get_native_id()}"
     server = Server()

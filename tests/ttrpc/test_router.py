@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Callable
 
 import grpc
@@ -9,7 +11,7 @@ import pytest
 
 from nri_sync.ttrpc.context import Metadatum
 from nri_sync.ttrpc.router import HandlerCallDetails, Router
-from tests.ttrpc.rig import echo, method
+from tests.ttrpc.rig import LONG, echo, method
 
 __all__: list[str] = []
 
@@ -51,8 +53,49 @@ def test_a_registered_method_comes_first() -> None:
 
 
 def test_what_is_no_handler_is_refused() -> None:
+    router = Router()
+    good = grpc.method_handlers_generic_handler("a.B", {"C": ECHO})
     with pytest.raises(TypeError, match="GenericRpcHandler"):
-        Router().add_generic_rpc_handlers([object()])
+        router.add_generic_rpc_handlers([good, object()])
+    # All or none.
+    assert not router.has_service("a.B")
+
+
+def test_a_handler_may_be_added_while_a_call_looks_for_its_own() -> None:
+    # A handler that looks among the others, and adds one: each search sees the table of one moment.
+    router = Router()
+
+    class Adding(grpc.GenericRpcHandler):
+        def service(self, handler_call_details: Any) -> Any:
+            name = handler_call_details.method.rpartition("/")[2]
+            later = grpc.method_handlers_generic_handler("a.B", {name: ECHO})
+            router.add_generic_rpc_handlers([later])
+            return None
+
+    router.add_generic_rpc_handlers([Adding()])
+    assert router.find("/a.B/C", ()) is None
+    assert router.find("/a.B/C", ()) is ECHO
+
+
+def test_handlers_that_several_threads_add_are_all_there() -> None:
+    router = Router()
+    barrier = threading.Barrier(4)
+
+    def add(first: int) -> None:
+        barrier.wait(LONG)
+        for number in range(first, 400, 4):
+            router.add_registered_method_handlers(f"a.S{number}", {"C": ECHO})
+            router.add_generic_rpc_handlers(
+                [grpc.method_handlers_generic_handler(f"a.G{number}", {"C": OTHER})]
+            )
+            assert router.find(f"/a.S{number}/C", ()) is ECHO
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(add, range(4)))
+    for number in range(400):
+        assert router.find(f"/a.S{number}/C", ()) is ECHO
+        assert router.find(f"/a.G{number}/C", ()) is OTHER
+        assert router.has_service(f"a.S{number}")
 
 
 def test_interceptors_the_first_is_outermost() -> None:

@@ -1,0 +1,163 @@
+"""Probes of a Channel: see the package."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import grpc
+
+from nri_sync import ttrpc
+from tests.ttrpc.probes.pair import (
+    LONG,
+    Pair,
+    eventually,
+    failure,
+    probe,
+    waiting,
+)
+
+__all__: list[str] = []
+
+CHANNEL = "Channel"
+
+
+@probe(CHANNEL, "calls of the four kinds; `with_call()`, `future()`")
+def _(pair: Pair) -> Any:
+    reply, call = pair.method().with_call(b"r", timeout=LONG)
+    return (
+        reply.decode(),
+        call.code().name,
+        pair.connect().unary_unary("/x.X/M").future(b"f").result(LONG).decode(),
+    )
+
+
+@probe(CHANNEL, "a timeout that passes")
+def _(pair: Pair) -> Any:
+    gate = threading.Event()
+    method = pair.method(waiting(gate))
+    try:
+        return failure(lambda: method(b"", timeout=0.1)), failure(lambda: method(b"", timeout=-1))
+    finally:
+        gate.set()
+
+
+@probe(CHANNEL, "`subscribe()`, `unsubscribe()`, `grpc.channel_ready_future()`")
+def _(pair: Pair) -> Any:
+    pair.serve()
+    channel = pair.connect()
+    states: list[str] = []
+    channel.subscribe(lambda state: states.append(state.name), try_to_connect=True)
+    grpc.channel_ready_future(channel).result(LONG)
+    return eventually(lambda: states and states[-1] == "READY")
+
+
+@probe(CHANNEL, "a connection that is lost")
+def _(pair: Pair) -> Any:
+    server = pair.serve()
+    method = pair.connect().unary_unary("/x.X/M")
+    method(b"", timeout=LONG)
+    server.stop(None).wait(LONG)
+    eventually(lambda: not failure(lambda: method(b"", timeout=LONG)).startswith("returned"))
+    lost = failure(lambda: method(b"", timeout=LONG))
+    pair.serve()
+    eventually(lambda: pair.kind == "ttrpc" or failure(lambda: method(b"")).startswith("returned"))
+    return lost, failure(lambda: method(b"", timeout=LONG))
+
+
+@probe(CHANNEL, "a call on a closed channel")
+def _(pair: Pair) -> Any:
+    pair.serve()
+    channel = pair.connect()
+    method = channel.unary_unary("/x.X/M")
+    channel.close()
+    return failure(lambda: method(b"", timeout=LONG))
+
+
+@probe(CHANNEL, "`close()` with calls in flight")
+def _(pair: Pair) -> Any:
+    gate = threading.Event()
+    pair.serve(waiting(gate))
+    channel = pair.connect()
+    future = channel.unary_unary("/x.X/M").future(b"")
+    time.sleep(0.1)
+    channel.close()
+    gate.set()
+    return future.code().name
+
+
+@probe(CHANNEL, "a channel that is dropped without `close()`")
+def _(pair: Pair) -> Any:
+    pair.serve()
+    # Not by pair.connect(), which keeps it.
+    make: Any = ttrpc.connect if pair.kind == "ttrpc" else grpc.insecure_channel
+    method = make(pair.address).unary_unary("/x.X/M")
+    before = _descriptors()
+    method(b"", timeout=LONG)
+    for _ in range(10):
+        make(pair.address).unary_unary("/x.X/M")(b"", timeout=LONG)
+    # Both ends are in this process.
+    return method(b"", timeout=LONG) == b"" and eventually(lambda: _descriptors() <= before + 9)
+
+
+def _descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+@probe(CHANNEL, "`wait_for_ready`")
+def _(pair: Pair) -> Any:
+    return pair.method()(b"r", timeout=LONG, wait_for_ready=True).decode()
+
+
+@probe(CHANNEL, "a path without a listener")
+def _(pair: Pair) -> Any:
+    return failure(lambda: pair.connect().unary_unary("/x.X/M")(b"", timeout=LONG))
+
+
+@probe(CHANNEL, "call credentials")
+def _(pair: Pair) -> Any:
+    credentials = grpc.access_token_call_credentials("x")
+    return failure(lambda: pair.method()(b"", timeout=LONG, credentials=credentials))
+
+
+@probe(CHANNEL, "compression")
+def _(pair: Pair) -> Any:
+    return failure(lambda: pair.method()(b"", timeout=LONG, compression=grpc.Compression.Gzip))
+
+
+@probe(CHANNEL, "binary metadata")
+def _(pair: Pair) -> Any:
+    return failure(lambda: pair.method()(b"", timeout=LONG, metadata=(("k-bin", b"\xff"),)))
+
+
+@probe(CHANNEL, "metadata keys with capitals")
+def _(pair: Pair) -> Any:
+    return failure(lambda: pair.method()(b"", timeout=LONG, metadata=(("Key", "v"),)))
+
+
+@probe(CHANNEL, "a message of more than 4 MiB")
+def _(pair: Pair) -> Any:
+    return failure(lambda: pair.method()(bytes(4 << 20), timeout=LONG))
+
+
+@probe(CHANNEL, "a serializer, or deserializer, that raises")
+def _(pair: Pair) -> Any:
+    def bad(value: Any) -> bytes:
+        raise ValueError("x")
+
+    method = pair.method(request_serializer=bad)
+    other = pair.connect().unary_unary("/x.X/M", None, bad)
+    return failure(lambda: method(b"", timeout=LONG)), failure(lambda: other(b"", timeout=LONG))
+
+
+@probe(CHANNEL, "an iterator of requests that raises")
+def _(pair: Pair) -> Any:
+    def requests() -> Iterator[bytes]:
+        yield b"a"
+        raise ValueError("x")
+
+    method = pair.method(lambda requests, context: b"".join(requests), "stream_unary")
+    return failure(lambda: method(requests(), timeout=LONG))

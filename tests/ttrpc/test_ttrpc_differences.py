@@ -1,0 +1,131 @@
+"""docs/ttrpc.md says of each behaviour of grpcio whether nri_sync.ttrpc has it: each row is tried with both."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from tests.ttrpc.probes import PROBES
+
+__all__: list[str] = []
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+DOCUMENT = (ROOT / "docs" / "ttrpc.md").read_text()
+
+# The oldest grpcio that the rows describe: others lack methods, and word errors in another way.
+NEW_ENOUGH = (1, 70)
+
+#: What nri_sync.ttrpc does where it is not the same.
+HERE: dict[str, Any] = {
+    "Channel: a connection that is lost": ["UNAVAILABLE", "UNAVAILABLE"],
+    "Channel: a call on a closed channel": "CANCELLED",
+    "Channel: a path without a listener": "FileNotFoundError",
+    "Channel: call credentials": "ValueError",
+    "Channel: compression": "ValueError",
+    "Channel: binary metadata": "ValueError",
+    "Channel: metadata keys with capitals": "returned b''",
+    "Channel: a message of more than 4 MiB": "RESOURCE_EXHAUSTED",
+    "Call: `future.exception() is future`": False,
+    "Call: the handler of a call that was cancelled, or whose time is over": False,
+    "Call: messages that have arrived when the deadline passes": ["1", "2", "3", "4"],
+    "Call: `exception()`, `result()` of a stream that has been consumed": [None, "returned False"],
+    "Call: `initial_metadata()`": [],
+    "ServicerContext: `abort(3, ...)`: a number for the code": ["INVALID_ARGUMENT", "bad"],
+    "ServicerContext: `abort(StatusCode.OK, ...)`": [
+        "UNKNOWN",
+        "ValueError: abort() needs an error code, not StatusCode.OK",
+    ],
+    "ServicerContext: `details()` when they are set": "str",
+    "ServicerContext: `auth_context()`": False,
+    "ServicerContext: `peer()`": "unix:PATH",
+    "ServicerContext: metadata of the transport: `user-agent`": [],
+    "ServicerContext: `time_remaining()` without a deadline": [None],
+    "ServicerContext: `send_initial_metadata()`": "raises ValueError",
+    "ServicerContext: `set_trailing_metadata()`": "raises ValueError",
+    "ServicerContext: `set_compression()`": "raises ValueError",
+    "ServicerContext: `trailing_metadata()` before it is set": [],
+    "Server: registered handlers that are added after `start()`": "returned b'late'",
+    "Server: what is no handler": "TypeError",
+    "Server: a handler that raises: the details": "ValueError: x",
+    "Server: a handler that raises TimeoutError, FileNotFoundError or the error of another call": (
+        "DEADLINE_EXCEEDED"
+    ),
+    "Server: a handler that returns None": "UNKNOWN",
+    "Server: an address that is no unix socket": "ValueError",
+    "Server: `add_secure_port()`": "ValueError",
+    "Server: a server that is dropped without `stop()`": False,
+}
+
+
+def rows() -> dict[str, str]:
+    """What the document says, by section and behaviour."""
+    part = DOCUMENT.partition("\n## Beside grpcio\n")[2]
+    found: dict[str, str] = {}
+    for section in re.split(r"^### ", part, flags=re.MULTILINE)[1:]:
+        name = section.partition("\n")[0]
+        for behaviour, here in re.findall(r"^\| (.+?) \| (.+?) \|$", section, re.MULTILINE):
+            if behaviour != "behaviour":
+                found[f"{name}: {behaviour}"] = here
+    return found
+
+
+ROWS = rows()
+
+
+@pytest.fixture(scope="module")
+def results() -> dict[str, dict[str, Any]]:
+    """What the probes returned, by kind."""
+    kinds = ["ttrpc", "grpcio"]
+    found = {}
+    for kind in kinds:
+        done = subprocess.run(
+            [sys.executable, "-m", "tests.ttrpc.probes", kind],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert done.returncode == 0, done.stderr
+        found[kind] = json.loads(done.stdout)
+    return found
+
+
+def test_every_probe_has_its_row() -> None:
+    assert set(ROWS) == {f"{section}: {row}" for section, row in PROBES}
+
+
+def test_every_row_says_what_it_is() -> None:
+    assert [
+        row for row, here in ROWS.items() if not re.match(r"same(: |$)|different: |cannot: ", here)
+    ] == []
+    assert {row for row, here in ROWS.items() if not here.startswith("same")} == set(HERE)
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("row", [row for row in ROWS if row in HERE])
+def test_another_behaviour(row: str, results: dict[str, dict[str, Any]]) -> None:
+    assert results["ttrpc"][row] == HERE[row]
+
+
+def _needs_a_new_grpcio() -> None:
+    version = tuple(map(int, grpc.__version__.split(".")[:2]))
+    if version < NEW_ENOUGH:
+        pytest.skip(f"grpcio {grpc.__version__} is older than the one that the document describes")
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("row", ROWS)
+def test_beside_grpcio(row: str, results: dict[str, dict[str, Any]]) -> None:
+    _needs_a_new_grpcio()
+    ours, theirs = results["ttrpc"][row], results["grpcio"][row]
+    if row in HERE:
+        assert ours != theirs
+    else:
+        assert ours == theirs
