@@ -117,7 +117,7 @@ class TestDropped:
         closed = threading.Event()
         with serving() as (_, address):
             channel = connect(address, on_close=lambda cause: closed.set())
-            link = channel.end.link  # type: ignore[attr-defined]
+            link = channel.end.link
             cycle: list[object] = [channel]
             cycle.append(cycle)
             del channel, cycle
