@@ -44,6 +44,7 @@ class Session(Receiver):
         lost: Callable[[NRIError | None], object],
         tick: Callable[[float], float] | None = None,
         late_policy: LatePolicy | None = None,
+        owner: object = None,
         callers_read: bool = False,
         max_threads: int = 64,
     ) -> None:
@@ -59,6 +60,7 @@ class Session(Receiver):
             frame=functools.partial(frame_message, serve),
             peer=peer,
             late_policy=late_policy,
+            owner=owner,
         )
         self.client = ClientEnd(frame=functools.partial(frame_message, call), name=name)
         self._ends: dict[int, ServerEnd | ClientEnd] = {serve: self.server, call: self.client}

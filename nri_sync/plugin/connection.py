@@ -38,11 +38,12 @@ from nri_sync.plugin import phases
 from nri_sync.plugin.ignored import IgnoredFields
 from nri_sync.plugin.late import Late
 from nri_sync.plugin.lifecycle import Attempt, Lifecycle
-from nri_sync.plugin.servicer import Servicer
+from nri_sync.plugin.parts import Parts
 from nri_sync.plugin.spec import PluginSpec
 from nri_sync.session import Session
 from nri_sync.threads import Latch, off_main, spawn
 from nri_sync.ttrpc.context import ServicerContext
+from nri_sync.ttrpc.router import Router
 from nri_sync.wire.mux import PLUGIN_SERVICE, RUNTIME_SERVICE
 
 __all__ = ["Connection"]
@@ -65,14 +66,18 @@ class Connection:
         plugin: PluginSpec,
         lifecycle: Lifecycle,
         attempt: Attempt,
+        router: Router,
         concluded: Callable[[Connection], object],
         on_loss: Callable[[], object] | None,
     ) -> None:
-        """Each called once at the end, on a thread of the connection, when the state is IDLE: ``concluded(self)``;
+        """``router`` finds the methods of a Servicer.
+
+        Each called once at the end, on a thread of the connection, when the state is IDLE: ``concluded(self)``;
         then ``on_loss()``, if a session was lost.
         """
         self._plugin = plugin
         self._lifecycle = lifecycle
+        self._router = router
         self._concluded = concluded
         self._on_loss = on_loss
         self.attempt = attempt
@@ -95,9 +100,8 @@ class Connection:
         #: How many seconds a handler has before its request is answered for it; ``None``: as many as it needs,
         #: before the session is configured.
         self.answer_within: float | None = None
-        # While the state of the node comes in parts, see ServedConnection.
-        self.state_due: float | None = None
-        self.state_is_complete = False
+        #: The state of the node, while it comes in parts.
+        self.parts = Parts()
 
     @property
     def serving(self) -> dict[int, ServicerContext]:
@@ -191,7 +195,7 @@ class Connection:
         self._logger.debug("connected to process %s", "unknown" if peer is None else peer.pid)
         return Session(
             sock,
-            Servicer(self._plugin, self).router(),
+            self._router,
             serve=PLUGIN_SERVICE,
             call=RUNTIME_SERVICE,
             name=self._plugin.name,
@@ -199,6 +203,7 @@ class Connection:
             lost=self._lost,
             tick=self._tick,
             late_policy=Late(self._plugin, self) if self._plugin.late_reply else None,
+            owner=self,
         )
 
     def _register(self, session: Session) -> None:
@@ -235,6 +240,7 @@ class Connection:
         """Take in what the runtime says of itself."""
         self.registered = True  # though the reply may still be on its way
         self.facts = facts = self.facts.told(request, self._plugin.defaults)
+        self.ignored.learn(facts.runtime_nri_version)
         self._lifecycle.learned(self.attempt, facts)
         if facts.runtime_nri_version == "unknown":
             self._logger.warning(

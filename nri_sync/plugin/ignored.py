@@ -6,7 +6,7 @@ As in Go, an older runtime decodes such a message without an error. Here they ar
 from __future__ import annotations
 
 import logging
-from typing import Any, Callable
+from typing import Any
 
 from google.protobuf.message import Message
 
@@ -24,31 +24,27 @@ class IgnoredFields:
         self._tally = tally
         # By path, without the numbers of entries: there are no more than the protocol has fields.
         self._told: dict[str, object] = {}
+        self._nri_version = "unknown"
+        #: Whether the runtime's release does not know all fields: :meth:`check` is needed.
+        self.is_needed = False
 
-    def check(self, method: str, message: Message, nri_version: str) -> None:
-        """Look through a message for a runtime of this release: an answer to ``method``, or its request."""
-        for path in unknown_fields(message, nri_version):
+    def learn(self, nri_version: str) -> None:
+        """The runtime is of this NRI release."""
+        self._nri_version = nri_version
+        self.is_needed = ignores_any(nri_version)
+
+    def check(self, method: str, message: Message) -> None:
+        """Look through a message for the runtime: an answer to ``method``, or its request."""
+        if not self.is_needed:
+            return
+        for path in unknown_fields(message, self._nri_version):
             self._tally.add("ignored_fields")
             token = object()
             if self._told.setdefault(f"{method} {without_numbers(path)}", token) is token:
                 self._logger.warning(
                     "the runtime speaks NRI %s and ignores a field of %s that came with NRI %s: %s",
-                    nri_version,
+                    self._nri_version,
                     method,
                     since_of(message, path),
                     path,
                 )
-
-    def around(
-        self, method: str, behaviour: Callable[..., Any], nri_version: str
-    ) -> Callable[..., Any]:
-        """``behaviour``, which answers the requests of ``method``, with a check of its answers, if need be."""
-        if not ignores_any(nri_version):
-            return behaviour
-
-        def checked(request: Any, context: Any) -> Any:
-            reply = behaviour(request, context)
-            self.check(method, reply, nri_version)
-            return reply
-
-        return checked

@@ -11,7 +11,7 @@ import grpc
 from nri_sync import api
 from nri_sync.api.services import PLUGIN
 from nri_sync.plugin.facts import Facts
-from nri_sync.plugin.parts import measure
+from nri_sync.plugin.parts import Parts, measure
 from nri_sync.plugin.spec import PluginSpec
 from nri_sync.plugin.subjects import describe
 from nri_sync.ttrpc.service import LatePolicy, ServerCall
@@ -32,10 +32,8 @@ class TimedConnection(Protocol):
     facts: Facts
     #: How many seconds a handler has; ``None``: its request is not answered for it.
     answer_within: float | None
-    #: While the state of the node comes in parts: when the runtime gives up on it, on the monotonic clock.
-    state_due: float | None
-    #: Whether the part that came last is the last one.
-    state_is_complete: bool
+    #: The state of the node, while it comes in parts.
+    parts: Parts
 
 
 class Late(LatePolicy):
@@ -50,7 +48,7 @@ class Late(LatePolicy):
         self._conn = conn
 
     def limit(self) -> float | None:
-        within, due = self._conn.answer_within, self._conn.state_due
+        within, due = self._conn.answer_within, self._conn.parts.due
         if within is None or due is None:
             return within
         # All parts of the state have one timeout together: less of it is left for the last part.
@@ -106,7 +104,7 @@ class Late(LatePolicy):
         if context is None:  # it waits for a thread, and the payload is all there
             return not measure(payload).more
         if context.request is None:  # it is being parsed, which takes long where it is large
-            return self._conn.state_is_complete
+            return self._conn.parts.is_complete
         return not context.request.more
 
     def finished(self, call: ServerCall, error: Status | None) -> None:

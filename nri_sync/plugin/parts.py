@@ -7,11 +7,12 @@ of its bytes.
 
 from __future__ import annotations
 
+import threading
 from typing import NamedTuple
 
 from nri_sync.api import nri_pb2
 
-__all__ = ["MOST", "Measured", "Parts", "measure"]
+__all__ = ["MOST", "Measured", "NodeState", "Parts", "measure"]
 
 #: The most that is held, in bytes as :meth:`Parts.count` counts them: 50,000 containers of 3 kB fit.
 MOST = 256 * 1024 * 1024
@@ -30,37 +31,65 @@ class Measured(NamedTuple):
     more: bool
 
 
+class NodeState(NamedTuple):
+    """The state of a node, complete or too much."""
+
+    pods: list[nri_pb2.PodSandbox]
+    containers: list[nri_pb2.Container]
+    #: In bytes, as :meth:`Parts.count` counts them.
+    size: int
+    #: Whether it exceeds the bound. The part that did so is missing.
+    too_much: bool
+
+
 class Parts:
-    """Collects the parts of one state. Not thread-safe."""
+    """Collects the parts of one state, then of the next. Thread-safe."""
 
     def __init__(self) -> None:
-        #: The bytes of all parts so far, as :meth:`count` counts them.
-        self.size = 0
-        #: Whether the part that was counted last says that more come.
-        self.more = False
-        self._pods: list[nri_pb2.PodSandbox] = []
-        self._containers: list[nri_pb2.Container] = []
-
-    @property
-    def too_much(self) -> bool:
-        """Whether the parts exceed the bound; a part that did so was not parsed."""
-        return self.size > MOST
+        #: When the runtime gives up on the state, on the monotonic clock; ``None``: no part has come.
+        self.due: float | None = None
+        #: Whether the part that is being parsed is the last one.
+        self.is_complete = False
+        # Guards the fields below, and the changes of those above.
+        self._lock = threading.Lock()
+        with self._lock:
+            self._begin_locked()
 
     def count(self, data: bytes) -> bool:
         """Count a part; returns whether it may be parsed."""
-        objects, self.more = measure(data)
-        self.size += len(data) + _OBJECT * objects
-        return not self.too_much
+        objects, more = measure(data)
+        with self._lock:
+            self.is_complete = not more
+            self._size += len(data) + _OBJECT * objects
+            return self._size <= MOST
 
-    def add(self, part: nri_pb2.SynchronizeRequest) -> None:
-        self._pods.extend(part.pods)
-        self._containers.extend(part.containers)
+    def add(
+        self, part: nri_pb2.SynchronizeRequest, due: float | None, otherwise: float
+    ) -> NodeState | None:
+        """Add a part that has been counted; returns the state, ``None`` while more parts have to come.
 
-    def take(self) -> tuple[list[nri_pb2.PodSandbox], list[nri_pb2.Container]]:
-        """All that has been added; what comes next is another state."""
-        taken = self._pods, self._containers
-        self.size, self._pods, self._containers = 0, [], []
-        return taken
+        ``due`` is when the runtime gives up on the state, on the monotonic clock, if the runtime says so with its
+        request. ``otherwise``, of the first part, holds for a runtime that does not.
+        """
+        with self._lock:
+            self.is_complete = False  # nothing is known of the part that comes next
+            too_much = self._size > MOST
+            if not too_much:
+                self._pods.extend(part.pods)
+                self._containers.extend(part.containers)
+                if part.more:
+                    self.due = due or self.due or otherwise
+                    return None
+            state = NodeState(self._pods, self._containers, self._size, too_much)
+            self._begin_locked()
+            return state
+
+    def _begin_locked(self) -> None:
+        assert self._lock.locked()
+        self.due = None
+        self._size = 0
+        self._pods: list[nri_pb2.PodSandbox] = []
+        self._containers: list[nri_pb2.Container] = []
 
 
 def measure(data: bytes) -> Measured:

@@ -1,9 +1,8 @@
-"""The Plugin service: requests in, handlers called, replies out. One servicer for each connection."""
+"""The Plugin service: requests in, handlers called, replies out. One servicer for each stub."""
 
 from __future__ import annotations
 
 import _thread
-import threading
 from collections.abc import Sequence
 from typing import Any, Callable, Protocol
 
@@ -21,27 +20,12 @@ from nri_sync.plugin.parts import MOST, Parts
 from nri_sync.plugin.spec import PluginSpec
 from nri_sync.plugin.subjects import describe
 from nri_sync.text import printable
-from nri_sync.ttrpc.context import ServicerContext
+from nri_sync.ttrpc.context import ServicerContext, current_context
 from nri_sync.ttrpc.frames import calls_handlers, own_frames
 from nri_sync.ttrpc.router import Router
 
 __all__ = ["ServedConnection", "Servicer"]
 
-
-def _method(
-    rpc: str,
-    behaviour: Callable[[Any, ServicerContext], Any],
-    deserialize: Callable[[bytes], Any] | None = None,
-) -> Any:
-    return grpc.unary_unary_rpc_method_handler(
-        behaviour,
-        request_deserializer=deserialize or PLUGIN.methods[rpc].request.FromString,
-        response_serializer=PLUGIN.methods[rpc].response.SerializeToString,
-    )
-
-
-# grpcio loads what it needs for this with the first one, which is not to be in start().
-_method("Shutdown", lambda request, context: None)
 
 _UNIMPLEMENTED = grpc.StatusCode.UNIMPLEMENTED
 
@@ -52,15 +36,13 @@ _VALIDATE = "ValidateContainerAdjustment"
 
 
 class ServedConnection(Protocol):
-    """What a servicer needs of its connection."""
+    """What a servicer needs of a connection, which is the ``owner`` of each context."""
 
     #: What the runtime has sent of itself.
     facts: Facts
     ignored: IgnoredFields
-    #: While the state of the node comes in parts: when the runtime gives up on it, on the monotonic clock.
-    state_due: float | None
-    #: Whether the part that came last is the last one.
-    state_is_complete: bool
+    #: The state of the node, while it comes in parts.
+    parts: Parts
 
     @property
     def serving(self) -> dict[int, ServicerContext]:
@@ -76,22 +58,20 @@ class ServedConnection(Protocol):
 
 
 class Servicer:
-    """Serves one connection; every method may be called from several threads at once."""
+    """Serves all connections of a stub; every method may be called from several threads at once.
 
-    def __init__(self, plugin: PluginSpec, conn: ServedConnection) -> None:
+    One table of methods is made for the stub. The context of a request leads to its connection.
+    """
+
+    def __init__(self, plugin: PluginSpec) -> None:
         self._plugin = plugin
-        self._conn = conn
-        # Guards the parts.
-        self._lock = threading.Lock()
-        self._parts = Parts()
+        #: The methods of the service, with the plugin's interceptors around them, for a ServerEnd.
+        self.router = Router(plugin.interceptors.server)
+        self.router.add_registered_method_handlers(
+            PLUGIN.full_name, {rpc: self._method(rpc) for rpc in PLUGIN.methods}
+        )
 
-    def router(self) -> Router:
-        """The methods of the service, with the plugin's interceptors around them, for a ServerEnd."""
-        router = Router(self._plugin.interceptors.server)
-        router.add_generic_rpc_handlers([_OnDemand(self, router)])
-        return router
-
-    def method(self, rpc: str) -> Any:
+    def _method(self, rpc: str) -> Any:
         """The ``grpc.RpcMethodHandler`` of one of the service's methods."""
         behaviours: dict[str, Callable[[Any, ServicerContext], Any]] = {
             "Configure": self._configure,
@@ -99,13 +79,16 @@ class Servicer:
             "StateChange": self._state_change,
             "ValidateContainerAdjustment": self._validate,
         }
-        deserialize = self._part if rpc == "Synchronize" else None
         behaviour = behaviours.get(rpc) or self._behaviour(_BY_RPC[rpc])
         behaviour = self._plugin.interceptors.around(rpc, behaviour)
-        if rpc != "Configure":  # in which the runtime tells its release
-            version = self._conn.facts.runtime_nri_version
-            behaviour = self._conn.ignored.around(rpc, behaviour, version)
-        return _method(rpc, behaviour, deserialize)
+        if rpc != "Configure":  # in which the runtime sends its release
+            behaviour = _checked(rpc, behaviour)
+        method = PLUGIN.methods[rpc]
+        return grpc.unary_unary_rpc_method_handler(
+            behaviour,
+            request_deserializer=_part if rpc == "Synchronize" else method.request.FromString,
+            response_serializer=method.response.SerializeToString,
+        )
 
     def _behaviour(self, handler: Handler) -> Callable[[Any, ServicerContext], Any]:
         empty = PLUGIN.methods[handler.rpc].response()
@@ -124,13 +107,14 @@ class Servicer:
             return handler.reply(None)
         tally = self._plugin.tally
         tally.add("requests")
-        serving = self._conn.serving
+        conn: ServedConnection = context.owner
+        serving = conn.serving
         thread = _thread.get_ident()
         # An interceptor may call it on a thread of its own.
         elsewhere = thread not in serving
         served = serving.setdefault(thread, context)
         served.handler = handler.name
-        served.runtime = self._conn.facts
+        served.runtime = conn.facts
         try:
             return handler.reply(method(*arguments))
         except BaseException as error:
@@ -193,55 +177,37 @@ class Servicer:
     def _configure(
         self, request: nri_pb2.ConfigureRequest, context: ServicerContext
     ) -> nri_pb2.ConfigureResponse:
-        conn = self._conn
+        conn: ServedConnection = context.owner
         conn.learn(request)
         handler = _HANDLERS["configure"]
         try:
             asked = self._call(handler, handler.arguments()(request), context)
-            events, missing = self._subscription(asked)
+            events, missing = self._subscription(asked, conn.facts)
         except BaseException as error:
             conn.configure_failed(error, context)
             raise
         response = nri_pb2.ConfigureResponse(
             events=int(events), failure_policy=self._plugin.failure_policy
         )
-        self._tell_missing(missing)
-        conn.ignored.check("Configure", response, conn.facts.runtime_nri_version)
+        self._tell_missing(missing, conn.facts)
+        conn.ignored.check("Configure", response)
         conn.configured(events, missing)
         return response
 
-    def _subscription(self, asked: Any) -> tuple[EventMask, EventMask]:
+    def _subscription(self, asked: Any, facts: Facts) -> tuple[EventMask, EventMask]:
         """The events to subscribe to, and those that are asked for and that the runtime does not have.
 
         Raises ValueError when one of the latter is required.
         """
         wanted = asked_events(asked, self._plugin.handled)
-        events = wanted & api.valid_events(self._conn.facts.runtime_nri_version)
+        events = wanted & api.valid_events(facts.runtime_nri_version)
         lacking = (wanted.required | self._plugin.required_events) & ~events
         if lacking:
-            raise ValueError(self._why_lacking(lacking, wanted))
+            raise ValueError(_why_lacking(lacking, wanted, facts))
         # An empty mask means all events to the runtime: a plugin without any takes the rarest one.
         return events or EventMask.REMOVE_POD_SANDBOX, wanted & ~events
 
-    def _why_lacking(self, lacking: EventMask, wanted: EventMask) -> str:
-        unasked = lacking & ~wanted
-        if unasked:
-            return f"configure subscribes without what the stub's required_events names: {unasked}"
-        by_stub = lacking & self._plugin.required_events
-        advice = (
-            "the stub's required_events names them"
-            if by_stub
-            else "it can do without those that it asks for by a group or by EventMask.optional()"
-        )
-        return f"{self._runtime()} does not have these events, which the plugin requires: {lacking}; {advice}"
-
-    def _runtime(self) -> str:
-        facts = self._conn.facts
-        named = f"{facts.runtime_name} {facts.runtime_version} (NRI {facts.runtime_nri_version})"
-        return printable(named, 200)
-
-    def _tell_missing(self, missing: EventMask) -> None:
-        facts = self._conn.facts
+    def _tell_missing(self, missing: EventMask, facts: Facts) -> None:
         if missing & ~facts.missing_events:  # not said in a session before
             self._plugin.logger.warning(
                 "the runtime speaks NRI %s, which does not have: %s",
@@ -253,39 +219,21 @@ class Servicer:
             self._plugin.logger.error(
                 "%s cannot call the plugin's validator: containers are created without it; "
                 "required_events=EventMask.VALIDATE_CONTAINER_ADJUSTMENT refuses such a runtime",
-                self._runtime(),
+                _runtime(facts),
             )
-
-    def _part(self, data: bytes) -> nri_pb2.SynchronizeRequest:
-        # Counted before it is parsed. A part that is too much is refused by _synchronize().
-        with self._lock:
-            may_parse = self._parts.count(data)
-            self._conn.state_is_complete = not self._parts.more
-        return nri_pb2.SynchronizeRequest.FromString(data if may_parse else b"")
-
-    def _expect_more(self, context: ServicerContext) -> None:
-        """The runtime has one timeout for all parts together (``plugin.synchronize`` of NRI's adaptation)."""
-        if self._conn.state_due is None or context.deadline.at is not None:
-            # Some runtimes do not send their timeout with the call: then it began with the first part.
-            timeout = self._conn.facts.request_timeout
-            self._conn.state_due = context.deadline.at or context.since + timeout
 
     def _synchronize(
         self, request: nri_pb2.SynchronizeRequest, context: ServicerContext
     ) -> nri_pb2.SynchronizeResponse:
         """State that is too large for one message comes in parts; the handler gets all of it at once."""
-        self._conn.state_is_complete = False  # of the part that comes next, nothing is known
-        with self._lock:
-            too_much = self._parts.too_much
-            if not too_much:
-                self._parts.add(request)
-                if request.more:
-                    self._expect_more(context)
-                    return nri_pb2.SynchronizeResponse(more=True)
-            size = self._parts.size
-            pods, containers = self._parts.take()
-        self._conn.state_due = None
-        if too_much:
+        conn: ServedConnection = context.owner
+        # The runtime has one timeout for all parts together (plugin.synchronize of NRI's adaptation).
+        otherwise = context.since + conn.facts.request_timeout
+        state = conn.parts.add(request, context.deadline.at, otherwise)
+        if state is None:
+            return nri_pb2.SynchronizeResponse(more=True)
+        pods, containers = state.pods, state.containers
+        if state.too_much:
             context.abort(
                 grpc.StatusCode.RESOURCE_EXHAUSTED,
                 f"the state of the node is larger than {MOST} bytes, each pod and container counted as its bytes "
@@ -293,8 +241,8 @@ class Servicer:
             )
         self._plugin.logger.debug("synchronize: %d pods, %d containers", len(pods), len(containers))
         reply = self._call(_HANDLERS["synchronize"], [pods, containers], context)
-        self._conn.mark_synchronized()
-        if size >= _MUCH:
+        conn.mark_synchronized()
+        if state.size >= _MUCH:
             give_back_after(context.when_answered(), f"{self._plugin.name}-memory")
         reply.more = False
         return reply  # type: ignore[no-any-return]
@@ -306,20 +254,37 @@ _HANDLERS = {handler.name: handler for handler in HANDLERS}
 _BY_RPC = {handler.rpc: handler for handler in HANDLERS}
 
 
-class _OnDemand(grpc.ServiceRpcHandler):
-    """Makes a method when it is first called: most plugins are asked for few, and start() is the sooner over."""
+def _part(data: bytes) -> nri_pb2.SynchronizeRequest:
+    """Parse a part of the state. Counts it before: a part that is too much is not parsed, and then refused."""
+    conn: ServedConnection = current_context.get().owner
+    return nri_pb2.SynchronizeRequest.FromString(data if conn.parts.count(data) else b"")
 
-    def __init__(self, servicer: Servicer, router: Router) -> None:
-        self._servicer = servicer
-        self._router = router
 
-    def service_name(self) -> str:
-        return PLUGIN.full_name
+def _checked(
+    rpc: str, behaviour: Callable[[Any, ServicerContext], Any]
+) -> Callable[[Any, ServicerContext], Any]:
+    """``behaviour``, with a check of its replies for fields that the runtime does not know."""
 
-    def service(self, handler_call_details: Any) -> Any:
-        service, _, rpc = handler_call_details.method[1:].rpartition("/")
-        if service != PLUGIN.full_name or rpc not in PLUGIN.methods:
-            return None
-        method = self._servicer.method(rpc)
-        self._router.add_registered_method_handlers(service, {rpc: method})
-        return method
+    def checked(request: Any, context: ServicerContext) -> Any:
+        reply = behaviour(request, context)
+        ignored: IgnoredFields = context.owner.ignored
+        if ignored.is_needed:
+            ignored.check(rpc, reply)
+        return reply
+
+    return checked
+
+
+def _why_lacking(lacking: EventMask, wanted: EventMask, facts: Facts) -> str:
+    unasked = lacking & ~wanted
+    if unasked:
+        return f"configure subscribes without what the stub's required_events names: {unasked}"
+    return (
+        f"{_runtime(facts)} does not have these events, which the plugin requires: {lacking}; "
+        "it can do without those that it asks for by a group or by EventMask.optional()"
+    )
+
+
+def _runtime(facts: Facts) -> str:
+    named = f"{facts.runtime_name} {facts.runtime_version} (NRI {facts.runtime_nri_version})"
+    return printable(named, 200)

@@ -34,6 +34,7 @@ from nri_sync.plugin.handover import Handover
 from nri_sync.plugin.interceptors import Interceptor, Interceptors, Metadata
 from nri_sync.plugin.lifecycle import Lifecycle
 from nri_sync.plugin.phases import handler_of
+from nri_sync.plugin.servicer import Servicer
 from nri_sync.plugin.source import Dialer, Source, identify
 from nri_sync.plugin.spec import PluginSpec
 from nri_sync.plugin.state import State
@@ -161,6 +162,7 @@ class Stub:
         )
         self._on_close = on_close
         self._lifecycle = Lifecycle(full_name, self._spec.defaults)
+        self._router = Servicer(self._spec).router
         # The connections that are not over: the current one, and those that wait to become it. A dict for
         # its single-step operations; written by their starters and their own threads.
         self._conns: dict[Connection, None] = {}
@@ -204,7 +206,9 @@ class Stub:
         deadline = Deadline(self.registration_timeout if timeout is None else timeout)
         attempt = self._lifecycle.admit(deadline, inside_handler=inside)
         on_loss = None if self._on_close is None else functools.partial(self._on_close, self)
-        return Connection(self._spec, self._lifecycle, attempt, self._concluded, on_loss)
+        return Connection(
+            self._spec, self._lifecycle, attempt, self._router, self._concluded, on_loss
+        )
 
     def _concluded(self, conn: Connection) -> None:
         self._conns.pop(conn, None)
@@ -428,7 +432,7 @@ class Stub:
 
         def send(request: Any, metadata: Metadata) -> Any:
             self._spec.tally.add("updates")
-            conn.ignored.check("UpdateContainers", request, conn.facts.runtime_nri_version)
+            conn.ignored.check("UpdateContainers", request)
             options = {"timeout": seconds, "metadata": metadata or None}
             if not from_main:
                 return call(request, **options)

@@ -65,6 +65,8 @@ class ServicerContext(grpc.ServicerContext):
 
     # What most calls never change costs them nothing here.
 
+    #: For the layers above: what the ServerEnd that serves it was given as ``owner``.
+    owner: Any = None
     #: For the layers above: what has been called to serve it.
     handler = ""
     #: The request, decoded, until the call is over; None before it is decoded, and of a stream.

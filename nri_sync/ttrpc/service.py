@@ -191,6 +191,7 @@ class ServerCall(Job):
         timeout = nanoseconds / 1e9 if nanoseconds and nanoseconds < _NEVER else None
         context = ServicerContext(method, metadata, self.since, timeout, end.peer, self._cancel)
         # In this order: without a context, the payload is there.
+        context.owner = end.owner
         self.context = context
         self._data = b""
         if self.stream_id not in end.calls:
@@ -398,16 +399,18 @@ class ServerEnd:
         frame: Framing,
         peer: str,
         late_policy: LatePolicy | None = None,
+        owner: object = None,
         admit: Callable[[], Status | None] = lambda: None,
         done: Callback | None = None,
     ) -> None:
-        """``admit`` is asked for each new call, and returns why it is refused, if it is; ``done`` is told
-        when an admitted one is over, its answer sent.
+        """``owner`` is in each context. ``admit`` is asked for each new call, and returns why it is refused, if it
+        is; ``done`` is told when an admitted one is over, its answer sent.
         """
         self.router = router
         self.frame = frame
         self.peer = peer
         self.late_policy = late_policy
+        self.owner = owner
         self.link: Link
         self._admit = admit
         self._done = done

@@ -15,6 +15,7 @@ from nri_sync import api
 from nri_sync.api import EventMask, nri_pb2
 from nri_sync.plugin.facts import Facts
 from nri_sync.plugin.late import Late
+from nri_sync.plugin.parts import Parts as PartsOfState
 from tests.net.rig import in_thread
 from tests.plugin.conftest import Connect
 from tests.plugin.harness import (
@@ -112,7 +113,7 @@ class TestLateReplies:
         peer.call("Synchronize", nri_pb2.SynchronizeRequest(more=True), LONG)
         # As if the parts before had taken nearly all of it.
         within = conn.facts.answer_within
-        conn.state_due = time.monotonic() + conn.facts.request_timeout - within + left
+        conn.parts.due = time.monotonic() + conn.facts.request_timeout - within + left
         last = nri_pb2.SynchronizeRequest(pods=[nri_pb2.PodSandbox(id="last")])
         assert peer.call("Synchronize", last, LONG) == nri_pb2.SynchronizeResponse()
         assert stub.late_by_event == {"Synchronize": 1}
@@ -132,7 +133,7 @@ class TestLateReplies:
         began = time.monotonic()
         for _ in range(2):
             peer.call("Synchronize", nri_pb2.SynchronizeRequest(more=True), timeout)
-            dues.append(conn.state_due)
+            dues.append(conn.parts.due)
         taken = time.monotonic() - began
         assert dues[0] is not None
         assert dues[1] is not None
@@ -146,9 +147,9 @@ class TestLateReplies:
         method = f"/{nri_pb2.DESCRIPTOR.package}.Plugin/Synchronize"
         call: Any = SimpleNamespace(method=method, payload=lambda: b"", about="")
         call.context = SimpleNamespace(request=None)
-        conn.state_is_complete = False
+        conn.parts.is_complete = False
         assert late.answer(call) is None
-        conn.state_is_complete = True
+        conn.parts.is_complete = True
         assert late.answer(call) == b""
 
     def test_a_result_that_is_an_error_is_logged_as_one(
@@ -250,8 +251,7 @@ class TestLateReplies:
         class Conn:
             facts = Facts(EventMask(0), 5.0)
             answer_within: float | None = facts._replace(request_timeout=timeout).answer_within
-            state_due: float | None = None
-            state_is_complete = False
+            parts = PartsOfState()
 
         plugin: Any = None
         conn = Conn()

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from nri_sync.api import nri_pb2
 from nri_sync.plugin import parts
-from nri_sync.plugin.parts import MOST, Measured, Parts, measure
+from nri_sync.plugin.parts import MOST, Measured, NodeState, Parts, measure
 
 __all__: list[str] = []
 
@@ -69,9 +69,10 @@ def test_tiny_objects_are_too_much_before_they_are_parsed() -> None:
     tiny = nri_pb2.SynchronizeRequest(containers=[nri_pb2.Container()]).SerializeToString()
     collected = Parts()
     assert not collected.count(tiny * 300_000)
-    assert collected.too_much
-    assert collected.take() == ([], [])
-    assert not collected.too_much
+    state = collected.add(nri_pb2.SynchronizeRequest(), None, 1.0)
+    assert state is not None
+    assert (state.pods, state.containers, state.too_much) == ([], [], True)
+    assert collected.count(tiny)
 
 
 def test_a_node_of_50_000_containers_fits() -> None:
@@ -84,12 +85,47 @@ def test_a_node_of_50_000_containers_fits() -> None:
 def test_the_bound_is_on_all_parts_together(monkeypatch: pytest.MonkeyPatch) -> None:
     assert MOST == 256 << 20
     monkeypatch.setattr(parts, "MOST", 10_000)
-    part = nri_pb2.SynchronizeRequest(pods=[nri_pb2.PodSandbox(id="x" * 2000)])
+    part = nri_pb2.SynchronizeRequest(pods=[nri_pb2.PodSandbox(id="x" * 2000)], more=True)
     collected = Parts()
     for _ in range(3):
         assert collected.count(part.SerializeToString())
-        collected.add(part)
+        assert collected.add(part, None, 1.0) is None
     assert not collected.count(part.SerializeToString())
-    pods, containers = collected.take()
-    assert (len(pods), containers) == (3, [])
+    state = collected.add(nri_pb2.SynchronizeRequest(), None, 1.0)
+    assert state is not None
+    assert (len(state.pods), state.containers, state.too_much) == (3, [], True)
     assert collected.count(part.SerializeToString())
+
+
+def test_the_state_is_complete_with_the_last_part() -> None:
+    collected = Parts()
+    pod, container = nri_pb2.PodSandbox(id="p"), nri_pb2.Container(id="c")
+    part = nri_pb2.SynchronizeRequest(pods=[pod], more=True)
+    last = nri_pb2.SynchronizeRequest(containers=[container])
+    size = len(part.SerializeToString() + last.SerializeToString()) + 2 * 1024
+    complete = []
+    for _ in range(2):  # the next state starts from nothing
+        for message, state in ((part, None), (last, NodeState([pod], [container], size, False))):
+            assert collected.count(message.SerializeToString())
+            complete.append(collected.is_complete)
+            assert collected.add(message, None, 1.0) == state
+            complete.append(collected.is_complete)
+    assert complete == [False, False, True, False] * 2
+
+
+@pytest.mark.parametrize(
+    ("dues", "expected"),
+    [((None, None), (5.0, 5.0)), ((3.0, 4.0), (3.0, 4.0)), ((3.0, None), (3.0, 3.0))],
+)
+def test_when_the_runtime_gives_up(
+    dues: tuple[float | None, ...], expected: tuple[float, ...]
+) -> None:
+    collected = Parts()
+    part = nri_pb2.SynchronizeRequest(more=True)
+    seen: list[float | None] = []
+    for number, due in enumerate(dues):
+        collected.add(part, due, 5.0 + number)
+        seen.append(collected.due)
+    collected.add(nri_pb2.SynchronizeRequest(), None, 9.0)
+    seen.append(collected.due)
+    assert tuple(seen) == (*expected, None)
