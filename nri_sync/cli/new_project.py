@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import keyword
 import re
+import shlex
 import string
 import sys
 import sysconfig
@@ -27,13 +28,29 @@ _FILES = {
     "tox.ini": "tox.ini",
     "Dockerfile": "Dockerfile",
     "daemonset.yaml": "daemonset.yaml",
+    "config.yaml": "config.yaml",
+    "pod.yaml": "pod.yaml",
     "README.md": "README.md",
     "gitignore": ".gitignore",
 }
-# Good for a Python package, a Kubernetes object and an image, and for NRI anyway.
-_NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 _LONGEST = 40
-_TAKEN = frozenset({"conftest", "nri_sync", "setup", "tests"})
+# The rules for a name, each with the texts that break it. With all of them it is good for a Python package, a
+# Kubernetes object and an image, and for NRI anyway.
+_RULES = (
+    ("must not be empty", re.compile(r"")),
+    (f"must be at most {_LONGEST} characters", re.compile(rf".{{{_LONGEST + 1},}}", re.DOTALL)),
+    (
+        "may have lower-case letters, digits and hyphens only",
+        re.compile(r".*[^a-z0-9-].*", re.DOTALL),
+    ),
+    ("must begin with a letter", re.compile(r"[^a-z].*")),
+    ("must not end with a hyphen", re.compile(r".*-")),
+    ("must not have two hyphens side by side", re.compile(r".*--.*")),
+)
+# Modules of the project itself, and of the packages that it is installed with.
+_TAKEN = frozenset(
+    {"conftest", "google", "grpc", "nri_sync", "pytest", "rich", "setup", "shtab", "tests", "yaml"}
+)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -56,30 +73,61 @@ def run(arguments: argparse.Namespace) -> int:
             )
         for template, target in _FILES.items():
             text = (_TEMPLATES / f"{template}.txt").read_text(encoding="utf-8")
+            text = _aligned(string.Template(text).substitute(values))
             path = directory / target.format(module=module)
             path.parent.mkdir(parents=True, exist_ok=True)
             with path.open("x", encoding="utf-8") as file:
-                file.write(string.Template(text).substitute(values))
+                file.write(text)
             print(printable(path))
     except OSError as error:
         raise CommandError(
             f"{error.filename or directory}: {error.strerror}", ExitCode.USAGE
         ) from error
-    print(f"\nNext: cd {printable(directory)}; pip install -e '.[test]'; pytest")
+    print(
+        f"\nNext:\n  cd {shlex.quote(printable(directory))}\n  pip install -e '.[test]'\n  pytest\n"
+        f"  nri-sync simulate {module}.py -f pod.yaml"
+    )
     return ExitCode.OK
 
 
+def _aligned(text: str) -> str:
+    """A text with the tables of Markdown in columns, whatever is in their cells."""
+    lines = text.split("\n")
+    for begin, line in enumerate(lines):
+        if not line.startswith("|--"):
+            continue
+        first, end = begin - 1, begin
+        while lines[end].startswith("|"):
+            end += 1
+        rows = [[cell.strip() for cell in row.strip("|").split("|")] for row in lines[first:end]]
+        del rows[1]
+        widths = [max(map(len, column)) for column in zip(*rows)]
+        rows.insert(1, ["-" * width for width in widths])
+        lines[first:end] = [
+            "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths)) + " |"
+            for row in rows
+        ]
+    return "\n".join(lines)
+
+
 def _checked(name: str) -> str:
-    if _NAME.fullmatch(name) is None or len(name) > _LONGEST:
+    for rule, broken in _RULES:
+        if broken.fullmatch(name):
+            raise CommandError(
+                f"{printable(name, 100)!r} cannot be the name of a plugin, which is also that of a Python "
+                f"package, an image and a Kubernetes object: it {rule}; choose another, with --name",
+                ExitCode.USAGE,
+            )
+    module = name.replace("-", "_")
+    if keyword.iskeyword(module):
         raise CommandError(
-            f"{name!r} is no good name of a plugin, as it is also that of a Kubernetes object: "
-            "choose lower-case letters, digits and single hyphens, with --name",
+            f"{name!r} cannot be the name of a Python module, as it is a word of the language; choose "
+            "another, with --name",
             ExitCode.USAGE,
         )
-    module = name.replace("-", "_")
-    if keyword.iskeyword(module) or module in _TAKEN or _is_of_python(module):
+    if module in _TAKEN or _is_of_python(module):
         raise CommandError(
-            f"{name!r} is taken: Python has a module of this name; choose another, with --name",
+            f"{name!r} is taken: there is a Python module {module} already; choose another, with --name",
             ExitCode.USAGE,
         )
     return api.check_name(name)

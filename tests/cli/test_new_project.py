@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import configparser
 import os
+import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -40,7 +43,7 @@ def test_what_is_in_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     files = {str(p.relative_to(directory)) for p in directory.rglob("*") if p.is_file()}
     assert files == {
         ".gitignore", "Dockerfile", "README.md", "daemonset.yaml", "pod_name.py", "pyproject.toml",
-        "setup.cfg", "tests/test_pod_name.py", "tox.ini",
+        "setup.cfg", "tests/test_pod_name.py", "tox.ini", "pod.yaml", "config.yaml",
     }  # fmt: skip
     printed = capsys.readouterr().out
     assert all(name in printed for name in files)
@@ -104,11 +107,137 @@ def test_a_name_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert Path("tuner.py").exists()
 
 
-@pytest.mark.parametrize("name", ["Ünder", "a--b", "-a", "9a", "a" * 41, "class", "json", "tests"])
-def test_names_that_are_none(tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("name", "rule"),
+    [
+        ("Ünder", "may have lower-case letters, digits and hyphens only"),
+        ("a_b", "may have lower-case letters, digits and hyphens only"),
+        ("a b\n", "may have lower-case letters, digits and hyphens only"),
+        ("a--b", "must not have two hyphens side by side"),
+        ("-a", "must begin with a letter"),
+        ("9a", "must begin with a letter"),
+        ("a-", "must not end with a hyphen"),
+        ("a" * 41, "must be at most 40 characters"),
+        ("class", "a word of the language"),
+        ("json", "there is a Python module json already"),
+        ("yaml", "there is a Python module yaml already"),
+        ("tests", "there is a Python module tests already"),
+    ],
+)
+def test_names_that_are_none(
+    tmp_path: Path, name: str, rule: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["init", str(tmp_path / "x"), f"--name={name}"]) == ExitCode.USAGE
-    assert "--name" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert rule in error
+    assert error.endswith("choose another, with --name\n")
     assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize("name", ["x", "pod-name"])
+def test_its_tables_are_aligned(tmp_path: Path, name: str) -> None:
+    readme = (made(tmp_path / name) / "README.md").read_text()
+    rows = [line for line in readme.splitlines() if line.startswith("|")]
+    bars = {tuple(at for at, char in enumerate(row) if char == "|") for row in rows}
+    assert (len(rows), len(bars)) == (8, 1)
+
+
+class TestReadme:
+    """Each command of the README, in order, in a shell with what was installed on its path."""
+
+    # Those that need a network, a node or a cluster; another test looks at what they name.
+    ELSEWHERE = ("pip", "python3", ".", "docker", "kubectl")
+
+    @pytest.fixture
+    def place(self, tmp_path: Path, socket_dir: Path) -> Path:
+        directory = made(tmp_path / "pod-name")
+        programs = tmp_path / "bin"
+        programs.mkdir()
+        plugins = "" if "nri_sync" in _entry_points() else "-p nri_sync.pytest_plugin"
+        for name, command in (
+            ("nri-sync", "-m nri_sync"),
+            ("pytest", f"-m pytest -p no:cacheprovider {plugins}"),
+            ("pod-name", str(directory / "pod_name.py")),
+        ):
+            (programs / name).write_text(f'#!/bin/sh\nexec {sys.executable} {command} "$@"\n')
+            (programs / name).chmod(0o755)
+        return directory
+
+    def commands(self, place: Path) -> list[str]:
+        blocks = re.findall(r"^```sh\n(.*?)^```$", (place / "README.md").read_text(), re.M | re.S)
+        return [line for block in blocks for line in block.splitlines()]
+
+    def start(self, place: Path, command: str, path: Path) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            command.replace("/tmp/nri.sock", str(path / "nri.sock")),
+            shell=True, cwd=place, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            start_new_session=True,
+            env={
+                **os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1",
+                "PATH": f"{place.parent / 'bin'}{os.pathsep}{os.environ['PATH']}",
+            },
+        )  # fmt: skip
+
+    def test_each_command(self, place: Path, socket_dir: Path) -> None:
+        codes: dict[str, tuple[int, str]] = {}
+        running: list[subprocess.Popen[str]] = []
+        try:
+            for command in self.commands(place):
+                if command.split()[0] in self.ELSEWHERE:
+                    continue
+                process = self.start(place, command, socket_dir)
+                if "nri.sock" in command:
+                    running.append(process)
+                    self._expect(process, "listening" if len(running) == 1 else "configured")
+                    continue
+                output, _ = process.communicate(timeout=60)
+                codes[command] = process.returncode, output
+            self._expect(running[0], "process.env[POD_NAME]")
+        finally:
+            for process in running:
+                os.killpg(process.pid, signal.SIGTERM)
+                process.communicate(timeout=60)
+        (tested, simulated, ran, examined) = codes.values()
+        assert tested[0] == 0
+        assert "2 passed" in tested[1]
+        assert simulated[0] == 0
+        assert "process.env[POD_NAME]" in simulated[1]
+        # There is no runtime here.
+        assert (ran[0], examined[0]) == (ExitCode.UNREACHABLE, ExitCode.FOUND)
+
+    def _expect(self, process: subprocess.Popen[str], text: str) -> None:
+        assert process.stdout is not None
+        output = ""
+        while text not in output:
+            line = process.stdout.readline()
+            assert line, output
+            output += line
+
+    def test_without_the_extra(self, place: Path, socket_dir: Path) -> None:
+        # An installation without them: the packages of the extra cannot be imported.
+        (place / "rich.py").write_text("raise ModuleNotFoundError(name='rich')\n")
+        commands = [c for c in self.commands(place) if c.startswith("nri-sync")]
+        for command in commands:
+            process = self.start(place, f"PYTHONPATH={place}:{ROOT} {command}", socket_dir)
+            output, _ = process.communicate(timeout=60)
+            if command.startswith("nri-sync run "):
+                assert process.returncode == ExitCode.UNREACHABLE, output
+            else:
+                assert process.returncode == ExitCode.USAGE, output
+                assert output.endswith(": rich is not installed; do: pip install 'nri_sync[cli]'\n")
+        assert len(commands) == 4
+
+    def test_what_it_installs_is_there(self, place: Path) -> None:
+        setup = configparser.ConfigParser()
+        setup.read(place / "setup.cfg")
+        extras = setup["options.extras_require"]
+        installed = [c for c in self.commands(place) if c.startswith("pip")]
+        assert installed == ["pip install -e '.[test]'", "pip install ."]
+        assert "nri_sync[cli]" in extras["test"]
+        assert "nri_sync[yaml]" in setup["options"]["install_requires"]
+        built = [c for c in self.commands(place) if c.startswith("docker")]
+        image = built[0].split()[3]
+        assert f"image: {image}\n" in (place / "daemonset.yaml").read_text()
 
 
 def test_nothing_is_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
