@@ -21,12 +21,12 @@ from nri_sync.cli.errors import CommandError, ExitCode
 from nri_sync.cli.node_checks import (
     Finding,
     Level,
-    check_configuration,
     check_launched,
     check_socket,
     describe_listener,
     refused,
 )
+from nri_sync.cli.node_config import check_configuration
 from nri_sync.deadline import Deadline
 from nri_sync.errors import NRIError, StartError
 from nri_sync.kit.config.durations import parse_duration

@@ -10,30 +10,21 @@ import errno
 import os
 import socket
 import stat
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from nri_sync import api
-from nri_sync.errors import ConfigError
-from nri_sync.kit.config.documents import read
 from nri_sync.net.sockets import PeerCredentials
 
 __all__ = [
     "Finding",
     "Level",
-    "check_configuration",
     "check_launched",
     "check_socket",
     "describe_listener",
     "refused",
 ]
 
-_CONTAINERD = "etc/containerd/config.toml"
-_CRIO = "etc/crio/crio.conf"
-_CRIO_DIRECTORY = "etc/crio/crio.conf.d"
-_NRI = "io.containerd.nri.v1.nri"
 _PLUGINS = "opt/nri/plugins"
 
 
@@ -153,107 +144,6 @@ def refused(path: str, error: OSError) -> Finding:
     )
 
 
-def check_configuration(root: Path, socket_path: str) -> list[Finding]:
-    """Whether the runtimes whose configuration is there have NRI enabled."""
-    found = [*_containerd(root, socket_path), *_crio(root, socket_path)]
-    if not found:
-        text = f"no {root / _CONTAINERD}, and no {root / _CRIO}: the runtime's defaults hold"
-        advice = "containerd has NRI on from 2.0, CRI-O in its newer releases; --root tells where to look"
-        found.append(Finding(Level.INFO, "configuration", text, advice))
-    return found
-
-
-def _containerd(root: Path, socket_path: str) -> Iterator[Finding]:
-    path = root / _CONTAINERD
-    if not path.exists():
-        return
-    check = "containerd"
-    values, problem = _document(path, check)
-    if problem is not None:
-        yield problem
-        return
-    merged = dict(_section(values, "plugins", _NRI))
-    disabled = list(values.get("disabled_plugins", []))
-    imported = []
-    for pattern in values.get("imports", []):
-        for name in sorted(_matching(root, path, str(pattern))):
-            more, problem = _document(name, check)
-            if problem is not None:
-                yield problem
-                continue
-            imported.append(name.name)
-            merged.update(_section(more, "plugins", _NRI))
-            disabled += more.get("disabled_plugins", [])
-    where = str(path) + (f" (with {', '.join(imported)})" if imported else "")
-    if _NRI in disabled:
-        yield Finding(
-            Level.PROBLEM, check, f"{where}: NRI is among the disabled_plugins",
-            f'take "{_NRI}" out of them, and restart containerd',
-        )  # fmt: skip
-    elif merged.get("disable") is True:
-        yield Finding(
-            Level.PROBLEM, check, f"{where}: NRI is disabled",
-            f"set disable = false in [plugins.'{_NRI}'], and restart containerd",
-        )  # fmt: skip
-    elif merged.get("disable_connections") is True:
-        yield Finding(
-            Level.PROBLEM, check, f"{where}: only plugins that containerd launches may be there",
-            f"set disable_connections = false in [plugins.'{_NRI}'], and restart containerd",
-        )  # fmt: skip
-    elif "disable" in merged:
-        yield Finding(Level.OK, check, f"{where}: NRI is enabled")
-    else:
-        yield Finding(
-            Level.INFO, check, f"{where}: says nothing of NRI",
-            f"containerd 2.0 has it on; 1.7 has it off: set disable = false in [plugins.'{_NRI}']",
-        )  # fmt: skip
-    yield from _socket_path(check, merged.get("socket_path"), socket_path)
-
-
-def _crio(root: Path, socket_path: str) -> Iterator[Finding]:
-    paths = [root / _CRIO, *sorted((root / _CRIO_DIRECTORY).glob("*"))]
-    paths = [path for path in paths if path.is_file()]
-    if not paths:
-        return
-    check = "CRI-O"
-    merged: dict[str, Any] = {}
-    told = ""
-    for path in paths:
-        values, problem = _document(path, check)
-        if problem is not None:
-            yield problem
-            continue
-        section = _section(values, "crio", "nri")
-        merged.update(section)
-        told = str(path) if "enable_nri" in section else told
-    if merged.get("enable_nri") is False:
-        yield Finding(
-            Level.PROBLEM, check, f"{told}: NRI is disabled",
-            "set enable_nri = true in [crio.nri], and restart CRI-O",
-        )  # fmt: skip
-    elif merged.get("nri_disable_connections") is True:
-        yield Finding(
-            Level.PROBLEM, check, "only plugins that CRI-O launches may be there",
-            "set nri_disable_connections = false in [crio.nri], and restart CRI-O",
-        )  # fmt: skip
-    elif "enable_nri" in merged:
-        yield Finding(Level.OK, check, f"{told}: NRI is enabled")
-    else:
-        yield Finding(
-            Level.INFO, check, f"{paths[0]}: says nothing of NRI",
-            "newer releases of CRI-O have it on; for others set enable_nri = true in [crio.nri]",
-        )  # fmt: skip
-    yield from _socket_path(check, merged.get("nri_listen"), socket_path)
-
-
-def _socket_path(check: str, configured: Any, path: str) -> Iterator[Finding]:
-    if configured and os.path.realpath(str(configured)) != os.path.realpath(path):
-        yield Finding(
-            Level.WARNING, check, f"listens on {configured}, and not on {path}",
-            f"use --socket {configured}, here and for the plugin",
-        )  # fmt: skip
-
-
 def check_launched(root: Path, name: str, idx: str) -> list[Finding]:
     """Whether the runtime launches plugins by itself, and one of them has the name."""
     directory = root / _PLUGINS
@@ -271,28 +161,6 @@ def check_launched(root: Path, name: str, idx: str) -> list[Finding]:
             "or start no other",
         )  # fmt: skip
     return found
-
-
-def _document(path: Path, check: str) -> tuple[dict[str, Any], Finding | None]:
-    problem = Finding(Level.WARNING, check, "")
-    try:
-        values = read(path, "toml").data
-    except ConfigError as error:
-        problem.text = str(error).replace("\n", "; ")
-        problem.advice = "whether NRI is enabled cannot be told from it"
-        return {}, problem
-    return dict(values), None
-
-
-def _section(values: Any, *names: str) -> dict[str, Any]:
-    for name in names:
-        values = values.get(name, {}) if isinstance(values, dict) else {}
-    return values if isinstance(values, dict) else {}
-
-
-def _matching(root: Path, base: Path, pattern: str) -> Iterator[Path]:
-    whole = root / pattern.lstrip("/") if pattern.startswith("/") else base.parent / pattern
-    yield from (path for path in whole.parent.glob(whole.name) if path.is_file())
 
 
 def _read(path: Path) -> str:

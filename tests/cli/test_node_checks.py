@@ -10,9 +10,7 @@ from pathlib import Path
 import pytest
 
 from nri_sync.cli.node_checks import (
-    Finding,
     Level,
-    check_configuration,
     check_launched,
     check_socket,
     describe_listener,
@@ -109,76 +107,6 @@ class TestListener:
     def test_one_that_refuses(self, error: OSError, text: str) -> None:
         found = refused(PATH, error)
         assert (found.level, text in found.text) == (Level.PROBLEM, True)
-
-
-class TestConfiguration:
-    def only(self, root: Path) -> Finding:
-        (found,) = check_configuration(root, PATH)
-        return found
-
-    def test_none(self, tmp_path: Path) -> None:
-        assert self.only(tmp_path).level is Level.INFO
-
-    @pytest.mark.parametrize(
-        ("text", "level", "said"),
-        [
-            (f"[{NRI}]\ndisable = true\n", Level.PROBLEM, "disabled"),
-            (f"[{NRI}]\ndisable = false\n", Level.OK, "enabled"),
-            (f"[{NRI}]\ndisable_connections = true\n", Level.PROBLEM, "launches"),
-            (
-                "disabled_plugins = ['io.containerd.nri.v1.nri']\n",
-                Level.PROBLEM,
-                "disabled_plugins",
-            ),
-            ("version = 3\n", Level.INFO, "says nothing"),
-            ("version = \n", Level.WARNING, "is not TOML"),
-            (f"[{NRI}]\ndisable = false\nsocket_path = '{PATH}'\n", Level.OK, "enabled"),
-        ],
-    )
-    def test_containerd(self, tmp_path: Path, text: str, level: Level, said: str) -> None:
-        written(tmp_path, "etc/containerd/config.toml", text)
-        found = self.only(tmp_path)
-        assert (found.level, said in found.text) == (level, True), found
-        assert found.advice or level is Level.OK
-
-    def test_containerd_elsewhere(self, tmp_path: Path) -> None:
-        text = f"[{NRI}]\ndisable = false\nsocket_path = '/run/other.sock'\n"
-        written(tmp_path, "etc/containerd/config.toml", text)
-        enabled, found = check_configuration(tmp_path, PATH)
-        assert (enabled.level, found.level) == (Level.OK, Level.WARNING)
-        assert "--socket /run/other.sock" in found.advice
-
-    def test_containerd_with_imports(self, tmp_path: Path) -> None:
-        main = "imports = ['/etc/containerd/conf.d/*.toml', 'near.toml']\n"
-        written(tmp_path, "etc/containerd/config.toml", main + f"[{NRI}]\ndisable = true\n")
-        written(tmp_path, "etc/containerd/conf.d/nri.toml", f"[{NRI}]\ndisable = false\n")
-        found = self.only(tmp_path)
-        assert (found.level, "nri.toml" in found.text) == (Level.OK, True)
-        written(tmp_path, "etc/containerd/near.toml", f"[{NRI}]\ndisable = true\n")
-        assert self.only(tmp_path).level is Level.PROBLEM
-
-    @pytest.mark.parametrize(
-        ("text", "level", "said"),
-        [
-            ("[crio.nri]\nenable_nri = false\n", Level.PROBLEM, "disabled"),
-            ("[crio.nri]\nenable_nri = true\n", Level.OK, "enabled"),
-            ("[crio.nri]\nnri_disable_connections = true\n", Level.PROBLEM, "launches"),
-            ("[crio]\n", Level.INFO, "says nothing"),
-        ],
-    )
-    def test_crio(self, tmp_path: Path, text: str, level: Level, said: str) -> None:
-        written(tmp_path, "etc/crio/crio.conf", "[crio.nri]\n")
-        written(tmp_path, "etc/crio/crio.conf.d/10-nri.conf", text)
-        found = self.only(tmp_path)
-        assert (found.level, said in found.text) == (level, True), found
-
-    def test_crio_elsewhere_and_broken(self, tmp_path: Path) -> None:
-        written(
-            tmp_path, "etc/crio/crio.conf", "[crio.nri]\nnri_listen = '/run/x'\nenable_nri = true"
-        )
-        written(tmp_path, "etc/crio/crio.conf.d/99", "[")
-        levels = [found.level for found in check_configuration(tmp_path, PATH)]
-        assert levels == [Level.WARNING, Level.OK, Level.WARNING]
 
 
 class TestLaunched:
