@@ -28,7 +28,7 @@ from nri_sync import Stub
 from nri_sync.cli.loading import load_program
 from nri_sync.testing import FakeRuntime, make_container, make_pod
 
-__all__ = ["main", "record", "same"]
+__all__ = ["lasting", "main", "record", "same"]
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "cli.md"
 BLOCK = re.compile(r"^(```console recorded\n)(.*?)(^```$)", re.MULTILINE | re.DOTALL)
@@ -174,14 +174,15 @@ def record(page: str) -> str:
 
 
 def same(one: str, other: str) -> list[str]:
-    """The lines in which two pages differ, but for what is not the same each time."""
+    """The lines in which two pages differ, times and the like aside."""
     lines = difflib.unified_diff(
-        _lasting(one), _lasting(other), "in the page", "now", lineterm="", n=0
+        lasting(one), lasting(other), "in the page", "now", lineterm="", n=0
     )
     return list(lines)
 
 
-def _lasting(text: str) -> list[str]:
+def lasting(text: str) -> list[str]:
+    """The lines of an output without the parts that differ from run to run."""
     for pattern, name in VARIABLE:
         text = pattern.sub(name, text)
     return [" ".join(line.split()) for line in text.splitlines()]
