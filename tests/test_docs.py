@@ -18,7 +18,7 @@ import sys
 from importlib.machinery import ModuleSpec
 from importlib.util import module_from_spec
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -139,3 +139,65 @@ def test_the_navigation_has_every_page_once() -> None:
     listed = re.findall(r"^(?:-|\d+\.) \[[^\]]+\]\(([\w/-]+\.md)\)", index, re.MULTILINE)
     pages = [str(page.relative_to(docs)) for page in PAGES if docs in page.parents]
     assert sorted([*listed, "index.md"]) == sorted(pages)
+
+
+def test_links_of_the_readme_work_on_the_package_index() -> None:
+    """It shows README.md, and does not resolve relative links."""
+    text = BLOCK.sub("", (ROOT / "README.md").read_text())
+    targets = re.findall(r"\]\(([^)\s]+)\)", text)
+    assert targets
+    assert [target for target in targets if not target.startswith("https://")] == []
+    ours = re.compile(
+        r"https://(?:github\.com/nri-sync/nri_sync/blob|raw\.githubusercontent\.com/nri-sync/nri_sync)/main/(.*)"
+    )
+    paths = [match[1].partition("#")[0] for match in map(ours.match, targets) if match]
+    assert len(paths) > 10
+    assert [path for path in paths if not (ROOT / path).is_file()] == []
+
+
+def test_the_test_of_the_readme_passes(nri_runtime: Any, nri_plugin: Any) -> None:
+    namespace: dict[str, Any] = {"__name__": "readme"}
+    for block in blocks((ROOT / "README.md").read_text(), "python")[:2]:
+        exec(block.body, namespace)
+    namespace["test_the_zone_of_the_pod"](nri_runtime, nri_plugin)
+
+
+def test_the_figures_of_the_readme_are_measured() -> None:
+    """Each number of its comparison stands in the row of docs/performance.md that it is taken from."""
+    measured = (ROOT / "docs" / "performance.md").read_text()
+
+    def row(section: str, contestant: str) -> list[str]:
+        found = re.search(rf"^## {section}\n.*?^\| {contestant} \|(.*)\|$", measured, re.M | re.S)
+        assert found
+        return [cell.split("±")[0].strip() for cell in found[1].split("|")]
+
+    readme = (ROOT / "README.md").read_text()
+    create, state = (
+        "CreateContainer, 30 variables.*?",
+        "From start.. to synchronized with 10,000 .*?",
+    )
+    for title, section, column, unit in [
+        ("CreateContainer, median", create, 0, "us"),
+        ("CreateContainer, 99th percentile", create, 1, "us"),
+        ("synchronized with 10,000 containers", state, 0, "ms"),
+    ]:
+        ours, theirs = row(section, "nri_sync")[column], row(section, "Go stub")[column]
+        assert f"| {title} | {ours} {unit} | {theirs} {unit} |\n" in readme
+
+
+def test_the_page_on_locks_is_complete() -> None:
+    """Each lock of the package has its row, and each row its lock."""
+    made = re.compile(
+        r"(?:^|self\.)(\w+)(?:: [^=]*)? = threading\.(?:Lock\(\)|Condition\(threading)", re.M
+    )
+    locks = set()
+    for path in (ROOT / "nri_sync").rglob("*.py"):
+        module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        if path.relative_to(ROOT).parts[1] in ("testing", "cli"):
+            continue
+        for attribute in made.findall(path.read_text()):
+            locks.add((module, attribute))
+    page = (ROOT / "docs" / "locks.md").read_text()
+    rows = re.findall(r"^\| `(nri_sync[\w.]*?)(?:\.[A-Z_]\w*)?\.(\w+)` \| [1-4] \|", page, re.M)
+    assert set(rows) == locks
+    assert len(rows) == len(locks)
