@@ -9,18 +9,25 @@ The steps of a handover, as each word appears in a file:
 
 1. The new instance locks NAME.next and stands by: it is connected to nothing.
 2. The old instance is closed. Before it ends its session, it writes "leaving" to NAME.turn.
-3. The new instance connects and registers. The runtime holds up the creation of pods and containers while it
-   synchronizes a plugin (``BlockPluginSync`` of NRI's adaptation). In Synchronize, the new instance writes
-   "ready" to NAME.next.
+3. The new instance connects and registers. In Configure it writes "registered" to NAME.next, and in Synchronize
+   "ready".
 4. The old instance ends its session, writes its state, and lets go of NAME.turn.
 5. The new instance locks NAME.turn and lets its plugin handle Synchronize.
 
-Hence nothing is created between the two sessions, and nothing is adjusted by both. If either instance fails in one
-of the steps, its locks go with it, or the other instance stops waiting after a time.
+From the registration of a plugin until it is synchronized, runtimes begin to create nothing: the synchronization
+waits for creations and stops that have begun, and later ones wait for the synchronization (the ``syncLock`` of
+NRI's adaptation, a Go RWMutex). Hence nothing is created between the two sessions, or adjusted by both.
+
+The old instance cannot always wait for "ready": where a kubelet stops its container, containerd synchronizes no
+plugin before that container has ended (``BlockPluginSync`` in StopContainer). After "registered" it also leaves
+when no request has come for a second, as the creations that have begun have made their requests by then.
+
+If either instance fails in one of the steps, its locks go with it, or the other one stops waiting after a time.
 """
 
 from __future__ import annotations
 
+import _thread
 import errno
 import os
 import time
@@ -40,13 +47,18 @@ __all__ = ["Handover"]
 
 logger = get_logger("nri_sync.handover")
 
-_WAITING, _READY, _SERVING, _LEAVING = b"waiting", b"ready", b"serving", b"leaving"
+_WAITING, _REGISTERED, _READY = b"waiting", b"registered", b"ready"
+_SERVING, _LEAVING = b"serving", b"leaving"
 
 # How often an instance looks at the files of the other one, in seconds: standing by, and in step 3 and 4.
 _POLL = 0.01
 _POLL_SOON = 0.002
-# How long the old instance waits for step 3, in seconds.
-_LEAVE = 3.0
+# Without a request for so many seconds, the old instance is not needed for anything that is being created.
+_QUIET = 1.0
+# How much of its time the old instance waits for step 3, and seconds where it has no limit. A busy node takes
+# seconds for all that it is creating.
+_LEAVE_SHARE = 0.8
+_LEAVE = 10.0
 # How much of the request timeout the new instance gives to step 4: Synchronize has to be answered in time.
 _SHARE = 0.5
 
@@ -89,6 +101,9 @@ class Handover(Interceptor):
         self._stub: Stub | None = None
         self._is_waiting = False
         self._listeners: list[Callable[[], object]] = []
+        # The requests that are being served, by thread. Each step on it is a single one.
+        self._requests: dict[int, None] = {}
+        self._last_request = 0.0
         # Fails here, and not in the loop.
         os.close(os.open(os.path.join(self.directory, "."), os.O_RDONLY | os.O_DIRECTORY))
         if not os.access(self.directory, os.W_OK | os.X_OK):
@@ -162,16 +177,30 @@ class Handover(Interceptor):
                 self._follow()
             except OSError as error:
                 logger.error("%s: serving without a lock: %s", self._name, error)
-        return proceed(request, context)
+        thread = _thread.get_ident()
+        self._requests[thread] = None
+        try:
+            return proceed(request, context)
+        finally:
+            self._last_request = time.monotonic()
+            self._requests.pop(thread, None)
+            if event == "Configure":
+                self._next.sign(_REGISTERED)
 
     def close(self, timeout: float | None = 5.0) -> None:
         """Keep the session until the next instance is ready to take over, if there is one.
 
-        Blocks for three seconds at most.
+        Blocks for four fifths of ``timeout`` seconds at most; ten seconds for None.
         """
-        deadline = Deadline(_LEAVE if timeout is None else min(timeout, _LEAVE))
+        deadline = Deadline(_LEAVE if timeout is None else _LEAVE_SHARE * timeout)
+        registered: float | None = None
         try:
-            while self._is_awaited() and not deadline.expired:
+            while not deadline.expired:
+                word = self._next_word()
+                if word in (None, _READY) or self._is_quiet(registered):
+                    return
+                if word == _REGISTERED and registered is None:
+                    registered = time.monotonic()
                 self._turn.sign(_LEAVING)
                 time.sleep(_POLL_SOON)
         except OSError as error:
@@ -189,14 +218,20 @@ class Handover(Interceptor):
             for listener in self._listeners:
                 listener()
 
-    def _is_awaited(self) -> bool:
-        """Whether this instance serves, and there is one to follow that is not ready yet."""
+    def _next_word(self) -> bytes | None:
+        """What the instance to follow does; None where there is none, or this instance does not serve."""
         if self._stub is None or not self._turn.is_held or not self._stub.started:
-            return False
+            return None
         if self._next.take():
             self._next.drop()
+            return None
+        return self._next.read()[0]
+
+    def _is_quiet(self, registered: float | None) -> bool:
+        """Whether no request has come for a time, since the next instance is registered."""
+        if registered is None or self._requests:
             return False
-        return self._next.read()[0] != _READY
+        return time.monotonic() - max(registered, self._last_request) > _QUIET
 
     def _may_connect(self, serving: Silence, following: Silence) -> bool:
         """Whether it is this instance's turn, or about to be."""

@@ -66,15 +66,15 @@ class Instance:
     def expect_waiting(self) -> None:
         eventually(lambda: self.handover.is_waiting, f"the stand-by of {self.name}")
 
-    def end(self, how: str = "close") -> None:
-        getattr(self.stub, how)()
+    def end(self, how: str = "close", **options: float) -> None:
+        getattr(self.stub, how)(**options)
         assert self.ended.wait(LONG)
 
 
 class Node:
     """A runtime that creates containers without a break, and what came of each."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, **options: Any) -> None:
         self.directory = directory
         self.path = str(directory / "nri.sock")
         self.created: list[str] = []
@@ -82,7 +82,7 @@ class Node:
         self.by: list[str] = []
         self.runtime = Runtime(
             "node", "v1", synchronize=self._synchronize, update_containers=lambda u, e: [],
-            socket_path=self.path, plugin_path=None,
+            socket_path=self.path, plugin_path=None, **options,
         )  # fmt: skip
         self._finished = threading.Event()
         self._made = threading.Condition()
@@ -127,8 +127,8 @@ class Node:
 
 
 @pytest.fixture
-def node(socket_dir: Path) -> Iterator[Node]:
-    node = Node(socket_dir)
+def node(socket_dir: Path, request: pytest.FixtureRequest) -> Iterator[Node]:
+    node = Node(socket_dir, **getattr(request, "param", {}))
     with node.runtime:
         yield node
 
@@ -200,12 +200,12 @@ class TestHandover:
 
     @pytest.mark.parametrize("how", ["stop", "close"])
     def test_an_end_without_another_instance_takes_no_time(
-        self, node: Node, run: Run, how: str, monkeypatch: pytest.MonkeyPatch
+        self, node: Node, run: Run, how: str
     ) -> None:
-        monkeypatch.setattr("nri_sync.plugin.handover._LEAVE", 10 * LONG)
         instance = run("only")
         instance.expect_synchronized()
-        instance.end(how)  # within LONG
+        options = {"grace": 10 * LONG} if how == "close" else {}
+        instance.end(how, **options)  # within LONG
         run("next").expect_synchronized()
 
     def test_a_stop_hands_over_too(self, node: Node, run: Run) -> None:
@@ -231,6 +231,54 @@ class TestHandover:
             event.set()
             node.expect_created_by("new")
         assert set(node.by) == {"old", "new"}
+
+    def test_where_the_runtime_cannot_synchronize_before_the_old_one_ends(
+        self, node: Node, run: Run
+    ) -> None:
+        """As containerd, which blocks that while it stops the container of the old one."""
+        old = run("old")
+        old.expect_synchronized()
+        new = run("new")
+        new.expect_waiting()
+        with node.runtime.block_plugin_sync():
+            old.end("close", grace=10 * LONG)  # within LONG
+            assert new.stub.started
+            assert not new.synchronized.is_set()
+            assert new.handover.is_waiting
+        new.expect_synchronized()
+        eventually(lambda: not new.handover.is_waiting)
+
+    @pytest.mark.parametrize("node", [{"request_timeout": 10 * LONG}], indirect=True, ids=[""])
+    def test_a_request_keeps_the_old_one(
+        self, node: Node, run: Run, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """That of a container that was being created when the new one has registered."""
+        monkeypatch.setattr("nri_sync.plugin.handover._QUIET", 0.05)
+        old = run("old")
+        old.expect_synchronized()
+        eventually(lambda: node.runtime.plugins)
+        new = run("new")
+        new.expect_waiting()
+        busy, may_go_on = threading.Event(), threading.Event()
+
+        def create(pod: api.PodSandbox, container: api.Container) -> api.Adjustment:
+            busy.set()
+            assert may_go_on.wait(LONG)
+            return api.Adjustment().add_annotation("by", "old")
+
+        old.stub.handlers["create_container"] = create
+        creating = threading.Thread(target=node.create)
+        creating.start()
+        assert busy.wait(LONG)
+        closing = threading.Thread(target=old.stub.close, kwargs={"grace": 10 * LONG})
+        closing.start()
+        eventually(lambda: new.stub.started)
+        assert not old.ended.wait(0.5)
+        may_go_on.set()
+        closing.join(LONG)
+        creating.join(LONG)
+        assert node.by == ["old"]
+        new.expect_synchronized()
 
     def test_the_end_of_one_that_stands_by(self, node: Node, run: Run) -> None:
         old = run("old")

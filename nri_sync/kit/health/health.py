@@ -211,9 +211,9 @@ class Health(Interceptor):
         if stub is None:
             return HealthReport(HealthState.CONNECTING, True, False, "no stub is attached")
         # The session is counted after it is up: asked in this order, an old one is never taken for it.
+        if stub.handover is not None and stub.handover.is_waiting:
+            return HealthReport(HealthState.STANDBY, True, True, "another instance serves")
         if not stub.started:
-            if stub.handover is not None and stub.handover.is_waiting:
-                return HealthReport(HealthState.STANDBY, True, True, "another instance serves")
             return HealthReport(HealthState.CONNECTING, True, False, _why_not_started(stub))
         runtime = f"{stub.runtime_name} {stub.runtime_version}".strip() or "the runtime"
         if stub.counters.sessions != self._synchronized:
