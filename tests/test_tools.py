@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import ast
 import configparser
+import gzip
+import hashlib
 import importlib.metadata
 import io
+import json
 import shutil
 import subprocess
 import sys
@@ -15,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from tools import check_lowest, debian_root, ensure_go, mutate, release, run_tox
+from tools import check_lowest, debian_root, ensure_go, image, mutate, release, run_tox
 
 __all__: list[str] = []
 
@@ -210,3 +213,76 @@ def limit(size, most):
         own, package = mutate._tests(mutate.ROOT / "nri_sync" / "wire" / "mux.py")
         assert own == ["tests/wire/test_mux.py"]
         assert package == ["tests/wire"]
+
+
+class TestImage:
+    @pytest.fixture
+    def base(self, tmp_path: Path) -> Path:
+        """A root file system that has a Python, as far as its name tells."""
+        path = tmp_path / "base.tar"
+        with tarfile.open(path, "w") as archive:
+            for name in (
+                "./usr/bin/python3",
+                "./usr/bin/python3.12",
+                "./usr/bin/python3.12-config",
+            ):
+                archive.addfile(tarfile.TarInfo(name))
+        return path
+
+    @pytest.fixture
+    def plugin(self, tmp_path: Path) -> Path:
+        path = tmp_path / "my_plugin"
+        path.mkdir()
+        (path / "plugin.py").touch()
+        return path
+
+    def test_what_is_in_it(
+        self, tmp_path: Path, base: Path, plugin: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def collect(plugin: Path, tree: Path, version: str, scratch: Path) -> None:
+            assert version == "3.12"
+            shutil.copytree(plugin, tree)
+
+        monkeypatch.setattr(image, "_collect", collect)
+        target = tmp_path / "image.tar"
+        assert image.main([str(plugin), str(target), "--base", str(base)]) == 0
+        with tarfile.open(target) as archive:
+            files = {member.name: archive.extractfile(member).read() for member in archive}  # type: ignore[union-attr]
+        (manifest,) = json.loads(files["manifest.json"])
+        assert manifest["RepoTags"] == ["registry.example.com/nri-plugin-my-plugin:0.1.0"]
+        config = json.loads(files[manifest["Config"]])
+        assert config["config"]["Entrypoint"] == ["python", "/plugin/plugin.py"]
+        digests = [hashlib.sha256(files[name]).hexdigest() for name in manifest["Layers"]]
+        assert config["rootfs"]["diff_ids"] == [f"sha256:{digest}" for digest in digests]
+        assert files[manifest["Layers"][0]] == base.read_bytes()
+        with tarfile.open(fileobj=io.BytesIO(files[manifest["Layers"][1]])) as layer:
+            assert layer.getmember("usr/local/bin/python").linkname == "/usr/bin/python3.12"
+            assert layer.getmember("plugin/plugin.py").uid == 0
+
+    def test_a_packed_base(
+        self, tmp_path: Path, base: Path, plugin: Path, monkeypatch: Any
+    ) -> None:
+        monkeypatch.setattr(image, "_collect", lambda plugin, tree, *_: tree.mkdir())
+        packed = tmp_path / "base.tar.gz"
+        packed.write_bytes(gzip.compress(base.read_bytes()))
+        target = tmp_path / "image.tar"
+        assert image.main([str(plugin), str(target), "--base", str(packed), "--name", "x:1"]) == 0
+        with tarfile.open(target) as archive:
+            layer = hashlib.sha256(base.read_bytes()).hexdigest()
+            assert f"{layer}/layer.tar" in archive.getnames()
+
+    def test_what_it_cannot_use(
+        self, tmp_path: Path, base: Path, plugin: Path, capsys: Any
+    ) -> None:
+        empty = tmp_path / "empty.tar"
+        with tarfile.open(empty, "w"):
+            pass
+        for folder, root, text in (
+            (tmp_path / "no", base, "no has no plugin.py"),
+            (plugin, empty, "empty.tar has no /usr/bin/python3.N"),
+            (plugin, tmp_path / "missing.tar", "No such file or directory"),
+        ):
+            target = tmp_path / "image.tar"
+            assert image.main([str(folder), str(target), "--base", str(root)]) == 1
+            assert text in capsys.readouterr().err
+            assert not target.exists()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+from pathlib import Path
 
 from tests.e2e.build import CONTAINERD, IMAGE, Tools
 from tests.e2e.node import Node, may_lower_oom_score
@@ -25,7 +26,7 @@ disabled_plugins = ["io.containerd.tracing.processor.v1.otlp", "io.containerd.in
 
 [plugins."io.containerd.nri.v1.nri"]
   disable = false
-  socket_path = "{root}/nri.sock"
+  socket_path = "{nri_socket}"
   plugin_path = "{root}/plugins"
   plugin_config_path = "{root}/conf.d"
   # The default is five seconds. The other timeout has its default.
@@ -80,8 +81,14 @@ class Containerd(Node):
         self._has_image = False
         # Sandboxes ask for a lower one.
         restrict = json.dumps(not may_lower_oom_score())
-        text = CONFIG.format(root=self.root, image=IMAGE, tools=tools, restrict=restrict)
-        (self.root / "config.toml").write_text(text)
+        self._config = CONFIG.format(
+            root=self.root, image=IMAGE, tools=tools, restrict=restrict, nri_socket=self.nri_socket
+        )
+        self.configure()
+
+    def configure(self, more: str = "") -> None:
+        """Write the configuration, with ``more`` at its end, for the next start."""
+        (self.root / "config.toml").write_text(self._config + more)
 
     def command(self) -> list[str]:
         return [str(self.tools.containerd), "-c", str(self.root / "config.toml")]
@@ -89,7 +96,11 @@ class Containerd(Node):
     def start(self) -> None:
         super().start()
         if not self._has_image:
-            command = [str(self.tools.ctr), "-a", str(self.root / "c.sock"), "-n", "k8s.io"]
-            command += ["images", "import", str(self.tools.image)]
-            subprocess.run(command, check=True, capture_output=True)
+            self.import_image(self.tools.image)
             self._has_image = True
+
+    def import_image(self, archive: Path) -> None:
+        command = [str(self.tools.ctr), "-a", str(self.root / "c.sock"), "-n", "k8s.io"]
+        subprocess.run(
+            [*command, "images", "import", str(archive)], check=True, capture_output=True
+        )

@@ -17,6 +17,8 @@ import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from tests.kubernetes import host
+
 __all__ = [
     "PREFIX",
     "Guard",
@@ -26,6 +28,7 @@ __all__ = [
     "interface",
     "shared_files",
     "traces",
+    "unmount",
     "wait_for",
 ]
 
@@ -46,10 +49,10 @@ MNT_DETACH = 2
 
 
 def mounts(root: Path) -> list[str]:
-    """The mounts below a directory."""
+    """The mounts at a directory, and below it."""
     table = Path("/proc/self/mounts").read_text().splitlines()
     places = [line.split()[1] for line in table]
-    return [place for place in places if place.startswith(f"{root}/")]
+    return [place for place in places if f"{place}/".startswith(f"{root}/")]
 
 
 def cgroups(root: Path) -> list[Path]:
@@ -102,6 +105,13 @@ def traces(root: Path) -> list[str]:
     return found + [f"file {path}" for path in networks(root)]
 
 
+def unmount(root: Path) -> None:
+    """Unmount all that is mounted at a directory, and below it."""
+    for mount in sorted(mounts(root), reverse=True):
+        # Not by the program of that name, which has files of its own.
+        ctypes.CDLL(None).umount2(mount.encode(), MNT_DETACH)
+
+
 def clean_up(root: Path) -> None:
     """End the processes, and remove all else, the directory included. Idempotent.
 
@@ -114,9 +124,7 @@ def clean_up(root: Path) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
     wait_for(lambda: not processes(root, groups))
-    for mount in sorted(mounts(root), reverse=True):
-        # Not by the program of that name, which has files of its own.
-        ctypes.CDLL(None).umount2(mount.encode(), MNT_DETACH)
+    unmount(root)
     for group in groups:
         # From the innermost: a cgroup without processes and children can be removed.
         for directory, _, _ in os.walk(group, topdown=False):
@@ -127,6 +135,7 @@ def clean_up(root: Path) -> None:
     for path in networks(root):
         path.unlink()
     _remove_empty(NETWORKS)
+    host.restore(root)
     shutil.rmtree(root, ignore_errors=True)
 
 

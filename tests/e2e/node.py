@@ -55,6 +55,8 @@ class Node:
     name = ""
     version = ""
     nri = ""
+    #: Where its NRI socket is, below its directory.
+    nri_directory = "."
     #: Features that are otherwise there than in the tests, and how.
     differs: ClassVar[Mapping[str, str]] = {}
     #: The directories of all.
@@ -65,7 +67,7 @@ class Node:
         self.root = Path(tempfile.mkdtemp(prefix=machine.PREFIX, dir="/tmp"))
         self.made.append(self.root)
         self._guard = machine.Guard(self.root)
-        self.nri_socket = self.root / "nri.sock"
+        self.nri_socket = self.root / self.nri_directory / "nri.sock"
         self.plugin_path = self.root / "plugins"
         self.config_path = self.root / "conf.d"
         self.cdi_path = self.root / "cdi"
@@ -140,7 +142,7 @@ class Node:
             machine.clean_up(self.root)
             self._guard.close()
         # It is the test that has to end well; a test that failed may leave pods behind.
-        assert exc_info[0] is not None or left == []
+        assert exc_info[0] is not None or left == [], left
 
     def _left(self) -> list[str]:
         """What has not gone by itself, within a time: shims and plugins that were launched take a moment."""

@@ -1,0 +1,161 @@
+"""The example's DaemonSet on the cluster, in the ways that are compared."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import yaml
+
+from tests.e2e.machine import wait_for
+from tests.kubernetes.cluster import PATIENCE, Cluster
+
+__all__ = ["HANDOVER", "MODES", "NEITHER", "REQUIRED", "TOLERATED", "Deployment"]
+
+ROOT = Path(__file__).resolve().parents[2]
+NAME = "nri-plugin-ulimit-adjuster"
+#: Pods replaced one after the other, and nothing required: the plugin is away for some seconds.
+NEITHER = "neither"
+#: The manifests as they are.
+HANDOVER = "handover"
+#: The same, and containerd requires the plugin.
+REQUIRED = "required"
+MODES = (NEITHER, HANDOVER, REQUIRED)
+TOLERATED = "tolerate-missing-plugins.noderesource.dev"
+
+_DEFAULT_VALIDATOR = f"""
+[plugins."io.containerd.nri.v1.nri".default_validator]
+  enable = true
+  required_plugins = ["ulimit-adjuster"]
+  tolerate_missing_plugins_annotation = "{TOLERATED}"
+"""
+# Hangs once for each pod that asks for it, for longer than any timeout.
+_HANGING = """
+import sys, time
+sys.argv[0] = "plugin.py"
+from nri_sync import kit
+from examples.ulimit_adjuster.plugin import Config, UlimitAdjuster
+class Hanging(UlimitAdjuster):
+    seen = set()
+    def create_container(self, pod, container):
+        if "hang" in pod.annotations and pod.name not in self.seen:
+            self.seen.add(pod.name)
+            time.sleep(60)
+        return super().create_container(pod, container)
+kit.main(Hanging, config=Config, name="ulimit-adjuster", idx="10")
+"""
+
+
+class Deployment:
+    """Applied by ``kubectl apply -k``, changed, and restarted."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self.cluster = cluster
+        self.mode = ""
+        self._is_required = False
+
+    def apply(self, mode: str) -> None:
+        """Have the plugin run in this mode; does nothing when it does."""
+        if mode == self.mode:
+            return
+        if (mode == REQUIRED) != self._is_required:
+            self._require(mode == REQUIRED)
+        overlay = self.cluster.root / "overlay"
+        (overlay / "kustomization.yaml").write_text(self._overlay(overlay, mode))
+        self.cluster.kubectl("apply", "-k", str(overlay))
+        self.wait_rolled_out()
+        self.mode = mode
+
+    def _require(self, required: bool) -> None:
+        self.cluster.stop()
+        self.cluster.configure(_DEFAULT_VALIDATOR if required else "")
+        self.cluster.start()
+        self._is_required = required
+
+    def _overlay(self, overlay: Path, mode: str) -> str:
+        examples = os.path.relpath(ROOT / "examples", overlay.resolve())
+        components = ["socket", *(["one-at-a-time"] if mode == NEITHER else [])]
+        local = {"config.kubernetes.io/local-config": "true"}
+        found = {
+            "resources": [f"{examples}/ulimit_adjuster"],
+            "components": [f"{examples}/deploy/components/{name}" for name in components],
+            "configMapGenerator": [
+                {
+                    "name": "nri-node",
+                    "literals": [f"directory={self.cluster.nri_socket.parent}"],
+                    "options": {"annotations": local},
+                }
+            ],
+        }
+        if mode != NEITHER:
+            # On a machine that may have plugins of its own.
+            volume = {"name": "handover", "hostPath": {"path": f"{self.cluster.root}/handover"}}
+            found["patches"] = [self._patch({"volumes": [volume]})]
+        return yaml.safe_dump(found)
+
+    @staticmethod
+    def _patch(spec: dict[str, object]) -> dict[str, object]:
+        patch = {
+            "apiVersion": "apps/v1", "kind": "DaemonSet", "metadata": {"name": "any"},
+            "spec": {"template": {"spec": spec}},
+        }  # fmt: skip
+        return {"target": {"kind": "DaemonSet"}, "patch": yaml.safe_dump(patch)}
+
+    def update(self) -> float:
+        """A rolling update; returns how long it took, in seconds."""
+        began = time.monotonic()
+        self.cluster.kubectl("rollout", "restart", f"ds/{NAME}", "-n", "kube-system")
+        self.wait_rolled_out()
+        return time.monotonic() - began
+
+    def hang(self) -> None:
+        """Replace the program by one whose handler hangs; apply() of another mode undoes that."""
+        container = {"name": "plugin", "command": ["python", "-c", _HANGING]}
+        patch = yaml.safe_dump({"spec": {"template": {"spec": {"containers": [container]}}}})
+        self.cluster.kubectl("patch", f"ds/{NAME}", "-n", "kube-system", "-p", patch)
+        self.wait_rolled_out()
+        self.mode += " that hangs"
+
+    def wait_rolled_out(self) -> None:
+        command = ("rollout", "status", f"ds/{NAME}", "-n", "kube-system")
+        self.cluster.kubectl(*command, f"--timeout={PATIENCE:.0f}s")
+        # The old pod may be at its end still.
+        wait_for(lambda: len(self.pods()) == 1, PATIENCE)
+
+    def pods(self) -> list[str]:
+        chosen = ("-n", "kube-system", "-l", f"app.kubernetes.io/name={NAME}")
+        return self.cluster.kubectl("get", "pods", *chosen, "-o", "name").split()
+
+    def wait_ready_after(self, restarts: int) -> None:
+        """Until the container has been restarted more often than that, and the pod is ready."""
+        self.cluster.wait(lambda: self._restarts() > restarts and self._is_ready(), "the plugin")
+
+    def _status(self, path: str) -> str:
+        chosen = ("-n", "kube-system", "-l", f"app.kubernetes.io/name={NAME}")
+        return self.cluster.kubectl(
+            "get", "pods", *chosen, "-o", f"jsonpath={{.items[0].status.{path}}}", check=False
+        )
+
+    def _restarts(self) -> int:
+        return int(self._status("containerStatuses[0].restartCount") or 0)
+
+    restarts = property(_restarts)
+
+    def _is_ready(self) -> bool:
+        return self._status("containerStatuses[0].ready") == "true"
+
+    @property
+    def pid(self) -> int:
+        """Of the plugin's process, on the host."""
+        call = self.cluster.cri.call
+        chosen = {"io.kubernetes.pod.namespace": "kube-system"}
+        found = call(
+            "ListContainers", filter={"state": {"state": 1}, "label_selector": chosen}
+        ).containers
+        (container,) = [
+            item for item in found if item.labels["io.kubernetes.container.name"] == "plugin"
+        ]
+        from tests.e2e.cri import Container
+
+        return Container(self.cluster.cri, container.id, "plugin").pid
