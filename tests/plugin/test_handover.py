@@ -32,6 +32,7 @@ class Instance:
         self.name = name
         self.ended = threading.Event()
         self.error: BaseException | None = None
+        self.before_answer: Callable[[], object] = lambda: None
         patience = options.pop("patience", LONG)
         plugin_name = options.pop("plugin_name", "test")
         idx = options.pop("idx", "10")
@@ -58,6 +59,7 @@ class Instance:
         self.synchronized.set()
 
     def create(self, pod: api.PodSandbox, container: api.Container) -> api.Adjustment:
+        self.before_answer()
         return api.Adjustment().add_annotation("by", self.name)
 
     def expect_synchronized(self) -> None:
@@ -261,12 +263,11 @@ class TestHandover:
         new.expect_waiting()
         busy, may_go_on = threading.Event(), threading.Event()
 
-        def create(pod: api.PodSandbox, container: api.Container) -> api.Adjustment:
+        def hold() -> None:
             busy.set()
             assert may_go_on.wait(LONG)
-            return api.Adjustment().add_annotation("by", "old")
 
-        old.stub.handlers["create_container"] = create
+        old.before_answer = hold
         creating = threading.Thread(target=node.create)
         creating.start()
         assert busy.wait(LONG)
