@@ -81,12 +81,18 @@ def encode_header(type: int, stream_id: int, flags: int, length: int) -> bytes:
     return _HEADER.pack(length, stream_id, type, flags)
 
 
+# The size of the first buffer of a message, and the factor by which a full one grows.
+_FIRST_ROOM = 64 * 1024
+_GROWTH = 8
+
+
 class MessageDecoder:
     """Takes the byte stream of one ttRPC connection apart.
 
     Call :meth:`receive` with each chunk as it arrives and iterate over the result to its end before the
-    next call; call :meth:`receive_eof` when the stream has ended. Memory stays below ``message_max`` plus
-    one header, whatever lengths the peer claims: the data of a longer message is skipped as it arrives.
+    next call; call :meth:`receive_eof` when the stream has ended. Memory stays below ``message_max`` and an
+    eighth, whatever lengths the peer claims: the data of a longer message is skipped as it arrives. A buffer takes
+    64 KiB at first, and then at most eight times the bytes that have come.
     Not thread-safe.
     """
 
@@ -97,6 +103,7 @@ class MessageDecoder:
         "_length",
         "_max",
         "_partial",
+        "_room",
         "_stream_id",
         "_type",
     )
@@ -108,6 +115,8 @@ class MessageDecoder:
         self._type = self._stream_id = self._flags = self._length = 0
         self._left = 0
         self._buffer: BytesIO | None = None
+        # The size of the buffer.
+        self._room = 0
 
     def receive(self, data: Buffer) -> Iterator[Message]:
         """Yield the messages that are complete with ``data``, in order.
@@ -159,19 +168,34 @@ class MessageDecoder:
     def _begin(self, type: int, stream_id: int, flags: int, length: int) -> None:
         self._type, self._stream_id, self._flags, self._length = type, stream_id, flags, length
         self._left = length
-        # Allocated at its final size, so that getvalue() hands on the bytes themselves, without a copy. The
-        # system provides the pages as they are filled: a length that is only claimed costs no memory.
-        self._buffer = BytesIO(bytes(length)) if length <= self._max else None
+        self._room = min(length, _FIRST_ROOM)
+        self._buffer = BytesIO(bytes(self._room)) if length <= self._max else None
 
     def _continue(self, piece: memoryview) -> Message | None:
         self._left -= len(piece)
         if self._buffer is not None:
+            if self._length - self._left > self._room:
+                self._buffer = self._grown(self._buffer, len(piece))
             self._buffer.write(piece)
         if self._left:
             return None
         buffer, self._buffer = self._buffer, None
         data = None if buffer is None else buffer.getvalue()
         return Message(self._type, self._stream_id, self._flags, self._length, data)
+
+    def _grown(self, buffer: BytesIO, more: int) -> BytesIO:
+        """A larger buffer with the same content, and room for ``more`` bytes at least.
+
+        A length that is only claimed takes no memory: the allocator would clear a recycled block, and keep its
+        pages, for each thread. The last buffer has the size of the message, so that getvalue() hands on the bytes
+        themselves, without a copy.
+        """
+        filled = buffer.tell()
+        self._room = min(self._length, max(filled + more, _GROWTH * self._room))
+        larger = BytesIO(bytes(self._room))
+        with buffer.getbuffer() as content:
+            larger.write(content[:filled])
+        return larger
 
     @property
     def inside(self) -> bool:
