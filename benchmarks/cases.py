@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Callable
 
 from benchmarks import echo
+from benchmarks.busy import BUSY
 from benchmarks.measure import Aim, Case, percentiles
 from benchmarks.peers import (
     BARE,
@@ -297,6 +298,7 @@ CASES = (
         rounds=3,
     ),
     *STEADY,
+    *BUSY,
     Case(
         "import",
         "Import",

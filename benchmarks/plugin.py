@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from typing import Any
 
@@ -22,6 +23,8 @@ class Adjuster:
         self.mounts = mounts
         self.padding = "x" * size
         self.containers: list[nri_pb2.Container] = []
+        #: Seconds that each container takes.
+        self.seconds = 0.0
 
     def synchronize(
         self, pods: list[nri_pb2.PodSandbox], containers: list[nri_pb2.Container]
@@ -34,6 +37,8 @@ class Adjuster:
     def create_container(
         self, pod: nri_pb2.PodSandbox, container: nri_pb2.Container
     ) -> nri_pb2.ContainerAdjustment:
+        if self.seconds:
+            time.sleep(self.seconds)
         adjustment = nri_pb2.ContainerAdjustment()
         for number in range(self.env):
             adjustment.env.add(key=f"KEY_{number}", value="value")
@@ -54,6 +59,13 @@ def _watched(plugin: Adjuster, address: str, **options: Any) -> nri_sync.Stub:
     stub = nri_sync.Stub(plugin, interceptors=[health], **options)
     kit.HealthServer(health, address).start()
     return stub
+
+
+def spin() -> None:
+    """A thread that never rests, as one that computes in Python."""
+    number = 0
+    while True:
+        number += 1
 
 
 def main(
@@ -83,6 +95,13 @@ def main(
         stub.stop()
         return start()
 
+    def busy(threads: int) -> None:
+        for _ in range(threads):
+            threading.Thread(target=spin, daemon=True).start()
+
+    def slow(seconds: float) -> None:
+        plugin.seconds = seconds
+
     def wait(timeout: float) -> float | None:
         return stub.wait(timeout) or None
 
@@ -92,6 +111,8 @@ def main(
             "stop": stub.stop,
             "restart": restart,
             "wait": wait,
+            "busy": busy,
+            "slow": slow,
             "counters": lambda: stub.counters._asdict(),
             "synchronized": lambda: len(plugin.containers),
             "version": lambda: api.NRI_VERSION,

@@ -51,7 +51,7 @@ def test_the_stub_has_the_public_names_that_are_documented_and_no_others() -> No
         "base_name", "close", "close_reason", "counters", "events", "handover", "idx", "interceptors",
         "is_closed", "late_by_event", "missing_events", "name", "plugin_nri_version", "registration_timeout",
         "request_timeout", "run", "runtime_name", "runtime_nri_version", "runtime_version", "start", "started",
-        "state", "stop", "update_containers", "wait",
+        "state", "stop", "timer_delay", "update_containers", "wait",
         "wait_synchronized",
     ]  # fmt: skip
 

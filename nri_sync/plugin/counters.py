@@ -31,6 +31,8 @@ class Counters(NamedTuple):
     late_replies: int = 0
     #: Handlers that were done after their request had been answered for; their results were dropped.
     late_results: int = 0
+    #: Times that the timer thread, which gives late answers, ran 0.1 s after its time or later.
+    timer_delays: int = 0
     #: Calls of ``update_containers``.
     updates: int = 0
     #: Fields of answers and updates that the runtime's NRI release does not know, and ignores.
@@ -51,6 +53,8 @@ class Tally:
         self._lock = threading.Lock()
         self._values = dict.fromkeys(Counters._fields, 0)
         self._late: Counter[str] = Counter()
+        #: Seconds by which the timer thread ran late of late. Replaced as a whole, by one thread at a time.
+        self.timer_delay = 0.0
         fork.in_child(self._after_fork_in_child)
 
     def add(self, name: str) -> None:

@@ -22,6 +22,13 @@ __all__ = ["Late", "TimedConnection"]
 _VALIDATE = "ValidateContainerAdjustment"
 # The requests that a pod may want its required plugins to have handled.
 _MAKING = frozenset({"RunPodSandbox", "CreateContainer"})
+# Beside busy threads, a thread that comes back from a system call waits for its turn to run. On the runtime's
+# clock, the socket is seen, disarmed and read; then the timer thread wakes and answers. One turn is to spare.
+_TURNS = 6
+# What is left of a delay with each look.
+_FADING = 0.95
+# A delay of the timer thread that counts, in seconds.
+_NOTICEABLE = 0.1
 # Never answered for: an empty Configure subscribes to everything.
 _NEVER_LATE = frozenset({"Configure", "Shutdown"})
 
@@ -55,6 +62,23 @@ class Late(LatePolicy):
         margin = self._conn.facts.request_timeout - within
         return min(within, max(0.0, due - margin - time.monotonic()))
 
+    def ahead(self) -> float:
+        return _TURNS * self._plugin.tally.timer_delay
+
+    def clock_ran(self, delay: float) -> None:
+        tally = self._plugin.tally
+        # Each look sees one turn, short or long. The longest one counts.
+        tally.timer_delay = max(delay, tally.timer_delay * _FADING)
+        if delay < _NOTICEABLE:
+            return
+        if not tally.snapshot().timer_delays:
+            self._plugin.logger.warning(
+                "the timer thread ran %.0f ms late: other threads of the process, or the machine, are busy; "
+                "late answers are given earlier (further delays are counted, as timer_delays)",
+                delay * 1000,
+            )
+        tally.add("timer_delays")
+
     def answer(self, call: ServerCall) -> bytes | Status | None:
         rpc = _rpc(call.method)
         if rpc in _NEVER_LATE or (rpc == "Synchronize" and not self._is_last_part(call)):
@@ -68,16 +92,18 @@ class Late(LatePolicy):
             or (policy is not None and policy.fail_request)
             or self._required(request, about)
         )
-        self._plugin.logger.warning(
-            "%s has not answered within the request timeout of %g s; answered for it with %s",
-            about,
-            self._conn.facts.request_timeout,
-            "an error" if fails else "an empty reply",
-        )
         if fails:
             text = f"plugin {self._plugin.name} has not handled {about} in time"
             return Status.of(grpc.StatusCode.DEADLINE_EXCEEDED, text)
         return b""
+
+    def answered(self, call: ServerCall, outcome: bytes | Status) -> None:
+        self._plugin.logger.warning(
+            "%s has not answered within the request timeout of %g s; answered for it with %s",
+            call.about,
+            self._conn.facts.request_timeout,
+            "an error" if isinstance(outcome, Status) else "an empty reply",
+        )
 
     def _required(self, request: Any, about: str) -> bool:
         """Whether the pod requires this plugin: an empty reply would pass for its work, other than no answer."""

@@ -553,6 +553,15 @@ class Stub:
         """``counters.late_replies`` by event, such as ``"CreateContainer"``. Takes no lock."""
         return self._spec.tally.late_by_event()
 
+    @property
+    def timer_delay(self) -> float:
+        """Seconds by which the timer thread has run late recently: how busy the process is.
+
+        Late answers are given earlier by six times as much, after half of the time that a handler has at the
+        earliest. The stub measures while requests come, and not with ``late_reply=False``. Takes no lock.
+        """
+        return self._spec.tally.timer_delay
+
     def _after_fork_in_child(self) -> None:
         # The connections are the parent's, and their links let go of them: see nri_sync.net.link.Link.
         self._conns = {}

@@ -48,6 +48,9 @@ __all__ = ["Framing", "LatePolicy", "ServerCall", "ServerEnd", "encode_error", "
 
 logger = get_logger("nri_sync.ttrpc")
 
+# The shortest time to the next look at a call whose handler is slow, in seconds.
+_NEXT_LOOK = 0.05
+
 #: Puts a message (its header and payload) into the shape in which it travels on the link.
 Framing = Callable[[bytes, Union[bytes, bytearray, memoryview]], list[Buffer]]
 
@@ -116,6 +119,16 @@ class LatePolicy:
         """What to answer in place of the handler: a serialized message or an error; ``None``: nothing."""
         raise NotImplementedError
 
+    def clock_ran(self, delay: float) -> None:
+        """The thread that gives late answers ran ``delay`` seconds after its time. Must not block."""
+
+    def ahead(self) -> float:
+        """Seconds by which late answers are given before :meth:`limit`, as that thread is slow to run."""
+        return 0.0
+
+    def answered(self, call: ServerCall, outcome: bytes | Status) -> None:
+        """The late answer has been sent, or waits for room. May block: it delays further late answers only."""
+
     def finished(self, call: ServerCall, error: Status | None) -> None:
         """The handler is done, after its call was answered for. ``error`` is what it failed with."""
 
@@ -142,6 +155,8 @@ class ServerCall(Job):
 
     #: The full method name, once known.
     method = ""
+    #: When its handler has no more time, on the monotonic clock.
+    late_at = math.inf
     #: Whether it was answered for, before its handler was done.
     late = False
     #: For the late policy: what the call is about.
@@ -334,24 +349,34 @@ class ServerCall(Job):
         self._end.run_elsewhere(self.stop())
         return _Reply(buffers, self.sent)
 
-    def answer_late(self, policy: LatePolicy) -> Sequence[Buffer]:
-        """Answer for the handler, which goes on; empty when it was faster, or the policy will not."""
+    def answer_late(self, policy: LatePolicy) -> None:
+        """Answer for the handler, which goes on, unless it is faster or the policy will not."""
+        outcome = self._late_outcome(policy)
+        buffers = () if outcome is None else self._answer(outcome, late=True)
+        if outcome is None or not buffers:
+            return
+        end = self._end
+        end.run_elsewhere(self.stop())
+        if end.link.try_send(buffers):
+            self.sent()
+        else:
+            end.link.dispatch(_Reply(buffers, self.sent))
+        try:
+            policy.answered(self, outcome)
+        except Exception:
+            logger.exception("%s: cannot report the late answer", self.method)
+
+    def _late_outcome(self, policy: LatePolicy) -> bytes | Status | None:
         self.due = math.inf
         if not self.method:  # still waiting for a thread
             with contextlib.suppress(Exception):
                 request = envelope_pb2.Request.FromString(self._data)
                 self.method = f"/{request.service}/{request.method}"
         try:
-            outcome = policy.answer(self)
+            return policy.answer(self)
         except Exception as error:
             logger.exception("%s: cannot answer for its handler", self.method)
-            outcome = Status.of(grpc.StatusCode.INTERNAL, f"no answer in time: {error!r}")
-        if outcome is None:
-            return ()
-        buffers = self._answer(outcome, late=True)
-        if buffers:
-            self._end.run_elsewhere(self.stop())
-        return buffers
+            return Status.of(grpc.StatusCode.INTERNAL, f"no answer in time: {error!r}")
 
     def _answer(self, outcome: bytes | Status | None, *, late: bool = False) -> Sequence[Buffer]:
         """Finish the stream; the buffers to send, none if it is finished already."""
@@ -415,9 +440,11 @@ class ServerEnd:
         self._admit = admit
         self._done = done
         self._decoder = MessageDecoder()
-        # Guards the tables, of the calls that are not answered yet and of the streams. Innermost.
+        # Guards the tables, of the calls that are not answered yet and of the streams, and _look_at. Innermost.
         self._lock = threading.Lock()
         self._streams = ServerStreams()
+        # When tick() is to be called next for a call, on the monotonic clock.
+        self._look_at = math.inf
         #: Those that are not answered yet, by stream.
         self.calls: dict[int, ServerCall] = {}
         #: Those that are being served, answered or not, by thread.
@@ -490,7 +517,12 @@ class ServerEnd:
         if self.late_policy is not None:
             limit = self.late_policy.limit()
             if limit is not None:
-                call.due = call.since + limit
+                # Halfway first: see tick().
+                call.late_at = call.since + limit
+                call.due = call.since + limit / 2
+                if call.due < self._look_at:
+                    with self._lock:
+                        self._look_at = min(self._look_at, call.due)
         jobs.append(call)
         return ()
 
@@ -539,22 +571,34 @@ class ServerEnd:
         logger.log(level, "%s: ignored on stream %d: %s", self.peer, event.stream_id, event.reason)
 
     def tick(self, now: float) -> float:
-        """Answer for the handlers that take too long; returns when the next one will."""
-        if self.late_policy is None:
+        """Answer for the handlers that take too long; returns when to look again.
+
+        Looks at each call halfway to its late answer, and halfway again. How late the calling thread is then says
+        how early the answer has to be begun: a process with busy threads is slow to switch to this one.
+        """
+        policy = self.late_policy
+        if policy is None:
             return math.inf
-        next_due = math.inf
         with self._lock:
-            calls = list(self.calls.values())
+            calls = [call for call in self.calls.values() if call.due < math.inf]
+            look_at, self._look_at = self._look_at, math.inf
+        if now >= look_at:
+            try:
+                policy.clock_ran(now - look_at)
+            except Exception:
+                logger.exception("%s: cannot report a delay", self.peer)
+        ahead = policy.ahead()
+        next_due = math.inf
         for call in calls:
-            if call.due > now:
-                next_due = min(next_due, call.due)
+            # A handler has half of its time, however slow the thread is.
+            answer_at = max((call.since + call.late_at) / 2, call.late_at - ahead)
+            if now >= answer_at:
+                call.answer_late(policy)
             else:
-                buffers = call.answer_late(self.late_policy)
-                if buffers:
-                    if self.link.try_send(buffers):
-                        call.sent()
-                    else:
-                        self.link.dispatch(_Reply(buffers, call.sent))
+                call.due = min(answer_at, now + max((answer_at - now) / 2, _NEXT_LOOK))
+                next_due = min(next_due, call.due)
+        with self._lock:
+            self._look_at = min(self._look_at, next_due)
         return next_due
 
     def lost(self, cause: NRIError | None) -> None:

@@ -63,10 +63,8 @@ class TestLateReplies:
         stub, peer = connect(plugin, config=HURRIED)
         response = peer.call("CreateContainer", ADJUSTED, LONG)
         assert response == nri_pb2.CreateContainerResponse()
-        assert (
-            "CreateContainer of default/pod:container has not answered within the request timeout of 0.3 s"
-            in caplog.text
-        )
+        text = "CreateContainer of default/pod:container has not answered within the request timeout of 0.3 s"
+        eventually(lambda: text in caplog.text)
         assert (stub.counters.late_replies, stub.counters.late_results) == (1, 0)
         # The connection is kept, and the handler goes on.
         peer.call("RunPodSandbox", nri_pb2.RunPodSandboxRequest(), LONG)
@@ -258,6 +256,28 @@ class TestLateReplies:
         assert Late(plugin, conn).limit() == pytest.approx(limit)
         conn.answer_within = None
         assert Late(plugin, conn).limit() is None
+
+    def test_delays_are_counted_and_logged_once(self, caplog: pytest.LogCaptureFixture) -> None:
+        stub = nri_sync.Stub(PluginWith(shutdown=lambda: None), name="x", idx=1)
+        late = Late(stub._spec, stub._new_connection(LONG))
+        late.clock_ran(0.05)
+        assert (stub.timer_delay, stub.counters.timer_delays) == (0.05, 0)
+        assert "timer thread" not in caplog.text
+        late.clock_ran(0.4)
+        assert (stub.timer_delay, stub.counters.timer_delays) == (0.4, 1)
+        assert caplog.text.count("the timer thread ran 400 ms late") == 1
+        late.clock_ran(0.3)
+        assert (stub.timer_delay, stub.counters.timer_delays) == (0.38, 2)
+        assert caplog.text.count("the timer thread ran") == 1
+        # It fades.
+        for _ in range(20):
+            late.clock_ran(0.0)
+        assert 0.1 < stub.timer_delay < 0.2
+
+    def test_a_delay_is_kept_for_the_sessions_that_follow(self) -> None:
+        stub = nri_sync.Stub(PluginWith(shutdown=lambda: None), name="x", idx=1)
+        Late(stub._spec, stub._new_connection(LONG)).clock_ran(0.2)
+        assert Late(stub._spec, stub._new_connection(LONG)).ahead() == pytest.approx(1.2)
 
     def test_not_before_it_is_configured(self) -> None:
         stub = nri_sync.Stub(PluginWith(shutdown=lambda: None), name="x", idx=1)

@@ -79,6 +79,7 @@ def _run(soak: Soak, kinds: Sequence[str], faults: int, end: float) -> None:
         soak.run(kinds, going)
     finally:
         print(*table(soak.figures), sep="\n", flush=True)
+        print(f"{len(soak.refusals)} starts repeated", *soak.refusals[:20], sep="\n", flush=True)
         print(f"{soak.offsets:,} offsets; {_line(soak.samples[-1])}", flush=True)
     check_memory(soak.samples)
 

@@ -83,6 +83,8 @@ class Soak:
         """``direct`` is the runtime's own socket, for the plugin without faults."""
         self.figures: dict[str, Figures] = {}
         self.samples: list[Sample] = []
+        #: The starts that failed without a fault, and had to be repeated.
+        self.refusals: list[str] = []
         self._runtime = runtime
         self._proxy = proxy
         self._random = random.Random(seed)
@@ -229,7 +231,7 @@ class Soak:
     def _clean_session(self) -> None:
         """A session without faults: the plugin has come back, and stop() ends it without on_close."""
         closes = self._closes
-        self._stub.start(SLACK)
+        self._come_back()
         if not self._runtime.wait_connected("50-faulty", SLACK):
             raise Violation("the plugin has not come back")
         # The runtime may have taken the session before for this one, and then notices its end by a request.
@@ -244,6 +246,19 @@ class Soak:
         self._stub.stop()
         self._expect_closes(closes)
         self._expect_other()
+
+    def _come_back(self) -> None:
+        """Start until the runtime takes the plugin. Go runtimes may close a connection after a broken one."""
+        give_up = time.monotonic() + SLACK
+        while True:
+            try:
+                self._stub.start(SLACK)
+            except errors.StartError as error:
+                self.refusals.append(f"{self._faults}: {error}; {self._runtime.log()}")
+                if time.monotonic() > give_up:
+                    raise
+            else:
+                return
 
     def _is_served(self) -> bool:
         """Relay a request; whether both plugins have answered it."""

@@ -33,6 +33,9 @@ class SoakRuntime(Protocol):
     def wait_connected(self, name: str, timeout: float) -> bool:
         """Block until the plugin gets requests."""
 
+    def log(self) -> str:
+        """The last lines of the runtime's log, where it is another process."""
+
     def resident(self) -> int:
         """The resident memory of the runtime's process in bytes; 0 if that is the soak's own."""
 
@@ -64,6 +67,9 @@ class _Ours:
     def wait_connected(self, name: str, timeout: float) -> bool:
         return self.runtime.wait_for_plugins(lambda names: name in names, timeout)
 
+    def log(self) -> str:
+        return ""
+
     def resident(self) -> int:
         return 0
 
@@ -93,6 +99,10 @@ class _Reference:
         except RuntimeError:
             return False
         return True
+
+    def log(self) -> str:
+        events = self._runtime.take_events("log")
+        return " | ".join(event["data"]["text"] for event in events[-10:])
 
     def resident(self) -> int:
         for line in Path(f"/proc/{self._runtime.pid}/status").read_text().splitlines():

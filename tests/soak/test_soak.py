@@ -30,6 +30,7 @@ def test_each_kind_of_fault(socket_dir: Path) -> None:
         soak_shortly(soak)
         print(*table(soak.figures), sep="\n")
     figures = soak.figures
+    assert soak.refusals == []
     assert [figures[kind].faults for kind in FAULT_KINDS] == [FAULTS] * len(FAULT_KINDS)
     # On a busy machine the soak loses its patience, and cuts a connection before the fault does.
     assert sum(row.struck for row in figures.values()) >= len(FAULT_KINDS)

@@ -821,6 +821,18 @@ class Policy(LatePolicy):
         self.over = threading.Event()
         self.reports: list[tuple[str, Status | None]] = []
         self.asked: list[str] = []
+        self.delays: list[float] = []
+        self.sooner = 0.0
+        self.answers: list[tuple[str, Any]] = []
+
+    def clock_ran(self, delay: float) -> None:
+        self.delays.append(delay)
+
+    def ahead(self) -> float:
+        return self.sooner
+
+    def answered(self, call: ServerCall, outcome: Any) -> None:
+        self.answers.append((call.method, outcome))
 
     def limit(self) -> float | None:
         return self.seconds
@@ -976,11 +988,112 @@ class TestLate:
             assert peer.ask(1, "M", encoded("x")).value == "x"
             assert end.tick(0) == float("inf")
 
+    def waiting(
+        self, policy: Policy, *since: float
+    ) -> tuple[ServerEnd, list[ServerCall], list[Any]]:
+        """An end with calls that arrived at these times and are not served, and the frames that it sends."""
+        sent: list[Any] = []
+
+        class Wire:
+            name = "test"
+
+            def try_send(self, buffers: Any) -> bool:
+                sent.append(buffers)
+                return True
+
+        end = ServerEnd(Router(), frame=frame, peer="test", late_policy=policy)
+        end.link = Wire()  # type: ignore[assignment]
+        jobs: list[Any] = []
+        for number, at in enumerate(since):
+            data = request("M")
+            header = struct.pack(">IIBB", len(data), 2 * number + 1, REQUEST, 0)
+            end.receive(memoryview(header + data), jobs)
+            # As if it had come then.
+            moved = at - jobs[-1].since
+            jobs[-1].due += moved
+            jobs[-1].late_at += moved
+            jobs[-1].since = at
+        end._look_at = min(job.due for job in jobs)
+        return end, jobs, sent
+
+    def test_the_delay_of_the_thread_is_measured_halfway(self) -> None:
+        policy = Policy(b"")
+        policy.seconds = 10.0
+        end, (call,), sent = self.waiting(policy, 100.0)
+        assert call.due == 105.0
+        assert end.tick(105.0) == 107.5
+        assert end.tick(108.0) == 109.0
+        assert end.tick(109.94) == 109.99
+        assert end.tick(109.99) == 110.0
+        assert sent == []
+        assert end.tick(110.25) == float("inf")
+        assert policy.delays == pytest.approx([0.0, 0.5, 0.94, 0.0, 0.25])
+        assert len(sent) == 1
+        assert policy.answers == [("/" + SERVICE + "/M", b"")]
+
+    def test_a_longer_delay_brings_the_answer_forward(self) -> None:
+        policy = Policy(b"")
+        policy.seconds = 10.0
+        end, _, sent = self.waiting(policy, 100.0, 101.0)
+        policy.sooner = 2.0
+        assert end.tick(106.0) == 107.0
+        assert end.tick(107.99) == 108.0
+        assert sent == []
+        assert end.tick(108.5) == 108.75
+        assert len(sent) == 1
+        assert end.tick(109.0) == float("inf")
+        assert len(sent) == 2
+
+    def test_a_handler_has_half_of_the_time_at_least(self) -> None:
+        policy = Policy(b"")
+        policy.seconds = 10.0
+        policy.sooner = 1000.0
+        end, _, sent = self.waiting(policy, 100.0)
+        assert end.tick(104.99) == 105.0
+        assert sent == []
+        assert end.tick(105.0) == float("inf")
+        assert len(sent) == 1
+
+    def test_a_thread_that_is_woken_early_has_no_delay(self) -> None:
+        policy = Policy(b"")
+        policy.seconds = 10.0
+        end, _, _ = self.waiting(policy, 100.0)
+        assert end.tick(104.0) == 107.0
+        assert policy.delays == []
+
+    def test_a_call_that_is_over_measures_as_well(self) -> None:
+        policy = Policy(b"")
+        policy.seconds = 10.0
+        end, _, sent = self.waiting(policy, 100.0)
+        end.calls.clear()
+        assert end.tick(105.5) == float("inf")
+        assert policy.delays == [0.5]
+        # It is measured once.
+        end.tick(107.0)
+        assert policy.delays == [0.5]
+        assert sent == []
+
+    def test_a_report_that_fails_keeps_no_answer_back(
+        self, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        policy = Policy(b"")
+        policy.seconds = 10.0
+        monkeypatch.setattr(policy, "clock_ran", lambda delay: 1 / 0)
+        monkeypatch.setattr(policy, "answered", lambda call, outcome: 1 / 0)
+        end, _, sent = self.waiting(policy, 100.0)
+        end.tick(111.0)
+        assert len(sent) == 1
+        assert "cannot report a delay" in caplog.text
+        assert "cannot report the late answer" in caplog.text
+
     def test_the_base_has_no_limit(self) -> None:
         assert LatePolicy().limit() is None
         with pytest.raises(NotImplementedError):
             LatePolicy().answer(None)  # type: ignore[arg-type]
         LatePolicy().finished(None, None)  # type: ignore[arg-type]
+        LatePolicy().answered(None, b"")  # type: ignore[arg-type]
+        LatePolicy().clock_ran(1.0)
+        assert LatePolicy().ahead() == 0
 
 
 class TestEndingGently:

@@ -30,6 +30,9 @@ _WEDGED_AFTER_TIMEOUTS = 2.0
 
 _VALIDATE = api.EventMask.VALIDATE_CONTAINER_ADJUSTMENT
 
+# A delay of the timer thread that the report names, in seconds.
+_BUSY = 0.1
+
 # Of fewer answers no share is taken.
 _FEWEST_ANSWERS = 3
 
@@ -230,6 +233,8 @@ class Health(Interceptor):
             if why is not None:
                 return HealthReport(HealthState.SYNCHRONIZED, True, False, why)
         reason = f"synchronized with {runtime}"
+        if stub.timer_delay >= _BUSY:
+            reason += f"; the process is busy: its timer thread runs {stub.timer_delay:.1f} s late"
         return HealthReport(HealthState.SYNCHRONIZED, True, True, reason)
 
     def _unserved(self) -> str | None:
@@ -276,6 +281,7 @@ class Health(Interceptor):
             found["session"] = {
                 "state": stub.state.value,
                 "close_reason": None if stub.close_reason is None else str(stub.close_reason),
+                "timer_delay": stub.timer_delay,
             }
             counters = stub.counters
             found["counters"] = {**counters._asdict(), "restarts": counters.restarts}

@@ -49,6 +49,10 @@ COUNTERS = {
         "late_results",
         "Handlers that returned after the stub had answered their request.",
     ),
+    "timer_delays": (
+        "timer_delays",
+        "Times that the timer thread, which gives late answers, ran 0.1 s late or more.",
+    ),
     "updates": ("update_calls", "Calls of update_containers()."),
     "ignored_fields": (
         "ignored_fields",
@@ -166,6 +170,11 @@ def _of_stub(stub: nri_sync.Stub) -> Iterator[Metric]:
         "nri_plugin_request_timeout_seconds",
         "How long the runtime waits for a handler.",
         stub.request_timeout,
+    )
+    yield GaugeMetricFamily(
+        "nri_plugin_timer_delay_seconds",
+        "How late the timer thread, which gives late answers, has run recently.",
+        stub.timer_delay,
     )
     if stub.runtime_name:
         runtime = {

@@ -423,7 +423,11 @@ def test_description(node: Node) -> None:
     assert (found["state"], found["live"], found["ready"]) == ("synchronized", True, True)
     assert found["plugin"]["name"] == "10-test"
     assert found["runtime"]["request_timeout"] == 2.0
-    assert found["session"] == {"state": "started", "close_reason": None}
+    assert found["session"] == {
+        "state": "started",
+        "close_reason": None,
+        "timer_delay": stub.timer_delay,
+    }
     assert found["counters"]["sessions"] == 1
     (running,) = found["in_flight"]
     assert (running["event"], running["subject"]) == ("CreateContainer", "default/web:nginx")

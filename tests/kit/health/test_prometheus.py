@@ -150,6 +150,7 @@ def test_odd_names_of_runtimes(node: Node, registry: Any) -> None:
         plugin_nri_version = runtime_version = runtime_nri_version = "v1"
         runtime_name = 'a"\\\nb'
         request_timeout = 2.0
+        timer_delay = 0.25
         late_by_event = types.MappingProxyType[str, int]({})
         counters = node.stub(PluginWith(run_pod_sandbox=lambda pod: None)).counters
 

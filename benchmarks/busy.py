@@ -1,0 +1,75 @@
+"""A plugin beside threads that never rest: how long answers take, and how many late ones come too late."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Callable
+
+from benchmarks.measure import Aim, Case
+from benchmarks.peers import CONTAINER, OURS, POD, as_json, go_runtime, plugin
+
+__all__ = ["BUSY"]
+
+_REQUEST = {"pod": as_json(POD), "container": as_json(CONTAINER)}
+# By contestant.
+_THREADS = {
+    "no busy thread": 0,
+    "1 busy thread": 1,
+    "4 busy threads": 4,
+    "16 busy threads": 16,
+}
+
+
+def _latency(kind: str) -> Mapping[str, float]:
+    with go_runtime(request_timeout_ms=60_000) as runtime, plugin(OURS, runtime) as process:
+        process.call("busy", threads=_THREADS[kind])
+        result = runtime.call(
+            "bench", op="CreateContainer", request=_REQUEST, count=100, warmup=5, timeout=300.0
+        )
+        return {metric: result[f"{metric}_us"] / 1000 for metric in ("p50", "p99")}
+
+
+def _late(tries: int) -> Callable[[str], Mapping[str, float]]:
+    def run(kind: str) -> Mapping[str, float]:
+        with go_runtime() as runtime, plugin(OURS, runtime) as process:
+            process.call("busy", threads=_THREADS[kind])
+            # Longer than the runtime waits: the stub answers.
+            process.call("slow", seconds=3.0)
+            counters = {"requests": 0}
+            while counters["requests"] < tries:
+                runtime.request("CreateContainer", pod=POD, container=CONTAINER)
+                # Where the answer came too late for the runtime, the plugin is on its way back.
+                if runtime.take_events("closed"):
+                    runtime.wait_connected("10-bench")
+                counters = process.call("counters", timeout=60.0)
+        return {"too late": counters["losses"], "answered": tries - counters["losses"]}
+
+    return run
+
+
+def _late_case(tries: int, quick: Case | None = None) -> Case:
+    return Case(
+        "busy-late",
+        f"Late answers that come too late, of {tries}, beside busy threads",
+        {"too late": "", "answered": ""},
+        tuple(_THREADS),
+        _late(tries),
+        tuple(Aim("too late", kind, at_most=0) for kind in _THREADS),
+        rounds=1,
+        note="The switch interval is that of Python, 5 ms.",
+        quick=quick,
+    )
+
+
+BUSY = (
+    Case(
+        "busy",
+        "CreateContainer of a plugin beside threads that compute in Python",
+        {"p50": "ms", "p99": "ms"},
+        tuple(_THREADS),
+        _latency,
+        rounds=3,
+        note="The switch interval is that of Python, 5 ms; see [busy processes](busy.md).",
+    ),
+    _late_case(50, quick=_late_case(5)),
+)
