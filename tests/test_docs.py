@@ -2,15 +2,15 @@
 
 A ``python`` block of README.md or docs/ is executed. The blocks of one page run in order and share a
 namespace, like the cells of a notebook; the current directory is an empty one. A block that opens
-with ```` ```python no-run ```` is only compiled; where the package of one that opens with
-```` ```python needs=package ```` is not installed, the page ends. In a ``console run`` block each ``$`` line is
+with ```` ```python no-run ```` is only compiled, as is one that opens with ```` ```python needs=package ````
+where the package is not installed. In a ``console run`` block each ``$`` line is
 run by the shell, and must succeed and print what follows it, where ``...`` stands for anything.
 """
 
 from __future__ import annotations
 
 import doctest
-import importlib
+import importlib.util
 import os
 import re
 import subprocess
@@ -64,11 +64,12 @@ def page_id(page: object) -> str:
     return str(page.relative_to(ROOT)) if isinstance(page, Path) else str(page)
 
 
-def needed(package: str) -> None:
-    """Skip the rest of the test without the package; in the environment that has all of them, fail."""
+def missing(block: Block) -> list[str]:
+    """The packages that a block needs and that are not installed; none in the environment that has all of them."""
+    needed = [word[len("needs=") :] for word in block.info if word.startswith("needs=")]
     if os.environ.get("NRI_SYNC_RECIPES"):
-        importlib.import_module(package)
-    pytest.importorskip(package, reason="tox -e recipes has it")
+        return []
+    return [package for package in needed if importlib.util.find_spec(package) is None]
 
 
 @pytest.mark.parametrize("page", pages_with("python"), ids=page_id)
@@ -77,14 +78,15 @@ def test_python_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     # With a spec, as of an imported module: tracebacks of Python 3.15 look for one.
     module = module_from_spec(ModuleSpec(f"page_{page.stem}", None))
     monkeypatch.setitem(sys.modules, module.__name__, module)
+    left_out: set[str] = set()
     for block in blocks(page.read_text(), "python"):
         # The empty lines in front make a traceback show the line of the page.
         code = compile("\n" * (block.line - 1) + block.body, str(page), "exec", dont_inherit=True)
-        for word in block.info:
-            if word.startswith("needs="):
-                needed(word[len("needs=") :])
-        if "no-run" not in block.info:
+        left_out.update(missing(block))
+        if "no-run" not in block.info and not missing(block):
             exec(code, module.__dict__)
+    if left_out:
+        pytest.skip(f"without {', '.join(sorted(left_out))}; tox -e recipes has all")
 
 
 @pytest.mark.parametrize("page", pages_with("console", "run"), ids=page_id)

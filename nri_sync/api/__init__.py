@@ -163,6 +163,10 @@ from nri_sync.api.owners import (
     COMPOUND_FIELDS,
     Owners,
 )
+from nri_sync.api.runtimes import (
+    RuntimeFacts,
+    runtime_facts,
+)
 from nri_sync.api.strip import (
     strip,
 )
@@ -273,6 +277,7 @@ __all__ = [
     "RemovePodSandboxResponse",
     "RunPodSandboxRequest",
     "RunPodSandboxResponse",
+    "RuntimeFacts",
     "SecurityProfile",
     "StartContainerRequest",
     "StartContainerResponse",
@@ -317,6 +322,7 @@ __all__ = [
     "pretty_name",
     "removal",
     "required_plugins",
+    "runtime_facts",
     "runtime_nri_version",
     "same_device",
     "same_mount",

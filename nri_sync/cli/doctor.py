@@ -12,9 +12,9 @@ from typing import Any
 
 import nri_sync
 from nri_sync import api
-from nri_sync.api import Container, EventMask, PodSandbox
-from nri_sync.api.compat import fields_unknown_to
+from nri_sync.api import Container, PodSandbox
 from nri_sync.api.handlers import HANDLERS, Handler
+from nri_sync.api.runtimes import MEASURED
 from nri_sync.api.services import PLUGIN
 from nri_sync.cli.console import Console, Text, add_output_options, console, print_whole
 from nri_sync.cli.errors import CommandError, ExitCode
@@ -217,8 +217,11 @@ class _Attempt:
             f"{stub.registration_timeout:g} s to register, {stub.request_timeout:g} s to answer a request",
             "a plugin that answers later is disconnected",
         )  # fmt: skip
-        yield _known_events(version)
-        yield _known_fields(version)
+        release = None if version == "unknown" else version
+        facts = api.runtime_facts(stub.runtime_name, stub.runtime_version, release)
+        yield _known_events(facts)
+        yield _known_fields(facts)
+        yield from _effectless(facts)
         yield self._synchronized()
         if probe.synchronized_at is not None and self._wait:
             yield self._first_event()
@@ -259,36 +262,44 @@ class _Attempt:
         )  # fmt: skip
 
 
-def _known_events(version: str) -> Finding:
-    known = api.valid_events(None if version == "unknown" else version)
-    unknown = EventMask.ALL & ~known
-    if version == "unknown":
+def _known_events(facts: api.RuntimeFacts) -> Finding:
+    unknown = facts.missing_events
+    if facts.nri_version is None:
         return Finding(Level.INFO, "events", "which of them it knows cannot be told")
     if not unknown:
-        return Finding(Level.OK, "events", f"all {len(known.numbers)} are known to it")
+        return Finding(Level.OK, "events", f"all {len(facts.events.numbers)} are known to it")
     return Finding(
         Level.INFO, "events", f"it does not know {str(unknown).replace(',', ', ')}",
         "a plugin gets these from newer runtimes only; those that nri_sync makes leave them out",
     )  # fmt: skip
 
 
-def _known_fields(version: str) -> Finding:
+def _known_fields(facts: api.RuntimeFacts) -> Finding:
     """What plugins may ask for, and this runtime would ignore."""
-    if version == "unknown":
+    if facts.nri_version is None:
         return Finding(Level.INFO, "fields", "which of them it knows cannot be told")
     answers = [
         PLUGIN.methods[rpc].response.DESCRIPTOR
         for rpc in ("CreateContainer", "UpdateContainer", "Configure")
     ]
-    unknown = dict.fromkeys(
-        path for answer in answers for path in fields_unknown_to(answer, version)
-    )
+    unknown = dict.fromkeys(path for answer in answers for path in facts.all_unknown(answer))
     if not unknown:
         return Finding(Level.OK, "fields", "all that a plugin may set are known to it")
     return Finding(
         Level.INFO, "fields", f"it ignores without a word what a plugin sets in {', '.join(unknown)}",
         "a stub of nri_sync warns of each that its plugin sets, and counts them as ignored_fields",
     )  # fmt: skip
+
+
+def _effectless(facts: api.RuntimeFacts) -> Iterator[Finding]:
+    """The fields that this runtime knows and that have no effect."""
+    found = dict.fromkeys(path for entry in facts.effectless() for path in entry.paths)
+    if found:
+        yield Finding(
+            Level.INFO, "effects", f"it accepts without an effect {', '.join(found)}",
+            f"measured with {facts.name} {MEASURED[facts.name]}; docs/api.md of nri_sync has the messages "
+            "that these are in",
+        )  # fmt: skip
 
 
 def _as_json(finding: Finding) -> dict[str, Any]:

@@ -48,9 +48,6 @@ __all__ = ["Stub", "request_context"]
 
 _UPDATE = RUNTIME.methods["UpdateContainers"].path
 
-# These hold one lock while they relay an event, and while they apply unsolicited updates.
-_LOCKING_RUNTIMES = frozenset({"containerd", "cri-o"})
-
 
 def request_context() -> ServicerContext:
     """The context of the request that the calling handler serves: deadline, metadata, cancellation.
@@ -406,7 +403,7 @@ class Stub:
         if (
             served is not None
             and served.handler != "configure"
-            and self.runtime_name in _LOCKING_RUNTIMES
+            and self._runtime_facts().locks_while_relaying
         ):
             raise WouldDeadlock(
                 f"update_containers() inside {handler_of(served)}: {self.runtime_name} does not answer it "
@@ -423,6 +420,9 @@ class Stub:
         seconds = self.request_timeout if timeout is None else timeout
         response = self._call(conn, call, request, seconds)
         return list(response.failed)
+
+    def _runtime_facts(self) -> api.RuntimeFacts:
+        return api.runtime_facts(self.runtime_name, self.runtime_version, self.runtime_nri_version)
 
     def _call(self, conn: Connection, call: Any, request: Any, seconds: float) -> Any:
         """Make a call, with the interceptors around it, off the main thread; cancel it if that is interrupted."""

@@ -13,12 +13,14 @@ import grpc
 
 from nri_sync.api.nri_pb2 import (
     Container,
+    ContainerAdjustment,
     ContainerState,
     ContainerUpdate,
     CreateContainerResponse,
     LinuxResources,
     PodSandbox,
 )
+from nri_sync.api.runtimes import RuntimeFacts
 from nri_sync.errors import (
     ConflictError,
     NRIError,
@@ -27,6 +29,7 @@ from nri_sync.errors import (
     SpecError,
     ValidationRejected,
 )
+from nri_sync.logger import get_logger
 from nri_sync.runtime.oci_container import adjust_container, container_to_oci
 from nri_sync.testing.builders import new_pid
 from nri_sync.testing.common import WITHIN
@@ -37,6 +40,8 @@ from nri_sync.testing.removals import NoEffectWarning, ineffective_removals
 from nri_sync.testing.result import Answer, Result, merge
 
 __all__ = ["Events", "InjectCDI", "rdt_class"]
+
+logger = get_logger("nri_sync.testing")
 
 #: Changes a specification in place for CDI devices, by their names.
 InjectCDI = Callable[[dict[str, Any], list[str]], object]
@@ -111,6 +116,8 @@ class Events:
 
     #: The NRI release that it acts as.
     nri_version: str
+    #: The facts about the release that it acts as.
+    facts: RuntimeFacts
 
     def __init__(self, node: Node, recorder: Recorder, inject_cdi: InjectCDI | None) -> None:
         self._node = node
@@ -140,7 +147,16 @@ class Events:
             for field in answer.ignored:
                 text = f"plugin {answer.plugin}: {field} has no effect: NRI {self.nri_version} does not know it"
                 # The caller of the method that tells of the event.
-                warnings.warn(text, NoEffectWarning, stacklevel=4)
+                self._warn_of_no_effect(text, 4, logged=True)
+            if answer.adjustment is not None:
+                for field, reason in self.facts.without_effect(answer.adjustment).items():
+                    text = f"plugin {answer.plugin}: {field} has no effect: {reason}"
+                    # What becomes of memory is logged where the adjustment is applied.
+                    self._warn_of_no_effect(text, 4, logged=".memory." in field)
+
+    def _warn_of_no_effect(self, text: str, stacklevel: int, *, logged: bool = False) -> None:
+        """``logged``: the runtime has logged it."""
+        warnings.warn(text, NoEffectWarning, stacklevel=stacklevel + 1)
 
     def _explain(self, failed: RequestFailed) -> None:
         """Make the exception in the plugin the cause of the failure."""
@@ -150,7 +166,17 @@ class Events:
 
     def _apply(self, updates: Iterable[ContainerUpdate]) -> None:
         for update in possible(updates):
-            self._node.update(update)
+            applied = ContainerUpdate()
+            applied.CopyFrom(update)
+            for field, reason in self.facts.without_effect(applied, clear=True).items():
+                # Logged: an update that a plugin makes by itself comes on a thread of the runtime.
+                logger.warning(
+                    "update of container %s: %s has no effect: %s",
+                    update.container_id,
+                    field,
+                    reason,
+                )
+            self._node.update(applied)
 
     def _applied(self, updates: Sequence[ContainerUpdate]) -> None:
         """Apply updates. Raises SpecError, and applies none, when a runtime could not apply one."""
@@ -279,8 +305,11 @@ class Events:
         """The container that a runtime makes. Raises SpecError if it can make none."""
         refuse_adjustments(answers)
         refuse_updates(reply.update)
+        adjust = ContainerAdjustment()
+        adjust.CopyFrom(reply.adjust)
+        self.facts.without_effect(adjust, clear=True)
         made = adjust_container(
-            container, reply.adjust, inject_cdi=self._inject_cdi, resolve_rdt=rdt_class
+            container, adjust, inject_cdi=self._inject_cdi, resolve_rdt=rdt_class
         )
         made.state = ContainerState.CONTAINER_CREATED
         made.created_at = time.time_ns()

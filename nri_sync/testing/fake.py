@@ -102,6 +102,8 @@ class FakeRuntime(Events):
             "plugin_path": plugin_path,
             "plugin_config_path": plugin_config_path,
         }
+        #: What the release of the runtime knows, and takes without an effect.
+        self.facts = api.runtime_facts(name, version, nri_version)
         super().__init__(Node(), Recorder(self._notify), inject_cdi)
         self.nri_version = nri_version
         self._name = name

@@ -46,8 +46,9 @@ def test_all_is_well(runtime: FakeRuntime, examined: Any) -> None:
     assert code == ExitCode.OK
     assert list(found) == [
         "socket", "listener", "configuration", "register", "configure", "timeouts", "events",
-        "fields", "synchronize",
+        "fields", "effects", "synchronize",
     ]  # fmt: skip
+    assert "linux.resources.memory.swap, " in found["effects"]["text"]
     assert {each["level"] for each in found.values()} == {"ok", "info"}
     assert found["configure"]["text"] == f"containerd v2.4.2, NRI {api.NRI_VERSION}"
     assert "3 s to answer" in found["timeouts"]["text"]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import queue
+import re
 from typing import Any
 
 import pytest
@@ -187,7 +189,9 @@ def test_what_plugins_make_of_a_container(runtime: FakeRuntime) -> None:
         return adjustment.set_memory(swap=1), [update]
 
     plugin = Recorder(create_container=create)
-    with runtime.run_plugin(plugin), runtime.run_plugin(Recorder(), name="other", idx="20"):
+    lost = pytest.warns(NoEffectWarning, match=r"10-test: linux\.resources\.memory\.swap has no")
+    other_plugin = runtime.run_plugin(Recorder(), name="other", idx="20")
+    with runtime.run_plugin(plugin), other_plugin, lost:
         result = runtime.create_container(pod, container)
     assert result.env["POD"] == "web"
     assert result.owner(api.Field.Env, "POD") == "10-test"
@@ -222,11 +226,12 @@ def test_what_a_container_is_from_its_creation_on(runtime: FakeRuntime) -> None:
 
     first, second = PluginWith(create_container=create), Recorder()
     with runtime.run_plugin(first), runtime.run_plugin(second, name="second", idx="20"):
-        with pytest.warns(
-            NoEffectWarning, match="10-test: .* variable 'TOKEN' has no effect"
-        ) as warned:
+        with pytest.warns(NoEffectWarning) as warned:
             result = runtime.create_container(pod, container)
-        assert [warning.filename for warning in warned] == [__file__]
+        assert [warning.filename for warning in warned] == 2 * [__file__]
+        texts = " ".join(str(warning.message) for warning in warned)
+        assert "10-test: linux.resources.memory.reservation has no effect: of memory only" in texts
+        assert re.search("10-test: .* variable 'TOKEN' has no effect", texts)
         runtime.start_container(container)
         runtime.stop_container(container)
     existing: queue.SimpleQueue[Any] = queue.SimpleQueue()
@@ -436,3 +441,43 @@ class TestMistakes:
     def test_on_a_runtime_that_is_not_started(self) -> None:
         with pytest.raises(RuntimeStopped, match="use it in a with statement"):
             FakeRuntime().run_pod(make_pod())
+
+
+def test_fields_without_an_effect() -> None:
+    """The release that the runtime acts as accepts them, and the container is as if they were not set."""
+
+    def create(pod: api.PodSandbox, container: api.Container) -> api.Adjustment:
+        return api.Adjustment().add_cdi_device("example.com/a=b")
+
+    injected: list[str] = []
+    with (
+        FakeRuntime(
+            "cri-o", "1.34.0", inject_cdi=lambda spec, names: injected.extend(names)
+        ) as runtime,
+        runtime.run_plugin(PluginWith(create_container=create)),
+    ):
+        pod = make_pod()
+        runtime.run_pod(pod)
+        with pytest.warns(NoEffectWarning, match="CDI_devices has no effect: CDI devices are"):
+            result = runtime.create_container(pod, make_container(pod))
+        assert result.cdi_devices == ["example.com/a=b"]
+    assert injected == []
+
+
+@pytest.mark.parametrize(
+    ("name", "version", "reservation"), [("containerd", "v2.4.2", 0), ("cri-o", "1.36.0", 7)]
+)
+def test_updates_without_an_effect(
+    caplog: pytest.LogCaptureFixture, name: str, version: str, reservation: int
+) -> None:
+    pod = make_pod()
+    container = make_container(pod)
+    with FakeRuntime(name, version) as runtime:
+        runtime.add(pod, container)
+        with runtime.run_plugin(Recorder()) as stub, caplog.at_level(logging.WARNING):
+            update = api.Update(container.id).set_memory(limit=9, reservation=7)
+            stub.update_containers([update])
+        memory = runtime.container(container).linux.resources.memory
+        assert (memory.limit.value, memory.reservation.value) == (9, reservation)
+    told = "linux.resources.memory.reservation has no effect: of memory only" in caplog.text
+    assert told == (reservation == 0)

@@ -13,6 +13,7 @@ from nri_sync.api.nri_pb2 import (
     ContainerUpdate,
     LinuxResources,
 )
+from nri_sync.logger import get_logger
 from nri_sync.runtime.oci import adjust_spec
 from nri_sync.testing.events import InjectCDI, rdt_class
 from nri_sync.testing.fake import FakeRuntime
@@ -47,8 +48,9 @@ class Node(FakeRuntime):
     def _warn_of_removals(self, answers: object, made: object) -> None:
         """The runtime has logged them."""
 
-    def _warn_of_ignored(self, answers: object) -> None:
-        """The runtime has logged them."""
+    def _warn_of_no_effect(self, text: str, stacklevel: int, *, logged: bool = False) -> None:
+        if not logged:
+            get_logger(_RUNTIME_LOG).warning("%s", text)
 
 
 class _Warnings(logging.Handler):
