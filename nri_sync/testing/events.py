@@ -29,7 +29,6 @@ from nri_sync.errors import (
     SpecError,
     ValidationRejected,
 )
-from nri_sync.logger import get_logger
 from nri_sync.runtime.oci_container import adjust_container, container_to_oci
 from nri_sync.testing.builders import new_pid
 from nri_sync.testing.common import WITHIN
@@ -40,8 +39,6 @@ from nri_sync.testing.removals import NoEffectWarning, ineffective_removals
 from nri_sync.testing.result import Answer, Result, merge
 
 __all__ = ["Events", "InjectCDI", "rdt_class"]
-
-logger = get_logger("nri_sync.testing")
 
 #: Changes a specification in place for CDI devices, by their names.
 InjectCDI = Callable[[dict[str, Any], list[str]], object]
@@ -166,17 +163,7 @@ class Events:
 
     def _apply(self, updates: Iterable[ContainerUpdate]) -> None:
         for update in possible(updates):
-            applied = ContainerUpdate()
-            applied.CopyFrom(update)
-            for field, reason in self.facts.without_effect(applied, clear=True).items():
-                # Logged: an update that a plugin makes by itself comes on a thread of the runtime.
-                logger.warning(
-                    "update of container %s: %s has no effect: %s",
-                    update.container_id,
-                    field,
-                    reason,
-                )
-            self._node.update(applied)
+            self._node.update(update)
 
     def _applied(self, updates: Sequence[ContainerUpdate]) -> None:
         """Apply updates. Raises SpecError, and applies none, when a runtime could not apply one."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import queue
 import re
 from typing import Any
@@ -462,22 +461,3 @@ def test_fields_without_an_effect() -> None:
             result = runtime.create_container(pod, make_container(pod))
         assert result.cdi_devices == ["example.com/a=b"]
     assert injected == []
-
-
-@pytest.mark.parametrize(
-    ("name", "version", "reservation"), [("containerd", "v2.4.2", 0), ("cri-o", "1.36.0", 7)]
-)
-def test_updates_without_an_effect(
-    caplog: pytest.LogCaptureFixture, name: str, version: str, reservation: int
-) -> None:
-    pod = make_pod()
-    container = make_container(pod)
-    with FakeRuntime(name, version) as runtime:
-        runtime.add(pod, container)
-        with runtime.run_plugin(Recorder()) as stub, caplog.at_level(logging.WARNING):
-            update = api.Update(container.id).set_memory(limit=9, reservation=7)
-            stub.update_containers([update])
-        memory = runtime.container(container).linux.resources.memory
-        assert (memory.limit.value, memory.reservation.value) == (9, reservation)
-    told = "linux.resources.memory.reservation has no effect: of memory only" in caplog.text
-    assert told == (reservation == 0)
