@@ -12,7 +12,13 @@ import os
 import stat
 import tempfile
 
-__all__ = ["check_writers", "open_regular", "read_regular", "replace_file"]
+__all__ = [
+    "check_writers",
+    "hold_standard_descriptors",
+    "open_regular",
+    "read_regular",
+    "replace_file",
+]
 
 
 def open_regular(path: str | os.PathLike[str], flags: int = os.O_RDONLY) -> int:
@@ -62,10 +68,35 @@ def replace_file(path: str | os.PathLike[str], data: bytes, mode: int = 0o600) -
             file.write(data)
             os.fchmod(file.fileno(), mode)
         os.replace(beside, name)
+    except OSError as error:
+        _remove(beside)
+        raise OSError(error.errno, error.strerror, name) from None
     except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(beside)
+        _remove(beside)
         raise
+
+
+def _remove(path: str) -> None:
+    with contextlib.suppress(OSError):
+        os.unlink(path)
+
+
+def hold_standard_descriptors() -> None:
+    """Open the null device in place of standard input, output and error where these are closed.
+
+    A connection that got one of their numbers would get all that the process prints. Raises OSError without a free
+    descriptor.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            # The lowest free number, unless another thread takes that now.
+            opened = os.open(os.devnull, os.O_RDWR)
+            if opened == number:
+                os.set_inheritable(opened, True)
+            else:
+                os.close(opened)
 
 
 def check_writers(path: str | os.PathLike[str]) -> None:

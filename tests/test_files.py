@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -158,3 +160,22 @@ class TestWriters:
     def test_nothing_there(self, tmp_path: Path) -> None:
         with pytest.raises(FileNotFoundError):
             files.check_writers(tmp_path / "none")
+
+
+def test_standard_descriptors_that_are_closed() -> None:
+    code = """
+import os
+from nri_sync.files import hold_standard_descriptors
+for closed in ((), (0,), (1, 2), (0, 1, 2)):
+    saved = {number: os.dup(number) for number in closed}
+    for number in closed:
+        os.close(number)
+    hold_standard_descriptors()
+    found = [os.readlink(f"/proc/self/fd/{number}") for number in closed]
+    inheritable = [os.get_inheritable(number) for number in range(3)]
+    for number, kept in saved.items():
+        os.dup2(kept, number)
+    assert found == ["/dev/null"] * len(closed), found
+    assert all(inheritable)
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from nri_sync.deadline import Deadline
+from nri_sync.files import hold_standard_descriptors
 
 __all__ = [
     "ListeningSocket",
@@ -81,6 +82,7 @@ def connect(path: str, deadline: Deadline) -> socket.socket:
         TimeoutError: the deadline passed.
         OSError: as ``connect(2)`` says: FileNotFoundError, PermissionError, ConnectionRefusedError, ...
     """
+    hold_standard_descriptors()
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         sock.setblocking(False)
@@ -162,6 +164,7 @@ def listen(path: str, backlog: int = 128, *, mode: int = 0o600) -> ListeningSock
     Raises:
         OSError: EADDRINUSE where another socket listens, or the file is not a socket.
     """
+    hold_standard_descriptors()
     sock = ListeningSocket(path)
     try:
         with _turn(path):

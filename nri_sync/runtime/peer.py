@@ -42,6 +42,8 @@ UpdateContainers = Callable[
 # A reader, one that watches, and a few for the updates that a plugin asks for, which are applied one by one
 # anyway. A flood of them waits in line, and is refused in the end.
 _MAX_THREADS = 6
+# Of a plugin's name, which stands in log lines, errors and metrics: as much as one of a file has.
+_NAME_MAX = 255
 # How long a refusal may take to get to a plugin that does not read it, in seconds.
 _REFUSAL = 1.0
 
@@ -391,4 +393,6 @@ def _unfit(request: nri_pb2.RegisterPluginRequest) -> str:
             check(value)
         except ValueError as error:
             return f"invalid plugin {what}: {error}"
+    if len(request.plugin_name) > _NAME_MAX:
+        return f"invalid plugin name: it has more than {_NAME_MAX} characters"
     return ""

@@ -106,6 +106,13 @@ class TestRegistration:
             plugin.register()
         assert error.value.code() is grpc.StatusCode.FAILED_PRECONDITION
 
+    def test_a_name_that_is_too_long(self, pair: Pair) -> None:
+        peer, plugin = pair()
+        on_thread(lambda: peer.registered(LONG))
+        with pytest.raises(grpc.RpcError, match="more than 255 characters") as caught:
+            plugin.register("a" * 1_000_000, "10")
+        assert len(caught.value.details() or "") < 200
+
     def test_only_once(self, pair: Pair) -> None:
         peer, plugin = pair()
         _ready(peer, plugin)
