@@ -13,8 +13,10 @@ help:  ## Show the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
 
 demo: $(VENV)/.package  ## What a plugin does to a pod, and how it lives through a restart of the runtime
-	$(VENV)/bin/nri-sync demo
-	$(PY) examples/demo.py
+	@$(VENV)/bin/nri-sync demo
+	@echo
+	@echo "And now a runtime, and a plugin in a process of its own: examples/first_plugin/plugin.py"
+	@$(PY) examples/demo.py
 
 test: $(VENV)/.tox  ## The tests on the Python at hand, style, types and documentation: some minutes
 	$(TOX) --quick $(TOX_ARGS)
@@ -71,11 +73,13 @@ clean:  ## Remove what the other targets made
 
 $(VENV)/.created:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 9) and "Python 3.9 or newer is needed")'
-	$(PYTHON) -m venv $(VENV)
+	@echo "making the virtual environment $(VENV)"
+	@$(PYTHON) -m venv $(VENV)
 	@touch $@
 
 $(VENV)/.package: $(VENV)/.created setup.cfg pyproject.toml
-	$(PY) -m pip install --quiet --editable '.[cli]'
+	@echo "demo: installing nri_sync and what its command needs into $(VENV); once, in about a minute"
+	$(PY) -m pip install --disable-pip-version-check --editable '.[cli]'
 	@touch $@
 
 $(VENV)/.tox: $(VENV)/.created

@@ -23,6 +23,12 @@ __all__ = ["Node", "main"]
 
 PLUGIN = Path(__file__).with_name("first_plugin") / "plugin.py"
 TIMEOUT = 10.0
+END = """
+The plugin gave two containers a device, refused one a disk, and came back after the restart of the runtime.
+Next: change examples/first_plugin/plugin.py, and run this again. Or run a plugin on a runtime that stays, in two
+terminals:
+  .venv/bin/nri-sync runtime --socket /tmp/nri.sock -f nri_sync/cli/samples/pod.yaml
+  .venv/bin/nri-sync run nri_sync/cli/samples/plugin.py --socket /tmp/nri.sock"""
 # Of the OCI runtime specification: a container without anything.
 BARE: dict[str, Any] = {"process": {"args": ["sh"]}, "linux": {}}
 
@@ -88,6 +94,7 @@ def main() -> int:
         finally:
             plugin.terminate()
             plugin.wait(TIMEOUT)
+    print(END, flush=True)
     return 0
 
 

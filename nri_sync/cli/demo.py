@@ -1,4 +1,4 @@
-"""``nri-sync demo``: a plugin, a pod, and what the one does to the other."""
+"""``nri-sync demo``: a plugin, a pod, and the difference that the plugin makes to the pod."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import argparse
 from pathlib import Path
 
 from nri_sync.cli import samples
-from nri_sync.cli.console import console
+from nri_sync.cli.console import Text, console
 from nri_sync.cli.loading import load_program
 from nri_sync.cli.simulate import add_view_options, present
 from nri_sync.testing.manifests import load
-from nri_sync.testing.simulation import SimulatedPlugin, simulate
+from nri_sync.testing.simulation import SimulatedPlugin, Simulation, simulate
 
 __all__ = ["configure", "run"]
 
@@ -23,9 +23,36 @@ def run(arguments: argparse.Namespace) -> int:
     """Blocks for a moment, until the simulation is over."""
     [directory] = samples.__path__
     plugin, pod = Path(directory, "plugin.py"), Path(directory, "pod.yaml")
-    if arguments.output == "table":
-        out = console(arguments)
-        out.print(f"nri-sync simulate {plugin} -f {pod}", style="dim", soft_wrap=True)
-        out.print()
     simulation = simulate([SimulatedPlugin(load_program(str(plugin)), "annotated")], load(pod))
-    return present(simulation, arguments)
+    if arguments.output != "table":
+        return present(simulation, arguments)
+    out = console(arguments)
+    for title, path in (("The plugin", plugin), ("The pod", pod)):
+        out.print(Text(f"{title}, {path}:", "bold"))
+        for line in path.read_text(encoding="utf-8").splitlines():
+            out.print(Text.whole(f"  {line}".rstrip()))
+        out.print()
+    out.print(Text("The difference that the plugin makes to the pod:", "bold"))
+    code = present(simulation, arguments)
+    out.print()
+    out.print(Text(_seen(simulation), "bold"))
+    out.print(Text("Next, begin a plugin of your own, with its tests and a pod to try it on:"))
+    out.print(Text("  nri-sync init my-plugin"))
+    return code
+
+
+def _seen(simulation: Simulation) -> str:
+    """One sentence for all that the plugin has done."""
+    created = [
+        event.created
+        for pod in simulation.pods
+        for event in pod.events
+        if event.created is not None
+    ]
+    changed = [report for report in created if report.changes]
+    places = sum(len(report.changes) for report in changed)
+    [plugin] = simulation.plugins
+    return (
+        f"Plugin {plugin.name} was asked about {len(created)} containers of the pod, and changed "
+        f"{len(changed)} of them in {places} places."
+    )

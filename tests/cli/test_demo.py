@@ -16,7 +16,15 @@ def test_it_shows_what_the_plugin_does_to_the_pod(capsys: pytest.CaptureFixture[
     assert main(["demo"]) == ExitCode.OK
     out, err = capsys.readouterr()
     assert err == ""
-    assert out.startswith("nri-sync simulate ")
+    assert out.startswith("The plugin, ")
+    assert "  class Annotated(nri_sync.Plugin):\n" in out
+    assert "  kind: Pod\n" in out
+    assert (
+        "10-annotated was asked about 3 containers of the pod, and changed 3 of them in 5 places"
+        in out
+    )
+    *_, last = out.splitlines()
+    assert last == "  nri-sync init my-plugin"
     assert "linux.devices[/dev/fuse]" in out
     assert out.count("process.env[BACKUP_TARGET]") == 3
 
