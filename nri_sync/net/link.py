@@ -387,6 +387,7 @@ class Link:
             self._refuse(job)
 
     def _wait_in_line_locked(self, job: Job, coming: bool) -> bool:
+        assert self._lock.locked()
         # Somebody must come for it: a thread that is neither reader nor sentinel is serving, and will.
         if (
             not (coming or self._threads > 1 + self._sentinel)
@@ -414,6 +415,7 @@ class Link:
             return self._next_in_line_locked()
 
     def _next_in_line_locked(self) -> Job | None:
+        assert self._lock.locked()
         if not self._backlog:
             return None
         job = self._backlog.popleft()

@@ -514,6 +514,7 @@ class Channel(grpc.Channel):
 
     def _queue_locked(self, callbacks: Sequence[Callable[..., object]]) -> bool:
         """Let them be called with the state as it is; returns whether a thread is needed to do so."""
+        assert self._lock.locked()
         idle = not self._news
         self._news.extend(functools.partial(callback, self._state) for callback in callbacks)
         return idle and bool(self._news)

@@ -259,6 +259,7 @@ class ClientEnd:
             return None
 
     def _forget_dropped_locked(self) -> None:
+        assert self._lock.locked()
         while self._dropped:
             self._streams.forget(self._dropped.popleft())
 

@@ -662,6 +662,7 @@ class ServerEnd:
         return True
 
     def _leave_locked(self, call: ServerCall) -> None:
+        assert self._lock.locked()
         del self.calls[call.stream_id]
         if call.inbox is not None and call in self._unsettled:
             self._leaving.add(call.stream_id)
