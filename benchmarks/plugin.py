@@ -95,7 +95,8 @@ def main(
         stub.stop()
         return start()
 
-    def busy(threads: int) -> None:
+    def busy(threads: int, interval: float) -> None:
+        sys.setswitchinterval(interval)
         for _ in range(threads):
             threading.Thread(target=spin, daemon=True).start()
 
