@@ -16,8 +16,9 @@ from nri_sync.logger import get_logger
 from nri_sync.net.link import Job, Link, Receiver
 from nri_sync.ttrpc.channel import Channel
 from nri_sync.ttrpc.client import ClientEnd
+from nri_sync.ttrpc.late import LatePolicy
 from nri_sync.ttrpc.router import Router
-from nri_sync.ttrpc.service import LatePolicy, ServerEnd
+from nri_sync.ttrpc.service import ServerEnd
 from nri_sync.wire.mux import FrameDecoder, decode_whole, frame_message
 
 __all__ = ["Session"]

@@ -206,7 +206,7 @@ def _turn(path: str) -> Iterator[None]:
         with contextlib.suppress(OSError):
             directory = os.open(os.path.dirname(path) or ".", os.O_RDONLY | os.O_DIRECTORY)
             deadline = Deadline(_TURN)
-            while not _is_locked(directory) and not deadline.expired:
+            while not _is_held(directory) and not deadline.expired:
                 time.sleep(_TURN_RETRY)
         yield
     finally:
@@ -217,7 +217,7 @@ def _turn(path: str) -> Iterator[None]:
             os.close(directory)
 
 
-def _is_locked(directory: int) -> bool:
+def _is_held(directory: int) -> bool:
     try:
         fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

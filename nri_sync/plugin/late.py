@@ -14,7 +14,7 @@ from nri_sync.plugin.facts import Facts
 from nri_sync.plugin.parts import Parts, measure
 from nri_sync.plugin.spec import PluginSpec
 from nri_sync.plugin.subjects import describe
-from nri_sync.ttrpc.service import LatePolicy, ServerCall
+from nri_sync.ttrpc.late import LateCall, LatePolicy
 from nri_sync.ttrpc.status import Status
 
 __all__ = ["Late", "TimedConnection"]
@@ -79,7 +79,7 @@ class Late(LatePolicy):
             )
         tally.add("timer_delays")
 
-    def answer(self, call: ServerCall) -> bytes | Status | None:
+    def answer(self, call: LateCall) -> bytes | Status | None:
         rpc = _rpc(call.method)
         if rpc in _NEVER_LATE or (rpc == "Synchronize" and not self._is_last_part(call)):
             return None
@@ -97,7 +97,7 @@ class Late(LatePolicy):
             return Status.of(grpc.StatusCode.DEADLINE_EXCEEDED, text)
         return b""
 
-    def answered(self, call: ServerCall, outcome: bytes | Status) -> None:
+    def answered(self, call: LateCall, outcome: bytes | Status) -> None:
         self._plugin.logger.warning(
             "%s has not answered within the request timeout of %g s; answered for it with %s",
             call.about,
@@ -117,7 +117,7 @@ class Late(LatePolicy):
             return False  # the validator of the runtime refuses it
         return self._plugin.name in names or self._plugin.identity.name in names
 
-    def _is_last_part(self, call: ServerCall) -> bool:
+    def _is_last_part(self, call: LateCall) -> bool:
         """Whether a Synchronize is known to be the last.
 
         An answer for an earlier part would say that its pods and containers have been taken, or that none come.
@@ -133,7 +133,7 @@ class Late(LatePolicy):
             return self._conn.parts.is_complete
         return not context.request.more
 
-    def finished(self, call: ServerCall, error: Status | None) -> None:
+    def finished(self, call: LateCall, error: Status | None) -> None:
         self._plugin.tally.add("late_results")
         outcome = "succeeded" if error is None else f"failed ({error.details})"
         self._plugin.logger.log(
@@ -148,7 +148,7 @@ def _rpc(method: str) -> str:
     return method.rpartition("/")[2]
 
 
-def _request_of(call: ServerCall, rpc: str) -> Any:
+def _request_of(call: LateCall, rpc: str) -> Any:
     """The request of a call; None if it cannot be had."""
     if call.context is not None and call.context.request is not None:
         return call.context.request

@@ -11,6 +11,7 @@ import threading
 from typing import NamedTuple
 
 from nri_sync.api import nri_pb2
+from nri_sync.wire.varint import decode_varint
 
 __all__ = ["MOST", "Measured", "NodeState", "Parts", "measure"]
 
@@ -102,14 +103,14 @@ def measure(data: bytes) -> Measured:
     most = MOST // _OBJECT  # more are too much, however many
     try:
         while position < len(data) and objects <= most:
-            tag, position = _varint(data, position)
+            tag, position = decode_varint(data, position)
             number, kind = tag >> 3, tag & 7
             if kind == 2:
-                length, position = _varint(data, position)
+                length, position = decode_varint(data, position)
                 position += length
                 objects += number in _OBJECTS
             elif kind == 0:
-                value, position = _varint(data, position)
+                value, position = decode_varint(data, position)
                 if number == _MORE:
                     more = bool(value)
             elif kind in (1, 5):
@@ -117,22 +118,6 @@ def measure(data: bytes) -> Measured:
             elif kind > 5:
                 break
             # Else a group begins or ends, which no known field is: its content counts like that of the message.
-    except IndexError:
-        pass  # cut off
+    except ValueError:
+        pass  # cut off, or no number
     return Measured(objects, more)
-
-
-def _varint(data: bytes, position: int) -> tuple[int, int]:
-    """The number at ``position``, and the position behind it."""
-    value, shift = data[position], 7
-    position += 1
-    if value < 0x80:
-        return value, position
-    value &= 0x7F
-    while True:
-        byte = data[position]
-        position += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80 or shift > 63:
-            return value, position
-        shift += 7

@@ -22,7 +22,7 @@ from nri_sync.runtime.older import OlderRelease
 from nri_sync.runtime.request import Request, synchronize_requests
 from nri_sync.session import Session
 from nri_sync.threads import Latch, spawn
-from nri_sync.ttrpc.channel import CallError
+from nri_sync.ttrpc.call import CallError
 from nri_sync.ttrpc.client import ClientCall
 from nri_sync.ttrpc.context import ServicerContext
 from nri_sync.ttrpc.router import Router

@@ -21,6 +21,7 @@ from nri_sync.runtime.oci_container import adjust_container
 from nri_sync.runtime.turn import logger
 from nri_sync.threads import signal_safe
 from nri_sync.wire.ttrpc import MESSAGE_MAX
+from nri_sync.wire.varint import encode_varint
 
 __all__ = ["Node", "given_resources", "set_resources", "split"]
 
@@ -207,14 +208,8 @@ def _with_large_first(items: Sequence[_M], size: int) -> list[_M]:
         # The field's own tag and length take 8 bytes.
         missing = size - 8 - item.ByteSize()
         if missing > 0:
-            item.MergeFromString(_UNKNOWN_FIELD + _varint4(missing) + bytes(missing))
+            item.MergeFromString(_UNKNOWN_FIELD + encode_varint(missing, 4) + bytes(missing))
     return grown
-
-
-def _varint4(number: int) -> bytes:
-    """A number as a varint of four bytes, which may be more than it needs."""
-    low = (number >> shift & 0x7F for shift in (0, 7, 14))
-    return bytes([*(0x80 | part for part in low), number >> 21])
 
 
 def _copy(item: _M) -> _M:

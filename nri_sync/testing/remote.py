@@ -16,7 +16,7 @@ from nri_sync.errors import ConnectionLost, RemoteProtocolError
 from nri_sync.testing.common import WITHIN
 from nri_sync.testing.stage import Stage
 from nri_sync.ttrpc import envelope_pb2
-from nri_sync.ttrpc.channel import CallError
+from nri_sync.ttrpc.call import CallError
 from nri_sync.ttrpc.status import Status
 from nri_sync.wire.mux import PLUGIN_SERVICE, RUNTIME_SERVICE, FrameDecoder, frame_message
 from nri_sync.wire.ttrpc import (

@@ -6,7 +6,8 @@ unchanged: :func:`connect` returns a ``grpc.Channel``, and :class:`Server` is a 
 
 from __future__ import annotations
 
-from nri_sync.ttrpc.channel import CallError, Channel
+from nri_sync.ttrpc.call import CallError
+from nri_sync.ttrpc.channel import Channel
 from nri_sync.ttrpc.connection import connect
 from nri_sync.ttrpc.context import ServicerContext
 from nri_sync.ttrpc.server import Server

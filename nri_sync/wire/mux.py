@@ -98,7 +98,7 @@ class FrameDecoder:
     """Takes the bytes of a trunk apart.
 
     Call :meth:`receive` with each chunk as it arrives and iterate over the result to its end before the
-    next call; call :meth:`receive_eof` when the peer has closed. Holds at most the eight bytes of an
+    next call; :attr:`inside` tells whether the trunk may end there. Holds at most the eight bytes of an
     incomplete header. Not thread-safe.
     """
 
@@ -148,14 +148,5 @@ class FrameDecoder:
 
     @property
     def inside(self) -> bool:
-        """Whether a frame has been begun."""
+        """Whether a frame has been begun: its end is missing if the trunk ends here."""
         return bool(self._partial or self._left)
-
-    def receive_eof(self) -> None:
-        """Check that the trunk may end here.
-
-        Raises:
-            RemoteProtocolError: it ended inside a frame.
-        """
-        if self.inside:
-            raise RemoteProtocolError("the mux trunk ended in the middle of a frame")

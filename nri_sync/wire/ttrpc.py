@@ -17,7 +17,7 @@ from io import BytesIO
 from struct import Struct
 from typing import NamedTuple, Union
 
-from nri_sync.errors import LocalProtocolError, RemoteProtocolError
+from nri_sync.errors import LocalProtocolError
 
 __all__ = [
     "DATA",
@@ -90,7 +90,7 @@ class MessageDecoder:
     """Takes the byte stream of one ttRPC connection apart.
 
     Call :meth:`receive` with each chunk as it arrives and iterate over the result to its end before the
-    next call; call :meth:`receive_eof` when the stream has ended. Memory stays below ``message_max`` and an
+    next call; :attr:`inside` tells whether the stream may end there. Memory stays below ``message_max`` and an
     eighth, whatever lengths the peer claims: the data of a longer message is skipped as it arrives. A buffer takes
     64 KiB at first, and then at most eight times the bytes that have come.
     Not thread-safe.
@@ -199,14 +199,5 @@ class MessageDecoder:
 
     @property
     def inside(self) -> bool:
-        """Whether a message has been begun."""
+        """Whether a message has been begun: its end is missing if the stream ends here."""
         return bool(self._partial or self._left)
-
-    def receive_eof(self) -> None:
-        """Check that the stream may end here.
-
-        Raises:
-            RemoteProtocolError: it ended inside a message.
-        """
-        if self.inside:
-            raise RemoteProtocolError("the ttRPC connection ended in the middle of a message")

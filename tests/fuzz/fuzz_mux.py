@@ -20,11 +20,7 @@ def decode(chunks: list[bytes]) -> tuple[list[tuple[int, bytes]], str]:
                 pieces.append((connection_id, bytes(piece)))
     except RemoteProtocolError:
         return pieces, "too long"
-    try:
-        decoder.receive_eof()
-    except RemoteProtocolError:
-        return pieces, "cut off"
-    return pieces, ""
+    return pieces, "cut off" if decoder.inside else ""
 
 
 def one_input(data: bytes) -> None:

@@ -348,14 +348,14 @@ class TestTurns:
             thread = threading.Thread(target=lambda: first.append(listen(path)))
             thread.start()
             assert bound.wait(10)
-        lock = sockets._is_locked
+        lock = sockets._is_held
 
         def is_locked(directory: int) -> bool:
             locked = lock(directory)
             looked.set()
             return locked
 
-        monkeypatch.setattr(sockets, "_is_locked", is_locked)
+        monkeypatch.setattr(sockets, "_is_held", is_locked)
         with pytest.raises(OSError, match=path):
             listen(path)
         thread.join(10)
@@ -377,13 +377,13 @@ class TestTurns:
         self, path: str, socket_dir: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         copies: list[int] = []
-        lock = sockets._is_locked
+        lock = sockets._is_held
 
         def is_locked(directory: int) -> bool:
             copies.append(os.dup(directory))  # as fork() does
             return lock(directory)
 
-        monkeypatch.setattr(sockets, "_is_locked", is_locked)
+        monkeypatch.setattr(sockets, "_is_held", is_locked)
         listen(path).close()
         directory = os.open(socket_dir, os.O_RDONLY)
         try:

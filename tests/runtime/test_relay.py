@@ -28,7 +28,7 @@ from nri_sync.runtime import relay as relay_module
 from nri_sync.runtime.metrics import SafeMetrics
 from nri_sync.runtime.relay import Member, Relay
 from nri_sync.runtime.request import Request
-from nri_sync.ttrpc.channel import CallError
+from nri_sync.ttrpc.call import CallError
 from nri_sync.ttrpc.status import Status
 from tests.runtime.rig import CONTAINER, LONG, POD, Figures, on_thread, update_of
 

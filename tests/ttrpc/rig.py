@@ -26,16 +26,22 @@ __all__ = [
     "Message",
     "RawPeer",
     "StringValue",
+    "count",
     "echo",
+    "encoded",
     "error_of",
     "eventually",
     "in_thread",
     "method",
+    "plain_handlers",
+    "raw",
     "raw_client",
     "raw_server",
     "request",
     "serving",
     "text",
+    "total",
+    "upper",
 ]
 
 SERVICE = "test.Service"
@@ -238,3 +244,38 @@ def error_of(call: Callable[[], Any]) -> tuple[grpc.StatusCode, str]:
         found: Any = error
         return found.code(), found.details()
     raise AssertionError("the call did not fail")
+
+
+def total(requests: Iterator[StringValue], context: Any) -> StringValue:
+    return text("".join(request.value for request in requests))
+
+
+def upper(requests: Iterator[StringValue], context: Any) -> Iterator[StringValue]:
+    for message in requests:
+        yield text(message.value.upper())
+
+
+def count(message: StringValue, context: Any) -> Iterator[StringValue]:
+    for number in range(int(message.value or 0)):
+        yield text(str(number))
+
+
+def plain_handlers() -> dict[str, Any]:
+    return {
+        "Echo": method("unary_unary", echo),
+        "Total": method("stream_unary", total),
+        "Upper": method("stream_stream", upper),
+        "Count": method("unary_stream", count),
+    }
+
+
+@contextmanager
+def raw(handlers: dict[str, Any] | None = None, **options: Any) -> Iterator[RawPeer]:
+    with ExitStack() as stack:
+        every = {**plain_handlers(), **(handlers or {})}
+        _, address = stack.enter_context(serving(every, **options))
+        yield stack.enter_context(raw_client(address))
+
+
+def encoded(value: str) -> bytes:
+    return text(value).SerializeToString()

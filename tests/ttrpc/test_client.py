@@ -14,8 +14,7 @@ import pytest
 from nri_sync.deadline import Deadline
 from nri_sync.errors import LocalProtocolError, NoThread
 from nri_sync.net import link as link_module
-from nri_sync.ttrpc import Channel
-from nri_sync.ttrpc import channel as channel_module
+from nri_sync.ttrpc import Channel, multicallable
 from nri_sync.ttrpc.client import ClientCall, ClientEnd
 from nri_sync.ttrpc.inbox import Inbox
 from nri_sync.ttrpc.status import Status
@@ -321,7 +320,7 @@ class TestStreams:
             assert works(Calls(channel), peer)
 
     def test_a_consumer_that_stalls_loses_the_stream(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(channel_module, "Inbox", lambda: Inbox(limit=100, stall=0.02))
+        monkeypatch.setattr(multicallable, "Inbox", lambda: Inbox(limit=100, stall=0.02))
         with raw_server() as (channel, peer):
             responses = Calls(channel).stream("M")(text("x"))
             peer.expect()
@@ -335,7 +334,7 @@ class TestStreams:
     def test_close_does_not_wait_for_a_stalled_consumer(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(channel_module, "Inbox", lambda: Inbox(limit=100, stall=LONG))
+        monkeypatch.setattr(multicallable, "Inbox", lambda: Inbox(limit=100, stall=LONG))
         lost = threading.Event()
         with raw_server(on_close=lambda cause: lost.set()) as (channel, peer):
             responses = Calls(channel).stream("M")(text("x"))

@@ -1,0 +1,269 @@
+"""Calls in flight, and calls that failed, as grpcio has them: for applications."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Callable, NoReturn
+
+import grpc
+
+from nri_sync.deadline import Deadline
+from nri_sync.text import printable
+from nri_sync.ttrpc.client import CANCELLED, ClientCall, ClientEnd
+from nri_sync.ttrpc.inbox import END
+from nri_sync.ttrpc.status import Status
+
+__all__ = ["Call", "CallError", "StreamCall"]
+
+
+class CallError(grpc.RpcError, grpc.Call, grpc.Future):  # type: ignore[type-arg]
+    """A call that failed: the exception, and at the same time the finished call, as grpcio has it.
+
+    ``__cause__`` tells why this side gave up: a TimeoutError, ConnectionLost or RemoteProtocolError. It is
+    ``None`` where the peer has answered with the error.
+    """
+
+    def __init__(self, method: str, status: Status) -> None:
+        super().__init__(method, status)
+        self.method = method
+        self._status = status
+
+    def __str__(self) -> str:
+        return f"{self.method} failed: {self.code().name}: {printable(self.details())}"
+
+    def code(self) -> grpc.StatusCode:
+        return self._status.code
+
+    def details(self) -> str:
+        return self._status.details
+
+    def debug_error_string(self) -> str:
+        return str(self)
+
+    def initial_metadata(self) -> tuple[()]:
+        return ()
+
+    def trailing_metadata(self) -> Any:
+        return self._status.trailing_metadata
+
+    def is_active(self) -> bool:
+        return False
+
+    def time_remaining(self) -> None:  # type: ignore[override]
+        return None
+
+    def cancel(self) -> bool:
+        return False
+
+    def add_callback(self, callback: Callable[[], object]) -> bool:
+        return False
+
+    def cancelled(self) -> bool:
+        return self._status is CANCELLED
+
+    def running(self) -> bool:
+        return False
+
+    def done(self) -> bool:
+        return True
+
+    def result(self, timeout: float | None = None) -> NoReturn:
+        raise self
+
+    def exception(self, timeout: float | None = None) -> CallError:
+        return self
+
+    def traceback(self, timeout: float | None = None) -> Any:
+        return _traceback(self)
+
+    def add_done_callback(self, fn: Callable[[Any], object]) -> None:
+        fn(self)
+
+
+def _traceback(error: CallError) -> Any:
+    """Where the error was raised; here, if it never was: so interceptors that ask for it find a traceback."""
+    trace: Any = error.__traceback__
+    if trace is None:
+        try:
+            raise error
+        except CallError:
+            pass
+        finally:
+            trace = error.__traceback__
+            # The traceback leads to this frame: without the name there is no cycle.
+            del error
+    return trace
+
+
+class Call(grpc.Call, grpc.Future):  # type: ignore[type-arg]
+    """A call in flight or finished; what ``future()`` and ``with_call()`` return.
+
+    A call whose last reference is gone is cancelled, as in grpcio: nobody can take its answer any more.
+    """
+
+    def __init__(self, channel: object, end: ClientEnd, call: ClientCall, deserialize: Any) -> None:
+        # Keeps the channel, which stays connected while there are calls.
+        self._channel = channel
+        self._end = end
+        self._call = call
+        self._deserialize = deserialize
+
+    # grpc.Call
+
+    def is_active(self) -> bool:
+        return not self._call.done.is_set()
+
+    def time_remaining(self) -> float | None:  # type: ignore[override]
+        return self._call.deadline.remaining()
+
+    def cancel(self) -> bool:
+        """End the call here; the server is not told, since ttRPC has no message for it."""
+        return self._end.cancel(self._call)
+
+    def add_callback(self, callback: Callable[[], object]) -> bool:
+        return self._end.add_callback(self._call, callback)
+
+    def initial_metadata(self) -> tuple[()]:
+        """Always empty: ttRPC has none."""
+        return ()
+
+    def trailing_metadata(self) -> tuple[tuple[str, bytes], ...]:
+        """The rich status, if the server sent one. Blocks until the call is done."""
+        return self._finished().trailing_metadata
+
+    def code(self) -> grpc.StatusCode:
+        """Blocks until the call is done."""
+        return self._finished().code
+
+    def details(self) -> str:
+        """Blocks until the call is done."""
+        return self._finished().details
+
+    def debug_error_string(self) -> str:
+        """The failure in one line; empty for success. Blocks until the call is done."""
+        status = self._finished()
+        return "" if status.number == 0 else str(CallError(self._call.method, status))
+
+    def _finished(self) -> Status:
+        self._end.wait(self._call)
+        assert self._call.status is not None
+        return self._call.status
+
+    # grpc.Future
+
+    def cancelled(self) -> bool:
+        """Whether :meth:`cancel` has ended it."""
+        return self._call.status is CANCELLED
+
+    def running(self) -> bool:
+        return not self.done()
+
+    def done(self) -> bool:
+        return self._call.done.is_set()
+
+    def result(self, timeout: float | None = None) -> Any:
+        """The response. Blocks until the call is done.
+
+        Raises:
+            grpc.RpcError: the call failed.
+            grpc.FutureTimeoutError: ``timeout`` (in seconds) passed; the call goes on.
+            grpc.FutureCancelledError: the call was cancelled.
+        """
+        error = self._error(timeout)
+        if error is not None:
+            raise error
+        return self.value()
+
+    def exception(self, timeout: float | None = None) -> CallError | None:
+        """Like :meth:`result`, but returns the failure; ``None`` for success."""
+        error = self._error(timeout)
+        if error is None:
+            try:
+                self.value()
+            except CallError as undecodable:
+                return undecodable
+        return error
+
+    def traceback(self, timeout: float | None = None) -> Any:
+        """Of the failure, as :meth:`exception` has it; ``None`` for success."""
+        error = self.exception(timeout)
+        return None if error is None else _traceback(error)
+
+    def add_done_callback(self, fn: Callable[[Any], object]) -> None:
+        """Have ``fn(self)`` called, on a thread of the connection, or here if the call is done."""
+        if not self._end.add_callback(self._call, lambda: fn(self)):
+            fn(self)
+
+    def _error(self, timeout: float | None) -> CallError | None:
+        if timeout is not None and not self._call.done.wait(Deadline(timeout)):
+            raise grpc.FutureTimeoutError()
+        status = self._finished()
+        if status.number == 0:
+            return None
+        if status is CANCELLED:
+            raise grpc.FutureCancelledError()
+        failure = CallError(self._call.method, status)
+        failure.__cause__ = self._call.cause
+        return failure
+
+    def value(self) -> Any:
+        """The response of a unary call that has succeeded. Raises CallError where it cannot be decoded."""
+        payload = self._call.payload or b""
+        if self._deserialize is None:
+            return payload
+        try:
+            return self._deserialize(payload)
+        except Exception as error:
+            raise CallError(self._call.method, _undecodable(error)) from error
+
+
+def _undecodable(error: Exception) -> Status:
+    return Status.of(grpc.StatusCode.INTERNAL, f"cannot deserialize the response: {error}")
+
+
+class StreamCall(Call):
+    """A call whose responses are a stream: iterate over it, from one thread."""
+
+    def __iter__(self) -> Iterator[Any]:
+        return self
+
+    def __next__(self) -> Any:
+        """The next response. Blocks until it is there.
+
+        Raises:
+            grpc.RpcError: the call failed; what arrived before that was yielded.
+        """
+        call, end = self._call, self._end
+        assert call.inbox is not None
+        try:
+            data = END if self.cancelled() else call.inbox.get(call.deadline)
+        except TimeoutError:
+            end.wait(call)
+            data = END
+        if data is END:
+            end.settle(call)
+            status = self._finished()
+            if status.number == 0:
+                raise StopIteration
+            raise CallError(call.method, status) from call.cause
+        try:
+            return data if self._deserialize is None else self._deserialize(data)
+        except Exception as error:
+            undecodable = _undecodable(error)
+            end.finish(call, undecodable, even_if_answered=True)
+            call.inbox.discard()
+            raise CallError(call.method, undecodable) from error
+        finally:
+            # Take, then look: the reading thread sets the outcome, then looks whether all has been taken.
+            if call.outcome is not None and call.inbox.drained:
+                end.settle(call)
+
+    def result(self, timeout: float | None = None) -> Any:
+        """Blocks until the stream has been consumed (by another thread) or has failed; returns itself."""
+        error = self._error(timeout)
+        if error is not None:
+            raise error
+        return self
+
+    def exception(self, timeout: float | None = None) -> CallError | None:
+        return self._error(timeout)

@@ -1,0 +1,46 @@
+"""The messages of a server: responses in their envelope, with the header of ttRPC, as they travel on the link."""
+
+from __future__ import annotations
+
+from typing import Callable, Union
+
+import grpc
+
+from nri_sync.net.link import Buffer
+from nri_sync.ttrpc import envelope_pb2
+from nri_sync.ttrpc.status import Status
+from nri_sync.wire.ttrpc import MESSAGE_MAX, RESPONSE, encode_header
+from nri_sync.wire.varint import encode_varint
+
+__all__ = ["Framing", "encode_error", "encode_success", "oversized"]
+
+#: Puts a message (its header and payload) into the shape in which it travels on the link.
+Framing = Callable[[bytes, Union[bytes, bytearray, memoryview]], list[Buffer]]
+
+_PAYLOAD_TAG = b"\x12"  # field 2 of the Response envelope, length-delimited
+
+
+def encode_success(stream_id: int, payload: bytes, frame: Framing) -> list[Buffer]:
+    """A response with a payload and no status. The envelope is written around the payload, not copied.
+
+    A payload too large for a message is answered for with RESOURCE_EXHAUSTED.
+    """
+    envelope = _PAYLOAD_TAG + encode_varint(len(payload)) if payload else b""
+    length = len(envelope) + len(payload)
+    if length > MESSAGE_MAX:
+        return encode_error(stream_id, oversized("response", length), frame)
+    return frame(encode_header(RESPONSE, stream_id, 0, length) + envelope, payload)
+
+
+def oversized(what: str, length: int) -> Status:
+    """Why a message of that length is not sent."""
+    text = f"{what} of {length} bytes exceeds the {MESSAGE_MAX} that ttRPC allows"
+    return Status.of(grpc.StatusCode.RESOURCE_EXHAUSTED, text)
+
+
+def encode_error(stream_id: int, status: Status, frame: Framing) -> list[Buffer]:
+    """A response with an error status."""
+    data = envelope_pb2.Response(status=status.to_message()).SerializeToString()
+    if len(data) > MESSAGE_MAX:
+        return encode_error(stream_id, Status(status.number, status.details[:1000] + "..."), frame)
+    return frame(encode_header(RESPONSE, stream_id, 0, len(data)), data)

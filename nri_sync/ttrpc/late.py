@@ -1,0 +1,52 @@
+"""Answering for handlers that take too long."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from nri_sync.ttrpc.context import ServicerContext
+from nri_sync.ttrpc.status import Status
+
+__all__ = ["LateCall", "LatePolicy"]
+
+
+class LateCall(Protocol):
+    """A call that a policy answers for."""
+
+    #: The full method name, or empty where the request cannot be parsed.
+    method: str
+    #: For the policy: a few words about the request, for the log.
+    about: str
+    #: None while the call waits for a thread.
+    context: ServicerContext | None
+
+    def payload(self) -> bytes:
+        """The request as it came, of a call that waits for a thread; afterwards it is empty.
+
+        Raises an exception for a request that cannot be parsed.
+        """
+
+
+class LatePolicy:
+    """When, and how, a call is answered for whose handler takes too long."""
+
+    def limit(self) -> float | None:
+        """Seconds after which a call that arrives now is answered for; ``None``: never."""
+        return None
+
+    def answer(self, call: LateCall) -> bytes | Status | None:
+        """What to answer in place of the handler: a serialized message or an error; ``None``: nothing."""
+        raise NotImplementedError
+
+    def clock_ran(self, delay: float) -> None:
+        """The thread that gives late answers ran ``delay`` seconds after its time. Must not block."""
+
+    def ahead(self) -> float:
+        """Seconds by which late answers are given before :meth:`limit`, as that thread is slow to run."""
+        return 0.0
+
+    def answered(self, call: LateCall, outcome: bytes | Status) -> None:
+        """The late answer has been sent, or waits for room. May block: it delays further late answers only."""
+
+    def finished(self, call: LateCall, error: Status | None) -> None:
+        """The handler is done, after its call was answered for. ``error`` is what it failed with."""

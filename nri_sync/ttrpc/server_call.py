@@ -1,0 +1,361 @@
+"""One call on a server, from the arrival of its request to its answer."""
+
+from __future__ import annotations
+
+import _thread
+import contextlib
+import math
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import grpc
+
+from nri_sync.errors import Reject
+from nri_sync.logger import get_logger
+from nri_sync.net.link import Buffer, Job, Link
+from nri_sync.ttrpc import envelope_pb2
+from nri_sync.ttrpc.callbacks import Callback, run_callbacks
+from nri_sync.ttrpc.context import Metadatum, ServicerContext, current_context
+from nri_sync.ttrpc.frames import calls_handlers, own_frames
+from nri_sync.ttrpc.inbox import END, Inbox
+from nri_sync.ttrpc.router import Router
+from nri_sync.ttrpc.status import Status, from_exception
+from nri_sync.wire.streams import (
+    State,
+)
+from nri_sync.wire.ttrpc import (
+    MESSAGE_MAX,
+)
+
+__all__ = ["TOO_MANY", "CallOwner", "Reply", "ServerCall"]
+
+
+from typing import Protocol
+
+from nri_sync.ttrpc.envelope import Framing, encode_error, encode_success, oversized
+from nri_sync.ttrpc.late import LatePolicy
+
+logger = get_logger("nri_sync.ttrpc")
+
+_NEVER = threading.TIMEOUT_MAX * 1e9  # nanoseconds: what means no timeout
+_OPEN = State.OPEN  # to look a member up costs a call before Python 3.12
+_NO_METADATA: tuple[Metadatum, ...] = ()
+
+#: Why a call is refused that finds neither a thread nor room to wait.
+TOO_MANY = Status.of(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many requests at once")
+
+
+class CallOwner(Protocol):
+    """The end of the connection that a call belongs to."""
+
+    router: Router
+    frame: Framing
+    peer: str
+    link: Link
+    late_policy: LatePolicy | None
+    #: For the layers above: what each context has as ``owner``.
+    owner: object
+    #: The calls that are not answered yet, by stream.
+    calls: dict[int, ServerCall]
+    #: The contexts of the calls that are being served, by thread.
+    running: dict[int, ServicerContext]
+
+    def finish(self, call: ServerCall, *, late: bool = False) -> bool:
+        """Take a call off the table, to answer it; False when another thread has."""
+
+    def settle(self, call: ServerCall) -> None:
+        """The answer to the call is sent, or will never be."""
+
+    def send_data(self, call: ServerCall, data: bytes, *, last: bool = False) -> bool:
+        """Send a message of a stream, or the end of it; False when the call is over."""
+
+    def run_elsewhere(self, callbacks: list[Callback]) -> None:
+        """Run callbacks of the application."""
+
+
+class _RequestsBroken(Exception):
+    """The stream that a handler reads from was cut off, or has something else in it."""
+
+    def __init__(self, status: Status) -> None:
+        super().__init__(status.details)
+        self.status = status
+
+
+class Reply(Job):
+    """Something to send that is already known."""
+
+    def __init__(self, buffers: Sequence[Buffer], sent: Callback = lambda: None) -> None:
+        self.size = sum(map(len, buffers))
+        self._buffers = buffers
+        self._sent = sent
+
+    def run(self) -> Sequence[Buffer]:
+        return self._buffers
+
+    def sent(self) -> None:
+        self._sent()
+
+    refuse = run
+
+
+class ServerCall(Job):
+    """One call, from the arrival of its request to its answer."""
+
+    #: The full method name, once known.
+    method = ""
+    #: When its handler has no more time, on the monotonic clock.
+    late_at = math.inf
+    #: Whether it was answered for, before its handler was done.
+    late = False
+    #: For the late policy: what the call is about.
+    about = ""
+    #: Whether it was admitted, and counts for the server until it is settled: its answer is out.
+    counts = False
+    #: Whether a thread serves it, or has.
+    begun = False
+    context: ServicerContext | None = None
+
+    def __init__(self, end: CallOwner, stream_id: int, data: bytes, state: State) -> None:
+        #: When the request came, on the monotonic clock.
+        self.since = time.monotonic()
+        self.stream_id = stream_id
+        self.size = len(data)
+        self._end = end
+        self._data = data
+        self._state = state
+        self.inbox = Inbox() if state is _OPEN else None
+
+    def sent(self) -> None:
+        """The answer is out, or will never be."""
+        self._end.settle(self)
+        if self.context is not None and self.context.answered is not None:
+            self.context.answered.set()
+
+    def refuse(self, status: Status = TOO_MANY) -> Sequence[Buffer]:
+        return self._answer(status)
+
+    def run(self) -> Sequence[Buffer]:
+        """Serve the call, in this thread; returns what is left to send."""
+        end = self._end
+        self.begun = True
+        try:
+            request = envelope_pb2.Request.FromString(self._data)
+        except Exception as error:
+            return self._answer(
+                Status.of(grpc.StatusCode.INVALID_ARGUMENT, f"unmarshal request: {error}")
+            )
+        self.method = method = f"/{request.service}/{request.method}"
+        metadata = (
+            tuple(Metadatum(pair.key, pair.value) for pair in request.metadata)
+            if request.metadata
+            else _NO_METADATA
+        )
+        nanoseconds = request.timeout_nano
+        timeout = nanoseconds / 1e9 if nanoseconds and nanoseconds < _NEVER else None
+        context = ServicerContext(method, metadata, self.since, timeout, end.peer, self._cancel)
+        # In this order: without a context, the payload is there.
+        context.owner = end.owner
+        self.context = context
+        self._data = b""
+        if self.stream_id not in end.calls:
+            context.end()  # it was over before this context was there to be told
+        thread = _thread.get_ident()
+        end.running[thread] = context
+        try:
+            buffers = self._answer(self._outcome(request, context))
+            callbacks = context.end()
+            if callbacks:
+                run_callbacks(callbacks)
+            return buffers
+        finally:
+            del end.running[thread]
+
+    def _outcome(self, request: Any, context: ServicerContext) -> bytes | Status | None:
+        """Call the handler; what to answer, or ``None`` if the last message of a stream was the answer."""
+        token = current_context.set(context)
+        try:
+            handler = self._end.router.find(self.method, context.invocation_metadata())
+            if self.inbox is not None and not getattr(handler, "request_streaming", False):
+                self.inbox.discard()  # whatever else the peer sends, nobody will take it
+            if handler is None:
+                return self._unknown(request.service, request.method)
+            if handler.request_streaming or handler.response_streaming:
+                return self._stream(handler, request.payload, context)
+            argument = self._decode(handler, request.payload)
+            if isinstance(argument, Status):
+                return argument
+            context.request = argument
+            response = handler.unary_unary(argument, context)
+            return context.status(None) or self._encode(handler, response)
+        except BaseException as error:
+            return self._failure(error, context)
+        finally:
+            current_context.reset(token)
+
+    def _decode(self, handler: Any, payload: bytes) -> Any:
+        """The request, or a Status."""
+        deserialize = handler.request_deserializer
+        try:
+            return payload if deserialize is None else deserialize(payload)
+        except Exception as error:
+            return Status.of(grpc.StatusCode.INTERNAL, f"cannot deserialize the request: {error}")
+
+    def _encode(self, handler: Any, response: Any) -> bytes | Status:
+        if response is None:
+            return Status.of(
+                grpc.StatusCode.UNKNOWN, f"the handler of {self.method} returned nothing"
+            )
+        serialize = handler.response_serializer
+        try:
+            return bytes(response if serialize is None else serialize(response))
+        except Exception as error:
+            logger.exception("cannot serialize the response of %s", self.method)
+            return Status.of(grpc.StatusCode.INTERNAL, f"cannot serialize the response: {error}")
+
+    def _stream(
+        self, handler: Any, payload: bytes, context: ServicerContext
+    ) -> bytes | Status | None:
+        """Serve a streaming call; ``None`` when its last data message has been sent instead of a response."""
+        if self._state is State.UNARY and handler.response_streaming:
+            return Status.of(
+                grpc.StatusCode.INVALID_ARGUMENT,
+                f"{self.method} is a stream, but was called as unary",
+            )
+        if handler.request_streaming:
+            argument: Any = self._requests(handler.request_deserializer, payload)
+        else:
+            argument = self._decode(handler, payload)
+            if isinstance(argument, Status):
+                return argument
+        if not handler.response_streaming:
+            response = handler.stream_unary(argument, context)
+            return context.status(None) or self._encode(handler, response)
+        behaviour = handler.stream_stream if handler.request_streaming else handler.unary_stream
+        for response in behaviour(argument, context):
+            data = self._encode(handler, response)
+            if isinstance(data, Status):
+                return data
+            if len(data) > MESSAGE_MAX:
+                return oversized("message", len(data))
+            if not self._end.send_data(self, data):
+                return None
+        status = context.status(None)
+        if status is None:
+            self._end.send_data(self, b"", last=True)
+        return status
+
+    def _requests(self, deserialize: Any, first: bytes) -> Iterator[Any]:
+        """The request messages of a stream, as they arrive."""
+        inbox, context = self.inbox, self.context
+        assert context is not None
+        deadline = context.deadline
+        # A client that streams sends its request without a payload, the one of generated code does not.
+        data: bytes | None = first if first or inbox is None else inbox.get(deadline)
+        while data is not END:
+            try:
+                request = data if deserialize is None else deserialize(data)
+            except Exception as error:
+                text = f"cannot deserialize the request: {error}"
+                raise _RequestsBroken(Status.of(grpc.StatusCode.INTERNAL, text)) from error
+            yield request
+            data = END if inbox is None else inbox.get(deadline)
+        if not context.is_active():
+            text = f"{self.method}: the call ended before the stream of requests did"
+            raise _RequestsBroken(Status.of(grpc.StatusCode.CANCELLED, text))
+
+    def _unknown(self, service: str, method: str) -> Status:
+        what = f"method {method}" if self._end.router.has_service(service) else f"service {service}"
+        return Status.of(grpc.StatusCode.UNIMPLEMENTED, what)
+
+    def _failure(self, error: BaseException, context: ServicerContext) -> Status:
+        broken = error.status if isinstance(error, _RequestsBroken) else None
+        status = context.status(broken or from_exception(error))
+        assert status is not None
+        if broken is not None or not context.is_active():
+            logger.debug("%s failed: %s", self.method, status.details)
+        elif context.aborted or isinstance(error, Reject):
+            if not context.refused:
+                logger.warning("%s refused: %s", self.method, status.details)
+        else:
+            trace = own_frames(error.__traceback__)
+            logger.error("%s failed", self.method, exc_info=(type(error), error, trace))
+        return status
+
+    def _cancel(self) -> bool:
+        """End the call from inside; returns whether it was still going on."""
+        reply = self.give_up(Status.of(grpc.StatusCode.CANCELLED, "cancelled by the server"))
+        if reply is None:
+            return False
+        self._end.link.dispatch(reply)
+        return True
+
+    def give_up(self, status: Status) -> Job | None:
+        """End the call before its handler has; returns the job that answers, or ``None`` if it is over."""
+        buffers = self._answer(status)
+        if not buffers:
+            return None
+        self._end.run_elsewhere(self.stop())
+        return Reply(buffers, self.sent)
+
+    def answer_late(self, policy: LatePolicy) -> None:
+        """Answer for the handler, which goes on, unless it is faster or the policy will not."""
+        outcome = self._late_outcome(policy)
+        buffers = () if outcome is None else self._answer(outcome, late=True)
+        if outcome is None or not buffers:
+            return
+        end = self._end
+        end.run_elsewhere(self.stop())
+        if end.link.try_send(buffers):
+            self.sent()
+        else:
+            end.link.dispatch(Reply(buffers, self.sent))
+        try:
+            policy.answered(self, outcome)
+        except Exception:
+            logger.exception("%s: cannot report the late answer", self.method)
+
+    def _late_outcome(self, policy: LatePolicy) -> bytes | Status | None:
+        self.due = math.inf
+        if not self.method:  # still waiting for a thread
+            with contextlib.suppress(Exception):
+                request = envelope_pb2.Request.FromString(self._data)
+                self.method = f"/{request.service}/{request.method}"
+        try:
+            return policy.answer(self)
+        except Exception as error:
+            logger.exception("%s: cannot answer for its handler", self.method)
+            return Status.of(grpc.StatusCode.INTERNAL, f"no answer in time: {error!r}")
+
+    def _answer(self, outcome: bytes | Status | None, *, late: bool = False) -> Sequence[Buffer]:
+        """Finish the stream; the buffers to send, none if it is finished already."""
+        end = self._end
+        if not end.finish(self, late=late):
+            if not late:
+                if self.late and end.late_policy is not None:
+                    error = outcome if isinstance(outcome, Status) else None
+                    end.late_policy.finished(self, error)
+                elif outcome is not None:
+                    logger.debug("%s: the answer is not wanted any more", self.method)
+            return ()
+        if isinstance(outcome, Status):
+            return encode_error(self.stream_id, outcome, end.frame)
+        return encode_success(self.stream_id, outcome or b"", end.frame)
+
+    def payload(self) -> bytes:
+        """The request as it came, of a call that waits for a thread; afterwards it is empty.
+
+        Raises an exception for a request that cannot be parsed.
+        """
+        return envelope_pb2.Request.FromString(self._data).payload
+
+    def stop(self) -> list[Callback]:
+        """Nobody waits for the answer any more. Returns the callbacks of the context, to be called."""
+        if self.inbox is not None:
+            self.inbox.discard()
+        return [] if self.context is None else self.context.end()
+
+
+calls_handlers(ServerCall._outcome.__code__)
+calls_handlers(ServerCall._stream.__code__)

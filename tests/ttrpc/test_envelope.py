@@ -1,0 +1,39 @@
+"""Responses as bytes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import grpc
+import pytest
+
+from nri_sync.ttrpc import envelope_pb2
+from nri_sync.ttrpc.envelope import encode_error, encode_success
+from nri_sync.ttrpc.status import Status
+
+__all__: list[str] = []
+
+Code = grpc.StatusCode
+
+INVALID_ARGUMENT, RESOURCE_EXHAUSTED, UNIMPLEMENTED, INTERNAL = 3, 8, 12, 13
+REMOTE_CLOSED, REMOTE_OPEN, NO_DATA = 1, 2, 4
+
+
+def join(header: bytes, payload: Any) -> list[Any]:
+    return [header + bytes(payload)]
+
+
+@pytest.mark.parametrize("size", [0, 1, 127, 128, 16383, 16384, 2_097_151, 2_097_152])
+def test_encode_success_is_what_protobuf_writes(size: int) -> None:
+    payload = b"x" * size
+    (data,) = encode_success(7, payload, join)
+    assert data[10:] == envelope_pb2.Response(payload=payload).SerializeToString()
+    assert data[:10] == len(data[10:]).to_bytes(4, "big") + b"\0\0\0\7\2\0"
+
+
+def test_encode_error_is_what_protobuf_writes() -> None:
+    (data,) = encode_error(7, Status(5, "gone"), join)
+    message = envelope_pb2.Response()
+    message.status.code = 5
+    message.status.message = "gone"
+    assert data[10:] == message.SerializeToString()
