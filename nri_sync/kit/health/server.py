@@ -7,6 +7,7 @@ and the number of connections is bounded: clients that are slow, silent or talk 
 from __future__ import annotations
 
 import errno
+import importlib.util
 import os
 import socket
 import threading
@@ -82,6 +83,10 @@ class HealthServer:
             self._start(made)
             for acceptor in made:
                 logger.info("serving probes and metrics on %s", _text_of(acceptor.bound))
+                if not _have_metrics():
+                    logger.info(
+                        "there are no metrics; for these do: pip install 'nri_sync[metrics]'"
+                    )
         except BaseException:
             self._undo(made)
             raise
@@ -144,6 +149,13 @@ class HealthServer:
             self._last.close()
         self._last = None
         self._acceptors = {}
+
+
+def _have_metrics() -> bool:
+    try:
+        return importlib.util.find_spec("prometheus_client") is not None
+    except ValueError:  # sys.modules says that there is none
+        return False
 
 
 def parse_address(address: str) -> tuple[socket.AddressFamily, Address]:

@@ -213,6 +213,9 @@ def test_without_the_package() -> None:
         sys.modules["prometheus_client"] = None  # as if it were not installed
         from nri_sync import kit
 
+        import logging
+
+        logging.basicConfig(level=logging.INFO)
         health = kit.Health()
         assert health.requests.figures() == {} and health.details()["state"] == "connecting"
         for ask in (health.exposition, health.collect, health.requests.collect, lambda: health.registry):
@@ -230,4 +233,11 @@ def test_without_the_package() -> None:
             else:
                 raise AssertionError("there are metrics")
     """
-    subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)],
+        check=True,
+        timeout=60,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert done.stderr.count("there are no metrics; for these do: pip install") == 1
