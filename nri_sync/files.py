@@ -10,7 +10,6 @@ import contextlib
 import errno
 import os
 import stat
-import tempfile
 
 __all__ = [
     "check_writers",
@@ -59,6 +58,8 @@ def replace_file(path: str | os.PathLike[str], data: bytes, mode: int = 0o600) -
     name = os.fspath(path)
     directory, base = os.path.split(name)
     try:
+        import tempfile  # only here: 1 MB, with shutil, that a stub does not need
+
         descriptor, beside = tempfile.mkstemp(prefix=f".{base}.", dir=directory or ".")
     except OSError as error:
         # Not with a name that the user has never seen.

@@ -7,7 +7,6 @@ returns.
 from __future__ import annotations
 
 import functools
-import inspect
 import types
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, Callable, Generic, TypeVar, Union, overload
@@ -166,6 +165,8 @@ class Background(Interceptor):
                 def synchronize(self, pods, containers):
                     ...  # may take its time
         """
+        import inspect  # only here: 1 MB that most plugins do not need
+
         if inspect.iscoroutinefunction(function) or not callable(function):
             raise TypeError(f"latest() takes an ordinary function, not {function!r}")
         return Task(self._pool, TaskState(function))
