@@ -1,4 +1,4 @@
-"""The facts about releases of runtimes: what they know of the protocol, and what they take without an effect.
+"""The facts about releases of runtimes: the events and fields that one knows, and the fields without an effect.
 
 The NRI release of a runtime decides which events and fields it knows (:mod:`nri_sync.api.compat`). Beyond that,
 runtimes accept some fields and do nothing with them. The table has the results of the end-to-end tests
@@ -78,7 +78,7 @@ class RuntimeFacts(NamedTuple):
 
     @property
     def events(self) -> EventMask:
-        """The events that it accepts in a subscription; all of them if its NRI release is not known."""
+        """The events that the runtime accepts in a subscription; all if its NRI release is not known."""
         return valid_events(self.nri_version)
 
     @property
@@ -87,23 +87,23 @@ class RuntimeFacts(NamedTuple):
 
     @property
     def locks_while_relaying(self) -> bool:
-        """Whether it answers no ``update_containers()`` while a handler runs."""
+        """Whether the runtime answers no ``update_containers()`` while a handler runs."""
         return self.name in _LOCKING
 
     def unknown(self, message: Message) -> list[str]:
-        """The fields that are set in a message and that it does not know, as paths."""
+        """The fields that a message sets and the runtime does not know, as paths."""
         return unknown_fields(message, self.nri_version)
 
     def all_unknown(self, kind: object) -> list[str]:
-        """All fields of a message, by its descriptor, that it does not know, as paths."""
+        """All fields of a message, by its descriptor, that the runtime does not know, as paths."""
         return fields_unknown_to(kind, self.nri_version)
 
     def effectless(self) -> Iterator[Effectless]:
-        """The fields that it accepts without an effect."""
+        """The fields that the runtime accepts without an effect."""
         return (entry for entry in EFFECTLESS if self.name in entry.runtimes)
 
     def without_effect(self, message: Message, *, clear: bool = False) -> dict[str, str]:
-        """The fields that are set in a message and have no effect, although it knows them: path and reason.
+        """The fields that a message sets without an effect, although the runtime knows them: path and reason.
 
         ``clear`` clears them.
         """

@@ -1,4 +1,4 @@
-"""The environment variables of a container, and the claim of only those that differ. Pure functions."""
+"""The environment variables of a container, and a claim of the variables that differ. Pure functions."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ def set_env(
     *,
     keep_own: bool = False,
 ) -> api.Adjustment:
-    """Set those variables whose value is another one in the container; returns the adjustment.
+    """Set the variables whose value differs in the container; returns the adjustment.
 
     A variable that a plugin sets is claimed, and two plugins that claim it are a conflict, which fails the
     request. So a value that the container has already, also from a plugin before this one, is not set. With
-    ``keep_own`` a variable of the container keeps its value, whatever that is.
+    ``keep_own`` a variable of the container keeps its value.
 
     Raises ValueError for a name or value that no runtime can take.
     """

@@ -32,11 +32,11 @@ logger = get_logger("nri_sync.kit.health")
 
 Address = Union[str, "tuple[Any, ...]"]
 
-# The head of a request; those of kubelets and of Prometheus have some 300 bytes.
+# The bytes of a request's head; the heads of kubelets and of Prometheus have some 300.
 _HEAD_MAX = 16384
 # Seconds without accepting, where there are no file descriptors or no memory.
 _BREATHER = 0.5
-# What the acceptor waits for the thread of a connection that gave way, in seconds: it was woken.
+# How long the acceptor waits for the thread of a connection that gave way, in seconds: the thread was woken.
 _GIVE_WAY = 1.0
 # The time of a connection that the acceptor serves itself, without a thread to be had, in seconds.
 _WITHOUT_THREAD = 1.0
@@ -78,7 +78,7 @@ def answer(health: Health, target: str, accept: str = "") -> Reply:
 
 
 class _Stream(io.RawIOBase):
-    """A socket with one deadline for all that is read and written.
+    """A socket with one deadline for all reads and writes.
 
     ``socket.makefile()`` would have a time for each read: a client that trickles could stay.
     """
@@ -152,7 +152,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self.send_error(http.HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, str(error))
 
     def finish(self) -> None:
-        """Half-close, then read what the client still sends until it closes.
+        """Half-close, then read until the client closes.
 
         A close with unread data would reset the connection, and could take the answer with it.
         """

@@ -1,4 +1,4 @@
-"""A file that tells how the plugin is doing, for exec probes, which :mod:`nri_sync.kit.probe` checks.
+"""A file with the health of the plugin, for exec probes, which :mod:`nri_sync.kit.probe` checks.
 
 Lines of ``name: value``::
 
@@ -30,7 +30,7 @@ __all__ = ["HealthFile"]
 
 logger = get_logger("nri_sync.kit.health")
 
-# What stop() waits for a file system that hangs, in seconds.
+# How long stop() waits for a file system that hangs, in seconds.
 _STOP = 5.0
 
 
@@ -106,7 +106,7 @@ class HealthFile:
 
     @signal_safe
     def _end(self) -> _Keeper | None:
-        """Have the thread end; returns what was started last."""
+        """Have the thread end; returns the last keeper."""
         keeper = self._keepers.pop(None, None)
         if keeper is not None:
             keeper.end()

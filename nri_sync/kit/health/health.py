@@ -1,7 +1,7 @@
 """How a plugin is doing: connecting, standing by, registered, synchronized, or wedged.
 
-:class:`Health` knows, from the requests that pass through it and from the stub. It is asked, and has no
-thread of its own; :class:`nri_sync.kit.HealthServer` and :class:`nri_sync.kit.HealthFile` tell others.
+:class:`Health` derives the state from the requests that pass through it and from the stub, and has no thread.
+:class:`nri_sync.kit.HealthServer` and :class:`nri_sync.kit.HealthFile` show the state.
 """
 
 from __future__ import annotations
@@ -47,9 +47,9 @@ class HealthState(str, enum.Enum):
     CONNECTING = "connecting"
     #: There is no session, as another instance of the plugin serves: see :class:`nri_sync.Handover`.
     STANDBY = "standby"
-    #: Configured, but not told yet what exists.
+    #: Configured, and not synchronized yet.
     REGISTERED = "registered"
-    #: The runtime has told what exists, and the plugin has handled it.
+    #: The plugin has handled Synchronize.
     SYNCHRONIZED = "synchronized"
     #: A handler has been running for so long that it will hardly ever return.
     WEDGED = "wedged"
@@ -102,7 +102,7 @@ class Health(Interceptor):
         """
         Args:
             wedged_after: seconds that a handler may run; default twice the request timeout that the
-                runtime has told.
+                runtime has sent.
             allow_unvalidated: whether a plugin with a validator is ready, too, when the runtime cannot call
                 the validator, and creates containers without it.
             most_unserved: the plugin is not ready while this share of its recent answers, or more, was late or
@@ -112,8 +112,8 @@ class Health(Interceptor):
             checks: further conditions of being ready; each returns None, or why the plugin is not. Asked when
                 it is ready otherwise. They must not block. One that raises counts as not ready.
             buckets: the upper bounds of the histogram of durations, in seconds, in ascending order.
-            registry: that of ``prometheus_client`` whose metrics ``/metrics`` serves beside those of the health;
-                default is ``prometheus_client.REGISTRY``.
+            registry: a registry of ``prometheus_client``, which ``/metrics`` serves beside the metrics of the
+                health; default is ``prometheus_client.REGISTRY``.
         """
         if wedged_after is not None and not wedged_after > 0:
             raise ValueError(f"wedged_after must be positive, not {wedged_after!r}")
@@ -170,7 +170,7 @@ class Health(Interceptor):
         if event == "Configure" and not stub.started:
             self._synchronized = 0
         session = stub.counters.sessions
-        # A request of a session that is over must not speak for the one after it.
+        # A request of an old session must not count for the next session.
         wanted = event == "Synchronize" and context.is_active()
         try:
             reply = self.requests.serve(event, request, context, proceed)
@@ -185,7 +185,7 @@ class Health(Interceptor):
             self._tell()
 
     def on_change(self, listener: Callable[[], object]) -> None:
-        """Have ``listener()`` called when the state may have changed by what a handler has done.
+        """Have ``listener()`` called when a handler may have changed the state.
 
         Called on the thread of the handler: it must not block. A session that is lost, and a handler that
         has become wedged, are seen by asking only.
@@ -213,7 +213,7 @@ class Health(Interceptor):
         stub = self._stub
         if stub is None:
             return HealthReport(HealthState.CONNECTING, True, False, "no stub is attached")
-        # The session is counted after it is up: asked in this order, an old one is never taken for it.
+        # The stub counts a session after it is up: in this order, an old session never passes for it.
         if stub.handover is not None and stub.handover.is_waiting:
             return HealthReport(HealthState.STANDBY, True, True, "another instance serves")
         if not stub.started:
@@ -238,7 +238,7 @@ class Health(Interceptor):
         return HealthReport(HealthState.SYNCHRONIZED, True, True, reason)
 
     def _unserved(self) -> str | None:
-        """Why the plugin is not ready, going by its answers; None if it may be."""
+        """Why the plugin is not ready, by its answers; None if the answers are good."""
         answers = self.requests.answers()
         if self._most_unserved is None or answers.total < _FEWEST_ANSWERS:
             return None
@@ -260,7 +260,7 @@ class Health(Interceptor):
         return text and f"handlers have been running for more than {limit:g} s: {text}{more}"
 
     def details(self) -> dict[str, Any]:
-        """The report and what it is based on, as plain values that JSON can carry."""
+        """The report and its grounds, as plain values that JSON can carry."""
         report = self.report()
         found: dict[str, Any] = {**report._asdict(), "state": report.state.value}
         stub = self._stub

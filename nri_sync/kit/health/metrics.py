@@ -70,14 +70,14 @@ class Slow(NamedTuple):
     #: ``namespace/pod:container``
     subject: str
     seconds: float
-    #: When it was done, in seconds since the epoch.
+    #: When the handler returned, in seconds since the epoch.
     at: float
 
 
 class _Figures:
     def __init__(self, buckets: int) -> None:
         self.outcomes: Counter[str] = Counter()
-        # One more than there are bounds, for what is above them all.
+        # One more than there are bounds, for durations above all of them.
         self.buckets = [0] * (buckets + 1)
         self.seconds = 0.0
 
@@ -217,7 +217,7 @@ class RequestMetrics(Interceptor):
 
         Raises ModuleNotFoundError without the extra ``metrics``.
         """
-        # Only those who ask need the package.
+        # Only callers of this method need the package.
         from nri_sync.kit.health import prometheus
 
         return prometheus.of_requests(self)

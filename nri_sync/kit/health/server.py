@@ -55,7 +55,7 @@ class HealthServer:
             socket_mode: the mode of a unix socket's file, whatever the umask is. The default lets only this user
                 connect.
 
-        Raises ValueError for an address that is none.
+        Raises ValueError for a text that is no address.
         """
         if not timeout > 0 or max_connections < 1:
             raise ValueError(
@@ -74,9 +74,9 @@ class HealthServer:
         fork.in_child(self._after_fork_in_child)
 
     def start(self) -> None:
-        """Listen, and serve on a thread of its own. Does nothing when it serves already.
+        """Listen, and serve on further threads. Does nothing when the server serves already.
 
-        An interrupted call is undone. Raises OSError where it cannot listen, with the address in its text.
+        An interrupted call is undone. Raises OSError, with the address in its text, where listening is impossible.
         """
         made: list[Acceptor] = []
         try:
@@ -93,7 +93,7 @@ class HealthServer:
 
     @signal_safe
     def _start(self, made: list[Acceptor]) -> None:
-        """Add the acceptor that is made to the list, if one is."""
+        """Add a new acceptor to the list, unless one serves."""
         with self._starting:
             if self._acceptors:
                 return
@@ -112,14 +112,14 @@ class HealthServer:
                 raise
 
     def stop(self) -> None:
-        """Close everything. Blocks until that is done; does nothing when it does not serve."""
+        """Close everything. Blocks until all is closed; does nothing when the server does not serve."""
         last = self._end()
         if last is not None:
             last.ended.wait(Deadline(_STOP))
 
     @signal_safe
     def _end(self) -> Acceptor | None:
-        """Have the thread end; returns what was started last."""
+        """Have the threads end; returns the last acceptor."""
         acceptor = self._acceptors.pop(None, None)
         if acceptor is not None:
             acceptor.stop()
@@ -139,7 +139,7 @@ class HealthServer:
 
     @property
     def address(self) -> str:
-        """Where it listens, as clients write it: ``"127.0.0.1:8080"`` or ``"unix:/path"``."""
+        """The address of the listener, as clients write it: ``"127.0.0.1:8080"`` or ``"unix:/path"``."""
         acceptor = self._acceptors.get(None)
         return _text_of(self._target[1] if acceptor is None else acceptor.bound)
 
