@@ -15,6 +15,8 @@ import urllib.request
 from datetime import datetime, timezone
 from typing import Any
 
+import grpc
+
 from tests.e2e import machine
 from tests.e2e.containerd import Containerd
 from tests.kubernetes import host
@@ -240,10 +242,18 @@ class Cluster(Containerd):
             self._stop("etcd")
             if not self.running:
                 self.start()
-            self.cri.remove_all()
+            machine.wait_for(self._remove_pods, PATIENCE)
         finally:
             machine.unmount(self.root / "kubelet")
             super().__exit__(*exc_info)
+
+    def _remove_pods(self) -> bool:
+        """Whether all are gone; containerd refuses to remove one whose process is still ending."""
+        try:
+            self.cri.remove_all()
+        except grpc.RpcError:
+            return False
+        return True
 
     # The API
 
