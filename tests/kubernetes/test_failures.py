@@ -48,8 +48,8 @@ def test_the_plugin_is_killed_or_stopped(
     with pods.steadily(EACH, COUNT):
         os.kill(deployment.pid, number)
     deployment.wait_ready_after(restarts)
-    # The request that the plugin had when it died: NRI goes on without the answer, and its validator finds the plugin
-    # among those that were asked (CreateContainer of NRI's adaptation).
+    # The request that the plugin had when it died: NRI goes on without the answer, and its validator finds the
+    # plugin among those that were asked (CreateContainer of NRI's adaptation).
     count = settle(pods, mode, lost=1)
     table.note(f"{number.name} of the plugin", mode, count)
 
