@@ -1,7 +1,7 @@
 """One connection of a stub, from dialling to its end: how a start, a stop and a loss go.
 
 The threads of a connection, and the thread that starts it, meet in its :class:`Attempt`: the lifecycle decides
-which of them comes first (see :mod:`nri_sync.plugin.lifecycle`), and this module does what follows from that.
+which of them comes first (see :mod:`nri_sync.plugin.lifecycle`), and this module acts on that.
 
 ====== ====================================================================================================
 start  :meth:`Connection.start` -> :meth:`~Connection.run`: begin, open, attach, register -> (the runtime)
@@ -93,9 +93,9 @@ class Connection:
         self.ended = Latch()
         # Each is set when an answer has been sent: that of a handler that has asked to end the connection.
         self._last_answers: deque[Latch] = deque()
-        #: What the plugin sets, and its runtime does not know.
+        #: Fields that the plugin sets and that its runtime does not know.
         self.ignored = IgnoredFields(self._logger, plugin.tally)
-        #: What its runtime has sent.
+        #: The facts that its runtime has sent.
         self.facts = lifecycle.facts
         #: How many seconds a handler has before its request is answered for it; ``None``: as many as it needs,
         #: before the session is configured.
@@ -154,7 +154,7 @@ class Connection:
     # Starting
 
     def run(self) -> None:
-        """Connect, register and serve; on a thread of its own."""
+        """Connect, register and serve. For a new thread: returns when that is not needed any more."""
         refused = self._lifecycle.begin(self.attempt)
         if refused is not None:
             first, _ = self._lifecycle.begin_end(self.attempt, refused)
@@ -237,7 +237,7 @@ class Connection:
             session.link.close(RemoteProtocolError(reason))
 
     def learn(self, request: nri_pb2.ConfigureRequest) -> None:
-        """Take in what the runtime says of itself."""
+        """Take in the runtime's names, versions and timeouts."""
         self.registered = True  # though the reply may still be on its way
         self.facts = facts = self.facts.told(request, self._plugin.defaults)
         self.ignored.learn(facts.runtime_nri_version)

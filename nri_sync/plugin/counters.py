@@ -1,4 +1,4 @@
-"""What a stub has done so far, in numbers."""
+"""The counters of a stub."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Counters(NamedTuple):
     #: Handlers that raised something else than a refusal.
     errors: int = 0
     #: Requests that a handler has refused, with ``errors.Reject`` or ``abort()``; and container adjustments that
-    #: a validator has rejected, whatever it has raised.
+    #: a validator has rejected, by any exception.
     rejections: int = 0
     #: Requests that were answered for, because the handler took too long.
     late_replies: int = 0

@@ -34,7 +34,7 @@ _NEVER_LATE = frozenset({"Configure", "Shutdown"})
 
 
 class TimedConnection(Protocol):
-    """What late answers need of a connection."""
+    """The part of a connection that late answers use."""
 
     facts: Facts
     #: How many seconds a handler has; ``None``: its request is not answered for it.
@@ -47,7 +47,7 @@ class Late(LatePolicy):
     """Answers for handlers just before the runtime would give up on them, and cut the plugin off.
 
     The answer is empty, or an error if the failure policy wants requests to fail. A validation always
-    fails: an empty answer would approve what nobody has looked at.
+    fails: an empty answer would approve an adjustment that no code has looked at.
     """
 
     def __init__(self, plugin: PluginSpec, conn: TimedConnection) -> None:

@@ -1,4 +1,4 @@
-"""What a stub is doing, and with which attempt: ONE lock and condition variable guard both.
+"""The state of a stub, and its current attempt: ONE lock and condition variable guard both.
 
 An :class:`Attempt` is one start, and the session that comes of it. :meth:`Lifecycle.admit` makes it, and the
 methods of the lifecycle change it: so the data and its lock stand in this file.
@@ -66,7 +66,7 @@ class Lifecycle:
         self.current: Attempt | None = None
         #: Why the last session that was configured ended: ``None`` if this side ended it.
         self.close_reason: ConnectionLost | None = None
-        #: What the last attempt that was current has learned.
+        #: The facts that the last current attempt has learned.
         self.facts = facts
         fork.in_child(self._after_fork_in_child)
 

@@ -1,4 +1,4 @@
-"""The state of a node, which comes in parts of up to 4 MiB, and the bound on what is held of it.
+"""The state of a node, which comes in parts of up to 4 MiB, and the bound on its memory.
 
 A pod or container of two bytes on the wire is an object of some 400 bytes in memory, or 800 with its messages:
 4 MiB of them are two million objects. So each part is measured before it is parsed, and each object counts on top
@@ -17,16 +17,16 @@ __all__ = ["MOST", "Measured", "NodeState", "Parts", "measure"]
 
 #: The most that is held, in bytes as :meth:`Parts.count` counts them: 50,000 containers of 3 kB fit.
 MOST = 256 * 1024 * 1024
-# What a pod or container counts for, on top of its bytes.
+# Each pod or container counts for so many bytes more.
 _OBJECT = 1024
 
-# The numbers of SynchronizeRequest's fields `pods` and `containers`, of which each entry is an object, and `more`.
+# The numbers of SynchronizeRequest's fields `pods` and `containers`, whose entries are objects, and `more`.
 _OBJECTS = frozenset((1, 2))
 _MORE = 3
 
 
 class Measured(NamedTuple):
-    """What a part holds."""
+    """The content of a part."""
 
     objects: int
     more: bool
@@ -96,7 +96,7 @@ class Parts:
 def measure(data: bytes) -> Measured:
     """Look into a SynchronizeRequest on the wire without parsing its pods and containers.
 
-    For bytes that are no such message, what there is before the mistake: to parse them fails as well.
+    Of bytes that are no such message, the part before the mistake is measured: to parse them fails as well.
     Source of the format: the "Encoding" page of protobuf's documentation.
     """
     objects, more, position = 0, False, 0

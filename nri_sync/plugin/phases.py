@@ -1,4 +1,4 @@
-"""What failed a start or ended a session, in words: by the phase that the connection had reached.
+"""Why a start failed or a session ended, in words: by the phase that the connection had reached.
 
 The phases, in their order: dial, register, configure, synchronize, serve.
 """
@@ -52,7 +52,7 @@ def lost(
     now: float,
     request_timeout: float,
 ) -> str:
-    """What happened, in which phase, and the likely reason. ``serving`` are the requests in flight."""
+    """The cause, the phase, and the likely reason. ``serving`` are the requests in flight."""
     likely = _slow(serving, now, request_timeout) or _LIKELY[phase]
     return f"plugin {name}: {cause} {_WHILE[phase]}; {likely}"
 

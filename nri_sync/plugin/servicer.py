@@ -36,9 +36,9 @@ _VALIDATE = "ValidateContainerAdjustment"
 
 
 class ServedConnection(Protocol):
-    """What a servicer needs of a connection, which is the ``owner`` of each context."""
+    """The part of a connection that a servicer uses. The ``owner`` of each context is one."""
 
-    #: What the runtime has sent of itself.
+    #: The runtime's names, versions and timeouts.
     facts: Facts
     ignored: IgnoredFields
     #: The state of the node, while it comes in parts.
@@ -101,7 +101,7 @@ class Servicer:
         return behaviour
 
     def _call(self, handler: Handler, arguments: Sequence[Any], context: ServicerContext) -> Any:
-        """Call the plugin's handler, if it has it, and make the reply of what it returns."""
+        """Call the plugin's handler, if there is one, and make the reply of the result."""
         method = self._plugin.handlers.get(handler.name)
         if method is None:
             return handler.reply(None)
@@ -110,7 +110,7 @@ class Servicer:
         conn: ServedConnection = context.owner
         serving = conn.serving
         thread = _thread.get_ident()
-        # An interceptor may call it on a thread of its own.
+        # An interceptor may call it on another thread.
         elsewhere = thread not in serving
         served = serving.setdefault(thread, context)
         served.handler = handler.name
@@ -145,7 +145,7 @@ class Servicer:
     def _state_change(
         self, request: nri_pb2.StateChangeEvent, context: ServicerContext
     ) -> nri_pb2.Empty:
-        """What runtimes before NRI v0.12 send in place of most methods. Unknown events have no effect."""
+        """Runtimes before NRI v0.12 send this in place of most methods. Unknown events have no effect."""
         handler = BY_EVENT.get(request.event)
         if handler is None:
             self._plugin.logger.debug(

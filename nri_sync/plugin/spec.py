@@ -1,4 +1,4 @@
-"""What a stub is made of, and never changes."""
+"""The parts of a stub that never change."""
 
 from __future__ import annotations
 
