@@ -148,7 +148,9 @@ class EventMask(enum.IntFlag):
 
                     close = difflib.get_close_matches(name, _BY_NAME, 1)
                     hint = f", is {close[0]!r} meant?" if close else ""
-                    raise ValueError(f"unknown event {name!r} in {listed!r}{hint}")
+                    raise ValueError(
+                        f"unknown event {_check.show(name)} in {_check.show(listed)}{hint}"
+                    )
                 mask |= _BY_NAME[name]
         return mask
 

@@ -214,3 +214,9 @@ def test_other_types_do_not_combine(other: Any) -> None:
         EventMask.POD | other
     with pytest.raises(TypeError):
         EventMask.POD & other
+
+
+def test_an_unknown_event_is_quoted_in_few_characters() -> None:
+    with pytest.raises(ValueError, match="unknown event") as caught:
+        EventMask.parse("pod," + "x\7" * 100_000)
+    assert len(str(caught.value)) < 300

@@ -5,8 +5,9 @@
 
 (``tox -e fuzz -- mux -max_total_time=600`` does the same in an environment of its own.)
 
-Targets are the functions ``one_input`` of the modules ``fuzz_*`` beside this file; each compares the package
-with a model of its own and fails by an exception. An input that fails is left in ``cases/<target>`` beside
+Targets are the functions ``one_input`` of the modules ``fuzz_*`` beside this file. Those of the protocol compare
+the package with a model of its own; those of texts and files take a value, or an error of the documented kind.
+Each fails by an exception. An input that fails is left in ``cases/<target>`` beside
 this file, where the ordinary tests replay it: mend the package, give the file a telling name, and commit
 both. CORPUS is a directory that keeps interesting inputs from one run to the next.
 """
@@ -21,7 +22,13 @@ from pathlib import Path
 
 __all__ = ["TARGETS", "main"]
 
-TARGETS = ("mux", "ttrpc", "streams")
+TARGETS = ("mux", "ttrpc", "streams", "texts", "files")
+# What is measured for coverage.
+_CORE = ["nri_sync.wire"]
+_INSTRUMENTED = {
+    "texts": ["nri_sync.kit", "nri_sync.api", "nri_sync.text"],
+    "files": ["nri_sync.kit", "nri_sync.testing", "examples.hook_injector"],
+}
 _CASES = Path(__file__).parent / "cases"
 
 
@@ -36,7 +43,7 @@ def main(arguments: list[str]) -> int:
         return 2
     # By name: the fuzzer is not there on every Python on which the tests are checked.
     atheris = importlib.import_module("atheris")
-    with atheris.instrument_imports(include=["nri_sync.wire"]):
+    with atheris.instrument_imports(include=_INSTRUMENTED.get(name, _CORE)):
         target = importlib.import_module(f"tests.fuzz.fuzz_{name}")
     cases = _CASES / name
     with tempfile.TemporaryDirectory() as scratch:
