@@ -258,6 +258,9 @@ def _terminals() -> dict[str, str]:
         Path(directory, "pods.yaml").write_text(PODS)
         simulate = _printed("nri-sync simulate timezone.py -f pods.yaml", directory)
         demo = _printed("nri-sync demo", directory)
+    # The picture is of the difference; the plugin and the pod come before it.
+    command, _, rest = demo.partition("\n")
+    demo = f"{command}\n...\n{rest[rest.index('The difference') :]}"
     return {
         "simulate": terminal("What nri-sync simulate prints", simulate),
         "demo": terminal("What nri-sync demo prints", demo),
