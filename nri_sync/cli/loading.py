@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
+import difflib
 import importlib
 import importlib.util
 import inspect
@@ -27,6 +27,9 @@ __all__ = ["DEFAULT_INDEX", "PLUGIN_HELP", "identity", "load_program", "plugin_n
 DEFAULT_INDEX = "10"
 PLUGIN_HELP = "FILE.py or a module, with a kit.Program or a plugin in it; :NAME after it chooses one of several"
 
+_PACKAGE = Path(kit.__file__).parents[1]
+# Of difflib: how much alike names are of which one is probably the other misspelt.
+_ALIKE = 0.8
 _HANDLER_NAMES = frozenset(handler.name for handler in HANDLERS)
 
 
@@ -95,7 +98,8 @@ def _load_module(where: str) -> ModuleType:
         return importlib.import_module(where)
     except ModuleNotFoundError as error:
         if error.name and (where == error.name or where.startswith(error.name + ".")):
-            hint = f"; is {where}.py meant?" if Path(f"{where}.py").exists() else ""
+            file = Path(f"{where.replace('-', '_')}.py")
+            hint = f"; is {file} meant?" if file.exists() else ""
             raise CommandError(
                 f"{where}: there is no module of this name on the Python path{hint}",
                 ExitCode.PLUGIN,
@@ -105,16 +109,6 @@ def _load_module(where: str) -> ModuleType:
         raise _failed(f"{where}: importing it failed", error) from error
     finally:
         sys.path.remove("")
-
-
-@contextlib.contextmanager
-def _arguments_of(path: Path) -> Iterator[None]:
-    """The arguments of the command are none of the file's."""
-    arguments, sys.argv = sys.argv, [str(path)]
-    try:
-        yield
-    finally:
-        sys.argv = arguments
 
 
 def _load_file(path: Path) -> ModuleType:
@@ -130,8 +124,7 @@ def _load_file(path: Path) -> ModuleType:
     sys.modules[spec.name] = module
     sys.path.insert(0, str(path.resolve().parent))
     try:
-        with _arguments_of(path):
-            spec.loader.exec_module(module)
+        spec.loader.exec_module(module)
     except SystemExit as error:
         raise _ended(f"{path}: running it") from error
     except Exception as error:
@@ -147,13 +140,18 @@ def _ended(what: str) -> CommandError:
 
 
 def _failed(what: str, error: Exception) -> CommandError:
-    place = ""
-    frames = traceback.extract_tb(error.__traceback__)
+    text, place = str(error), ""
+    # The caller of this package's code is to be named, not the code.
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if _PACKAGE not in Path(frame.filename).parents
+    ]
     if isinstance(error, SyntaxError):
-        place = f" (line {error.lineno})"
-    elif frames:
+        text, place = error.msg, f" (line {error.lineno})"
+    elif frames and not frames[-1].filename.startswith("<"):
         place = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})"
-    return CommandError(f"{what}: {type(error).__name__}: {error}{place}", ExitCode.PLUGIN)
+    return CommandError(f"{what}: {type(error).__name__}: {text}{place}", ExitCode.PLUGIN)
 
 
 def _named(module: ModuleType, name: str, target: str) -> Any:
@@ -170,14 +168,18 @@ def _named(module: ModuleType, name: str, target: str) -> Any:
 
 
 def _only_program(module: ModuleType, where: str) -> Any:
-    found = [(n, v) for n, v in vars(module).items() if isinstance(v, kit.Program)]
-    found = list({id(value): (name, value) for name, value in reversed(found)}.values())
+    programs: dict[int, tuple[str, Any]] = {}
+    for name, value in vars(module).items():
+        if isinstance(value, kit.Program):
+            programs.setdefault(id(value), (name, value))
+    found = list(programs.values())
     if not found:
         make = getattr(module, "program", None)
         if inspect.isfunction(make) and make.__module__ == module.__name__:
             return make
         found = list(_plugins(module))
     if not found:
+        _refuse_misspelt(module, where)
         raise CommandError(
             f"{where}: no plugin in it; a plugin is an object, or a class, with a handler such as "
             "create_container(self, pod, container)",
@@ -190,6 +192,20 @@ def _only_program(module: ModuleType, where: str) -> Any:
             ExitCode.PLUGIN,
         )
     return found[0][1]
+
+
+def _refuse_misspelt(module: ModuleType, where: str) -> None:
+    """Raise CommandError for a method that is probably a handler misspelt."""
+    for kind in vars(module).values():
+        if not isinstance(kind, type) or kind.__module__ != module.__name__:
+            continue
+        for name in vars(kind):
+            close = difflib.get_close_matches(name, _HANDLER_NAMES, 1, _ALIKE)
+            if close:
+                raise CommandError(
+                    f"{where}: no plugin in it: {kind.__qualname__}.{name} is no handler, is {close[0]} meant?",
+                    ExitCode.PLUGIN,
+                )
 
 
 def _is_configured_by(module: ModuleType, plugin: object) -> bool:

@@ -21,6 +21,7 @@ from nri_sync.cli.loading import DEFAULT_INDEX, PLUGIN_HELP, identity, load_prog
 from nri_sync.cli.simulation_view import show
 from nri_sync.errors import ConfigError, IdentityError, NRIError, PluginError
 from nri_sync.kit import Quantity, parse_duration
+from nri_sync.kit.program.definition import config_error
 from nri_sync.testing.manifests import Assumptions, ManifestError, Workload, check_ids, load
 from nri_sync.testing.simulation import NotSynchronized, SimulatedPlugin, Simulation, simulate
 
@@ -165,6 +166,9 @@ def _simulate(run: Callable[[], Simulation]) -> Simulation:
     except NotSynchronized as error:
         raise CommandError(str(error), ExitCode.CRASHED) from error
     except NRIError as error:
+        refused = config_error(error)
+        if refused is not None:
+            raise CommandError(str(refused), ExitCode.CONFIG) from error
         raise CommandError(str(error), ExitCode.REJECTED) from error
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from nri_sync.cli.errors import CommandError, ExitCode
-from nri_sync.cli.loading import load_program, plugin_name
+from nri_sync.cli.loading import identity, load_program, plugin_name
 
 __all__: list[str] = []
 
@@ -88,7 +88,66 @@ class TestFound:
         loaded(written(tmp_path, text))
 
 
+class TestPrograms:
+    PROGRAM = PLUGIN.format(name="Tuner") + (
+        "from nri_sync import kit\nPROGRAM = kit.Program(Tuner, name='x', idx='42')\nSAME = PROGRAM\n"
+    )
+
+    def test_a_program_rather_than_its_plugin(self, tmp_path: Path) -> None:
+        target = written(tmp_path, self.PROGRAM)
+        assert identity(target, load_program(target)) == ("42", "x")
+
+    def test_a_function_that_makes_it(self, tmp_path: Path) -> None:
+        text = PLUGIN.format(name="Tuner") + (
+            "from nri_sync import kit\ndef program():\n    return kit.Program(Tuner(), idx=7)\n"
+        )
+        target = written(tmp_path, text)
+        assert identity(target, load_program(target)) == ("07", "tuner")
+
+    def test_a_chain_rather_than_its_plugins(self, tmp_path: Path) -> None:
+        text = (
+            PLUGIN.format(name="One")
+            + PLUGIN.format(name="Two")
+            + (
+                "from nri_sync import kit\none = One()\nBOTH = kit.chain(kit.Inventory(), kit.chain(one, Two()))\n"
+            )
+        )
+        assert repr(loaded(written(tmp_path, text))) == "chain(Inventory, chain(One, Two))"
+
+    def test_two(self, tmp_path: Path) -> None:
+        text = self.PROGRAM + "OTHER = kit.Program(Tuner)\n"
+        assert "more than one plugin in it: PROGRAM, OTHER;" in failure(written(tmp_path, text))
+
+    def test_the_dataclass_of_the_module(self, tmp_path: Path) -> None:
+        text = "import dataclasses\n@dataclasses.dataclass\nclass Config:\n    a: int = 1\n"
+        program = load_program(written(tmp_path, text + PLUGIN.format(name="Tuner")))
+        assert program.config is not None
+        assert program.config.__name__ == "Config"
+
+    def test_not_where_the_plugin_has_its_own_way(self, tmp_path: Path) -> None:
+        text = "import dataclasses\n@dataclasses.dataclass\nclass Config:\n    a: int = 1\n"
+        own = "    def configure(self, config, runtime, version):\n        pass\n"
+        assert load_program(written(tmp_path, text + PLUGIN.format(name="T") + own)).config is None
+
+    def test_main_without_a_guard(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        monkeypatch.setattr(sys, "argv", ["nri-sync", "run", "tuner.py"])
+        text = PLUGIN.format(name="T") + "from nri_sync import kit\nkit.main(T, name='t', idx=10)\n"
+        assert 'belongs under: if __name__ == "__main__":' in failure(written(tmp_path, text))
+
+
 class TestNotFound:
+    def test_a_handler_that_is_misspelt(self, tmp_path: Path) -> None:
+        text = "class Tuner:\n    def create_containers(self, pod, container):\n        pass\n"
+        assert failure(written(tmp_path, text)).endswith(
+            "Tuner.create_containers is no handler, is create_container meant?"
+        )
+
+    def test_the_place_is_the_users(self, tmp_path: Path) -> None:
+        text = "from nri_sync import kit\nP = kit.Program(int, confg=1)\n"
+        assert failure(written(tmp_path, text)).endswith("is config meant? (tuner.py, line 2)")
+
     def test_no_file(self, tmp_path: Path) -> None:
         assert "there is no such Python file" in failure(str(tmp_path / "none.py"))
 

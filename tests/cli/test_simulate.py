@@ -158,6 +158,25 @@ def test_what_a_handler_raises_is_shown_once(plugin: str, tmp_path: Path) -> Non
 
 
 class TestRefused:
+    def test_a_configuration_that_is_needed_and_missing(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        text = (
+            "import dataclasses\nfrom nri_sync import kit\n@dataclasses.dataclass\n"
+            "class Config:\n    needed: str\n"
+            "class P:\n    def create_container(self, pod, container):\n        pass\n"
+            "PROGRAM = kit.Program(P, config=Config)\n"
+        )
+        (tmp_path / "p.py").write_text(text)
+        (tmp_path / "pod.yaml").write_text(
+            "{apiVersion: v1, kind: Pod, metadata: {name: a}, spec: {containers: [{name: b, image: c}]}}"
+        )
+        arguments = ["simulate", str(tmp_path / "p.py"), "-f", str(tmp_path / "pod.yaml")]
+        assert main(arguments) == ExitCode.CONFIG
+        error = capsys.readouterr().err
+        assert "needed: missing" in error
+        assert "Aborted" not in error
+
     def test_no_yaml(self, plugin: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         path = tmp_path / "broken.yaml"
         path.write_text("a: [1\nb: }")

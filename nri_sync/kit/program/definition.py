@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from nri_sync.plugin.interceptors import AnyInterceptor
 
-__all__ = ["Assembly", "Program", "Unusable", "configuration_of"]
+__all__ = ["Assembly", "Program", "Unusable", "check_hooks", "config_error", "configuration_of"]
 
 #: The options of a program beside those of a stub.
 _OPTIONS = ("backoff", "config", "description", "health", "idx", "name")
@@ -226,6 +226,13 @@ def configuration_of(plugin: Any) -> Callable[..., object] | None:
             found: Callable[..., object] = cls
             return found
     return None
+
+
+def config_error(error: BaseException | None) -> ConfigError | None:
+    """What made Configure fail, where that was the configuration."""
+    while error is not None and not isinstance(error, ConfigError):
+        error = error.__cause__ or error.__context__
+    return error
 
 
 def check_hooks(plugin: object) -> None:

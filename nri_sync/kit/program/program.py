@@ -35,7 +35,7 @@ from nri_sync.kit.health.file import HealthFile
 from nri_sync.kit.health.health import Health
 from nri_sync.kit.health.server import HealthServer
 from nri_sync.kit.logs.logs import setup_logging
-from nri_sync.kit.program.definition import Program, Unusable
+from nri_sync.kit.program.definition import Program, Unusable, config_error
 from nri_sync.kit.program.options import Options, add_options
 from nri_sync.kit.program.supervisor import Supervisor
 from nri_sync.kit.program.systemd import Notifier
@@ -351,19 +351,12 @@ def _is_launched(options: Options) -> bool:
     return bool(os.environ.get(api.ENV_PLUGIN_SOCKET))
 
 
-def _config_error(error: BaseException | None) -> ConfigError | None:
-    """What made Configure fail, where that was the configuration."""
-    while error is not None and not isinstance(error, ConfigError):
-        error = error.__cause__ or error.__context__
-    return error
-
-
 def _explain(error: BaseException) -> str:
-    return str(_config_error(error) or error) or repr(error)
+    return str(config_error(error) or error) or repr(error)
 
 
 def _exit_code(error: Exception) -> ExitCode:
-    if _config_error(error) is not None:
+    if config_error(error) is not None:
         return ExitCode.CONFIG
     if isinstance(error, (IdentityError, Unusable)):
         return ExitCode.USAGE

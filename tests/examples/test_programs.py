@@ -1,0 +1,86 @@
+"""Each example with a configuration, in every way to run a plugin."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nri_sync.cli import main
+from nri_sync.cli.errors import ExitCode
+from nri_sync.cli.loading import load_program
+from nri_sync.testing import FakeRuntime
+
+__all__: list[str] = []
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+CONFIGURED = sorted(path.parent.name for path in EXAMPLES.glob("*/config.yaml"))
+# Those that find in this machine, or in the pod, what they refuse.
+REFUSING = {"cpu_pinning", "default_validator", "image_policy", "network_device_injector"}
+
+
+@pytest.fixture(autouse=True)
+def _modules_of_this_test_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    # The name under which the file of each is loaded. It is taken away again in the end.
+    monkeypatch.setitem(sys.modules, "plugin", sys)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+
+
+def files(example: str, name: str = "config.yaml") -> tuple[str, str]:
+    return str(EXAMPLES / example / "plugin.py"), str(EXAMPLES / example / name)
+
+
+@pytest.mark.parametrize("example", CONFIGURED)
+def test_in_simulate(example: str, capsys: pytest.CaptureFixture[str]) -> None:
+    plugin, config = files(example)
+    code = main(["simulate", plugin, "-c", config, "-f", str(EXAMPLES / example / "pod.yaml")])
+    assert code in ((ExitCode.OK, ExitCode.FOUND) if example in REFUSING else (ExitCode.OK,))
+    assert "Traceback" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("example", CONFIGURED)
+def test_a_wrong_configuration_in_simulate(
+    example: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plugin, _ = files(example)
+    config = tmp_path / "config.yaml"
+    config.write_text("no_such_key_anywhere: 1\n")
+    pod = str(EXAMPLES / example / "pod.yaml")
+    assert main(["simulate", plugin, "-c", str(config), "-f", pod]) == ExitCode.CONFIG
+    assert "no_such_key_anywhere" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("example", CONFIGURED)
+def test_in_a_test(example: str, nri_plugin: Any) -> None:
+    plugin, config = files(example)
+    program = load_program(plugin)
+    nri_plugin(program, config=Path(config).read_text())
+    assert program.plugin.config is not None
+
+
+@pytest.mark.parametrize("example", CONFIGURED)
+def test_in_run(example: str, tmp_path: Path) -> None:
+    plugin, config = files(example)
+    with FakeRuntime() as runtime:
+        process = subprocess.Popen(
+            [
+                sys.executable, "-m", "nri_sync", "run", plugin, "--config", config,
+                "--socket", runtime.socket_path,
+            ],
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            env={**os.environ, "PYTHONPATH": str(EXAMPLES.parent)},
+        )  # fmt: skip
+        try:
+            runtime.wait_for(lambda: runtime.plugins or process.poll() is not None)
+            process.send_signal(signal.SIGTERM)
+            output, _ = process.communicate(timeout=20)
+        finally:
+            process.kill()
+            process.communicate()
+    assert process.returncode == ExitCode.OK, output
+    assert f"configured from {config}" in output
