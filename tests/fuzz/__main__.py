@@ -9,7 +9,8 @@ Targets are the functions ``one_input`` of the modules ``fuzz_*`` beside this fi
 the package with a model of its own; those of texts and files take a value, or an error of the documented kind.
 Each fails by an exception. An input that fails is left in ``cases/<target>`` beside
 this file, where the ordinary tests replay it: mend the package, give the file a telling name, and commit
-both. CORPUS is a directory that keeps interesting inputs from one run to the next.
+both. CORPUS is a directory that keeps interesting inputs from one run to the next;
+``.cache/fuzz/<target>`` without it.
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ from __future__ import annotations
 import importlib
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 __all__ = ["TARGETS", "main"]
@@ -30,6 +30,7 @@ _INSTRUMENTED = {
     "files": ["nri_sync.kit", "nri_sync.testing", "examples.hook_injector"],
 }
 _CASES = Path(__file__).parent / "cases"
+_CORPUS = Path(__file__).parents[2] / ".cache" / "fuzz"
 
 
 def main(arguments: list[str]) -> int:
@@ -45,13 +46,13 @@ def main(arguments: list[str]) -> int:
     atheris = importlib.import_module("atheris")
     with atheris.instrument_imports(include=_INSTRUMENTED.get(name, _CORE)):
         target = importlib.import_module(f"tests.fuzz.fuzz_{name}")
-    cases = _CASES / name
-    with tempfile.TemporaryDirectory() as scratch:
-        # New inputs go to the first directory of the corpora; the others are only read.
-        own = [] if any(not option.startswith("-") for option in options) else [scratch]
-        arguments = [name, f"-artifact_prefix={cases}/", *options, *own, str(cases)]
-        atheris.Setup(arguments, target.one_input)
-        atheris.Fuzz()
+    cases, corpus = _CASES / name, _CORPUS / name
+    corpus.mkdir(parents=True, exist_ok=True)
+    # New inputs go to the first directory of the corpora; the others are only read.
+    own = [] if any(not option.startswith("-") for option in options) else [str(corpus)]
+    arguments = [name, f"-artifact_prefix={cases}/", *options, *own, str(cases)]
+    atheris.Setup(arguments, target.one_input)
+    atheris.Fuzz()
     return 0
 
 
