@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from pathlib import Path
 
 import yaml
 
+from tests.e2e.cri import Container
 from tests.e2e.machine import wait_for
 from tests.kubernetes.cluster import PATIENCE, Cluster
 
@@ -24,12 +26,6 @@ REQUIRED = "required"
 MODES = (NEITHER, HANDOVER, REQUIRED)
 TOLERATED = "tolerate-missing-plugins.noderesource.dev"
 
-_DEFAULT_VALIDATOR = f"""
-[plugins."io.containerd.nri.v1.nri".default_validator]
-  enable = true
-  required_plugins = ["ulimit-adjuster"]
-  tolerate_missing_plugins_annotation = "{TOLERATED}"
-"""
 # Hangs once for each pod that asks for it, for longer than any timeout.
 _HANGING = """
 import sys, time
@@ -69,7 +65,7 @@ class Deployment:
 
     def _require(self, required: bool) -> None:
         self.cluster.stop()
-        self.cluster.configure(_DEFAULT_VALIDATOR if required else "")
+        self.cluster.configure(_requirement() if required else "")
         self.cluster.start()
         self._is_required = required
 
@@ -156,6 +152,13 @@ class Deployment:
         (container,) = [
             item for item in found if item.labels["io.kubernetes.container.name"] == "plugin"
         ]
-        from tests.e2e.cri import Container
-
         return Container(self.cluster.cri, container.id, "plugin").pid
+
+
+def _requirement() -> str:
+    """The part of containerd's configuration that docs/deploying.md shows, for this plugin."""
+    page = (ROOT / "docs" / "deploying.md").read_text()
+    block: str
+    (block,) = re.findall(r"^```toml\n(.*?)^```$", page, re.M | re.S)
+    assert TOLERATED in block
+    return "\n" + block.replace("device-injector", "ulimit-adjuster")
