@@ -38,9 +38,19 @@ def files(example: str, name: str = "config.yaml") -> tuple[str, str]:
 @pytest.mark.parametrize("example", CONFIGURED)
 def test_in_simulate(example: str, capsys: pytest.CaptureFixture[str]) -> None:
     plugin, config = files(example)
-    code = main(["simulate", plugin, "-c", config, "-f", str(EXAMPLES / example / "pod.yaml")])
+    arguments = ["simulate", plugin, "-c", config, "-f", str(EXAMPLES / example / "pod.yaml")]
+    if example == "network_device_injector":
+        # pyroute2 leaves an event loop open where there is no such network namespace: in a process of its own.
+        done = subprocess.run(
+            [sys.executable, "-m", "nri_sync", *arguments],
+            env={**os.environ, "PYTHONPATH": str(EXAMPLES.parent)},
+            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        code, errors = done.returncode, done.stderr
+    else:
+        code, errors = main(arguments), capsys.readouterr().err
     assert code in ((ExitCode.OK, ExitCode.FOUND) if example in REFUSING else (ExitCode.OK,))
-    assert "Traceback" not in capsys.readouterr().err
+    assert "Traceback" not in errors
 
 
 @pytest.mark.parametrize("example", CONFIGURED)
