@@ -26,6 +26,7 @@ of a reader that was faster, which is why the clock has a thread of its own, fro
 from __future__ import annotations
 
 import contextlib
+import enum
 import fcntl
 import logging
 import math
@@ -38,7 +39,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Sequence
-from typing import Any, Union
+from typing import Union
 
 from nri_sync import fork
 from nri_sync.deadline import Deadline
@@ -119,19 +120,30 @@ class Receiver:
         """
 
 
+class _Role(enum.Enum):
+    """What a thread is to be, where it has no job."""
+
+    READER = enum.auto()
+    SENTINEL = enum.auto()
+
+
+_Task = Union[Job, _Role]
+
+# To look a member up costs a call before Python 3.12.
+_READ = _Role.READER
+_WATCH = _Role.SENTINEL
+
+
 class _Seat:
     """Where an idle thread waits for its next task."""
 
     __slots__ = ("lock", "task")
 
     def __init__(self) -> None:
-        self.task: Any = None
+        #: None: the link is over.
+        self.task: _Task | None = None
         self.lock = threading.Lock()
         self.lock.acquire()
-
-
-_READ = object()
-_WATCH = object()
 
 
 class Link:
@@ -334,17 +346,17 @@ class Link:
             logger.exception("%s: a job failed", self.name)
             return ()
 
-    def _work(self, task: Any) -> None:
+    def _work(self, task: _Task | None) -> None:
         while task is not None:
             if task is _READ:
                 task = self._read()
             elif task is _WATCH:
                 task = self._watch()
-            else:
+            elif isinstance(task, Job):
                 self._answer(task, self._run(task))
                 task = self._next()
 
-    def _give(self, task: Any, *, may_wait: bool = False, coming: bool = False) -> bool:
+    def _give(self, task: _Task, *, may_wait: bool = False, coming: bool = False) -> bool:
         """Have another thread do ``task``: an idle one, a new one, or with ``may_wait`` the next free one.
 
         ``coming``: the calling thread itself will look at the jobs in line.
@@ -357,7 +369,9 @@ class Link:
                 seat = self._idle.pop() if self._idle else None
                 if seat is None:
                     if not may_spawn or self._threads >= self._max_threads:
-                        return may_wait and self._wait_in_line_locked(task, coming)
+                        if may_wait and isinstance(task, Job):
+                            return self._wait_in_line_locked(task, coming)
+                        return False
                     self._threads += 1
                     self._spawned += 1
                 name = f"{self.name}-{self._spawned}"
@@ -423,7 +437,7 @@ class Link:
         self._backlog_bytes -= job.size
         return job
 
-    def _next(self) -> Any:
+    def _next(self) -> _Task | None:
         """The next task of a thread that has none: a waiting job, or what comes while it sits idle."""
         with self._lock:
             job = self._next_in_line_locked()
@@ -519,7 +533,7 @@ class Link:
             logger.exception("%s: cannot do what is due", self.name)
             return math.inf
 
-    def _watch(self) -> Any:
+    def _watch(self) -> _Task | None:
         """The sentinel's work: watch the socket while the thread that read from it serves."""
         if self._first_due < math.inf:
             remaining = max(0.0, self._first_due - time.monotonic())
@@ -539,7 +553,7 @@ class Link:
 
     # Reading
 
-    def _read(self) -> Any:
+    def _read(self) -> _Task | None:
         """The reader's work; called with the token, returns the thread's next task without it."""
         while True:
             jobs: list[Job] = []
@@ -554,10 +568,9 @@ class Link:
                     return self._next()
                 jobs = []
             if self._callers_read:
-                task = self._next if self._sentinel else _WATCH
-                self._sentinel = True
+                is_watched, self._sentinel = self._sentinel, True
                 self._release()
-                return task() if callable(task) else task
+                return self._next() if is_watched else _WATCH
 
     def _receive(self, jobs: list[Job]) -> NRIError | None:
         """Read once and hand it on; called with the token. Returns why the link is over, if it is."""

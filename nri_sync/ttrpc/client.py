@@ -149,8 +149,8 @@ class ClientEnd:
         # Guards what follows, and the callbacks of the calls. Innermost.
         self._lock = threading.Lock()
         self._streams = ClientStreams()
-        # The calls that are not done. dict.pop() is atomic: exactly one thread takes a call off, and ends it. All
-        # but drop() hold the lock meanwhile, which keeps this table and that of the streams in step.
+        # The calls that are not done. dict.pop() is atomic: exactly one thread takes a call off, and ends it. Where
+        # there is a stream to forget, the thread holds the lock, which keeps the two tables in step. drop() cannot.
         self._calls: dict[int, ClientCall] = {}
         # The streams of dropped calls, to be forgotten by the next thread that holds the lock.
         self._dropped: deque[int] = deque()
@@ -400,13 +400,16 @@ class ClientEnd:
 
     def _answered(self, call: ClientCall, status: Status, payload: bytes | None = None) -> None:
         """The peer has ended the call, whose stream is forgotten."""
+        if call.inbox is None:
+            # The usual case, in one step: there is no stream to be forgotten under the lock.
+            if self._calls.pop(call.stream_id, None) is not None:
+                self._conclude(call, status, payload)
+            return
         call.outcome = status, payload
-        if call.inbox is not None:
-            call.inbox.end()
-            # Set, then look: a consumer takes a message, then looks for the outcome.
-            if not call.inbox.drained:
-                return
-        self.settle(call)
+        call.inbox.end()
+        # Set, then look: a consumer takes a message, then looks for the outcome.
+        if call.inbox.drained:
+            self.settle(call)
 
     # For the link
 
