@@ -149,8 +149,9 @@ class ClientEnd:
         # Guards what follows, and the callbacks of the calls. Innermost.
         self._lock = threading.Lock()
         self._streams = ClientStreams()
-        # The calls that are not done. dict.pop() is atomic: exactly one thread takes a call off, and ends it. Where
-        # there is a stream to forget, the thread holds the lock, which keeps the two tables in step. drop() cannot.
+        # The calls that are not done. dict.pop() is atomic: exactly one thread takes a call off, and ends it.
+        # Where there is a stream to forget, the thread holds the lock, which keeps the two tables in step.
+        # drop() cannot.
         self._calls: dict[int, ClientCall] = {}
         # The streams of dropped calls, to be forgotten by the next thread that holds the lock.
         self._dropped: deque[int] = deque()
