@@ -58,7 +58,7 @@ fuzz: $(VENV)/.tox  ## Coverage-guided fuzzing of the parsers, some minutes
 
 MINUTES ?= 60
 soak: $(VENV)/.tox  ## Inject faults between plugin and runtime for MINUTES=60, with either runtime
-	$(TOX) -e soak $(TOX_ARGS) -- --minutes $(MINUTES)
+	$(TOX) -e soak $(TOX_ARGS) -- --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
 
 release: $(VENV)/.tox  ## Build wheel and sdist twice, compare and check both, and rehearse the upload
 	$(TOX) -e release $(TOX_ARGS)
