@@ -5,6 +5,7 @@ Most of these tests have a process of their own, which the fault would outlive o
 
 from __future__ import annotations
 
+import _thread
 import ast
 import contextlib
 import errno
@@ -180,31 +181,27 @@ def test_no_descriptors_at_any_step(part: Any, socket_dir: Path) -> None:
 @contextlib.contextmanager
 def threads_left(count: int) -> Iterator[None]:
     """While the block lasts, this process can start ``count`` more threads."""
-    import _thread
+    left = [None] * count
 
-    start, left = _thread.start_new_thread, [None] * count
+    def counted(start: Callable[..., Any]) -> Callable[..., Any]:
+        def start_if_left(*arguments: Any, **options: Any) -> Any:
+            try:
+                left.pop()
+            except IndexError:
+                raise RuntimeError("can't start new thread") from None
+            return start(*arguments, **options)
 
-    def counted(*arguments: Any) -> int:
-        try:
-            left.pop()
-        except IndexError:
-            raise RuntimeError("can't start new thread") from None
-        return start(*arguments)
+        return start_if_left
 
     with pytest.MonkeyPatch.context() as patch:
-        for module, name in ((_thread, "start_new_thread"), (threading, "_start_new_thread")):
-            patch.setattr(module, name, counted)
-        if hasattr(threading, "_start_joinable_thread"):
-            joinable = threading._start_joinable_thread
-
-            def counted_joinable(*arguments: Any, **options: Any) -> Any:
-                try:
-                    left.pop()
-                except IndexError:
-                    raise RuntimeError("can't start new thread") from None
-                return joinable(*arguments, **options)
-
-            patch.setattr(threading, "_start_joinable_thread", counted_joinable)
+        # threading has the second one before Python 3.13, and the third one since.
+        for module, name in (
+            (_thread, "start_new_thread"),
+            (threading, "_start_new_thread"),
+            (threading, "_start_joinable_thread"),
+        ):
+            if hasattr(module, name):
+                patch.setattr(module, name, counted(getattr(module, name)))
         yield
 
 
