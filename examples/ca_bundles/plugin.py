@@ -112,9 +112,14 @@ class CABundles(nri_sync.Plugin):
 def program() -> kit.Program:
     """The plugin, with a health that depends on the bundle."""
     plugin = CABundles()
-    health = kit.Health(checks=[plugin.problem])
+    registry = None
     with contextlib.suppress(ModuleNotFoundError):  # without the extra `metrics` there are none
-        health.registry.register(plugin)
+        from prometheus_client import CollectorRegistry
+
+        # Not that of the process, in which a test may make several programs.
+        registry = CollectorRegistry()
+        registry.register(plugin)
+    health = kit.Health(checks=[plugin.problem], registry=registry)
     return kit.Program(plugin, config=Config, health=health, name="ca-bundles", idx="10")
 
 
