@@ -10,7 +10,6 @@ import queue
 import signal
 import sys
 import termios
-import threading
 import time
 import tty
 from collections.abc import Iterator, Sequence
@@ -30,6 +29,7 @@ from nri_sync.testing.simulation import Event, Simulation, Unsolicited, act_as
 from nri_sync.testing.simulation.copies import another
 from nri_sync.testing.simulation.report import plain
 from nri_sync.testing.simulation.walk import Node, Walk
+from nri_sync.threads import spawn
 
 __all__ = ["configure", "run"]
 
@@ -363,7 +363,7 @@ def _keys(asked: queue.SimpleQueue[str]) -> Iterator[None]:
                 asked.put(_KEYS[key])
 
     tty.setcbreak(terminal, termios.TCSADRAIN)
-    threading.Thread(target=read, name="nri-keys", daemon=True).start()
+    spawn("nri-keys", read)
     try:
         yield
     finally:
