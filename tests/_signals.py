@@ -201,6 +201,7 @@ class ClosedBackground(Background):
         self.gate = threading.Event()
         for _ in range(3):
             self.futures.append(self.background.submit(self.gate.wait, LONG))
+        eventually(lambda: self.background.counters.running == 2, "two threads at work")
         self.calls = {"close": lambda: self.background.close(0.001)}
 
     def check(self) -> None:

@@ -287,7 +287,8 @@ class Soak:
         give_up = time.monotonic() + SLACK
         while True:
             sample = usage(self._began, self._faults, self._runtime.resident())
-            if self._rest is None:
+            # The first sample may be taken while the session before still closes descriptors.
+            if self._rest is None or sample.descriptors < self._rest.descriptors:
                 self._rest = sample
             too_many = (
                 sample.descriptors > self._rest.descriptors
