@@ -36,7 +36,7 @@ DIST = ROOT / "dist"
 # Those of the dependencies, as pip-licenses writes them.
 LICENSES = (
     "3-Clause BSD License", "Apache Software License", "Apache-2.0", "BSD License", "BSD-2-Clause", "BSD-3-Clause",
-    "MIT", "MIT License", "PSF-2.0",
+    "MIT", "MIT License", "MPL-2.0", "PSF-2.0",
 )  # fmt: skip
 # Seconds for the index on this machine to answer.
 _INDEX_STARTS = 30.0
@@ -128,7 +128,7 @@ def check() -> None:
     _run([sys.executable, "-m", "twine", "check", "--strict", *_files()])
     _run(["check-wheel-contents", _wheel()])
     with tempfile.TemporaryDirectory() as directory:
-        wheel = f"{_wheel()}[cli,otel,toml,yaml]"
+        wheel = f"{_wheel()}[cli,metrics,otel,toml,yaml]"
         python = _environment(Path(directory), wheel)
         _run([python, "-m", "pip", "uninstall", "--quiet", "--yes", "pip", "setuptools"])
         bill = DIST / f"{Path(_wheel()).name.partition('-py3')[0]}.cdx.json"
@@ -160,7 +160,7 @@ def audit() -> None:
     command = [sys.executable, "-m", "pip_audit", "--strict", "--progress-spinner=off"]
     with tempfile.TemporaryDirectory() as directory:
         newest = Path(directory) / "newest.txt"
-        python = _environment(Path(directory) / "venv", f"{ROOT}[cli,otel,toml,yaml]")
+        python = _environment(Path(directory) / "venv", f"{ROOT}[cli,metrics,otel,toml,yaml]")
         frozen = subprocess.run(
             [python, "-m", "pip", "freeze", "--exclude", "nri_sync"],
             stdout=subprocess.PIPE,

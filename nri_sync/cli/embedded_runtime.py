@@ -108,13 +108,14 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 class _Runtime(Node):
-    """The runtime that tells of plugins that come and go."""
+    """Calls ``changed``, if there is one, when a plugin has come or gone."""
 
-    changed: Callable[[], object] = staticmethod(lambda: None)
+    changed: Callable[[], object] | None = None
 
     def _notify(self) -> None:
         super()._notify()
-        self.changed()
+        if self.changed is not None:
+            self.changed()
 
 
 class _Served:
@@ -160,7 +161,7 @@ class _Served:
         self.shown.say("listening", f"on {self._socket}, with the pods {pods}")
 
     def close(self) -> None:
-        self._runtime.changed = lambda: None
+        self._runtime.changed = None
         self._runtime.stop()
         self.shown.say("ended")
 
