@@ -41,6 +41,7 @@ from nri_sync.threads import (
     spawn,
     spawn_anywhere,
 )
+from tests.forked import WARNS
 
 #: Longer than anything here takes; a test that gets this far has failed.
 LONG = 20.0
@@ -824,6 +825,7 @@ class TestSignalSafe:
         go.set()
         assert over.wait(LONG)
 
+    @WARNS
     def test_a_forked_child_knows_its_main_thread(self) -> None:
         """That is the thread that has forked."""
         seen: list[int] = []

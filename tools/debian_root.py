@@ -26,7 +26,7 @@ CACHE = ROOT / ".cache" / "debian"
 SUITE = "forky"
 #: The versions of Python that the suite has.
 PYTHONS = ("3.14", "3.15")
-PACKAGES = ("ca-certificates", "git", *(f"python{version}-venv" for version in PYTHONS))
+PACKAGES = ("ca-certificates", "git", "mount", *(f"python{version}-venv" for version in PYTHONS))
 # A suite that is not released yet may have an index whose date has passed.
 APT_OPTIONS = ('Acquire::Check-Valid-Until "false"',)
 

@@ -315,7 +315,11 @@ class Stub:
 
     def _current(self) -> Connection | None:
         attempt = self._lifecycle.current
-        return next((conn for conn in self._live() if conn.attempt is attempt), None)
+        # Not a generator: an interrupt that strikes while one is closed is lost.
+        for conn in self._live():
+            if conn.attempt is attempt:
+                return conn
+        return None
 
     def _wait(self, conn: Connection, timeout: float | None) -> bool:
         served = conn.serving.get(_thread.get_ident())
@@ -494,7 +498,10 @@ class Stub:
     @property
     def handover(self) -> Handover | None:
         """The first :class:`nri_sync.Handover` among the interceptors."""
-        return next((item for item in self.interceptors if isinstance(item, Handover)), None)
+        for item in self.interceptors:
+            if isinstance(item, Handover):
+                return item
+        return None
 
     @property
     def close_reason(self) -> ConnectionLost | None:

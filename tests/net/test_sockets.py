@@ -27,6 +27,7 @@ from nri_sync.net.sockets import (
     parse_target,
     peer_credentials,
 )
+from tests.forked import WARNS
 
 __all__: list[str] = []
 
@@ -288,6 +289,7 @@ class TestRemove:
             sock.stop()
             assert ended.wait(10)
 
+    @WARNS
     @pytest.mark.parametrize("stop", [ListeningSocket.remove, ListeningSocket.stop])
     def test_a_forked_child_leaves_the_parents(
         self, path: str, stop: Callable[[ListeningSocket], None]

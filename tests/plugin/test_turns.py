@@ -14,6 +14,7 @@ import pytest
 
 from nri_sync.plugin import turns
 from nri_sync.plugin.turns import Silence, Turn
+from tests.forked import WARNS
 from tests.plugin.harness import LONG, eventually
 
 __all__: list[str] = []
@@ -137,6 +138,7 @@ class TestTurn:
         assert late.take()
         late.drop()
 
+    @WARNS
     def test_a_forked_child_does_not_keep_it(self, path: str) -> None:
         turn, other = Turn(path), Turn(path)
         assert turn.take()

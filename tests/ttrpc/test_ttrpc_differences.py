@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 DOCUMENT = (ROOT / "docs" / "ttrpc.md").read_text()
 
 # The oldest grpcio that the rows describe: others lack methods, and word errors in another way.
-NEW_ENOUGH = (1, 70)
+NEW_ENOUGH = (1, 81)
 
 #: What nri_sync.ttrpc does where it is not the same.
 HERE: dict[str, Any] = {

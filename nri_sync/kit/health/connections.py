@@ -36,6 +36,9 @@ Address = Union[str, "tuple[Any, ...]"]
 _HEAD_MAX = 16384
 # Seconds without accepting, where there are no file descriptors or no memory.
 _BREATHER = 0.5
+# The time that a connection has in any case before it gives way, in seconds: a flood of newer ones does not end a
+# probe that waits for the processor. The acceptor waits meanwhile, and newer connections in the listener's queue.
+_LEAST_TIME = 0.1
 # How long the acceptor waits for the thread of a connection that gave way, in seconds: the thread was woken.
 _GIVE_WAY = 1.0
 # The time of a connection that the acceptor serves itself, without a thread to be had, in seconds.
@@ -196,6 +199,15 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         """Clients that talk nonsense are none of the plugin's business."""
 
 
+class _Client(NamedTuple):
+    """A connection that is served."""
+
+    #: Whether its thread has ended.
+    ended: Latch
+    #: Until then it does not give way.
+    least: Deadline
+
+
 class Acceptor:
     """Serves the connections of a listener from start to :meth:`stop`. :meth:`run` is for one thread."""
 
@@ -211,8 +223,8 @@ class Acceptor:
         self.ended = Latch()
         # Guards the two below.
         self._lock = threading.Lock()
-        # Those that are served, the oldest first, and whether the thread has ended.
-        self._served: dict[socket.socket, Latch] = {}
+        # Those that are served, the oldest first.
+        self._served: dict[socket.socket, _Client] = {}
         # Threads that have not ended, also of connections that gave way.
         self._threads = 0
 
@@ -247,10 +259,10 @@ class Acceptor:
             self.stop()
             self._listener.close()
             with self._lock:
-                latches = list(self._served.values())
+                clients = list(self._served.values())
             deadline = Deadline(_GIVE_WAY)
-            for latch in latches:
-                latch.wait(deadline)
+            for client in clients:
+                client.ended.wait(deadline)
             self.ended.set()
 
     def _accept(self) -> socket.socket | None:
@@ -264,15 +276,17 @@ class Acceptor:
 
     def _admit(self, sock: socket.socket) -> None:
         """Have a thread serve the connection, in the place of the oldest one where there are too many."""
-        while (oldest := self._oldest_too_many()) is not None:
-            _shut_down(oldest[0])
-            oldest[1].wait(Deadline(_GIVE_WAY))
+        while (found := self._oldest_too_many()) is not None:
+            oldest, client = found
+            client.ended.wait(client.least)
+            _shut_down(oldest)
+            client.ended.wait(Deadline(_GIVE_WAY))
         ended = Latch()
         with self._lock:
             # Threads that a metric of the application holds up do not end. Those are bounded, too.
             refused = self._threads >= 2 * self._max_connections
             if not refused:
-                self._served[sock] = ended
+                self._served[sock] = _Client(ended, Deadline(_LEAST_TIME))
                 self._threads += 1
         if refused:
             logger.warning("a connection is refused: %s threads are held up", self._threads)
@@ -283,7 +297,7 @@ class Acceptor:
         except NoThread:
             self._serve(sock, ended, min(self._timeout, _WITHOUT_THREAD))
 
-    def _oldest_too_many(self) -> tuple[socket.socket, Latch] | None:
+    def _oldest_too_many(self) -> tuple[socket.socket, _Client] | None:
         with self._lock:
             if len(self._served) < self._max_connections:
                 return None
