@@ -234,7 +234,8 @@ LATER_CONFLICTS: dict[str, Sequence[Callable[[api.Adjustment], object]]] = {
     "I/O priority": [lambda a: a.set_io_priority("IOPRIO_CLASS_BE", 6)] * 2,
     "network device": [lambda a: a.add_net_device("eth9", "x")] * 2,
     "memory policy": [lambda a: a.set_memory_policy("MPOL_BIND", "0")] * 2,
-    "seccomp": [lambda a: a.set_seccomp_policy(api.LinuxSeccomp(default_action="x"))] * 2,
+    "seccomp": [lambda a: a.set_seccomp_policy(api.LinuxSeccomp(default_action="SCMP_ACT_ALLOW"))]
+    * 2,
     "RDT": [lambda a: a.set_rdt(clos_id="x")] * 2,
 }
 

@@ -80,7 +80,9 @@ def test_failure_policy_by_the_stub(
 ) -> None:
     policy = api.FailurePolicy(fail_request=True)
     stub = connect(Recorder(create_container=slow), failure_policy=policy)
-    with pytest.raises(grpc.RpcError, match="10-py has not handled CreateContainer in time"):
+    with pytest.raises(
+        grpc.RpcError, match=r"10-py has not handled CreateContainer of e2e/\S+ in time"
+    ):
         pod.create()
     slow.open.set()
     assert Inside(pod.run()).env["SLOW"] == "1"
