@@ -35,7 +35,8 @@ ROOT = Path(__file__).resolve().parent.parent
 DIST = ROOT / "dist"
 # Those of the dependencies, as pip-licenses writes them.
 LICENSES = (
-    "3-Clause BSD License", "Apache Software License", "Apache-2.0", "BSD License", "BSD-2-Clause", "BSD-3-Clause",
+    "3-Clause BSD License", "Apache Software License", "Apache-2.0", "Apache-2.0 AND BSD-2-Clause",
+    "BSD License", "BSD-2-Clause", "BSD-3-Clause",
     "MIT", "MIT License", "MPL-2.0", "PSF-2.0",
 )  # fmt: skip
 # Seconds for the index on this machine to answer.
