@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 from nri_sync.deadline import Deadline
 from nri_sync.files import hold_standard_descriptors
+from nri_sync.threads import Latch
 
 __all__ = [
     "ListeningSocket",
@@ -114,8 +115,12 @@ class ListeningSocket(socket.socket):
         super().__init__(socket.AF_UNIX, socket.SOCK_STREAM)
         self.path = path
         self._pid = os.getpid()
-        # Device and inode of the file; None for an abstract address, which has no file.
-        self._file: tuple[int, int] | None = None
+        # Device and inode of the file, to be removed by the one thread that pops them: list.pop() is atomic. Empty
+        # for an abstract address, which has no file.
+        self._files: list[tuple[int, int]] = []
+        # Not set from bind() until the file is removed.
+        self._removed = Latch()
+        self._removed.set()
 
     def _bind(self, mode: int) -> None:
         # Linux gives the file the mode of the descriptor, less the umask: there is no moment at which the file has
@@ -129,7 +134,8 @@ class ListeningSocket(socket.socket):
         try:
             found = os.fstat(file)
             if stat.S_ISSOCK(found.st_mode):
-                self._file = found.st_dev, found.st_ino
+                self._removed = Latch()
+                self._files.append((found.st_dev, found.st_ino))
                 if stat.S_IMODE(found.st_mode) != mode:
                     os.chmod(f"/proc/self/fd/{file}", mode)
         finally:
@@ -141,11 +147,21 @@ class ListeningSocket(socket.socket):
         To be called while the socket still listens: another process takes the path over only when a connection to
         it is refused.
         """
-        if self._pid == os.getpid() and self._file is not None:
-            file, self._file = self._file, None
+        if self._pid != os.getpid() or self.path.startswith("\0"):
+            return
+        try:
+            file = self._files.pop()
+        except IndexError:
+            # Another thread removes the file. Until then this socket has to listen: a new one could take the path
+            # otherwise, and the number of the inode with it, before that thread unlinks the path.
+            self._removed.wait(Deadline(_TURN))
+            return
+        try:
             if _identity(self.path) == file:
                 with contextlib.suppress(OSError):
                     os.unlink(self.path)
+        finally:
+            self._removed.set()
 
     def stop(self) -> None:
         """:meth:`remove` the file, and have ``accept()`` in other threads raise OSError."""

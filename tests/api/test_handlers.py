@@ -492,6 +492,7 @@ class TestPlainHandlers:
 
     PROGRAM = """
 import sys
+import traceback  # on Python 3.14 it loads inspect itself
 from types import SimpleNamespace
 
 blocked = sys.modules["inspect"] = object()  # without an attribute

@@ -289,6 +289,39 @@ class TestRemove:
             sock.stop()
             assert ended.wait(10)
 
+    def test_it_listens_until_another_thread_has_removed_the_file(
+        self, socket_dir: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        path = str(socket_dir / "s")
+        removing, go_on, stopped = threading.Event(), threading.Event(), threading.Event()
+        unlink = os.unlink
+
+        def slow_unlink(name: str) -> None:
+            removing.set()
+            assert go_on.wait(10)
+            unlink(name)
+
+        def stop() -> None:
+            sock.stop()
+            stopped.set()
+
+        with listen(path) as sock:
+            monkeypatch.setattr(os, "unlink", slow_unlink)
+            first = threading.Thread(target=sock.remove)
+            first.start()
+            assert removing.wait(10)
+            second = threading.Thread(target=stop)
+            second.start()
+            # The path still leads to a socket that listens: another process does not take it for a stale one.
+            with socket.socket(socket.AF_UNIX) as client:
+                client.connect(path)
+            assert not stopped.is_set()
+            go_on.set()
+            first.join(10)
+            second.join(10)
+            assert stopped.is_set()
+            assert not os.path.exists(path)
+
     @WARNS
     @pytest.mark.parametrize("stop", [ListeningSocket.remove, ListeningSocket.stop])
     def test_a_forked_child_leaves_the_parents(
