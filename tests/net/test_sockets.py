@@ -27,7 +27,7 @@ from nri_sync.net.sockets import (
     parse_target,
     peer_credentials,
 )
-from tests.forked import WARNS
+from tests.forked import WARNS, in_child
 
 __all__: list[str] = []
 
@@ -426,18 +426,6 @@ class TestTurns:
         finally:
             for fd in [directory, *copies]:
                 os.close(fd)
-
-
-def in_child(action: Callable[[], object]) -> None:
-    """Run it in a forked child, and wait for that."""
-    pid = os.fork()
-    if not pid:
-        try:
-            action()
-            os._exit(0)
-        finally:
-            os._exit(1)
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
 
 
 @contextlib.contextmanager
