@@ -14,10 +14,10 @@ import nri_sync
 from nri_sync.net.link import Link
 from nri_sync.plugin.counters import Tally
 from nri_sync.plugin.lifecycle import Lifecycle
-from nri_sync.runtime.fleet import Fleet
-from nri_sync.runtime.gate import Gate
-from nri_sync.runtime.lobby import Lobby
+from nri_sync.runtime.pending import PendingConnections
+from nri_sync.runtime.registry import PluginRegistry
 from nri_sync.runtime.relay import Relay
+from nri_sync.runtime.sync_lock import SyncLock
 from nri_sync.testing import FakeRuntime, make_container, make_pod
 from nri_sync.ttrpc import Channel, Server, connect
 from nri_sync.ttrpc.client import ClientEnd
@@ -38,9 +38,9 @@ RANKED = (
     Lifecycle,
     Tally,
     Relay,
-    Fleet,
-    Gate,
-    Lobby,
+    PluginRegistry,
+    SyncLock,
+    PendingConnections,
 )
 
 

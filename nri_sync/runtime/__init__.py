@@ -1,8 +1,8 @@
 """The runtime side, to embed, simulate and test with.
 
-:class:`Runtime` is the handle. :mod:`.fleet` has its plugins, each a :class:`Peer` or :mod:`.inprocess`, from when
-they come (by :mod:`.listener` or :mod:`.launcher`) until they go; :mod:`.relay` asks them, :mod:`.result` merges
-what they say.
+:class:`Runtime` is the handle. :mod:`.registry` holds the plugins of a runtime: a :class:`Peer` for each plugin
+that connects (:mod:`.listener`) or is launched (:mod:`.launcher`), an :mod:`.inprocess` object for each plugin of
+this process. :mod:`.relay` sends the requests to the plugins, and :mod:`.result` merges their answers.
 """
 
 from __future__ import annotations

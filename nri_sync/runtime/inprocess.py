@@ -62,7 +62,7 @@ class InProcess:
         response = _HANDLERS["synchronize"].reply(result)
         return list(response.update)
 
-    def relay(self, request: Request, deadline: Deadline) -> Any:
+    def request(self, request: Request, deadline: Deadline) -> Any:
         """Call the handler of an event; returns its response."""
         handler = request.handler
         method = self._handlers[handler.name]
@@ -83,9 +83,9 @@ class InProcess:
             return nri_pb2.ValidateContainerAdjustmentResponse(reject=True, reason=reason)
         return nri_pb2.ValidateContainerAdjustmentResponse()
 
-    def ask(self, request: Request, deadline: Deadline) -> Callable[[], Any]:
+    def request_async(self, request: Request, deadline: Deadline) -> Callable[[], Any]:
         """What is returned calls the handler."""
-        return lambda: self.relay(request, deadline)
+        return lambda: self.request(request, deadline)
 
     def close(self, cause: NRIError | None = None) -> None:
         """Tell the plugin that this is the end; idempotent."""

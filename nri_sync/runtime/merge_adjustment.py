@@ -26,6 +26,7 @@ from nri_sync.api import (
     removal,
 )
 from nri_sync.api.oci import env_to_oci
+from nri_sync.runtime.claims import OwnershipClaims
 from nri_sync.runtime.merge_entries import (
     ANNOTATIONS,
     NET_DEVICES,
@@ -35,7 +36,6 @@ from nri_sync.runtime.merge_entries import (
     merge_map,
 )
 from nri_sync.runtime.merge_resources import copy_field, merge_resources
-from nri_sync.runtime.turn import Turn
 
 __all__ = ["Original", "merge_adjustment"]
 
@@ -91,7 +91,7 @@ class Original:
 
 
 def merge_adjustment(
-    turn: Turn,
+    claims: OwnershipClaims,
     wanted: ContainerAdjustment,
     original: Original,
     seen: Container,
@@ -103,65 +103,65 @@ def merge_adjustment(
     and ``reply`` are of no use then.
     """
     if wanted.annotations:
-        merge_map(turn, ANNOTATIONS, wanted.annotations, seen.annotations, reply.annotations)
+        merge_map(claims, ANNOTATIONS, wanted.annotations, seen.annotations, reply.annotations)
     if wanted.mounts:
-        _merge_mounts(turn, wanted.mounts, original, seen, reply)
+        _merge_mounts(claims, wanted.mounts, original, seen, reply)
     if wanted.env:
-        _merge_env(turn, wanted.env, original, seen, reply)
+        _merge_env(claims, wanted.env, original, seen, reply)
     if wanted.args:
-        _merge_args(turn, list(wanted.args), seen, reply)
+        _merge_args(claims, list(wanted.args), seen, reply)
     if wanted.HasField("hooks"):
-        _merge_hooks(turn, wanted, seen, reply)
+        _merge_hooks(claims, wanted, seen, reply)
     if wanted.HasField("linux"):
-        _merge_linux(turn, wanted.linux, original, seen.linux, reply.linux)
+        _merge_linux(claims, wanted.linux, original, seen.linux, reply.linux)
     for rlimit in wanted.rlimits:
-        turn.claim(_RLIMITS, rlimit.type)
+        claims.claim(_RLIMITS, rlimit.type)
         seen.rlimits.append(rlimit)
         reply.rlimits.append(rlimit)
     # Later plugins do not see them: only the runtime knows what they stand for.
     for device in wanted.CDI_devices:
-        turn.claim(_CDI_DEVICES, device.name)
+        claims.claim(_CDI_DEVICES, device.name)
         reply.CDI_devices.append(device)
 
 
 def _merge_linux(
-    turn: Turn,
+    claims: OwnershipClaims,
     wanted: LinuxContainerAdjustment,
     original: Original,
     seen: LinuxContainer,
     reply: LinuxContainerAdjustment,
 ) -> None:
     if wanted.devices:
-        _merge_devices(turn, wanted.devices, original, seen, reply)
+        _merge_devices(claims, wanted.devices, original, seen, reply)
     if wanted.HasField("resources"):
-        merge_resources(turn, wanted.resources, seen.resources, reply.resources)
+        merge_resources(claims, wanted.resources, seen.resources, reply.resources)
     if wanted.cgroups_path:
-        turn.claim(_CGROUPS_PATH)
+        claims.claim(_CGROUPS_PATH)
         seen.cgroups_path = reply.cgroups_path = wanted.cgroups_path
     for name, field in _SINGLE.items():
         if wanted.HasField(name):
-            _merge_single(turn, field, name, wanted, seen, reply)
+            _merge_single(claims, field, name, wanted, seen, reply)
     if wanted.namespaces:
-        _merge_namespaces(turn, wanted.namespaces, seen, reply)
+        _merge_namespaces(claims, wanted.namespaces, seen, reply)
     if wanted.sysctl:
-        merge_map(turn, SYSCTL, wanted.sysctl, seen.sysctl, reply.sysctl)
+        merge_map(claims, SYSCTL, wanted.sysctl, seen.sysctl, reply.sysctl)
     if wanted.net_devices:
-        merge_map(turn, NET_DEVICES, wanted.net_devices, seen.net_devices, reply.net_devices)
+        merge_map(claims, NET_DEVICES, wanted.net_devices, seen.net_devices, reply.net_devices)
     if wanted.HasField("scheduler"):
-        _merge_single(turn, _SCHEDULER, "scheduler", wanted, seen, reply)
+        _merge_single(claims, _SCHEDULER, "scheduler", wanted, seen, reply)
     # The reference always has it in the reply.
     reply.rdt.SetInParent()
     if wanted.HasField("rdt"):
-        _merge_rdt(turn, wanted.rdt, original.container.linux.rdt, reply)
+        _merge_rdt(claims, wanted.rdt, original.container.linux.rdt, reply)
     if wanted.HasField("memory_policy"):
         # A container has no such field.
-        _merge_single(turn, _MEMORY_POLICY, "memory_policy", wanted, reply)
+        _merge_single(claims, _MEMORY_POLICY, "memory_policy", wanted, reply)
 
 
 def _merge_single(
-    turn: Turn, field: int, name: str, wanted: LinuxContainerAdjustment, *targets: Any
+    claims: OwnershipClaims, field: int, name: str, wanted: LinuxContainerAdjustment, *targets: Any
 ) -> None:
-    turn.claim(field)
+    claims.claim(field)
     for target in targets:
         copy_field(target, name, getattr(wanted, name))
 
@@ -182,32 +182,32 @@ def _take_out(
 
 
 def _merge_mounts(
-    turn: Turn,
+    claims: OwnershipClaims,
     wanted: Iterable[Mount],
     original: Original,
     seen: Container,
     reply: ContainerAdjustment,
 ) -> None:
     key = attrgetter("destination")
-    removed, added = merge_list(turn, _MOUNTS, key, wanted, reply.mounts)
+    removed, added = merge_list(claims, _MOUNTS, key, wanted, reply.mounts)
     reply.mounts.extend(mount for name, mount in removed.items() if name not in added)
     _take_out(seen.mounts, map(key, seen.mounts), removed, added, original.mounts)
     seen.mounts.extend(added.values())
 
 
 def _merge_env(
-    turn: Turn,
+    claims: OwnershipClaims,
     wanted: Iterable[KeyValue],
     original: Original,
     seen: Container,
     reply: ContainerAdjustment,
 ) -> None:
-    removed, added = merge_list(turn, _ENV, attrgetter("key"), wanted, reply.env)
+    removed, added = merge_list(claims, _ENV, attrgetter("key"), wanted, reply.env)
     _take_out(seen.env, map(_env_key, seen.env), removed, added, original.env)
     seen.env.extend(env_to_oci(added.values()))
     lost = removed.keys() - added.keys()
     if lost:
-        _warn_of_removals(turn, "environment variable", lost & original.env)
+        _warn_of_removals(claims, "environment variable", lost & original.env)
 
 
 def _env_key(entry: str) -> str:
@@ -215,40 +215,47 @@ def _env_key(entry: str) -> str:
 
 
 def _merge_devices(
-    turn: Turn,
+    claims: OwnershipClaims,
     wanted: Iterable[LinuxDevice],
     original: Original,
     seen: LinuxContainer,
     reply: LinuxContainerAdjustment,
 ) -> None:
     key = attrgetter("path")
-    removed, added = merge_list(turn, _DEVICES, key, wanted, reply.devices)
+    removed, added = merge_list(claims, _DEVICES, key, wanted, reply.devices)
     _take_out(seen.devices, map(key, seen.devices), removed, added, original.devices)
     seen.devices.extend(added.values())
     lost = removed.keys() - added.keys()
     if lost:
-        _warn_of_removals(turn, "device", lost & original.devices)
+        _warn_of_removals(claims, "device", lost & original.devices)
 
 
-def _warn_of_removals(turn: Turn, name: str, keys: Iterable[str]) -> None:
+def _warn_of_removals(claims: OwnershipClaims, name: str, keys: Iterable[str]) -> None:
     """Of what the container had to begin with: a reply has no removals of these."""
     for key in sorted(keys):
-        turn.lost(f"the removal of {name} {key!r}", "the container has it without plugins as well")
+        claims.warn_lost(
+            f"the removal of {name} {key!r}", "the container has it without plugins as well"
+        )
 
 
-def _merge_args(turn: Turn, args: list[str], seen: Container, reply: ContainerAdjustment) -> None:
+def _merge_args(
+    claims: OwnershipClaims, args: list[str], seen: Container, reply: ContainerAdjustment
+) -> None:
     if args[0] == "":
-        turn.clear(_ARGS)
+        claims.clear(_ARGS)
         del args[0]
-    turn.claim(_ARGS)
+    claims.claim(_ARGS)
     seen.args[:] = args
     reply.args[:] = args
     if not args:
-        turn.lost("the empty command line", "in a reply it means no change")
+        claims.warn_lost("the empty command line", "in a reply it means no change")
 
 
 def _merge_hooks(
-    turn: Turn, wanted: ContainerAdjustment, seen: Container, reply: ContainerAdjustment
+    claims: OwnershipClaims,
+    wanted: ContainerAdjustment,
+    seen: Container,
+    reply: ContainerAdjustment,
 ) -> None:
     found = False
     for stage in _STAGES:
@@ -258,11 +265,11 @@ def _merge_hooks(
             getattr(reply.hooks, stage).extend(hooks)
             found = True
     if found:
-        turn.claim(_HOOKS)
+        claims.claim(_HOOKS)
 
 
 def _merge_namespaces(
-    turn: Turn,
+    claims: OwnershipClaims,
     wanted: Iterable[LinuxNamespace],
     seen: LinuxContainer,
     reply: LinuxContainerAdjustment,
@@ -271,7 +278,7 @@ def _merge_namespaces(
     for namespace in wanted:
         # A removal is a claim as well, and does not take over.
         key, marked = removal.unmark(namespace.type)
-        turn.claim(_NAMESPACE, key)
+        claims.claim(_NAMESPACE, key)
         if marked:
             by_type.pop(key, None)
         else:
@@ -283,18 +290,18 @@ def _merge_namespaces(
 
 
 def _merge_rdt(
-    turn: Turn, wanted: LinuxRdt, original: LinuxRdt, reply: LinuxContainerAdjustment
+    claims: OwnershipClaims, wanted: LinuxRdt, original: LinuxRdt, reply: LinuxContainerAdjustment
 ) -> None:
     """Merge cache and memory bandwidth control, which later plugins do not see."""
     if wanted.remove:
-        turn.clear_rdt()
+        claims.clear_rdt()
         reply.rdt.CopyFrom(LinuxRdt(remove=True))
     for name, field in _RDT.items():
         if wanted.HasField(name):
-            turn.claim(field)
+            claims.claim(field)
             copy_field(reply.rdt, name, getattr(wanted, name))
             reply.rdt.remove = False
     if wanted.remove and not reply.rdt.remove:
         for name in _RDT:
             if original.HasField(name) and not wanted.HasField(name):
-                turn.lost(f"the removal of rdt.{name}", "the same plugin sets other parts")
+                claims.warn_lost(f"the removal of rdt.{name}", "the same plugin sets other parts")

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Set
 from typing import Any, NamedTuple, TypeVar
 
 from nri_sync.api import Field, LinuxNetDevice, removal
-from nri_sync.runtime.turn import Turn
+from nri_sync.runtime.claims import OwnershipClaims
 
 __all__ = ["ANNOTATIONS", "NET_DEVICES", "SYSCTL", "Entries", "delete", "merge_list", "merge_map"]
 
@@ -41,7 +41,7 @@ SYSCTL = Entries(Field.Sysctl, "sysctl", _put_text, "")
 NET_DEVICES = Entries(Field.LinuxNetDevices, "network device", _put_message, LinuxNetDevice())
 
 
-def merge_map(turn: Turn, kind: Entries, wanted: Any, seen: Any, reply: Any) -> None:
+def merge_map(claims: OwnershipClaims, kind: Entries, wanted: Any, seen: Any, reply: Any) -> None:
     """Merge a map into that of the container and that of the reply."""
     removed = {key[1:] for key in wanted if removal.is_marked(key)}
     for key in sorted(wanted):
@@ -49,20 +49,20 @@ def merge_map(turn: Turn, kind: Entries, wanted: Any, seen: Any, reply: Any) -> 
             continue
         if key in removed:
             # The reply has both the removal and the new entry.
-            turn.clear(kind.field, key)
+            claims.clear(kind.field, key)
             kind.put(reply, removal.mark(key), kind.empty)
             removed.remove(key)
-        turn.claim(kind.field, key)
+        claims.claim(kind.field, key)
         kind.put(seen, key, wanted[key])
         kind.put(reply, key, wanted[key])
     for key in sorted(removed):
         if key in reply:
-            turn.lost(f"the removal of {kind.name} {key!r}", "an earlier plugin has set it")
+            claims.warn_lost(f"the removal of {kind.name} {key!r}", "an earlier plugin has set it")
         kind.put(reply, removal.mark(key), kind.empty)
 
 
 def merge_list(
-    turn: Turn,
+    claims: OwnershipClaims,
     field: int,
     key: Callable[[_T], str],
     wanted: Iterable[_T],
@@ -83,9 +83,9 @@ def merge_list(
             added.append((name, item))
     if removed:
         for name in delete(reply, map(key, reply), removed.keys()):
-            turn.clear(field, name)
+            claims.clear(field, name)
     for name, _ in added:
-        turn.claim(field, name)
+        claims.claim(field, name)
     # None is there twice: that would have been a conflict.
     new = dict(added)
     reply.extend(new.values())

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from google.protobuf.message import Message
 
 from nri_sync.api import Field, LinuxResources
-from nri_sync.runtime.turn import Turn
+from nri_sync.runtime.claims import OwnershipClaims
 
 __all__ = ["copy_field", "merge_resources", "merge_update"]
 
@@ -33,31 +33,35 @@ _CPUSET = {"cpus": Field.CPUSetCPUs, "mems": Field.CPUSetMems}
 _CLASSES = {"blockio_class": Field.BlockioClass, "rdt_class": Field.RdtClass}
 
 
-def merge_resources(turn: Turn, wanted: LinuxResources, *targets: LinuxResources) -> None:
+def merge_resources(
+    claims: OwnershipClaims, wanted: LinuxResources, *targets: LinuxResources
+) -> None:
     """Merge what a plugin wants for a new container into the request and the reply."""
-    _merge_common(turn, wanted, targets)
+    _merge_common(claims, wanted, targets)
     # Rules of the device cgroup have no owners.
     for target in targets:
         target.devices.extend(wanted.devices)
     if wanted.HasField("pids"):
-        turn.claim(Field.PidsLimit)
+        claims.claim(Field.PidsLimit)
         for target in targets:
             copy_field(target, "pids", wanted.pids)
 
 
-def merge_update(turn: Turn, wanted: LinuxResources, merged: LinuxResources) -> None:
+def merge_update(claims: OwnershipClaims, wanted: LinuxResources, merged: LinuxResources) -> None:
     """Merge what a plugin wants for an existing container.
 
     On a conflict ``merged`` is in part what it was, and the claims so far stay.
     """
-    _merge_common(turn, wanted, (merged,))
+    _merge_common(claims, wanted, (merged,))
     if merged.HasField("pids"):
         # The reference looks here, in place of what the plugin wants.
-        turn.claim(Field.PidsLimit)
+        claims.claim(Field.PidsLimit)
     if wanted.HasField("pids"):
-        turn.lost(f"a limit of {wanted.pids.limit} processes", "updates of it are not merged")
+        claims.warn_lost(
+            f"a limit of {wanted.pids.limit} processes", "updates of it are not merged"
+        )
     if wanted.devices:
-        turn.lost("a rule for devices", "updates of them are not merged")
+        claims.warn_lost("a rule for devices", "updates of them are not merged")
 
 
 def copy_field(target: Message, name: str, value: Message) -> None:
@@ -67,37 +71,39 @@ def copy_field(target: Message, name: str, value: Message) -> None:
     field.SetInParent()
 
 
-def _merge_common(turn: Turn, wanted: LinuxResources, targets: tuple[LinuxResources, ...]) -> None:
+def _merge_common(
+    claims: OwnershipClaims, wanted: LinuxResources, targets: tuple[LinuxResources, ...]
+) -> None:
     if wanted.HasField("memory"):
-        _merge_optional(turn, _MEMORY, wanted.memory, [target.memory for target in targets])
+        _merge_optional(claims, _MEMORY, wanted.memory, [target.memory for target in targets])
     if wanted.HasField("cpu"):
         cpus = [target.cpu for target in targets]
-        _merge_optional(turn, _CPU, wanted.cpu, cpus)
+        _merge_optional(claims, _CPU, wanted.cpu, cpus)
         for name, field in _CPUSET.items():
             text = getattr(wanted.cpu, name)
             if text:
-                turn.claim(field)
+                claims.claim(field)
                 for cpu in cpus:
                     setattr(cpu, name, text)
     for limit in wanted.hugepage_limits:
-        turn.claim(Field.HugepageLimits, limit.page_size)
+        claims.claim(Field.HugepageLimits, limit.page_size)
         for target in targets:
             target.hugepage_limits.append(limit)
     for key in sorted(wanted.unified):
-        turn.claim(Field.CgroupsUnified, key)
+        claims.claim(Field.CgroupsUnified, key)
         for target in targets:
             target.unified[key] = wanted.unified[key]
-    _merge_optional(turn, _CLASSES, wanted, targets)
+    _merge_optional(claims, _CLASSES, wanted, targets)
 
 
 def _merge_optional(
-    turn: Turn,
+    claims: OwnershipClaims,
     fields: Mapping[str, int],
     wanted: Message,
     targets: Iterable[Message],
 ) -> None:
     for name, field in fields.items():
         if wanted.HasField(name):
-            turn.claim(field)
+            claims.claim(field)
             for target in targets:
                 copy_field(target, name, getattr(wanted, name))

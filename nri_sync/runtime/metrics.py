@@ -55,21 +55,21 @@ class SafeMetrics:
         self._metrics = metrics
 
     def ignored(self, *arguments: Any) -> None:
-        self._tell("plugin_ignored", *arguments)
+        self._call("plugin_ignored", *arguments)
 
     def latency(self, *arguments: Any) -> None:
-        self._tell("plugin_latency", *arguments)
+        self._call("plugin_latency", *arguments)
 
     def invocation(self, *arguments: Any) -> None:
-        self._tell("plugin_invocation", *arguments)
+        self._call("plugin_invocation", *arguments)
 
     def adjustments(self, *arguments: Any) -> None:
-        self._tell("plugin_adjustments", *arguments)
+        self._call("plugin_adjustments", *arguments)
 
     def count(self, count: int) -> None:
-        self._tell("plugin_count", count)
+        self._call("plugin_count", count)
 
-    def _tell(self, method: str, *arguments: Any) -> None:
+    def _call(self, method: str, *arguments: Any) -> None:
         if self._metrics is None:
             return
         try:

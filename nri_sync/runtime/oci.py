@@ -42,9 +42,9 @@ from nri_sync.api.oci import (
     seccomp_to_oci,
 )
 from nri_sync.errors import SpecError
+from nri_sync.runtime.claims import logger
 from nri_sync.runtime.oci_mounts import adjust_mounts, host_propagation
-from nri_sync.runtime.quoting import quote
-from nri_sync.runtime.turn import logger
+from nri_sync.runtime.quoting import go_quote
 
 __all__ = ["adjust_spec", "host_propagation"]
 
@@ -279,7 +279,7 @@ def _adjust_namespaces(spec: Object, wanted: Sequence[LinuxNamespace]) -> None:
     for namespace in wanted:
         kind, marked = removal.unmark(namespace.type)
         if kind not in _NAMESPACES:
-            raise SpecError(f"unrecognized namespace {quote(kind)}")
+            raise SpecError(f"unrecognized namespace {go_quote(kind)}")
         if marked:
             listed = (spec.get("linux") or {}).get("namespaces") or []
             _replace(listed, "type", kind, None)

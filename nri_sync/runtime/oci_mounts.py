@@ -10,8 +10,8 @@ from typing import Any
 from nri_sync.api import Mount, mount_propagation, removal
 from nri_sync.api.oci import mounts_to_oci
 from nri_sync.errors import SpecError
-from nri_sync.runtime.quoting import quote
-from nri_sync.runtime.turn import logger
+from nri_sync.runtime.claims import logger
+from nri_sync.runtime.quoting import go_quote
 
 __all__ = ["adjust_mounts", "host_propagation", "propagation"]
 
@@ -73,8 +73,8 @@ def _propagate(
                     "mount %s fails for the propagation of an earlier one", mount.destination
                 )
             raise SpecError(
-                f"failed to adjust mounts in OCI Spec: path {quote(mount.source)} mount propagation"
-                f" is {quote(found)}, not {quote(' or '.join(accepted))}"
+                f"failed to adjust mounts in OCI Spec: path {go_quote(mount.source)} mount propagation"
+                f" is {go_quote(found)}, not {go_quote(' or '.join(accepted))}"
             )
     if spec.get("linux") is None:
         spec["linux"] = {}
@@ -104,7 +104,7 @@ def propagation(mountinfo: Iterable[str], path: str) -> str:
             longest, optional = mount_point, fields[6 : fields.index("-")]
     if optional is None:
         raise SpecError(
-            f"failed to adjust mounts in OCI Spec: failed to get mount info for {quote(path)}"
+            f"failed to adjust mounts in OCI Spec: failed to get mount info for {go_quote(path)}"
         )
     for tag in optional:
         if tag.startswith("shared:"):

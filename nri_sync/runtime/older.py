@@ -32,12 +32,12 @@ class OlderRelease:
         #: Whether most events have no method of their own yet.
         self.by_state_change = not api.knows(nri_version, "Plugin.RunPodSandbox")
 
-    def sent(self, rpc: str, payload: bytes) -> bytes:
+    def encode_request(self, rpc: str, payload: bytes) -> bytes:
         """The request of a method of the Plugin service, as this release sends it."""
         message = PLUGIN.methods[rpc].request.FromString(payload)
         clear_unknown_fields(message, self.version)
         return bytes(message.SerializeToString())
 
-    def see(self, message: Any) -> list[str]:
+    def strip_unknown(self, message: Any) -> list[str]:
         """Clear what this release does not see in a message of a plugin; returns the paths of the fields."""
         return clear_unknown_fields(message, self.version)

@@ -51,7 +51,7 @@ _REFUSAL = 1.0
 class Peer:
     """A connected plugin. Owns the socket. Thread-safe.
 
-    Call, in this order, :meth:`registered`, :meth:`configure` and :meth:`synchronize`; then :meth:`relay` or
+    Call, in this order, :meth:`registered`, :meth:`configure` and :meth:`synchronize`; then :meth:`request` or
     :meth:`call` for each event. Nothing else is held back by this side: what a plugin asks for before it has been
     configured is refused.
     """
@@ -165,7 +165,7 @@ class Peer:
         return self._session.link.hung_up
 
     @property
-    def gone(self) -> bool:
+    def disconnected(self) -> bool:
         """Whether the connection is over, its descriptors closed."""
         return self._closed.is_set()
 
@@ -184,7 +184,9 @@ class Peer:
             if not self._launched:
                 self.idx, self.base_name = request.plugin_idx, request.plugin_name
             if self._older is not None:
-                self._older.see(request)  # of which its release is a part that nobody misses
+                self._older.strip_unknown(
+                    request
+                )  # of which its release is a part that nobody misses
             self.nri_version = request.NRI_version
         self._asked.set()
         if self._refused:
@@ -206,7 +208,7 @@ class Peer:
 
     # What the runtime asks for
 
-    def registered(self, timeout: float) -> None:
+    def wait_registered(self, timeout: float) -> None:
         """Block until the plugin has registered, and been told so.
 
         Raises:
@@ -263,7 +265,7 @@ class Peer:
                 raise RemoteProtocolError(f"plugin {self.name} does not handle split sync requests")
         return list(response.update)
 
-    def relay(self, request: Request, deadline: Deadline) -> Any:
+    def request(self, request: Request, deadline: Deadline) -> Any:
         """Call the plugin for an event; returns its response. Blocks until it is answered.
 
         A plugin of before NRI v0.12 that does not know the RPC gets it as a StateChange, from then on at once.
@@ -296,7 +298,7 @@ class Peer:
             )
         return PLUGIN.methods[handler.rpc].response()
 
-    def ask(self, request: Request, deadline: Deadline) -> Callable[[], Any]:
+    def request_async(self, request: Request, deadline: Deadline) -> Callable[[], Any]:
         """Begin to call the plugin; what is returned waits for the response, as :meth:`call` does."""
         rpc = request.handler.rpc
         call = self._begin(rpc, request.payload, deadline, wait=False)
@@ -322,13 +324,13 @@ class Peer:
 
     def _begin(self, rpc: str, payload: bytes, deadline: Deadline, *, wait: bool) -> ClientCall:
         if self._older is not None:
-            payload = self._older.sent(rpc, payload)
+            payload = self._older.encode_request(rpc, payload)
         path = PLUGIN.methods[rpc].path
         return self._session.client.start(path, payload, deadline=deadline, wait=wait)
 
     def _seen(self, rpc: str, message: Any) -> Any:
         """A message of the plugin as this release sees it; tells of what it does not see."""
-        fields = [] if self._older is None else self._older.see(message)
+        fields = [] if self._older is None else self._older.strip_unknown(message)
         if fields and self._older is not None:
             self._on_ignored(self, rpc, fields)
             for field in fields:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["quote"]
+__all__ = ["go_quote"]
 
 _ESCAPES = {
     '"': '\\"',
@@ -20,7 +20,7 @@ _ESCAPES = {
 _PLAIN = re.compile(r"[A-Za-z0-9_.+,/ -]*").fullmatch
 
 
-def quote(text: str) -> str:
+def go_quote(text: str) -> str:
     """The text as a Go string literal."""
     if _PLAIN(text):
         return f'"{text}"'

@@ -74,9 +74,9 @@ class Member(Protocol):
     @property
     def closed(self) -> bool: ...
 
-    def relay(self, request: Request, deadline: Deadline) -> Any: ...
+    def request(self, request: Request, deadline: Deadline) -> Any: ...
 
-    def ask(self, request: Request, deadline: Deadline) -> Callable[[], Any]: ...
+    def request_async(self, request: Request, deadline: Deadline) -> Callable[[], Any]: ...
 
     def close(self, cause: NRIError | None = None) -> None: ...
 
@@ -197,7 +197,7 @@ class Relay:
             self._collect(result, request, caller)
             return result.reply
 
-    def quiet(self, deadline: Deadline) -> None:
+    def wait_idle(self, deadline: Deadline) -> None:
         """Block until no request is being relayed, or the deadline; at once for the thread that relays."""
         if self._relaying == _thread.get_ident():
             return
@@ -253,7 +253,7 @@ class Relay:
         rpc = request.handler.rpc
         began = time.perf_counter()
         try:
-            answer = plugin.relay(request, self._limit(caller))
+            answer = plugin.request(request, self._limit(caller))
         except Exception as error:
             self._record(plugin, rpc, began, error)
             self._judge(plugin, rpc, error, caller)
@@ -338,9 +338,9 @@ class Relay:
         # A single one is asked in the faster way.
         asked: list[Callable[[], Any]]
         if len(validators) == 1:  # there is a faster way
-            asked = [partial(validators[0].relay, request, self._limit(caller))]
+            asked = [partial(validators[0].request, request, self._limit(caller))]
         else:
-            asked = [plugin.ask(request, self._limit(caller)) for plugin in validators]
+            asked = [plugin.request_async(request, self._limit(caller)) for plugin in validators]
         failures = [
             self._verdict(plugin, answer, began, caller)
             for plugin, answer in zip(validators, asked)

@@ -34,10 +34,10 @@ from nri_sync.api import (
     UpdateContainerResponse,
 )
 from nri_sync.errors import ConflictError
+from nri_sync.runtime.claims import OwnershipClaims
 from nri_sync.runtime.merge_adjustment import Original, merge_adjustment
 from nri_sync.runtime.merge_resources import merge_update
-from nri_sync.runtime.quoting import quote
-from nri_sync.runtime.turn import Turn
+from nri_sync.runtime.quoting import go_quote
 
 __all__ = ["CreateResult", "StopResult", "UpdateResult"]
 
@@ -53,9 +53,9 @@ class _Result:
 
     def _merge_updates(self, plugin: str, updates: Iterable[ContainerUpdate]) -> None:
         for update in updates:
-            self._merge_update(Turn(self.owners, plugin, update.container_id), update)
+            self._merge_update(OwnershipClaims(self.owners, plugin, update.container_id), update)
 
-    def _merge_update(self, turn: Turn, update: ContainerUpdate) -> None:
+    def _merge_update(self, claims: OwnershipClaims, update: ContainerUpdate) -> None:
         entry = self._entry(update)
         base = self._base(entry)
         if update.linux.HasField("resources"):
@@ -63,16 +63,16 @@ class _Result:
             merged = LinuxResources()
             merged.CopyFrom(base)
             try:
-                merge_update(turn, update.linux.resources, merged)
+                merge_update(claims, update.linux.resources, merged)
             except ConflictError as conflict:
                 if not update.ignore_failure:
                     raise
-                turn.lost("the update", f"{str(conflict).rstrip()}, and it may fail")
+                claims.warn_lost("the update", f"{str(conflict).rstrip()}, and it may fail")
             else:
                 base.CopyFrom(merged)
                 entry.linux.resources.CopyFrom(merged)
         if base != entry.linux.resources:
-            turn.lost(
+            claims.warn_lost(
                 "what the request itself sets",
                 "the first update of the container sets nothing; a later one brings it back",
             )
@@ -124,19 +124,19 @@ class CreateResult(_Result):
             return
         container = self.request.container
         if response.HasField("adjust"):
-            turn = Turn(self.owners, plugin, container.id)
-            merge_adjustment(turn, response.adjust, self._original, container, self._adjust)
+            claims = OwnershipClaims(self.owners, plugin, container.id)
+            merge_adjustment(claims, response.adjust, self._original, container, self._adjust)
         self._merge_updates(plugin, response.update)
         _drop_evictions(self.owners, plugin, response.evict)
 
-    def _merge_update(self, turn: Turn, update: ContainerUpdate) -> None:
+    def _merge_update(self, claims: OwnershipClaims, update: ContainerUpdate) -> None:
         if update.container_id == self.request.container.id:
             raise ConflictError(
-                f"plugin {quote(turn.plugin)} asked update of {quote(update.container_id)}"
+                f"plugin {go_quote(claims.plugin)} asked update of {go_quote(update.container_id)}"
                 " during creation",
-                plugin=turn.plugin,
+                plugin=claims.plugin,
             )
-        super()._merge_update(turn, update)
+        super()._merge_update(claims, update)
 
     @property
     def reply(self) -> CreateContainerResponse:
@@ -227,6 +227,6 @@ def _fill_resources(resources: LinuxResources) -> None:
 
 def _drop_evictions(owners: Owners, plugin: str, evictions: Iterable[ContainerEviction]) -> None:
     for eviction in evictions:
-        Turn(owners, plugin, eviction.container_id).lost(
+        OwnershipClaims(owners, plugin, eviction.container_id).warn_lost(
             "the eviction", "the merged reply has none"
         )

@@ -20,12 +20,12 @@ from nri_sync.api import (
 from nri_sync.deadline import Deadline
 from nri_sync.errors import AlreadyStarted, RuntimeStopped
 from nri_sync.patched import check_unpatched
-from nri_sync.runtime.fleet import Fleet
-from nri_sync.runtime.gate import Block
 from nri_sync.runtime.metrics import Metrics, SafeMetrics
 from nri_sync.runtime.peer import UpdateContainers
+from nri_sync.runtime.registry import PluginRegistry
 from nri_sync.runtime.relay import Relay
 from nri_sync.runtime.settings import Settings, Synchronize
+from nri_sync.runtime.sync_lock import SyncBlock
 from nri_sync.threads import call_off_main
 
 __all__ = ["DEFAULT_CONFIG_PATH", "DEFAULT_PLUGIN_PATH", "Runtime"]
@@ -39,12 +39,12 @@ class _Serving:
     """What there is from start() to stop()."""
 
     def __init__(self, settings: Settings, metrics: SafeMetrics) -> None:
-        self.fleet = Fleet(settings, metrics)
+        self.registry = PluginRegistry(settings, metrics)
         self.relay = Relay(
-            members=lambda: self.fleet.members,
+            members=lambda: self.registry.members,
             request_timeout=settings.request_timeout,
             metrics=metrics,
-            stopped=lambda: not self.fleet.serving,
+            stopped=lambda: not self.registry.serving,
         )
 
 
@@ -159,7 +159,7 @@ class Runtime:
         try:
             if self._starts.setdefault("present", serving) is not serving:
                 raise AlreadyStarted(f"the runtime {self._settings.name} is started already")
-            call_off_main("nri-start", serving.fleet.start)
+            call_off_main("nri-start", serving.registry.start)
         except BaseException:
             call_off_main("nri-stop", close, close)
             raise
@@ -176,8 +176,8 @@ class Runtime:
 
     def _stop(self, serving: _Serving, grace: float | None = None) -> None:
         if grace:
-            serving.relay.quiet(Deadline(grace))
-        serving.fleet.close()
+            serving.relay.wait_idle(Deadline(grace))
+        serving.registry.close()
         with self._lock:
             if self._serving is serving:
                 del self._starts["present"]
@@ -202,13 +202,13 @@ class Runtime:
     def started(self) -> bool:
         """Whether events can be told of."""
         serving = self._serving
-        return serving is not None and serving.fleet.serving
+        return serving is not None and serving.registry.serving
 
     @property
     def plugins(self) -> tuple[str, ...]:
         """The full names of the plugins that are connected and synchronized, in the order they are asked in."""
         serving = self._serving
-        return () if serving is None else tuple(plugin.name for plugin in serving.fleet.members)
+        return () if serving is None else tuple(plugin.name for plugin in serving.registry.members)
 
     def wait_for_plugins(
         self, condition: Callable[[tuple[str, ...]], object], timeout: float | None = None
@@ -218,9 +218,9 @@ class Runtime:
         Returns False when it does not within ``timeout`` seconds, or the runtime is stopped.
         """
         serving = self._serving
-        return serving is not None and serving.fleet.wait_for(condition, Deadline(timeout))
+        return serving is not None and serving.registry.wait_for(condition, Deadline(timeout))
 
-    def block_plugin_sync(self, timeout: float | None = None) -> Block:
+    def block_plugin_sync(self, timeout: float | None = None) -> SyncBlock:
         """Hold off the synchronization of further plugins; wait for one that goes on.
 
         To be held around whatever changes pods and containers, with the event that tells of it: otherwise a
@@ -232,7 +232,7 @@ class Runtime:
             RuntimeStopped: the runtime is not started, or was stopped meanwhile.
             WouldDeadlock: this thread is in the ``synchronize`` callback, for a plugin that has connected.
         """
-        return self._present("block_plugin_sync").fleet.gate.block(timeout)
+        return self._present("block_plugin_sync").registry.sync_lock.block(timeout)
 
     def _present(self, what: str) -> _Serving:
         serving = self._serving

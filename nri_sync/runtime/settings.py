@@ -78,7 +78,7 @@ class Settings:
             NRI_version=self.nri_version,
         )
 
-    def call_back(self, sync: Sync, what: str) -> None:
+    def run_synchronize(self, sync: Sync, what: str) -> None:
         """Have the runtime call ``sync``, for ``what``. Raises what its callback raises."""
         calls = [sync]
 

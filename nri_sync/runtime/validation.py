@@ -23,7 +23,7 @@ from nri_sync.api import (
     plugins_by_name,
 )
 from nri_sync.errors import Reject
-from nri_sync.runtime.quoting import quote
+from nri_sync.runtime.quoting import go_quote
 from nri_sync.runtime.result import CreateResult
 
 __all__ = ["DefaultValidator", "DefaultValidatorConfig", "validation_request"]
@@ -135,7 +135,7 @@ def _check_hooks(
     names = owners.owner(request.container.id, Field.OciHooks)
     if config.reject_oci_hook_adjustment and names is not None:
         plugins = "plugins" if "," in names else "plugin"
-        raise _reject(f"{plugins} {quote(names)} attempted restricted OCI hook injection")
+        raise _reject(f"{plugins} {go_quote(names)} attempted restricted OCI hook injection")
 
 
 def _check_seccomp(
@@ -177,7 +177,8 @@ def _check_namespaces(
     found = owners.entries(request.container.id, Field.Namespace)
     if found:
         plugins = ", ".join(
-            f"{quote(plugin)} (namespace {quote(kind)})" for kind, plugin in sorted(found.items())
+            f"{go_quote(plugin)} (namespace {go_quote(kind)})"
+            for kind, plugin in sorted(found.items())
         )
         raise _reject(f"attempted restricted namespace adjustment by plugin(s) {plugins}")
 
@@ -204,7 +205,7 @@ def _check_required_plugins(
     missing = [plugin for plugin in required if plugin not in present]
     if missing:
         plugins = "plugin" if len(missing) == 1 else "plugins"
-        raise _reject(f"required {plugins} {quote(','.join(missing))} not present")
+        raise _reject(f"required {plugins} {go_quote(','.join(missing))} not present")
 
 
 def _annotated_plugins(request: ValidateContainerAdjustmentRequest) -> Iterable[str]:
@@ -215,7 +216,7 @@ def _annotated_plugins(request: ValidateContainerAdjustmentRequest) -> Iterable[
         return parse_required_plugins(value)
     except ValueError:
         raise _Refused(
-            f"invalid {REQUIRED_PLUGINS} annotation {quote(value)}: not a list of plugin names"
+            f"invalid {REQUIRED_PLUGINS} annotation {go_quote(value)}: not a list of plugin names"
         ) from None
 
 
@@ -236,6 +237,6 @@ def _tolerates_missing(
     if value in _TRUE:
         return True
     raise _Refused(
-        f"invalid {key} annotation {quote(value)}:"
-        f" strconv.ParseBool: parsing {quote(value)}: invalid syntax"
+        f"invalid {key} annotation {go_quote(value)}:"
+        f" strconv.ParseBool: parsing {go_quote(value)}: invalid syntax"
     )

@@ -11,7 +11,7 @@ from typing import Callable
 from nri_sync.api import ContainerAdjustment
 from nri_sync.errors import ConnectionLost
 from nri_sync.runtime import Metrics, Peer, Runtime
-from nri_sync.runtime.fleet import Plugin
+from nri_sync.runtime.registry import Plugin
 from nri_sync.testing.result import Answer
 from nri_sync.threads import signal_safe
 
@@ -91,14 +91,14 @@ class Embedded(Runtime):
 
     def _members(self) -> tuple[Plugin, ...]:
         serving = self._serving
-        return () if serving is None else serving.fleet.members
+        return () if serving is None else serving.registry.members
 
     def _member_peers(self) -> list[Peer]:
         return [member for member in self._members() if isinstance(member, Peer)]
 
     def _peers(self) -> frozenset[Peer]:
         serving = self._serving
-        return frozenset() if serving is None else serving.fleet.peers
+        return frozenset() if serving is None else serving.registry.peers
 
     def leaving(self) -> Callable[[], bool]:
         """Returns a function: whether the runtime still asks plugins that have hung up by now.

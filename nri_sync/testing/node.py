@@ -16,9 +16,9 @@ from nri_sync.api.nri_pb2 import (
     LinuxResources,
     PodSandbox,
 )
+from nri_sync.runtime.claims import logger
 from nri_sync.runtime.merge_resources import copy_field
 from nri_sync.runtime.oci_container import adjust_container
-from nri_sync.runtime.turn import logger
 from nri_sync.threads import signal_safe
 from nri_sync.wire.ttrpc import MESSAGE_MAX
 from nri_sync.wire.varint import encode_varint

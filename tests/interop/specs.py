@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Union
 from nri_sync.api import ContainerAdjustment
 from nri_sync.errors import SpecError
 from nri_sync.runtime.oci import adjust_spec, host_propagation
-from nri_sync.runtime.quoting import quote
+from nri_sync.runtime.quoting import go_quote
 from tests.interop.makers import Maker
 
 __all__ = ["GenerateCase", "Generated", "forgive", "generate_case", "generated", "plain"]
@@ -144,12 +144,14 @@ def generated(case: GenerateCase) -> Generated:
 
     def blockio(name: str) -> dict[str, Any]:
         if name not in _BLOCKIO:
-            raise SpecError(f"failed to adjust BlockIO class in OCI Spec: no class {quote(name)}")
+            raise SpecError(
+                f"failed to adjust BlockIO class in OCI Spec: no class {go_quote(name)}"
+            )
         return dict(_BLOCKIO[name])
 
     def rdt(name: str) -> dict[str, Any]:
         if name not in _RDT:
-            raise SpecError(f"failed to adjust RDT class in OCI Spec: no class {quote(name)}")
+            raise SpecError(f"failed to adjust RDT class in OCI Spec: no class {go_quote(name)}")
         return dict(_RDT[name])
 
     before = copy.deepcopy(case.spec), case.adjust.SerializeToString(deterministic=True)

@@ -176,7 +176,7 @@ class Runtime:
             peer = Peer(sock, update_containers=self._update_containers)
             self._all.append(peer)
             try:
-                peer.registered(LONG)
+                peer.wait_registered(LONG)
                 if self._configure:
                     peer.configure(self.config, LONG)
                     if self._synchronize:

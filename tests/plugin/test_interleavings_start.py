@@ -492,7 +492,7 @@ stub = nri_sync.Stub(Recorder(), name="test", idx="10", connection=ours)
 
 def play():
     peer = Peer(theirs)
-    peer.registered(20)
+    peer.wait_registered(20)
     peer.configure(configuration(), 20)
 
 playing = threading.Thread(target=play)

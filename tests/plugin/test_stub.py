@@ -587,7 +587,7 @@ class OnePeer(Peer):
         self._thread.start()
 
     def _run(self) -> None:
-        self.registered(LONG)
+        self.wait_registered(LONG)
         self.configure(configuration(), LONG)
 
     def connected(self) -> None:
@@ -1000,7 +1000,7 @@ class TestProcesses:
             # Python itself may add LC_CTYPE.
             assert set(variables) - {"LC_CTYPE"} == {"NRI_PLUGIN_NAME", "NRI_PLUGIN_IDX"}
             assert str(fd) not in child
-            peer.registered(LONG)
+            peer.wait_registered(LONG)
             peer.configure(configuration(), LONG)
             peer.synchronize([], [], LONG)
             assert peer.name == "25-launched"

@@ -61,7 +61,7 @@ def test_handlers_get_copies_and_answer_as_over_the_wire() -> None:
         return api.Adjustment().add_env("A", "B"), [update_of("ctr0")]
 
     request = _create()
-    response = InProcess("10-a", PluginWith(create_container=create)).relay(request, NEVER)
+    response = InProcess("10-a", PluginWith(create_container=create)).request(request, NEVER)
     assert response == nri_pb2.CreateContainerResponse(
         adjust=api.Adjustment().add_env("A", "B").message, update=[update_of("ctr0")]
     )
@@ -74,7 +74,7 @@ def test_what_a_handler_raises_is_raised() -> None:
 
     plugin = InProcess("10-a", PluginWith(create_container=create))
     with pytest.raises(ZeroDivisionError):
-        plugin.relay(_create(), NEVER)
+        plugin.request(_create(), NEVER)
 
 
 def test_synchronize() -> None:
@@ -95,7 +95,9 @@ def test_a_validator_rejects_by_raising(raised: Exception | None, reason: str) -
 
     plugin = InProcess("10-a", PluginWith(validate_container_adjustment=validate))
     message = nri_pb2.ValidateContainerAdjustmentRequest(container=CONTAINER)
-    response = plugin.ask(Request(BY_RPC["ValidateContainerAdjustment"], message), NEVER)()
+    response = plugin.request_async(
+        Request(BY_RPC["ValidateContainerAdjustment"], message), NEVER
+    )()
     assert (response.reject, response.reason) == (raised is not None, reason)
 
 

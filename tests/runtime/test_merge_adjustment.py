@@ -18,8 +18,8 @@ from nri_sync.api import (
     Owners,
 )
 from nri_sync.errors import ConflictError
+from nri_sync.runtime.claims import OwnershipClaims
 from nri_sync.runtime.merge_adjustment import Original, merge_adjustment
-from nri_sync.runtime.turn import Turn
 
 __all__: list[str] = []
 
@@ -35,8 +35,8 @@ class Scene:
         self.reply = ContainerAdjustment()
 
     def merge(self, plugin: str, adjustment: Adjustment) -> None:
-        turn = Turn(self.owners, plugin, "c")
-        merge_adjustment(turn, adjustment.message, Original(self.original), self.seen, self.reply)
+        claims = OwnershipClaims(self.owners, plugin, "c")
+        merge_adjustment(claims, adjustment.message, Original(self.original), self.seen, self.reply)
 
     @property
     def result(self) -> Adjustment:

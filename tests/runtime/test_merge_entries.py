@@ -16,8 +16,8 @@ from nri_sync.api import (
     Owners,
 )
 from nri_sync.errors import ConflictError
+from nri_sync.runtime.claims import OwnershipClaims
 from nri_sync.runtime.merge_entries import NET_DEVICES, SYSCTL, delete, merge_list, merge_map
-from nri_sync.runtime.turn import Turn
 
 __all__: list[str] = []
 
@@ -33,8 +33,8 @@ class Maps:
     def merge(self, plugin: str, **wanted: str) -> None:
         # A keyword cannot start with the mark.
         entries = {key.replace("no_", "-"): value for key, value in wanted.items()}
-        turn = Turn(self.owners, plugin, "c")
-        merge_map(turn, SYSCTL, entries, self.seen.sysctl, self.reply.sysctl)
+        claims = OwnershipClaims(self.owners, plugin, "c")
+        merge_map(claims, SYSCTL, entries, self.seen.sysctl, self.reply.sysctl)
 
 
 class TestMap:
@@ -96,8 +96,8 @@ class TestMap:
         wanted.net_devices["-eth1"].SetInParent()
         seen, reply = LinuxContainer(), LinuxContainerAdjustment()
         seen.net_devices["eth0"].name = "old"
-        turn = Turn(Owners(), "10-a", "c")
-        merge_map(turn, NET_DEVICES, wanted.net_devices, seen.net_devices, reply.net_devices)
+        claims = OwnershipClaims(Owners(), "10-a", "c")
+        merge_map(claims, NET_DEVICES, wanted.net_devices, seen.net_devices, reply.net_devices)
         assert {key: value.name for key, value in seen.net_devices.items()} == {"eth0": "net0"}
         assert reply == wanted
 
@@ -112,8 +112,8 @@ class Lists:
         self.reply = ContainerAdjustment()
 
     def merge(self, plugin: str, *entries: str) -> tuple[dict[str, Any], dict[str, Any]]:
-        turn = Turn(self.owners, plugin, "c")
-        return merge_list(turn, Field.Env, attrgetter("key"), env(*entries), self.reply.env)
+        claims = OwnershipClaims(self.owners, plugin, "c")
+        return merge_list(claims, Field.Env, attrgetter("key"), env(*entries), self.reply.env)
 
 
 class TestList:

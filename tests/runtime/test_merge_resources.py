@@ -8,8 +8,8 @@ import pytest
 
 from nri_sync.api import Field, LinuxResources, Owners, Update
 from nri_sync.errors import ConflictError
+from nri_sync.runtime.claims import OwnershipClaims
 from nri_sync.runtime.merge_resources import copy_field, merge_resources, merge_update
-from nri_sync.runtime.turn import Turn
 
 __all__: list[str] = []
 
@@ -49,10 +49,10 @@ def test_a_setting_of_a_new_container(name: str, change: Callable[[Update], obje
     owners = Owners()
     seen, reply = LinuxResources(), LinuxResources()
     resources = wanted(change)
-    merge_resources(Turn(owners, "10-a", "c"), resources, seen, reply)
+    merge_resources(OwnershipClaims(owners, "10-a", "c"), resources, seen, reply)
     assert seen == reply == resources
     with pytest.raises(ConflictError) as error:
-        merge_resources(Turn(owners, "20-b", "c"), resources, seen, reply)
+        merge_resources(OwnershipClaims(owners, "20-b", "c"), resources, seen, reply)
     text = str(error.value)
     assert text.rstrip() == f'plugins "20-b" and "10-a" both tried to set {name}'
 
@@ -62,10 +62,10 @@ def test_a_setting_of_an_existing_container(name: str, change: Callable[[Update]
     owners = Owners()
     merged = LinuxResources()
     resources = wanted(change)
-    merge_update(Turn(owners, "10-a", "c"), resources, merged)
+    merge_update(OwnershipClaims(owners, "10-a", "c"), resources, merged)
     assert merged == resources
     with pytest.raises(ConflictError, match=f"both tried to set {name}"):
-        merge_update(Turn(owners, "20-b", "c"), resources, merged)
+        merge_update(OwnershipClaims(owners, "20-b", "c"), resources, merged)
 
 
 def test_empty_cpusets_are_none() -> None:
@@ -73,7 +73,7 @@ def test_empty_cpusets_are_none() -> None:
     seen = LinuxResources()
     resources = LinuxResources()
     resources.cpu.SetInParent()
-    merge_resources(Turn(owners, "10-a", "c"), resources, seen)
+    merge_resources(OwnershipClaims(owners, "10-a", "c"), resources, seen)
     assert not owners.message.owners
     assert not seen.cpu.cpus
 
@@ -83,8 +83,8 @@ def test_rules_for_devices_have_no_owners() -> None:
     resources.devices.add(allow=True, type="c")
     owners = Owners()
     seen, reply = LinuxResources(), LinuxResources()
-    merge_resources(Turn(owners, "10-a", "c"), resources, seen, reply)
-    merge_resources(Turn(owners, "20-b", "c"), resources, seen, reply)
+    merge_resources(OwnershipClaims(owners, "10-a", "c"), resources, seen, reply)
+    merge_resources(OwnershipClaims(owners, "20-b", "c"), resources, seen, reply)
     assert len(seen.devices) == len(reply.devices) == 2
     assert not owners.message.owners
 
@@ -92,16 +92,16 @@ def test_rules_for_devices_have_no_owners() -> None:
 def test_limits_of_huge_pages_are_appended() -> None:
     seen = wanted(lambda u: u.add_hugepage_limit("2MB", 1))
     change = wanted(lambda u: u.add_hugepage_limit("2MB", 2))
-    merge_update(Turn(Owners(), "10-a", "c"), change, seen)
+    merge_update(OwnershipClaims(Owners(), "10-a", "c"), change, seen)
     assert [limit.limit for limit in seen.hugepage_limits] == [1, 2]
 
 
 def test_the_first_conflict_in_the_references_order_is_reported() -> None:
     owners = Owners()
     change = wanted(lambda u: u.set_rdt_class("a").set_cpu(shares=1).set_unified("k.k", "1"))
-    merge_update(Turn(owners, "10-a", "c"), change, LinuxResources())
+    merge_update(OwnershipClaims(owners, "10-a", "c"), change, LinuxResources())
     with pytest.raises(ConflictError, match="CPUShares"):
-        merge_update(Turn(owners, "20-b", "c"), change, LinuxResources())
+        merge_update(OwnershipClaims(owners, "20-b", "c"), change, LinuxResources())
     assert owners.owner("c", Field.CgroupsUnified, "k.k") == "10-a"
 
 

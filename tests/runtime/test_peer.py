@@ -59,7 +59,7 @@ def pair(socket_dir: Path) -> Iterator[Pair]:
 
 def _ready(peer: Peer, plugin: RawPlugin) -> None:
     result = on_thread(plugin.register)
-    peer.registered(LONG)
+    peer.wait_registered(LONG)
     result()
     peer.configure(nri_pb2.ConfigureRequest(), LONG)
     plugin.expect("Configure")
@@ -77,7 +77,7 @@ class TestRegistration:
         peer, plugin = pair()
         assert peer.name == f"plugin with pid {peer.pid}"
         result = on_thread(lambda: plugin.register("abcd-0123+EFGH_4567.ijkl", "07"))
-        peer.registered(LONG)
+        peer.wait_registered(LONG)
         assert peer.name == "07-abcd-0123+EFGH_4567.ijkl"
         assert peer.nri_version == api.NRI_VERSION
         result()
@@ -97,7 +97,7 @@ class TestRegistration:
         peer, plugin = pair()
         result = on_thread(lambda: plugin.register(name, idx))
         with pytest.raises(RemoteProtocolError, match=text):
-            peer.registered(LONG)
+            peer.wait_registered(LONG)
         with pytest.raises(grpc.RpcError, match=text) as error:
             result()
         assert error.value.code() is grpc.StatusCode.UNKNOWN
@@ -108,7 +108,7 @@ class TestRegistration:
 
     def test_a_name_that_is_too_long(self, pair: Pair) -> None:
         peer, plugin = pair()
-        on_thread(lambda: peer.registered(LONG))
+        on_thread(lambda: peer.wait_registered(LONG))
         with pytest.raises(grpc.RpcError, match="more than 255 characters") as caught:
             plugin.register("a" * 1_000_000, "10")
         assert len(caught.value.details() or "") < 200
@@ -124,18 +124,18 @@ class TestRegistration:
     def test_the_name_of_a_launched_plugin_is_that_of_its_file(self, pair: Pair) -> None:
         peer, plugin = pair({"identity": PluginId("05", "file,name"), "pid": 1})
         result = on_thread(lambda: plugin.register("", "no index"))
-        peer.registered(LONG)
+        peer.wait_registered(LONG)
         result()
         assert (peer.name, peer.pid) == ("05-file,name", 1)
 
     def test_silence(self, pair: Pair) -> None:
         peer, _ = pair()
         with pytest.raises(TimeoutError, match=r"has not registered within 0\.05 s"):
-            peer.registered(SHORT)
+            peer.wait_registered(SHORT)
 
     def test_a_connection_that_is_lost_is_noticed_at_once(self, pair: Pair) -> None:
         peer, plugin = pair()
-        result = on_thread(lambda: peer.registered(LONG))
+        result = on_thread(lambda: peer.wait_registered(LONG))
         plugin.close()
         with pytest.raises(ConnectionLost, match="the peer closed the connection"):
             result()
@@ -154,7 +154,7 @@ class TestConfigure:
         policy = nri_pb2.FailurePolicy(fail_request=True)
         peer, plugin = pair(events=0x9, policy=policy)
         result = on_thread(plugin.register)
-        peer.registered(LONG)
+        peer.wait_registered(LONG)
         result()
         request = nri_pb2.ConfigureRequest(config="c", runtime_name="r", request_timeout=7)
         peer.configure(request, LONG)
@@ -244,7 +244,7 @@ class TestRelay:
     def test_a_method_of_its_own(self, pair: Pair) -> None:
         peer, plugin = pair()
         for rpc in BY_STATE_CHANGE:
-            peer.relay(_request(rpc), Deadline(LONG))
+            peer.request(_request(rpc), Deadline(LONG))
         plugin.expect(*BY_STATE_CHANGE)
 
     @pytest.mark.parametrize("first", BY_STATE_CHANGE)
@@ -259,7 +259,7 @@ class TestRelay:
 
         peer, plugin = pair(unknown=[first], StateChange=state_change)
         for rpc in (first, *BY_STATE_CHANGE, first):
-            response = peer.relay(_request(rpc), Deadline(LONG))
+            response = peer.request(_request(rpc), Deadline(LONG))
             assert type(response).__name__ == f"{rpc}Response"
         # Even what it has a method for.
         plugin.expect(*["StateChange"] * 11)
@@ -276,7 +276,7 @@ class TestRelay:
     def test_others_have_no_such_fallback(self, rpc: str, pair: Pair) -> None:
         peer, _ = pair(unknown=[rpc])
         with pytest.raises(grpc.RpcError) as error:
-            peer.relay(_request(rpc), Deadline(LONG))
+            peer.request(_request(rpc), Deadline(LONG))
         assert error.value.code() is grpc.StatusCode.UNIMPLEMENTED
         assert error.value.__cause__ is None
 
@@ -294,7 +294,7 @@ class TestFailures:
     def test_no_answer_in_time(self, pair: Pair) -> None:
         never = Never()
         peer, _ = pair(RunPodSandbox=lambda request, context: never() or b"")
-        for ask in (peer.relay, lambda *arguments: peer.ask(*arguments)()):
+        for ask in (peer.request, lambda *arguments: peer.request_async(*arguments)()):
             with pytest.raises(grpc.RpcError) as error:
                 ask(_request("RunPodSandbox"), Deadline(SHORT))
             assert isinstance(error.value.__cause__, TimeoutError)
@@ -305,22 +305,22 @@ class TestFailures:
         peer, plugin = pair(RunPodSandbox=lambda request, context: holder[0].session.link.close())
         holder.append(plugin)
         with pytest.raises(grpc.RpcError) as error:
-            peer.relay(_request("RunPodSandbox"), Deadline(LONG))
+            peer.request(_request("RunPodSandbox"), Deadline(LONG))
         assert isinstance(error.value.__cause__, ConnectionLost)
         assert peer.closed
         with pytest.raises(grpc.RpcError) as error:
-            peer.relay(_request("RunPodSandbox"), Deadline(LONG))
+            peer.request(_request("RunPodSandbox"), Deadline(LONG))
         assert isinstance(error.value.__cause__, ConnectionLost)
 
     def test_an_answer_that_cannot_be_parsed(self, pair: Pair) -> None:
         peer, _ = pair(CreateContainer=lambda request, context: b"\xff\xff\xff")
         with pytest.raises(grpc.RpcError, match="cannot be parsed") as error:
-            peer.relay(_request("CreateContainer"), Deadline(LONG))
+            peer.request(_request("CreateContainer"), Deadline(LONG))
         assert isinstance(error.value.__cause__, RemoteProtocolError)
 
     def test_garbage_instead_of_messages(self, pair: Pair) -> None:
         peer, plugin = pair()
-        result = on_thread(lambda: peer.registered(LONG))
+        result = on_thread(lambda: peer.wait_registered(LONG))
         plugin.session.link.send([b"\xff" * 64])
         with pytest.raises(ConnectionLost):
             result()
@@ -365,7 +365,7 @@ class TestEnd:
         closed, cause = ends.get(timeout=LONG)
         assert closed is peer
         assert isinstance(cause, ConnectionLost)
-        assert peer.gone
+        assert peer.disconnected
         peer, _ = pair({"on_close": lambda *end: ends.put(end)})
         peer.close(ValueError("why"))  # type: ignore[arg-type]
         peer.close()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from nri_sync.runtime.quoting import quote
+from nri_sync.runtime.quoting import go_quote
 
 __all__: list[str] = []
 
@@ -24,4 +24,4 @@ __all__: list[str] = []
     ],
 )
 def test_quote(text: str, quoted: str) -> None:
-    assert quote(text) == quoted
+    assert go_quote(text) == quoted

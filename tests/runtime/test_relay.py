@@ -62,7 +62,7 @@ class Scripted:
         self.asked: list[Any] = []
         self.limits: list[Deadline] = []
 
-    def relay(self, request: Request, deadline: Deadline) -> Any:
+    def request(self, request: Request, deadline: Deadline) -> Any:
         message = type(request.message)()
         message.ParseFromString(request.payload)
         self.asked.append(message)
@@ -72,8 +72,8 @@ class Scripted:
             raise outcome
         return getattr(nri_pb2, f"{request.handler.rpc}Response")() if outcome is None else outcome
 
-    def ask(self, request: Request, deadline: Deadline) -> Callable[[], Any]:
-        return lambda: self.relay(request, deadline)
+    def request_async(self, request: Request, deadline: Deadline) -> Callable[[], Any]:
+        return lambda: self.request(request, deadline)
 
     def close(self, cause: NRIError | None = None) -> None:
         self.closed, self.closed_for = True, cause
@@ -268,23 +268,23 @@ class TestOrder:
         assert inside.wait(LONG)
         with pytest.raises(RequestTimeout, match="while other requests were relayed"):
             _run(relay, Deadline(0.01))
-        relay.quiet(Deadline(0.01))
+        relay.wait_idle(Deadline(0.01))
         go_on.set()
         first()
-        relay.quiet(NEVER)
+        relay.wait_idle(NEVER)
         _run(relay)
 
     def test_an_event_within_an_event_would_wait_for_itself(self) -> None:
         relay: list[Relay] = []
 
         def outcome(request: Request) -> None:
-            relay[0].quiet(NEVER)
+            relay[0].wait_idle(NEVER)
             with pytest.raises(WouldDeadlock):
                 _run(relay[0])
 
         relay.append(_relay([Scripted("10-a", outcome)]))
         _run(relay[0])
-        relay[0].quiet(NEVER)
+        relay[0].wait_idle(NEVER)
 
 
 def _adjusting(**env: str) -> nri_pb2.CreateContainerResponse:

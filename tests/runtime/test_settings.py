@@ -76,10 +76,10 @@ def test_the_callback_is_to_tell_once() -> None:
         got.append((pods, containers))
         return [update]
 
-    _settings(synchronize=synchronize).call_back(sync, "10-a")
+    _settings(synchronize=synchronize).run_synchronize(sync, "10-a")
     assert got == [([POD], [CONTAINER]), [update]]
 
 
 def test_a_callback_that_does_not_tell_is_noticed(caplog: pytest.LogCaptureFixture) -> None:
-    _settings(synchronize=lambda sync: None).call_back(lambda pods, containers: [], "10-a")
+    _settings(synchronize=lambda sync: None).run_synchronize(lambda pods, containers: [], "10-a")
     assert caplog.messages == ["10-a: the runtime has not told what exists"]

@@ -16,7 +16,7 @@ from nri_sync import api, errors, kit
 from nri_sync.errors import AlreadyStarted, RequestFailed, StartError
 from nri_sync.net.link import Link
 from nri_sync.runtime import DefaultValidator, DefaultValidatorConfig, Peer
-from nri_sync.runtime.fleet import Fleet
+from nri_sync.runtime.registry import PluginRegistry
 from nri_sync.testing import FakeRuntime, make_container, make_pod
 from tests.runtime.rig import LONG, Never, PluginWith, on_thread
 
@@ -290,14 +290,14 @@ class HeldBack:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.noticing = threading.Event()
         self.release = threading.Event()
-        left = Fleet._left
+        left = PluginRegistry._on_disconnect
 
-        def held(fleet: Fleet, peer: Any, cause: Any) -> None:
+        def held(registry: PluginRegistry, peer: Any, cause: Any) -> None:
             self.noticing.set()
             assert self.release.wait(LONG)
-            left(fleet, peer, cause)
+            left(registry, peer, cause)
 
-        monkeypatch.setattr(Fleet, "_left", held)
+        monkeypatch.setattr(PluginRegistry, "_on_disconnect", held)
 
 
 class TestLettingGo:

@@ -53,7 +53,7 @@ class Runtime:
         fate = threading.Timer(self.random.uniform(0, 0.06), go)
         fate.start()
         try:
-            peer.registered(PROMPTLY)
+            peer.wait_registered(PROMPTLY)
             peer.configure(
                 api.ConfigureRequest(runtime_name="torture", NRI_version="v0.12.0"), PROMPTLY
             )

@@ -11,22 +11,22 @@ import pytest
 
 from nri_sync.deadline import Deadline
 from nri_sync.errors import RuntimeStopped, WouldDeadlock
-from nri_sync.runtime.gate import Gate
+from nri_sync.runtime.sync_lock import SyncLock
 from tests.runtime.rig import LONG, interrupted_at, on_thread
 
 __all__: list[str] = []
 
 
-def _waiting(gate: Gate, side: int, count: int) -> None:
+def _waiting(sync_lock: SyncLock, side: int, count: int) -> None:
     """Wait until so many wait on that side: nothing announces it."""
-    with gate._changed:
-        while gate._waiting[side] != count:
-            gate._changed.wait(0.001)
+    with sync_lock._changed:
+        while sync_lock._waiting[side] != count:
+            sync_lock._changed.wait(0.001)
 
 
-def _enter(gate: Gate, inside: threading.Event, leave: threading.Event) -> Any:
+def _enter(sync_lock: SyncLock, inside: threading.Event, leave: threading.Event) -> Any:
     def synchronize() -> None:
-        with gate:
+        with sync_lock:
             inside.set()
             assert leave.wait(LONG)
 
@@ -34,20 +34,20 @@ def _enter(gate: Gate, inside: threading.Event, leave: threading.Event) -> Any:
 
 
 def test_many_blocks_at_once() -> None:
-    gate = Gate()
-    blocks = [on_thread(gate.block)() for _ in range(3)]
+    sync_lock = SyncLock()
+    blocks = [on_thread(sync_lock.block)() for _ in range(3)]
     for block in blocks:
         block.unblock()
-    with gate:
+    with sync_lock:
         pass
 
 
 def test_many_synchronizations_at_once() -> None:
-    gate = Gate()
+    sync_lock = SyncLock()
     barrier = threading.Barrier(3)
 
     def synchronize() -> None:
-        with gate:
+        with sync_lock:
             barrier.wait(LONG)
 
     for result in [on_thread(synchronize) for _ in range(3)]:
@@ -55,36 +55,36 @@ def test_many_synchronizations_at_once() -> None:
 
 
 def test_a_block_holds_off_synchronizations_until_it_is_lifted() -> None:
-    gate = Gate()
+    sync_lock = SyncLock()
     inside, leave = threading.Event(), threading.Event()
     leave.set()
-    with gate.block():
-        result = _enter(gate, inside, leave)
-        _waiting(gate, 1, 1)
+    with sync_lock.block():
+        result = _enter(sync_lock, inside, leave)
+        _waiting(sync_lock, 1, 1)
         assert not inside.is_set()
     result()
 
 
 def test_a_synchronization_holds_off_blocks() -> None:
-    gate = Gate()
+    sync_lock = SyncLock()
     inside, leave = threading.Event(), threading.Event()
-    result = _enter(gate, inside, leave)
+    result = _enter(sync_lock, inside, leave)
     assert inside.wait(LONG)
     with pytest.raises(TimeoutError, match="synchronized for too long"):
-        gate.block(0.01)
+        sync_lock.block(0.01)
     leave.set()
     result()
-    gate.block().unblock()
+    sync_lock.block().unblock()
 
 
 def test_a_synchronization_that_waits_goes_first() -> None:
-    gate = Gate()
+    sync_lock = SyncLock()
     inside, leave = threading.Event(), threading.Event()
-    block = gate.block()
-    result = _enter(gate, inside, leave)
-    _waiting(gate, 1, 1)
-    late = on_thread(gate.block)
-    _waiting(gate, 0, 1)
+    block = sync_lock.block()
+    result = _enter(sync_lock, inside, leave)
+    _waiting(sync_lock, 1, 1)
+    late = on_thread(sync_lock.block)
+    _waiting(sync_lock, 0, 1)
     block.unblock()
     assert inside.wait(LONG)
     leave.set()
@@ -93,15 +93,15 @@ def test_a_synchronization_that_waits_goes_first() -> None:
 
 
 def test_blocks_that_wait_go_before_further_synchronizations() -> None:
-    gate = Gate()
+    sync_lock = SyncLock()
     inside, leave = threading.Event(), threading.Event()
-    first = _enter(gate, inside, leave)
+    first = _enter(sync_lock, inside, leave)
     assert inside.wait(LONG)
-    block = on_thread(gate.block)
-    _waiting(gate, 0, 1)
+    block = on_thread(sync_lock.block)
+    _waiting(sync_lock, 0, 1)
     later_inside = threading.Event()
-    second = _enter(gate, later_inside, leave)
-    _waiting(gate, 1, 1)
+    second = _enter(sync_lock, later_inside, leave)
+    _waiting(sync_lock, 1, 1)
     leave.set()
     first()
     held = block()
@@ -111,60 +111,60 @@ def test_blocks_that_wait_go_before_further_synchronizations() -> None:
 
 
 def test_a_nested_block_does_not_wait_for_who_waits_for_the_outer_one() -> None:
-    gate = Gate()
+    sync_lock = SyncLock()
     inside, leave = threading.Event(), threading.Event()
     leave.set()
-    with gate.block():
-        result = _enter(gate, inside, leave)
-        _waiting(gate, 1, 1)
-        with gate.block(LONG):
+    with sync_lock.block():
+        result = _enter(sync_lock, inside, leave)
+        _waiting(sync_lock, 1, 1)
+        with sync_lock.block(LONG):
             assert not inside.is_set()
         assert not inside.is_set()
     result()
 
 
 def test_who_synchronizes_cannot_block() -> None:
-    gate = Gate()
-    with gate, pytest.raises(WouldDeadlock):
-        gate.block()
-    gate.block().unblock()
+    sync_lock = SyncLock()
+    with sync_lock, pytest.raises(WouldDeadlock):
+        sync_lock.block()
+    sync_lock.block().unblock()
 
 
 def test_lifting_a_block_is_idempotent_and_from_any_thread() -> None:
-    gate = Gate()
-    first, second = gate.block(), gate.block()
+    sync_lock = SyncLock()
+    first, second = sync_lock.block(), sync_lock.block()
     on_thread(first.unblock)()
     first.unblock()
     with pytest.raises(TimeoutError):
-        _try_sync(gate)
+        _try_sync(sync_lock)
     second.unblock()
-    with gate:
+    with sync_lock:
         pass
 
 
-def _try_sync(gate: Gate) -> None:
-    with gate._changed:
-        gate._enter_locked(1, Deadline(0.01), False)
+def _try_sync(sync_lock: SyncLock) -> None:
+    with sync_lock._changed:
+        sync_lock._enter_locked(1, Deadline(0.01), False)
 
 
 def test_who_gives_up_holds_nobody_off() -> None:
-    gate = Gate()
-    block = gate.block()
+    sync_lock = SyncLock()
+    block = sync_lock.block()
     with pytest.raises(TimeoutError):
-        _try_sync(gate)
-    on_thread(gate.block)().unblock()
+        _try_sync(sync_lock)
+    on_thread(sync_lock.block)().unblock()
     block.unblock()
 
 
 def test_others_are_let_in_when_the_one_they_waited_for_gives_up() -> None:
-    gate = Gate()
+    sync_lock = SyncLock()
     inside, leave = threading.Event(), threading.Event()
-    result = _enter(gate, inside, leave)
+    result = _enter(sync_lock, inside, leave)
     assert inside.wait(LONG)
-    block = on_thread(lambda: gate.block(0.05))
-    _waiting(gate, 0, 1)
+    block = on_thread(lambda: sync_lock.block(0.05))
+    _waiting(sync_lock, 0, 1)
     later_inside = threading.Event()
-    later = _enter(gate, later_inside, leave)
+    later = _enter(sync_lock, later_inside, leave)
     with pytest.raises(TimeoutError):
         block()
     assert later_inside.wait(LONG)
@@ -174,32 +174,32 @@ def test_others_are_let_in_when_the_one_they_waited_for_gives_up() -> None:
 
 
 def test_closing_ends_all_waiting() -> None:
-    gate = Gate()
-    block = gate.block()
+    sync_lock = SyncLock()
+    block = sync_lock.block()
     inside = threading.Event()
-    result = _enter(gate, inside, inside)
-    _waiting(gate, 1, 1)
-    gate.close()
+    result = _enter(sync_lock, inside, inside)
+    _waiting(sync_lock, 1, 1)
+    sync_lock.close()
     with pytest.raises(RuntimeStopped):
         result()
     with pytest.raises(RuntimeStopped):
-        gate.block()
+        sync_lock.block()
     block.unblock()
 
 
 def test_a_block_that_an_interrupt_has_kept_back_is_lifted() -> None:
     number = left = 0
-    gate = Gate()
+    sync_lock = SyncLock()
     tasks = len(os.listdir("/proc/self/task"))
-    while interrupted_at(number, gate.block):
+    while interrupted_at(number, sync_lock.block):
         give_up = time.monotonic() + LONG
         while len(os.listdir("/proc/self/task")) > tasks:
             assert time.monotonic() < give_up
             time.sleep(0.0005)
-        left += gate._inside != [0, 0]
+        left += sync_lock._inside != [0, 0]
         number += 1
-        gate = Gate()
-    assert gate._inside == [1, 0]
+        sync_lock = SyncLock()
+    assert sync_lock._inside == [1, 0]
     assert number > 100
     # As it returns: what strikes then might as well strike a moment later, in the caller.
     assert left <= 9

@@ -1,4 +1,4 @@
-"""A plugin's turn: claims, with the reference's words for conflicts."""
+"""A plugin's claims: claims, with the reference's words for conflicts."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import pytest
 
 from nri_sync.api import Field, Owners
 from nri_sync.errors import ConflictError, OwnershipConflict
-from nri_sync.runtime.turn import Turn
+from nri_sync.runtime.claims import OwnershipClaims
 
 __all__: list[str] = []
 
 
 def test_a_claim_is_noted() -> None:
     owners = Owners()
-    Turn(owners, "10-a", "c0").claim(Field.Env, "HOME")
+    OwnershipClaims(owners, "10-a", "c0").claim(Field.Env, "HOME")
     assert owners.owner("c0", Field.Env, "HOME") == "10-a"
 
 
@@ -24,9 +24,9 @@ def test_a_claim_is_noted() -> None:
 )
 def test_a_conflict_reads_as_in_the_reference(field: int, key: str | None, what: str) -> None:
     owners = Owners()
-    Turn(owners, "10-a", "c0").claim(field, key)
+    OwnershipClaims(owners, "10-a", "c0").claim(field, key)
     with pytest.raises(ConflictError) as error:
-        Turn(owners, "20-b", "c0").claim(field, key)
+        OwnershipClaims(owners, "20-b", "c0").claim(field, key)
     assert str(error.value) == f'plugins "20-b" and "10-a" both tried to set {what}'
     assert error.value.plugin == "20-b"
     assert isinstance(error.value.__cause__, OwnershipConflict)
@@ -34,8 +34,8 @@ def test_a_conflict_reads_as_in_the_reference(field: int, key: str | None, what:
 
 def test_what_is_cleared_is_for_the_plugin_alone() -> None:
     owners = Owners()
-    Turn(owners, "10-a", "c0").claim(Field.Args)
-    second = Turn(owners, "20-b", "c0")
+    OwnershipClaims(owners, "10-a", "c0").claim(Field.Args)
+    second = OwnershipClaims(owners, "20-b", "c0")
     second.clear(Field.Args)
     second.claim(Field.Args)
     assert owners.owner("c0", Field.Args) == "20-b"
@@ -44,7 +44,7 @@ def test_what_is_cleared_is_for_the_plugin_alone() -> None:
 
 
 def test_a_loss_is_logged(caplog: pytest.LogCaptureFixture) -> None:
-    Turn(Owners(), "10-a", "c0").lost("the thing", "of the weather")
+    OwnershipClaims(Owners(), "10-a", "c0").warn_lost("the thing", "of the weather")
     assert caplog.messages == ["plugin 10-a, container c0: the thing is lost: of the weather"]
     assert caplog.records[0].name == "nri_sync.runtime"
     assert caplog.records[0].levelname == "WARNING"

@@ -15,12 +15,12 @@ from nri_sync.deadline import Deadline
 from nri_sync.errors import RuntimeStopped, WouldDeadlock
 from nri_sync.threads import call_off_main
 
-__all__ = ["Block", "Gate"]
+__all__ = ["SyncBlock", "SyncLock"]
 
 _BLOCK, _SYNC = 0, 1
 
 
-class Gate:
+class SyncLock:
     """Lets in one side at a time. Thread-safe."""
 
     def __init__(self) -> None:
@@ -37,20 +37,20 @@ class Gate:
         self._synchronizing: set[int] = set()
         self._closed = False
 
-    def block(self, timeout: float | None = None) -> Block:
+    def block(self, timeout: float | None = None) -> SyncBlock:
         """Wait for the synchronizations that go on, and hold off further ones.
 
         Raises:
             TimeoutError: they went on for ``timeout`` seconds.
-            RuntimeStopped: the gate was closed.
+            RuntimeStopped: the lock was closed.
             WouldDeadlock: this thread is synchronizing a plugin.
         """
-        block = Block(self, _thread.get_ident())
+        block = SyncBlock(self, _thread.get_ident())
         take = partial(self.take, block, Deadline(timeout))
         call_off_main("nri-block", take, undo=block.unblock)
         return block
 
-    def take(self, block: Block, deadline: Deadline) -> None:
+    def take(self, block: SyncBlock, deadline: Deadline) -> None:
         with self._changed:
             thread = block.thread
             if thread in self._synchronizing:
@@ -61,7 +61,7 @@ class Gate:
             self._holders[thread] = self._holders.get(thread, 0) + 1
             block.held = True
 
-    def lift(self, block: Block) -> None:
+    def lift(self, block: SyncBlock) -> None:
         with self._changed:
             if not block.held:
                 return
@@ -75,7 +75,7 @@ class Gate:
         """Wait for all blocks, to synchronize a plugin.
 
         Raises:
-            RuntimeStopped: the gate was closed.
+            RuntimeStopped: the lock was closed.
         """
         with self._changed:
             self._enter_locked(_SYNC, Deadline(None), False)
@@ -133,21 +133,21 @@ class Gate:
             self._changed.notify_all()
 
 
-class Block:
+class SyncBlock:
     """Holds off the synchronization of plugins until it is lifted; a context manager that does so at its end."""
 
-    def __init__(self, gate: Gate, thread: int) -> None:
-        self._gate = gate
+    def __init__(self, sync_lock: SyncLock, thread: int) -> None:
+        self._sync_lock = sync_lock
         #: The one that asked for it.
         self.thread = thread
-        #: The gate's to change.
+        #: The lock's to change.
         self.held = False
 
     def unblock(self) -> None:
         """Lift it. From any thread; idempotent."""
-        call_off_main("nri-unblock", partial(self._gate.lift, self))
+        call_off_main("nri-unblock", partial(self._sync_lock.lift, self))
 
-    def __enter__(self) -> Block:
+    def __enter__(self) -> SyncBlock:
         return self
 
     def __exit__(self, *_exc_info: object) -> None:

@@ -8,12 +8,12 @@ from collections import Counter
 from nri_sync.logger import get_logger
 from nri_sync.runtime.peer import Peer
 
-__all__ = ["Lobby"]
+__all__ = ["PendingConnections"]
 
 logger = get_logger("nri_sync.runtime")
 
 
-class Lobby:
+class PendingConnections:
     """Where connections wait for their registration. Thread-safe."""
 
     def __init__(self, room: int) -> None:
@@ -23,7 +23,7 @@ class Lobby:
         self._lock = threading.Lock()
         self._waiting: dict[Peer, None] = {}
 
-    def enter(self, peer: Peer) -> None:
+    def add(self, peer: Peer) -> None:
         """Let somebody wait, and close somebody else if there are too many. Does not block.
 
         The oldest must go, of the process that has the most of them: somebody else's flood cannot drive out a
@@ -45,7 +45,7 @@ class Lobby:
         )
         victim.close()
 
-    def leave(self, peer: Peer) -> None:
+    def discard(self, peer: Peer) -> None:
         """It has registered, or is gone. Idempotent."""
         with self._lock:
             self._waiting.pop(peer, None)

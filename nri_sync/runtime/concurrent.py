@@ -8,12 +8,12 @@ from typing import Callable, TypeVar
 from nri_sync.errors import NoThread
 from nri_sync.threads import Latch, spawn
 
-__all__ = ["together"]
+__all__ = ["run_concurrently"]
 
 T = TypeVar("T")
 
 
-def together(name: str, calls: Sequence[Callable[[], T]]) -> list[T]:
+def run_concurrently(name: str, calls: Sequence[Callable[[], T]]) -> list[T]:
     """The results of calls that are made at the same time, in their order. They must not raise.
 
     One of them runs on the calling thread, the others on threads called ``name``-1 and so on.

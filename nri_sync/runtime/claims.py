@@ -1,18 +1,18 @@
-"""One plugin's turn in a request: what it sets in one container it claims here first."""
+"""One plugin's claims in a request: what it sets in one container it claims here first."""
 
 from __future__ import annotations
 
 from nri_sync.api import Field, Owners
 from nri_sync.errors import ConflictError, OwnershipConflict
 from nri_sync.logger import get_logger
-from nri_sync.runtime.quoting import quote
+from nri_sync.runtime.quoting import go_quote
 
-__all__ = ["Turn", "logger"]
+__all__ = ["OwnershipClaims", "logger"]
 
 logger = get_logger("nri_sync.runtime")
 
 
-class Turn:
+class OwnershipClaims:
     """Claims of one plugin on the parts of one container.
 
     Not locked, like the owners that it writes to.
@@ -33,7 +33,7 @@ class Turn:
         except OwnershipConflict as conflict:
             # Without a key the reference's text ends with a space.
             raise ConflictError(
-                f"plugins {quote(self.plugin)} and {quote(conflict.other)} both tried to set"
+                f"plugins {go_quote(self.plugin)} and {go_quote(conflict.other)} both tried to set"
                 f" {Field.Name(field)} {key or ''}",
                 plugin=self.plugin,
             ) from conflict
@@ -45,7 +45,7 @@ class Turn:
     def clear_rdt(self) -> None:
         self._owners.clear_rdt(self.container_id, self.plugin)
 
-    def lost(self, what: str, why: str) -> None:
+    def warn_lost(self, what: str, why: str) -> None:
         """Log that something the plugin has asked for gets lost, as it does in the reference."""
         logger.warning(
             "plugin %s, container %s: %s is lost: %s", self.plugin, self.container_id, what, why

@@ -9,15 +9,15 @@ from typing import Any
 import pytest
 
 from nri_sync.errors import NoThread
-from nri_sync.runtime import together as module
-from nri_sync.runtime.together import together
+from nri_sync.runtime import concurrent as module
+from nri_sync.runtime.concurrent import run_concurrently
 from tests.runtime.rig import LONG
 
 __all__: list[str] = []
 
 
 def test_nothing_to_do() -> None:
-    assert together("test", []) == []
+    assert run_concurrently("test", []) == []
 
 
 def test_results_come_in_order_of_the_calls_which_run_at_the_same_time() -> None:
@@ -27,7 +27,7 @@ def test_results_come_in_order_of_the_calls_which_run_at_the_same_time() -> None
         barrier.wait(LONG)
         return number
 
-    assert together("test", [partial(call, number) for number in range(3)]) == [0, 1, 2]
+    assert run_concurrently("test", [partial(call, number) for number in range(3)]) == [0, 1, 2]
 
 
 def test_without_threads_they_run_one_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -36,4 +36,4 @@ def test_without_threads_they_run_one_after_the_other(monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(module, "spawn", spawn)
     me = threading.get_ident()
-    assert together("test", [threading.get_ident] * 3) == [me, me, me]
+    assert run_concurrently("test", [threading.get_ident] * 3) == [me, me, me]

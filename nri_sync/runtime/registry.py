@@ -1,4 +1,4 @@
-"""All plugins of a runtime, from when they come until they go. One fleet lasts from start() to stop()."""
+"""All plugins of a runtime, from when they come until they go. One registry lasts from start() to stop()."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from nri_sync.api import PluginId, nri_pb2
 from nri_sync.deadline import Deadline
 from nri_sync.errors import NoThread, NRIError, RuntimeStopped, StartError
 from nri_sync.logger import get_logger
-from nri_sync.runtime.gate import Gate
+from nri_sync.runtime.concurrent import run_concurrently
 from nri_sync.runtime.inprocess import InProcess
 from nri_sync.runtime.launcher import Installed, Process, discover, launch
 from nri_sync.runtime.listener import Listener
-from nri_sync.runtime.lobby import Lobby
 from nri_sync.runtime.metrics import SafeMetrics
 from nri_sync.runtime.peer import Peer
+from nri_sync.runtime.pending import PendingConnections
 from nri_sync.runtime.relay import failure
 from nri_sync.runtime.settings import Settings
-from nri_sync.runtime.together import together
+from nri_sync.runtime.sync_lock import SyncLock
 from nri_sync.threads import Latch, signal_safe, spawn
 
-__all__ = ["Fleet", "Plugin"]
+__all__ = ["Plugin", "PluginRegistry"]
 
 logger = get_logger("nri_sync.runtime")
 
@@ -37,14 +37,14 @@ Plugin = Union[Peer, InProcess]
 _CLOSE_WITHIN = 5.0
 
 
-class Fleet:
+class PluginRegistry:
     """The plugins of a runtime. Thread-safe."""
 
     def __init__(self, settings: Settings, metrics: SafeMetrics) -> None:
         self._settings = settings
         self._metrics = metrics
-        self.gate = Gate()
-        self._lobby = Lobby(settings.max_unregistered)
+        self.sync_lock = SyncLock()
+        self._pending = PendingConnections(settings.max_unregistered)
         #: Those that are synchronized, in the order in which they are asked. Replaced, never changed.
         self.members: tuple[Plugin, ...] = ()
         #: Whether they are asked at all: between the end of start() and the beginning of close().
@@ -77,7 +77,9 @@ class Fleet:
         path = settings.plugin_path
         installed = [] if path is None else discover(path, settings.plugin_config_path)
         ready: list[Plugin] = [self._start_in_process(*item) for item in settings.plugins.items()]
-        launched = together("nri-launch", [partial(self._launch, item) for item in installed])
+        launched = run_concurrently(
+            "nri-launch", [partial(self._launch, item) for item in installed]
+        )
         ready += [peer for peer in launched if peer is not None]
         self._check()
         for plugin in self._synchronize_all(ready):
@@ -86,7 +88,7 @@ class Fleet:
             # Once close() has begun, the socket may be somebody else's.
             self._check()
             if settings.socket_path is not None:
-                self._listener = Listener(settings.socket_path, self._arrived)
+                self._listener = Listener(settings.socket_path, self._on_connect)
             self.serving = True
 
     def _check(self) -> None:
@@ -120,9 +122,9 @@ class Fleet:
             peer = self._connect(sock, process=process, identity=plugin.identity)
         except (OSError, RuntimeError) as error:
             logger.warning("cannot connect plugin %s: %s", plugin.name, error)
-            self._end(process)
+            self._end_process(process)
             return None
-        return peer if self._introduce(peer, plugin.config) else None
+        return peer if self._register(peer, plugin.config) else None
 
     def _synchronize_all(self, ready: list[Plugin]) -> list[Plugin]:
         """Have the runtime synchronize the plugins of the start; returns those that did not fail."""
@@ -138,10 +140,14 @@ class Fleet:
 
         def sync(pods: Any, containers: Any) -> list[nri_pb2.ContainerUpdate]:
             calls = [partial(sync_one, plugin, pods, containers) for plugin in ready]
-            return [update for updates in together("nri-synchronize", calls) for update in updates]
+            return [
+                update
+                for updates in run_concurrently("nri-synchronize", calls)
+                for update in updates
+            ]
 
         try:
-            self._settings.call_back(sync, "the plugins of the start")
+            self._settings.run_synchronize(sync, "the plugins of the start")
         except Exception as error:
             text = f"failed to synchronize the plugins of the start: {error}"
             raise StartError(text, phase="synchronize") from error
@@ -149,7 +155,7 @@ class Fleet:
 
     # Plugins that come by themselves
 
-    def _arrived(self, sock: socket.socket) -> None:
+    def _on_connect(self, sock: socket.socket) -> None:
         """Somebody has connected."""
         try:
             peer = self._connect(sock)
@@ -157,7 +163,7 @@ class Fleet:
             logger.warning("cannot serve a connection: %s", error)
             return
         try:
-            spawn(f"nri-welcome-{peer.pid}", self._welcome, peer)
+            spawn(f"nri-register-{peer.pid}", self._admit, peer)
         except NoThread as error:
             logger.warning("cannot serve a connection: %s", error)
             peer.close()
@@ -174,12 +180,12 @@ class Fleet:
             identity=identity,
             pid=None if process is None else process.pid,
             update_containers=self._settings.update_containers,
-            on_close=self._left,
+            on_close=self._on_disconnect,
             older=self._settings.older,
             on_ignored=lambda peer, rpc, fields: self._metrics.ignored(peer.name, rpc, fields),
         )
         if process is None:
-            self._lobby.enter(peer)
+            self._pending.add(peer)
         with self._changed:
             self._peers.add(peer)
             if process is not None:
@@ -187,31 +193,33 @@ class Fleet:
             closing = self._closing
         if closing:
             peer.close()
-        if peer.gone:
-            # Perhaps so early that _left() did not know it.
-            self._left(peer, None)
+        if peer.disconnected:
+            # Perhaps so early that _on_disconnect() did not know it.
+            self._on_disconnect(peer, None)
         return peer
 
-    def _welcome(self, peer: Peer) -> None:
+    def _admit(self, peer: Peer) -> None:
         """Take in a plugin that has connected; on a thread of its own."""
-        if not self._introduce(peer, ""):
+        if not self._register(peer, ""):
             return
         try:
-            with self.gate:
+            with self.sync_lock:
                 self._check()
-                self._settings.call_back(partial(self._synchronize, peer), f"plugin {peer.name}")
+                self._settings.run_synchronize(
+                    partial(self._synchronize, peer), f"plugin {peer.name}"
+                )
                 self._add(peer)
         except Exception as error:
             self._refuse(peer, "synchronize", error)
 
-    def _introduce(self, peer: Peer, config: str) -> bool:
+    def _register(self, peer: Peer, config: str) -> bool:
         """Have a plugin register, and configure it; False if it is closed instead."""
         settings = self._settings
         try:
             try:
-                peer.registered(settings.registration_timeout)
+                peer.wait_registered(settings.registration_timeout)
             finally:
-                self._lobby.leave(peer)
+                self._pending.discard(peer)
             peer.configure(settings.configuration(config), settings.request_timeout)
         except Exception as error:
             self._refuse(peer, "register", error)
@@ -268,9 +276,9 @@ class Fleet:
         logger.info("plugin %s connected and synchronized", plugin.name)
         self._metrics.count(count)
 
-    def _left(self, peer: Peer, cause: NRIError | None) -> None:
+    def _on_disconnect(self, peer: Peer, cause: NRIError | None) -> None:
         """The connection of a plugin is over."""
-        self._lobby.leave(peer)
+        self._pending.discard(peer)
         with self._changed:
             if peer not in self._peers:
                 return
@@ -283,9 +291,9 @@ class Fleet:
             logger.info("connection to plugin %s closed: %s", peer.name, cause or "by this side")
             self._metrics.count(count)
         if process is not None:
-            self._end(process)
+            self._end_process(process)
 
-    def _end(self, process: Process) -> None:
+    def _end_process(self, process: Process) -> None:
         process.end()
         with self._changed:
             self._running.discard(process)
@@ -338,7 +346,7 @@ class Fleet:
     ) -> None:
         if listener is not None:
             listener.close()
-        self.gate.close()
+        self.sync_lock.close()
         for peer in peers:
             peer.close()
         for plugin in in_process:

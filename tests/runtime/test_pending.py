@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from nri_sync.runtime.lobby import Lobby
+from nri_sync.runtime.pending import PendingConnections
 
 __all__: list[str] = []
 
@@ -22,10 +22,10 @@ class Waiting:
         self.closed = True
 
 
-def enter(lobby: Any, *pids: int) -> list[Any]:
+def enter(pending: Any, *pids: int) -> list[Any]:
     come = [Waiting(pid) for pid in pids]
     for peer in come:
-        lobby.enter(peer)
+        pending.add(peer)
     return come
 
 
@@ -34,26 +34,26 @@ def closed(peers: list[Any]) -> list[bool]:
 
 
 def test_there_is_room() -> None:
-    lobby = Lobby(3)
-    assert closed(enter(lobby, 1, 1, 1)) == [False] * 3
+    pending = PendingConnections(3)
+    assert closed(enter(pending, 1, 1, 1)) == [False] * 3
 
 
 def test_the_oldest_goes(caplog: pytest.LogCaptureFixture) -> None:
-    peers = enter(Lobby(3), 1, 1, 1, 1, 1)
+    peers = enter(PendingConnections(3), 1, 1, 1, 1, 1)
     assert closed(peers) == [True, True, False, False, False]
     text = "4 connections have not registered, 4 of process 1: closing its oldest"
     assert caplog.messages == [text] * 2
 
 
 def test_those_of_the_process_with_the_most_go() -> None:
-    peers = enter(Lobby(3), 1, 2, 3, 2, 2, 2)
+    peers = enter(PendingConnections(3), 1, 2, 3, 2, 2, 2)
     assert closed(peers) == [False, True, False, True, True, False]
 
 
 def test_who_has_left_takes_no_room() -> None:
-    lobby: Any = Lobby(2)
-    peers = enter(lobby, 1, 1)
-    lobby.leave(peers[0])
-    lobby.leave(peers[0])
-    assert closed(peers + enter(lobby, 1)) == [False] * 3
-    assert closed(peers + enter(lobby, 1)) == [False, True, False]
+    pending: Any = PendingConnections(2)
+    peers = enter(pending, 1, 1)
+    pending.discard(peers[0])
+    pending.discard(peers[0])
+    assert closed(peers + enter(pending, 1)) == [False] * 3
+    assert closed(peers + enter(pending, 1)) == [False, True, False]
