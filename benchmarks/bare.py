@@ -15,7 +15,7 @@ from struct import Struct
 from benchmarks import control
 from benchmarks.plugin import Adjuster
 from nri_sync.api import EventMask, nri_pb2
-from nri_sync.ttrpc import envelope_pb2
+from nri_sync.rpc import envelope_pb2
 
 __all__ = ["main"]
 

@@ -14,11 +14,11 @@ from typing import Callable
 from nri_sync.errors import NRIError
 from nri_sync.logger import get_logger
 from nri_sync.net.link import Job, Link, Receiver
+from nri_sync.rpc.client import ClientEnd
+from nri_sync.rpc.late import LatePolicy
+from nri_sync.rpc.router import Router
+from nri_sync.rpc.server import ServerEnd
 from nri_sync.ttrpc.channel import Channel
-from nri_sync.ttrpc.client import ClientEnd
-from nri_sync.ttrpc.late import LatePolicy
-from nri_sync.ttrpc.router import Router
-from nri_sync.ttrpc.service import ServerEnd
 from nri_sync.wire.mux import FrameDecoder, decode_whole, frame_message
 
 __all__ = ["Session"]

@@ -33,7 +33,7 @@ from typing import Any, Callable
 
 import nri_sync
 from nri_sync import api, errors, kit, testing, ttrpc
-from nri_sync.ttrpc.context import ServicerContext
+from nri_sync.rpc.context import ServicerContext
 from tests.plugin._signals import _PACKAGE, Stepper
 from tests.plugin.harness import LONG, eventually, tasks
 

@@ -22,6 +22,7 @@ LAYERS = [
     {"errors", "deadline", "threads", "text", "files", "logger", "fork", "patched"},
     {"wire", "api"},
     {"net"},
+    {"rpc"},
     {"ttrpc"},
     {"session"},
     {"plugin", "runtime"},
@@ -32,7 +33,7 @@ LAYERS = [
 ]
 PEERS = [{"wire", "api"}, {"plugin", "runtime"}]
 # Usable without NRI: nothing of its schema.
-WITHOUT_API = {"net", "ttrpc"}
+WITHOUT_API = {"net", "rpc", "ttrpc"}
 
 # All that the protocol core may have from outside: no I/O, no threads, no clock, no gRPC, no protobuf.
 WIRE_MAY_IMPORT = {

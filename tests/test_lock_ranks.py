@@ -14,15 +14,15 @@ import nri_sync
 from nri_sync.net.link import Link
 from nri_sync.plugin.counters import Tally
 from nri_sync.plugin.lifecycle import Lifecycle
+from nri_sync.rpc.client import ClientEnd
+from nri_sync.rpc.router import Router
+from nri_sync.rpc.server import ServerEnd
 from nri_sync.runtime.pending import PendingConnections
 from nri_sync.runtime.registry import PluginRegistry
 from nri_sync.runtime.relay import Relay
 from nri_sync.runtime.sync_lock import SyncLock
 from nri_sync.testing import FakeRuntime, make_container, make_pod
 from nri_sync.ttrpc import Channel, Server, connect
-from nri_sync.ttrpc.client import ClientEnd
-from nri_sync.ttrpc.router import Router
-from nri_sync.ttrpc.service import ServerEnd
 from tests.locks import RANKS, RankedLock, violations, with_ranks
 from tests.ttrpc.rig import LONG, Calls, eventually, plain_handlers, serving, text
 

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 from nri_sync.deadline import Deadline
 from nri_sync.errors import ConnectionLost, NRIError, RemoteProtocolError
+from nri_sync.rpc.router import Router
 from nri_sync.session import Session
-from nri_sync.ttrpc.router import Router
 from nri_sync.wire.mux import FRAME_PAYLOAD_MAX, PLUGIN_SERVICE, RUNTIME_SERVICE, frame_message
 from nri_sync.wire.ttrpc import REQUEST, encode_header
 from tests.plugin.harness import encoded, request

@@ -13,7 +13,7 @@ from google.protobuf.json_format import ParseDict
 
 from nri_sync.api.services import PLUGIN, RUNTIME
 from nri_sync.errors import RemoteProtocolError
-from nri_sync.ttrpc.envelope_pb2 import Request, Response
+from nri_sync.rpc.envelope_pb2 import Request, Response
 from nri_sync.wire.mux import FrameDecoder
 from nri_sync.wire.ttrpc import DATA, REQUEST, MessageDecoder
 from tools import vectors

@@ -26,7 +26,7 @@ GENERATOR = "1.62.3"
 # Each .proto file, and whether its services are generated too.
 SOURCES = {
     "nri_sync/api/nri.proto": True,
-    "nri_sync/ttrpc/envelope.proto": False,
+    "nri_sync/rpc/envelope.proto": False,
 }
 
 

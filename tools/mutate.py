@@ -164,7 +164,7 @@ def _tests(module: Path) -> list[list[str]]:
     own = sorted(directory.glob(f"test_{inside.stem.lstrip('_')}*.py"))
     groups = [[str(path.relative_to(ROOT)) for path in own], [str(directory.relative_to(ROOT))]]
     if inside.parent == Path():
-        groups[1] = ["tests/ttrpc", "tests/plugin"]
+        groups[1] = ["tests/rpc", "tests/plugin"]
     return [group for group in groups if group]
 
 

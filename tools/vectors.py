@@ -16,7 +16,7 @@ from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 
 from nri_sync import api
-from nri_sync.ttrpc.envelope_pb2 import KeyValue, Request, Response, Status
+from nri_sync.rpc.envelope_pb2 import KeyValue, Request, Response, Status
 from nri_sync.wire.mux import PLUGIN_SERVICE, RUNTIME_SERVICE, frame_message
 from nri_sync.wire.ttrpc import (
     DATA,

@@ -269,7 +269,7 @@ def _duration(seconds: float) -> str:
 
 
 def _code(number: int) -> str:
-    from nri_sync.ttrpc.status import code_of
+    from nri_sync.rpc.status import code_of
 
     return code_of(number).name
 

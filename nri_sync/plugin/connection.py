@@ -40,10 +40,10 @@ from nri_sync.plugin.late import Late
 from nri_sync.plugin.lifecycle import Attempt, Lifecycle
 from nri_sync.plugin.parts import Parts
 from nri_sync.plugin.spec import PluginSpec
+from nri_sync.rpc.context import ServicerContext
+from nri_sync.rpc.router import Router
 from nri_sync.session import Session
 from nri_sync.threads import Latch, off_main, spawn
-from nri_sync.ttrpc.context import ServicerContext
-from nri_sync.ttrpc.router import Router
 from nri_sync.wire.mux import PLUGIN_SERVICE, RUNTIME_SERVICE
 
 __all__ = ["Connection"]

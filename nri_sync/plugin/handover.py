@@ -41,7 +41,7 @@ from nri_sync.plugin.turns import Silence, Turn
 
 if TYPE_CHECKING:
     from nri_sync.plugin.stub import Stub
-    from nri_sync.ttrpc.context import ServicerContext
+    from nri_sync.rpc.context import ServicerContext
 
 __all__ = ["Handover"]
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import grpc
 
     from nri_sync.plugin.stub import Stub
-    from nri_sync.ttrpc.context import ServicerContext
+    from nri_sync.rpc.context import ServicerContext
 
     # By their methods: a type checker knows the classes of grpc only where their stubs are installed.
     class _Server(Protocol):

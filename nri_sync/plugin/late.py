@@ -14,8 +14,8 @@ from nri_sync.plugin.facts import Facts
 from nri_sync.plugin.parts import Parts, measure
 from nri_sync.plugin.spec import PluginSpec
 from nri_sync.plugin.subjects import describe
-from nri_sync.ttrpc.late import LateCall, LatePolicy
-from nri_sync.ttrpc.status import Status
+from nri_sync.rpc.late import LateCall, LatePolicy
+from nri_sync.rpc.status import Status
 
 __all__ = ["Late", "TimedConnection"]
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 from nri_sync.errors import ConnectionSpent, NRIError, StartError, StartTimeout
 from nri_sync.plugin.source import Source
-from nri_sync.ttrpc.context import ServicerContext
+from nri_sync.rpc.context import ServicerContext
 
 __all__ = ["dial_failed", "handler_of", "lost", "timed_out"]
 

@@ -19,10 +19,10 @@ from nri_sync.plugin.memory import give_back_after
 from nri_sync.plugin.parts import MOST, Parts
 from nri_sync.plugin.spec import PluginSpec
 from nri_sync.plugin.subjects import describe
+from nri_sync.rpc.context import ServicerContext, current_context
+from nri_sync.rpc.frames import calls_handlers, own_frames
+from nri_sync.rpc.router import Router
 from nri_sync.text import printable
-from nri_sync.ttrpc.context import ServicerContext, current_context
-from nri_sync.ttrpc.frames import calls_handlers, own_frames
-from nri_sync.ttrpc.router import Router
 
 __all__ = ["ServedConnection", "Servicer"]
 

@@ -38,8 +38,8 @@ from nri_sync.plugin.servicer import Servicer
 from nri_sync.plugin.source import Dialer, Source, identify
 from nri_sync.plugin.spec import PluginSpec
 from nri_sync.plugin.state import State
+from nri_sync.rpc.context import ServicerContext, current_context
 from nri_sync.threads import Latch, call_off_main, off_main, on_main_thread
-from nri_sync.ttrpc.context import ServicerContext, current_context
 
 if TYPE_CHECKING:
     from nri_sync.plugin.interceptors import AnyInterceptor

@@ -18,15 +18,15 @@ from nri_sync.deadline import Deadline
 from nri_sync.errors import ConnectionLost, NoThread, NRIError, RemoteProtocolError
 from nri_sync.logger import get_logger
 from nri_sync.net.sockets import peer_credentials
+from nri_sync.rpc.client import ClientCall
+from nri_sync.rpc.context import ServicerContext
+from nri_sync.rpc.router import Router
+from nri_sync.rpc.status import Status
 from nri_sync.runtime.older import OlderRelease
 from nri_sync.runtime.request import Request, synchronize_requests
 from nri_sync.session import Session
 from nri_sync.threads import Latch, spawn
 from nri_sync.ttrpc.call import CallError
-from nri_sync.ttrpc.client import ClientCall
-from nri_sync.ttrpc.context import ServicerContext
-from nri_sync.ttrpc.router import Router
-from nri_sync.ttrpc.status import Status
 from nri_sync.wire.mux import PLUGIN_SERVICE, RUNTIME_SERVICE
 
 __all__ = ["Peer", "UpdateContainers"]

@@ -13,11 +13,11 @@ from nri_sync.api import nri_pb2
 from nri_sync.api.services import PLUGIN
 from nri_sync.deadline import Deadline
 from nri_sync.errors import ConnectionLost, RemoteProtocolError
+from nri_sync.rpc import envelope_pb2
+from nri_sync.rpc.status import Status
 from nri_sync.testing.common import WITHIN
 from nri_sync.testing.stage import Stage
-from nri_sync.ttrpc import envelope_pb2
 from nri_sync.ttrpc.call import CallError
-from nri_sync.ttrpc.status import Status
 from nri_sync.wire.mux import PLUGIN_SERVICE, RUNTIME_SERVICE, FrameDecoder, frame_message
 from nri_sync.wire.ttrpc import (
     MESSAGE_MAX,

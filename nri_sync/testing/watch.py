@@ -10,9 +10,9 @@ from typing import Any
 
 from nri_sync.deadline import Deadline
 from nri_sync.plugin.interceptors import Interceptor, Proceed
+from nri_sync.rpc.context import ServicerContext
 from nri_sync.testing.common import WITHIN
 from nri_sync.threads import Latch, signal_safe
-from nri_sync.ttrpc.context import ServicerContext
 
 __all__ = ["Watch"]
 

@@ -8,10 +8,10 @@ from typing import Any, Callable, NoReturn
 import grpc
 
 from nri_sync.deadline import Deadline
+from nri_sync.rpc.client import CANCELLED, ClientCall, ClientEnd
+from nri_sync.rpc.inbox import END
+from nri_sync.rpc.status import Status
 from nri_sync.text import printable
-from nri_sync.ttrpc.client import CANCELLED, ClientCall, ClientEnd
-from nri_sync.ttrpc.inbox import END
-from nri_sync.ttrpc.status import Status
 
 __all__ = ["Call", "CallError", "StreamCall"]
 

@@ -11,9 +11,9 @@ from typing import Any, Callable
 import grpc
 
 from nri_sync.errors import NRIError
-from nri_sync.ttrpc.callbacks import Callback, run_callbacks, run_elsewhere
-from nri_sync.ttrpc.client import ClientEnd
-from nri_sync.ttrpc.status import Status
+from nri_sync.rpc.callbacks import Callback, run_callbacks, run_elsewhere
+from nri_sync.rpc.client import ClientEnd
+from nri_sync.rpc.status import Status
 
 __all__ = ["Channel"]
 

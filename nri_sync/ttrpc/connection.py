@@ -12,13 +12,13 @@ from nri_sync.errors import NRIError
 from nri_sync.net import sockets
 from nri_sync.net.link import Buffer, Link, Receiver
 from nri_sync.patched import check_unpatched
+from nri_sync.rpc.callbacks import Callback, run_elsewhere
+from nri_sync.rpc.client import ClientEnd
+from nri_sync.rpc.router import Router
+from nri_sync.rpc.server import ServerEnd
+from nri_sync.rpc.status import Status
 from nri_sync.threads import spawn, spawn_anywhere
-from nri_sync.ttrpc.callbacks import Callback, run_elsewhere
 from nri_sync.ttrpc.channel import Channel
-from nri_sync.ttrpc.client import ClientEnd
-from nri_sync.ttrpc.router import Router
-from nri_sync.ttrpc.service import ServerEnd
-from nri_sync.ttrpc.status import Status
 
 __all__ = ["ClientConnection", "ServerConnection", "connect", "frame"]
 

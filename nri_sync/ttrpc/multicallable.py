@@ -11,10 +11,10 @@ import grpc
 from nri_sync.deadline import Deadline
 from nri_sync.errors import NoThread
 from nri_sync.logger import get_logger
+from nri_sync.rpc.client import ClientCall, ClientEnd
+from nri_sync.rpc.inbox import Inbox
+from nri_sync.rpc.status import Status
 from nri_sync.threads import spawn
-from nri_sync.ttrpc.client import ClientCall, ClientEnd
-from nri_sync.ttrpc.inbox import Inbox
-from nri_sync.ttrpc.status import Status
 from nri_sync.wire.streams import State
 
 __all__ = ["ToStream", "ToUnary"]

@@ -17,10 +17,10 @@ from nri_sync.errors import NoThread, NRIError
 from nri_sync.logger import get_logger
 from nri_sync.net import sockets
 from nri_sync.patched import check_unpatched
+from nri_sync.rpc.router import Router
+from nri_sync.rpc.status import Status
 from nri_sync.threads import Latch, signal_safe, spawn
 from nri_sync.ttrpc.connection import ServerConnection
-from nri_sync.ttrpc.router import Router
-from nri_sync.ttrpc.status import Status
 
 __all__ = ["Server"]
 

@@ -17,7 +17,7 @@ from google.protobuf.empty_pb2 import Empty
 from google.protobuf.message import Message
 from google.protobuf.wrappers_pb2 import BytesValue, Int64Value, StringValue
 
-from nri_sync.ttrpc import envelope_pb2
+from nri_sync.rpc import envelope_pb2
 
 __all__ = [
     "CALLERS",

@@ -17,7 +17,7 @@ import pytest
 from google.protobuf.wrappers_pb2 import StringValue
 
 import nri_sync.ttrpc
-from nri_sync.ttrpc import envelope_pb2
+from nri_sync.rpc import envelope_pb2
 from tests.interop.conftest import RunPeer
 from tests.interop.echo import (
     CALLERS,

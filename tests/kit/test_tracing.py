@@ -142,7 +142,7 @@ def test_the_context_goes_along() -> None:
 
     class Context:
         def invocation_metadata(self) -> Any:
-            from nri_sync.ttrpc.context import Metadatum
+            from nri_sync.rpc.context import Metadatum
 
             return [Metadatum(key, value) for key, value in sent.items()]
 

@@ -21,8 +21,8 @@ from typing import Any, Callable
 import nri_sync
 from nri_sync.api import nri_pb2
 from nri_sync.net.sockets import listen
+from nri_sync.rpc import envelope_pb2
 from nri_sync.runtime import Peer
-from nri_sync.ttrpc import envelope_pb2
 from nri_sync.wire.mux import PLUGIN_SERVICE, FrameDecoder, frame_message
 from nri_sync.wire.ttrpc import MessageDecoder, encode_header
 

@@ -20,8 +20,8 @@ from nri_sync import errors
 from nri_sync.api import nri_pb2
 from nri_sync.plugin import connection
 from nri_sync.plugin.state import State
+from nri_sync.rpc import envelope_pb2
 from nri_sync.runtime import Peer
-from nri_sync.ttrpc import envelope_pb2
 from tests.plugin.conftest import Connect, MakeStub, Serve
 from tests.plugin.harness import (
     CONTAINER,

@@ -19,7 +19,7 @@ import nri_sync
 from nri_sync import api, errors
 from nri_sync.api import EventMask, nri_pb2
 from nri_sync.plugin.state import State
-from nri_sync.ttrpc import envelope_pb2
+from nri_sync.rpc import envelope_pb2
 from tests.plugin.conftest import Connect, MakeStub, Serve
 from tests.plugin.harness import (
     CONTAINER,

@@ -13,7 +13,7 @@ import pytest
 import nri_sync
 from nri_sync import Interceptor, api, errors
 from nri_sync.plugin.interceptors import Interceptors, event_name
-from nri_sync.ttrpc.context import ServicerContext
+from nri_sync.rpc.context import ServicerContext
 from tests.plugin.conftest import MakeStub, Serve
 from tests.plugin.harness import LONG, PluginWith
 

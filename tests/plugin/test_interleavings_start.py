@@ -24,7 +24,7 @@ from nri_sync.errors import (
 )
 from nri_sync.net.sockets import listen
 from nri_sync.plugin.state import State
-from nri_sync.ttrpc import envelope_pb2
+from nri_sync.rpc import envelope_pb2
 from tests.plugin._scene import EVENT, SHORT, SOON, Call, Make, Scene, handled
 from tests.plugin.harness import LONG, RawRuntime, Recorder, configuration, eventually
 

@@ -7,7 +7,7 @@ import pytest
 from nri_sync.errors import ConnectionLost, ConnectionSpent, StartError, StartTimeout
 from nri_sync.plugin import phases
 from nri_sync.plugin.source import Source
-from nri_sync.ttrpc.context import ServicerContext
+from nri_sync.rpc.context import ServicerContext
 
 __all__: list[str] = []
 

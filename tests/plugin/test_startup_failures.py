@@ -27,7 +27,7 @@ from nri_sync import errors
 from nri_sync.api import EventMask
 from nri_sync.net.sockets import listen
 from nri_sync.plugin.state import State
-from nri_sync.ttrpc import envelope_pb2
+from nri_sync.rpc import envelope_pb2
 from tests.plugin.conftest import MakeStub
 from tests.plugin.harness import (
     LONG,

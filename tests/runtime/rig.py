@@ -20,10 +20,10 @@ from nri_sync.api import EventMask, nri_pb2
 from nri_sync.api.services import PLUGIN
 from nri_sync.deadline import Deadline
 from nri_sync.net.sockets import connect
+from nri_sync.rpc.router import Router
 from nri_sync.runtime import Metrics, Runtime
 from nri_sync.session import Session
 from nri_sync.threads import Latch, spawn
-from nri_sync.ttrpc.router import Router
 from nri_sync.wire.mux import PLUGIN_SERVICE, RUNTIME_SERVICE
 
 __all__ = [

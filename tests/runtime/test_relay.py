@@ -24,12 +24,12 @@ from nri_sync.errors import (
     ValidationRejected,
     WouldDeadlock,
 )
+from nri_sync.rpc.status import Status
 from nri_sync.runtime import relay as relay_module
 from nri_sync.runtime.metrics import SafeMetrics
 from nri_sync.runtime.relay import Member, Relay
 from nri_sync.runtime.request import Request
 from nri_sync.ttrpc.call import CallError
-from nri_sync.ttrpc.status import Status
 from tests.runtime.rig import CONTAINER, LONG, POD, Figures, on_thread, update_of
 
 __all__: list[str] = []

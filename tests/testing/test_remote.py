@@ -13,10 +13,10 @@ import nri_sync
 from nri_sync import api
 from nri_sync.api import nri_pb2
 from nri_sync.errors import ConnectionLost, RemoteProtocolError
+from nri_sync.rpc import envelope_pb2
 from nri_sync.testing import make_pod
 from nri_sync.testing.remote import RemotePlugin, encoded_request
 from nri_sync.testing.stage import Stage
-from nri_sync.ttrpc import envelope_pb2
 from tests.plugin.harness import RawRuntime, configuration
 from tests.runtime.rig import LONG, PluginWith, on_thread
 

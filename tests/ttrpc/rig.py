@@ -13,7 +13,8 @@ from typing import Any, Callable, NamedTuple
 import grpc
 from google.protobuf.wrappers_pb2 import StringValue
 
-from nri_sync.ttrpc import Channel, Server, connect, envelope_pb2
+from nri_sync.rpc import envelope_pb2
+from nri_sync.ttrpc import Channel, Server, connect
 from tests.net.rig import LONG, eventually, in_thread
 
 __all__ = [

@@ -16,9 +16,9 @@ import pytest
 from google.protobuf.wrappers_pb2 import StringValue
 
 from nri_sync.deadline import Deadline
+from nri_sync.rpc.status import Status
 from nri_sync.threads import Latch
 from nri_sync.ttrpc import CallError, Channel
-from nri_sync.ttrpc.status import Status
 from nri_sync.wire.ttrpc import REMOTE_CLOSED
 from tests.ttrpc.conftest import Service
 from tests.ttrpc.rig import (

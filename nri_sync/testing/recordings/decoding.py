@@ -11,6 +11,7 @@ from typing import NamedTuple
 from google.protobuf.message import DecodeError
 
 from nri_sync.errors import RemoteProtocolError
+from nri_sync.rpc import envelope_pb2
 from nri_sync.testing.recordings.entries import (
     NOTE,
     PLUGIN,
@@ -20,7 +21,6 @@ from nri_sync.testing.recordings.entries import (
     Entry,
     message_type,
 )
-from nri_sync.ttrpc import envelope_pb2
 from nri_sync.wire import ttrpc
 from nri_sync.wire.mux import PLUGIN_SERVICE, RUNTIME_SERVICE, FrameDecoder
 

@@ -18,6 +18,7 @@ from nri_sync.deadline import Deadline
 from nri_sync.errors import NRIError
 from nri_sync.kit.logs.dumps import as_text
 from nri_sync.kit.program.definition import Program
+from nri_sync.rpc.router import Router
 from nri_sync.session import Session
 from nri_sync.testing.common import WITHIN
 from nri_sync.testing.recordings.entries import (
@@ -32,7 +33,6 @@ from nri_sync.testing.recordings.entries import (
 from nri_sync.testing.recordings.files import Recording
 from nri_sync.text import printable
 from nri_sync.threads import spawn
-from nri_sync.ttrpc.router import Router
 from nri_sync.wire.mux import PLUGIN_SERVICE, RUNTIME_SERVICE
 
 __all__ = ["Difference", "replay"]

@@ -15,10 +15,10 @@ from nri_sync.errors import NRIError, Reject
 from nri_sync.kit.program.definition import Assembly, Program
 from nri_sync.plugin.interceptors import CallOn, Interceptor, Metadata, Proceed
 from nri_sync.plugin.stub import Stub
+from nri_sync.rpc.context import ServicerContext
+from nri_sync.rpc.frames import own_frames
 from nri_sync.testing.common import WITHIN
 from nri_sync.testing.fake import FakeRuntime
-from nri_sync.ttrpc.context import ServicerContext
-from nri_sync.ttrpc.frames import own_frames
 
 __all__ = ["Handled", "NotSynchronized", "Recorder", "SimulatedPlugin", "started"]
 

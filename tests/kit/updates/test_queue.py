@@ -23,9 +23,9 @@ import nri_sync
 from nri_sync import Backoff, api, errors
 from nri_sync.api import ContainerEviction, ContainerUpdate, nri_pb2
 from nri_sync.kit import PendingUpdate, UpdateCounters, UpdateQueue
+from nri_sync.rpc.status import Status
 from nri_sync.runtime import Runtime
 from nri_sync.ttrpc.call import CallError
-from nri_sync.ttrpc.status import Status
 from tests.plugin.harness import LONG, PluginWith, eventually
 from tests.runtime.rig import POD, Host, host_options, on_thread
 

@@ -7,10 +7,10 @@ import struct
 import pytest
 
 from nri_sync import api
+from nri_sync.rpc import envelope_pb2
 from nri_sync.testing.recordings.decoding import Decoder, Framing
 from nri_sync.testing.recordings.entries import NOTE, PLUGIN, REQUEST, RESPONSE, RUNTIME, Entry
 from nri_sync.testing.remote import encoded_request
-from nri_sync.ttrpc import envelope_pb2
 from nri_sync.wire import ttrpc
 from nri_sync.wire.mux import PLUGIN_SERVICE, frame_message
 

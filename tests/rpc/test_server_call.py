@@ -11,8 +11,9 @@ from typing import Any
 import grpc
 import pytest
 
-from nri_sync.ttrpc import connect, envelope, server_call, service
-from nri_sync.ttrpc.inbox import Inbox
+from nri_sync.rpc import envelope, server, server_call
+from nri_sync.rpc.inbox import Inbox
+from nri_sync.ttrpc import connect
 from nri_sync.wire.ttrpc import MESSAGE_MAX, encode_header
 from tests.ttrpc.rig import (
     DATA,
@@ -318,7 +319,7 @@ class TestStreams:
             return encode_header(type, stream_id, flags, length)
 
         # The one that encodes a response, and the one that encodes the end of a stream.
-        for module in (envelope, service):
+        for module in (envelope, server):
             monkeypatch.setattr(module, "encode_header", held)
         with raw({"Enough": method(kind, answer)}) as peer:
             peer.send(REQUEST, 1, request("Enough"), REMOTE_OPEN)

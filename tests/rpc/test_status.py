@@ -9,9 +9,9 @@ import grpc
 import pytest
 from google.protobuf.wrappers_pb2 import StringValue
 
-from nri_sync.ttrpc import envelope_pb2
+from nri_sync.rpc import envelope_pb2
+from nri_sync.rpc.status import DETAILS_KEY, Status, code_of, from_exception
 from nri_sync.ttrpc.call import CallError
-from nri_sync.ttrpc.status import DETAILS_KEY, Status, code_of, from_exception
 
 __all__: list[str] = []
 

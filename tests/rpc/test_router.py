@@ -9,8 +9,8 @@ from typing import Any, Callable
 import grpc
 import pytest
 
-from nri_sync.ttrpc.context import Metadatum
-from nri_sync.ttrpc.router import HandlerCallDetails, Router
+from nri_sync.rpc.context import Metadatum
+from nri_sync.rpc.router import HandlerCallDetails, Router
 from tests.ttrpc.rig import LONG, echo, method
 
 __all__: list[str] = []

@@ -14,12 +14,12 @@ import pytest
 
 from nri_sync.deadline import Deadline
 from nri_sync.net.link import Link, Receiver
+from nri_sync.rpc.late import LateCall, LatePolicy
+from nri_sync.rpc.router import Router
+from nri_sync.rpc.server import ServerEnd
+from nri_sync.rpc.server_call import ServerCall
+from nri_sync.rpc.status import Status
 from nri_sync.ttrpc.connection import frame
-from nri_sync.ttrpc.late import LateCall, LatePolicy
-from nri_sync.ttrpc.router import Router
-from nri_sync.ttrpc.server_call import ServerCall
-from nri_sync.ttrpc.service import ServerEnd
-from nri_sync.ttrpc.status import Status
 from tests.ttrpc.rig import (
     LONG,
     REQUEST,

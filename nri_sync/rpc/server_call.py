@@ -15,13 +15,13 @@ import grpc
 from nri_sync.errors import Reject
 from nri_sync.logger import get_logger
 from nri_sync.net.link import Buffer, Job, Link
-from nri_sync.ttrpc import envelope_pb2
-from nri_sync.ttrpc.callbacks import Callback, run_callbacks
-from nri_sync.ttrpc.context import Metadatum, ServicerContext, current_context
-from nri_sync.ttrpc.frames import calls_handlers, own_frames
-from nri_sync.ttrpc.inbox import END, Inbox
-from nri_sync.ttrpc.router import Router
-from nri_sync.ttrpc.status import Status, from_exception
+from nri_sync.rpc import envelope_pb2
+from nri_sync.rpc.callbacks import Callback, run_callbacks
+from nri_sync.rpc.context import Metadatum, ServicerContext, current_context
+from nri_sync.rpc.frames import calls_handlers, own_frames
+from nri_sync.rpc.inbox import END, Inbox
+from nri_sync.rpc.router import Router
+from nri_sync.rpc.status import Status, from_exception
 from nri_sync.wire.streams import (
     State,
 )
@@ -34,8 +34,8 @@ __all__ = ["TOO_MANY", "CallOwner", "Reply", "ServerCall"]
 
 from typing import Protocol
 
-from nri_sync.ttrpc.envelope import Framing, encode_error, encode_success, oversized
-from nri_sync.ttrpc.late import LatePolicy
+from nri_sync.rpc.envelope import Framing, encode_error, encode_success, oversized
+from nri_sync.rpc.late import LatePolicy
 
 logger = get_logger("nri_sync.ttrpc")
 

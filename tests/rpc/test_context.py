@@ -13,9 +13,9 @@ from google.protobuf.wrappers_pb2 import StringValue
 from google.rpc import code_pb2, status_pb2
 from grpc_status import rpc_status
 
+from nri_sync.rpc.context import Aborted, current_context
+from nri_sync.rpc.status import DETAILS_KEY, Status
 from nri_sync.ttrpc import ServicerContext, connect
-from nri_sync.ttrpc.context import Aborted, current_context
-from nri_sync.ttrpc.status import DETAILS_KEY, Status
 from tests.ttrpc.rig import LONG, Calls, error_of, eventually, method, serving, text
 
 __all__: list[str] = []

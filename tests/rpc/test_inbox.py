@@ -11,9 +11,9 @@ from typing import Callable
 import pytest
 
 from nri_sync.deadline import Deadline
+from nri_sync.rpc import inbox as inbox_module
+from nri_sync.rpc.inbox import END, Holdings, Inbox, cost
 from nri_sync.threads import Latch
-from nri_sync.ttrpc import inbox as inbox_module
-from nri_sync.ttrpc.inbox import END, Holdings, Inbox, cost
 from tests.net.rig import LONG, eventually, in_thread
 
 __all__: list[str] = []

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from nri_sync.ttrpc.context import ServicerContext
-from nri_sync.ttrpc.status import Status
+from nri_sync.rpc.context import ServicerContext
+from nri_sync.rpc.status import Status
 
 __all__ = ["LateCall", "LatePolicy"]
 

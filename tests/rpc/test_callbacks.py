@@ -7,8 +7,8 @@ import threading
 import pytest
 
 from nri_sync.errors import NoThread
-from nri_sync.ttrpc import callbacks
-from nri_sync.ttrpc.callbacks import run_callbacks, run_elsewhere
+from nri_sync.rpc import callbacks
+from nri_sync.rpc.callbacks import run_callbacks, run_elsewhere
 from tests.net.rig import LONG
 
 __all__: list[str] = []

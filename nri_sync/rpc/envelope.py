@@ -7,8 +7,8 @@ from typing import Callable, Union
 import grpc
 
 from nri_sync.net.link import Buffer
-from nri_sync.ttrpc import envelope_pb2
-from nri_sync.ttrpc.status import Status
+from nri_sync.rpc import envelope_pb2
+from nri_sync.rpc.status import Status
 from nri_sync.wire.ttrpc import MESSAGE_MAX, RESPONSE, encode_header
 from nri_sync.wire.varint import encode_varint
 

@@ -11,10 +11,10 @@ import grpc
 
 from nri_sync import fork
 from nri_sync.deadline import Deadline
+from nri_sync.rpc import envelope_pb2
+from nri_sync.rpc.callbacks import Callback
+from nri_sync.rpc.status import DETAILS_KEY, Status, code_of
 from nri_sync.threads import Latch
-from nri_sync.ttrpc import envelope_pb2
-from nri_sync.ttrpc.callbacks import Callback
-from nri_sync.ttrpc.status import DETAILS_KEY, Status, code_of
 
 __all__ = ["Aborted", "Metadatum", "ServicerContext", "current_context"]
 

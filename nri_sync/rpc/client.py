@@ -15,12 +15,12 @@ from nri_sync.deadline import Deadline
 from nri_sync.errors import ConnectionLost, LocalProtocolError, NRIError, RemoteProtocolError
 from nri_sync.logger import get_logger
 from nri_sync.net.link import Job, Link
+from nri_sync.rpc import envelope_pb2
+from nri_sync.rpc.callbacks import Callback, run_callbacks, run_elsewhere
+from nri_sync.rpc.envelope import Framing
+from nri_sync.rpc.inbox import Holdings, Inbox
+from nri_sync.rpc.status import Status
 from nri_sync.threads import Latch, spawn_anywhere
-from nri_sync.ttrpc import envelope_pb2
-from nri_sync.ttrpc.callbacks import Callback, run_callbacks, run_elsewhere
-from nri_sync.ttrpc.envelope import Framing
-from nri_sync.ttrpc.inbox import Holdings, Inbox
-from nri_sync.ttrpc.status import Status
 from nri_sync.wire.streams import (
     STREAM_ID_MAX,
     ClientStreams,

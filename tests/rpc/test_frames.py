@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import Any
 
 from nri_sync.kit.chains import chain
-from nri_sync.ttrpc.frames import calls_handlers, own_frames
+from nri_sync.rpc.frames import calls_handlers, own_frames
 
 __all__: list[str] = []
 

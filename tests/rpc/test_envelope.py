@@ -7,9 +7,9 @@ from typing import Any
 import grpc
 import pytest
 
-from nri_sync.ttrpc import envelope_pb2
-from nri_sync.ttrpc.envelope import encode_error, encode_success
-from nri_sync.ttrpc.status import Status
+from nri_sync.rpc import envelope_pb2
+from nri_sync.rpc.envelope import encode_error, encode_success
+from nri_sync.rpc.status import Status
 
 __all__: list[str] = []
 

@@ -9,8 +9,8 @@ from typing import Any, Callable, NamedTuple
 
 import grpc
 
+from nri_sync.rpc.context import Metadatum
 from nri_sync.threads import signal_safe
-from nri_sync.ttrpc.context import Metadatum
 
 __all__ = ["HandlerCallDetails", "Router"]
 

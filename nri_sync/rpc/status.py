@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import grpc
 
 from nri_sync.errors import Reject
-from nri_sync.ttrpc import envelope_pb2
+from nri_sync.rpc import envelope_pb2
 
 __all__ = ["DETAILS_KEY", "Status", "code_of", "from_exception"]
 

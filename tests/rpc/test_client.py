@@ -14,10 +14,10 @@ import pytest
 from nri_sync.deadline import Deadline
 from nri_sync.errors import LocalProtocolError, NoThread
 from nri_sync.net import link as link_module
+from nri_sync.rpc.client import ClientCall, ClientEnd
+from nri_sync.rpc.inbox import Inbox
+from nri_sync.rpc.status import Status
 from nri_sync.ttrpc import Channel, multicallable
-from nri_sync.ttrpc.client import ClientCall, ClientEnd
-from nri_sync.ttrpc.inbox import Inbox
-from nri_sync.ttrpc.status import Status
 from nri_sync.wire.streams import ClientStreams
 from nri_sync.wire.ttrpc import MESSAGE_MAX
 from tests.ttrpc.rig import (
