@@ -260,7 +260,7 @@ class Inventory(Subject):
         self.inventory = kit.Inventory(
             lambda changes: self.versions.append(changes.after.version), store=self.store
         )
-        self.parts = [self.inventory, self.inventory._turns, self.store]
+        self.parts = [self.inventory, self.inventory._delivery, self.store]
         self.number = 0
         self.calls = {
             "run_pod_sandbox": lambda: self.inventory.run_pod_sandbox(POD),

@@ -1,3 +1,3 @@
-"""The view of pods and containers that a plugin keeps, and its store."""
+"""The pods and containers that a plugin knows, and their store."""
 
 __all__: list[str] = []

@@ -1,7 +1,7 @@
-"""The state of an inventory: immutable snapshots, and drafts that become the next one.
+"""The state of an inventory: immutable snapshots, and drafts of the next snapshot.
 
-A snapshot shares all that has not changed with the one before, so that taking one costs nothing, and making the
-next one a few microseconds, however many containers there are.
+A snapshot shares its unchanged parts with the one before. So reading the current snapshot is free, and making
+the next one takes a few microseconds, whatever the number of containers.
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ _Record = TypeVar("_Record", PodRecord, ContainerRecord)
 
 
 class Snapshot:
-    """What an inventory knew at one moment. Immutable: any thread may keep and read it, and it never changes.
+    """The records of an inventory at one moment. Immutable: any thread may keep and read it.
 
-    Where several pods or containers share a name, address and so on, the one that appeared last is found.
+    If several pods or containers share a name, an address or another key, lookups return the one that appeared
+    last.
     """
 
     __slots__ = ("_index", "containers", "pods", "stale", "version")
@@ -41,31 +42,31 @@ class Snapshot:
         #: All containers by their ids.
         self.containers = containers
         self._index = index
-        #: Grows with each change.
+        #: A number that each change increases.
         self.version = version
-        #: No Synchronize has confirmed it in this session: it is what was known before, or nothing.
+        #: True until a Synchronize of this session has confirmed the records, which may be old or missing.
         self.stale = stale
 
     def pod(self, sandbox_id: str) -> PodRecord | None:
         return self.pods.get(sandbox_id)
 
     def pod_by_uid(self, uid: str) -> PodRecord | None:
-        """The newest sandbox of the Kubernetes pod with that uid."""
+        """Return the newest sandbox of the Kubernetes pod with that uid."""
         return self._newest_pod("uid", uid)
 
     def pod_by_name(self, namespace: str, name: str) -> PodRecord | None:
         return self._newest_pod("pod", namespace, name)
 
     def pod_by_ip(self, address: object) -> PodRecord | None:
-        """The newest pod with that address that has not been stopped.
+        """Return the newest pod with that address that has not been stopped.
 
-        ``address`` is a text, or an object of :mod:`ipaddress`. Pods in the network of the host share theirs,
-        where the runtime tells it at all.
+        ``address`` is a text, or an object of :mod:`ipaddress`. Pods in the host's network share its addresses,
+        if the runtime sends addresses for them at all.
         """
         return self._newest_pod("ip", ip_key(str(address)))
 
     def pod_by_cgroup(self, path: str) -> PodRecord | None:
-        """The pod that a cgroup belongs to: a container's, or one that the kubelet has made for the pod.
+        """Return the pod of a cgroup: a container's cgroup, or one that the kubelet has made for the pod.
 
         ``path`` as for :meth:`container_by_cgroup`.
         """
@@ -82,20 +83,20 @@ class Snapshot:
         return self.containers.get(container_id)
 
     def containers_of(self, sandbox_id: str) -> list[ContainerRecord]:
-        """The containers of a pod, in the order in which they appeared."""
+        """Return the containers of a pod, in the order in which they appeared."""
         return [self.containers[found] for found in self._index.get(("in pod", sandbox_id), ())]
 
     def container_by_name(self, sandbox_id: str, name: str) -> ContainerRecord | None:
-        """The newest container of that name in a pod: restarting one makes a new one."""
+        """Return the newest container of that name in a pod. A restart makes a new container."""
         found = (record for record in self.containers_of(sandbox_id)[::-1] if record.name == name)
         return next(found, None)
 
     def container_by_cgroup(self, path: str) -> ContainerRecord | None:
-        """The container that a cgroup, or one above it, belongs to; of several, the outermost.
+        """Return the container of a cgroup, or of a cgroup above it. If several match, the outermost one.
 
-        ``path`` as the runtime tells it, or as /proc/<pid>/cgroup shows it, for any cgroup driver.
+        ``path`` as the runtime sends it, or as /proc/<pid>/cgroup shows it, for any cgroup driver.
         """
-        # The outermost one counts: a process may be allowed to make cgroups of any name below its own.
+        # The outermost one, because a process may be allowed to make cgroups of any name below its own.
         for above in _downwards(path):
             container = self._newest_container("cgroup", cgroup_key(above))
             if container is not None:
@@ -103,9 +104,9 @@ class Snapshot:
         return None
 
     def container_by_pid(self, pid: int) -> ContainerRecord | None:
-        """The container, not stopped, with that first process; others are found by their cgroup.
+        """Return the container with that first process, unless it is stopped. Find other processes by cgroup.
 
-        CRI-O before 1.36 tells no process, others from StartContainer on.
+        CRI-O before 1.36 sends no process id. Other runtimes send it from StartContainer on.
         """
         return self._newest_container("pid", str(pid))
 
@@ -123,7 +124,7 @@ class Snapshot:
 
 
 def _downwards(path: str) -> Iterator[str]:
-    """The paths above this one, the shortest first, and the path."""
+    """Yield the path and all paths above it, the shortest first."""
     path = path.rstrip("/")
     for slash in re.finditer("/", path):
         if slash.start():
@@ -134,12 +135,12 @@ def _downwards(path: str) -> Iterator[str]:
 
 @dataclass(frozen=True)
 class Difference(Generic[_Record]):
-    """How the pods, or containers, of two snapshots differ; each in the order of appearance."""
+    """The differences between the pods, or the containers, of two snapshots, in the order of appearance."""
 
     appeared: tuple[_Record, ...] = ()
-    #: As they were last known.
+    #: The last records.
     vanished: tuple[_Record, ...] = ()
-    #: Each as it was, and as it is.
+    #: Pairs of the old record and the new one.
     changed: tuple[tuple[_Record, _Record], ...] = ()
 
     def __bool__(self) -> bool:
@@ -148,9 +149,9 @@ class Difference(Generic[_Record]):
 
 @dataclass(frozen=True)
 class Changes:
-    """What an event has changed. False if that is nothing."""
+    """The changes by one event. False if there are none."""
 
-    #: The name of its handler; ``"synchronize"`` for a comparison with all that exists.
+    #: The name of the event's handler; ``"synchronize"`` for a comparison with all existing containers.
     event: str
     pods: Difference[PodRecord]
     containers: Difference[ContainerRecord]
@@ -171,7 +172,7 @@ class Draft:
         self.containers = _Half(before.containers, self._index)
 
     def finish(self, event: str, *, stale: bool) -> Changes:
-        """What has been changed; ``after`` is the snapshot that this was for."""
+        """Return the changes; their ``after`` is the finished snapshot."""
         after = Snapshot(
             self.pods.edit.done(),
             self.containers.edit.done(),
@@ -197,25 +198,25 @@ class _Half(Generic[_Record]):
         return self.edit.get(record_id)
 
     def put(self, record: _Record) -> None:
-        """Add it, or let it take the place of the one of the same id."""
+        """Add a record, or replace the record with the same id."""
         old = self.edit.get(record.id)
         if old is record:
             return
         self._touched.add(record.id)
         self.edit[record.id] = record
-        before: set[Key] = set() if old is None else old.found_by()
-        after = record.found_by()
+        before: set[Key] = set() if old is None else old.index_keys()
+        after = record.index_keys()
         for key in before - after:
             self._unlist(key, record.id)
         for key in after - before:
             self._list(key, record.id)
 
     def drop(self, record_id: str) -> None:
-        """Remove it, if it is there."""
+        """Remove a record, if it exists."""
         old = self.edit.get(record_id)
         if old is not None:
             self._touched.add(record_id)
-            for key in old.found_by():
+            for key in old.index_keys():
                 self._unlist(key, record_id)
             del self.edit[record_id]
 
@@ -223,7 +224,7 @@ class _Half(Generic[_Record]):
         others: tuple[str, ...] = self._index.get(key) or ()
         if not others or self._sequence(others[-1]) < self._sequence(record_id):
             self._index[key] = (*others, record_id)
-        else:  # one that was there already is found by another key now
+        else:  # an older record has got a new key
             self._index[key] = tuple(sorted((*others, record_id), key=self._sequence))
 
     def _unlist(self, key: Key, record_id: str) -> None:
@@ -239,7 +240,7 @@ class _Half(Generic[_Record]):
         return record.sequence
 
     def difference(self) -> Difference[_Record]:
-        """How it differs from what was there before."""
+        """Return the differences from the snapshot before."""
         appeared: list[_Record] = []
         vanished: list[_Record] = []
         changed: list[tuple[_Record, _Record]] = []

@@ -1,4 +1,4 @@
-"""What pods and containers there are: :class:`Inventory`."""
+"""The pods and containers that a plugin knows: :class:`Inventory`."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ _Record = TypeVar("_Record", PodRecord, ContainerRecord)
 
 
 class Inventory:
-    """The pods and containers of a runtime, as its events tell of them. A plugin object, for a Stub or a chain::
+    """Keeps the pods and containers of a runtime, from its events. A plugin object, for a Stub or a chain::
 
         inventory = Inventory()
         stub = Stub(chain(inventory, plugin))
 
-    In front of the plugin, so that the plugin's handlers find in it what they are called for. It subscribes to all
-    events of pods and containers, and answers none of them with anything. All methods may be called from any
-    thread; those that look something up never wait.
+    Put the inventory in front of the plugin, so that the plugin's handlers find the pod and the container of
+    their event in it. The inventory subscribes to all events of pods and containers, and answers each with an
+    empty response. All methods may be called from any thread. Lookups never block.
     """
 
     def __init__(
@@ -42,34 +42,34 @@ class Inventory:
         store: InventoryStore | None = None,
         omit: Iterable[str] = ("env", "linux.seccomp_policy"),
     ) -> None:
-        """Begin with what is in the store, which stays ``stale`` until a Synchronize tells what became of it.
+        """Load the records of the store. They stay ``stale`` until a Synchronize has confirmed or replaced them.
 
         Args:
-            on_change: called after each event that has changed something, and after every Synchronize, on the
-                thread of the handler, one call at a time, in the order of the changes. The handler returns after
-                it, so that a plugin behind the inventory in a chain finds it done; what it raises, the
-                handler raises. It may look things up, but not call the handlers of this inventory. When the
-                application itself calls a handler on the main thread, it is called on another thread.
-            store: keeps what is known across restarts of the plugin.
-            omit: fields of containers that are not kept, as paths in the message. By default the environment,
-                where secrets are, and the seccomp filter, which is larger than all the rest.
+            on_change: called after each event that has changed a record, and after every Synchronize. It runs on
+                the handler's thread, one call at a time, in the order of the changes. The handler returns after
+                it, so on_change is done before a chain calls the next plugin. The handler raises its exceptions.
+                on_change may look up records, but must not call the handlers of this inventory. If the
+                application calls a handler on the main thread, on_change runs on another thread.
+            store: keeps the records across restarts of the plugin.
+            omit: fields of containers that the inventory does not keep, as paths in the message. The default is
+                the environment, which holds secrets, and the seccomp filter, which is larger than the rest.
 
         Raises:
-            ValueError: ``omit`` has what is no field of a Container, or what the inventory needs.
-            StoreError: what is in the store cannot be read.
+            ValueError: ``omit`` names a field that a Container does not have, or that the inventory needs.
+            StoreError: the content of the store cannot be read.
         """
         self._on_change = on_change
         self._store = store
         self._omit = Omit((omit,) if isinstance(omit, str) else omit)
-        # One Synchronize at a time. Taken before the other one.
+        # Serialises calls of synchronize(). Acquired before _lock.
         self._synchronizing = threading.Lock()
-        # Guards all that follows; the snapshot may be read without.
+        # Guards all attributes below. _snapshot may be read without it.
         self._lock = threading.Lock()
         self._sequence = 0
         self._since: _Since | None = None
         self._gone_pods: Gone[PodRecord] = Gone("run_pod_sandbox")
         self._gone_containers: Gone[ContainerRecord] = Gone("create_container")
-        self._turns = _Turns()
+        self._delivery = _TicketLock()
         self._snapshot = self._stored()
 
     def _stored(self) -> Snapshot:
@@ -86,41 +86,41 @@ class Inventory:
         return draft.finish("load", stale=True).after
 
     def snapshot(self) -> Snapshot:
-        """What is known now. Costs nothing, however many containers there are."""
+        """Return the current snapshot. Constant time, whatever the number of containers."""
         return self._snapshot
 
     def recall_pod(self, sandbox_id: str) -> PodRecord | None:
-        """A pod as it was last known, also when it has just been removed: 1,000 of these are remembered.
+        """Return the last record of a pod, also of one of the 1,000 pods that were removed last; else None.
 
-        In ``remove_pod_sandbox`` of a plugin, say, which the inventory has been called before.
+        For example in a plugin's ``remove_pod_sandbox``, which runs after the inventory's.
         """
         return self._snapshot.pod(sandbox_id) or self._gone_pods.record(sandbox_id)
 
     def recall_container(self, container_id: str) -> ContainerRecord | None:
-        """A container as it was last known, also when it has just been removed."""
+        """Return the last record of a container, also of one of the 1,000 that were removed last; else None."""
         return self._snapshot.container(container_id) or self._gone_containers.record(container_id)
 
     # The handlers
 
     @signal_safe
     def configure(self, config: str, runtime: str, version: str) -> None:
-        """A session begins: what is known is stale until it has been synchronized."""
+        """A session begins: the records are stale until the runtime has synchronized the plugin."""
         with self._lock:
             self._since = _Since()
             self._snapshot = Draft(self._snapshot).finish("configure", stale=True).after
 
     @signal_safe
     def synchronize(self, pods: Sequence[PodSandbox], containers: Sequence[Container]) -> None:
-        """Take the place of all that was known, in one step, but for what events tell meanwhile.
+        """Replace all records in one step, except those that events have changed meanwhile.
 
-        What a runtime hands to Synchronize it has collected earlier: what an event has told of since Configure,
-        or since the beginning of this call, is newer.
+        The runtime has collected the lists of a Synchronize earlier. An event that came after Configure, or after
+        the beginning of this call, is newer.
         """
         self._check("synchronize")
         with self._synchronizing:
             with self._lock:
                 since = self._since = self._since or _Since()
-            # What changes from now on is in ``since``, so that these are right for all the rest.
+            # Changes from here on are noted in ``since``, so ``known`` is current for all other records.
             known = self._snapshot
             pod_records = {
                 pod.id: PodRecord.of(pod, known.pod(pod.id), 0) for pod in pods if pod.id
@@ -146,12 +146,12 @@ class Inventory:
         containers: dict[str, ContainerRecord],
         since: _Since,
     ) -> None:
-        """Requires the lock."""
+        """Requires the lock. Puts the listed pods and containers into the draft, and drops all others."""
         for pod_id in self._snapshot.pods.keys() - pods.keys() - since.pods:
             draft.pods.drop(pod_id)
         for container_id in self._snapshot.containers.keys() - containers.keys() - since.containers:
             draft.containers.drop(container_id)
-        # The lists are in no order. A sandbox without a process is what is left of an earlier instance.
+        # The lists have no order. A sandbox without a process is left over from an earlier instance of the pod.
         for pod in sorted(pods.values(), key=lambda pod: pod.pid != 0):
             if pod.id not in since.pods:
                 self._gone_pods.listed(pod.id)
@@ -183,7 +183,7 @@ class Inventory:
 
     @signal_safe
     def remove_pod_sandbox(self, pod: PodSandbox) -> None:
-        """The pod goes, and all containers that it still has."""
+        """Remove the pod, and all containers that it still has."""
         with self._changing("remove_pod_sandbox") as draft:
             if self._since is not None:
                 self._since.pods.add(pod.id)
@@ -232,7 +232,7 @@ class Inventory:
 
     @signal_safe
     def _seen(self, event: str, pod: PodSandbox, container: Container | None = None) -> None:
-        """An event names a pod or container: take in what the message says, or add it."""
+        """Merge the message of an event into the record of its pod or container, or add a record."""
         with self._changing(event) as draft:
             if pod.id:
                 self._see_pod(draft, event, pod)
@@ -240,11 +240,11 @@ class Inventory:
                 self._see_container(draft, event, pod, container)
 
     def _see_pod(self, draft: Draft, event: str, pod: PodSandbox) -> None:
-        """Requires the lock."""
+        """Requires the lock. Merges a pod's message into the draft."""
         old = draft.pods.get(pod.id)
         stopped = event == "stop_pod_sandbox"
         if old is None and event.startswith("stop_"):
-            # One that is not known, and is being stopped, is not worth knowing.
+            # Do not add an unknown pod or container that is being stopped.
             if stopped:
                 self._gone_pods.ended(pod.id)
                 self._note_stopped(pod.id)
@@ -258,7 +258,7 @@ class Inventory:
     def _see_container(
         self, draft: Draft, event: str, pod: PodSandbox, container: Container
     ) -> None:
-        """Requires the lock."""
+        """Requires the lock. Merges a container's message into the draft."""
         old = draft.containers.get(container.id)
         pod_id = container.pod_sandbox_id or pod.id
         if old is None and event == "stop_container":
@@ -276,13 +276,13 @@ class Inventory:
             self._since.containers.add(container.id)
 
     def _note_stopped(self, record_id: str) -> None:
-        """Requires the lock. A Synchronize that is under way may list it as it was before."""
+        """Requires the lock. A Synchronize under way may list the pod or container in its earlier state."""
         if self._since is not None:
             self._since.stopped.add(record_id)
 
     @contextmanager
     def _changing(self, event: str) -> Iterator[Draft]:
-        """A draft that becomes what is known, with the lock held; then tell of it, without."""
+        """Yield a draft with the lock held, and commit it. Then call on_change without the lock."""
         self._check(event)
         with self._lock:
             draft = Draft(self._snapshot)
@@ -291,72 +291,72 @@ class Inventory:
         self._deliver(changes)
 
     def _numbered(self, record: _Record) -> _Record:
-        """Requires the lock."""
+        """Requires the lock. Returns the record with the next sequence number, unless it has a number."""
         if record.sequence:
             return record
         self._sequence += 1
         return record._replace(sequence=self._sequence)
 
     def _commit(self, event: str, draft: Draft) -> tuple[int, Changes] | None:
-        """Requires the lock. Returns what :meth:`_deliver` is to be called with."""
+        """Requires the lock. Returns the argument of :meth:`_deliver`; None if there is no call to make."""
         synchronized = event == "synchronize"
         changes = draft.finish(event, stale=self._snapshot.stale and not synchronized)
         if not changes and not synchronized:
             return None
-        # In this order: what recall_pod() does not find in the snapshot any more, it finds here.
+        # Before the new snapshot: recall_pod() looks there first, and then in _gone_pods.
         how: How = "vanished" if synchronized else "removed"
         self._gone_pods.remember(changes.pods.vanished, how)
         self._gone_containers.remember(changes.containers.vanished, how)
         self._snapshot = changes.after
         if self._store is not None:
             self._store.save(changes.after)
-        return None if self._on_change is None else (self._turns.take(), changes)
+        return None if self._on_change is None else (self._delivery.ticket(), changes)
 
     def _deliver(self, delivery: tuple[int, Changes] | None) -> None:
         if delivery is not None and self._on_change is not None:
-            turn, changes = delivery
-            with self._turns.turn(turn):
+            ticket, changes = delivery
+            with self._delivery.holding(ticket):
                 self._on_change(changes)
 
     def _check(self, event: str) -> None:
-        if self._turns.holder == _thread.get_ident():
+        if self._delivery.holder == _thread.get_ident():
             raise WouldDeadlock(
-                f"{event} of the inventory was called in its on_change, which it would wait for; "
+                f"inventory.{event}() was called inside on_change, and would wait for on_change to return; "
                 "call it on another thread"
             )
 
 
 class _Since:
-    """The ids of what events have told of since a session, or a Synchronize, has begun."""
+    """The ids of the events since Configure, or since the beginning of a Synchronize."""
 
     def __init__(self) -> None:
         self.pods: set[str] = set()
         self.containers: set[str] = set()
         self.removed_pods: set[str] = set()
-        #: Pods and containers that were stopped before they were known.
+        #: Pods and containers that a Stop event named before the inventory knew them.
         self.stopped: set[str] = set()
 
 
-class _Turns:
-    """Lets threads do something one after the other, in the order in which they have taken a number."""
+class _TicketLock:
+    """A lock that threads get in the order of their tickets."""
 
     def __init__(self) -> None:
-        #: The thread whose turn it is.
+        #: The thread that holds the lock.
         self.holder: int | None = None
         self._condition = threading.Condition(threading.Lock())
         self._taken = 0
         self._next = 0
-        #: Numbers that are done with before those in front of them: interrupted while they waited.
+        #: Tickets that were interrupted while they waited, and so end before the tickets in front of them.
         self._done: set[int] = set()
 
-    def take(self) -> int:
-        """The next number. The caller sees to it that nobody else takes one meanwhile."""
+    def ticket(self) -> int:
+        """Return the next ticket. Calls must not overlap: the caller holds a lock."""
         self._taken += 1
         return self._taken - 1
 
     @contextmanager
-    def turn(self, number: int) -> Iterator[None]:
-        """Blocks until it is the turn of that number, which must be used exactly once."""
+    def holding(self, number: int) -> Iterator[None]:
+        """Block until all earlier tickets are done, and hold the lock. Each ticket must be used exactly once."""
         try:
             with self._condition:
                 self._condition.wait_for(lambda: self._next == number)

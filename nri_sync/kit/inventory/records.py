@@ -1,11 +1,11 @@
-"""What an inventory keeps of a pod or container, and what becomes of it when the next message comes.
+"""The records of an inventory, and how the next message changes a record.
 
-A record is immutable: the fields that one looks for as attributes, and the whole message as bytes. That is a
-third of the memory of a message object, nobody can change it, and two that are equal have equal bytes.
+A record is immutable. It has the fields for lookups as attributes, and the whole message as bytes. The bytes take
+a third of the memory of a message object, no code can change them, and two equal records have equal bytes.
 
-A message that a runtime sends is not always complete, so what it leaves out keeps its last value. That holds
-for each field of the message and of its ``linux`` part; what is there replaces what was. Namespaces
-are merged by type, as some runtimes forget the path of the network namespace.
+Runtimes do not send every field each time. A field that a message leaves out keeps its last value: each field of
+the message and each field of its ``linux`` part. A field that is present replaces the last value. Namespaces
+are merged by type, because some runtimes leave out the path of the network namespace.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from nri_sync.text import printable
 
 __all__ = ["ContainerRecord", "Key", "Omit", "PodRecord", "cgroup_key", "ip_key"]
 
-#: What records are found by: the kind, then the value.
+#: A key of the index: the kind, then the value.
 Key = tuple[str, ...]
 
 _Message = TypeVar("_Message", PodSandbox, Container)
 
-# Looking up a name of an enum takes as long as all that is done with it here.
+# Module constants, because the lookup of an enum's name takes as long as the rest of the work on a record.
 _CREATED = ContainerState.CONTAINER_CREATED
 _RUNNING = ContainerState.CONTAINER_RUNNING
 _STOPPED = ContainerState.CONTAINER_STOPPED
 
-# What an event says about the state, where its message does not.
+# The state that an event implies, where its message does not state one.
 _STATE_AFTER = {
     "post_create_container": _CREATED,
     "post_start_container": _RUNNING,
@@ -39,35 +39,35 @@ _STATE_AFTER = {
 
 
 class PodRecord(NamedTuple):
-    """A pod, as far as it is known. Immutable."""
+    """A pod as its messages describe it. Immutable."""
 
     id: str
     uid: str
     namespace: str
     name: str
-    #: The process of the sandbox; 0 where it is not known.
+    #: The process id of the sandbox; 0 if unknown.
     pid: int
     ips: tuple[str, ...]
-    #: The path of the network namespace; empty for the host's, and where it is not known.
+    #: The path of the network namespace; empty for the host's namespace, and if unknown.
     network_namespace: str
     cgroup_parent: str
-    #: StopPodSandbox has come: its addresses may be another pod's by now.
+    #: True after StopPodSandbox: another pod may have the addresses by now.
     stopped: bool
-    #: Grows with each instance that appears.
+    #: The order of appearance: each new instance gets a greater number.
     sequence: int
     #: The message, serialized.
     data: bytes
 
     @property
     def message(self) -> PodSandbox:
-        """The message, with what is remembered of earlier ones; a new copy each time."""
+        """The message, with the fields that earlier messages have set; a new copy each time."""
         return PodSandbox.FromString(self.data)
 
     @classmethod
     def of(
         cls, message: PodSandbox, old: PodRecord | None, sequence: int, stopped: bool = False
     ) -> PodRecord:
-        """The record of a pod that ``old`` was so far; ``old`` itself if nothing has changed."""
+        """Return the record of a pod after a message; ``old`` itself if nothing has changed."""
         data = message.SerializeToString(deterministic=True)
         if old is not None:
             sequence, stopped = old.sequence, stopped or old.stopped
@@ -90,8 +90,8 @@ class PodRecord(NamedTuple):
             data,
         )
 
-    def found_by(self) -> set[Key]:
-        """What the pod is found by."""
+    def index_keys(self) -> set[Key]:
+        """Return the keys under which the index lists the pod."""
         keys: set[Key] = set()
         if self.name:
             keys.add(("pod", self.namespace, self.name))
@@ -106,34 +106,34 @@ class PodRecord(NamedTuple):
 
 
 class ContainerRecord(NamedTuple):
-    """A container, as far as it is known. Immutable."""
+    """A container as its messages describe it. Immutable."""
 
     id: str
-    #: The id of its pod.
+    #: The sandbox id of its pod.
     pod_id: str
-    #: Empty where it is not known yet.
+    #: Empty if unknown.
     name: str
-    #: A ContainerState; UNKNOWN while it is being created.
+    #: A ContainerState; UNKNOWN while the runtime creates the container.
     state: int
-    #: Its first process; 0 where it is not known. Kept when the container has stopped.
+    #: The id of its first process; 0 if unknown. The record keeps it when the container has stopped.
     pid: int
-    #: As the runtime tells it: a path, or ``slice:prefix:name`` with the cgroup driver of systemd.
+    #: As the runtime sends it: a path, or ``slice:prefix:name`` with the cgroup driver of systemd.
     cgroups_path: str
-    #: Nanoseconds since the epoch; 0 where it is not known.
+    #: Nanoseconds since the epoch; 0 if unknown.
     created_at: int
-    #: Grows with each instance that appears.
+    #: The order of appearance: each new instance gets a greater number.
     sequence: int
-    #: The message without what the inventory omits, serialized.
+    #: The message without the omitted fields, serialized.
     data: bytes
 
     @property
     def message(self) -> Container:
-        """The message, with what is remembered of earlier ones; a new copy each time."""
+        """The message, with the fields that earlier messages have set; a new copy each time."""
         return Container.FromString(self.data)
 
     @property
     def stopped(self) -> bool:
-        """It has ended, or is being ended."""
+        """Whether the container has ended, or is being stopped."""
         return self.state == _STOPPED
 
     @classmethod
@@ -144,9 +144,9 @@ class ContainerRecord(NamedTuple):
         sequence: int,
         event: str = "synchronize",
     ) -> ContainerRecord:
-        """The record of a container that ``old`` was so far; ``old`` itself if nothing has changed.
+        """Return the record of a container after a message; ``old`` itself if nothing has changed.
 
-        ``message`` becomes the callee's, to be changed. ``event`` is the handler that was called with it.
+        The method may change ``message``. ``event`` is the name of the handler that received it.
         """
         if old is not None:
             sequence = old.sequence
@@ -171,12 +171,12 @@ class ContainerRecord(NamedTuple):
             data,
         )
 
-    def found_by(self) -> set[Key]:
-        """What the container is found by."""
+    def index_keys(self) -> set[Key]:
+        """Return the keys under which the index lists the container."""
         keys: set[Key] = {("in pod", self.pod_id)}
         if self.cgroups_path:
             keys.add(("cgroup", cgroup_key(self.cgroups_path)))
-        if self.pid and not self.stopped:  # the number may be another process' by now
+        if self.pid and not self.stopped:  # the system may have reused the number
             keys.add(("pid", str(self.pid)))
         return keys
 
@@ -184,26 +184,26 @@ class ContainerRecord(NamedTuple):
         return printable(f"<container {self.name} {self.id}>")
 
 
-def _state(told: int, before: int, event: str) -> int:
-    """The state of a container after an event. Once stopped, only a Synchronize says that it is not.
+def _state(reported: int, before: int, event: str) -> int:
+    """Return the state of a container after an event. Only a Synchronize can undo the state stopped.
 
-    A container that ends at once may be told of as stopped before it is told of as started.
+    If a container ends at once, its stop event may come before its start event.
     """
     if event == "stop_container":
         return _STOPPED
     if event == "synchronize":
-        return told or before
+        return reported or before
     if before == _STOPPED:
         return before
-    state = told or before
+    state = reported or before
     if state <= _CREATED:
         return max(state, _STATE_AFTER.get(event, 0))
     return state
 
 
 def _merged(old: _Message, new: _Message) -> _Message:
-    """``new`` with what it leaves out from ``old``, which is changed."""
-    # Those that are not known here would add up, as nothing clears them one by one.
+    """Return ``new`` with the fields that it leaves out taken from ``old``. Changes ``old``."""
+    # Unknown fields would grow with each merge, because nothing clears them one by one.
     old.DiscardUnknownFields()
     spaces = {space.type: space.path for space in old.linux.namespaces}
     for field, _ in new.ListFields():
@@ -222,9 +222,9 @@ def _merged(old: _Message, new: _Message) -> _Message:
 
 
 class Omit:
-    """What is left out of the messages of containers: ``"env"``, ``"linux.seccomp_policy"``.
+    """The fields that the inventory leaves out of containers: ``"env"``, ``"linux.seccomp_policy"``.
 
-    Raises ValueError for what no Container has, and for what records are made of.
+    Raises ValueError for a field that a Container does not have, and for one that records are made of.
     """
 
     _NEEDED = frozenset(
@@ -255,14 +255,14 @@ class Omit:
             self._paths.append((parents, field))
 
     def copy(self, message: Container) -> Container:
-        """A copy of the message without them."""
+        """Return a copy of the message without the omitted fields."""
         copy = Container()
         copy.CopyFrom(message)
         self.clear(copy)
         return copy
 
     def clear(self, message: Container) -> None:
-        """Take them out of the message."""
+        """Clear the omitted fields of the message."""
         for parents, field in self._paths:
             inside: Any = message
             for parent in parents:
@@ -274,7 +274,7 @@ class Omit:
 
 
 def ip_key(address: str) -> str:
-    """An address in the form in which addresses are compared."""
+    """Return an address in its canonical form, in which equal addresses are equal texts."""
     if ":" not in address:
         return address
     try:
@@ -284,14 +284,14 @@ def ip_key(address: str) -> str:
 
 
 def cgroup_key(path: str) -> str:
-    """What a container's cgroup is recognised by, in whatever form its path comes: the last two names in it.
+    """Return the key of a container's cgroup, the same for every form of its path: the last two names in it.
 
-    The path may be what a runtime tells, with either cgroup driver, or what /proc/PID/cgroup shows, also with
-    the mount point of the cgroup file system in front.
+    The path may be the one that a runtime sends, with either cgroup driver, or the one that /proc/PID/cgroup
+    shows, also with the mount point of the cgroup file system in front.
     """
     parts = path.split(":")
     if len(parts) == 3 and "/" not in parts[2]:
-        # As cgroup_path() has it, of which only the end is needed here, but for each event.
+        # The end of the path that cgroup_path() returns. Computed here, because each event needs it.
         parent, prefix, name = parts
         scope = f"{prefix}-{name}.scope" if prefix else f"{name}.scope"
         return f"{parent or 'system.slice'}/{name if name.endswith('.slice') else scope}"

@@ -1,9 +1,8 @@
-"""What an inventory knows, kept in a file across restarts of the plugin: :class:`InventoryStore`.
+"""A file that keeps the records of an inventory across restarts of the plugin: :class:`InventoryStore`.
 
-The file is a SQLite database in WAL mode, written in transactions: whenever the plugin is killed,
-the file holds the state of some moment before. A thread writes what differs between the last snapshot that it
-has written and the newest, so that handlers never wait for the disk, and nothing piles up when that is slow
-or full.
+The file is a SQLite database in WAL mode, written in transactions. If the plugin is killed at any moment, the file
+holds a complete earlier state. A thread writes the differences between the snapshot in the file and the newest
+one. So handlers never wait for the disk, and no backlog grows when the disk is slow or full.
 """
 
 from __future__ import annotations
@@ -33,10 +32,10 @@ __all__ = ["InventoryStore", "Stored"]
 
 logger = get_logger("nri_sync.kit.inventory")
 
-# "NRIi": tells a file of ours from another application's, see https://sqlite.org/pragma.html#pragma_application_id
+# "NRIi": marks a file of this class, see https://sqlite.org/pragma.html#pragma_application_id
 _APPLICATION_ID = 0x4E524969
 
-# What leads from each version of the schema to the next; the first one makes version 1.
+# The statements that lead from each version of the schema to the next. The first entry makes version 1.
 _MIGRATIONS: tuple[tuple[str, ...], ...] = (
     (
         """CREATE TABLE pods (id TEXT PRIMARY KEY, sequence INTEGER NOT NULL, stopped INTEGER NOT NULL,
@@ -45,12 +44,12 @@ _MIGRATIONS: tuple[tuple[str, ...], ...] = (
     ),
 )
 
-# Seconds until the next attempt when a write has failed.
+# Seconds between a failed write and the next attempt.
 _RETRY = 10.0
 
 
 class Stored(NamedTuple):
-    """What is in the file, in the order of appearance."""
+    """The content of the file, in the order of appearance."""
 
     #: Message, sequence, stopped.
     pods: list[tuple[PodSandbox, int, bool]]
@@ -59,50 +58,51 @@ class Stored(NamedTuple):
 
 
 class InventoryStore(Interceptor):
-    """A file for what one inventory knows. Hand it to the inventory; close it when the plugin ends::
+    """A file for the records of one inventory. Pass it to the inventory, and close it when the plugin ends::
 
         with InventoryStore("/var/lib/my-plugin/inventory.db") as store:
             inventory = Inventory(store=store)
 
-    The file is readable for its owner only, one that exists, too. All methods may be called from any thread.
+    Only its owner can read the file; the store restricts an existing file, too. All methods may be called from
+    any thread.
     """
 
     def __init__(
         self, path: str | os.PathLike[str], *, interval: float = 1.0, timeout: float = 5.0
     ) -> None:
-        """Open the file, or make it, in a directory that exists.
+        """Open the file, or create it in an existing directory.
 
-        A file that is damaged is set aside, as ``<path>.damaged``, with a warning: all that is lost is what was
-        there before, to compare with what is.
+        The store renames a damaged file to ``<path>.damaged``, with a warning, and creates a new one. Only the
+        earlier state is lost, with which the inventory would compare the next Synchronize.
 
         Args:
-            path: where it is.
-            interval: seconds to wait with a change for others, to be written together.
-            timeout: seconds to wait for another process that has the file open, such as this one's predecessor.
+            path: the path of the file.
+            interval: seconds to wait after a change, so that further changes go into the same write.
+            timeout: seconds to wait for another process that has the file open, such as the plugin's predecessor.
 
         Raises:
-            StoreError: it cannot be opened, it is a symbolic link or another user's, another process has it open,
-                it is not an inventory's, or it is one of a newer release. It has not been changed.
+            StoreError: the file cannot be opened, is a symbolic link, belongs to another user, is open in another
+                process, is not an inventory's, or comes from a newer release. The file is unchanged.
         """
         self.path = os.fspath(path)
         self._interval = interval
         self._timeout = timeout
-        # Guards what follows; never held while the disk is waited for.
+        # Guards all attributes below. Never held during disk access.
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
         self._latest: Snapshot | None = None
         self._written: Snapshot | None = None
         self._is_urgent = False
         self._is_closed = False
-        # Set when the thread that writes has ended; None without one.
+        # Set when the writing thread has ended; None if no thread writes.
         self._writer: Latch | None = None
-        # Set, and replaced, after each attempt to write.
+        # Set and replaced after each attempt to write.
         self._attempt = Latch()
-        # Used by one thread at a time: the one that loads, then the one that writes, then the one that closes.
+        # One thread at a time uses it: the one that loads, then the one that writes, then the one that closes.
         self._connection = self._open()
 
     def load(self) -> Stored:
-        """What is in the file. To be called before the first :meth:`save`."""
+        """Return the content of the file. Call it before the first :meth:`save`."""
         try:
             return self._read()
         except (sqlite3.Error, DecodeError) as error:
@@ -113,20 +113,20 @@ class InventoryStore(Interceptor):
         return Stored([], [])
 
     def save(self, snapshot: Snapshot) -> None:
-        """Have the snapshot written, unless a newer one comes first. Never waits for the disk, never raises.
+        """Queue the snapshot for writing; a newer one replaces it. Never waits for the disk, never raises.
 
-        What cannot be written is logged, and tried again. A thread that cannot be started is tried again by the
-        next call of this method, of :meth:`flush` or of :meth:`close`. Nothing happens after :meth:`close`.
+        The store logs a failed write, and tries it again. If no thread can be started, the next call of this
+        method, of :meth:`flush` or of :meth:`close` tries again. After :meth:`close` the call has no effect.
         """
         if not self._save(snapshot):
             logger.error(
-                "%s: the system has no thread to write with; what the inventory knows is not written yet",
+                "%s: the system has no thread to write with; the inventory is not written yet",
                 self.path,
             )
 
     @signal_safe
     def _save(self, snapshot: Snapshot) -> bool:
-        """Returns whether a thread writes; the next call tries again."""
+        """Returns False if no thread could be started; the next call tries again."""
         with self._changed:
             if self._is_closed:
                 return True
@@ -138,7 +138,7 @@ class InventoryStore(Interceptor):
             return True
 
     def _claim_locked(self) -> bool:
-        """Have a thread write what is not written; True if this thread must do so."""
+        """Start a thread for the unwritten changes, if none runs. Returns True if the caller must write them."""
         assert self._lock.locked()
         if self._writer is not None or self._is_closed or self._latest is self._written:
             return False
@@ -158,7 +158,7 @@ class InventoryStore(Interceptor):
 
     @signal_safe
     def _unclaim(self, written: Snapshot | None = None) -> None:
-        """The thread that wrote has ended, or does something else from now on."""
+        """Note that the writing thread has ended, or writes no more."""
         with self._changed:
             if written is not None:
                 self._written = written
@@ -166,9 +166,9 @@ class InventoryStore(Interceptor):
             self._attempted_locked()
 
     def flush(self, timeout: float | None = None) -> bool:
-        """Block until what was saved before is in the file; False if it is not within ``timeout`` seconds.
+        """Block until the file has all saved snapshots; return False after ``timeout`` seconds.
 
-        Where the system has no thread to write with, this one writes, and the disk decides how long that takes.
+        If the system has no thread to write with, the calling thread writes, and the disk decides the duration.
         """
         deadline = Deadline(timeout)
         latest, must_write = self._hurry()
@@ -178,24 +178,24 @@ class InventoryStore(Interceptor):
             attempt = self._attempt
             if self._has(latest):
                 break
-            # Without a thread, nothing will be written: close() has been called, or this one has failed to.
+            # Without a thread no write will come: close() was called, or the write of this thread has failed.
             if self._writer is None or not attempt.wait(deadline):
                 return self._has(latest)
         return True
 
     @signal_safe
     def _hurry(self) -> tuple[Snapshot | None, bool]:
-        """Have the thread write at once; returns what it is to write, and whether this thread must."""
+        """Make the thread write at once. Returns the newest snapshot, and whether the caller must write it."""
         with self._changed:
             self._is_urgent = True
             self._changed.notify_all()
             return self._latest, self._claim_locked()
 
     def close(self, timeout: float | None = 10.0) -> None:
-        """Write what has been saved, and close the file. Blocks for up to ``timeout`` seconds. Idempotent.
+        """Write the saved snapshots, and close the file. Blocks for up to ``timeout`` seconds. Idempotent.
 
-        A stub that has the store among its ``interceptors`` calls it in :meth:`nri_sync.Stub.close`. Where the
-        system has no thread to write with, this one writes, as in :meth:`flush`.
+        :meth:`nri_sync.Stub.close` calls it if the store is among the stub's ``interceptors``. If the system has
+        no thread to write with, the calling thread writes, as in :meth:`flush`.
         """
         writer, unwritten = self._shut()
         if unwritten is not None:
@@ -207,7 +207,7 @@ class InventoryStore(Interceptor):
 
     @signal_safe
     def _shut(self) -> tuple[Latch | None, Snapshot | None]:
-        """Take nothing more. Returns the latch of the thread, if there is one, and what this thread must write."""
+        """Accept no more snapshots. Returns the thread's latch, if any, and the snapshot the caller must write."""
         with self._changed:
             unwritten = self._latest if self._claim_locked() else None
             self._is_closed = True
@@ -235,7 +235,7 @@ class InventoryStore(Interceptor):
         return self._open()
 
     def _make_private(self) -> None:
-        """Make the file, before SQLite does, or have one that exists be for this user only. Raises OSError.
+        """Create the file before SQLite does, or restrict an existing file to this user. Raises OSError.
 
         SQLite gives its journal the same mode.
         """
@@ -272,8 +272,8 @@ class InventoryStore(Interceptor):
         return connection
 
     def _prepare(self, connection: sqlite3.Connection) -> None:
-        """Check that the file is ours, and bring it to the present schema."""
-        # Two plugins that write to one file would each undo what the other does.
+        """Check that the file is an inventory's, and migrate it to the present schema."""
+        # Two plugins that wrote to one file would undo each other's changes.
         connection.execute("PRAGMA locking_mode = EXCLUSIVE")
         application, version, tables = (
             connection.execute(statement).fetchone()[0]
@@ -284,13 +284,13 @@ class InventoryStore(Interceptor):
             )
         )
         if application != _APPLICATION_ID and (application or version or tables):
-            raise StoreError(f"{self.path} is a database of something else; choose another path")
+            raise StoreError(f"{self.path} is another application's database; choose another path")
         if version > len(_MIGRATIONS):
             raise StoreError(
                 f"{self.path} has version {version} of the schema, and this release of nri_sync knows versions "
                 f"up to {len(_MIGRATIONS)}: use a newer release, or remove the file"
             )
-        # Most messages have some 2 kB, which fill the usual pages badly.
+        # Most messages have about 2 kB. Pages of the default size would waste much space.
         connection.execute("PRAGMA page_size = 16384")
         with _transaction(connection):
             connection.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
@@ -299,7 +299,7 @@ class InventoryStore(Interceptor):
                     connection.execute(statement)
                 connection.execute(f"PRAGMA user_version = {number}")
         connection.execute("PRAGMA journal_mode = WAL")
-        # In WAL mode a killed process loses nothing by this; a power failure the last transactions.
+        # In WAL mode a killed process loses no data by this; a power failure loses the last transactions.
         connection.execute("PRAGMA synchronous = NORMAL")
 
     def _failure(self, error: Exception) -> StoreError:
@@ -313,8 +313,8 @@ class InventoryStore(Interceptor):
         return StoreError(f"{self.path} cannot be used: {text}")
 
     def _check_damage(self, error: Exception) -> None:
-        """Raise what there is to raise for an error, unless it is that a file of ours is damaged."""
-        # The other errors of SQLite, such as that of a full disk, have types of their own.
+        """Return if the error means that an inventory's file is damaged. Otherwise raise a StoreError."""
+        # SQLite's other errors, such as that of a full disk, are subclasses.
         if isinstance(error, DecodeError) or (
             type(error) is sqlite3.DatabaseError and self._is_ours()
         ):
@@ -327,7 +327,7 @@ class InventoryStore(Interceptor):
             return file.read(100)[68:72] == _APPLICATION_ID.to_bytes(4, "big")
 
     def _set_aside(self, error: Exception) -> None:
-        """Let the next one begin anew. The file must be closed."""
+        """Rename the damaged file. The caller must have closed it."""
         damaged = f"{self.path}.damaged"
         logger.warning(
             "%s is damaged (%s); it is kept as %s, and begun anew", self.path, error, damaged
@@ -350,7 +350,7 @@ class InventoryStore(Interceptor):
         )
 
     def _write_all(self, ended: Latch) -> None:
-        """The work of the thread."""
+        """The body of the writing thread."""
         try:
             self._write_until_closed()
         finally:
@@ -358,7 +358,7 @@ class InventoryStore(Interceptor):
             ended.set()
 
     def _attempted_locked(self) -> None:
-        """Wake those that wait for an attempt to write."""
+        """Wake the threads that wait for an attempt to write."""
         assert self._lock.locked()
         attempt, self._attempt = self._attempt, Latch()
         attempt.set()
@@ -384,18 +384,18 @@ class InventoryStore(Interceptor):
             pause = self._interval if is_written else max(self._interval, _RETRY)
 
     def _write(self, latest: Snapshot) -> bool:
-        """Bring the file up to date; False when that fails."""
+        """Write the changes; returns False on failure."""
         written = self._written
         try:
             with _transaction(self._connection):
                 if written is None:
-                    # Whatever the file has: the inventory has loaded it, and knows better by now.
+                    # Delete the old rows: the inventory has loaded them, and its records are newer.
                     self._connection.execute("DELETE FROM pods")
                     self._connection.execute("DELETE FROM containers")
                 self._write_pods(latest, Table() if written is None else written.pods)
                 self._write_containers(latest, Table() if written is None else written.containers)
         except sqlite3.Error as error:
-            logger.error("%s: what the inventory knows could not be written: %s", self.path, error)
+            logger.error("%s: the inventory could not be written: %s", self.path, error)
             return False
         return True
 
@@ -425,7 +425,7 @@ class InventoryStore(Interceptor):
 
 @contextmanager
 def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
-    """All or nothing."""
+    """A transaction: commits at the end, and rolls back after an exception."""
     connection.execute("BEGIN IMMEDIATE")
     try:
         yield

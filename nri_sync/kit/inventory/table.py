@@ -1,4 +1,4 @@
-"""An immutable mapping of which a changed copy is cheap."""
+"""An immutable mapping with cheap changed copies."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ _K = TypeVar("_K")
 _V = TypeVar("_V")
 _D = TypeVar("_D")
 
-# A change copies the list of buckets, and one bucket: with 50,000 entries both take less than a microsecond.
+# A change copies the list of buckets, and one bucket. With 50,000 entries each takes less than a microsecond.
 _BUCKETS = 512
 _EMPTY: dict[Any, Any] = {}
 
 
 class Table(Mapping[_K, _V]):
-    """An immutable mapping of which a changed copy is cheap; in no particular order."""
+    """An immutable mapping with cheap changed copies; its keys have no order."""
 
     __slots__ = ("_buckets", "_length")
 
     def __init__(self, buckets: list[dict[_K, _V]] | None = None, length: int = 0) -> None:
-        """For :class:`Edit` only, with what nobody changes any more."""
+        """For :class:`Edit` only. The caller must not change the buckets any more."""
         self._buckets = [_EMPTY] * _BUCKETS if buckets is None else buckets
         self._length = length
 
@@ -44,11 +44,11 @@ class Table(Mapping[_K, _V]):
         return self._length
 
     def edit(self) -> Edit[_K, _V]:
-        """What makes a changed copy."""
+        """Return an editor for a changed copy."""
         return Edit(self._buckets, self._length)
 
     def differences(self, other: Table[_K, _V]) -> Iterator[tuple[_K, _V | None, _V | None]]:
-        """The keys whose values are not the same objects, with both; None where there is none."""
+        """Yield each key whose values are different objects, with this value and the other; None if missing."""
         for mine, its in zip(self._buckets, other._buckets):
             if mine is its:
                 continue
@@ -61,14 +61,14 @@ class Table(Mapping[_K, _V]):
 
 
 class Edit(Generic[_K, _V]):
-    """A table that is being changed, by one thread."""
+    """The changes to a copy of a table. For one thread."""
 
     __slots__ = ("_buckets", "_length", "_own")
 
     def __init__(self, buckets: list[dict[_K, _V]], length: int) -> None:
         self._buckets = buckets.copy()
         self._length = length
-        #: The buckets that are copies already.
+        #: The numbers of the buckets that are already copied.
         self._own: set[int] = set()
 
     def get(self, key: _K) -> _V | None:
@@ -93,5 +93,5 @@ class Edit(Generic[_K, _V]):
         return bucket
 
     def done(self) -> Table[_K, _V]:
-        """The result; nothing may be changed any more."""
+        """Return the changed table. Make no changes afterwards."""
         return Table(self._buckets, self._length)

@@ -523,15 +523,17 @@ class TestTelling:
             getattr(inventory, handler)(*arguments[handler])
 
         inventory = Inventory(on_change)
-        with pytest.raises(WouldDeadlock, match=f"{handler} of the inventory was called in its"):
+        with pytest.raises(
+            WouldDeadlock, match=rf"inventory\.{handler}\(\) was called inside on_change"
+        ):
             inventory.run_pod_sandbox(pod("p1"))
         assert set(inventory.snapshot().pods) == {"p1"}
 
     def test_one_that_gives_up_waiting_holds_up_nobody(self) -> None:
         """An interrupt may end the wait of a handler that the main thread has called."""
         inventory = Inventory(told := Told())
-        turns = inventory._turns
-        numbers = [turns.take() for _ in range(3)]
+        lock = inventory._delivery
+        numbers = [lock.ticket() for _ in range(3)]
 
         class Interrupted(BaseException):
             pass
@@ -540,11 +542,11 @@ class TestTelling:
             raise Interrupted
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(turns._condition, "wait_for", give_up)
+            patch.setattr(lock._condition, "wait_for", give_up)
             for number in numbers[1:]:
-                with pytest.raises(Interrupted), turns.turn(number):
+                with pytest.raises(Interrupted), lock.holding(number):
                     raise AssertionError
-        with turns.turn(numbers[0]):
+        with lock.holding(numbers[0]):
             pass
         inventory.run_pod_sandbox(pod("p1"))
         assert told.take() == [("run_pod_sandbox", "+p1")]

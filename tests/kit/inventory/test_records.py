@@ -98,13 +98,13 @@ class TestPods:
             sizes.add(len(record.data))
         assert record.data.count(b"\xf8\x3f\x07") == len(sizes) == 1
 
-    def test_what_it_is_found_by(self) -> None:
+    def test_index_keys(self) -> None:
         message = pod(uid="u", namespace="ns", name="web", ips=["10.0.0.1", "FE80:0::1"])
         record = PodRecord.of(message, None, 1)
         names = {("pod", "ns", "web"), ("uid", "u")}
-        assert record.found_by() == names | {("ip", "10.0.0.1"), ("ip", "fe80::1")}
-        assert PodRecord.of(pod(), record, 0, stopped=True).found_by() == names
-        assert PodRecord.of(pod(), None, 1).found_by() == set()
+        assert record.index_keys() == names | {("ip", "10.0.0.1"), ("ip", "fe80::1")}
+        assert PodRecord.of(pod(), record, 0, stopped=True).index_keys() == names
+        assert PodRecord.of(pod(), None, 1).index_keys() == set()
 
     def test_once_stopped_it_stays_so(self) -> None:
         old = PodRecord.of(pod(), None, 1, stopped=True)
@@ -164,13 +164,13 @@ class TestContainers:
         assert new.state == new.message.state == after
         assert new.stopped == (after == STOPPED)
 
-    def test_what_it_is_found_by(self) -> None:
+    def test_index_keys(self) -> None:
         message = container(pid=9)
         message.linux.cgroups_path = "a.slice:runc:ctr0"
         record = ContainerRecord.of(message, None, 1)
         always = {("in pod", "pod0"), ("cgroup", "a.slice/runc-ctr0.scope")}
-        assert record.found_by() == always | {("pid", "9")}
-        assert ContainerRecord.of(container(), record, 0, "stop_container").found_by() == always
+        assert record.index_keys() == always | {("pid", "9")}
+        assert ContainerRecord.of(container(), record, 0, "stop_container").index_keys() == always
 
 
 class TestOmit:
