@@ -1,4 +1,4 @@
-"""Futures that a signal on the main thread cannot break."""
+"""Futures that stay intact when a signal interrupts the main thread."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _T = TypeVar("_T")
 class SafeFuture(Future[_T]):
     """A ``concurrent.futures.Future`` whose methods may be called in a signal handler, and be interrupted.
 
-    Each future has a lock. An interrupt in a method of the base class can leave that lock held, and the thread
-    that sets the result then blocks for good. The main thread therefore waits on a Latch, and has all else
-    done by another thread, which also calls those callbacks that are due at once.
+    Each future has a lock. An interrupt in a method of the base class can leave that lock held. The thread that
+    sets the result would then block forever. So the main thread waits on a Latch, and another thread makes all
+    other calls for it. That thread also runs the callbacks that are due at once.
 
     ``concurrent.futures.wait()`` and ``as_completed()`` take the locks of the futures themselves: interrupting
     those functions is not safe.
@@ -27,15 +27,15 @@ class SafeFuture(Future[_T]):
     def __init__(self) -> None:
         super().__init__()
         settled = self._settled = Latch()
-        # Without a reference to the future, which would be a cycle.
+        # The callback holds no reference to the future, which would be a cycle.
         super().add_done_callback(lambda _: settled.set())
 
     def result(self, timeout: float | None = None) -> _T:
-        """Block until it is done; returns the result, or raises what the function has raised.
+        """Block until the future is done. Returns the result, or raises the function's exception.
 
         Raises:
             TimeoutError: ``timeout`` (in seconds) passed; ``concurrent.futures.TimeoutError`` before Python 3.11.
-            CancelledError: it was cancelled.
+            CancelledError: the future was cancelled.
         """
         if not on_main_thread():
             return super().result(timeout)
@@ -43,7 +43,7 @@ class SafeFuture(Future[_T]):
         return _result(self, 0)
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
-        """Like :meth:`result`, but returns the exception; None if there was none."""
+        """Like :meth:`result`, but return the exception; None if there was none."""
         if not on_main_thread():
             return super().exception(timeout)
         self._settled.wait(Deadline(timeout))

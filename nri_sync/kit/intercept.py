@@ -17,18 +17,18 @@ __all__ = [
     "subject",
 ]
 
-# As many characters as the usual tools show of an id.
+# The number of characters of an id that the usual tools show.
 _ID = 12
-# Kubernetes allows 253. A name goes into every record of a request.
+# Kubernetes allows 253. Each record of a request contains the name.
 _LONGEST = 300
 
 
-#: The base class of all of them, under its name from before it was a part of the top level.
+#: The former name of the base class of all interceptors, now ``nri_sync.Interceptor``.
 RequestInterceptor = Interceptor
 
 
 class NamedInterceptor(Interceptor):
-    """Base class of interceptors that name the plugin: by the name given, or by that of the stub."""
+    """Base class of interceptors that name the plugin: by the given name, or by that of the stub."""
 
     def __init__(self, plugin: str) -> None:
         #: The name of the plugin.
@@ -38,7 +38,7 @@ class NamedInterceptor(Interceptor):
     def attach(self, stub: Stub) -> None:
         """Take the name of the stub, unless a name was given. Idempotent.
 
-        Raises ValueError when the name of another stub was taken: the requests of both would go by that name.
+        Raises ValueError if the interceptor has the name of another stub: the requests of both would share it.
         """
         if self._is_given:
             return
@@ -51,7 +51,7 @@ class NamedInterceptor(Interceptor):
 
 
 def names_of(request: Any) -> tuple[str, str, str]:
-    """Namespace, pod and container that a request is about; empty where it is not about one."""
+    """Return namespace, pod and container of a request; empty texts for missing ones."""
     pod = getattr(request, "pod", None)
     if pod is None:
         return "", "", ""
@@ -61,21 +61,21 @@ def names_of(request: Any) -> tuple[str, str, str]:
 
 
 def pod_label(pod: api.PodSandbox) -> str:
-    """Its name; or the beginning of its id, where the name is not known."""
+    """Return the pod's name, or the beginning of its id if the name is unknown."""
     return pod.name[:_LONGEST] or pod.id[:_ID]
 
 
 def container_label(container: api.Container) -> str:
-    """Its name; or the beginning of its id, where the name is not known."""
+    """Return the container's name, or the beginning of its id if the name is unknown."""
     return container_name(container)[:_LONGEST] or container.id[:_ID]
 
 
 def subject(request: Any) -> str:
-    """The pod and container of a request, as ``namespace/pod:container``; empty if that is not one pod."""
+    """Return the pod and container of a request, as ``namespace/pod:container``; empty without a single pod."""
     return join_names(*names_of(request))
 
 
 def join_names(namespace: str, pod: str, container: str) -> str:
-    """``namespace/pod:container``, of what there is of them."""
+    """Return ``namespace/pod:container``, without the empty parts."""
     text = f"{namespace}/{pod}" if namespace else pod
     return f"{text}:{container}" if container else text

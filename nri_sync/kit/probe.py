@@ -1,7 +1,7 @@
 """The check of a health file, as an exec probe runs it: ``python -m nri_sync.kit.probe FILE [--ready]``.
 
-Exit code 0: the plugin is live (``--ready``: it is ready). 1: it is not, or its process is gone. 2: wrong usage.
-Loads nothing but the standard library.
+Exit code 0: the plugin is live (with ``--ready``: ready). 1: it is not, or its process is gone. 2: wrong usage.
+Imports only the standard library.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from collections.abc import Sequence
 
 __all__ = ["MAX_AGE", "check", "main"]
 
-#: After so many seconds without a heartbeat the process counts as gone.
+#: Without a heartbeat for this number of seconds, the process counts as gone.
 MAX_AGE = 30.0
 
-# A health file has some hundred bytes.
+# A health file has a few hundred bytes.
 _READ_MAX = 65536
 
 
 def check(path: str | os.PathLike[str], *, ready: bool = False, max_age: float = MAX_AGE) -> str:
-    """Why the plugin that keeps the file at ``path`` is not live, or not ready; an empty text if it is.
+    """Return why the plugin of the file at ``path`` is not live, or not ready; an empty text if it is.
 
-    Never raises OSError: a file that cannot be read is a reason.
+    Never raises OSError: an unreadable file is a reason.
     """
     try:
-        # A named pipe would block, and does not with this flag.
+        # With this flag, opening a named pipe does not block.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
         with open(descriptor, encoding="utf-8", errors="replace") as file:
             found = os.fstat(descriptor)
@@ -38,7 +38,7 @@ def check(path: str | os.PathLike[str], *, ready: bool = False, max_age: float =
             lines = file.read(_READ_MAX).splitlines()
     except OSError as error:
         return f"cannot read the health file: {error}"
-    # A time in the future is one from before the clock was set back: nobody has touched the file since.
+    # A time in the future is older than a change of the clock: no heartbeat has come since.
     if not -max_age <= age <= max_age:
         return (
             f"{os.fspath(path)}: no heartbeat for {abs(age):.0f} s, the plugin is gone or stopped"
@@ -53,7 +53,7 @@ def check(path: str | os.PathLike[str], *, ready: bool = False, max_age: float =
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Check, print why it fails to standard error; returns the exit code."""
+    """Check the file, and print the reason of a failure to standard error. Returns the exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m nri_sync.kit.probe", description="Check the health file of an NRI plugin."
     )

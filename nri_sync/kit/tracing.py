@@ -1,7 +1,7 @@
 """Traces with OpenTelemetry: a span for each request of the runtime, and for each call to it.
 
-Needs the extra ``otel``, which is OpenTelemetry's API; where spans go to is for the application to set up, with
-its SDK or its environment variables.
+Needs the extra ``otel``, which is OpenTelemetry's API. The application sets up the destination of the spans, with
+OpenTelemetry's SDK or its environment variables.
 """
 
 from __future__ import annotations
@@ -19,26 +19,26 @@ __all__ = ["TraceRequests"]
 
 
 class TraceRequests(NamedInterceptor):
-    """An interceptor that makes spans, to be passed to ``Stub(interceptors=[...])``. Thread-safe.
+    """An interceptor that makes spans, for ``Stub(interceptors=[...])``. Thread-safe.
 
-    The span of a request is a child of the runtime's, where that sends its context along, and the current one
-    in the handler: what the handler traces is below it. Names and attributes are those of OpenTelemetry's
-    conventions for RPC and Kubernetes, and ``nri.plugin``.
+    If the runtime sends its trace context, the span of a request is a child of the runtime's span. It is the
+    current span in the handler, so the handler's spans are its children. Names and attributes follow
+    OpenTelemetry's conventions for RPC and Kubernetes; ``nri.plugin`` is added.
     """
 
     def __init__(self, *, plugin: str = "", tracer_provider: TracerProvider | None = None) -> None:
         """
         Args:
-            plugin: its name in the spans; default is that of the stub.
+            plugin: the plugin's name in the spans; default is that of the stub.
             tracer_provider: default is the application's global one.
 
-        Raises ImportError where OpenTelemetry is not installed.
+        Raises ImportError if OpenTelemetry is not installed.
         """
         try:
             from opentelemetry import propagate, trace
         except ImportError as error:
             raise ImportError(
-                f"{error}; for traces do: pip install 'nri_sync[otel]'", name=error.name
+                f"{error}; to install it: pip install 'nri_sync[otel]'", name=error.name
             ) from error
         super().__init__(plugin)
         self._propagate = propagate
@@ -69,7 +69,7 @@ class TraceRequests(NamedInterceptor):
         ):
             sent = dict(metadata)
             self._propagate.inject(sent)
-            return proceed(request, tuple(sent.items()))  # what it raises is recorded
+            return proceed(request, tuple(sent.items()))  # the span records an exception
 
     def _attributes(self, method: str, service: str, request: Any) -> dict[str, Any]:
         attributes = {

@@ -1,6 +1,6 @@
 """The work and the tasks of a :class:`~nri_sync.kit.Background`, in their order.
 
-No thread, no lock and no clock in here: the pool guards the agenda by its own lock, and passes the time.
+The agenda has no thread, lock or clock. The pool guards it by its own lock, and passes the time.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ class Call(NamedTuple):
     def of(
         cls, function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> Call:
-        """The call, with the context variables of now."""
+        """Return a call with the current context variables."""
         return cls(function, args, kwargs, contextvars.copy_context())
 
 
 class Work:
-    """A call that was submitted, and its future."""
+    """A submitted call and its future."""
 
     __slots__ = ("call", "future")
 
@@ -48,19 +48,19 @@ class Work:
         return self.call.function
 
     def cancel(self) -> None:
-        """Give the work up, and let those that wait for its future know."""
+        """Cancel the work, and wake the threads that wait for its future."""
         self.future.cancel()
         self.future.set_running_or_notify_cancel()
 
 
 class TaskState:
-    """A function that runs at most once at a time, with the newest arguments; every so often, if it has a period.
+    """A function that runs at most once at a time, with the newest arguments; periodically, if it has a period.
 
     The agenda writes the fields.
     """
 
     __slots__ = (
-        "every", "function", "jitter", "newest", "queued", "running", "stopped", "turn", "wanted",
+        "every", "function", "generation", "jitter", "newest", "queued", "running", "stopped", "wanted",
     )  # fmt: skip
 
     def __init__(
@@ -69,37 +69,37 @@ class TaskState:
         self.function = function
         self.every = every
         self.jitter = jitter
-        #: The next call, or the last one of a task that has a period.
+        #: The next call; for a periodic task the last one.
         self.newest: Call | None = None
-        #: Whether the task has to run, or run once more.
+        #: Whether a run is requested, also while one is under way.
         self.wanted = False
         self.queued = False
         self.running = False
         self.stopped = False
-        #: The number of the turn that is due next; turns with lower numbers are void.
-        self.turn = 0
+        #: The number of the next due time. Due times with lower numbers are void.
+        self.generation = 0
 
 
 Item = Union[Work, TaskState]
 
 
 class Agenda:
-    """Work and tasks: the items that are ready for a thread, due later, or running."""
+    """Work and tasks: items that are ready for a thread, due later, or running."""
 
     def __init__(self) -> None:
         self._ready: deque[Item] = deque()
-        # When tasks run next: time, a number for the order, turn, task. May hold void turns.
+        # The heap of due times: time, a number for the order, generation, task. May hold void ones.
         self._due: list[tuple[float, int, int, TaskState]] = []
         self._order = itertools.count()
-        # By thread.
+        # The running items by thread.
         self._running: dict[int, Item] = {}
         self._closed = False
-        #: How much submitted work is ready.
+        #: The number of ready work items.
         self.queued_work = 0
 
     @property
     def queued(self) -> int:
-        """How many items are ready."""
+        """The number of ready items."""
         return len(self._ready)
 
     @property
@@ -108,12 +108,12 @@ class Agenda:
 
     @property
     def due_at(self) -> float | None:
-        """When the next turn is due; None without one."""
+        """The next due time; None if there is none."""
         return self._due[0][0] if self._due else None
 
     @property
     def is_done(self) -> bool:
-        """Whether nothing is ready, and nothing runs."""
+        """Whether no item is ready or running."""
         return not self._ready and not self._running
 
     # Adding
@@ -123,7 +123,7 @@ class Agenda:
         self._ready.append(work)
 
     def withdraw(self, work: Work) -> bool:
-        """Take work back that has not begun; False if it has."""
+        """Take back work that has not begun. Returns False if it has begun."""
         if work not in self._ready:
             return False
         self._ready.remove(work)
@@ -131,43 +131,43 @@ class Agenda:
         return True
 
     def want(self, task: TaskState, call: Call) -> None:
-        """Have a task run, or run once more. Does nothing for a stopped one."""
+        """Request a run of a task, or one more. Has no effect on a stopped task."""
         if not task.stopped:
             task.newest = call
             task.wanted = True
             self._queue(task)
 
     def repeat(self, task: TaskState, call: Call, now: float) -> None:
-        """Have a task run every so often."""
+        """Run a task periodically."""
         task.newest = call
         self._schedule(task, now)
 
     def stop(self, task: TaskState) -> None:
         task.stopped = True
         task.wanted = False
-        task.turn += 1
+        task.generation += 1
 
     def _queue(self, task: TaskState) -> None:
-        """Make a wanted task ready, unless it is or runs."""
+        """Make a requested task ready, unless it is ready or running."""
         if task.wanted and not task.queued and not task.running:
             task.queued = True
-            task.turn += 1  # This run stands for the one that was due.
+            task.generation += 1  # This run replaces the one that was due.
             self._ready.append(task)
 
     def _schedule(self, task: TaskState, now: float) -> None:
         if task.every is None or task.stopped or self._closed:
             return
         at = now + task.every * (1 - task.jitter * random.random())
-        task.turn += 1
-        heapq.heappush(self._due, (at, next(self._order), task.turn, task))
+        task.generation += 1
+        heapq.heappush(self._due, (at, next(self._order), task.generation, task))
 
     # Running
 
     def begin(self, thread: int, now: float) -> tuple[Item, Call] | None:
-        """The next item, which runs on that thread from now on, and the call to make; None if none is ready."""
+        """Return the next item, as running on that thread, and its call; None if no item is ready."""
         while self._due and self._due[0][0] <= now:
-            _, _, turn, task = heapq.heappop(self._due)
-            if task.turn == turn:
+            _, _, generation, task = heapq.heappop(self._due)
+            if task.generation == generation:
                 task.wanted = True
                 self._queue(task)
         while self._ready:
@@ -184,17 +184,17 @@ class Agenda:
 
     def _begin_task(self, task: TaskState) -> Call | None:
         task.queued = False
-        if not task.wanted:  # It was stopped meanwhile.
+        if not task.wanted:  # The task was stopped meanwhile.
             return None
         task.wanted = False
         task.running = True
         call = task.newest
         if task.every is None:
-            task.newest = None  # Its arguments may be large.
+            task.newest = None  # Frees the arguments, which may be large.
         return call
 
     def finish(self, thread: int, now: float) -> bool:
-        """The item of that thread has ended. Returns whether it was a task, which may be ready or due again."""
+        """Remove that thread's item. Returns whether it was a task, which may be ready or due again."""
         item = self._running.pop(thread)
         if isinstance(item, Work):
             return False
@@ -208,12 +208,12 @@ class Agenda:
     # Closing
 
     def close(self) -> None:
-        """No task becomes due any more."""
+        """End all due times."""
         self._closed = True
         self._due.clear()
 
     def abandon(self, here: int) -> tuple[list[Item], list[Item]]:
-        """Give up all ready items. Returns them, and those that run on threads other than ``here``."""
+        """Remove all ready items. Returns them, and the items that run on threads other than ``here``."""
         waiting = list(self._ready)
         self._ready.clear()
         self.queued_work = 0
@@ -225,5 +225,5 @@ class Agenda:
 
 
 def name_of(function: Callable[..., Any]) -> str:
-    """A function's name, for messages."""
+    """Return a function's name, for messages."""
     return getattr(function, "__qualname__", None) or repr(function)

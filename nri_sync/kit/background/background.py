@@ -1,7 +1,7 @@
 """Work that outlives a request: :class:`Background`.
 
-A handler has as long as the runtime's request timeout, two seconds as a rule. It hands longer work over, and
-returns.
+A handler has to return within the runtime's request timeout, usually two seconds. It passes longer work to a
+Background, and returns.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     _Self = TypeVar("_Self")
     _Args = ParamSpec("_Args")
     _Rest = ParamSpec("_Rest")
-    # The handlers of a plugin that answer with nothing, before they are bound.
+    # The types of a plugin's unbound handlers whose response is empty.
     _Handler = TypeVar(
         "_Handler",
         bound=Union[
@@ -43,33 +43,33 @@ else:
 class Task(Generic[_Args]):
     """A function that runs in the background, at most once at a time: see :meth:`Background.latest`.
 
-    Calling it returns at once. While it waits for its turn or runs, further calls replace each other: it runs
+    A call returns at once. While the task is ready or running, further calls replace each other: the task runs
     once more, with the newest arguments. All methods may be called from any thread, and in a signal handler.
 
-    In a class, it is a method: each instance has one of its own. To a type checker it is generic in the parameters
-    of the function, ``Task[[int, str]]``; a handler is a function like any other.
+    In a class, a task is a method: each instance has its own task. For a type checker, Task is generic in the
+    parameters of the function, ``Task[[int, str]]``; a handler keeps its type as a function.
     """
 
     if not TYPE_CHECKING:
-        # Generic takes no list of parameters before Python 3.10.
+        # Before Python 3.10, Generic takes no list of parameters.
         __class_getitem__ = classmethod(types.GenericAlias)
 
     def __init__(self, pool: Pool, state: TaskState) -> None:
-        """For a Background, which makes them."""
+        """For Background only, which makes tasks."""
         functools.update_wrapper(self, state.function)
         self._pool = pool
         self._state = state
         self._attribute: str | None = None
 
     def __call__(self, *args: _Args.args, **kwargs: _Args.kwargs) -> None:
-        """Have the function called, as soon as there is a thread. Does nothing after :meth:`stop`.
+        """Request a run of the function, as soon as a thread is free. Has no effect after :meth:`stop`.
 
-        Raises QueueClosed when the Background was closed.
+        Raises QueueClosed if the Background was closed.
         """
         self._pool.want(self._state, Call.of(self._state.function, args, kwargs))
 
     def stop(self) -> None:
-        """Have it run no more; does not wait for a run that has begun. Idempotent."""
+        """End the runs of the task. Does not wait for a run that has begun. Idempotent."""
         self._pool.stop(self._state)
 
     def __set_name__(self, owner: type, name: str) -> None:
@@ -87,7 +87,7 @@ class Task(Generic[_Args]):
         state = self._state
         method = types.MethodType(state.function, instance)
         own: Task[Any] = Task(self._pool, TaskState(method, every=state.every, jitter=state.jitter))
-        # From now on it is found there, before this one. setdefault() is atomic: two threads get the same.
+        # The instance's attribute now precedes this one. setdefault() is atomic: all threads get the same task.
         found: Task[Any] = instance.__dict__.setdefault(self._attribute, own)
         return found
 
@@ -96,15 +96,15 @@ class Task(Generic[_Args]):
 
 
 class Background(Interceptor):
-    """Runs functions on threads of its own. All methods may be called from any thread, in handlers too, and in a
+    """Runs functions on its own threads. All methods may be called from any thread, also in handlers, and in a
     signal handler: see :ref:`kit-signals`.
 
-    Threads are started as they are needed, up to a limit, and end with :meth:`close`. They are daemons: a
-    process that forgets it still exits. Functions see the context variables of their caller, so that
-    their log records name the request. Their exceptions are logged, counted, and passed to ``on_error``.
+    A Background starts threads as it needs them, up to a limit; they end with :meth:`close`. They are daemons, so
+    a process exits also without close(). Functions see the context variables of their caller, so their log
+    records name the request. The Background logs and counts their exceptions, and passes them to ``on_error``.
 
-    As a context manager: :meth:`close` at the end. Passed to a stub among its ``interceptors``, it is closed by
-    :meth:`nri_sync.Stub.close`.
+    As a context manager it calls :meth:`close` at the end. If it is among the ``interceptors`` of a stub,
+    :meth:`nri_sync.Stub.close` closes it.
     """
 
     def __init__(
@@ -117,10 +117,10 @@ class Background(Interceptor):
     ) -> None:
         """
         Args:
-            threads: how many there may be.
-            limit: how much submitted work may wait for one of them. Tasks do not count.
+            threads: the greatest number of threads.
+            limit: the greatest number of submitted functions that may wait for a thread. Tasks do not count.
             name: the beginning of the threads' names.
-            on_error: called with a function and its exception, on the thread of the function.
+            on_error: called with a function and its exception, on the function's thread.
         """
         for option, value in (("threads", threads), ("limit", limit)):
             if value < 1:
@@ -130,33 +130,33 @@ class Background(Interceptor):
     def submit(
         self, function: Callable[..., _Result], /, *args: Any, **kwargs: Any
     ) -> Future[_Result]:
-        """Call a function in the background. Returns at once, with a ``concurrent.futures.Future`` of its result.
+        """Run a function in the background. Returns at once, with a ``concurrent.futures.Future`` of its result.
 
-        Work that has not begun can be cancelled. Do not wait for the future in a handler: the work has no
-        more time then than the handler has.
+        Work that has not begun can be cancelled. Do not wait for the future in a handler: the function would have
+        to end within the handler's time.
 
         Raises:
-            QueueFull: ``limit`` others wait for a thread.
-            QueueClosed: it was closed.
-            RuntimeError: the system has no thread for it.
+            QueueFull: ``limit`` functions wait for a thread.
+            QueueClosed: the Background was closed.
+            RuntimeError: the system has no thread.
         """
         work = Work(Call.of(function, args, kwargs))
         self._pool.submit(work)
         return work.future
 
-    # To a type checker a handler stays what it is: pyright takes nothing but a function for an override of one.
+    # For a type checker a handler keeps its type: pyright accepts only a function as an override of a handler.
     @overload
     def latest(self, function: Callable[[], object]) -> Task[...]: ...
     @overload
     def latest(self, function: _Handler) -> _Handler: ...
     @overload
-    def latest(  # type: ignore[overload-cannot-match]  # mypy takes _Args for no parameters
+    def latest(  # type: ignore[overload-cannot-match]  # mypy reads _Args as no parameters
         self, function: Callable[_Args, object]
     ) -> Task[_Args]: ...
     def latest(self, function: Callable[..., object]) -> Any:
-        """Make a function one that runs behind, one at a time, with the newest arguments: see :class:`Task`.
+        """Return a task that runs the function in the background, one run at a time: see :class:`Task`.
 
-        A decorator, too; of a handler it makes one that answers at once, with nothing::
+        Also a decorator. A decorated handler returns at once, with an empty response::
 
             background = kit.Background()
 
@@ -165,7 +165,7 @@ class Background(Interceptor):
                 def synchronize(self, pods, containers):
                     ...  # may take its time
         """
-        import inspect  # only here: 1 MB that most plugins do not need
+        import inspect  # imported here: it takes 1 MB, and few plugins need it
 
         if inspect.iscoroutinefunction(function) or not callable(function):
             raise TypeError(f"latest() takes an ordinary function, not {function!r}")
@@ -174,18 +174,18 @@ class Background(Interceptor):
     def every(
         self, seconds: float, function: Callable[[], object], *, jitter: float = 0.1
     ) -> Task[[]]:
-        """Call a function every so many seconds, from the end of one run to the beginning of the next.
+        """Run a function every ``seconds`` seconds, counted from the end of a run to the next beginning.
 
-        Each pause is shortened at random by up to the share ``jitter``. Call the task that is returned to have
-        a run now, ``stop()`` it to end this. A run that raises is reported, and the next one comes in time.
+        Each pause is shortened at random by up to the fraction ``jitter``. Call the returned task for a run at
+        once; call its ``stop()`` to end the runs. After a run that raises, the next one comes in time.
 
         Raises:
-            QueueClosed: it was closed.
-            RuntimeError: the system has no thread for it.
+            QueueClosed: the Background was closed.
+            RuntimeError: the system has no thread.
         """
         if not seconds > 0 or not 0 <= jitter <= 1:
             raise ValueError(
-                f"every({seconds!r}, jitter={jitter!r}) does not make sense: "
+                f"every({seconds!r}, jitter={jitter!r}) cannot be scheduled: "
                 "seconds > 0 and 0 <= jitter <= 1 are needed"
             )
         state = TaskState(function, every=seconds, jitter=jitter)
@@ -193,11 +193,11 @@ class Background(Interceptor):
         return Task(self._pool, state)
 
     def close(self, timeout: float | None = 5.0) -> bool:
-        """Refuse further work, and finish the rest. A task runs once more if a call has asked for it.
+        """Refuse further work, and finish the rest. A task runs once more if a call has requested a run.
 
-        Blocks for ``timeout`` seconds, None for as long as it takes; not at all on one of its own threads. What
-        has not begun by then is cancelled; what still runs is left behind, on a daemon. Both are logged. Returns
-        whether there was neither. Idempotent.
+        Blocks for up to ``timeout`` seconds; None means no limit. Does not block on a thread of the Background.
+        At the end it cancels the work that has not begun, and leaves running functions on their daemon threads.
+        It logs both. Returns whether there were neither. Idempotent.
         """
         return self._pool.close(timeout)
 
@@ -209,5 +209,5 @@ class Background(Interceptor):
 
     @property
     def counters(self) -> BackgroundCounters:
-        """A snapshot of its work."""
+        """A snapshot of the numbers of runs, items and threads."""
         return self._pool.counters()

@@ -21,20 +21,20 @@ logger = get_logger("nri_sync.kit.background")
 class BackgroundCounters(NamedTuple):
     """A snapshot of the work of a Background."""
 
-    #: Runs that are over, those that raised included.
+    #: Finished runs, including those that raised.
     done: int
     #: Runs that raised.
     errors: int
     #: Submitted work that was cancelled before it began.
     cancelled: int
-    #: Work and tasks that wait for a thread.
+    #: Work and tasks that are ready, and wait for a thread.
     queued: int
     running: int
     threads: int
 
 
 class Pool:
-    """Runs the items of an agenda. All methods may be called from any thread, in a signal handler too."""
+    """Runs the items of an agenda. All methods may be called from any thread, also in a signal handler."""
 
     def __init__(
         self,
@@ -48,11 +48,11 @@ class Pool:
         self._limit = limit
         self._name = name
         self._on_error = on_error
-        # The idents of its threads. Written by the threads themselves.
+        # The idents of the pool's threads. Each thread writes its own.
         self._threads: set[int] = set()
-        #: Set when the pool is closed, and nothing is left to do.
+        #: Set when the pool is closed, and no item is left.
         self._over = Latch()
-        # Guards all that follows. No function runs under it.
+        # Guards all attributes below. No function runs under it.
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
         self._agenda = Agenda()
@@ -66,7 +66,7 @@ class Pool:
 
     @signal_safe
     def submit(self, work: Work) -> None:
-        """Raises QueueFull, QueueClosed, RuntimeError: see ``Background.submit()``."""
+        """Add work. Raises QueueFull, QueueClosed, RuntimeError: see ``Background.submit()``."""
         with self._changed:
             self._check_open_locked(work.function)
             if self._agenda.queued_work >= self._limit:
@@ -77,7 +77,7 @@ class Pool:
             self._agenda.add(work)
             self._changed.notify()
         try:
-            self._man()
+            self._start_thread()
         except RuntimeError:
             with self._changed:
                 withdrawn = self._agenda.withdraw(work)
@@ -86,30 +86,30 @@ class Pool:
 
     @signal_safe
     def want(self, task: TaskState, call: Call) -> None:
-        """Have a task run once more. Raises QueueClosed, RuntimeError."""
+        """Request one more run of a task. Raises QueueClosed, RuntimeError."""
         with self._changed:
             self._check_open_locked(task.function)
             self._agenda.want(task, call)
             self._changed.notify()
-        self._man()
+        self._start_thread()
 
     @signal_safe
     def repeat(self, task: TaskState, call: Call) -> None:
-        """Have a task run every so often. Raises QueueClosed, RuntimeError."""
+        """Run a task periodically. Raises QueueClosed, RuntimeError."""
         with self._changed:
             self._check_open_locked(task.function)
             self._agenda.repeat(task, call, time.monotonic())
-            # The thread that waits for the next turn must look again when that is.
+            # The thread that waits for the next due time must compute it anew.
             self._changed.notify_all()
         try:
-            self._man()
+            self._start_thread()
         except RuntimeError:
             self.stop(task)
             raise
 
     @signal_safe
     def stop(self, task: TaskState) -> None:
-        """Have a task run no more."""
+        """End a task's runs."""
         with self._changed:
             self._agenda.stop(task)
 
@@ -128,7 +128,7 @@ class Pool:
     def close(self, timeout: float | None) -> bool:
         """See ``Background.close()``."""
         here = threading.get_ident()
-        self._shut()
+        self._stop_accepting()
         if here not in self._threads:
             self._over.wait(Deadline(timeout))
         waiting, running = self._abandon(here)
@@ -139,8 +139,8 @@ class Pool:
         return not waiting and not running
 
     @signal_safe
-    def _shut(self) -> None:
-        """Take nothing more."""
+    def _stop_accepting(self) -> None:
+        """Accept no more items."""
         with self._changed:
             self._closed = True
             self._agenda.close()
@@ -166,23 +166,23 @@ class Pool:
             raise QueueClosed(f"{self._name} is closed; {name_of(function)} came too late")
 
     def _end_locked(self) -> None:
-        """Notice that nothing is left to do."""
+        """Set _over if the pool is closed and no item is left."""
         assert self._lock.locked()
         if self._closed and self._agenda.is_done:
             self._over.set()
 
     # Threads
 
-    def _man(self) -> None:
+    def _start_thread(self) -> None:
         """Start a thread for an item that is ready or due, if all are busy.
 
-        Raises RuntimeError when the system has no more threads, and the pool has none yet.
+        Raises RuntimeError if the system has no more threads, and the pool has none yet.
         """
         with self._changed:
             needed = self._agenda.queued + (self._agenda.due_at is not None)
             if self._idle >= needed or self._started >= self._most_threads:
                 return
-            # It counts as idle from now on: otherwise two would be started for the same item.
+            # The new thread counts as idle at once. Otherwise two threads would start for one item.
             self._started += 1
             self._idle += 1
         try:
@@ -195,10 +195,10 @@ class Pool:
             if alone or not isinstance(error, RuntimeError):
                 raise
 
-    def _man_if_possible(self) -> None:
-        """Start a thread for the next item, now that this one is busy. Without one, the item waits."""
+    def _start_thread_if_possible(self) -> None:
+        """Start a thread for the next item, because this thread is now busy. After a failure the item waits."""
         try:
-            self._man()
+            self._start_thread()
         except (RuntimeError, MemoryError):
             logger.debug("%s: no more threads", self._name)
 
@@ -214,23 +214,23 @@ class Pool:
                         self._started -= 1
                         return
                 item, call = found
-                self._man_if_possible()
+                self._start_thread_if_possible()
                 try:
                     call.context.copy().run(self._serve, item, call)
                 except BaseException:  # raised by a callback of the future
                     logger.exception("%s: after %s", self._name, name_of(call.function))
                 with self._changed:
                     if self._agenda.finish(here, time.monotonic()):
-                        # All threads: each must know when the next turn is due.
+                        # All threads, because each computes the next due time.
                         self._changed.notify_all()
                     self._idle += 1
                     self._end_locked()
-                del found, item, call  # so that no reference stays while this thread waits
+                del found, item, call  # a waiting thread holds no reference
         finally:
             self._threads.discard(here)
 
     def _next_locked(self, here: int) -> tuple[Item, Call] | None:
-        """Block until an item is ready; None when the pool is closed and none is left."""
+        """Block until an item is ready. Returns None if the pool is closed and no item is left."""
         assert self._lock.locked()
         while True:
             now = time.monotonic()
@@ -246,7 +246,7 @@ class Pool:
             self._changed.wait(None if due is None else due - now)
 
     def _serve(self, item: Item, call: Call) -> None:
-        """Call a function, in its context, and pass on the outcome."""
+        """Call a function in its context, and complete its future."""
         future = item.future if isinstance(item, Work) else None
         if future is not None and not future.set_running_or_notify_cancel():
             with self._changed:

@@ -1,7 +1,7 @@
 """The state of an inventory: immutable snapshots, and drafts of the next snapshot.
 
 A snapshot shares its unchanged parts with the one before. So reading the current snapshot is free, and making
-the next one takes a few microseconds, whatever the number of containers.
+the next one takes a few microseconds, for any number of containers.
 """
 
 from __future__ import annotations

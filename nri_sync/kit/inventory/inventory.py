@@ -86,7 +86,7 @@ class Inventory:
         return draft.finish("load", stale=True).after
 
     def snapshot(self) -> Snapshot:
-        """Return the current snapshot. Constant time, whatever the number of containers."""
+        """Return the current snapshot. Constant time, for any number of containers."""
         return self._snapshot
 
     def recall_pod(self, sandbox_id: str) -> PodRecord | None:

@@ -197,7 +197,7 @@ class InventoryStore(Interceptor):
         :meth:`nri_sync.Stub.close` calls it if the store is among the stub's ``interceptors``. If the system has
         no thread to write with, the calling thread writes, as in :meth:`flush`.
         """
-        writer, unwritten = self._shut()
+        writer, unwritten = self._stop_accepting()
         if unwritten is not None:
             self._write_here(unwritten)
         elif writer is not None and not writer.wait(Deadline(timeout)):
@@ -206,7 +206,7 @@ class InventoryStore(Interceptor):
         self._connection.close()
 
     @signal_safe
-    def _shut(self) -> tuple[Latch | None, Snapshot | None]:
+    def _stop_accepting(self) -> tuple[Latch | None, Snapshot | None]:
         """Accept no more snapshots. Returns the thread's latch, if any, and the snapshot the caller must write."""
         with self._changed:
             unwritten = self._latest if self._claim_locked() else None

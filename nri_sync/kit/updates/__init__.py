@@ -1,3 +1,3 @@
-"""Unsolicited updates, queued."""
+"""A queue of unsolicited updates."""
 
 __all__: list[str] = []

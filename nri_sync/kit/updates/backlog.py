@@ -1,9 +1,9 @@
-"""What an :class:`~nri_sync.kit.UpdateQueue` holds: what to send next, and what is decided by an answer.
+"""The entries of an :class:`~nri_sync.kit.UpdateQueue`: picks the next ones, and settles them by the answers.
 
-No thread, no lock, no clock and no call in here: the queue guards it by its own lock, and tells what happened.
-Call :meth:`Backlog.accept` for what is put, :meth:`Backlog.pick` before a call to the runtime, and one of
-:meth:`~Backlog.answered`, :meth:`~Backlog.lost` and :meth:`~Backlog.failed_together` after it. An entry that is
-returned as decided is in the backlog no more, and is returned only once: the caller tells whoever waits for it.
+The backlog has no thread, lock, clock or call. The queue guards it by its own lock, and reports each event to it.
+Call :meth:`Backlog.accept` for each new item, and :meth:`Backlog.pick` before a call to the runtime. After the
+call, report its outcome: :meth:`~Backlog.answered`, :meth:`~Backlog.lost` or :meth:`~Backlog.failed_together`. A
+method that settles an entry removes it and returns it, once. The caller then completes the entry's future.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _Handle = TypeVar("_Handle")
 
 
 class Entry(Generic[_Handle]):
-    """What is wanted of one container: what was put for it until it was first sent. Then it stays as it is."""
+    """The items of one container, merged. An entry does not change after it was first sent."""
 
     __slots__ = (
         "alone", "attempts", "born", "container_id", "eviction", "handle", "in_flight", "update",
@@ -35,15 +35,16 @@ class Entry(Generic[_Handle]):
         self.handle = handle
         self.update: ContainerUpdate | None = None
         self.eviction: ContainerEviction | None = None
-        #: The session in which something was last put.
+        #: The session in which the last item was put.
         self.born = 0
-        #: How often the runtime has refused it.
+        #: The number of refusals by the runtime.
         self.attempts = 0
         self.in_flight = False
-        #: To be sent without others: they have failed together, and nobody knows which.
+        #: Send it without others: they have failed together, and the runtime did not name the culprit.
         self.alone = False
 
     def add(self, item: Item, session: int) -> None:
+        """Merge a copy of the item into the entry."""
         self.born = session
         if isinstance(item, ContainerEviction):
             self.eviction = ContainerEviction()
@@ -56,24 +57,24 @@ class Entry(Generic[_Handle]):
 
 
 class Backlog(Generic[_Handle]):
-    """The entries that are not decided; two of a container at most: one that was sent, and its successor."""
+    """The unsettled entries; at most two of a container: one that was sent, and its successor."""
 
     def __init__(
         self, *, limit: int, batch: int, attempts: int, delay: Callable[[int], float]
     ) -> None:
-        """``delay(n)`` is how long to wait after a refusal before attempt number n + 1, in seconds."""
+        """``delay(n)`` returns the seconds to wait after refusal number n, before attempt n + 1."""
         self._limit = limit
         self._batch = batch
         self._attempts = attempts
         self._delay = delay
-        # Each entry is in one of these. _sent: in flight, or to be sent again; _behind: after one that is there.
+        # Each entry is in one of these. _sent: in flight, or due again. _behind: the successor of one in _sent.
         self._waiting: OrderedDict[str, Entry[_Handle]] = OrderedDict()
         self._sent: dict[str, Entry[_Handle]] = {}
         self._behind: dict[str, Entry[_Handle]] = {}
-        # When to send those in _sent again: time, a number for the order, entry. May hold decided ones.
+        # The heap of the entries to send again: time, a number for the order, entry. May hold settled entries.
         self._again: list[tuple[float, int, Entry[_Handle]]] = []
         self._order = itertools.count()
-        #: What became of what was put. The rest is still here.
+        #: The number of items by outcome. The items of unsettled entries have no outcome yet.
         self.tally = dict.fromkeys(("put", "merged", "applied", "refused", "removed", "closed"), 0)
 
     def __len__(self) -> int:
@@ -85,9 +86,9 @@ class Backlog(Generic[_Handle]):
     def accept(
         self, item: Item, session: int, make_handle: Callable[[], _Handle]
     ) -> Entry[_Handle] | None:
-        """Take something in; returns the entry that it is a part of now, None when there is no room for one.
+        """Merge an item into its container's entry, or add one. Returns the entry; None if the backlog is full.
 
-        The message is copied. ``session`` is a number that grows from one session to the next.
+        Copies the message. ``session`` is a number that grows from one session to the next.
         """
         container_id = item.container_id
         table = self._behind if container_id in self._sent else self._waiting
@@ -105,7 +106,7 @@ class Backlog(Generic[_Handle]):
     # Sending
 
     def pick(self, now: float) -> list[Entry[_Handle]]:
-        """What to send now: first what has been sent before. Empty if there is nothing."""
+        """Return the entries to send now; entries that were sent before come first."""
         batch: list[Entry[_Handle]] = []
         while self._again and len(batch) < self._batch and self._again[0][0] <= now:
             entry = self._again[0][2]
@@ -125,20 +126,20 @@ class Backlog(Generic[_Handle]):
         return batch
 
     def _is_alone_next(self, now: float) -> bool:
-        """Whether something that has to be sent alone is due: what waits comes after it."""
+        """Whether an entry that must be sent alone is due. The waiting entries come after it."""
         return bool(self._again) and self._again[0][0] <= now and self._again[0][2].alone
 
     def due(self) -> float | None:
-        """When something is to be sent again; None if nothing is."""
+        """Return the time at which the next entry is due again; None if no entry is."""
         return self._again[0][0] if self._again else None
 
     def lost(self, batch: Iterable[Entry[_Handle]]) -> None:
-        """Nobody knows whether a batch has arrived: it is to be sent again."""
+        """The session was lost during the call of a batch. The outcome is unknown, so send it again."""
         for entry in self._mine(batch):
             self._push(entry, 0.0)
 
     def failed_together(self, batch: Iterable[Entry[_Handle]]) -> None:
-        """Something in a batch of several was refused, but not said what: each is to be sent again, alone."""
+        """The runtime refused a batch of several, and named no container. Send each entry again, alone."""
         for entry in self._mine(batch):
             entry.alone = True
             self._push(entry, 0.0)
@@ -146,7 +147,10 @@ class Backlog(Generic[_Handle]):
     def answered(
         self, batch: Sequence[Entry[_Handle]], failed: Collection[str], now: float
     ) -> tuple[list[Entry[_Handle]], list[Entry[_Handle]]]:
-        """A batch was applied, but for some containers. Returns what is applied, and refused for good."""
+        """The runtime applied a batch except the failed containers. Returns the applied and the refused entries.
+
+        An entry with attempts left is not refused yet: it becomes due again.
+        """
         applied: list[Entry[_Handle]] = []
         refused: list[Entry[_Handle]] = []
         for entry in self._mine(batch):
@@ -163,7 +167,7 @@ class Backlog(Generic[_Handle]):
         return applied, refused
 
     def _mine(self, batch: Iterable[Entry[_Handle]]) -> Iterator[Entry[_Handle]]:
-        """Those of a batch that were not cleared meanwhile; they are in flight no more."""
+        """Yield the entries of a batch that were not cleared meanwhile, and mark them as not in flight."""
         for entry in batch:
             if self._sent.get(entry.container_id) is entry:
                 entry.in_flight = False
@@ -182,7 +186,7 @@ class Backlog(Generic[_Handle]):
     # Giving up
 
     def drop(self, container_id: str) -> list[Entry[_Handle]]:
-        """The container is gone: returns what was wanted of it, decided. What is in flight stays."""
+        """The container is gone: settle and return its entries, except one in flight."""
         gone = []
         for table in (self._sent, self._waiting, self._behind):
             entry = table.get(container_id)
@@ -193,9 +197,9 @@ class Backlog(Generic[_Handle]):
         return gone
 
     def drop_unlisted(self, listed: Collection[str], session: int) -> list[Entry[_Handle]]:
-        """Drop what was put before ``session`` for containers that are not listed at its beginning.
+        """Drop the entries from before ``session`` whose containers the runtime did not list at its beginning.
 
-        What was put since may be about a container that has been created meanwhile.
+        A later entry may be for a container that was created meanwhile.
         """
         unlisted = {
             entry.container_id
@@ -205,7 +209,7 @@ class Backlog(Generic[_Handle]):
         return [entry for container_id in unlisted for entry in self.drop(container_id)]
 
     def clear(self) -> list[Entry[_Handle]]:
-        """Give up on everything; returns it, decided."""
+        """Settle and return all entries."""
         left = list(self)
         for table in (self._sent, self._waiting, self._behind):
             table.clear()

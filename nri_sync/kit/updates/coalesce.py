@@ -1,4 +1,4 @@
-"""Two updates of a container as one."""
+"""Merges two updates of a container into one."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ __all__ = ["overlay"]
 
 
 def overlay(update: ContainerUpdate, later: ContainerUpdate) -> None:
-    """Put a later update of the same container on top of ``update``: one that does what both would in turn.
+    """Merge a later update of the same container into ``update``: its effect is that of both in turn.
 
-    Of each setting the later one wins; hugepage limits count by page size, ``unified`` by key, rules for devices
-    are appended. ``ignore_failure`` stays only if both have it. (Protobuf's MergeFrom would lose an optional 0
-    or False, and double hugepage limits.)
+    The later value of each setting wins. Hugepage limits are merged by page size, and ``unified`` by key. Rules
+    for devices are appended. ``ignore_failure`` stays only if both updates have it. (Protobuf's MergeFrom would
+    lose an optional 0 or False, and would duplicate hugepage limits.)
     """
     update.ignore_failure = update.ignore_failure and later.ignore_failure
     into, resources = update.linux.resources, later.linux.resources
@@ -34,7 +34,7 @@ def overlay(update: ContainerUpdate, later: ContainerUpdate) -> None:
 
 
 def _replace(into: Message, later: Message) -> None:
-    """Take over each field that is set in ``later``, whole."""
+    """Replace each field that is set in ``later``, whole."""
     into.SetInParent()
     for field, value in later.ListFields():
         if isinstance(value, Message):
@@ -46,4 +46,4 @@ def _replace(into: Message, later: Message) -> None:
 def _copy(into: Message, name: str, value: Message) -> None:
     target = getattr(into, name)
     target.CopyFrom(value)
-    target.SetInParent()  # an empty one counts as well
+    target.SetInParent()  # an empty message counts as set

@@ -11,37 +11,37 @@ __all__ = ["PendingUpdate"]
 
 
 class PendingUpdate(SafeFuture[None]):
-    """What :meth:`UpdateQueue.put` returns: a ``concurrent.futures.Future`` without a result.
+    """The result of :meth:`UpdateQueue.put`: a ``concurrent.futures.Future`` whose result is None.
 
-    ``result()`` returns None when the runtime has applied the update, and raises UpdateFailed when it has not.
-    All that is merged into one update shares its future, hence it cannot be cancelled.
+    ``result()`` returns when the runtime has applied the update, and raises UpdateFailed if it has not. All
+    updates that the queue has merged into one share its future, so it cannot be cancelled.
     """
 
     def __init__(self, holds_up: Callable[[], bool]) -> None:
-        """``holds_up()`` tells whether the update waits for the thread that calls."""
+        """``holds_up()`` returns whether the update waits for the calling thread."""
         super().__init__()
         self._holds_up = holds_up
         self.set_running_or_notify_cancel()
 
     def result(self, timeout: float | None = None) -> None:
-        """Block until it is decided.
+        """Block until the outcome is known.
 
         Raises:
-            UpdateFailed: it was not applied.
+            UpdateFailed: the runtime has not applied the update.
             TimeoutError: ``timeout`` (in seconds) passed; ``concurrent.futures.TimeoutError`` before Python 3.11.
-            WouldDeadlock: called in a handler that the runtime waits for. The update waits for it, too.
+            WouldDeadlock: the caller is in a handler. The runtime waits for the handler, and so does the update.
         """
         self._check()
         super().result(timeout)
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
-        """Like :meth:`result`, but returns the failure; None if it was applied."""
+        """Like :meth:`result`, but return the failure; None if the runtime has applied the update."""
         self._check()
         return super().exception(timeout)
 
     def _check(self) -> None:
         if not self.done() and self._holds_up():
             raise WouldDeadlock(
-                "waiting for an update in a handler, or in a callback of the queue, which the update waits for; "
-                "wait on another thread, or use add_done_callback()"
+                "the update waits for this handler, or this callback of the queue, to return; "
+                "wait for it on another thread, or use add_done_callback()"
             )

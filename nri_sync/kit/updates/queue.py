@@ -1,7 +1,7 @@
 """Updates of containers at any time, from any thread: :class:`UpdateQueue`.
 
-Every update that is put into a queue is accounted for: it was applied, or merged with another one, or its
-future and ``on_failed`` have the reason. Updates of a container are applied in the order of the ``put()`` calls.
+The queue accounts for every update: the runtime has applied it, the queue has merged it with another one, or its
+future and ``on_failed`` get the reason. Updates of a container are applied in the order of the ``put()`` calls.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _TEXTS = {
 
 
 class UpdateCounters(NamedTuple):
-    """A snapshot of the outcomes of all ``put()`` calls. All but the last two add up to ``put``."""
+    """A snapshot of the outcomes of all ``put()`` calls. All fields but the last two add up to ``put``."""
 
     #: Calls of ``put()`` that were accepted.
     put: int
@@ -54,33 +54,33 @@ class UpdateCounters(NamedTuple):
     merged: int
     applied: int
     refused: int
-    #: Dropped, as the container is gone.
+    #: Dropped because the container is gone.
     removed: int
-    #: Left over when the queue was closed.
+    #: Left when the queue was closed.
     closed: int
-    #: Not decided yet.
+    #: Without an outcome yet.
     pending: int
-    #: Calls to the runtime, also those that failed.
+    #: Calls to the runtime, including failed ones.
     calls: int
-    #: Seconds that the runtime has taken for the call that it has not answered yet; 0.0 if there is none.
+    #: The age in seconds of the call that the runtime has not answered yet; 0.0 if there is none.
     calling_for: float
 
 
 class UpdateQueue(Interceptor):
-    """Sends updates of containers to the runtime, from a thread of its own, when that is safe.
+    """Sends updates of containers to the runtime, from its own thread, when that is safe.
 
-    An interceptor, to be passed to the stub, which attaches it, and closes it in :meth:`nri_sync.Stub.close`::
+    An interceptor: pass it to the stub, which attaches it, and closes it in :meth:`nri_sync.Stub.close`::
 
         updates = kit.UpdateQueue()
         stub = nri_sync.Stub(Plugin(updates), interceptors=[updates])
 
-    One call is in flight at a time, and none is begun while a request of the runtime waits for its answer: the
-    usual runtimes hold one lock while they relay an event and while they apply updates. What is put meanwhile
-    for the same container is merged: of each setting the later one wins. While no session is up, updates are
-    kept; they are sent once the next one is synchronized. A call is given up when its session is over, never
-    before: the runtime could still apply it after a later one.
+    The queue makes one call at a time, and begins none while a request of the runtime is unanswered: containerd
+    and CRI-O hold one lock while they relay an event and while they apply updates. Meanwhile the queue merges
+    updates of the same container: the later value of each setting wins. While no session is up, the queue keeps
+    updates, and sends them once the next session is synchronized. A call ends only with an answer or with its
+    session, because the runtime could still apply an abandoned call after a later one.
 
-    All methods may be called from any thread, in handlers too.
+    All methods may be called from any thread, also in handlers.
     """
 
     def __init__(
@@ -94,13 +94,13 @@ class UpdateQueue(Interceptor):
     ) -> None:
         """
         Args:
-            limit: how many containers may have something undecided; twice counts one that has something on
-                its way, and something after it.
-            attempts: how often an update is sent that the runtime refuses.
-            backoff: how long to wait before it is sent again; default ``Backoff()``. Others go on meanwhile.
-            batch: how many containers one call is for, at most. While the runtime is at it, it relays no events.
-            on_failed: called with each failure, on the thread of the queue, or on that which closes it. Must not
-                block for long: nothing is sent meanwhile.
+            limit: the number of containers that may have unsettled updates. A container counts twice if one
+                update is in flight, and another one waits behind it.
+            attempts: how often the queue sends an update that the runtime refuses.
+            backoff: the delay before such an update is sent again; default ``Backoff()``. Others do not wait.
+            batch: the greatest number of containers in one call. The runtime relays no event during the call.
+            on_failed: called with each failure, on the queue's thread, or on the thread that closes the queue.
+                It must not block for long: the queue sends nothing meanwhile.
         """
         for option, value in (("limit", limit), ("attempts", attempts), ("batch", batch)):
             if value < 1:
@@ -109,38 +109,38 @@ class UpdateQueue(Interceptor):
         self._on_failed = on_failed
         self._stub: Stub | None = None
         self._thread: int | None = None
-        # Whether the thread has been started: the first request of a session does.
-        self._manned = False
-        # Handlers that are running, by thread. Written by the threads themselves.
+        # Whether the thread runs. The first request of a session starts it.
+        self._has_thread = False
+        # The context of the handler that runs on each thread. Each thread writes its own entry.
         self._handlers: dict[int, ServicerContext] = {}
         #: Set when the thread has ended.
         self._over = Latch()
-        # Guards all that follows. No user code and no call runs under it.
+        # Guards all attributes below. No user code and no call runs under it.
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
         self._backlog: Backlog[PendingUpdate] = Backlog(
             limit=limit, batch=batch, attempts=attempts, delay=(backoff or Backoff()).delay
         )
-        # Entries that were dropped with their containers, for the thread to report.
+        # Entries that were dropped with their containers. The thread reports them.
         self._removed: list[_Entry] = []
-        # Set and replaced when there is room for more.
+        # Set and replaced when an entry leaves the backlog, so that there may be room for another.
         self._room = Latch()
-        # Requests of the runtime that are not answered.
+        # The number of unanswered requests of the runtime.
         self._unanswered = 0
-        # Whether calls may be made, as far as known; how many sessions were synchronized, and configured.
+        # Whether a session is up, by the queue's knowledge; the numbers of synchronized and configured sessions.
         self._ready = False
         self._synchronized = 0
         self._configured = 0
-        # The containers in the parts of a Synchronize that have come so far.
+        # The containers in the received parts of a Synchronize.
         self._listed: set[str] = set()
         self._closed = False
         self._calls = 0
         self._calling_since: float | None = None
 
     def attach(self, stub: Stub) -> None:
-        """Learn which stub to send by; the stub calls it. Idempotent. Starts nothing.
+        """Store the stub that sends the updates; the stub calls it. Idempotent. Starts no thread.
 
-        Raises ValueError when another stub is attached, or the queue is not one of its interceptors.
+        Raises ValueError if another stub is attached, or if the queue is not one of the stub's interceptors.
         """
         if not any(interceptor is self for interceptor in stub.interceptors):
             raise ValueError(
@@ -155,22 +155,22 @@ class UpdateQueue(Interceptor):
                 raise ValueError(f"{self._stub!r} is attached already; each stub needs its own")
             self._stub = stub
 
-    def _man(self) -> None:
-        """Start the thread, unless it has been; when there is none to be had, the next request tries again."""
+    def _start_thread(self) -> None:
+        """Start the thread, unless it has been started. After a failure, the next request tries again."""
         with self._changed:
             stub = self._stub
-            if stub is None or self._manned or self._closed:
+            if stub is None or self._has_thread or self._closed:
                 return
-            self._manned = True
+            self._has_thread = True
         try:
             spawn(f"{stub.name}-updates", self._run)
         except (RuntimeError, MemoryError) as error:
             logger.error("%s: no thread to send updates by: %s", stub.name, error)
-            self._unman()
+            self._thread_failed()
 
-    def _unman(self) -> None:
+    def _thread_failed(self) -> None:
         with self._changed:
-            self._manned = False
+            self._has_thread = False
             if self._closed:
                 self._over.set()  # close() may wait for the thread
 
@@ -182,16 +182,16 @@ class UpdateQueue(Interceptor):
         *,
         timeout: float | None = 0.0,
     ) -> PendingUpdate:
-        """Have a container updated, or evicted. The message is copied. Returns a future of the outcome.
+        """Request an update or an eviction of a container. Copies the message. Returns a future of the outcome.
 
-        While the queue is full it blocks for ``timeout`` seconds, None for as long as it takes; not in a handler,
-        which would hold it up. An update that can be merged always has room.
+        While the queue is full, the call blocks for up to ``timeout`` seconds; None means no limit. In a handler
+        it does not block, because the queue waits for the handler. An update that can be merged always has room.
 
         Raises:
-            QueueFull: there was no room.
+            QueueFull: the queue had no room.
             QueueClosed: the queue was closed.
             ValueError: the message names no container.
-            TypeError: it is none of the three.
+            TypeError: the item is not an Update, ContainerUpdate or ContainerEviction.
         """
         message = item.message if isinstance(item, api.Update) else item
         if not isinstance(message, (ContainerUpdate, ContainerEviction)):
@@ -214,7 +214,7 @@ class UpdateQueue(Interceptor):
 
     @signal_safe
     def _accept(self, message: Item) -> tuple[_Entry | None, Latch]:
-        """Returns the entry that has the message, None without room; and a latch, set when there is room."""
+        """Returns the entry of the message, None if the queue is full, and a latch that is set for new room."""
         with self._changed:
             if self._closed:
                 raise QueueClosed(
@@ -228,10 +228,10 @@ class UpdateQueue(Interceptor):
 
     @signal_safe
     def drop(self, container_id: str) -> bool:
-        """Drop the update of a container that is gone, unless it is on its way to the runtime.
+        """Drop the update of a removed container, unless it is in flight.
 
-        Returns whether there was anything. The queue does this by itself where it can see the removal: when
-        the plugin is subscribed to RemoveContainer, and when it is synchronized again.
+        Returns whether there was an update. The queue drops updates by itself if the plugin subscribes to
+        RemoveContainer, and at each Synchronize.
         """
         with self._changed:
             gone = self._backlog.drop(container_id)
@@ -239,12 +239,13 @@ class UpdateQueue(Interceptor):
             return bool(gone)
 
     def close(self, timeout: float | None = 5.0) -> bool:
-        """Take nothing more, send what is there, and end the thread. Idempotent; the stub's ``close()`` calls it.
+        """Accept no more items, send the remaining ones, and end the thread. Idempotent.
 
-        Blocks for ``timeout`` seconds, None for as long as it takes; not while no session is up, and not in a
-        handler. Entries that are left then fail, and are logged. Returns whether none was left.
+        Blocks for up to ``timeout`` seconds; None means no limit. If no session is up, or in a handler, it does
+        not block. The entries that remain then fail, and are logged. Returns whether none remained. The stub's
+        ``close()`` calls it.
         """
-        if self._shut() and not self.holds_up():
+        if self._stop_accepting() and not self.holds_up():
             self._over.wait(Deadline(timeout))
         left, removed = self._abandon()
         for failure in removed + left:
@@ -252,22 +253,22 @@ class UpdateQueue(Interceptor):
         return not left
 
     @signal_safe
-    def _shut(self) -> bool:
-        """Take nothing more. Returns whether there is a thread to wait for."""
+    def _stop_accepting(self) -> bool:
+        """Accept no more items. Returns whether there is a thread to wait for."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
             self._make_room_locked()
-            return self._manned
+            return self._has_thread
 
     @signal_safe
     def _abandon(self) -> tuple[list[UpdateFailed], list[UpdateFailed]]:
-        """Settle all entries. Returns the failures of entries left over, and of entries removed before."""
+        """Settle all entries. Returns the failures of the remaining entries, and of those removed before."""
         with self._changed:
             left = self._backlog.clear()
             removed, self._removed = self._removed, []
             self._changed.notify_all()
-        # In the order in which they were dropped.
+        # In the order in which the entries were dropped.
         gone = [self._settle_failed(entry, "removed") for entry in removed]
         return [self._settle_failed(entry, "closed") for entry in left], gone
 
@@ -279,7 +280,7 @@ class UpdateQueue(Interceptor):
 
     @property
     def counters(self) -> UpdateCounters:
-        """The outcomes of all ``put()`` calls so far; a snapshot."""
+        """A snapshot of the outcomes of all ``put()`` calls so far."""
         return self._count()
 
     @signal_safe
@@ -294,7 +295,7 @@ class UpdateQueue(Interceptor):
             )
 
     def holds_up(self) -> bool:
-        """Whether the queue waits for this thread: it is in a handler, or in a callback of the queue."""
+        """Whether the queue waits for the calling thread: it runs a handler, or a callback of the queue."""
         thread = threading.get_ident()
         context = self._handlers.get(thread)
         return thread == self._thread or (context is not None and context.is_active())
@@ -310,17 +311,17 @@ class UpdateQueue(Interceptor):
                 if synchronized:
                     self._ready = True
                     self._synchronized += 1
-                # The thread is not woken for each request of a plugin that has nothing to send.
+                # Requests do not wake the thread of a plugin that has nothing to send.
                 if not self._unanswered and self._backlog:
                     self._changed.notify_all()
 
-        if not self._manned:
-            self._man()
+        if not self._has_thread:
+            self._start_thread()
         with self._changed:
             self._unanswered += 1
             self._watch_locked(event, request)
-        # Not when the handler returns: one that was answered for may never do. It is called as well when the
-        # session is lost, which then shows at the next call.
+        # Run at the answer and not at the handler's return: after a late answer the handler may never return.
+        # Runs at the loss of a session, too; the next call then fails with the loss.
         if not context.add_callback(answered):
             answered()
         thread = threading.get_ident()
@@ -331,7 +332,7 @@ class UpdateQueue(Interceptor):
             del self._handlers[thread]
 
     def _watch_locked(self, event: str, request: Any) -> None:
-        """Notice which containers are gone."""
+        """Drop the updates of containers that the request shows as removed."""
         assert self._lock.locked()
         if event == "RemoveContainer":
             self._gone_locked(self._backlog.drop(request.container.id))
@@ -345,7 +346,7 @@ class UpdateQueue(Interceptor):
                 self._listed.clear()
 
     def _gone_locked(self, entries: Sequence[_Entry]) -> None:
-        """Have the thread report entries that were dropped."""
+        """Pass dropped entries to the thread, which reports them."""
         assert self._lock.locked()
         if entries:
             self._removed += entries
@@ -370,7 +371,7 @@ class UpdateQueue(Interceptor):
             self._over.set()
 
     def _step(self) -> bool:
-        """Wait for something to do, and do it. False when the queue is closed, and there is nothing."""
+        """Wait for work, and do it. Returns False if the queue is closed, and no work is left."""
         with self._changed:
             while True:
                 removed, self._removed = self._removed, []
@@ -392,7 +393,7 @@ class UpdateQueue(Interceptor):
         return self._ready and not self._unanswered
 
     def _pick_locked(self) -> list[_Entry]:
-        """Returns the entries of the call that begins now; none if no call may."""
+        """Returns the entries of the call that begins now; none if no call may begin."""
         assert self._lock.locked()
         batch = self._backlog.pick(time.monotonic()) if self._may_call_locked() else []
         if batch:
@@ -401,7 +402,7 @@ class UpdateQueue(Interceptor):
         return batch
 
     def _pause_locked(self) -> float | None:
-        """Seconds until an entry is due to be sent again; None without one."""
+        """The seconds until an entry is due to be sent again; None if no entry is."""
         assert self._lock.locked()
         due = self._backlog.due() if self._may_call_locked() else None
         return None if due is None else max(0.0, due - time.monotonic())
@@ -417,7 +418,9 @@ class UpdateQueue(Interceptor):
                 timeout=math.inf,
             )
             failed = {update.container_id for update in refused}
-        except BaseException as raised:  # an interceptor may raise anything; the thread goes on
+        except (
+            BaseException
+        ) as raised:  # an interceptor may raise any exception; the thread continues
             error = raised
         done: tuple[list[_Entry], list[_Entry]] = ([], [])
         with self._changed:
@@ -427,7 +430,7 @@ class UpdateQueue(Interceptor):
                     self._ready = False
                 self._backlog.lost(batch)
             elif error is not None and len(batch) > 1:
-                # containerd answers with an error when any of them has failed, and does not say which.
+                # containerd answers with an error if any container has failed, and does not name it.
                 self._backlog.failed_together(batch)
             else:
                 if error is not None:
@@ -440,13 +443,13 @@ class UpdateQueue(Interceptor):
             self._failed(entry, "refused", error)
 
     def _failed(self, entry: _Entry, reason: str, cause: BaseException | None = None) -> None:
-        """Settle an entry that has failed, and log it."""
+        """Fail an entry, and log the failure."""
         logger.warning("%s", self._settle_failed(entry, reason, cause))
 
     def _settle_failed(
         self, entry: _Entry, reason: str, cause: BaseException | None = None
     ) -> UpdateFailed:
-        """Report a failure; called once for an entry, without the lock."""
+        """Complete the entry's future with the failure. Called once for an entry, without the lock."""
         text = _TEXTS["sent" if reason == "closed" and entry.in_flight else reason]
         what = "eviction" if entry.update is None else "update"
         text = f"{what} of container {entry.container_id} failed: {text}"
@@ -468,8 +471,8 @@ class UpdateQueue(Interceptor):
 
 
 def _is_loss(error: BaseException) -> bool:
-    """Whether the session is over, and the runtime has not answered; it may have applied some."""
-    # An error that the runtime answers with has no cause.
+    """Whether the session ended before the runtime answered. The runtime may have applied some updates."""
+    # An error in the runtime's answer has no cause.
     return isinstance(error, NotConnected) or (
         isinstance(error, grpc.RpcError) and isinstance(error.__cause__, NRIError)
     )

@@ -469,7 +469,9 @@ class TestEvery:
         eventually(lambda: not background.counters.running)
         assert gate.entered.empty()
         # One run is due, 1,000 s from now.
-        assert [entry[2] for entry in background._pool._agenda._due].count(task._state.turn) == 1
+        assert [entry[2] for entry in background._pool._agenda._due].count(
+            task._state.generation
+        ) == 1
 
     def test_a_run_by_request_stands_for_the_one_that_was_due(self, make: Make, gate: Gate) -> None:
         background = make(threads=1)
@@ -586,7 +588,7 @@ class TestEvery:
 
     @pytest.mark.parametrize("options", [(0, 0.1), (-1, 0.1), (float("nan"), 0), (1, -0.1), (1, 2)])
     def test_what_does_not_make_sense(self, options: tuple[float, float]) -> None:
-        with pytest.raises(ValueError, match="does not make sense"):
+        with pytest.raises(ValueError, match="cannot be scheduled"):
             Background().every(options[0], dict, jitter=options[1])
 
 

@@ -216,11 +216,11 @@ class TestTheFile:
 
     def test_one_of_something_else_is_refused(self, path: Path, opened: Open) -> None:
         change(path, "CREATE TABLE precious (x)")
-        with pytest.raises(StoreError, match="is another application.s database"):
+        with pytest.raises(StoreError, match="another application's database"):
             opened()
         assert rows(path, "SELECT * FROM precious") == []
         change(path, "DROP TABLE precious", "PRAGMA application_id = 7")
-        with pytest.raises(StoreError, match="is another application.s database"):
+        with pytest.raises(StoreError, match="another application's database"):
             opened()
 
     def test_what_is_no_database_is_refused(self, path: Path, opened: Open) -> None:
