@@ -19,10 +19,10 @@ from nri_sync.runtime.concurrent import run_concurrently
 from nri_sync.runtime.inprocess import InProcess
 from nri_sync.runtime.launcher import Installed, Process, discover, launch
 from nri_sync.runtime.listener import Listener
+from nri_sync.runtime.member import failure
 from nri_sync.runtime.metrics import SafeMetrics
 from nri_sync.runtime.peer import Peer
 from nri_sync.runtime.pending import PendingConnections
-from nri_sync.runtime.relay import failure
 from nri_sync.runtime.settings import Settings
 from nri_sync.runtime.sync_lock import SyncLock
 from nri_sync.threads import Latch, signal_safe, spawn

@@ -26,8 +26,9 @@ from nri_sync.errors import (
 )
 from nri_sync.rpc.status import Status
 from nri_sync.runtime import relay as relay_module
+from nri_sync.runtime.member import Member
 from nri_sync.runtime.metrics import SafeMetrics
-from nri_sync.runtime.relay import Member, Relay
+from nri_sync.runtime.relay import Relay
 from nri_sync.runtime.request import Request
 from nri_sync.ttrpc.call import CallError
 from tests.runtime.rig import CONTAINER, LONG, POD, Figures, on_thread, update_of
@@ -460,12 +461,12 @@ class TestRequired:
         assert "a" in self.consulted(relay, validator)
 
     def test_what_is_kept_is_bounded(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(relay_module, "_UNHEARD_MAX", 3)
+        monkeypatch.setattr(relay_module, "_FAILED_PODS_MAX", 3)
         relay = _relay([Scripted("10-a", TIMEOUT, policy=POLICIES["keep"])])
         for number in range(10):
             pod = nri_pb2.PodSandbox(id=str(number))
             relay.event("RunPodSandbox", nri_pb2.RunPodSandboxRequest(pod=pod), NEVER)
-        assert list(relay._unheard) == ["7", "8", "9"]
+        assert list(relay._failed_pods) == ["7", "8", "9"]
 
 
 class TestMetrics:

@@ -750,13 +750,13 @@ class TestFailures:
         set_request_timeout(runtime, SHORT)
         serving = runtime._serving
         assert serving is not None
-        judge = serving.relay._judge
+        handle_failure = serving.relay._handle_failure
 
-        def judge_then_wait_longer(*arguments: Any) -> None:
-            judge(*arguments)
+        def handle_then_wait_longer(*arguments: Any) -> None:
+            handle_failure(*arguments)
             set_request_timeout(runtime, LONG)
 
-        serving.relay._judge = judge_then_wait_longer  # type: ignore[method-assign, assignment]
+        serving.relay._handle_failure = handle_then_wait_longer  # type: ignore[method-assign, assignment]
         with pytest.raises(RequestTimeout):
             runtime.run_pod_sandbox(POD, timeout=8 * SHORT)
         assert runtime.wait_for_plugins(lambda names: "00-first" not in names, LONG)
