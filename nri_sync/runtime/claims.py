@@ -1,4 +1,4 @@
-"""One plugin's claims in a request: what it sets in one container it claims here first."""
+"""Ownership claims of one plugin on the fields of one container, during one request."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ logger = get_logger("nri_sync.runtime")
 
 
 class OwnershipClaims:
-    """Claims of one plugin on the parts of one container.
+    """Claims fields of one container for one plugin, before the merge sets them.
 
-    Not locked, like the owners that it writes to.
+    Not thread-safe, as the :class:`Owners` that it writes to.
     """
 
     __slots__ = ("_owners", "container_id", "plugin")
@@ -27,11 +27,14 @@ class OwnershipClaims:
         self.container_id = container_id
 
     def claim(self, field: int, key: str | None = None) -> None:
-        """Become the owner. Raises ConflictError, with the reference's text, if that cannot be."""
+        """Make the plugin the owner of a field or an entry.
+
+        Raises ConflictError, with the reference's text, if another plugin is the owner.
+        """
         try:
             self._owners.claim(self.container_id, field, self.plugin, key)
         except OwnershipConflict as conflict:
-            # Without a key the reference's text ends with a space.
+            # Without a key the text of the reference ends with a space.
             raise ConflictError(
                 f"plugins {go_quote(self.plugin)} and {go_quote(conflict.other)} both tried to set"
                 f" {Field.Name(field)} {key or ''}",
@@ -39,14 +42,15 @@ class OwnershipClaims:
             ) from conflict
 
     def clear(self, field: int, key: str | None = None) -> None:
-        """Take a field or an entry from whoever owns it."""
+        """Take a field or an entry away from its owner."""
         self._owners.clear(self.container_id, field, self.plugin, key)
 
     def clear_rdt(self) -> None:
         self._owners.clear_rdt(self.container_id, self.plugin)
 
-    def warn_lost(self, what: str, why: str) -> None:
-        """Log that something the plugin has asked for gets lost, as it does in the reference."""
+    def warn_lost(self, change: str, reason: str) -> None:
+        """Log that the merge loses a change that the plugin requested, as the reference does."""
         logger.warning(
-            "plugin %s, container %s: %s is lost: %s", self.plugin, self.container_id, what, why
-        )
+            "plugin %s, container %s: %s is lost: %s",
+            self.plugin, self.container_id, change, reason,
+        )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Doing several things that block at the same time."""
+"""Runs several blocking calls at the same time."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ T = TypeVar("T")
 
 
 def run_concurrently(name: str, calls: Sequence[Callable[[], T]]) -> list[T]:
-    """The results of calls that are made at the same time, in their order. They must not raise.
+    """Run the calls at the same time, and return their results in the order of ``calls``. They must not raise.
 
-    One of them runs on the calling thread, the others on threads called ``name``-1 and so on.
+    The first call runs on the calling thread, the others on threads called ``name``-1, ``name``-2 and so on.
     """
     results: dict[int, T] = {}
     done = [Latch() for _ in calls]
@@ -30,7 +30,7 @@ def run_concurrently(name: str, calls: Sequence[Callable[[], T]]) -> list[T]:
     for number in range(1, len(calls)):
         try:
             spawn(f"{name}-{number}", run, number)
-        except NoThread:  # no more threads: then one after the other
+        except NoThread:  # then run the call here, before the next one
             run(number)
     if calls:
         run(0)

@@ -20,10 +20,10 @@ _HANDLERS = {handler.name: handler for handler in HANDLERS}
 
 
 class InProcess:
-    """Calls the handlers of a plugin, on the thread that relays; has the methods of :class:`Peer` that it needs.
+    """Calls the handlers of a plugin on the thread that relays the event. Has the interface of a :class:`Member`.
 
-    Handlers get copies of messages, as if they had come over a wire. They are part of the runtime, so there is
-    neither a time limit nor a failure policy: what one raises fails the request.
+    Handlers get copies of messages, as if the messages had come over a socket. The handlers are part of the
+    runtime, so they have neither a time limit nor a failure policy: an exception of a handler fails the request.
     """
 
     failure_policy: nri_pb2.FailurePolicy | None = None
@@ -33,8 +33,8 @@ class InProcess:
         """``name`` is the full name, ``NN-name``.
 
         Raises:
-            ValueError: the name cannot be used.
-            PluginError: the plugin has no handlers, or wrong ones.
+            ValueError: the name is invalid.
+            PluginError: the plugin has no handlers, or invalid ones.
         """
         self.identity: PluginId = api.parse_file_name(name)
         api.check_name(self.identity.name)
@@ -44,7 +44,10 @@ class InProcess:
         self._handled = self.events
 
     def configure(self, request: nri_pb2.ConfigureRequest, timeout: float) -> None:
-        """Have the plugin choose its events. Raises what its handler raises, or for what it returned."""
+        """Call the ``configure`` handler, which may choose the events.
+
+        Exceptions of the handler come out unchanged. Raises TypeError or ValueError for an invalid return value.
+        """
         method = self._handlers.get("configure")
         if method is not None:
             asked = method(request.config, request.runtime_name, request.runtime_version)
@@ -53,7 +56,7 @@ class InProcess:
     def synchronize(
         self, pods: Any, containers: Any, timeout: float
     ) -> list[nri_pb2.ContainerUpdate]:
-        """Tell the plugin what exists; returns the updates that it asks for."""
+        """Call the ``synchronize`` handler with the state; returns the updates that the plugin requests."""
         method = self._handlers.get("synchronize")
         if method is None:
             return []
@@ -63,7 +66,7 @@ class InProcess:
         return list(response.update)
 
     def request(self, request: Request, deadline: Deadline) -> Any:
-        """Call the handler of an event; returns its response."""
+        """Call the handler of an event; returns its response. ``deadline`` has no effect."""
         handler = request.handler
         method = self._handlers[handler.name]
         if handler.event == nri_pb2.VALIDATE_CONTAINER_ADJUSTMENT:
@@ -73,7 +76,7 @@ class InProcess:
         return handler.reply(method(*handler.arguments()(message)))
 
     def _validate(self, method: Callable[..., Any], request: Request) -> Any:
-        """Raising is the answer here, and no error of the call."""
+        """Call a validator. An exception of the handler is a rejection, not a failure of the call."""
         message = type(request.message)()
         message.CopyFrom(request.message)
         try:
@@ -84,11 +87,11 @@ class InProcess:
         return nri_pb2.ValidateContainerAdjustmentResponse()
 
     def request_async(self, request: Request, deadline: Deadline) -> Callable[[], Any]:
-        """What is returned calls the handler."""
+        """Return a function that calls the handler. This call itself does nothing."""
         return lambda: self.request(request, deadline)
 
     def close(self, cause: NRIError | None = None) -> None:
-        """Tell the plugin that this is the end; idempotent."""
+        """Call the ``shutdown`` handler, at most once. Its exceptions are logged."""
         method = None if self.closed else self._handlers.get("shutdown")
         self.closed = True
         if method is not None:

@@ -17,23 +17,25 @@ __all__ = ["Listener"]
 
 logger = get_logger("nri_sync.runtime")
 
-# How long to wait where accepting fails for want of descriptors or memory. Seconds.
-_BREATHER = 0.1
+# Seconds to wait after accept() has failed for lack of descriptors or memory.
+_RETRY_DELAY = 0.1
 
 
 class Listener:
-    """Listens on a path, from the start on, and hands on each connection. Thread-safe."""
+    """Listens on a path, and passes each connection to a callback. Thread-safe."""
 
-    def __init__(self, path: str, arrived: Callable[[socket.socket], object]) -> None:
-        """``arrived(sock)`` is called on one thread, must not block for long, and owns the socket.
+    def __init__(self, path: str, on_connect: Callable[[socket.socket], object]) -> None:
+        """Listen.
 
-        Makes the directory, if need be with those above it, with mode 0700, and the socket with mode 0600: a
-        plugin that connects has the runtime's power over all containers. Takes the place of a stale socket.
+        ``on_connect(sock)`` always runs on the same thread; it must not block long, and owns the socket.
+
+        Makes the directory and its missing parents with mode 0700, and the socket with mode 0600, because a plugin
+        that connects has the runtime's power over all containers. Replaces a stale socket.
 
         Raises:
-            StartError: this is not possible, or another process listens there.
+            StartError: the socket cannot be made, or another process listens on the path.
         """
-        self._arrived = arrived
+        self._on_connect = on_connect
         self._closing = Latch()
         self._closed = Latch()
         try:
@@ -57,25 +59,28 @@ class Listener:
             except OSError as error:
                 if not self._closing.is_set():
                     logger.warning("cannot accept a connection: %s", error)
-                    self._closing.wait(Deadline(_BREATHER))
+                    self._closing.wait(Deadline(_RETRY_DELAY))
                 continue
-            self._arrived(sock)
+            self._on_connect(sock)
         self._socket.close()
         self._closed.set()
 
     def _after_fork_in_child(self) -> None:
-        # The socket is the parent's, which goes on listening.
+        # The parent process continues to listen on its socket. The child closes its own descriptor only.
         self._closing.set()
         self._socket.close()
         self._closed.set()
 
     def close(self) -> None:
-        """Accept no more connections, and remove the socket. Returns at once; idempotent."""
+        """Stop accepting connections, and remove the socket file. Returns at once; idempotent."""
         if self._closing.is_set():
             return
         self._closing.set()
         self._socket.stop()
 
     def wait_closed(self, timeout: float | None = None) -> bool:
-        """Block until nothing arrives any more, and the descriptor is closed; False after ``timeout`` seconds."""
+        """Block until the callback gets no more connections and the descriptor is closed.
+
+        Returns False after ``timeout`` seconds.
+        """
         return self._closed.wait(Deadline(timeout))

@@ -1,4 +1,4 @@
-"""What a runtime can count and measure of its plugins."""
+"""The figures that a runtime reports about its plugins."""
 
 from __future__ import annotations
 
@@ -14,25 +14,30 @@ logger = get_logger("nri_sync.runtime")
 
 
 class Metrics:
-    """Receives the figures of a :class:`Runtime`; this one ignores them. Override what is wanted.
+    """Receives the figures of a :class:`Runtime`.
 
-    ``plugin`` is a full name, ``NN-name``; ``event`` the name of an RPC such as ``"CreateContainer"``, or
-    ``"Synchronize"``. Only calls that were made are counted, not those to plugins without interest in the event.
-    Methods are called by several threads at once, while a request waits: they must not block. What they raise
-    is logged, and changes nothing.
+    This base class ignores them: override the methods that you need.
+
+    ``plugin`` is a full name, ``NN-name``. ``event`` is the name of an RPC such as ``"CreateContainer"`` or
+    ``"Synchronize"``. A runtime reports the calls that it makes; it makes none to a plugin that is not subscribed
+    to the event. Several threads call the methods at once, while a request waits: a method must not block. An
+    exception of a method is logged and has no other effect.
     """
 
     def plugin_ignored(self, plugin: str, event: str, fields: Sequence[str]) -> None:
-        """Before ``plugin_latency``: what the answer sets and the runtime's NRI release does not know, as paths.
+        """Before ``plugin_latency``: the paths of the fields in the answer that the runtime's NRI release ignores.
 
-        Only of a runtime that acts as an older release. ``event`` may be ``"UpdateContainers"``, too.
+        Only a runtime that acts as an older release calls this. ``event`` may also be ``"UpdateContainers"``.
         """
 
     def plugin_latency(self, plugin: str, event: str, seconds: float) -> None:
-        """A plugin has answered, or failed to, after so long."""
+        """The time from the request to the answer of a plugin, or to its failure."""
 
     def plugin_invocation(self, plugin: str, event: str, error: Exception | None) -> None:
-        """After ``plugin_latency``: how it went, before any failure policy."""
+        """After ``plugin_latency``: the result of the call, before any failure policy.
+
+        ``error`` is None on success.
+        """
 
     def plugin_adjustments(
         self,
@@ -42,14 +47,14 @@ class Metrics:
         updates: int,
         evictions: int,
     ) -> None:
-        """After ``plugin_invocation``: what the answer asks for, where it is one that can ask for something."""
+        """After ``plugin_invocation``: the changes that the answer requests, for RPCs with such answers."""
 
     def plugin_count(self, count: int) -> None:
-        """So many plugins are connected and synchronized, after one has come or gone."""
+        """The number of connected and synchronized plugins, after each change of it."""
 
 
 class SafeMetrics:
-    """Hands on to metrics of the application's what its failures must not spoil."""
+    """Forwards the figures to the application's :class:`Metrics`, and logs the exceptions of its methods."""
 
     def __init__(self, metrics: Metrics | None) -> None:
         self._metrics = metrics

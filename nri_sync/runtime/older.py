@@ -1,4 +1,4 @@
-"""A runtime of an older NRI release: what it does not know it neither sends, nor sees in what plugins say."""
+"""Emulates an older NRI release: removes the events and fields that it does not define, in both directions."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ __all__ = ["OlderRelease"]
 
 
 class OlderRelease:
-    """What sets an NRI release apart from the present one. Immutable."""
+    """The differences between an older NRI release and the present one. Immutable."""
 
     @classmethod
     def of(cls, nri_version: str) -> OlderRelease | None:
-        """``None`` for the present release, and for what is no version of an older one."""
+        """The differences of a release; ``None`` for the present or a newer one, and for an invalid version."""
         try:
             is_older = Version.parse(nri_version) < Version.parse(api.NRI_VERSION)
         except ValueError:
@@ -27,17 +27,17 @@ class OlderRelease:
 
     def __init__(self, nri_version: str) -> None:
         self.version = nri_version
-        #: What a plugin may subscribe to.
+        #: The events that a plugin may subscribe to.
         self.events: EventMask = api.valid_events(nri_version)
-        #: Whether most events have no method of their own yet.
+        #: Whether the release sends most events as a StateChange.
         self.by_state_change = not api.knows(nri_version, "Plugin.RunPodSandbox")
 
     def encode_request(self, rpc: str, payload: bytes) -> bytes:
-        """The request of a method of the Plugin service, as this release sends it."""
+        """The serialized request of a Plugin method, without the fields that this release does not know."""
         message = PLUGIN.methods[rpc].request.FromString(payload)
         clear_unknown_fields(message, self.version)
         return bytes(message.SerializeToString())
 
     def strip_unknown(self, message: Any) -> list[str]:
-        """Clear what this release does not see in a message of a plugin; returns the paths of the fields."""
+        """Clear the fields of a plugin's message that this release does not know; returns their paths."""
         return clear_unknown_fields(message, self.version)

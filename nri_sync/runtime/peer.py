@@ -1,16 +1,14 @@
-"""One plugin behind a socket, as the runtime sees it: its registration, and calls to it."""
+"""The runtime's end of the connection to one plugin: its registration, and the requests to it."""
 
 from __future__ import annotations
 
 import contextlib
-import itertools
 import socket
 from collections.abc import Iterable, Sequence
 from typing import Any, Callable
 
 import grpc
 
-from nri_sync import api
 from nri_sync.api import EventMask, PluginId, nri_pb2
 from nri_sync.api.compat import without_numbers
 from nri_sync.api.services import PLUGIN, RUNTIME
@@ -23,6 +21,7 @@ from nri_sync.rpc.context import ServicerContext
 from nri_sync.rpc.router import Router
 from nri_sync.rpc.status import Status
 from nri_sync.runtime.older import OlderRelease
+from nri_sync.runtime.registration import Registration
 from nri_sync.runtime.request import Request, synchronize_requests
 from nri_sync.session import Session
 from nri_sync.threads import Latch, spawn
@@ -39,21 +38,19 @@ UpdateContainers = Callable[
     Iterable[nri_pb2.ContainerUpdate],
 ]
 
-# A reader, one that watches, and a few for the updates that a plugin asks for, which are applied one by one
-# anyway. A flood of them waits in line, and is refused in the end.
+# A reader, a watcher, and a few workers for unsolicited updates, which most runtimes apply one by one anyway.
+# A flood of updates fills the backlog, and the session refuses the excess.
 _MAX_THREADS = 6
-# Of a plugin's name, which stands in log lines, errors and metrics: as much as one of a file has.
-_NAME_MAX = 255
-# How long a refusal may take to get to a plugin that does not read it, in seconds.
+# Seconds to wait until a plugin has read the refusal of its registration.
 _REFUSAL = 1.0
 
 
 class Peer:
     """A connected plugin. Owns the socket. Thread-safe.
 
-    Call, in this order, :meth:`registered`, :meth:`configure` and :meth:`synchronize`; then :meth:`request` or
-    :meth:`call` for each event. Nothing else is held back by this side: what a plugin asks for before it has been
-    configured is refused.
+    Call, in this order, :meth:`wait_registered`, :meth:`configure` and :meth:`synchronize`; then :meth:`request`
+    or :meth:`call` for each event. The peer does not check this order. It refuses the updates that a plugin
+    requests before Configure.
     """
 
     def __init__(
@@ -67,37 +64,34 @@ class Peer:
         older: OlderRelease | None = None,
         on_ignored: Callable[[Peer, str, list[str]], object] = lambda *_: None,
     ) -> None:
-        """Begins to read. ``on_close(peer, cause)`` is called once, on a thread of its own, at the end.
+        """Start to read. Return at once.
 
-        ``identity`` is that of a plugin which this side has launched: it counts, not what the plugin tells.
-        ``pid`` is its process; by default that of the other end. ``older`` is the release to act as;
-        ``on_ignored(peer, rpc, fields)`` is called for each message with fields that it does not know.
+        Args:
+            sock: the connected socket.
+            identity: the identity of a plugin that the runtime has launched. It overrides the name and index in
+                the RegisterPlugin request.
+            pid: the process of the plugin; by default the process at the other end of the socket.
+            update_containers: applies the updates that the plugin requests. Without it they are refused.
+            on_close: ``on_close(peer, cause)`` runs once, on a new thread, after the connection has ended.
+            older: the older NRI release to act as.
+            on_ignored: ``on_ignored(peer, rpc, fields)`` runs for each message that sets fields which ``older``
+                does not know.
 
         Raises:
             RuntimeError, OSError: the system has no more threads or descriptors. The socket has been closed.
         """
-        self._launched = identity is not None
-        self.idx, self.base_name = identity or ("", "")
-        #: The plugin's NRI release, as it told.
-        self.nri_version = ""
+        self._registration = Registration(identity, older)
         self.events = EventMask(0)
         self.failure_policy: nri_pb2.FailurePolicy | None = None
         self._update_containers = update_containers
         self._on_close = on_close
-        # How many there were: only the first counts, however many come at once.
-        self._registrations = itertools.count()
-        # Set when the plugin has asked to be registered, or never will.
-        self._asked = Latch()
-        # Of the first registration: why it was refused, and whether the answer is out.
-        self._refused = ""
-        self._answered: Latch | None = None
         self._configured = False
         self._older = older
         self._on_ignored = on_ignored
-        # Fields that the log has been told of.
+        # The ignored fields that have been logged.
         self._ignored: set[str] = set()
         self._by_state_change = older is not None and older.by_state_change
-        # Events that the log has been told of: they came as a StateChange.
+        # The events for which the fallback to StateChange has been logged.
         self._warned: set[int] = set()
         self._closed = Latch()
         self._cause: NRIError | None = None
@@ -132,7 +126,7 @@ class Peer:
             RUNTIME.full_name,
             {
                 "RegisterPlugin": grpc.unary_unary_rpc_method_handler(
-                    self._register,
+                    self._registration.register,
                     request_deserializer=nri_pb2.RegisterPluginRequest.FromString,
                     response_serializer=nri_pb2.Empty.SerializeToString,
                 ),
@@ -146,52 +140,45 @@ class Peer:
         return router
 
     @property
+    def idx(self) -> str:
+        """The index, ``NN``; empty before the registration."""
+        return self._registration.identity.idx
+
+    @property
+    def base_name(self) -> str:
+        """The name without the index; empty before the registration."""
+        return self._registration.identity.name
+
+    @property
     def name(self) -> str:
-        """The full name, ``NN-name``; before the registration, what is known of the process."""
+        """The full name, ``NN-name``; before the registration, the process id."""
         return f"{self.idx}-{self.base_name}" if self.idx else f"plugin with pid {self.pid}"
 
     @property
     def identity(self) -> PluginId:
-        return PluginId(self.idx, self.base_name)
+        return self._registration.identity
+
+    @property
+    def nri_version(self) -> str:
+        """The NRI release of the plugin, as in its RegisterPlugin request; empty if the request has none."""
+        return self._registration.nri_version
 
     @property
     def closed(self) -> bool:
-        """Whether the connection is over, or about to be."""
+        """Whether the connection has ended or is ending."""
         return self._session.link.closing
 
     @property
     def hung_up(self) -> bool:
-        """Whether either side has ended the connection, also where this side has not seen that yet."""
+        """Whether either side has ended the connection, even if the reader has not noticed it yet."""
         return self._session.link.hung_up
 
     @property
     def disconnected(self) -> bool:
-        """Whether the connection is over, its descriptors closed."""
+        """Whether the connection has ended and its descriptors are closed."""
         return self._closed.is_set()
 
-    # What the plugin asks for
-
-    def _register(
-        self, request: nri_pb2.RegisterPluginRequest, context: ServicerContext
-    ) -> nri_pb2.Empty:
-        if next(self._registrations):
-            context.abort(
-                grpc.StatusCode.FAILED_PRECONDITION, f"plugin {self.name} is registered already"
-            )
-        self._answered = context.when_answered()
-        self._refused = "" if self._launched else _unfit(request)
-        if not self._refused:
-            if not self._launched:
-                self.idx, self.base_name = request.plugin_idx, request.plugin_name
-            if self._older is not None:
-                self._older.strip_unknown(
-                    request
-                )  # of which its release is a part that nobody misses
-            self.nri_version = request.NRI_version
-        self._asked.set()
-        if self._refused:
-            context.abort(grpc.StatusCode.UNKNOWN, self._refused)
-        return nri_pb2.Empty()
+    # Requests of the plugin
 
     def _update(
         self, request: nri_pb2.UpdateContainersRequest, context: ServicerContext
@@ -202,38 +189,35 @@ class Peer:
             context.abort(
                 grpc.StatusCode.FAILED_PRECONDITION, "the runtime takes no unsolicited updates"
             )
-        self._seen("UpdateContainers", request)
+        self._strip("UpdateContainers", request)
         failed = self._update_containers(list(request.update), list(request.evict))
         return nri_pb2.UpdateContainersResponse(failed=failed)
 
-    # What the runtime asks for
+    # Requests of the runtime
 
     def wait_registered(self, timeout: float) -> None:
-        """Block until the plugin has registered, and been told so.
+        """Block until the plugin has registered and the answer to its RegisterPlugin request has been sent.
 
         Raises:
-            TimeoutError: it has not within ``timeout`` seconds.
-            ConnectionLost: it is gone.
-            RemoteProtocolError: its name or index cannot be used; it has been told.
+            TimeoutError: this took longer than ``timeout`` seconds.
+            ConnectionLost: the connection has ended.
+            RemoteProtocolError: the name or the index is invalid. The plugin has received the same text.
         """
-        deadline = Deadline(timeout)
-        self._asked.wait(deadline)
-        answered = self._answered
-        if answered is not None:
-            answered.wait(deadline)
+        registered = self._registration.wait(Deadline(timeout))
         self._check()
-        if answered is None or not answered.is_set():
+        if not registered:
             raise TimeoutError(f"{self.name} has not registered within {timeout:g} s")
-        if self._refused:
+        refusal = self._registration.refusal
+        if refusal:
             self._session.link.drain(Deadline(_REFUSAL))
-            raise RemoteProtocolError(f"{self.name}: {self._refused}")
+            raise RemoteProtocolError(f"{self.name}: {refusal}")
 
     def configure(self, request: nri_pb2.ConfigureRequest, timeout: float) -> None:
-        """Send the configuration, and take in what the plugin subscribes to.
+        """Send the configuration, and store the events and the failure policy that the plugin answers with.
 
         Raises:
-            RemoteProtocolError: it subscribes to events that do not exist in this release.
-            grpc.RpcError: it failed, or did not answer within ``timeout`` seconds.
+            RemoteProtocolError: the plugin subscribes to events that this release does not have.
+            grpc.RpcError: the call failed, or was not answered within ``timeout`` seconds.
         """
         response = self.call("Configure", request, timeout)
         known = EventMask.ALL if self._older is None else self._older.events
@@ -252,11 +236,11 @@ class Peer:
         containers: Sequence[nri_pb2.Container],
         timeout: float,
     ) -> list[nri_pb2.ContainerUpdate]:
-        """Tell the plugin what exists; returns the updates that it asks for.
+        """Send all existing pods and containers; returns the updates that the plugin requests.
 
         Raises:
-            RemoteProtocolError: it cannot take the state in several parts.
-            grpc.RpcError: it failed, or did not answer within ``timeout`` seconds.
+            RemoteProtocolError: the plugin does not support a state in several parts.
+            grpc.RpcError: a call failed, or the plugin did not answer all parts within ``timeout`` seconds.
         """
         deadline = Deadline(timeout)
         for part in synchronize_requests(pods, containers):
@@ -266,9 +250,10 @@ class Peer:
         return list(response.update)
 
     def request(self, request: Request, deadline: Deadline) -> Any:
-        """Call the plugin for an event; returns its response. Blocks until it is answered.
+        """Send an event to the plugin, and block until the response; returns the response.
 
-        A plugin of before NRI v0.12 that does not know the RPC gets it as a StateChange, from then on at once.
+        A plugin from before NRI v0.12 does not know the RPCs of most events. If the plugin answers UNIMPLEMENTED,
+        it gets this event and all later ones of this kind as a StateChange.
 
         Raises:
             grpc.RpcError: as :meth:`call`.
@@ -299,7 +284,7 @@ class Peer:
         return PLUGIN.methods[handler.rpc].response()
 
     def request_async(self, request: Request, deadline: Deadline) -> Callable[[], Any]:
-        """Begin to call the plugin; what is returned waits for the response, as :meth:`call` does."""
+        """Send an event, and return a function that waits for the response and behaves as :meth:`call`."""
         rpc = request.handler.rpc
         call = self._begin(rpc, request.payload, deadline, wait=False)
 
@@ -310,12 +295,12 @@ class Peer:
         return response
 
     def call(self, rpc: str, request: Any, timeout: float | None) -> Any:
-        """Call a method of the Plugin service. Blocks until it is answered.
+        """Call a method of the Plugin service, and block until the response; returns the response.
 
         Raises:
-            grpc.RpcError: it failed, or was not answered within ``timeout`` seconds. ``__cause__`` is None if the
-                plugin said so; otherwise a TimeoutError, ConnectionLost or RemoteProtocolError tells why there
-                is no answer.
+            grpc.RpcError: the call failed. ``__cause__`` is None if the plugin answered with the error. Without an
+                answer, ``__cause__`` is a TimeoutError (after ``timeout`` seconds), ConnectionLost or
+                RemoteProtocolError.
         """
         return self._exchange(rpc, request.SerializeToString(), Deadline(timeout))
 
@@ -328,8 +313,8 @@ class Peer:
         path = PLUGIN.methods[rpc].path
         return self._session.client.start(path, payload, deadline=deadline, wait=wait)
 
-    def _seen(self, rpc: str, message: Any) -> Any:
-        """A message of the plugin as this release sees it; tells of what it does not see."""
+    def _strip(self, rpc: str, message: Any) -> Any:
+        """Clear the fields that the older release does not know, and report them; returns the message."""
         fields = [] if self._older is None else self._older.strip_unknown(message)
         if fields and self._older is not None:
             self._on_ignored(self, rpc, fields)
@@ -338,7 +323,7 @@ class Peer:
                 if key not in self._ignored:
                     self._ignored.add(key)
                     logger.warning(
-                        "plugin %s sets a field of %s that NRI %s does not know, and that is ignored: %s",
+                        "plugin %s sets a field of %s that NRI %s does not know; it is ignored: %s",
                         self.name,
                         rpc,
                         self._older.version,
@@ -347,14 +332,14 @@ class Peer:
         return message
 
     def _finish(self, rpc: str, call: ClientCall) -> Any:
-        """The response of a call that is done."""
+        """The response of a finished call."""
         assert call.status is not None
         if call.status.number != 0:
             raise CallError(call.method, call.status) from call.cause
         try:
-            return self._seen(rpc, PLUGIN.methods[rpc].response.FromString(call.payload or b""))
+            return self._strip(rpc, PLUGIN.methods[rpc].response.FromString(call.payload or b""))
         except Exception as error:
-            text = f"plugin {self.name}: what it answered to {rpc} cannot be parsed: {error}"
+            text = f"plugin {self.name}: the response to {rpc} cannot be parsed: {error}"
             status = Status.of(grpc.StatusCode.INTERNAL, text)
             raise CallError(call.method, status) from RemoteProtocolError(text)
 
@@ -367,7 +352,7 @@ class Peer:
     def _lost(self, cause: NRIError | None) -> None:
         self._cause = cause
         self._closed.set()
-        self._asked.set()
+        self._registration.cancel()
         if self._on_close is not None:
             with contextlib.suppress(NoThread):
                 spawn(f"{self._session.link.name}-on-close", self._on_close, self, cause)
@@ -375,7 +360,7 @@ class Peer:
             self._on_close(self, cause)
 
     def close(self, cause: NRIError | None = None) -> None:
-        """End the connection; ``cause`` tells why. Returns at once; idempotent."""
+        """End the connection with the reason ``cause``. Returns at once; idempotent."""
         if cause is not None and not isinstance(cause, (ConnectionLost, RemoteProtocolError)):
             cause = ConnectionLost(str(cause))
         self._session.link.close(cause)
@@ -383,18 +368,3 @@ class Peer:
     def wait_closed(self, timeout: float | None = None) -> bool:
         """Block until the connection has ended; False after ``timeout`` seconds."""
         return self._closed.wait(Deadline(timeout))
-
-
-def _unfit(request: nri_pb2.RegisterPluginRequest) -> str:
-    """Why a plugin cannot be registered under its name."""
-    for what, check, value in (
-        ("name", api.check_name, request.plugin_name),
-        ("index", api.check_index, request.plugin_idx),
-    ):
-        try:
-            check(value)
-        except ValueError as error:
-            return f"invalid plugin {what}: {error}"
-    if len(request.plugin_name) > _NAME_MAX:
-        return f"invalid plugin name: it has more than {_NAME_MAX} characters"
-    return ""

@@ -1,4 +1,4 @@
-"""Connections that have not registered yet: so many of them, and no more."""
+"""A bounded set of unregistered connections."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ logger = get_logger("nri_sync.runtime")
 
 
 class PendingConnections:
-    """Where connections wait for their registration. Thread-safe."""
+    """The connections that have not registered. Thread-safe."""
 
-    def __init__(self, room: int) -> None:
-        """``room`` is for how many."""
-        self._room = room
-        # Guards what follows: those that wait, in the order in which they came.
+    def __init__(self, maximum: int) -> None:
+        """``maximum`` is the largest number of connections that may wait for their registration."""
+        self._maximum = maximum
+        # Guards _waiting, which keeps the order of arrival.
         self._lock = threading.Lock()
         self._waiting: dict[Peer, None] = {}
 
     def add(self, peer: Peer) -> None:
-        """Let somebody wait, and close somebody else if there are too many. Does not block.
+        """Add a connection; if there are too many, close another one. Does not block.
 
-        The oldest must go, of the process that has the most of them: somebody else's flood cannot drive out a
-        plugin that is about to register.
+        The oldest connection of the process with the most connections is closed. So a flood of one process cannot
+        displace the connection of a plugin that is about to register.
         """
         with self._lock:
             self._waiting[peer] = None
             count = len(self._waiting)
-            if count <= self._room:
+            if count <= self._maximum:
                 return
             [(pid, share)] = Counter(waiting.pid for waiting in self._waiting).most_common(1)
             victim = next(waiting for waiting in self._waiting if waiting.pid == pid)
@@ -46,6 +46,6 @@ class PendingConnections:
         victim.close()
 
     def discard(self, peer: Peer) -> None:
-        """It has registered, or is gone. Idempotent."""
+        """Remove a connection that has registered or ended. Idempotent."""
         with self._lock:
             self._waiting.pop(peer, None)

@@ -1,4 +1,4 @@
-"""Quotes as the reference runtime writes them into its errors, which are Go's ``%q``."""
+"""Quotes strings as Go's ``%q`` does, which the reference runtime uses in its errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""All plugins of a runtime, from when they come until they go. One registry lasts from start() to stop()."""
+"""All plugins of a runtime, from connecting to disconnecting. One registry lasts from start() to stop()."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ logger = get_logger("nri_sync.runtime")
 
 Plugin = Union[Peer, InProcess]
 
-# A connection is closed at once; so long to go on all the same if one is not. Seconds.
+# Seconds that close() waits for connections that do not close promptly.
 _CLOSE_WITHIN = 5.0
 
 
@@ -45,19 +45,20 @@ class PluginRegistry:
         self._metrics = metrics
         self.sync_lock = SyncLock()
         self._pending = PendingConnections(settings.max_unregistered)
-        #: Those that are synchronized, in the order in which they are asked. Replaced, never changed.
+        #: The synchronized plugins, in the order in which they get requests. The tuple is replaced as a whole.
         self.members: tuple[Plugin, ...] = ()
-        #: Whether they are asked at all: between the end of start() and the beginning of close().
+        #: True from the end of start() to the beginning of close().
         self.serving = False
-        # Set, and replaced, when the members are.
+        # Set, and replaced by a new latch, when the members are replaced.
         self._replaced = Latch()
-        # Guards all of this and what follows, and tells when a process has ended.
+        # Guards the attributes above and below. _changed is notified when a process has ended.
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
         self._peers: set[Peer] = set()
         self._in_process: list[InProcess] = []
-        # Launched ones: by their connection, while that is up; and all until they are reaped.
+        # The processes of launched plugins whose connections are open.
         self._processes: dict[Peer, Process] = {}
+        # The processes of launched plugins that have not been reaped.
         self._running: set[Process] = set()
         self._listener: Listener | None = None
         self._closing = False
@@ -69,8 +70,8 @@ class PluginRegistry:
         """Start the plugins of this process and the installed ones, synchronize them, and listen for others.
 
         Raises:
-            StartError: this failed; to be closed.
-            RuntimeStopped: it was closed meanwhile.
+            StartError: the start failed. Call close() then.
+            RuntimeStopped: close() was called during the start.
         """
         self._check()
         settings = self._settings
@@ -85,7 +86,7 @@ class PluginRegistry:
         for plugin in self._synchronize_all(ready):
             self._add(plugin)
         with self._changed:
-            # Once close() has begun, the socket may be somebody else's.
+            # After close() has begun, another process may own the socket path.
             self._check()
             if settings.socket_path is not None:
                 self._listener = Listener(settings.socket_path, self._on_connect)
@@ -105,12 +106,12 @@ class PluginRegistry:
         with self._changed:
             self._in_process.append(made)
             closing = self._closing
-        if closing:  # which was too early to know of it
+        if closing:  # close() ran before the plugin was in the list
             made.close()
         return made
 
     def _launch(self, plugin: Installed) -> Peer | None:
-        """A launched plugin that has been configured; None, and a warning, if that failed."""
+        """Launch and configure a plugin; returns None, and logs a warning, if that fails."""
         try:
             process, sock = launch(plugin, grace=self._settings.exit_grace)
         except (OSError, RuntimeError) as error:
@@ -127,7 +128,7 @@ class PluginRegistry:
         return peer if self._register(peer, plugin.config) else None
 
     def _synchronize_all(self, ready: list[Plugin]) -> list[Plugin]:
-        """Have the runtime synchronize the plugins of the start; returns those that did not fail."""
+        """Call the runtime's ``synchronize`` for the plugins of the start; returns the plugins that succeeded."""
         failed: list[Plugin] = []
 
         def sync_one(plugin: Plugin, pods: Any, containers: Any) -> list[nri_pb2.ContainerUpdate]:
@@ -153,10 +154,10 @@ class PluginRegistry:
             raise StartError(text, phase="synchronize") from error
         return [plugin for plugin in ready if plugin not in failed]
 
-    # Plugins that come by themselves
+    # Plugins that connect
 
     def _on_connect(self, sock: socket.socket) -> None:
-        """Somebody has connected."""
+        """Serve a new connection."""
         try:
             peer = self._connect(sock)
         except (OSError, RuntimeError, MemoryError) as error:
@@ -194,12 +195,12 @@ class PluginRegistry:
         if closing:
             peer.close()
         if peer.disconnected:
-            # Perhaps so early that _on_disconnect() did not know it.
+            # It may have disconnected before it was in _peers: then _on_disconnect() has done nothing yet.
             self._on_disconnect(peer, None)
         return peer
 
     def _admit(self, peer: Peer) -> None:
-        """Take in a plugin that has connected; on a thread of its own."""
+        """Register, configure and synchronize a plugin that has connected. Runs on a new thread."""
         if not self._register(peer, ""):
             return
         try:
@@ -213,7 +214,7 @@ class PluginRegistry:
             self._refuse(peer, "synchronize", error)
 
     def _register(self, peer: Peer, config: str) -> bool:
-        """Have a plugin register, and configure it; False if it is closed instead."""
+        """Wait for the registration of a plugin, and configure it. If that fails, close it and return False."""
         settings = self._settings
         try:
             try:
@@ -240,7 +241,7 @@ class PluginRegistry:
     def _synchronize(
         self, plugin: Plugin, pods: Any, containers: Any
     ) -> list[nri_pb2.ContainerUpdate]:
-        """Tell one plugin what exists. One that fails is closed, and RequestFailed raised."""
+        """Send the state to one plugin; returns its updates. If it fails, close it and raise RequestFailed."""
         began = time.perf_counter()
         error: Exception | None = None
         updates: list[nri_pb2.ContainerUpdate] = []
@@ -257,12 +258,12 @@ class PluginRegistry:
         self._metrics.adjustments(plugin.name, "Synchronize", None, len(updates), 0)
         return updates
 
-    # Coming and going
+    # Members
 
     @property
     @signal_safe
     def peers(self) -> frozenset[Peer]:
-        """All connections, also those that have not registered, and those that are over but not yet let go."""
+        """All connections, including unregistered ones, and ended ones until their cleanup."""
         with self._changed:
             return frozenset(self._peers)
 
@@ -270,14 +271,14 @@ class PluginRegistry:
         with self._changed:
             if self._closing or plugin.closed:
                 return
-            # A stable sort: among equals, the one that came first is asked first.
+            # The sort is stable: of plugins with the same index, the first to connect comes first.
             members = sorted((*self.members, plugin), key=lambda member: member.idx)
             count = self._replace_locked(members)
         logger.info("plugin %s connected and synchronized", plugin.name)
         self._metrics.count(count)
 
     def _on_disconnect(self, peer: Peer, cause: NRIError | None) -> None:
-        """The connection of a plugin is over."""
+        """Remove a plugin whose connection has ended, and end its process."""
         self._pending.discard(peer)
         with self._changed:
             if peer not in self._peers:
@@ -300,9 +301,12 @@ class PluginRegistry:
             self._changed.notify_all()
 
     def wait_for(self, condition: Callable[[tuple[str, ...]], object], deadline: Deadline) -> bool:
-        """Block until ``condition`` holds for the full names of the members; False at the deadline, or the end."""
+        """Block until ``condition`` holds for the full names of the members.
+
+        Returns False if the deadline passes or the registry is closed first.
+        """
         while True:
-            # In this order: a change since then has set it.
+            # Read the latch before the members: a later replacement of the members sets this latch.
             replaced = self._replaced
             if condition(tuple(member.name for member in self.members)):
                 return True
@@ -310,7 +314,7 @@ class PluginRegistry:
                 return False
 
     def _replace_locked(self, members: Iterable[Plugin]) -> int:
-        """Have other members; returns their number."""
+        """Replace the tuple of members; returns its length."""
         assert self._lock.locked()
         self.members = tuple(members)
         replaced, self._replaced = self._replaced, Latch()
@@ -320,7 +324,7 @@ class PluginRegistry:
     # Ending
 
     def close(self) -> None:
-        """End the listener, all connections, all processes. Blocks until they have ended; idempotent."""
+        """End the listener, all connections and all processes. Blocks until they have ended. Idempotent."""
         with self._changed:
             first, self._closing = not self._closing, True
             self.serving = False

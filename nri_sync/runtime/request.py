@@ -1,4 +1,4 @@
-"""Requests on their way to plugins."""
+"""Requests to plugins, serialized once for all plugins that get the same message."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from nri_sync.wire.ttrpc import MESSAGE_MAX
 
 __all__ = ["Part", "Request", "synchronize_requests"]
 
-# What the envelope of a request may add to its payload: two names, a timeout, and lengths.
+# The largest size that the envelope of a request adds to its payload: two names, a timeout, and lengths.
 _ENVELOPE = 256
 _REQUEST_MAX = MESSAGE_MAX - _ENVELOPE
-# Where one does not do. Far less than what fits: it is in memory several times, for each plugin that is being
-# synchronized, and here and there.
+# The size of a part if the state exceeds one message. It is far below the maximum, because each part exists
+# several times in memory, on both sides, for each plugin that is being synchronized.
 _PART = 256 * 1024
-# A tag, and the length of what fits into a request.
+# The largest size of a tag and a length within a request.
 _FIELD_HEADER_MAX = 5
 _PODS = nri_pb2.SynchronizeRequest.PODS_FIELD_NUMBER
 _CONTAINERS = nri_pb2.SynchronizeRequest.CONTAINERS_FIELD_NUMBER
@@ -27,27 +27,28 @@ _MORE = nri_pb2.SynchronizeRequest(more=True).SerializeToString()
 
 
 class Request:
-    """A request on its way to one plugin after the other. For use by one thread at a time."""
+    """A request that goes to one plugin after the other. Not thread-safe."""
 
     def __init__(self, handler: Handler, message: Any) -> None:
         self.handler = handler
-        #: To be changed in place, then :meth:`changed` called.
+        #: May be changed in place. Call :meth:`changed` after that.
         self.message = message
         self._payload: bytes | None = None
 
     @property
     def payload(self) -> bytes:
-        """The message, serialized: once for all plugins that get the same."""
+        """The serialized message. The result is kept until :meth:`changed`."""
         if self._payload is None:
             self._payload = self.message.SerializeToString()
         return self._payload
 
     def changed(self) -> None:
+        """Forget the serialized message, because the message has changed."""
         self._payload = None
 
 
 class Part(NamedTuple):
-    """A serialized SynchronizeRequest, and whether more of them follow, as it tells itself."""
+    """A serialized SynchronizeRequest, and its field ``more``: whether another part follows."""
 
     payload: bytes
     more: bool
@@ -56,10 +57,12 @@ class Part(NamedTuple):
 def synchronize_requests(
     pods: Sequence[nri_pb2.PodSandbox], containers: Sequence[nri_pb2.Container]
 ) -> Iterator[Part]:
-    """The state in one request if it fits into that, else in small ones; each is made when it is asked for.
+    """The state in one request if it fits, otherwise in small parts.
 
-    Put together of serialized pods and containers, which takes a fraction of the time and memory that messages
-    of messages take.
+    Each part is made when the iterator reaches it.
+
+    The parts are concatenated from serialized pods and containers. This takes a fraction of the time and memory of
+    building SynchronizeRequest messages.
     """
     limit = _REQUEST_MAX if _fits(pods, containers) else _PART
     gathered: list[bytes] = []
@@ -88,7 +91,7 @@ def _fits(pods: Sequence[nri_pb2.PodSandbox], containers: Sequence[nri_pb2.Conta
 
 @lru_cache(maxsize=1024)
 def _header(number: int, length: int) -> bytes:
-    """What comes before a message of that length in a field of that number."""
+    """The tag and the length that precede a message in a field of a serialized message."""
     header = bytearray([number << 3 | 2])
     while length > 0x7F:
         header.append(length & 0x7F | 0x80)

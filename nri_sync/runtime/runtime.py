@@ -1,4 +1,4 @@
-"""The runtime side of NRI: plugins come, and are asked about what happens to pods and containers."""
+"""The runtime side of NRI: serves plugins, and sends them the events of pods and containers."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ from nri_sync.threads import call_off_main
 
 __all__ = ["DEFAULT_CONFIG_PATH", "DEFAULT_PLUGIN_PATH", "Runtime"]
 
-#: Where the reference looks for plugins to launch, and for their configuration.
+#: The directories where the reference looks for plugins to launch and for their configuration.
 DEFAULT_PLUGIN_PATH = "/opt/nri/plugins"
 DEFAULT_CONFIG_PATH = "/etc/nri/conf.d"
 
 
 class _Serving:
-    """What there is from start() to stop()."""
+    """The objects that exist from start() to stop()."""
 
     def __init__(self, settings: Settings, metrics: SafeMetrics) -> None:
         self.registry = PluginRegistry(settings, metrics)
@@ -51,12 +51,13 @@ class _Serving:
 class Runtime:
     """Serves plugins, on behalf of a container runtime. All methods may be called from any thread.
 
-    Plugins connect to a socket, are launched, or are objects of this process. Tell the runtime of each event,
-    with the method of its name: it asks all plugins that are subscribed to it, one after the other by their
-    index, and returns what they want. One event is relayed at a time; others wait.
+    Plugins connect to a socket, are launched, or are objects of this process. Call the method of each event. It
+    sends the event to all subscribed plugins, one after the other in the order of their indexes, and returns their
+    merged answer. One event is relayed at a time; other calls wait.
 
-    What is called on the main thread works on another one, so that an interrupt leaves no lock held: start() is
-    undone then, and everything else goes on to its end, without its caller.
+    A method that is called on the main thread does its work on another thread, so that an interrupt leaves no lock
+    held. After an interrupt, start() is undone; the work of every other method continues to its end in the
+    background.
 
     May be started again after :meth:`stop`. As a context manager: :meth:`start` ... :meth:`stop`.
     """
@@ -80,38 +81,39 @@ class Runtime:
         max_unregistered: int = 64,
         exit_grace: float = 2.0,
     ) -> None:
-        """Check what can be checked; start nothing.
+        """Check the arguments; start nothing.
 
         Args:
-            name: the name of the container runtime, as plugins are told it.
-            version: its release.
-            synchronize: called once for the plugins of the start, and once for each that connects later, with a
-                function; it is to call that once, with all pods and containers that exist, and to apply the
-                updates it returns. What either raises is logged, and the plugin is closed. Several threads may
-                call it at once. No event may be told of meanwhile: see :meth:`block_plugin_sync`.
-            update_containers: called with the updates and evictions that a plugin asks for by itself; returns the
-                updates that failed. Called by several threads at once, also while an event is relayed.
-            socket_path: where to listen for plugins; None for no such plugins.
-            plugin_path: the directory with plugins to launch; None for no such plugins.
-            plugin_config_path: the directory with their configuration.
-            plugins: objects with handlers, by full name ``NN-name``: plugins in this process. Handlers are called
-                by the thread that relays, which is never the main one, without a time limit.
-            default_validator: a further one of them, the first, called ``00-default-validator``: see
-                :class:`DefaultValidator`.
-            registration_timeout: seconds that a plugin has to register.
-            request_timeout: seconds that it has to answer a request, all of its synchronization included.
-            metrics: receives figures of each call, see :class:`Metrics`.
-            nri_version: the NRI release that plugins are told. With one that is older than this package's, the
-                plugins that connect, or are launched, meet a runtime of that release: most events are a
-                StateChange before v0.12, events and fields that it does not know are neither sent nor seen.
-            max_unregistered: connections that may be waiting for their registration; of more, the oldest is
-                closed.
-            exit_grace: seconds that a launched plugin has to end when its connection is closed, and again when
-                it has been sent SIGTERM.
+            name: the name of the container runtime, as plugins receive it.
+            version: the release of the container runtime.
+            synchronize: the runtime calls it with a function ``sync``, once for all plugins of the start, and once
+                for each plugin that connects later. It has to call ``sync(pods, containers)`` once, with all
+                existing pods and containers, and to apply the updates that ``sync`` returns. An exception of
+                either is logged, and the plugin is closed. Several threads may call ``synchronize`` at once. No
+                event may be sent during the call: see :meth:`block_plugin_sync`.
+            update_containers: applies the unsolicited updates and evictions of a plugin; returns the updates that
+                failed. Several threads may call it at once, also while an event is relayed.
+            socket_path: the path of the socket for plugins; None: plugins cannot connect.
+            plugin_path: the directory with the plugins to launch; None: no plugin is launched.
+            plugin_config_path: the directory with the configuration of launched plugins.
+            plugins: the plugins in this process: objects with handlers, by full name ``NN-name``. Their handlers
+                run on the thread that relays the event, which is never the main thread, without a time limit.
+            default_validator: one more plugin in this process, the first, with the name ``00-default-validator``:
+                see :class:`DefaultValidator`.
+            registration_timeout: seconds from the connection of a plugin to its registration.
+            request_timeout: seconds for the answer to a request; for Synchronize, to all its parts together.
+            metrics: receives the figures of each call, see :class:`Metrics`.
+            nri_version: the NRI release that plugins receive. If it is older than the release of this package, the
+                runtime acts as that release towards plugins that connect or are launched: before v0.12 most events
+                are a StateChange, and the runtime neither sends nor reads events and fields that are newer.
+            max_unregistered: the largest number of connections that may wait for their registration. Beyond it,
+                the oldest connection of the process with the most connections is closed.
+            exit_grace: seconds from the end of a launched plugin's connection to SIGTERM, and from SIGTERM to
+                SIGKILL.
 
         Raises:
-            TypeError, ValueError: an argument is of a wrong type or value.
-            PluginError: one of ``plugins`` has no handlers, or wrong ones.
+            TypeError, ValueError: an argument has a wrong type or value.
+            PluginError: one of ``plugins`` has no handlers, or invalid ones.
         """
         in_process: dict[str, object] = {}
         if default_validator is not None:
@@ -135,10 +137,10 @@ class Runtime:
         )
         self._settings.check()
         self._metrics = SafeMetrics(metrics)
-        # What there is of the present start, if any. A dict for its setdefault(), which is a single step: the
-        # main thread, which a signal may interrupt, can do that, but must not hold a lock.
+        # The objects of the present start, under the key "present". dict.setdefault() is atomic, so the main
+        # thread can use it; the main thread must not hold a lock, because a signal may interrupt it.
         self._starts: dict[str, _Serving] = {}
-        # Held where it is cleared.
+        # Held while the key is deleted.
         self._lock = threading.Lock()
         fork.in_child(self._after_fork_in_child)
 
@@ -147,12 +149,13 @@ class Runtime:
     def start(self) -> None:
         """Start the plugins of this process and the installed ones, synchronize them, and listen for others.
 
-        Blocks until that is done. An installed plugin that fails is logged, and ended.
+        Blocks until all of this is done. If an installed plugin fails, a warning is logged, and its process is
+        ended.
 
         Raises:
-            StartError: it failed, and everything was released; ``phase`` and ``__cause__`` tell why.
-            AlreadyStarted: it is started, or being stopped.
-            RuntimeStopped: ``stop()`` was called meanwhile.
+            StartError: the start failed, and everything was released. ``phase`` and ``__cause__`` have the reason.
+            AlreadyStarted: the runtime is started, or is being stopped.
+            RuntimeStopped: ``stop()`` was called during the start.
         """
         serving = _Serving(self._settings, self._metrics)
         close = partial(self._stop, serving)
@@ -165,10 +168,10 @@ class Runtime:
             raise
 
     def stop(self, grace: float | None = None) -> None:
-        """End everything: requests, connections, launched plugins. Blocks until sockets and processes are gone.
+        """End all requests, connections and launched plugins. Blocks until sockets and processes have ended.
 
-        Any thread, any time, any number of times, also in a handler or callback. A request that is being relayed
-        has ``grace`` seconds to get through. Does not wait for callbacks and handlers that are still running.
+        May be called on any thread, at any time, any number of times, also in a handler or callback. A request
+        that is being relayed has ``grace`` seconds to finish. Does not wait for running callbacks and handlers.
         """
         serving = self._serving
         if serving is not None:
@@ -187,7 +190,7 @@ class Runtime:
         return self._starts.get("present")
 
     def _after_fork_in_child(self) -> None:
-        # Connections, sockets and launched plugins are the parent's; each lets go of its own descriptors.
+        # Connections, sockets and launched plugins belong to the parent. Each closes its own descriptors here.
         self._starts = {}
         self._lock = threading.Lock()
 
@@ -200,13 +203,13 @@ class Runtime:
 
     @property
     def started(self) -> bool:
-        """Whether events can be told of."""
+        """Whether the runtime accepts events."""
         serving = self._serving
         return serving is not None and serving.registry.serving
 
     @property
     def plugins(self) -> tuple[str, ...]:
-        """The full names of the plugins that are connected and synchronized, in the order they are asked in."""
+        """The full names of the connected and synchronized plugins, in the order in which they get requests."""
         serving = self._serving
         return () if serving is None else tuple(plugin.name for plugin in serving.registry.members)
 
@@ -215,35 +218,35 @@ class Runtime:
     ) -> bool:
         """Block until ``condition(runtime.plugins)`` holds.
 
-        Returns False when it does not within ``timeout`` seconds, or the runtime is stopped.
+        Returns False after ``timeout`` seconds, or if the runtime is stopped first.
         """
         serving = self._serving
         return serving is not None and serving.registry.wait_for(condition, Deadline(timeout))
 
     def block_plugin_sync(self, timeout: float | None = None) -> SyncBlock:
-        """Hold off the synchronization of further plugins; wait for one that goes on.
+        """Wait for running synchronizations of plugins to end, and hold off further ones.
 
-        To be held around whatever changes pods and containers, with the event that tells of it: otherwise a
-        plugin that comes at that moment misses it. A context manager; or call ``unblock()`` of what is returned,
-        from any thread, any number of times. Blocks may be nested; many threads may hold one.
+        Hold the block around each change of pods and containers together with its event. Otherwise a plugin that
+        connects at that moment misses the change. The returned block is a context manager; or call its
+        ``unblock()``, on any thread, any number of times. Blocks may be nested, and many threads may hold one.
 
         Raises:
             TimeoutError: plugins were being synchronized for ``timeout`` seconds.
-            RuntimeStopped: the runtime is not started, or was stopped meanwhile.
-            WouldDeadlock: this thread is in the ``synchronize`` callback, for a plugin that has connected.
+            RuntimeStopped: the runtime is not started, or was stopped during the wait.
+            WouldDeadlock: this thread is in the ``synchronize`` callback for a plugin that has connected.
         """
         return self._present("block_plugin_sync").registry.sync_lock.block(timeout)
 
-    def _present(self, what: str) -> _Serving:
+    def _present(self, operation: str) -> _Serving:
         serving = self._serving
         if serving is None:
-            raise RuntimeStopped(f"{what}: the runtime is not started")
+            raise RuntimeStopped(f"{operation}: the runtime is not started")
         return serving
 
-    # Events. All block until the plugins have answered, for ``timeout`` seconds at most.
+    # Events. Each method blocks until the plugins have answered, for at most ``timeout`` seconds.
 
     def run_pod_sandbox(self, pod: PodSandbox, *, timeout: float | None = None) -> None:
-        """Tell of a pod that is being started. Raises as :meth:`create_container`."""
+        """Send the start of a pod. Raises as :meth:`create_container`."""
         self._event("RunPodSandbox", timeout, pod=pod)
 
     def update_pod_sandbox(
@@ -254,7 +257,7 @@ class Runtime:
         *,
         timeout: float | None = None,
     ) -> None:
-        """Tell of a pod whose resources are being changed. Raises as :meth:`create_container`."""
+        """Send the new resources of a pod, before the change. Raises as :meth:`create_container`."""
         self._event(
             "UpdatePodSandbox",
             timeout,
@@ -264,34 +267,36 @@ class Runtime:
         )
 
     def post_update_pod_sandbox(self, pod: PodSandbox, *, timeout: float | None = None) -> None:
-        """Tell of a pod whose resources have been changed. Raises as :meth:`create_container`."""
+        """Send a pod whose resources have been changed. Raises as :meth:`create_container`."""
         self._event("PostUpdatePodSandbox", timeout, pod=pod)
 
     def stop_pod_sandbox(self, pod: PodSandbox, *, timeout: float | None = None) -> None:
-        """Tell of a pod that is being stopped. Raises as :meth:`create_container`."""
+        """Send the stop of a pod. Raises as :meth:`create_container`."""
         self._event("StopPodSandbox", timeout, pod=pod)
 
     def remove_pod_sandbox(self, pod: PodSandbox, *, timeout: float | None = None) -> None:
-        """Tell of a pod that is being removed. Raises as :meth:`create_container`."""
+        """Send the removal of a pod. Raises as :meth:`create_container`."""
         self._event("RemovePodSandbox", timeout, pod=pod)
 
     def create_container(
         self, pod: PodSandbox, container: Container, *, timeout: float | None = None
     ) -> CreateContainerResponse:
-        """Tell of a container that is being created; returns how to adjust it, and what else to update.
+        """Send a container before its creation; returns the merged adjustment, and updates of other containers.
 
-        Each plugin sees what those before it have changed; validators see the result. Messages that are passed in
-        are never changed, here and in all other methods. Blocks until the last plugin has answered; each has the
-        request timeout, and all together ``timeout`` seconds.
+        Each plugin receives the container with the changes of the plugins before it. Validators receive the merged
+        result. The messages that are passed in are never changed, here and in all other methods. Blocks until the
+        last plugin has answered. Each plugin has the request timeout, and all plugins together have ``timeout``
+        seconds.
 
         Raises:
             RequestFailed: a plugin answered with an error.
-            NoAnswer: a plugin did not answer, and its failure policy, or that it validates, makes that an error.
-            ConflictError: two plugins want different things.
+            NoAnswer: a plugin did not answer, and it is a validator or its failure policy fails the request.
+            ConflictError: the changes of two plugins conflict.
             ValidationRejected: a validator rejected the result.
             RequestTimeout: ``timeout`` passed.
-            RuntimeStopped: the runtime is not started, or was stopped meanwhile.
-            WouldDeadlock: this thread is in the handler of an in-process plugin, which an event waits for.
+            RuntimeStopped: the runtime is not started, or was stopped during the request.
+            WouldDeadlock: this thread is in the handler of an in-process plugin, and an event waits for the
+                handler.
         """
         message = nri_pb2.CreateContainerRequest(pod=pod, container=container)
         relay = self._present("CreateContainer").relay
@@ -300,19 +305,19 @@ class Runtime:
     def post_create_container(
         self, pod: PodSandbox, container: Container, *, timeout: float | None = None
     ) -> None:
-        """Tell of a container that has been created. Raises as :meth:`create_container`."""
+        """Send a container that has been created. Raises as :meth:`create_container`."""
         self._event("PostCreateContainer", timeout, pod=pod, container=container)
 
     def start_container(
         self, pod: PodSandbox, container: Container, *, timeout: float | None = None
     ) -> None:
-        """Tell of a container that is being started. Raises as :meth:`create_container`."""
+        """Send the start of a container. Raises as :meth:`create_container`."""
         self._event("StartContainer", timeout, pod=pod, container=container)
 
     def post_start_container(
         self, pod: PodSandbox, container: Container, *, timeout: float | None = None
     ) -> None:
-        """Tell of a container that has been started. Raises as :meth:`create_container`."""
+        """Send a container that has been started. Raises as :meth:`create_container`."""
         self._event("PostStartContainer", timeout, pod=pod, container=container)
 
     def update_container(
@@ -323,10 +328,11 @@ class Runtime:
         *,
         timeout: float | None = None,
     ) -> UpdateContainerResponse:
-        """Tell of a container whose resources are being changed; returns what to update.
+        """Send the new resources of a container, before the change; returns the updates to apply.
 
-        If any plugin has updated this container, the last update is its, with everything to be set; otherwise it
-        is not there, and ``resources`` stand as they are. Raises as :meth:`create_container`.
+        If a plugin has updated this container, the last update of the response is for it, and contains all values
+        to set. Otherwise the response has no update for it: apply ``resources`` unchanged. Raises as
+        :meth:`create_container`.
         """
         message = nri_pb2.UpdateContainerRequest(
             pod=pod, container=container, linux_resources=resources
@@ -337,16 +343,13 @@ class Runtime:
     def post_update_container(
         self, pod: PodSandbox, container: Container, *, timeout: float | None = None
     ) -> None:
-        """Tell of a container whose resources have been changed. Raises as :meth:`create_container`."""
+        """Send a container whose resources have been changed. Raises as :meth:`create_container`."""
         self._event("PostUpdateContainer", timeout, pod=pod, container=container)
 
     def stop_container(
         self, pod: PodSandbox, container: Container, *, timeout: float | None = None
     ) -> StopContainerResponse:
-        """Tell of a container that is being stopped; returns what to update.
-
-        Raises as :meth:`create_container`.
-        """
+        """Send the stop of a container; returns the updates to apply. Raises as :meth:`create_container`."""
         message = nri_pb2.StopContainerRequest(pod=pod, container=container)
         relay = self._present("StopContainer").relay
         return call_off_main("nri-relay", partial(relay.stop, message, Deadline(timeout)))
@@ -354,7 +357,7 @@ class Runtime:
     def remove_container(
         self, pod: PodSandbox, container: Container, *, timeout: float | None = None
     ) -> None:
-        """Tell of a container that is being removed. Raises as :meth:`create_container`."""
+        """Send the removal of a container. Raises as :meth:`create_container`."""
         self._event("RemoveContainer", timeout, pod=pod, container=container)
 
     def _event(self, rpc: str, timeout: float | None, **fields: Any) -> None:

@@ -1,4 +1,4 @@
-"""What a runtime was made with, and how it is asked what exists."""
+"""The arguments of a Runtime, and the call of its ``synchronize`` callback."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ __all__ = ["Settings", "Sync", "Synchronize"]
 
 logger = get_logger("nri_sync.runtime")
 
-#: Tells one plugin, or all that are there at the start, what exists; returns the updates that they ask for.
+#: Sends the state to one plugin, or to all plugins of the start; returns the updates that they request.
 Sync = Callable[
     [Sequence[nri_pb2.PodSandbox], Sequence[nri_pb2.Container]], list[nri_pb2.ContainerUpdate]
 ]
-#: Calls what it is given, once, with all pods and containers that exist, and applies what it returns.
+#: Calls its argument once, with all existing pods and containers, and applies the updates that the call returns.
 Synchronize = Callable[[Sync], object]
 
 
@@ -35,27 +35,27 @@ class Settings:
     nri_version: str
     synchronize: Synchronize
     update_containers: UpdateContainers
-    #: None: no plugin may connect.
+    #: None: plugins cannot connect.
     socket_path: str | None
-    #: None: none is launched.
+    #: None: no plugin is launched.
     plugin_path: str | None
     plugin_config_path: str
-    #: Plugins in this process, by full name.
+    #: The plugins in this process, by full name.
     plugins: Mapping[str, object]
     registration_timeout: float
     request_timeout: float
-    #: How many connections there may be that have not registered.
+    #: The largest number of connections that may wait for their registration.
     max_unregistered: int
-    #: For a launched plugin to end by itself, and again for SIGTERM.
+    #: Seconds before SIGTERM to a launched plugin, and again from SIGTERM to SIGKILL.
     exit_grace: float
 
     @functools.cached_property
     def older(self) -> OlderRelease | None:
-        """The release to act as, unless it is the present one."""
+        """The older release to act as; None for the present release."""
         return OlderRelease.of(self.nri_version)
 
     def check(self) -> None:
-        """Raise ValueError, TypeError or PluginError for what cannot be used."""
+        """Raise ValueError, TypeError or PluginError for an invalid argument."""
         for option in ("synchronize", "update_containers"):
             value = getattr(self, option)
             if not callable(value):
@@ -68,7 +68,7 @@ class Settings:
             InProcess(name, plugin)
 
     def configuration(self, config: str = "") -> nri_pb2.ConfigureRequest:
-        """What a plugin is told at first; ``config`` is its own."""
+        """The Configure request for a plugin with the configuration ``config``."""
         return nri_pb2.ConfigureRequest(
             config=config,
             runtime_name=self.name,
@@ -78,8 +78,11 @@ class Settings:
             NRI_version=self.nri_version,
         )
 
-    def run_synchronize(self, sync: Sync, what: str) -> None:
-        """Have the runtime call ``sync``, for ``what``. Raises what its callback raises."""
+    def run_synchronize(self, sync: Sync, target: str) -> None:
+        """Call the runtime's ``synchronize`` with ``sync``, for the plugins that ``target`` names.
+
+        Exceptions of ``synchronize`` come out unchanged.
+        """
         calls = [sync]
 
         def once(
@@ -88,9 +91,9 @@ class Settings:
             try:
                 call = calls.pop()
             except IndexError:
-                raise LifecycleError(f"{what}: already synchronized; call this once") from None
+                raise LifecycleError(f"{target}: already synchronized; call this once") from None
             return call(pods, containers)
 
         self.synchronize(once)
         if calls:
-            logger.warning("%s: the runtime has not told what exists", what)
+            logger.warning("%s: the synchronize callback did not call its argument", target)

@@ -1,8 +1,9 @@
-"""Who may change what there is: the runtime's own operations, or plugins that are being synchronized.
+"""A lock with two sides: operations that change pods and containers, and synchronizations of plugins.
 
-A plugin that is told what exists while a container is being created would miss it, or be told twice. So there
-are two sides, BLOCK and SYNC, each of which may have any number inside, but never both at once. When the last
-of one side leaves, all that wait on the other are let in together: neither side can starve the other.
+If a plugin received the state during the creation of a container, it would miss the container or receive it
+twice. So the lock has the sides BLOCK and SYNC. Each side admits any number of holders, but never both sides at
+once. When the last holder of one side leaves, all waiters of the other side enter together: neither side can
+starve the other.
 """
 
 from __future__ import annotations
@@ -21,27 +22,27 @@ _BLOCK, _SYNC = 0, 1
 
 
 class SyncLock:
-    """Lets in one side at a time. Thread-safe."""
+    """Admits one side at a time. Thread-safe. ``with lock:`` enters the side SYNC."""
 
     def __init__(self) -> None:
-        # Guards what follows; never held while anything but its own wait() blocks.
+        # Guards the attributes below. No call blocks while it is held, except its own wait().
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
         self._inside = [0, 0]
         self._waiting = [0, 0]
-        # How often the waiting ones of a side were let in.
-        self._turns = [0, 0]
-        # The blocks that each thread holds: one more of them never waits.
+        # Per side, how many times its waiters have been admitted.
+        self._admissions = [0, 0]
+        # Per thread, how many blocks it holds. A thread with a block gets further blocks without waiting.
         self._holders: dict[int, int] = {}
-        # The threads that are inside to synchronize: they would wait for themselves.
+        # The threads that hold SYNC. A block on such a thread would wait for itself.
         self._synchronizing: set[int] = set()
         self._closed = False
 
     def block(self, timeout: float | None = None) -> SyncBlock:
-        """Wait for the synchronizations that go on, and hold off further ones.
+        """Wait until no synchronization runs, and let none begin before ``unblock()``.
 
         Raises:
-            TimeoutError: they went on for ``timeout`` seconds.
+            TimeoutError: synchronizations ran for ``timeout`` seconds.
             RuntimeStopped: the lock was closed.
             WouldDeadlock: this thread is synchronizing a plugin.
         """
@@ -51,6 +52,7 @@ class SyncLock:
         return block
 
     def take(self, block: SyncBlock, deadline: Deadline) -> None:
+        """Enter the side BLOCK for ``block``. Raises as :meth:`block`."""
         with self._changed:
             thread = block.thread
             if thread in self._synchronizing:
@@ -62,6 +64,7 @@ class SyncLock:
             block.held = True
 
     def lift(self, block: SyncBlock) -> None:
+        """Leave the side BLOCK for ``block``; idempotent."""
         with self._changed:
             if not block.held:
                 return
@@ -72,7 +75,7 @@ class SyncLock:
             self._leave_locked(_BLOCK)
 
     def __enter__(self) -> None:
-        """Wait for all blocks, to synchronize a plugin.
+        """Wait until no block is held, then enter the side SYNC.
 
         Raises:
             RuntimeStopped: the lock was closed.
@@ -87,7 +90,7 @@ class SyncLock:
             self._leave_locked(_SYNC)
 
     def close(self) -> None:
-        """Let nobody in any more; idempotent."""
+        """Admit no more holders; the waiters raise RuntimeStopped. Idempotent."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
@@ -101,50 +104,51 @@ class SyncLock:
             self._inside[side] += 1
             return
         self._waiting[side] += 1
-        turn = self._turns[side]
+        admission = self._admissions[side]
         try:
-            while turn == self._turns[side]:
+            while admission == self._admissions[side]:
                 if self._closed:
                     raise RuntimeStopped("the runtime was stopped meanwhile")
-                if not self._changed.wait(deadline.remaining()) and turn == self._turns[side]:
+                waited = self._changed.wait(deadline.remaining())
+                if not waited and admission == self._admissions[side]:
                     raise TimeoutError("plugins were being synchronized for too long")
         except BaseException:
-            if turn != self._turns[side]:
+            if admission != self._admissions[side]:
                 self._leave_locked(side)
             else:
                 self._waiting[side] -= 1
-                # Perhaps the others have waited for this one only.
+                # The other side may have waited for this waiter only.
                 if not self._waiting[side] and not self._inside[side]:
-                    self._let_in_locked(other)
+                    self._admit_locked(other)
             raise
 
     def _leave_locked(self, side: int) -> None:
         assert self._lock.locked()
         self._inside[side] -= 1
         if not self._inside[side]:
-            self._let_in_locked(1 - side)
+            self._admit_locked(1 - side)
 
-    def _let_in_locked(self, side: int) -> None:
+    def _admit_locked(self, side: int) -> None:
         assert self._lock.locked()
         if self._waiting[side]:
             self._inside[side] += self._waiting[side]
             self._waiting[side] = 0
-            self._turns[side] += 1
+            self._admissions[side] += 1
             self._changed.notify_all()
 
 
 class SyncBlock:
-    """Holds off the synchronization of plugins until it is lifted; a context manager that does so at its end."""
+    """Holds off the synchronization of plugins until ``unblock()``, or to the end of a ``with`` statement."""
 
     def __init__(self, sync_lock: SyncLock, thread: int) -> None:
         self._sync_lock = sync_lock
-        #: The one that asked for it.
+        #: The identifier of the thread that requested the block.
         self.thread = thread
-        #: The lock's to change.
+        #: Whether the block holds the lock. Only the lock changes this.
         self.held = False
 
     def unblock(self) -> None:
-        """Lift it. From any thread; idempotent."""
+        """Let synchronizations begin again. May be called from any thread; idempotent."""
         call_off_main("nri-unblock", partial(self._sync_lock.lift, self))
 
     def __enter__(self) -> SyncBlock:

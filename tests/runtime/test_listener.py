@@ -110,7 +110,7 @@ def test_accepting_goes_on_after_a_failure(
                 raise OSError(24, "Too many open files")
             return super().accept()
 
-    monkeypatch.setattr(module, "_BREATHER", 0.001)
+    monkeypatch.setattr(module, "_RETRY_DELAY", 0.001)
     monkeypatch.setattr(sockets, "ListeningSocket", Exhausted)
     listen(socket_dir / "s")
     with sockets.connect(str(socket_dir / "s"), Deadline(LONG)):

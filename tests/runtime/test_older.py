@@ -86,8 +86,8 @@ def test_what_a_plugin_meets(
         f"plugin 10-test: {field} has no effect: NRI {nri_version} does not know it"
         for field in fields
     ]
-    told = [text for text in caplog.messages if "that is ignored" in text]
-    assert [text.rpartition(": ")[2] for text in told] == list(fields)
+    logged = [text for text in caplog.messages if "it is ignored" in text]
+    assert [text.rpartition(": ")[2] for text in logged] == list(fields)
     assert stub.counters.ignored_fields == len(fields)
     assert plugin.calls == ["run_pod_sandbox", "create_container", "post_create_container"]
     by_event = [name for name in methods.called if name not in ("Configure", "Synchronize")]
@@ -123,12 +123,12 @@ def test_it_refuses_events_that_it_does_not_have() -> None:
 
 def test_a_failure_policy_comes_with_its_release() -> None:
     policy = api.FailurePolicy(fail_request=True)
-    for release, told in (("v0.12.2", False), ("v0.12.4", True)):
+    for release, known in (("v0.12.2", False), ("v0.12.4", True)):
         older = OlderRelease.of(release)
         assert older is not None
         response = nri_pb2.ConfigureResponse(events=1, failure_policy=policy)
-        assert older.strip_unknown(response) == ([] if told else ["failure_policy"])
-        assert response.HasField("failure_policy") is told
+        assert older.strip_unknown(response) == ([] if known else ["failure_policy"])
+        assert response.HasField("failure_policy") is known
 
 
 @pytest.mark.parametrize("version", [api.NRI_VERSION, "v99.0.0", "unknown", ""])

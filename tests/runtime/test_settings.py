@@ -82,4 +82,4 @@ def test_the_callback_is_to_tell_once() -> None:
 
 def test_a_callback_that_does_not_tell_is_noticed(caplog: pytest.LogCaptureFixture) -> None:
     _settings(synchronize=lambda sync: None).run_synchronize(lambda pods, containers: [], "10-a")
-    assert caplog.messages == ["10-a: the runtime has not told what exists"]
+    assert caplog.messages == ["10-a: the synchronize callback did not call its argument"]

@@ -81,7 +81,7 @@ def test_on_an_older_runtime() -> None:
     created = event(simulation, "CreateContainer")
     [warning] = created.warnings
     assert warning == (
-        "plugin 10-a sets a field of CreateContainer that NRI v0.8.0 does not know, and that is ignored: "
+        "plugin 10-a sets a field of CreateContainer that NRI v0.8.0 does not know; it is ignored: "
         "adjust.linux.sysctl"
     )
     assert created.created is not None
