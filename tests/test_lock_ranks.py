@@ -12,6 +12,10 @@ import pytest
 
 import nri_sync
 from nri_sync.net.link import Link
+from nri_sync.net.timer import Timer
+from nri_sync.net.token import ReadToken
+from nri_sync.net.workers import Workers
+from nri_sync.net.writer import Writer
 from nri_sync.plugin.counters import Tally
 from nri_sync.plugin.lifecycle import Lifecycle
 from nri_sync.rpc.client import ClientEnd
@@ -30,6 +34,10 @@ __all__: list[str] = []
 
 RANKED = (
     Link,
+    ReadToken,
+    Timer,
+    Workers,
+    Writer,
     ClientEnd,
     ServerEnd,
     Channel,
@@ -47,7 +55,7 @@ RANKED = (
 def test_the_locks_of_a_connection_have_ranks() -> None:
     owners = {name.partition(".")[0] for name in RANKS}
     assert {cls.__name__ for cls in RANKED} <= owners
-    assert RANKS["ClientEnd._lock"] < RANKS["Link._write_lock"] < RANKS["Link._token"]
+    assert RANKS["ClientEnd._lock"] < RANKS["Writer._lock"] < RANKS["ReadToken._lock"]
 
 
 def test_an_inversion_is_found() -> None:
@@ -110,7 +118,7 @@ def test_calls_streams_and_stops() -> None:
             states: list[Any] = []
             channel.subscribe(states.append)
             list(pool.map(lambda number: one(Calls(channel), number), range(60)))
-            token: object = channel.end.link._token
+            token: object = channel.end.link.token._lock
             assert isinstance(token, RankedLock)
         assert eventually(lambda: len(states) == 2)
         with connect(address) as channel:

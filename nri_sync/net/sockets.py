@@ -39,7 +39,7 @@ _TURN_RETRY = 0.002
 
 
 class PeerCredentials(NamedTuple):
-    """Who is at the other end, as the kernel saw it when the connection was made."""
+    """The process at the other end, as the kernel saw it when the connection was made."""
 
     pid: int
     uid: int
@@ -174,7 +174,7 @@ class ListeningSocket(socket.socket):
 def listen(path: str, backlog: int = 128, *, mode: int = 0o600) -> ListeningSocket:
     """Listen on ``path``, in place of a stale socket whose listener is gone.
 
-    ``mode`` is the mode of the file from the first moment on, whatever the umask is; a client needs the permission
+    ``mode`` is the mode of the file from the first moment on, under any umask; a client needs the permission
     to write. Processes that call this at the same time take turns: one of them listens, and the others fail.
 
     Raises:
@@ -306,7 +306,7 @@ def adopt(fd: int) -> socket.socket:
 
 
 def peer_credentials(sock: socket.socket) -> PeerCredentials | None:
-    """The process that connected, or ``None`` where the system does not tell."""
+    """The process that connected, or ``None`` where the system does not know."""
     try:
         raw = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
     except OSError:

@@ -14,17 +14,21 @@ from typing import Any, Callable
 
 from nri_sync.errors import NRIError
 from nri_sync.net.link import Buffer, Job, Link, Receiver
+from nri_sync.net.writer import Writer
 from nri_sync.threads import Latch
 
 __all__ = [
     "LONG",
+    "Hold",
+    "Line",
     "Lines",
     "Peer",
-    "Task",
     "eventually",
+    "fill",
     "in_thread",
     "linked",
     "open_descriptors",
+    "read_exactly",
     "running_threads",
 ]
 
@@ -32,7 +36,7 @@ __all__ = [
 LONG = 20.0
 
 
-class Task(Job):
+class Line(Job):
     """A line to be handled."""
 
     def __init__(self, lines: Lines, text: str) -> None:
@@ -65,7 +69,7 @@ class Lines(Receiver):
         self.entered: defaultdict[str, threading.Event] = defaultdict(threading.Event)
         self._released: set[str] = set()
         self._release = threading.Condition()
-        self.jobs: list[Task] = []
+        self.jobs: list[Line] = []
         self.refused: list[str] = []
         self.lost_causes: list[NRIError | None] = []
         self.is_lost = threading.Event()
@@ -105,7 +109,7 @@ class Lines(Receiver):
             if text in self.answers:
                 self.answers[text].set()
             else:
-                task = Task(self, text)
+                task = Line(self, text)
                 self.jobs.append(task)
                 jobs.append(task)
         self.received.release()
@@ -141,6 +145,30 @@ class Peer:
         self.sock.close()
 
 
+class Hold:
+    """A place where threads stop while it is closed."""
+
+    def __init__(self) -> None:
+        self.reached = threading.Event()
+        self._open = threading.Event()
+        self._open.set()
+
+    def close(self) -> None:
+        self.reached.clear()
+        self._open.clear()
+
+    def open(self) -> None:
+        self._open.set()
+
+    def wait_here(self) -> None:
+        if not self._open.is_set():
+            self.reached.set()
+            assert self._open.wait(LONG)
+
+    def wait_until_reached(self) -> None:
+        assert self.reached.wait(LONG)
+
+
 def in_thread(function: Callable[[], object], name: str = "test") -> threading.Thread:
     thread = threading.Thread(target=function, name=name, daemon=True)
     thread.start()
@@ -151,7 +179,7 @@ def in_thread(function: Callable[[], object], name: str = "test") -> threading.T
 def linked(
     lines: Lines | None = None, *, kind: type[Link] = Link, run: bool = True, **options: Any
 ) -> Iterator[tuple[Lines, Peer]]:
-    """A running link, and who talks to it. Closed at the end; that it ends is checked."""
+    """A running link and its peer. The link is closed at the end, and has to end."""
     lines = Lines() if lines is None else lines
     near, far = socket.socketpair()
     peer = Peer(far)
@@ -159,8 +187,8 @@ def linked(
     if run:
         in_thread(link.run, "rig")
         assert lines.has_ticked.wait(LONG)
-        if link._callers_read:
-            assert eventually(lambda: link._sentinel and not link._token.locked())
+        if options.get("callers_read"):
+            assert eventually(lambda: link.workers.is_watched and not link.token.is_held)
     try:
         yield lines, peer
     finally:
@@ -172,13 +200,27 @@ def linked(
 
 
 def eventually(condition: Callable[[], bool]) -> bool:
-    """Whether ``condition()`` comes true; for what nothing announces, such as a thread's last breath."""
+    """Whether ``condition()`` comes true; for changes without an event, such as the end of a thread."""
     give_up = time.monotonic() + LONG
     while not condition():
         if time.monotonic() > give_up:
             return False
         time.sleep(0.002)
     return True
+
+
+def fill(sender: Link | Writer) -> int:
+    """Send until the peer's buffer is full; returns how many bytes that took."""
+    filled = 0
+    while sender.try_send([b"." * 4096]):
+        filled += 4096
+    return filled
+
+
+def read_exactly(peer: Peer, length: int) -> bytes:
+    data = peer.file.read(length)
+    assert data is not None
+    return data
 
 
 def open_descriptors() -> int:

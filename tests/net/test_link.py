@@ -2,51 +2,30 @@
 
 from __future__ import annotations
 
-import contextlib
-import logging
 import math
 import os
 import socket
 import threading
 import time
-from typing import Any
 
 import pytest
 
 from nri_sync.deadline import Deadline
-from nri_sync.errors import ConnectionLost, NoThread, NRIError, RemoteProtocolError
-from nri_sync.net import link as link_module
-from nri_sync.net.link import Job, Link, Receiver
-from nri_sync.threads import Latch, spawn
+from nri_sync.errors import ConnectionLost, NRIError, RemoteProtocolError
+from nri_sync.net.link import LINGER, Job, Link, Receiver
+from nri_sync.threads import Latch
 from tests.net.rig import (
     LONG,
     Lines,
-    Peer,
     eventually,
     in_thread,
     linked,
     open_descriptors,
+    read_exactly,
     running_threads,
 )
 
 __all__: list[str] = []
-
-# Far more than the buffers of a socket hold.
-BIG = 8 * 1024 * 1024
-
-
-def fill(link: Link) -> int:
-    """Send until the peer's buffer is full; returns how many bytes that took."""
-    filled = 0
-    while link.try_send([b"." * 4096]):
-        filled += 4096
-    return filled
-
-
-def read_exactly(peer: Peer, length: int) -> bytes:
-    data = peer.file.read(length)
-    assert data is not None
-    return data
 
 
 class TestServing:
@@ -146,21 +125,6 @@ class TestServing:
             assert {"rig", "rig-1"} <= names
             assert all(t.daemon for t in threading.enumerate() if t.name.startswith("rig"))
 
-    def test_idle_threads_are_few(self) -> None:
-        with linked() as (lines, peer):
-            names = [f"block {number}" for number in range(40)]
-            peer.send(*names)
-            for name in names:
-                assert lines.entered[name].wait(LONG)
-            for number in range(40):
-                lines.release(str(number))
-            assert sorted(peer.read() for _ in names) == sorted(names)
-            # A reader, a sentinel, and what is kept for the next burst.
-            few = 2 + link_module._IDLE_THREADS
-            assert eventually(lambda: lines.link._threads <= few)
-            peer.send("still there")
-            assert peer.read() == "still there"
-
     def test_a_socket_with_a_timeout_does_not_time_out(self) -> None:
         near, far = socket.socketpair()
         near.settimeout(0.001)
@@ -182,275 +146,7 @@ class TestServing:
         assert Job().due == math.inf
 
 
-class TestLimits:
-    def test_jobs_beyond_the_threads_wait_in_line(self) -> None:
-        with linked(max_threads=3) as (lines, peer):
-            peer.send("block a", "block b")
-            for name in ("block a", "block b"):
-                assert lines.entered[name].wait(LONG)
-            peer.send("c", "d", "e")
-            assert eventually(lambda: len(lines.jobs) == 5)
-            assert not lines.entered["c"].is_set()
-            lines.release("a")
-            assert [peer.read() for _ in range(4)] == ["block a", "c", "d", "e"]
-            lines.release("b")
-            assert peer.read() == "block b"
-
-    @pytest.mark.parametrize("limit", [{"max_backlog": 2}, {"max_backlog_bytes": 3}])
-    def test_the_line_is_bounded(
-        self, limit: dict[str, Any], caplog: pytest.LogCaptureFixture
-    ) -> None:
-        with linked(max_threads=3, **limit) as (lines, peer):
-            peer.send("block a", "block b")
-            for name in ("block a", "block b"):
-                assert lines.entered[name].wait(LONG)
-            peer.send("c", "d", "e2", "f2")
-            assert {peer.read(), peer.read()} == {"refused e2", "refused f2"}
-            lines.release("a")
-            assert [peer.read() for _ in range(3)] == ["block a", "c", "d"]
-        assert lines.refused == ["e2", "f2"]
-        # One warning, however many there are.
-        assert [r.message for r in caplog.records if r.levelno >= logging.WARNING] == [
-            "rig: too many requests at once, one was refused"
-        ]
-
-    def test_what_a_job_in_line_gets_later_counts(self) -> None:
-        with linked(max_threads=3, max_backlog_bytes=100) as (lines, peer):
-            peer.send("block a", "block b")
-            for name in ("block a", "block b"):
-                assert lines.entered[name].wait(LONG)
-            waiting, running = Job(), Job()
-            assert lines.link.hold(waiting, 40)
-            lines.link.dispatch(waiting)
-            assert lines.link.hold(waiting, 60)
-            assert not lines.link.hold(waiting, 1)
-            # One that is served, or not in line yet, does not count.
-            assert lines.link.hold(running, 1000)
-            lines.release("a")
-            lines.release("b")
-            assert [peer.read(), peer.read()]
-            assert eventually(lambda: not waiting.in_line)
-            assert lines.link.hold(waiting, 1000)
-
-    def test_a_flood_that_is_read_is_answered_in_full(self) -> None:
-        count = 5000
-        with linked(max_threads=4, max_backlog=50) as (lines, peer):
-            sender = in_thread(lambda: peer.send(*(f"line {n}" for n in range(count))))
-            answers = [peer.read() for _ in range(count)]
-            sender.join(LONG)
-            numbers = sorted(int(answer.rpartition(" ")[2]) for answer in answers)
-            assert numbers == list(range(count))
-            assert sum(answer.startswith("refused") for answer in answers) == len(lines.refused)
-            assert not lines.is_lost.is_set()
-
-    def test_a_flood_that_is_not_read_ends_the_link(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(link_module, "_PATIENCE", 0.05)
-        with linked(max_threads=4, max_backlog=10) as (lines, peer):
-
-            def flood() -> None:
-                with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-                    while True:
-                        peer.send(*(f"line {number}" for number in range(1000)))
-
-            flooder = in_thread(flood)
-            assert lines.is_lost.wait(LONG)
-            flooder.join(LONG)
-            assert not flooder.is_alive()
-            (cause,) = lines.lost_causes
-            assert isinstance(cause, RemoteProtocolError)
-            assert "floods" in str(cause)
-            assert lines.link._threads <= 4
-
-    def test_no_new_thread_at_all(
-        self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-    ) -> None:
-        def refuse(*arguments: object) -> None:
-            raise NoThread("can't start new thread")
-
-        monkeypatch.setattr(link_module, "spawn", refuse)
-        with linked() as (_, peer):
-            # The only thread must go on reading, so it serves nobody.
-            peer.send("one", "two")
-            assert [peer.read(), peer.read()] == ["refused one", "refused two"]
-            monkeypatch.undo()
-            peer.send("three")
-            assert peer.read() == "three"
-        assert "can't start new thread" in caplog.text
-
-    def test_no_more_threads(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        def refuse(*arguments: object) -> None:
-            raise NoThread("out of memory")
-
-        with linked() as (lines, peer):
-            peer.send("block a")
-            assert lines.entered["block a"].wait(LONG)
-            monkeypatch.setattr(link_module, "spawn", refuse)
-            peer.send("b", "c")
-            # Reader and handler are all there is: what comes waits for the handler to be done.
-            assert eventually(lambda: len(lines.link._backlog) == 2)
-            lines.release("a")
-            assert sorted(peer.read() for _ in range(3)) == ["b", "block a", "c"]
-            assert lines.refused == []
-
-
-class TestWriting:
-    def test_reading_goes_on_while_a_large_answer_is_not_read(self) -> None:
-        with linked() as (lines, peer):
-            peer.send(f"big {BIG}")
-            assert eventually(lines.link._write_lock.locked)
-            peer.send("block a")
-            assert lines.entered["block a"].wait(LONG)
-            lines.release("a")
-            assert len(peer.read()) == BIG
-            assert peer.read() == "block a"
-
-    def test_messages_are_never_mixed(self) -> None:
-        with linked() as (lines, peer):
-            size = 200_000
-
-            def send(letter: bytes) -> None:
-                for _ in range(20):
-                    lines.link.send([letter * size, b"\n"])
-
-            threads = [in_thread(lambda c=letter: send(c)) for letter in (b"a", b"b", b"c")]  # type: ignore[misc]
-            received = [peer.read() for _ in range(60)]
-            for thread in threads:
-                thread.join(LONG)
-            assert sorted(received) == sorted(c * size for c in "abc" * 20)
-
-    def test_try_send(self) -> None:
-        with linked() as (lines, peer):
-            assert lines.link.try_send([b"one\n"])
-            assert peer.read() == "one"
-
-    def test_try_send_sends_nothing_where_it_would_block(self) -> None:
-        with linked() as (lines, peer):
-            filled = fill(lines.link)
-            assert not lines.link.try_send([b"other\n"])
-            read_exactly(peer, filled)
-            lines.link.send([b"last\n"])
-            assert peer.read() == "last"
-
-    def test_try_send_gives_way_to_another_writer(self) -> None:
-        with linked() as (lines, peer):
-            with lines.link._write_lock:
-                assert not lines.link.try_send([b"one\n"])
-            lines.link.send([b"two\n"])
-            assert peer.read() == "two"
-
-    def test_what_try_send_begins_another_thread_finishes(self) -> None:
-        with linked() as (lines, peer):
-            assert lines.link.try_send([b"x" * BIG, b"\n", b"y\n"])
-            assert len(peer.read()) == BIG
-            assert peer.read() == "y"
-
-    def test_a_deadline_that_has_nothing_begun(self) -> None:
-        with linked() as (lines, peer):
-            filled = fill(lines.link)
-            with pytest.raises(TimeoutError, match="does not read"):
-                lines.link.send([b"one\n"], Deadline(0.01))
-            read_exactly(peer, filled)
-            lines.link.send([b"two\n"], Deadline(LONG))
-            assert peer.read() == "two"
-
-    def test_a_deadline_in_the_middle(self) -> None:
-        with linked() as (lines, peer):
-            with pytest.raises(TimeoutError):
-                lines.link.send([b"x" * BIG, b"\n"], Deadline(0.01))
-            with pytest.raises(TimeoutError, match="in the way"):
-                lines.link.send([b"one\n"], Deadline(0.01))
-            assert len(peer.read()) == BIG
-            lines.link.send([b"two\n"], Deadline(1e9))
-            assert peer.read() == "two"
-
-    def test_a_deadline_after_a_beginning_that_came_late(self) -> None:
-        is_waiting, is_over = threading.Event(), threading.Event()
-
-        class OnDemand(Deadline):
-            asked = 0
-
-            def remaining(self) -> float:
-                self.asked += 1
-                if self.asked == 2:  # first by send(), then by what waits for the peer
-                    is_waiting.set()
-                return 0.0 if is_over.is_set() else 0.01
-
-        errors: list[Exception] = []
-
-        def send() -> None:
-            try:
-                lines.link.send([b"x" * BIG, b"\n"], OnDemand(LONG))
-            except Exception as error:
-                errors.append(error)
-
-        with linked() as (lines, peer):
-            filled = fill(lines.link)
-            sender = in_thread(send)
-            assert is_waiting.wait(LONG)
-            read_exactly(peer, filled)
-            assert read_exactly(peer, 1) == b"x", "the frame is half written"
-            is_over.set()
-            sender.join(LONG)
-            assert [type(error) for error in errors] == [TimeoutError]
-            # Another thread writes the rest, and nothing comes between.
-            assert peer.read() == "x" * (BIG - 1)
-            lines.link.send([b"two\n"], Deadline(LONG))
-            assert peer.read() == "two"
-
-    def test_nobody_left_to_finish_what_was_begun(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        def refuse(*arguments: object) -> None:
-            raise NoThread("can't start new thread")
-
-        with linked() as (lines, peer):
-            peer.send("one")
-            assert peer.read() == "one"
-            monkeypatch.setattr(link_module, "spawn", refuse)
-            assert eventually(lambda: lines.link.try_send([b"x" * BIG]))
-            assert lines.is_lost.wait(LONG)
-            (cause,) = lines.lost_causes
-            assert isinstance(cause, ConnectionLost)
-            assert "no thread was left" in str(cause)
-
-    def test_after_the_end(self) -> None:
-        with linked() as (lines, _):
-            lines.link.close()
-            assert lines.is_lost.wait(LONG)
-            with pytest.raises(ConnectionLost):
-                lines.link.send([b"x"])
-            with pytest.raises(ConnectionLost):
-                lines.link.send([b"x"], Deadline(0))
-            assert lines.link.try_send([b"x"])
-
-    def test_an_answer_after_the_end_is_dropped(self) -> None:
-        with linked() as (lines, peer):
-            peer.send("block a")
-            assert lines.entered["block a"].wait(LONG)
-            peer.close()
-            assert lines.is_lost.wait(LONG)
-            lines.release("a")
-            assert lines.jobs[0].was_sent.wait(LONG)
-
-    def test_close_wakes_a_writer(self) -> None:
-        with linked() as (lines, _):
-            began = threading.Event()
-            failures: list[Exception] = []
-
-            def write() -> None:
-                began.set()
-                try:
-                    lines.link.send([b"x" * BIG])
-                except ConnectionLost as error:
-                    failures.append(error)
-
-            writer = in_thread(write)
-            assert began.wait(LONG)
-            assert eventually(lines.link._write_lock.locked)
-            lines.link.close()
-            writer.join(LONG)
-            assert len(failures) == 1
-            assert lines.is_lost.wait(LONG)
-            assert lines.lost_causes == [None]
-
+class TestDraining:
     def test_drain_waits_until_the_peer_has_read(self) -> None:
         with linked() as (lines, peer):
             lines.link.send([b"x" * 1000])
@@ -461,7 +157,7 @@ class TestWriting:
             lines.link.drain(Deadline(None), linger=False)
             began = time.monotonic()
             lines.link.drain(Deadline(LONG))
-            assert link_module._LINGER <= time.monotonic() - began < LONG
+            assert LINGER <= time.monotonic() - began < LONG
             before = lines.link.closing
             lines.link.close()
             assert (before, lines.link.closing) == (False, True)
@@ -595,7 +291,7 @@ class TestEnding:
             for name in ("block a", "block b"):
                 assert lines.entered[name].wait(LONG)
             peer.send("c", "d")
-            assert eventually(lambda: len(lines.link._backlog) == 2)
+            assert eventually(lambda: len(lines.link.workers.backlog) == 2)
             peer.close()
             assert lines.is_lost.wait(LONG)
             assert lines.refused == ["c", "d"]
@@ -648,235 +344,8 @@ class TestEnding:
         assert eventually(lambda: running_threads() <= threads)
 
 
-class TestClock:
-    def test_ticks_when_it_is_due(self) -> None:
-        lines = Lines()
-        ticks: list[float] = []
-        ticked = threading.Event()
-        due = time.monotonic() + 0.05
-
-        def tick(now: float) -> float:
-            if now < due:
-                return due
-            ticks.append(now)
-            ticked.set()
-            return math.inf
-
-        lines.on_tick = tick
-        # Nobody asks for it: run() does.
-        with linked(lines):
-            assert ticked.wait(LONG)
-            assert len(ticks) == 1
-            assert ticks[0] >= due
-
-    @pytest.mark.parametrize("callers_read", [False, True])
-    def test_an_earlier_time_wakes_it(self, callers_read: bool) -> None:
-        lines = Lines()
-        ticked = threading.Event()
-        due = [time.monotonic() + 1000]
-
-        def tick(now: float) -> float:
-            if now >= due[0]:
-                ticked.set()
-                return math.inf
-            return due[0]
-
-        lines.on_tick = tick
-        with linked(lines, callers_read=callers_read):
-            due[0] = time.monotonic() + 0.02
-            lines.link.wake_by(due[0])
-            assert ticked.wait(LONG)
-
-    def test_a_time_far_off(self) -> None:
-        with linked() as (lines, peer):
-            lines.on_tick = lambda now: 1e300
-            lines.link.wake_by(1e300)
-            peer.send("one")
-            assert peer.read() == "one"
-
-    @pytest.mark.parametrize("blocked", [0, 1, 2])
-    def test_every_job_that_is_read_is_seen_to(self, blocked: int) -> None:
-        # Also when all threads are busy, and the job waits in line.
-        lines = Lines()
-        ticked = threading.Event()
-
-        def tick(now: float) -> float:
-            if now >= lines.due:
-                ticked.set()
-                return math.inf
-            return lines.due
-
-        with linked(lines, max_threads=3) as (_, peer):
-            for number in range(blocked):
-                peer.send(f"block {number}")
-                assert lines.entered[f"block {number}"].wait(LONG)
-            lines.due = time.monotonic() + 0.02
-            lines.on_tick = tick
-            peer.send("block last")
-            assert ticked.wait(LONG)
-
-    def test_goes_on_while_an_answer_is_read_and_a_handler_blocks(self) -> None:
-        # The sentinel becomes the reader, finds no job, and waits for more.
-        lines = Lines()
-        lines.answers["pong"] = Latch()
-        ticked = threading.Event()
-        lines.due = math.inf
-
-        def tick(now: float) -> float:
-            if now >= lines.due:
-                ticked.set()
-                return math.inf
-            return lines.due
-
-        lines.on_tick = tick
-        with linked(lines) as (_, peer):
-            lines.due = time.monotonic() + 0.1
-            peer.send("block a")
-            assert lines.entered["block a"].wait(LONG)
-            peer.send("pong")
-            assert lines.answers["pong"].wait(Deadline(LONG))
-            assert ticked.wait(LONG)
-
-    @pytest.mark.parametrize("busy", [False, True])
-    def test_what_is_due_from_the_start(self, busy: bool) -> None:
-        """The first sentinel sees to it, whether it waits all the time or becomes the reader before."""
-        lines = Lines()
-        lines.answers["pong"] = Latch()
-        ticked = threading.Event()
-        due = time.monotonic() + 0.1
-
-        def tick(now: float) -> float:
-            if now >= due:
-                ticked.set()
-                return math.inf
-            return due
-
-        lines.on_tick = tick
-        with linked(lines) as (_, peer):
-            if busy:
-                peer.send("block a")
-                assert lines.entered["block a"].wait(LONG)
-                peer.send("pong")
-                assert lines.answers["pong"].wait(Deadline(LONG))
-            assert ticked.wait(LONG)
-
-    def test_an_end_needs_no_clock(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        spawned: list[str] = []
-
-        def spawning(name: str, *arguments: Any) -> None:
-            spawned.append(name)
-            spawn(name, *arguments)
-
-        monkeypatch.setattr(link_module, "spawn", spawning)
-        for _ in range(20):
-            lines = Lines()
-            lines.on_tick = lambda now: now + 1000
-            with linked(lines):
-                lines.link.close()
-                assert lines.is_lost.wait(LONG)
-        assert spawned
-        assert not [name for name in spawned if name.endswith("-clock")]
-
-    def test_what_was_due_from_the_start_needs_no_clock_when_it_was_over_in_time(self) -> None:
-        lines = Lines()
-        lines.on_tick = lambda now: now + 1000
-        with linked(lines) as (_, peer):
-            peer.send("one")
-            assert peer.read() == "one"
-            assert not lines.link._has_clock
-
-    def test_what_is_due_after_the_first_look_needs_no_clock_before_it(
-        self, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr(link_module, "_FIRST_LOOK", 3600.0)
-        lines = Lines()
-        lines.on_tick = lambda now: now + 9000
-        with linked(lines) as (_, peer):
-            peer.send("one")
-            assert peer.read() == "one"
-            lines.link.wake_by(time.monotonic() + 7200)
-            assert not lines.link._has_clock
-            lines.link.wake_by(time.monotonic() + 1800)
-            assert lines.link._has_clock
-
-    @pytest.mark.parametrize("early", [False, True])
-    def test_what_is_due_after_the_first_look_is_seen_to(
-        self, early: bool, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        """Also where something that was due before it has started the clock."""
-        monkeypatch.setattr(link_module, "_FIRST_LOOK", 0.1)
-        lines = Lines()
-        begin = time.monotonic()
-        left = [begin + 0.3, begin + 0.5]
-        over = threading.Event()
-
-        def tick(now: float) -> float:
-            while left and left[0] <= now:
-                left.pop(0)
-            if not left:
-                over.set()
-            return left[0] if left else math.inf
-
-        lines.on_tick = tick
-        with linked(lines):
-            if early:
-                left.insert(0, begin)
-            lines.link.wake_by(left[0])
-            assert over.wait(LONG)
-
-    @pytest.mark.parametrize("callers_read", [False, True])
-    def test_where_nothing_is_due_nobody_looks(self, callers_read: bool) -> None:
-        with linked(callers_read=callers_read) as (lines, peer):
-            peer.send("one")
-            assert peer.read() == "one"
-            assert (lines.link._first_due, lines.link._has_clock) == (math.inf, False)
-
-    def test_survives_a_failure(self, caplog: pytest.LogCaptureFixture) -> None:
-        lines = Lines()
-        ticks: list[float] = []
-        ticked = threading.Event()
-
-        def tick(now: float) -> float:
-            ticks.append(now)
-            if len(ticks) == 1:
-                raise ZeroDivisionError("a bug")
-            ticked.set()
-            return math.inf
-
-        with linked(lines):
-            lines.on_tick = tick
-            lines.link.wake_by(0)
-            assert eventually(lambda: "a bug" in caplog.text)
-            lines.link.wake_by(0)
-            assert ticked.wait(LONG)
-
-    def test_no_thread_for_it(
-        self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-    ) -> None:
-        def refuse(*arguments: object) -> None:
-            raise NoThread("can't start new thread")
-
-        lines = Lines()
-        ticked = threading.Event()
-        with linked(lines) as (_, peer):
-            peer.send("one")
-            assert peer.read() == "one"
-            monkeypatch.setattr(link_module, "spawn", refuse)
-            lines.link.wake_by(time.monotonic() + 1000)
-            assert "no thread to watch the clock" in caplog.text
-            monkeypatch.undo()
-
-            def tick(now: float) -> float:
-                ticked.set()
-                return math.inf
-
-            lines.on_tick = tick
-            lines.link.wake_by(time.monotonic() + 1000)
-            assert ticked.wait(LONG)
-
-
 class TestCallersRead:
-    """One who waits for an answer reads it, and nobody sits reading otherwise."""
+    """A thread that waits for an answer reads it; otherwise no thread sits in recv()."""
 
     def ask(self, lines: Lines, question: str, deadline: Deadline) -> bool:
         """Send and wait, as a client does; whether this thread could read."""
@@ -944,7 +413,7 @@ class TestCallersRead:
             peer.send("first")
             first.join(LONG)
             assert first_results == [True]
-            # Nobody but the sentinel reads now.
+            # Only the watcher reads now.
             peer.send("third")
             third.join(LONG)
             assert third_results == [False]

@@ -6,7 +6,6 @@ import contextlib
 import functools
 import math
 import random
-import select
 import socket
 import sys
 import threading
@@ -16,17 +15,16 @@ from typing import Any, Callable
 
 import pytest
 
-from nri_sync import threads
 from nri_sync.deadline import Deadline
-from nri_sync.errors import ConnectionLost, NoThread
-from nri_sync.net import link as link_module
-from nri_sync.net.link import Buffer, Job, Link
+from nri_sync.errors import ConnectionLost
+from nri_sync.net.link import Buffer, Link
 from nri_sync.threads import Latch
 from tests.net.rig import (
     LONG,
+    Hold,
+    Line,
     Lines,
     Peer,
-    Task,
     eventually,
     in_thread,
     linked,
@@ -36,82 +34,45 @@ from tests.net.rig import (
 __all__: list[str] = []
 
 
-class Hold:
-    """A place where threads stop while it is closed."""
-
-    def __init__(self) -> None:
-        self.reached = threading.Event()
-        self._open = threading.Event()
-        self._open.set()
-
-    def close(self) -> None:
-        self.reached.clear()
-        self._open.clear()
-
-    def open(self) -> None:
-        self._open.set()
-
-    def wait_here(self) -> None:
-        if not self._open.is_set():
-            self.reached.set()
-            assert self._open.wait(LONG)
-
-    def wait_until_reached(self) -> None:
-        assert self.reached.wait(LONG)
-
-
-class HeldEpoll:
-    """An epoll set whose poll() can be held when it has something to tell."""
-
-    def __init__(self, epoll: select.epoll, hold: Hold) -> None:
-        self._epoll = epoll
-        self._hold = hold
-
-    def poll(self, *arguments: Any, **options: Any) -> list[tuple[int, int]]:
-        ready = self._epoll.poll(*arguments, **options)
-        self._hold.wait_here()
-        return ready
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._epoll, name)
-
-
 class Held(Link):
-    """A link with holds."""
+    """A link with holds, around public methods of its parts."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self.sentinel_woken = Hold()
+        self.watcher_woken = Hold()
         self.before_next = Hold()
         self.after_next = Hold()
         self.before_release = Hold()
         self.after_appoint = Hold()
         self.in_finish: Callable[[], object] = lambda: None
-        self._epoll = HeldEpoll(self._epoll, self.sentinel_woken)  # type: ignore[assignment]
+        around(self.token, "wait", after=self.watcher_woken)
+        around(self.token, "release", before=self.before_release)
+        around(self.workers, "next_task", before=self.before_next, after=self.after_next)
+        around(self.workers, "appoint_watcher", after=self.after_appoint)
 
     def open_all(self) -> None:
         for hold in vars(self).values():
             if isinstance(hold, Hold):
                 hold.open()
 
-    def _next(self) -> Any:
-        self.before_next.wait_here()
-        task = super()._next()
-        self.after_next.wait_here()
-        return task
-
-    def _appoint(self) -> bool:
-        appointed = super()._appoint()
-        self.after_appoint.wait_here()
-        return appointed
-
-    def _release(self) -> None:
-        self.before_release.wait_here()
-        super()._release()
-
-    def _close_descriptors(self) -> None:
+    def close_descriptors(self) -> None:
         self.in_finish()
-        super()._close_descriptors()
+        super().close_descriptors()
+
+
+def around(part: object, name: str, before: Hold | None = None, after: Hold | None = None) -> None:
+    """Put holds before and after a method of an object."""
+    method = getattr(part, name)
+
+    def held() -> Any:
+        if before is not None:
+            before.wait_here()
+        result = method()
+        if after is not None:
+            after.wait_here()
+        return result
+
+    setattr(part, name, held)
 
 
 class Rig:
@@ -131,7 +92,7 @@ class Rig:
     def someone_reads(self, text: str = "") -> None:
         """Wait until a thread sits in recv(); ``text`` is the beginning of a line that brings it there."""
         self.peer.sock.sendall(text.encode())
-        assert eventually(self.link._token.locked)
+        assert eventually(lambda: self.link.token.is_held)
 
 
 def rig_of(**options: Any) -> Iterator[Rig]:
@@ -152,16 +113,16 @@ callers_read = pytest.mark.parametrize("rig", [{"callers_read": True}], indirect
 three_threads = pytest.mark.parametrize("rig", [{"max_threads": 3}], indirect=True)
 
 
-class TestTheSentinelIsLate:
-    """It woke, but before it can take the token another thread has it, and reads what woke it."""
+class TestTheWatcherIsLate:
+    """It woke, but another thread takes the token first, and reads the bytes that woke it."""
 
     @pytest.fixture
     def rig(self) -> Iterator[Rig]:
         for rig in rig_of():
             rig.block("a")
-            rig.link.sentinel_woken.close()
+            rig.link.watcher_woken.close()
             rig.peer.send("b")
-            rig.link.sentinel_woken.wait_until_reached()
+            rig.link.watcher_woken.wait_until_reached()
             rig.lines.release("a")
             # Both by the thread that served the first.
             assert [rig.peer.read(), rig.peer.read()] == ["block a", "b"]
@@ -174,7 +135,7 @@ class TestTheSentinelIsLate:
 
     def test_it_reads_when_the_reader_serves(self, rig: Rig) -> None:
         rig.someone_reads()
-        rig.link.sentinel_woken.open()
+        rig.link.watcher_woken.open()
         rig.block("c")
         rig.peer.send("d")
         rig.expect("d")
@@ -184,7 +145,7 @@ class TestTheSentinelIsLate:
     def test_it_finds_nothing_to_read(self, rig: Rig) -> None:
         # It takes the token while the reader serves, and must not miss the next message.
         rig.block("c")
-        rig.link.sentinel_woken.open()
+        rig.link.watcher_woken.open()
         rig.someone_reads()
         rig.lines.release("c")
         rig.expect("block c")
@@ -195,7 +156,7 @@ class TestTheSentinelIsLate:
     @pytest.mark.parametrize("how", ["close", "eof", "bad"])
     def test_the_link_ends(self, rig: Rig, how: str, opened: str) -> None:
         if opened == "before":
-            rig.link.sentinel_woken.open()
+            rig.link.watcher_woken.open()
         rig.someone_reads()
         if how == "close":
             rig.link.close()
@@ -204,15 +165,15 @@ class TestTheSentinelIsLate:
         else:
             rig.peer.send("bad")
         if opened == "after":
-            # The one that reads must not close what the other still has to look at.
-            assert eventually(lambda: rig.link._ended)
+            # The reader must not close descriptors that the watcher still uses.
+            assert eventually(lambda: rig.link.token.is_over)
             assert not rig.lines.is_lost.is_set()
-            rig.link.sentinel_woken.open()
+            rig.link.watcher_woken.open()
         assert rig.lines.is_lost.wait(LONG)
 
-    def test_the_clock_goes_on(self, rig: Rig) -> None:
-        # The reader finds nothing to serve in what it reads, so the sentinel gets no token.
-        rig.link.sentinel_woken.open()
+    def test_the_timer_goes_on(self, rig: Rig) -> None:
+        # The reader gets no job, so the watcher gets no token.
+        rig.link.watcher_woken.open()
         rig.lines.answers["pong"] = Latch()
         rig.peer.send("pong")
         assert rig.lines.answers["pong"].wait(Deadline(LONG))
@@ -244,7 +205,7 @@ class TestParking:
         rig.expect("block a")
         rig.link.before_next.wait_until_reached()
         rig.peer.send("c")
-        assert eventually(lambda: len(rig.link._backlog) == 1)
+        assert eventually(lambda: len(rig.link.workers.backlog) == 1)
         rig.link.before_next.open()
         rig.expect("cc")
 
@@ -255,7 +216,7 @@ class TestParking:
         rig.someone_reads("c")
         rig.lines.release("a")
         rig.expect("block a")
-        assert eventually(lambda: len(rig.link._idle) == 1)
+        assert eventually(lambda: rig.link.workers.idle == 1)
         rig.peer.send("c")
         rig.expect("cc")
 
@@ -264,7 +225,9 @@ class TestParking:
         rig.block("a")
         rig.block("b")
         rig.peer.send("c")
-        assert eventually(lambda: len(rig.link._backlog) == 1 and rig.link._sentinel)
+        assert eventually(
+            lambda: len(rig.link.workers.backlog) == 1 and rig.link.workers.is_watched
+        )
         # The thread of "a" gets the reading back, sees "c" in line, and is about to take it.
         rig.link.after_appoint.close()
         rig.lines.release("a")
@@ -276,13 +239,13 @@ class TestParking:
         rig.expect("d")
 
     def watch_while_held(self, rig: Rig) -> None:
-        """Bring about that an idle thread is appointed sentinel, and held before it watches."""
+        """Bring about that an idle thread is appointed watcher, and held before it watches."""
         rig.block("a")
         rig.peer.send("b")
         rig.expect("b")
         rig.lines.release("a")
         rig.expect("block a")
-        assert eventually(lambda: len(rig.link._idle) == 1)
+        assert eventually(lambda: rig.link.workers.idle == 1)
         rig.block("c")
         rig.link.after_next.close()
         rig.peer.send("d")
@@ -290,7 +253,7 @@ class TestParking:
         rig.expect("d")
 
     @pytest.mark.parametrize("how", ["close", "eof", "bad"])
-    def test_the_link_ends_before_the_new_sentinel_watches(self, rig: Rig, how: str) -> None:
+    def test_the_link_ends_before_the_new_watcher_watches(self, rig: Rig, how: str) -> None:
         self.watch_while_held(rig)
         if how == "close":
             rig.link.close()
@@ -298,110 +261,27 @@ class TestParking:
             rig.peer.sock.shutdown(socket.SHUT_WR)
         else:
             rig.peer.send("bad")
-        assert eventually(lambda: rig.link._ended)
+        assert eventually(lambda: rig.link.token.is_over)
         assert not rig.lines.is_lost.is_set()
         rig.link.after_next.open()
         assert rig.lines.is_lost.wait(LONG)
 
-    def test_a_message_comes_before_the_new_sentinel_watches(self, rig: Rig) -> None:
+    def test_a_message_comes_before_the_new_watcher_watches(self, rig: Rig) -> None:
         self.watch_while_held(rig)
         rig.block("e")
-        # Serving have "c" and "e", reading has nobody until the sentinel watches.
+        # Two threads serve "c" and "e"; no thread reads until the watcher watches.
         rig.peer.send("f")
         rig.link.after_next.open()
         rig.expect("f")
 
     @pytest.mark.parametrize("rig", [{"max_threads": 1}], indirect=True)
     def test_a_job_of_another_thread_while_nobody_serves(self, rig: Rig) -> None:
-        # Neither reader nor sentinel would come for it, so it must not wait in line for them.
+        # Neither reader nor watcher would come for it, so it must not wait in line for them.
         rig.peer.send("a")
         rig.expect("a")
-        assert eventually(lambda: rig.link._threads == 2)
-        rig.link.dispatch(Task(rig.lines, "b"))
+        assert eventually(lambda: rig.link.workers.threads == 2)
+        rig.link.dispatch(Line(rig.lines, "b"))
         rig.expect("b")
-
-
-class TestNoThreads:
-    def test_two_fail_to_start_at_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        # Each counts as a thread until it has failed, and would come for the job of the other.
-        hold = Hold()
-        hold.close()
-
-        def refuse(name: str, *arguments: object) -> None:
-            if threading.current_thread().name == "dispatcher":
-                hold.wait_here()
-            raise NoThread("can't start new thread")
-
-        monkeypatch.setattr(link_module, "spawn", refuse)
-        with linked() as (lines, peer):
-            other = in_thread(lambda: lines.link.dispatch(Task(lines, "one")), "dispatcher")
-            hold.wait_until_reached()
-            peer.send("two")
-            assert eventually(lambda: len(lines.link._backlog) == 1)
-            hold.open()
-            assert {peer.read(), peer.read()} == {"refused one", "refused two"}
-            other.join(LONG)
-
-    def test_one_that_starts_comes_for_the_job_of_the_other(
-        self, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        hold = Hold()
-        hold.close()
-        spawn = threads.spawn
-
-        def start_late(name: str, *arguments: Any) -> None:
-            if threading.current_thread().name == "dispatcher":
-                hold.wait_here()
-                spawn(name, *arguments)
-            else:
-                raise NoThread("can't start new thread")
-
-        monkeypatch.setattr(link_module, "spawn", start_late)
-        with linked() as (lines, peer):
-            other = in_thread(lambda: lines.link.dispatch(Task(lines, "one")), "dispatcher")
-            hold.wait_until_reached()
-            peer.send("two")
-            assert eventually(lambda: len(lines.link._backlog) == 1)
-            hold.open()
-            assert {peer.read(), peer.read()} == {"one", "two"}
-            other.join(LONG)
-
-    def test_nobody_serves_who_would_come_for_a_job(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        def refuse(*arguments: object) -> None:
-            raise NoThread("can't start new thread")
-
-        with linked() as (lines, peer):
-            # A reader and a sentinel, who wait for the peer.
-            assert eventually(lambda: lines.link._sentinel and lines.link._threads == 2)
-            monkeypatch.setattr(link_module, "spawn", refuse)
-            lines.link.dispatch(Task(lines, "one"))
-            assert peer.read() == "refused one"
-
-    def test_a_thread_sits_down_while_another_fails_to_start(
-        self, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        hold = Hold()
-
-        def refuse(name: str, *arguments: object) -> None:
-            hold.wait_here()
-            raise NoThread("can't start new thread")
-
-        with linked() as (lines, peer):
-            peer.send("block a")
-            assert lines.entered["block a"].wait(LONG)
-            peer.send("b")
-            assert peer.read() == "b"
-            assert eventually(lambda: lines.link._threads == 3)
-            monkeypatch.setattr(link_module, "spawn", refuse)
-            hold.close()
-            other = in_thread(lambda: lines.link.dispatch(Task(lines, "c")))
-            hold.wait_until_reached()
-            lines.release("a")
-            assert peer.read() == "block a"
-            assert eventually(lambda: len(lines.link._idle) == 1)
-            hold.open()
-            assert peer.read() == "c"
-            other.join(LONG)
 
 
 class TestTheEnd:
@@ -427,7 +307,7 @@ class TestTheEnd:
                 lambda: link.try_send([b"x"]),
                 lambda: link.wake_by(0.0),
                 lambda: link.drain(Deadline(LONG)),
-                lambda: link.dispatch(Task(rig.lines, "late")),
+                lambda: link.dispatch(Line(rig.lines, "late")),
                 link.begin_reading,
             ]
             for function in uses:
@@ -446,68 +326,21 @@ class TestTheEnd:
     def test_a_writer_is_in_the_way(self, rig: Rig) -> None:
         writer = in_thread(lambda: rig.link.try_send([b"x" * (8 << 20)]))
         writer.join(LONG)
-        assert rig.link._write_lock.locked()
+        assert rig.link.writer.is_busy
         rig.peer.sock.shutdown(socket.SHUT_WR)
         assert rig.lines.is_lost.wait(LONG)
 
     def test_a_handler_ends_at_the_same_time(self, rig: Rig) -> None:
         rig.block("a")
-        rig.link.sentinel_woken.close()
+        rig.link.watcher_woken.close()
         rig.peer.sock.shutdown(socket.SHUT_WR)
-        rig.link.sentinel_woken.wait_until_reached()
+        rig.link.watcher_woken.wait_until_reached()
         rig.lines.release("a")
         # The thread of the handler finds the token free, and the end.
-        assert eventually(lambda: rig.link._ended)
+        assert eventually(lambda: rig.link.token.is_over)
         assert rig.peer.read() == "block a"
-        rig.link.sentinel_woken.open()
+        rig.link.watcher_woken.open()
         assert rig.lines.is_lost.wait(LONG)
-
-
-class TestTheClock:
-    def test_something_becomes_due_while_it_looks(self, rig: Rig) -> None:
-        ticked = threading.Event()
-        looking, announced = threading.Event(), threading.Event()
-        due = [math.inf]
-
-        def tick(now: float) -> float:
-            seen = due[0]
-            if seen == math.inf:
-                # It has looked, and found nothing; only now something is due.
-                looking.set()
-                assert announced.wait(LONG)
-            elif now >= seen:
-                ticked.set()
-                return math.inf
-            return seen
-
-        # Its thread is there, and has nothing more to do: starting it makes it look twice.
-        rig.link.wake_by(0.0)
-        assert eventually(lambda: rig.link._wake_at == math.inf)
-        rig.lines.on_tick = tick
-        # Earlier than what becomes due meanwhile: who registers that must not rely on this one.
-        rig.link.wake_by(0.0)
-        assert looking.wait(LONG)
-        soon = time.monotonic() + 0.02
-        due[0] = soon
-        rig.link.wake_by(soon)
-        announced.set()
-        assert ticked.wait(LONG)
-
-    def test_the_link_ends_while_it_looks(self, rig: Rig) -> None:
-        hold = Hold()
-        hold.close()
-
-        def tick(now: float) -> float:
-            hold.wait_here()
-            return now + 1000
-
-        rig.lines.on_tick = tick
-        rig.link.wake_by(0.0)
-        hold.wait_until_reached()
-        rig.link.close()
-        assert rig.lines.is_lost.wait(LONG)
-        hold.open()
-        # That its thread ends is checked after every test.
 
 
 class TestCallers:
@@ -542,31 +375,31 @@ class TestCallers:
         assert not second.is_alive()
 
     @callers_read
-    def test_a_caller_reads_what_woke_the_sentinel(self, rig: Rig) -> None:
-        rig.link.sentinel_woken.close()
+    def test_a_caller_reads_the_bytes_that_woke_the_watcher(self, rig: Rig) -> None:
+        rig.link.watcher_woken.close()
         rig.peer.send("one")
-        rig.link.sentinel_woken.wait_until_reached()
+        rig.link.watcher_woken.wait_until_reached()
         caller = self.ask(rig, "ask")
         rig.expect("one")
         rig.peer.send("ask")
         caller.join(LONG)
         assert not caller.is_alive()
-        rig.link.sentinel_woken.open()
+        rig.link.watcher_woken.open()
         rig.peer.send("two")
         rig.expect("two")
 
     @callers_read
-    def test_the_end_in_a_caller_while_the_sentinel_is_late(self, rig: Rig) -> None:
-        rig.link.sentinel_woken.close()
+    def test_the_end_in_a_caller_while_the_watcher_is_late(self, rig: Rig) -> None:
+        rig.link.watcher_woken.close()
         rig.peer.send("one")
-        rig.link.sentinel_woken.wait_until_reached()
+        rig.link.watcher_woken.wait_until_reached()
         caller = self.ask(rig, "ask")
-        rig.lines.answers["ask"].set()  # nobody is to wait for the answer
+        rig.lines.answers["ask"].set()  # no thread waits for the answer
         rig.peer.sock.shutdown(socket.SHUT_WR)
         caller.join(LONG)
         assert not caller.is_alive()
-        assert eventually(lambda: rig.link._ended or not rig.link._token.locked())
-        rig.link.sentinel_woken.open()
+        assert eventually(lambda: rig.link.token.is_over or not rig.link.token.is_held)
+        rig.link.watcher_woken.open()
         assert rig.lines.is_lost.wait(LONG)
 
 
@@ -580,7 +413,7 @@ def hasty_switching() -> Iterator[None]:
 
 
 class Random(Lines):
-    """Handlers that do whatever a handler may, at random."""
+    """Handlers that do, at random, all that a handler may."""
 
     def __init__(self, seed: int) -> None:
         super().__init__()
@@ -589,7 +422,7 @@ class Random(Lines):
     def handle(self, text: str) -> Sequence[Buffer]:
         action = self.random.randrange(12)
         if action == 0:
-            self.link.dispatch(Task(self, f"{text} again"))
+            self.link.dispatch(Line(self, f"{text} again"))
         elif action == 1:
             with contextlib.suppress(ConnectionLost):
                 self.link.send([f"note {text}\n".encode()])
@@ -612,7 +445,7 @@ QUESTIONS = [f"question {number}" for number in range(20)]
 @pytest.mark.parametrize("callers_read", [False, True])
 @pytest.mark.parametrize("seed", range(4))
 def test_at_random(seed: int, callers_read: bool) -> None:
-    """Whatever happens, each request is answered exactly once, and the end comes once."""
+    """In any order of events, each request is answered exactly once, and the end comes once."""
     descriptors = open_descriptors()
     dice = random.Random(seed)
     for number in range(10):
@@ -666,7 +499,7 @@ def _cut_off(lines: Lines, peer: Peer, dice: random.Random) -> None:
 
 
 def _ask(lines: Lines, question: str) -> None:
-    """As a client does: when the link is over, somebody else ends the wait."""
+    """As a client does: when the link is over, another thread ends the wait."""
     done = lines.answers[question]
     message = [question.encode() + b"\n"]
     try:
@@ -681,17 +514,3 @@ def _ask(lines: Lines, question: str) -> None:
     except ConnectionLost:
         return
     assert eventually(lambda: done.is_set() or lines.is_lost.is_set())
-
-
-def test_a_hold_holds() -> None:
-    hold = Hold()
-    hold.wait_here()
-    assert not hold.reached.is_set()
-    hold.close()
-    thread = in_thread(hold.wait_here)
-    hold.wait_until_reached()
-    assert thread.is_alive()
-    hold.open()
-    thread.join(LONG)
-    assert not thread.is_alive()
-    assert isinstance(Task(Lines(), "x"), Job)

@@ -90,7 +90,7 @@ class Model:
         if move is Move.START:
             assert lifecycle.current is not None
             for attempt in self.attempts:
-                if attempt.session is not None and attempt.session.link._open:
+                if attempt.session is not None and attempt.session.link.is_open:
                     self.wrong.append("a second session, while the sockets of the first are open")
             del self.attempts[:-3]
             self.attempts.append(lifecycle.current)
@@ -127,9 +127,11 @@ def held_locks(stub: nri_sync.Stub, attempts: list[Attempt]) -> list[str]:
             link, client, server = session.link, session.client, session.server
             locks.update(
                 {
-                    f"{number}: token": link._token,
+                    f"{number}: token": link.token._lock,
                     f"{number}: link": link._lock,
-                    f"{number}: writing": link._write_lock,
+                    f"{number}: writing": link.writer._lock,
+                    f"{number}: workers": link.workers._lock,
+                    f"{number}: timer": link.timer._lock,
                     f"{number}: sending": client._send_lock,
                     f"{number}: client": client._lock,
                     f"{number}: server": server._lock,

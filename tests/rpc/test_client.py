@@ -11,9 +11,9 @@ from typing import Any
 import grpc
 import pytest
 
+from nri_sync import threads
 from nri_sync.deadline import Deadline
 from nri_sync.errors import LocalProtocolError, NoThread
-from nri_sync.net import link as link_module
 from nri_sync.rpc.client import ClientCall, ClientEnd
 from nri_sync.rpc.inbox import Inbox
 from nri_sync.rpc.status import Status
@@ -388,7 +388,7 @@ class TestAPeerThatDoesNotRead:
                 lambda: codes.append(error_of(lambda: unary(text("x"), timeout=0.05))[0])
             ).join(LONG)
             assert codes == [Code.DEADLINE_EXCEEDED]
-            assert not channel.end.link._token.locked()
+            assert not channel.end.link.token.is_held
 
     def test_waiting_behind_another_call(self) -> None:
         with raw_server() as (channel, peer):
@@ -517,7 +517,7 @@ class TestTheEnd:
             called = threading.Event()
             future.add_callback(called.set)
             peer.expect()
-            monkeypatch.setattr(link_module, "spawn", refuse)
+            monkeypatch.setattr(threads, "spawn", refuse)
             peer.respond(1, b"")
             assert called.wait(LONG)
 

@@ -211,7 +211,8 @@ class TestLetGo:
         del call, cycle
 
         def collect() -> None:
-            with end._send_lock, end._lock, end.link._lock:
+            link = end.link
+            with end._send_lock, end._lock, link._lock, link.workers._lock, link.timer._lock:
                 gc.collect()
 
         collector = in_thread(collect)

@@ -123,7 +123,7 @@ class TestDropped:
             del channel, cycle
 
             def collect() -> None:
-                with link._lock:
+                with link._lock, link.workers._lock, link.timer._lock, link.writer._lock:
                     gc.collect()
 
             collector = in_thread(collect)
