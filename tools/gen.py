@@ -27,7 +27,13 @@ GENERATOR = "1.62.3"
 SOURCES = {
     "nri_sync/api/nri.proto": True,
     "nri_sync/rpc/envelope.proto": False,
+    "examples/shim/bootstrap.proto": False,
+    "examples/shim/task.proto": True,
+    "examples/shim/events.proto": False,
+    "examples/shim/metrics.proto": False,
 }
+# The only message of another file that methods take or return, and the module that has it.
+EMPTY = ".google.protobuf.Empty"
 
 
 def generate(target: Path) -> list[str]:
@@ -82,14 +88,18 @@ def grpc_types(module: str, file: descriptor_pb2.FileDescriptorProto) -> str:
     Only unary methods, as that is all there is.
     """
     package, _, messages = f"{module}_pb2".rpartition(".")
-    lines = ["import grpc as _grpc", f"from {package} import {messages} as _messages", ""]
+    lines = ["import grpc as _grpc"]
+    used = {name for s in file.service for m in s.method for name in (m.input_type, m.output_type)}
+    if EMPTY in used:
+        lines.append("from google.protobuf import empty_pb2 as _empty")
+    lines += [f"from {package} import {messages} as _messages", ""]
     for service in file.service:
         methods = []
         for method in service.method:
             if method.client_streaming or method.server_streaming:
                 raise SystemExit(f"{service.name}.{method.name}: streams are not supported")
             request, reply = (
-                "_messages." + name.rpartition(".")[2]
+                ("_empty." if name == EMPTY else "_messages.") + name.rpartition(".")[2]
                 for name in (method.input_type, method.output_type)
             )
             methods.append((method.name, request, reply))
