@@ -1,7 +1,7 @@
-"""Plugins that are installed as files: finding them, starting them, ending them.
+"""Plugins that are installed as files: finds them, starts their processes, and ends the processes.
 
-What is found, and what a plugin's process is given, is as with the reference; two things are not: what a
-plugin prints goes to the log instead of nowhere, and every process is reaped, whatever became of it.
+The search for plugins and the environment of a process are those of the reference, with two differences: the
+output of a plugin goes to the log and is not discarded, and every process is reaped.
 """
 
 from __future__ import annotations
@@ -32,23 +32,23 @@ __all__ = ["Installed", "Process", "discover", "launch"]
 
 logger = get_logger("nri_sync.runtime.plugin")
 
-#: The descriptor that a plugin finds its connection on.
+#: The descriptor of the connection in the process of a plugin.
 SOCKET_FD = 3
 # The first bytes of a WebAssembly module.
 _WASM = b"\0asm\x01\0\0\0"
 _READ_SIZE = 64 * 1024
-# What is longer is logged in pieces.
+# Longer lines are logged in pieces of this length.
 _LINE_MAX = 8 * 1024
 
 
 class Installed(NamedTuple):
-    """A plugin that is there to be launched."""
+    """A plugin that can be launched."""
 
     identity: PluginId
     path: str
-    #: What the Configure request is to hand to it.
+    #: The configuration for the Configure request.
     config: str
-    #: The file with that; empty without one.
+    #: The path of the configuration file; empty without a file.
     config_path: str = ""
 
     @property
@@ -57,10 +57,10 @@ class Installed(NamedTuple):
 
 
 def discover(plugin_path: str, config_path: str) -> list[Installed]:
-    """The plugins that are installed in a directory, in the order of their file names.
+    """The plugins in a directory, in the order of their file names.
 
-    Plugins are files that anybody may execute, called ``NN-name``; the first of ``NN-name.conf`` and
-    ``name.conf`` in ``config_path`` has their configuration. A directory that does not exist has none.
+    A plugin is a file named ``NN-name`` with any execute permission bit. Its configuration is the first of
+    ``NN-name.conf`` and ``name.conf`` in ``config_path``. A directory that does not exist has no plugins.
 
     Raises:
         StartError: a directory or configuration cannot be read, or an executable file has another name.
@@ -77,8 +77,8 @@ def discover(plugin_path: str, config_path: str) -> list[Installed]:
         try:
             mode = entry.stat(follow_symlinks=False).st_mode
         except FileNotFoundError:
-            continue  # gone meanwhile
-        # A link counts as executable, wherever it leads to.
+            continue  # removed since the scan
+        # A symbolic link always counts as executable: its own mode has all bits.
         if stat.S_ISDIR(mode) or not mode & 0o111:
             continue
         try:
@@ -90,7 +90,7 @@ def discover(plugin_path: str, config_path: str) -> list[Installed]:
 
 
 def _config(directory: str, identity: PluginId) -> tuple[str, str]:
-    """The configuration of a plugin, and the path of its file."""
+    """The configuration of a plugin, and the path of its file; two empty strings without a file."""
     for name in (f"{identity.idx}-{identity.name}.conf", f"{identity.name}.conf"):
         path = os.path.join(directory, name)
         try:
@@ -110,13 +110,13 @@ def _failed(text: str) -> StartError:
 
 
 def launch(plugin: Installed, *, grace: float) -> tuple[Process, socket.socket]:
-    """Start the process of a plugin; returns it, and the runtime's end of its connection.
+    """Start the process of a plugin; returns the process, and the runtime's end of the connection to it.
 
-    ``grace`` is for :meth:`Process.end`.
+    ``grace`` is the number of seconds for :meth:`Process.end`.
 
     Raises:
         PermissionError: other users can change the file, its configuration, or a directory above one of them.
-        OSError: the file cannot be executed; it may be a WebAssembly module, which this runtime has nothing for.
+        OSError: the file cannot be executed, or is a WebAssembly module, which this runtime does not support.
     """
     for path in filter(None, (plugin.path, plugin.config_path)):
         check_writers(path)
@@ -141,7 +141,7 @@ def _refuse_wasm(path: str) -> None:
         with open(open_regular(path), "rb") as file:
             start = file.read(len(_WASM))
     except PermissionError:
-        return  # it may be executed all the same
+        return  # an unreadable file may still be executable
     if start == _WASM:
         raise OSError(errno.ENOEXEC, "WebAssembly plugins are not supported", path)
 
@@ -153,7 +153,7 @@ def _spawn(plugin: Installed, connection: int, output: int) -> int:
         api.ENV_PLUGIN_SOCKET: str(SOCKET_FD),
     }
     with contextlib.ExitStack() as cleanup:
-        # Out of the way of the numbers that they are to get.
+        # Move both descriptors above the numbers that the child uses, so that no dup2 overwrites one of them.
         above = [_duplicate_above(fd, cleanup) for fd in (output, connection)]
         actions = [
             (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
@@ -162,7 +162,7 @@ def _spawn(plugin: Installed, connection: int, output: int) -> int:
             (os.POSIX_SPAWN_DUP2, above[1], SOCKET_FD),
             *((os.POSIX_SPAWN_CLOSE, fd) for fd in _inheritable()),
         ]
-        # What Python ignores, and a thread of the application may block, is not for the plugin.
+        # The plugin gets the default signal mask, and the default actions of the signals that Python ignores.
         ignored = [signal.SIGPIPE, signal.SIGXFSZ]
         return os.posix_spawn(
             plugin.path, [plugin.path], environment,
@@ -171,15 +171,15 @@ def _spawn(plugin: Installed, connection: int, output: int) -> int:
 
 
 def _inheritable() -> list[int]:
-    """Descriptors of the application that a child would get, above those that it is to have.
+    """The inheritable descriptors of the application above SOCKET_FD, which the child must not get.
 
-    They can belong to anything: the listener of a server, or an open file of a root process.
+    They can be the listening socket of a server, or an open file of a root process.
     """
     with os.scandir("/proc/self/fd") as entries:
         numbers = sorted(int(entry.name) for entry in entries)
     found = []
     for number in numbers:
-        # One that has been closed meanwhile, as that of the scan, is none.
+        # Skips descriptors that have been closed since the scan, for example that of the scan itself.
         with contextlib.suppress(OSError):
             if number > SOCKET_FD and os.get_inheritable(number):
                 found.append(number)
@@ -193,10 +193,10 @@ def _duplicate_above(fd: int, cleanup: contextlib.ExitStack) -> int:
 
 
 class Process:
-    """The process of a plugin. Thread-safe. One thread logs its output, and reaps it when it has ended."""
+    """The process of a plugin. Thread-safe. One thread logs its output, and reaps it after its end."""
 
     def __init__(self, name: str, pid: int, output: int, grace: float) -> None:
-        """Owns the descriptor ``output`` from then on.
+        """Take ownership of the descriptor ``output``, and watch the process.
 
         Raises:
             RuntimeError, OSError: the system has no more threads or descriptors. The process has been killed.
@@ -205,10 +205,10 @@ class Process:
         self.pid = pid
         self._grace = grace
         self._output = output
-        #: Set when it has been reaped.
+        #: Set when the process has been reaped.
         self.ended = Latch()
         self._ending = Latch()
-        # Guards the descriptor, which cannot come to mean another process, as the pid can.
+        # Guards _pidfd. Signals use _pidfd, because the kernel may reuse the pid for another process.
         self._lock = threading.Lock()
         self._pidfd = -1
         try:
@@ -222,9 +222,9 @@ class Process:
             raise
 
     def end(self) -> None:
-        """End the process: wait, then SIGTERM, then SIGKILL, each after the grace. Blocks until it is reaped.
+        """End the process: wait, then send SIGTERM, then SIGKILL, each after the grace. Blocks until it is reaped.
 
-        To be called when its connection has been closed, which by itself ends most plugins. Idempotent.
+        Call it after the end of the connection, which makes most plugins exit. Idempotent.
         """
         self._ending.set()
         for number in (signal.SIGTERM, signal.SIGKILL):
@@ -247,8 +247,8 @@ class Process:
         try:
             while True:
                 ready = [fd for fd, _ in poller.poll()]
-                # Read first: what it has printed before it ended is there now. Others may hold the other end
-                # of the pipe longer than that; nobody waits for them.
+                # Read before the end: all that the plugin has printed is in the pipe now. Children of the plugin
+                # may keep the pipe open; this thread does not wait for them.
                 if self._output in ready and not lines.read(self._output):
                     poller.unregister(self._output)
                 elif self._pidfd in ready and self._output not in ready:
@@ -257,7 +257,7 @@ class Process:
                     lines.drain(self._output)
                     break
         except Exception:
-            logger.exception("%s: its output is not read any more", self.name)
+            logger.exception("%s: stopped reading its output", self.name)
         finally:
             lines.flush()
             self._reap()
@@ -267,7 +267,7 @@ class Process:
             _, status = os.waitpid(self.pid, 0)
             self._log_end(status)
         except ChildProcessError:
-            logger.warning("%s: process %d was reaped by somebody else", self.name, self.pid)
+            logger.warning("%s: process %d was reaped by other code", self.name, self.pid)
         finally:
             os.close(self._output)
             with self._lock:
@@ -284,14 +284,14 @@ class Process:
 
 
 class _Lines:
-    """Logs what a process prints, line by line."""
+    """Logs the output of a process, line by line."""
 
     def __init__(self, name: str) -> None:
         self._name = name
         self._rest = b""
 
     def read(self, fd: int) -> bool:
-        """Read once; False at the end."""
+        """Read once; returns False at the end of the output."""
         data = os.read(fd, _READ_SIZE)
         *lines, self._rest = (self._rest + data).split(b"\n")
         while len(self._rest) > _LINE_MAX:
@@ -302,7 +302,7 @@ class _Lines:
         return bool(data)
 
     def drain(self, fd: int) -> None:
-        """Read what is there, up to one pipe full of it."""
+        """Read the data that is in the pipe, at most one buffer, without blocking."""
         os.set_blocking(fd, False)
         with contextlib.suppress(BlockingIOError):
             self.read(fd)
@@ -314,5 +314,5 @@ class _Lines:
 
     def _log(self, line: bytes) -> None:
         text = line.decode("utf-8", "backslashreplace").rstrip("\r")
-        # Whole: the length of a line is bounded above.
+        # Not shortened: _LINE_MAX bounds the length.
         logger.info("%s: %s", self._name, Lines(printable(text, None)))

@@ -1,8 +1,8 @@
-"""Merging what a plugin wants for a container that is being created, part by part.
+"""Merges the adjustment of a plugin for a container that is being created, part by part.
 
-Everything is written twice: into the container as later plugins see it, and into the adjustment that the
-runtime gets. Where the two differ, or something that a plugin asks for does not get through, it is so in
-the reference; docs/merging.md has the list.
+Each change is written twice: into the container that later plugins receive, and into the adjustment that the
+runtime receives. If the two differ, or a requested change is lost, the reference does the same; docs/merging.md
+has the list.
 """
 
 from __future__ import annotations
@@ -72,7 +72,10 @@ _STAGES = (
 
 
 class Original:
-    """A container before any plugin, with the keys of its entries, which each plugin's are compared with."""
+    """A container before all adjustments, with the keys of its entries.
+
+    The merge compares each plugin's keys with them.
+    """
 
     def __init__(self, container: Container) -> None:
         self.container = container
@@ -97,10 +100,10 @@ def merge_adjustment(
     seen: Container,
     reply: ContainerAdjustment,
 ) -> None:
-    """Merge what a plugin wants into what later plugins see, and into the reply.
+    """Merge the adjustment ``wanted`` of a plugin into ``seen``, which later plugins receive, and into ``reply``.
 
-    The order is the reference's, which decides the conflict that is reported. Raises ConflictError; ``seen``
-    and ``reply`` are of no use then.
+    The order of the parts is that of the reference, because the order decides which conflict is reported. Raises
+    ConflictError; ``seen`` and ``reply`` are in an undefined state then.
     """
     if wanted.annotations:
         merge_map(claims, ANNOTATIONS, wanted.annotations, seen.annotations, reply.annotations)
@@ -118,7 +121,7 @@ def merge_adjustment(
         claims.claim(_RLIMITS, rlimit.type)
         seen.rlimits.append(rlimit)
         reply.rlimits.append(rlimit)
-    # Later plugins do not see them: only the runtime knows what they stand for.
+    # Later plugins do not see CDI devices, because only the runtime can resolve their names.
     for device in wanted.CDI_devices:
         claims.claim(_CDI_DEVICES, device.name)
         reply.CDI_devices.append(device)
@@ -149,7 +152,7 @@ def _merge_linux(
         merge_map(claims, NET_DEVICES, wanted.net_devices, seen.net_devices, reply.net_devices)
     if wanted.HasField("scheduler"):
         _merge_single(claims, _SCHEDULER, "scheduler", wanted, seen, reply)
-    # The reference always has it in the reply.
+    # The reply of the reference always contains this field.
     reply.rdt.SetInParent()
     if wanted.HasField("rdt"):
         _merge_rdt(claims, wanted.rdt, original.container.linux.rdt, reply)
@@ -173,9 +176,9 @@ def _take_out(
     added: Mapping[str, object],
     original: Set[str],
 ) -> None:
-    """Delete what is removed or replaced, from what later plugins see.
+    """Delete the removed and the replaced entries from the container that later plugins receive.
 
-    New entries can only replace what the container had to begin with: others have owners, and conflict.
+    New entries can replace only entries of the original container. All other entries have owners, and conflict.
     """
     if removed or not original.isdisjoint(added):
         delete(items, names, added.keys() | removed.keys())
@@ -231,7 +234,7 @@ def _merge_devices(
 
 
 def _warn_of_removals(claims: OwnershipClaims, name: str, keys: Iterable[str]) -> None:
-    """Of what the container had to begin with: a reply has no removals of these."""
+    """Warn about lost removals of entries of the original container: a reply has no removals of such entries."""
     for key in sorted(keys):
         claims.warn_lost(
             f"the removal of {name} {key!r}", "the container has it without plugins as well"
@@ -248,7 +251,7 @@ def _merge_args(
     seen.args[:] = args
     reply.args[:] = args
     if not args:
-        claims.warn_lost("the empty command line", "in a reply it means no change")
+        claims.warn_lost("the empty command line", "an empty list in a reply means no change")
 
 
 def _merge_hooks(
@@ -276,7 +279,7 @@ def _merge_namespaces(
 ) -> None:
     by_type = {namespace.type: namespace for namespace in seen.namespaces}
     for namespace in wanted:
-        # A removal is a claim as well, and does not take over.
+        # A removal is also a claim. It does not take the field from another owner.
         key, marked = removal.unmark(namespace.type)
         claims.claim(_NAMESPACE, key)
         if marked:
@@ -292,7 +295,7 @@ def _merge_namespaces(
 def _merge_rdt(
     claims: OwnershipClaims, wanted: LinuxRdt, original: LinuxRdt, reply: LinuxContainerAdjustment
 ) -> None:
-    """Merge cache and memory bandwidth control, which later plugins do not see."""
+    """Merge cache and memory bandwidth control. Later plugins do not receive it."""
     if wanted.remove:
         claims.clear_rdt()
         reply.rdt.CopyFrom(LinuxRdt(remove=True))

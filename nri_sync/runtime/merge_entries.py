@@ -1,8 +1,8 @@
-"""Merging maps and lists whose entries have a key, an owner each, and marks for removal.
+"""Merges maps and lists of entries. Each entry has a key and an owner, and a mark on the key requests its removal.
 
-In a map a removal by itself is passed on to the runtime and does nothing else: the entry that an earlier
-plugin has set stays. In a list it takes that entry out, and what becomes of the removal is up to the
-caller. Both are so in the reference.
+In a map, a removal without a new entry goes to the runtime and has no other effect: the entry of an earlier plugin
+stays. In a list, a removal deletes the entry of an earlier plugin, and the caller handles the removal itself. The
+reference does the same.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ _T = TypeVar("_T")
 
 
 class Entries(NamedTuple):
-    """A kind of map: the field that its owners are noted for, and how an entry is set."""
+    """A kind of map: the field of its owners, and the function that sets an entry."""
 
     field: int
     name: str
     put: Callable[[Any, str, Any], None]
-    # What a removal has for a value.
+    # The value of a removal.
     empty: Any
 
 
@@ -42,13 +42,13 @@ NET_DEVICES = Entries(Field.LinuxNetDevices, "network device", _put_message, Lin
 
 
 def merge_map(claims: OwnershipClaims, kind: Entries, wanted: Any, seen: Any, reply: Any) -> None:
-    """Merge a map into that of the container and that of the reply."""
+    """Merge the map of a plugin into the maps of the container and of the reply."""
     removed = {key[1:] for key in wanted if removal.is_marked(key)}
     for key in sorted(wanted):
         if removal.is_marked(key):
             continue
         if key in removed:
-            # The reply has both the removal and the new entry.
+            # The reply contains both the removal and the new entry.
             claims.clear(kind.field, key)
             kind.put(reply, removal.mark(key), kind.empty)
             removed.remove(key)
@@ -68,10 +68,10 @@ def merge_list(
     wanted: Iterable[_T],
     reply: Any,
 ) -> tuple[dict[str, _T], dict[str, _T]]:
-    """Merge a list into that of the reply.
+    """Merge the list of a plugin into the list of the reply.
 
-    Returns the removals, by the keys that they remove, and the new entries by theirs; the latter are in the
-    reply, the former not.
+    Returns the removals by the keys that they remove, and the new entries by their keys. The reply contains the
+    new entries, but not the removals.
     """
     removed: dict[str, _T] = {}
     added = []
@@ -86,16 +86,16 @@ def merge_list(
             claims.clear(field, name)
     for name, _ in added:
         claims.claim(field, name)
-    # None is there twice: that would have been a conflict.
+    # No key occurs twice: the second claim would have been a conflict.
     new = dict(added)
     reply.extend(new.values())
     return removed, new
 
 
 def delete(items: Any, names: Iterable[str], keys: Set[str]) -> list[str]:
-    """Delete the items whose names, which are given in the same order, are among the keys.
+    """Delete the items whose names are among the keys. ``names`` has the order of ``items``.
 
-    Returns the names of what is deleted.
+    Returns the names of the deleted items.
     """
     names = list(names)
     if keys.isdisjoint(names):

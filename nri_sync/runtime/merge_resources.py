@@ -1,4 +1,4 @@
-"""Merging the resources that plugins set in containers, new ones and existing ones."""
+"""Merges the resources that plugins set for new and for existing containers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from nri_sync.runtime.claims import OwnershipClaims
 
 __all__ = ["copy_field", "merge_resources", "merge_update"]
 
-# In the order in which the reference claims, which decides the conflict that is reported.
+# In the order in which the reference claims the fields: the order decides which conflict is reported.
 _MEMORY = {
     "limit": Field.MemLimit,
     "reservation": Field.MemReservation,
@@ -36,9 +36,9 @@ _CLASSES = {"blockio_class": Field.BlockioClass, "rdt_class": Field.RdtClass}
 def merge_resources(
     claims: OwnershipClaims, wanted: LinuxResources, *targets: LinuxResources
 ) -> None:
-    """Merge what a plugin wants for a new container into the request and the reply."""
+    """Merge the resources that a plugin sets for a new container into the request and the reply."""
     _merge_common(claims, wanted, targets)
-    # Rules of the device cgroup have no owners.
+    # The rules of the device cgroup have no owners.
     for target in targets:
         target.devices.extend(wanted.devices)
     if wanted.HasField("pids"):
@@ -48,13 +48,13 @@ def merge_resources(
 
 
 def merge_update(claims: OwnershipClaims, wanted: LinuxResources, merged: LinuxResources) -> None:
-    """Merge what a plugin wants for an existing container.
+    """Merge the resources that a plugin sets for an existing container.
 
-    On a conflict ``merged`` is in part what it was, and the claims so far stay.
+    After a conflict, ``merged`` has some of the changes, and the claims so far stay.
     """
     _merge_common(claims, wanted, (merged,))
     if merged.HasField("pids"):
-        # The reference looks here, in place of what the plugin wants.
+        # The reference tests ``merged`` here, and not the resources of the plugin.
         claims.claim(Field.PidsLimit)
     if wanted.HasField("pids"):
         claims.warn_lost(
@@ -65,7 +65,7 @@ def merge_update(claims: OwnershipClaims, wanted: LinuxResources, merged: LinuxR
 
 
 def copy_field(target: Message, name: str, value: Message) -> None:
-    """Copy a message into a field; an empty one counts as well."""
+    """Copy a message into a field. An empty message also sets the field."""
     field = getattr(target, name)
     field.CopyFrom(value)
     field.SetInParent()

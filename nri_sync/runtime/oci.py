@@ -1,9 +1,9 @@
-"""An adjustment applied to an OCI runtime specification.
+"""Applies an adjustment to an OCI runtime specification.
 
-``adjust_spec`` is what a runtime does with the merged adjustment before it creates the container. Nothing is
-read from the machine; what only the runtime knows comes through callbacks. The outcome is that of the
-reference's generator over opencontainers/runtime-tools, as in containerd; what gets lost there gets lost
-here too, with a warning, and docs/merging.md has the list.
+A runtime calls ``adjust_spec`` with the merged adjustment before it creates the container. The function reads
+nothing from the machine; callbacks supply the knowledge of the runtime. The result is that of the reference's
+generator over opencontainers/runtime-tools, as in containerd. If the generator loses a change, this function loses
+it too and logs a warning; docs/merging.md has the list.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ __all__ = ["adjust_spec", "host_propagation"]
 Object = dict[str, Any]
 Filter = Callable[[dict[str, str]], Mapping[str, str]]
 
-# The runtime specification has "time" as well, but runtime-tools does not know it.
+# The runtime specification also has "time", but runtime-tools does not know it.
 _NAMESPACES = frozenset({"network", "pid", "mount", "ipc", "uts", "user", "cgroup"})
 
 
@@ -67,25 +67,28 @@ def adjust_spec(
     check_resources: Callable[[Object | None], object] | None = None,
     propagation_of: Callable[[str], str] | None = None,
 ) -> Object:
-    """The specification of a container with an adjustment applied; neither argument is changed.
+    """Apply an adjustment to the specification of a container, and return the new specification.
 
-    ``spec`` is what ``json.loads`` makes of a config.json. What it has beyond the specification stays.
+    Neither argument is changed. ``spec`` is the result of ``json.loads`` of a config.json. Its keys that are not
+    in the OCI specification stay.
 
     Args:
-        filter_annotations: takes annotations, with removals as in the adjustment; returns those to apply.
+        filter_annotations: receives the annotations of the adjustment, including removals; returns those to apply.
         filter_sysctl: the same for sysctls.
-        inject_cdi: changes the new specification in place for CDI devices, by their names. Without it they
-            are ignored.
-        resolve_blockio: returns ``linux.resources.blockIO`` for a class. Without it classes are ignored.
-        resolve_rdt: returns ``linux.intelRdt`` for a class. Without it classes are ignored.
-        check_resources: raises to refuse the new ``linux.resources``, which may be None; may change it.
-        propagation_of: how the mount that a path of the host is on propagates, see ``host_propagation``.
-            Without it the sources of mounts are not checked.
+        inject_cdi: changes the new specification in place for the CDI devices with the given names. Without it,
+            CDI devices are ignored.
+        resolve_blockio: returns ``linux.resources.blockIO`` for a class. Without it, classes are ignored.
+        resolve_rdt: returns ``linux.intelRdt`` for a class. Without it, classes are ignored.
+        check_resources: receives the new ``linux.resources``, which may be None; may change them, and raises to
+            refuse them.
+        propagation_of: returns the mount propagation of a path of the host, see ``host_propagation``. Without it,
+            the sources of mounts are not checked.
 
     Raises:
-        SpecError: the adjustment has an unknown namespace, or a mount that cannot propagate as it asks for.
+        SpecError: the adjustment has an unknown namespace, or the source of a mount does not allow the requested
+            propagation.
 
-    What callbacks raise comes out unchanged.
+    Exceptions of callbacks come out unchanged.
     """
     new: Object = copy.deepcopy(dict(spec))
     _adjust_annotations(new, dict(adjustment.annotations), filter_annotations)
@@ -122,9 +125,9 @@ def adjust_spec(
 
 
 def _object(parent: Object, *keys: str) -> Object:
-    """The object below some keys, made where there is none."""
+    """The object below some keys. Missing objects are created."""
     for key in keys:
-        # A null is the same as nothing.
+        # A null counts as missing.
         if parent.get(key) is None:
             parent[key] = {}
         parent = parent[key]
@@ -138,12 +141,12 @@ def _list(parent: Object, key: str) -> list[Any]:
     return found
 
 
-def _lost(what: str, why: str) -> None:
-    logger.warning("OCI specification: %s is lost: %s", what, why)
+def _warn_lost(change: str, reason: str) -> None:
+    logger.warning("OCI specification: %s is lost: %s", change, reason)
 
 
 def _split(entries: Iterable[str]) -> tuple[list[str], list[str]]:
-    """What is to be removed, without the mark, and what is to be set."""
+    """The keys to remove, without the mark, and the keys to set."""
     removed: list[str] = []
     kept: list[str] = []
     for key in entries:
@@ -180,7 +183,7 @@ def _adjust_net_devices(spec: Object, wanted: Mapping[str, LinuxNetDevice]) -> N
 
 
 def _adjust_env(spec: Object, wanted: Sequence[KeyValue]) -> None:
-    """Set and remove variables, those that are there already in their places."""
+    """Set and remove variables. A changed variable keeps its position."""
     # The last entry of a key decides.
     changes = {removal.unmark(entry.key).key: entry for entry in wanted}
     if not changes:
@@ -191,7 +194,7 @@ def _adjust_env(spec: Object, wanted: Sequence[KeyValue]) -> None:
         for entry in spec["process"].get("env") or ():
             name, equals, value = entry.partition("=")
             if not equals:
-                _lost(f"environment variable {name!r}", "it has no value")
+                _warn_lost(f"environment variable {name!r}", "it has no value")
             elif name in changes:
                 change = changes.pop(name)
                 changed.add(name)
@@ -199,7 +202,7 @@ def _adjust_env(spec: Object, wanted: Sequence[KeyValue]) -> None:
                     env[name] = change.value
             else:
                 if name in changed:
-                    _lost(f"the change of environment variable {name!r}", "it is there twice")
+                    _warn_lost(f"the change of environment variable {name!r}", "it is there twice")
                 env[name] = value
     for change in wanted:
         if not removal.is_marked(change.key) and change.key in changes:
@@ -232,10 +235,10 @@ def _adjust_devices(spec: Object, wanted: Sequence[LinuxDevice]) -> None:
             continue
         listed = _list(_object(spec, "linux"), "devices")
         _replace(listed, "path", path, devices_to_oci([device])[0])
-        # The reference's reading of the file mode has no effect.
+        # The reference reads the file mode, without an effect.
         access = "rwm" if device.type == "b" else "rw"
         if access != device_access(device):
-            _lost(f"the access mode of device {path!r}", f"its cgroup allows {access}")
+            _warn_lost(f"the access mode of device {path!r}", f"its cgroup allows {access}")
         rule = {"allow": True, "type": device.type, "major": device.major, "minor": device.minor}
         if not device.type:
             del rule["type"]
@@ -243,7 +246,7 @@ def _adjust_devices(spec: Object, wanted: Sequence[LinuxDevice]) -> None:
 
 
 def _replace(items: list[Object], key: str, name: str, new: Object | None) -> None:
-    """Put an object in the place of the first of that name, or at the end; None removes that one."""
+    """Replace the first object of that name, or append the new one. With None, remove the first of that name."""
     for number, item in enumerate(items):
         if item.get(key) == name:
             items[number : number + 1] = [] if new is None else [new]
@@ -271,7 +274,7 @@ def _adjust_process(spec: Object, wanted: LinuxContainerAdjustment) -> None:
 def _adjust_seccomp(spec: Object, wanted: LinuxSeccomp) -> None:
     seccomp = seccomp_to_oci(wanted)
     if seccomp.pop("defaultErrnoRet", None) is not None:
-        _lost("the default errno of the seccomp policy", "it is not applied")
+        _warn_lost("the default errno of the seccomp policy", "it is not applied")
     _object(spec, "linux")["seccomp"] = seccomp
 
 
@@ -299,7 +302,7 @@ def _adjust_resources(spec: Object, wanted: LinuxResources) -> None:
         _object(linux, "resources", "memory").update(limit=limit, swap=limit)
     for name in new["memory"]:
         if name != "limit" or not limit:
-            _lost(f"memory.{name}", "of memory only a limit is applied, to swap as well")
+            _warn_lost(f"memory.{name}", "of memory only a limit is applied, to swap as well")
     for huge in new.get("hugepageLimits", ()):
         listed = _list(_object(linux, "resources"), "hugepageLimits")
         _replace(listed, "pageSize", huge["pageSize"], huge)
@@ -310,7 +313,7 @@ def _adjust_resources(spec: Object, wanted: LinuxResources) -> None:
         if wanted.pids.limit > UNLIMITED_PIDS:
             pids["limit"] = wanted.pids.limit
         elif "limit" in pids:
-            _lost("the removal of the limit of processes", "a limit that is there stays")
+            _warn_lost("the removal of the limit of processes", "a limit that is there stays")
     if wanted.devices:
         _list(_object(linux, "resources"), "devices").extend(new["devices"])
 
@@ -322,7 +325,7 @@ def _resolve(
     wanted: LinuxResources,
     resolve: Callable[[str], Object | None] | None,
 ) -> None:
-    """Put what a class stands for in its place; no class at all clears it."""
+    """Set the settings that a class resolves to. An empty class name removes the settings."""
     name = optional.get(wanted, "blockio_class" if key == "blockIO" else "rdt_class")
     if name is None or resolve is None:
         return

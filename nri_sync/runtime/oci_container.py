@@ -1,8 +1,8 @@
-"""A container as a runtime makes it: its message with an adjustment applied.
+"""Applies an adjustment to the message of a container, as a runtime does.
 
-Once a container has been made, containerd (``internal/cri/nri/nri_api_linux.go``) and CRI-O
-(``server/nri-api.go``) read its message off its OCI specification, for all later events and for Synchronize.
-Plugins then see the values of the specification, and not their merged answers.
+After the creation of a container, containerd (``internal/cri/nri/nri_api_linux.go``) and CRI-O
+(``server/nri-api.go``) build the message of the container from its OCI specification, for all later events and for
+Synchronize. So plugins receive the values of the specification, and not their merged answers.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ __all__ = ["adjust_container", "container_to_oci"]
 
 
 class _Part(NamedTuple):
-    """A field of a message, and how the specification has it."""
+    """A field of a message, and its form in the specification."""
 
-    #: The object of the specification that it is in: ``process``, ``linux``, or empty for the outermost.
+    #: The object of the specification that contains the field: ``process``, ``linux``, or empty for the top level.
     parent: str
     key: str
     to_oci: Callable[[Any], Any]
@@ -56,7 +56,7 @@ _LINUX = {
 
 
 def container_to_oci(container: Container) -> dict[str, Any]:
-    """The parts of a container's OCI specification that its message has: those that adjustments can change."""
+    """The OCI specification with the fields of a container's message: those that adjustments can change."""
     spec: dict[str, Any] = {"process": {}, "linux": {}}
     for message, parts in ((container, _CONTAINER), (container.linux, _LINUX)):
         for field, value in message.ListFields():
@@ -70,17 +70,17 @@ def container_to_oci(container: Container) -> dict[str, Any]:
 def adjust_container(
     container: Container, adjustment: ContainerAdjustment, **callbacks: Any
 ) -> Container:
-    """The container that a runtime makes with a merged adjustment; neither argument is changed.
+    """Apply a merged adjustment to a container, and return the new container. Neither argument is changed.
 
-    All that the specification does not have, such as the name, the labels and the state, stays. So does each
-    field that the adjustment does not change in the specification.
+    Fields that the specification does not have stay, for example the name, the labels and the state. Fields that
+    the adjustment does not change in the specification stay, too.
 
     Args:
-        callbacks: those of :func:`nri_sync.runtime.oci.adjust_spec`. The specification that they get has only
-            the parts that the message has.
+        callbacks: the callbacks of :func:`nri_sync.runtime.oci.adjust_spec`. They receive a specification that has
+            only the fields of the message.
 
     Raises:
-        SpecError: as ``adjust_spec``. A runtime does not make the container then.
+        SpecError: as ``adjust_spec``. A runtime does not create the container then.
 
     Exceptions of callbacks come out unchanged.
     """

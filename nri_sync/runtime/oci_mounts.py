@@ -1,4 +1,4 @@
-"""The mounts of an OCI runtime specification, and what mount propagation they need."""
+"""The mounts of an OCI runtime specification, and the mount propagation that they need."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from nri_sync.runtime.quoting import go_quote
 
 __all__ = ["adjust_mounts", "host_propagation", "propagation"]
 
-# What the source's own mount must be.
+# The propagations of the mount of the source that allow a requested propagation.
 _ACCEPTED = {"rshared": ["rshared"], "rslave": ["rshared", "rslave"]}
 
 
@@ -24,7 +24,7 @@ def adjust_mounts(
     mounts: Iterable[Mount],
     propagation_of: Callable[[str], str] | None,
 ) -> None:
-    """Add, replace and remove mounts, and sort all of them, so that none hides another."""
+    """Add, replace and remove mounts, and sort all mounts so that no mount hides another one."""
     listed = list(spec.get("mounts") or ())
     wanted = ""
     for mount in mounts:
@@ -33,7 +33,7 @@ def adjust_mounts(
         if marked:
             continue
         own = mount_propagation(mount)
-        # The reference forgets to start anew with each mount.
+        # The reference does not reset this value for each mount.
         wanted = own or wanted
         if wanted in _ACCEPTED:
             _propagate(spec, mount, wanted, propagation_of)
@@ -70,7 +70,8 @@ def _propagate(
         if found not in accepted:
             if mount_propagation(mount) is None:
                 logger.warning(
-                    "mount %s fails for the propagation of an earlier one", mount.destination
+                    "mount %s fails because of the propagation of an earlier mount",
+                    mount.destination,
                 )
             raise SpecError(
                 f"failed to adjust mounts in OCI Spec: path {go_quote(mount.source)} mount propagation"
@@ -83,13 +84,13 @@ def _propagate(
 
 
 def host_propagation(path: str) -> str:
-    """What ``propagation`` says of a path of this process's own mount namespace; reads /proc."""
+    """The result of ``propagation`` for a path in the mount namespace of this process. Reads /proc."""
     with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as mountinfo:
         return propagation(mountinfo, path)
 
 
 def propagation(mountinfo: Iterable[str], path: str) -> str:
-    """How the mount that a path is on propagates: ``"rshared"``, ``"rslave"``, or ``""`` if not at all.
+    """The propagation of the mount that contains a path: ``"rshared"``, ``"rslave"``, or ``""`` for none.
 
     ``mountinfo`` has the lines of proc_pid_mountinfo(5). Raises SpecError if no mount has the path.
     """
@@ -99,7 +100,7 @@ def propagation(mountinfo: Iterable[str], path: str) -> str:
         fields = line.split()
         mount_point = re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), fields[4])
         inside = clean == mount_point or clean.startswith(mount_point.rstrip("/") + "/")
-        # Of two on one mount point, the later one hides the other.
+        # Of two mounts on one mount point, the later one hides the other.
         if inside and len(mount_point) >= len(longest):
             longest, optional = mount_point, fields[6 : fields.index("-")]
     if optional is None:

@@ -1,18 +1,20 @@
-"""What the answers of all plugins to one request come to.
+"""Merges the answers of all plugins to one request.
 
-Three classes of one shape, for the requests whose answers say something. A relay makes one for a request,
-hands ``request`` to one plugin after the other, and each answer to ``apply``; then it has the ``reply``::
+There is one class for each request whose answers have content. A relay makes an object of the class for a request,
+sends ``request`` to one plugin after the other, and passes each answer to ``apply``. Then ``reply`` is the merged
+answer::
 
     result = CreateResult(request)
     for plugin in plugins:
         result.apply(plugin.name, plugin.call(result.request))
     return result.reply
 
-Nothing here does I/O, waits or locks: use a result on one thread at a time. The caller's request is copied,
-and not changed. After a ConflictError the request fails, and its result is of no more use.
+This module does no I/O, waits for nothing and takes no lock: use a result on one thread at a time. It copies the
+caller's request and does not change it. After a ConflictError the request fails: discard the result.
 
-The results are those of the reference runtime side in Go, odd ones included, since a simulator that differs
-from containerd misleads. What gets lost in the odd ones is logged as a warning; docs/merging.md has the list.
+The results are those of the reference runtime side in Go, including its odd ones, because a simulator that differs
+from containerd misleads its users. If the reference loses a change, this module logs a warning; docs/merging.md
+has the list.
 """
 
 from __future__ import annotations
@@ -43,10 +45,10 @@ __all__ = ["CreateResult", "StopResult", "UpdateResult"]
 
 
 class _Result:
-    """What the three have in common: owners, and updates of containers that exist."""
+    """The common part of the three classes: owners, and updates of existing containers."""
 
     def __init__(self) -> None:
-        #: Which plugin has set what so far.
+        #: The owners of all fields that plugins have set so far.
         self.owners = Owners()
         # By container id, in the order of first mention.
         self._updates: dict[str, ContainerUpdate] = {}
@@ -59,7 +61,7 @@ class _Result:
         entry = self._entry(update)
         base = self._base(entry)
         if update.linux.HasField("resources"):
-            # A copy, as a conflict that is ignored must leave nothing behind but claims.
+            # Merge into a copy: an ignored conflict must change nothing except the claims.
             merged = LinuxResources()
             merged.CopyFrom(base)
             try:
@@ -73,12 +75,12 @@ class _Result:
                 entry.linux.resources.CopyFrom(merged)
         if base != entry.linux.resources:
             claims.warn_lost(
-                "what the request itself sets",
+                "the content of the request itself",
                 "the first update of the container sets nothing; a later one brings it back",
             )
 
     def _entry(self, update: ContainerUpdate) -> ContainerUpdate:
-        """The merged update of the same container, made on first mention."""
+        """The merged update of the same container. It is made for the first update of the container."""
         entry = self._updates.get(update.container_id)
         if entry is None:
             entry = ContainerUpdate(
@@ -91,7 +93,7 @@ class _Result:
         return entry
 
     def _base(self, entry: ContainerUpdate) -> LinuxResources:
-        """What an update is merged into."""
+        """The resources that an update is merged into."""
         return entry.linux.resources
 
 
@@ -104,11 +106,11 @@ class CreateResult(_Result):
     def __init__(self, request: CreateContainerRequest) -> None:
         super().__init__()
         _check_container(request)
-        #: The request as the next plugin is to see it. ``apply`` changes it in place.
+        #: The request for the next plugin. ``apply`` changes it in place.
         self.request = CreateContainerRequest()
         self.request.CopyFrom(request)
         _fill(self.request.container)
-        #: The container before any plugin, as validators are to see it.
+        #: The container before all changes, for validators.
         self.original = Container()
         self.original.CopyFrom(self.request.container)
         self._original = Original(self.original)
@@ -140,7 +142,7 @@ class CreateResult(_Result):
 
     @property
     def reply(self) -> CreateContainerResponse:
-        """All answers so far, as a new message. ``api.strip`` takes what is empty out of its ``adjust``."""
+        """All answers so far, as a new message. ``api.strip`` removes the empty parts of its ``adjust``."""
         return CreateContainerResponse(adjust=self._adjust, update=self._updates.values())
 
 
@@ -153,7 +155,7 @@ class UpdateResult(_Result):
     def __init__(self, request: UpdateContainerRequest) -> None:
         super().__init__()
         _check_container(request)
-        #: The request as the next plugin is to see it. ``apply`` changes it in place.
+        #: The request for the next plugin. ``apply`` changes it in place.
         self.request = UpdateContainerRequest()
         self.request.CopyFrom(request)
         _fill_resources(self.request.linux_resources)
@@ -171,17 +173,17 @@ class UpdateResult(_Result):
 
     @property
     def requested(self) -> ContainerUpdate | None:
-        """The merged update of the container that the request is about: all that the runtime is to set.
+        """The merged update of the container of the request, with all values that the runtime has to set.
 
-        None if no plugin had any; then the request stands as it is.
+        None if no plugin updates this container: the runtime applies the request unchanged.
         """
         return self._updates.get(self.request.container.id)
 
     @property
     def reply(self) -> UpdateContainerResponse:
-        """All answers so far, as a new message; the requested container, if it is there, is the last.
+        """All answers so far, as a new message. An update of the requested container is the last one.
 
-        The reference has a null for it if it is not there, which a message cannot have.
+        Without such an update the reference has a null in its place, which a message cannot contain.
         """
         requested = self.requested
         updates = [update for update in self._updates.values() if update is not requested]
@@ -215,7 +217,7 @@ def _check_container(request: CreateContainerRequest | UpdateContainerRequest) -
 
 
 def _fill(message: Container | ContainerAdjustment) -> None:
-    """Add the messages that the reference adds, for plugins and runtimes that do not expect less."""
+    """Add the empty messages that the reference adds, because plugins and runtimes rely on them."""
     message.hooks.SetInParent()
     _fill_resources(message.linux.resources)
 

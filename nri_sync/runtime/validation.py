@@ -1,7 +1,7 @@
-"""Validation of what all plugins together want for a container, before any of it is done.
+"""Validation of the merged adjustment of all plugins, before the runtime applies it.
 
-A runtime that has validators among its plugins makes the request once the others have answered, asks all of
-them, and goes on only if none rejects. ``DefaultValidator`` is the one that comes with the runtime.
+If plugins subscribe to validation, the runtime sends them the merged adjustment after all plugins have answered,
+and continues only if none of them rejects it. ``DefaultValidator`` is the validator that comes with the runtime.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ __all__ = ["DefaultValidator", "DefaultValidatorConfig", "validation_request"]
 def validation_request(
     result: CreateResult, plugins: Sequence[PluginId]
 ) -> ValidateContainerAdjustmentRequest:
-    """What validators are asked about a result that all plugins have been applied to.
+    """The request to validators about a result that has the answers of all plugins.
 
-    ``plugins`` are those that were consulted, in that order: whoever was connected when its turn came,
-    subscribed to the event or not, validators included.
+    ``plugins`` are the consulted plugins in their order: each plugin that was connected at the time of its
+    request, whether it subscribes to the event or not, including validators.
     """
     request = api.validation_request(
         result.request.pod, result.original, result.reply, result.owners, list(plugins)
@@ -47,9 +47,9 @@ def validation_request(
 
 @dataclass(frozen=True)
 class DefaultValidatorConfig:
-    """What the default validator rejects. The names are those of containerd's configuration."""
+    """The adjustments that the default validator rejects. The names are those of containerd's configuration."""
 
-    #: For whoever starts it: without, it is not to be started at all.
+    #: For the code that starts the validator: do not start it without this.
     enable: bool = False
     reject_oci_hook_adjustment: bool = False
     reject_runtime_default_seccomp_adjustment: bool = False
@@ -57,9 +57,9 @@ class DefaultValidatorConfig:
     reject_custom_seccomp_adjustment: bool = False
     reject_namespace_adjustment: bool = False
     reject_sysctl_adjustment: bool = False
-    #: Plugins, as ``name`` or ``NN-name``, without which no container may be created.
+    #: The plugins, as ``name`` or ``NN-name``, that must be connected when a container is created.
     required_plugins: Sequence[str] = ()
-    #: The key of a pod annotation that lifts this, and the required plugins of pods as well.
+    #: The key of a pod annotation that disables this requirement, and that of the pod's own annotation.
     tolerate_missing_plugins_annotation: str = ""
 
     @classmethod
@@ -100,14 +100,14 @@ def _checked(key: str, value: object, default: object) -> object:
 class DefaultValidator:
     """The validator of the reference runtime, a plugin with one handler.
 
-    Thread-safe. ``config`` may be replaced at any time, and counts for requests that come later.
+    Thread-safe. ``config`` may be replaced at any time. The new value applies to later requests.
     """
 
     def __init__(self, config: DefaultValidatorConfig) -> None:
         self.config = config
 
     def validate_container_adjustment(self, request: ValidateContainerAdjustmentRequest) -> None:
-        """Raise Reject, also a ValueError, with the reference's text for the first reason to reject."""
+        """Raise Reject, here also a ValueError, with the reference's text for the first reason to reject."""
         config = self.config
         owners = Owners(request.owners)
         if request.HasField("adjust"):
@@ -120,7 +120,7 @@ class DefaultValidator:
 
 
 class _Refused(Reject, ValueError):
-    """Its text is the reference's."""
+    """A rejection with the text of the reference, unchanged."""
 
     __str__ = ValueError.__str__
 
@@ -145,13 +145,13 @@ def _check_seccomp(
     if owner is None:
         return
     linux = request.container.linux
-    # Unconfined, too, is a container whose profile is not told.
+    # A container without a profile in the request also counts as unconfined.
     kind = (
         linux.seccomp_profile.profile_type
         if linux.HasField("seccomp_profile")
         else SecurityProfile.UNCONFINED
     )
-    # The second space in two of the texts is the reference's.
+    # The reference has the second space in two of the texts.
     rejected = {
         SecurityProfile.UNCONFINED: (
             config.reject_unconfined_seccomp_adjustment,
@@ -173,7 +173,7 @@ def _check_namespaces(
 ) -> None:
     if not config.reject_namespace_adjustment:
         return
-    # Removals count, too.
+    # Removals also have owners.
     found = owners.entries(request.container.id, Field.Namespace)
     if found:
         plugins = ", ".join(
@@ -220,7 +220,7 @@ def _annotated_plugins(request: ValidateContainerAdjustmentRequest) -> Iterable[
         ) from None
 
 
-# What Go's strconv.ParseBool takes.
+# The values that Go's strconv.ParseBool accepts.
 _TRUE = frozenset({"1", "t", "T", "TRUE", "true", "True"})
 _FALSE = frozenset({"0", "f", "F", "FALSE", "false", "False"})
 

@@ -286,7 +286,7 @@ class TestLaunch:
         monkeypatch.setattr(os, "waitpid", reaped)
         process = launch("exit 0")
         assert process.ended.wait(Deadline(LONG))
-        assert caplog.messages == [f"10-test: process {process.pid} was reaped by somebody else"]
+        assert caplog.messages == [f"10-test: process {process.pid} was reaped by other code"]
 
     @pytest.mark.parametrize(
         ("content", "error"),

@@ -133,7 +133,7 @@ class TestPropagation:
         add.add_mount("/b", source="/t")
         with pytest.raises(SpecError, match='path "/t"'):
             adjusted(spec(), add, found.__getitem__)
-        assert caplog.messages == ["mount /b fails for the propagation of an earlier one"]
+        assert caplog.messages == ["mount /b fails because of the propagation of an earlier mount"]
 
     def test_rprivate_ends_that(self) -> None:
         add = Adjustment().add_mount("/a", source="/s", options=["rshared"])

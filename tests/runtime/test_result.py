@@ -161,7 +161,7 @@ class TestUpdate:
         assert result.requested is not None
         assert api.strip(result.requested.linux) is None
         assert len(caplog.messages) == 1
-        assert "what the request itself sets is lost" in caplog.messages[0]
+        assert "the content of the request itself is lost" in caplog.messages[0]
         result.apply("20-b", updating(Update("c0").set_memory(swap=2)))
         assert result.requested.linux.resources.memory.limit.value == 1
         assert len(caplog.messages) == 1
