@@ -1,7 +1,7 @@
-"""Fixtures for tests of plugins; pytest finds them by itself once nri_sync is installed.
+"""Fixtures for tests of plugins. pytest finds them in every environment that has nri_sync.
 
-``nri_runtime`` is a :class:`nri_sync.testing.FakeRuntime`, ``nri_plugin`` starts plugins on it. Nothing else is
-imported before one of them is used: every pytest run of an environment with nri_sync in it loads this module.
+``nri_runtime`` is a :class:`nri_sync.testing.FakeRuntime`, and ``nri_plugin`` starts plugins on it. Every pytest
+run of such an environment loads this module, so it imports the rest of nri_sync only when a test uses a fixture.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ __all__ = [
     "pytest_report_header",
 ]
 
-# That of FakeRuntime.
+# The default of FakeRuntime, too.
 _RUNTIME = "containerd:v2.4.2"
 _SETTINGS = (
-    ("nri_runtime", "the name and version of the runtime that nri_runtime is", _RUNTIME),
-    ("nri_version", "the NRI release that nri_runtime acts as; the present one by default", ""),
-    ("nri_request_timeout", "seconds that plugins have on nri_runtime; 20 by default", ""),
+    ("nri_runtime", "the runtime's name and version for nri_runtime", _RUNTIME),
+    ("nri_version", "the NRI release for nri_runtime to act as; the newest by default", ""),
+    ("nri_request_timeout", "the request timeout of nri_runtime in seconds; 20 by default", ""),
 )
 
 _MARKER = (
-    "nri_runtime(**options): what the fixture nri_runtime is made with, as "
-    "nri_sync.testing.FakeRuntime takes it: name, version, request_timeout, split_sync, ..."
+    "nri_runtime(**options): the arguments of the fixture nri_runtime, which are those of "
+    "nri_sync.testing.FakeRuntime: name, version, request_timeout, split_sync, ..."
 )
 
 
@@ -82,8 +82,8 @@ def nri_runtime(request: pytest.FixtureRequest) -> Iterator[FakeRuntime]:
     """A container runtime for one test, on a new socket: nri_sync.testing.FakeRuntime.
 
     Its options come from the marker, ``@pytest.mark.nri_runtime(request_timeout=0.5)``, or else from the
-    configuration of pytest: nri_runtime, nri_version, nri_request_timeout. A plugin that is still connected at the
-    end, other than by nri_plugin, is an error of the test.
+    configuration of pytest: nri_runtime, nri_version, nri_request_timeout. The test has an error if, at its
+    end, a plugin is still connected that nri_plugin has not started.
     """
     from nri_sync.testing import FakeRuntime
 
@@ -95,9 +95,9 @@ def nri_runtime(request: pytest.FixtureRequest) -> Iterator[FakeRuntime]:
 
 
 def _shorten(test: Any) -> None:
-    """Have pytest show the failure of a handler by its frames, without their arguments.
+    """Make pytest print the frames of a failed handler without their arguments.
 
-    These are whole pods and containers. With ``--tb`` the user's choice stands.
+    The arguments are whole pods and containers. With ``--tb``, the user's choice applies.
     """
     from nri_sync.errors import RequestFailed, StartError
 
@@ -118,11 +118,11 @@ def _shorten(test: Any) -> None:
 
 @pytest.fixture
 def nri_plugin(nri_runtime: FakeRuntime) -> Iterator[StartPlugin]:
-    """Starts a plugin on nri_runtime, and returns its stub: ``nri_plugin(MyPlugin(), name="mine", idx="20")``.
+    """Starts plugins on nri_runtime: ``stub = nri_plugin(MyPlugin(), name="mine", idx="20")``.
 
-    Blocks until the plugin gets events. It is stopped at the end of the test, also of one that fails. An exception
-    of a handler is an error of the test, unless it has failed an event that the test has seen fail. The arguments
-    are those of nri_sync.testing.FakeRuntime.run_plugin.
+    The call blocks until the plugin receives events. The fixture stops the plugin at the end of the test, even if
+    the test fails. An exception of a handler is an error of the test, unless the test has caught the failure of
+    the event. The arguments are those of nri_sync.testing.FakeRuntime.run_plugin.
     """
     from nri_sync.errors import NRIError
 
@@ -133,14 +133,14 @@ def nri_plugin(nri_runtime: FakeRuntime) -> Iterator[StartPlugin]:
             try:
                 return stack.enter_context(nri_runtime.run_plugin(plugin, **options))
             except (NRIError, AssertionError) as error:
-                # Of this package's frames pytest would show dozens of lines.
+                # With this package's frames, pytest would print dozens of lines.
                 raise error.with_traceback(None)  # noqa: B904
 
         yield start
 
 
 def pytest_assertrepr_compare(op: str, left: object, right: object) -> list[str] | None:
-    """Show two messages of the protocol that differ line by line."""
+    """Show the difference of two protocol messages line by line."""
     texts = [_lines(left), _lines(right)]
     if op != "==" or texts[0] is None or texts[1] is None:
         return None
@@ -156,10 +156,10 @@ def _lines(value: object) -> list[str] | None:
     pb2 = sys.modules.get("nri_sync.api.nri_pb2")
     api = sys.modules.get("nri_sync.api")
     if pb2 is None or api is None:
-        return None  # nothing here can be one
-    # An attribute of this name of any other class may be a property that raises.
+        return None  # without these modules, no value is a message
+    # Read the attribute of these classes only: in another class it may be a property that raises.
     message: Any = value.message if isinstance(value, (api.Adjustment, api.Update)) else value
-    # Of the class, for the same reason.
+    # Read it from the class, for the same reason.
     descriptor = getattr(type(message), "DESCRIPTOR", None)
     if getattr(descriptor, "file", None) is not pb2.DESCRIPTOR:
         return None

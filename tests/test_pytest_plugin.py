@@ -136,7 +136,7 @@ class TestLoading:
     def test_its_fixtures_and_marker_are_explained(self, author: Author) -> None:
         fixtures = author.run_apart("--fixtures")
         fixtures.stdout.re_match_lines([r"nri_runtime.*", r"\s+A container runtime for one test.*"])
-        fixtures.stdout.re_match_lines([r"nri_plugin.*", r"\s+Starts a plugin on nri_runtime.*"])
+        fixtures.stdout.re_match_lines([r"nri_plugin.*", r"\s+Starts plugins on nri_runtime.*"])
         markers = author.run_apart("--markers")
         markers.stdout.fnmatch_lines(["@pytest.mark.nri_runtime(*"])
 

@@ -261,7 +261,7 @@ def _terminals() -> dict[str, str]:
         demo = _printed("nri-sync demo", directory)
     # The picture is of the difference; the plugin and the pod come before it.
     command, _, rest = demo.partition("\n")
-    demo = f"{command}\n...\n{rest[rest.index('The difference') :]}"
+    demo = f"{command}\n...\n{rest[rest.index('The changes') :]}"
     return {
         "simulate": terminal("What nri-sync simulate prints", simulate),
         "demo": terminal("What nri-sync demo prints", demo),

@@ -1,8 +1,9 @@
 """The ``nri-sync`` command.
 
-`main` takes the arguments (those of the process when there are none) and returns the exit code, one of
-:class:`nri_sync.cli.errors.ExitCode`. Each subcommand is a module here with ``configure(parser)``, which adds
-its options, and ``run(arguments)``, which does the work and returns an exit code; it is loaded when asked for.
+`main` takes the arguments (by default those of the process) and returns the exit code, one of
+:class:`nri_sync.cli.errors.ExitCode`. Each subcommand is a module in this package. Its ``configure(parser)`` adds
+the options. Its ``run(arguments)`` does the work and returns an exit code. `main` imports only the module of the
+command that the user names.
 """
 
 from __future__ import annotations
@@ -25,12 +26,12 @@ from nri_sync.text import indented, printable, traceback_lines
 
 __all__ = ["COMMANDS", "main", "whole_parser"]
 
-# The characters of an error.
+# The maximum length of an error text, in characters.
 _LONGEST = 10_000
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit code. Wrong arguments raise SystemExit, as argparse has it."""
+    """Run the command; returns its exit code. Wrong arguments raise SystemExit, as in argparse."""
     arguments = sys.argv[1:] if argv is None else list(argv)
     if arguments[:1] == ["help"]:
         arguments = [*arguments[1:2], "--help"]
@@ -59,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
     except BrokenPipeError:
-        # Whoever read the output has seen enough. What is left in the buffer must not fail at the exit.
+        # The reader of the pipe has closed it. Replace the descriptor, so that flushing at exit does not fail.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return ExitCode.OK
     return code
@@ -75,7 +76,7 @@ def _failed(command: str | None, error: CommandError, arguments: Collection[str]
 
 def _no_command(word: str) -> str:
     meant = _alike(word, COMMANDS)
-    hint = f"; is {meant} meant?" if meant else f"; there is: {', '.join(COMMANDS)}"
+    hint = f"; is {meant} meant?" if meant else f"; the commands are: {', '.join(COMMANDS)}"
     return f"there is no command {printable(word, 100)}{hint}"
 
 
@@ -86,7 +87,10 @@ def _alike(word: str, words: Iterable[str]) -> str | None:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Commands show by themselves what matters of the log, which Python would print without a handler."""
+    """Silences the package's log in the block: each command prints the important records itself.
+
+    Without a handler, Python would print the warnings to standard error.
+    """
     handler = logging.NullHandler()
     log = logging.getLogger("nri_sync")
     log.addHandler(handler)
@@ -97,7 +101,7 @@ def _quiet() -> Iterator[None]:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Names the option that was probably meant."""
+    """An argument parser whose errors suggest the option that the user probably meant."""
 
     def parse_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def]
         parsed, unknown = self.parse_known_args(args, namespace)
@@ -116,12 +120,12 @@ class _Parser(argparse.ArgumentParser):
 
 
 def whole_parser() -> argparse.ArgumentParser:
-    """The parser with the options of all commands. Loads all commands."""
+    """The parser with the options of all commands. Imports the modules of all commands."""
     return _parser(COMMANDS)
 
 
 def _parser(commands: Collection[str]) -> argparse.ArgumentParser:
-    """The parser, with the options of some commands: to know those of all would load everything."""
+    """A parser that has the options of ``commands`` only: other commands' modules are not imported."""
     parser = _Parser(
         prog="nri-sync",
         description="Tools for plugins of NRI, the Node Resource Interface.",
@@ -145,6 +149,6 @@ def _parser(commands: Collection[str]) -> argparse.ArgumentParser:
             subparser.set_defaults(run=module.run, parser=subparser)
             if subparser.get_default("traceback") is None:
                 subparser.add_argument(
-                    "--traceback", action="store_true", help="show where an error comes from"
+                    "--traceback", action="store_true", help="print the traceback of an error"
                 )
     return parser

@@ -1,4 +1,4 @@
-"""The commands of ``nri-sync``: their names, their modules, and examples of each for ``--help``."""
+"""The commands of ``nri-sync``: names, modules, and the examples that ``--help`` prints."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 __all__ = ["COMMANDS", "DOCS", "EXTRAS", "Command"]
 
-#: Where the documentation is.
+#: The address of the documentation.
 DOCS = "https://nri-sync.github.io/nri_sync/"
-#: The extra that brings a package.
+#: The extra of this package that installs a third-party package.
 EXTRAS = {
     "prometheus_client": "metrics",
     "rich": "cli",
@@ -22,24 +22,24 @@ class Command(NamedTuple):
     """One command."""
 
     summary: str
-    #: Lines for a shell.
+    #: Command lines for a shell.
     examples: tuple[str, ...]
-    #: In nri_sync.cli, where the module has another name than the command.
+    #: The name of the module in nri_sync.cli. Empty: the name of the command.
     module: str = ""
 
 
 COMMANDS = {
     "demo": Command(
-        "show a plugin, a pod, and the difference that the plugin makes to the pod",
+        "show a plugin, a pod, and the changes that the plugin makes to the pod",
         ("nri-sync demo",),
     ),
     "init": Command(
-        "begin a plugin project: plugin, tests, image, manifests",
+        "create a plugin project: plugin, tests, image, manifests",
         ("nri-sync init pod-name",),
         "new_project",
     ),
     "simulate": Command(
-        "show what plugins do to pods, without a container runtime",
+        "show the changes that plugins make to pods, without a container runtime",
         (
             "nri-sync simulate plugin.py -f pod.yaml",
             "nri-sync simulate plugin.py -c config.yaml -f pod.yaml --runtime containerd:1.7.28",
@@ -54,7 +54,7 @@ COMMANDS = {
         ),
     ),
     "runtime": Command(
-        "be a container runtime for plugins: with the pods of a manifest, and no containers",
+        "act as a container runtime for plugins, with the pods of a manifest and without real containers",
         (
             "nri-sync runtime --socket /tmp/nri.sock -f pod.yaml",
             "nri-sync runtime --socket /tmp/nri.sock -f pod.yaml --interval 5s --plugins ./plugins",
@@ -66,22 +66,22 @@ COMMANDS = {
         ("nri-sync events", "nri-sync events -n 'kube-*' -e createcontainer -o yaml"),
     ),
     "trace": Command(
-        "show and record what a runtime and a plugin say to each other",
+        "show and record the messages between a runtime and its plugins",
         (
             "nri-sync trace --record web.jsonl",
             "nri-sync trace --socket /tmp/nri.sock -e createcontainer --full",
         ),
     ),
     "replay": Command(
-        "feed a recording to a plugin, and compare its answers",
+        "send a recording to a plugin, and compare its answers",
         ("nri-sync replay web.jsonl plugin.py",),
     ),
     "doctor": Command(
-        "find out why a plugin gets no events",
+        "find out why a plugin receives no events",
         ("nri-sync doctor", "nri-sync doctor --root /host --wait 30s"),
     ),
     "completion": Command(
-        "print what makes a shell complete the words of nri-sync",
+        "print the completion script for a shell",
         (
             "nri-sync completion bash > ~/.local/share/bash-completion/completions/nri-sync",
             "nri-sync completion zsh > /usr/local/share/zsh/site-functions/_nri-sync",

@@ -1,4 +1,4 @@
-"""``nri-sync completion``: a script that makes a shell complete the command's words."""
+"""``nri-sync completion``: a script by which a shell completes the words of the command."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from nri_sync.cli.errors import ExitCode
 
 __all__ = ["SHELLS", "configure", "run"]
 
-#: Those that there is a script for.
+#: The shells that have a completion script.
 SHELLS = ("bash", "zsh", "fish")
 
-# Of the arguments that name a file or a directory.
+# The metavars of arguments that name a file, and of those that name a directory.
 _FILES = frozenset({"FILE", "PATH", "PLUGIN", "RECORDING", "[NN-name=]FILE"})
 _DIRECTORY = "DIRECTORY"
 
@@ -21,10 +21,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print the script. Loads all commands."""
+    """Print the script. Imports the modules of all commands."""
     import shtab
 
-    from nri_sync.cli import whole_parser  # which loads this module
+    from nri_sync.cli import whole_parser  # imported late: whole_parser() imports this module
 
     parser = whole_parser()
     for each in (parser, *_subparsers(parser)):

@@ -1,7 +1,7 @@
-"""What commands print: tables and colours for people on a terminal, plain text or JSON for programs.
+"""The output of commands: tables and colours on a terminal, plain text or JSON for programs.
 
-All text that comes to the terminal is made printable here. So commands have :class:`Text` and :class:`Console`
-from this module, never from rich.
+This module makes all text for the terminal printable. Commands therefore import :class:`Text` and
+:class:`Console` from here, and never from rich.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 
 __all__ = ["Console", "Text", "add_output_options", "console", "print_each", "print_whole"]
 
-# Where there is no terminal, no line is folded: programs such as grep take lines.
+# Without a terminal, rich must not fold lines: programs such as grep work on whole lines.
 _PIPED_WIDTH = 10_000
 
 
 class Text(_Text):
-    """Text in which all that it is made of is printable, on one line."""
+    """Text that shows unprintable characters as escapes, on one line."""
 
     def __init__(self, text: str = "", style: str | Style = "", **options: Any) -> None:
         super().__init__(printable(text), style, **options)
@@ -37,21 +37,21 @@ class Text(_Text):
 
     @classmethod
     def whole(cls, text: str, style: str = "") -> Text:
-        """Like ``Text(text, style)``, however long the text is."""
+        """Like ``Text(text, style)``, but of any length."""
         made = cls(style=style)
         _Text.append(made, printable(text, None))
         return made
 
     @classmethod
     def lines(cls, text: str, style: str = "") -> Text:
-        """Text whose line feeds count; to be put where a line of it cannot pass for another one."""
+        """Text that keeps its line feeds. Print it only where a line of it cannot imitate another line."""
         made = cls(style=style)
         _Text.append(made, indented(text))
         return made
 
 
 class Console(_Console):
-    """A console that makes the strings that it is given printable, cells of tables as well."""
+    """A console that makes the strings that it renders printable, the cells of tables included."""
 
     def render_str(self, text: str, **options: Any) -> _Text:
         return super().render_str(printable(text), **options)
@@ -71,7 +71,7 @@ def add_output_options(
 
 
 def console(arguments: argparse.Namespace, file: TextIO | None = None) -> Console:
-    """Where to print to, standard output by default."""
+    """The console that prints to ``file``; standard output by default."""
     stream = sys.stdout if file is None else file
     color = getattr(arguments, "color", "auto")
     return Console(
@@ -95,7 +95,7 @@ def print_whole(value: Any, form: str) -> None:
 
 
 def print_each(value: Any, form: str) -> None:
-    """Print one of many values at once: a line of JSON, or a document of YAML, in ASCII."""
+    """Print one of many values: a line of JSON, or a document of YAML, in ASCII. Flushes the output."""
     if form == "json":
         print(json.dumps(value), flush=True)
     else:

@@ -1,4 +1,4 @@
-"""``nri-sync demo``: a plugin, a pod, and the difference that the plugin makes to the pod."""
+"""``nri-sync demo``: a plugin, a pod, and the changes that the plugin makes to the pod."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Blocks for a moment, until the simulation is over."""
+    """Blocks until the simulation has ended, usually less than a second."""
     [directory] = samples.__path__
     plugin, pod = Path(directory, "plugin.py"), Path(directory, "pod.yaml")
     simulation = simulate([SimulatedPlugin(load_program(str(plugin)), "annotated")], load(pod))
@@ -32,17 +32,17 @@ def run(arguments: argparse.Namespace) -> int:
         for line in path.read_text(encoding="utf-8").splitlines():
             out.print(Text.whole(f"  {line}".rstrip()))
         out.print()
-    out.print(Text("The difference that the plugin makes to the pod:", "bold"))
+    out.print(Text("The changes that the plugin makes to the pod:", "bold"))
     code = present(simulation, arguments)
     out.print()
     out.print(Text(_seen(simulation), "bold"))
-    out.print(Text("Next, begin a plugin of your own, with its tests and a pod to try it on:"))
+    out.print(Text("Next, create a plugin project, with tests and a pod for experiments:"))
     out.print(Text("  nri-sync init my-plugin"))
     return code
 
 
 def _seen(simulation: Simulation) -> str:
-    """One sentence for all that the plugin has done."""
+    """One sentence about all changes of the plugin."""
     created = [
         event.created
         for pod in simulation.pods
@@ -53,6 +53,6 @@ def _seen(simulation: Simulation) -> str:
     places = sum(len(report.changes) for report in changed)
     [plugin] = simulation.plugins
     return (
-        f"Plugin {plugin.name} was asked about {len(created)} containers of the pod, and changed "
+        f"Plugin {plugin.name} has received {len(created)} containers of the pod, and has changed "
         f"{len(changed)} of them in {places} places."
     )

@@ -1,4 +1,4 @@
-"""``nri-sync doctor``: why a plugin gets no events."""
+"""``nri-sync doctor``: reasons why a plugin receives no events."""
 
 from __future__ import annotations
 
@@ -42,32 +42,34 @@ _MARKS = {
     Level.WARNING: ("!", "!", "yellow"),
     Level.PROBLEM: ("\N{BALLOT X}", "x", "bold red"),
 }
-# The width of a mark and of the name of a check.
+# As wide as a mark and the name of a check.
 _INDENT = " " * 16
-# All runtimes know it, few send it, and nothing waits for it but another update.
+# All runtimes know this event, few send it, and only another update waits for its handlers.
 _LEAST = "post_update_container"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--socket", metavar="PATH", default=api.DEFAULT_SOCKET_PATH,
-        help="of the runtime (default: %(default)s)",
+        help="socket of the runtime (default: %(default)s)",
     )  # fmt: skip
-    parser.add_argument("--name", default="doctor", help="to register with (default: %(default)s)")
     parser.add_argument(
-        "--idx", default="99", metavar="NN", help="to register with (default: %(default)s)"
+        "--name", default="doctor", help="name to register with (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--idx", default="99", metavar="NN", help="index to register with (default: %(default)s)"
     )
     parser.add_argument(
         "--root", metavar="DIRECTORY", type=Path, default=Path("/"),
-        help="where the files of the node are, as in a container that has them mounted (default: /)",
+        help="root of the node's file system, for example a mount in a container (default: /)",
     )  # fmt: skip
     parser.add_argument(
         "--timeout", type=_seconds, default="10s", metavar="DURATION",
-        help="for the registration, and for what comes after it (default: %(default)s)",
+        help="time limit for the registration, and for the synchronization (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument(
         "--wait", type=_seconds, default="0s", metavar="DURATION",
-        help="wait for an event, too; make a pod meanwhile (default: do not)",
+        help="wait for an event, too; create a pod meanwhile (default: do not wait)",
     )  # fmt: skip
     add_output_options(parser)
 
@@ -80,7 +82,7 @@ def _seconds(text: str) -> float:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Blocks until all is checked."""
+    """Blocks until all checks are done."""
     try:
         api.check_name(arguments.name)
         api.check_index(arguments.idx)
@@ -122,11 +124,11 @@ def _findings(arguments: argparse.Namespace) -> Iterator[Finding]:
 
 
 class _Probe:
-    """A plugin that asks for one event at least, as none would be all, and answers nothing."""
+    """A plugin that subscribes to one event (a plugin without handlers gets all), and answers nothing."""
 
     def __init__(self) -> None:
         self.configured_at = 0.0
-        #: Synchronized, or disconnected.
+        #: Set when the plugin is synchronized or disconnected.
         self.settled = Latch()
         self.synchronized_at: float | None = None
         self.pods = self.containers = 0
@@ -151,7 +153,7 @@ def _watch(plugin: Any, handler: Handler) -> None:
 
 
 class _Attempt:
-    """A registration, step by step, and the end of it."""
+    """Registers the probe step by step, and disconnects it."""
 
     def __init__(self, arguments: argparse.Namespace, sock: socket.socket) -> None:
         self._timeout = arguments.timeout
@@ -190,16 +192,16 @@ class _Attempt:
             text += f" ({cause})"
         if isinstance(error, TimeoutError):
             advice = (
-                "it accepts connections, and says nothing: is this the socket of NRI, and of a runtime that is "
-                "well? See its log"
+                "the runtime accepts connections, and does not answer: does this socket belong to NRI, and is "
+                "the runtime healthy? See its log"
             )
         elif phase == "register":
             advice = (
-                "if it tells no reason here, it does in its log; a socket of something else than NRI, such as "
-                "containerd.sock, gives no sense either"
+                "the log of the runtime has the reason if this text has none. Another service, such as "
+                "containerd.sock, rejects the registration, too"
             )
         else:
-            advice = "it has ended the connection: see its log"
+            advice = "the runtime has closed the connection: see its log"
         return Finding(Level.PROBLEM, phase, text, advice)
 
     def _started(self, began: float) -> Iterator[Finding]:
@@ -215,7 +217,7 @@ class _Attempt:
         yield Finding(
             Level.INFO, "timeouts",
             f"{stub.registration_timeout:g} s to register, {stub.request_timeout:g} s to answer a request",
-            "a plugin that answers later is disconnected",
+            "the runtime disconnects a plugin that answers later",
         )  # fmt: skip
         release = None if version == "unknown" else version
         facts = api.runtime_facts(stub.runtime_name, stub.runtime_version, release)
@@ -231,74 +233,79 @@ class _Attempt:
         settled = probe.settled.wait(Deadline(self._timeout))
         if probe.synchronized_at is not None:
             seconds = probe.synchronized_at - probe.configured_at
-            text = f"told of {probe.pods} pods and {probe.containers} containers"
+            text = f"received {probe.pods} pods and {probe.containers} containers"
             if seconds <= stub.request_timeout / 2:
                 return Finding(Level.OK, "synchronize", text, seconds=seconds)
             return Finding(
                 Level.WARNING, "synchronize", text,
-                "this takes long: the runtime waits for other plugins, or for pods that are being made",
+                "slow: the runtime waits for other plugins, or for pods that are being created",
                 seconds,
             )  # fmt: skip
         if settled:
             return Finding(
                 Level.PROBLEM, "synchronize", str(stub.close_reason),
-                "the runtime has ended the connection: see its log",
+                "the runtime has closed the connection: see its log",
             )  # fmt: skip
         return Finding(
             Level.PROBLEM, "synchronize", f"not within {self._timeout:g} s",
-            "no events come before it: pods that are being made, or another plugin, hold up the runtime",
+            "no events come before it: other plugins, or pods that are being created, delay the runtime",
         )  # fmt: skip
 
     def _first_event(self) -> Finding:
         began = time.monotonic()
         if self._probe.happened.wait(Deadline(self._wait)):
             return Finding(
-                Level.OK, "event", f"{self._probe.event} has come", seconds=time.monotonic() - began
+                Level.OK, "event", f"{self._probe.event} received", seconds=time.monotonic() - began
             )
         return Finding(
             Level.WARNING, "event", f"none within {self._wait:g} s",
-            "was a pod or container made, started, or stopped meanwhile, by this runtime? Those made with ctr "
-            "are none of NRI's, nor are those of another runtime",
+            "has this runtime created, started or stopped a pod or container meanwhile? NRI does not report "
+            "containers that ctr has created, or that belong to another runtime",
         )  # fmt: skip
 
 
 def _known_events(facts: api.RuntimeFacts) -> Finding:
     unknown = facts.missing_events
     if facts.nri_version is None:
-        return Finding(Level.INFO, "events", "which of them it knows cannot be told")
+        return Finding(Level.INFO, "events", "the NRI release of the runtime is unknown")
     if not unknown:
-        return Finding(Level.OK, "events", f"all {len(facts.events.numbers)} are known to it")
+        return Finding(
+            Level.OK, "events", f"the runtime knows all {len(facts.events.numbers)} events"
+        )
     return Finding(
-        Level.INFO, "events", f"it does not know {str(unknown).replace(',', ', ')}",
-        "a plugin gets these from newer runtimes only; those that nri_sync makes leave them out",
+        Level.INFO, "events", f"the runtime does not know {str(unknown).replace(',', ', ')}",
+        "only newer runtimes send these events; plugins of nri_sync do not subscribe to them here",
     )  # fmt: skip
 
 
 def _known_fields(facts: api.RuntimeFacts) -> Finding:
-    """What plugins may ask for, and this runtime would ignore."""
+    """The fields that plugins may set, and that this runtime ignores because it does not know them."""
     if facts.nri_version is None:
-        return Finding(Level.INFO, "fields", "which of them it knows cannot be told")
+        return Finding(Level.INFO, "fields", "the NRI release of the runtime is unknown")
     answers = [
         PLUGIN.methods[rpc].response.DESCRIPTOR
         for rpc in ("CreateContainer", "UpdateContainer", "Configure")
     ]
     unknown = dict.fromkeys(path for answer in answers for path in facts.all_unknown(answer))
     if not unknown:
-        return Finding(Level.OK, "fields", "all that a plugin may set are known to it")
+        return Finding(Level.OK, "fields", "the runtime knows all fields that a plugin may set")
     return Finding(
-        Level.INFO, "fields", f"it ignores without a word what a plugin sets in {', '.join(unknown)}",
-        "a stub of nri_sync warns of each that its plugin sets, and counts them as ignored_fields",
+        Level.INFO, "fields",
+        f"the runtime ignores these fields, without an error: {', '.join(unknown)}",
+        "a stub of nri_sync warns of each such field that its plugin sets, and counts it in "
+        "counters.ignored_fields",
     )  # fmt: skip
 
 
 def _effectless(facts: api.RuntimeFacts) -> Iterator[Finding]:
-    """The fields that this runtime knows and that have no effect."""
+    """The fields that this runtime knows, and that have no effect."""
     found = dict.fromkeys(path for entry in facts.effectless() for path in entry.paths)
     if found:
         yield Finding(
-            Level.INFO, "effects", f"it accepts without an effect {', '.join(found)}",
-            f"measured with {facts.name} {MEASURED[facts.name]}; docs/api.md of nri_sync has the messages "
-            "that these are in",
+            Level.INFO, "effects",
+            f"the runtime accepts these fields, and they have no effect: {', '.join(found)}",
+            f"measured with {facts.name} {MEASURED[facts.name]}; docs/api.md of nri_sync names the messages "
+            "that have these fields",
         )  # fmt: skip
 
 
@@ -341,9 +348,9 @@ def _folded(out: Console, text: str) -> list[str]:
 
 def _conclude(out: Console, problems: int) -> None:
     if problems:
-        what = "1 problem" if problems == 1 else f"{problems} problems"
+        count = "1 problem" if problems == 1 else f"{problems} problems"
         out.print()
-        out.print(Text(f"{what}; the first is most likely the cause of the others", style="red"))
+        out.print(Text(f"{count}; the first is probably the cause of the others", style="red"))
     else:
         out.print()
-        out.print(Text("A plugin gets events here", style="green"))
+        out.print(Text("A plugin receives events here", style="green"))

@@ -1,4 +1,4 @@
-"""How a command says that it cannot go on."""
+"""The error that ends a command, and the exit codes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ __all__ = ["CommandError", "ExitCode"]
 
 
 class ExitCode(enum.IntEnum):
-    """Why a command has ended. The first seven are those of :class:`nri_sync.kit.ExitCode`."""
+    """The reason why a command has ended. The first seven are those of :class:`nri_sync.kit.ExitCode`."""
 
     OK = 0
     CRASHED = 1
@@ -17,16 +17,16 @@ class ExitCode(enum.IntEnum):
     UNREACHABLE = 4
     REJECTED = 5
     LOST = 6
-    #: There is no plugin in what was named, more than one, or it cannot be loaded.
+    #: The named file or module has no plugin, or more than one, or the command cannot load it.
     PLUGIN = 7
-    #: A file that was to be read (a manifest, a recording) is not there, or is not what it should be.
+    #: An input file (a manifest, a recording) is missing, or its content is invalid.
     INPUT = 8
-    #: The command has worked, and found what it looks for: a difference, a conflict, a rejection, a problem.
+    #: The command has worked and has found a difference, a conflict, a rejection or a problem.
     FOUND = 9
 
 
 class CommandError(Exception):
-    """One line that names what is wrong and says what to do, and the exit code for it."""
+    """One line that names the mistake and the remedy, and the exit code for it."""
 
     def __init__(self, message: str, code: ExitCode) -> None:
         super().__init__(message)

@@ -1,43 +1,29 @@
-"""``nri-sync events``: what happens to the pods and containers of a runtime, as it happens."""
+"""``nri-sync events``: prints the events of a runtime's pods and containers, when they happen."""
 
 from __future__ import annotations
 
 import argparse
 import fnmatch
 import sys
-import threading
-import time
-from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any, Callable
 
-from google.protobuf.json_format import MessageToDict
 from rich.live import Live
 from rich.table import Table
 
 import nri_sync
 from nri_sync import api, kit
 from nri_sync.api import Container, EventMask, PodSandbox
-from nri_sync.api.handlers import HANDLERS, Handler
 from nri_sync.cli.console import Text, add_output_options, console, print_each
 from nri_sync.cli.errors import CommandError, ExitCode
-from nri_sync.deadline import Deadline
-from nri_sync.errors import NRIError, StartError
-from nri_sync.threads import Latch, off_main, spawn
+from nri_sync.cli.observer import Observation, Observer, StubThread
+from nri_sync.errors import StartError
 
 __all__ = ["configure", "run"]
 
-# What waits to be printed; a terminal that is stopped must not hold up the containers of the node.
-_WAITING_MAX = 10_000
+# Seconds between two updates of the live table.
 _REFRESH = 0.25
-_EVENTS = [
-    handler
-    for handler in HANDLERS
-    if handler.event and handler.name != "validate_container_adjustment"
-]
-_ALL_EVENTS = EventMask.of(*(handler.event for handler in _EVENTS))
 _STYLES = {
     "run": "green",
     "create": "green",
@@ -50,27 +36,38 @@ _STYLES = {
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--socket", metavar="PATH", help=f"of the runtime (default: {api.DEFAULT_SOCKET_PATH})"
+        "--socket",
+        metavar="PATH",
+        help=f"socket of the runtime (default: {api.DEFAULT_SOCKET_PATH})",
     )
-    parser.add_argument("--name", default="events", help="to register with (default: %(default)s)")
+    parser.add_argument(
+        "--name", default="events", help="name to register with (default: %(default)s)"
+    )
     parser.add_argument(
         "--idx", default="99", metavar="NN",
-        help="to register with; the last sees what others have changed (default: %(default)s)",
+        help="index to register with; the last plugin sees the changes of the others (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument(
         "-e", "--event", default="all", metavar="EVENTS",
-        help="which: names such as createcontainer, or pod, container, all; with commas between them",
+        help="events to show: names such as createcontainer, or pod, container, all; separated by commas",
     )  # fmt: skip
     parser.add_argument(
         "-n", "--namespace", action="append", default=[], metavar="NAMESPACE",
-        help="only of this one; may have * in it; may be given several times",
+        help="show only this namespace; may contain *; may be repeated",
     )  # fmt: skip
     parser.add_argument(
-        "-p", "--pod", action="append", default=[], metavar="POD", help="only of this pod; the same"
+        "-p",
+        "--pod",
+        action="append",
+        default=[],
+        metavar="POD",
+        help="show only this pod; may contain *; may be repeated",
     )
-    parser.add_argument("-l", "--selector", metavar="LABELS", help="only of pods with these labels")
     parser.add_argument(
-        "--live", action="store_true", help="a table of what there is, kept current"
+        "-l", "--selector", metavar="LABELS", help="show only pods with these labels"
+    )
+    parser.add_argument(
+        "--live", action="store_true", help="show a table of all pods and containers, kept current"
     )
     parser.add_argument(
         "--no-reconnect", action="store_true", help="end when the connection is lost"
@@ -79,64 +76,36 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Blocks until interrupted, or until the connection cannot be had, or is lost and not to come back."""
+    """Blocks until interrupted, until connecting fails, or, with --no-reconnect, until the connection is lost."""
     try:
         events = EventMask.parse(arguments.event)
     except ValueError as error:
         raise CommandError(f"--event: {error}", ExitCode.USAGE) from error
-    watcher = _Watcher(events, _selector(arguments))
+    observer = Observer(events, _selector(arguments))
     inventory = kit.Inventory()
-    # The inventory needs all events; what is shown of them is the watcher's business.
-    plugin = kit.chain(inventory, watcher) if arguments.live else watcher
+    # The inventory needs all events. The observer selects the events to show.
+    plugin = kit.chain(inventory, observer) if arguments.live else observer
     try:
         stub = nri_sync.Stub(
             plugin, name=arguments.name, idx=arguments.idx, socket_path=arguments.socket
         )
     except ValueError as error:
         raise CommandError(str(error), ExitCode.USAGE) from error
-    session = _Session(stub, watcher, reconnect=not arguments.no_reconnect)
-    session.start()
+    thread = StubThread(stub, observer, reconnect=not arguments.no_reconnect)
+    thread.start()
     try:
         if arguments.live:
-            _show_live(arguments, inventory, watcher)
+            _show_live(arguments, inventory, observer)
         else:
-            _print(arguments, watcher)
+            _print(arguments, observer)
     finally:
-        session.end()
-    if session.error is not None:
-        dialing = isinstance(session.error, StartError) and session.error.phase == "dial"
+        thread.end()
+    if thread.error is not None:
+        dialing = isinstance(thread.error, StartError) and thread.error.phase == "dial"
         raise CommandError(
-            str(session.error), ExitCode.UNREACHABLE if dialing else ExitCode.LOST
-        ) from session.error
+            str(thread.error), ExitCode.UNREACHABLE if dialing else ExitCode.LOST
+        ) from thread.error
     return ExitCode.OK
-
-
-@dataclass
-class _Happening:
-    """An event, or something to tell about the connection."""
-
-    event: str
-    pod: PodSandbox | None = None
-    container: Container | None = None
-    note: str = ""
-    at: float = field(default_factory=time.time)
-
-    def as_dict(self) -> dict[str, Any]:
-        values: dict[str, Any] = {
-            "time": datetime.fromtimestamp(self.at).astimezone().isoformat(timespec="milliseconds"),
-            "event": self.event,
-        }
-        if self.note:
-            values["note"] = self.note
-        if self.pod is not None:
-            values["pod"] = _plain(self.pod)
-        if self.container is not None:
-            values["container"] = _plain(self.container)
-        return values
-
-
-def _plain(message: Any) -> Any:
-    return MessageToDict(message, preserving_proto_field_name=True)
 
 
 def _selector(arguments: argparse.Namespace) -> Callable[[PodSandbox], bool]:
@@ -150,157 +119,30 @@ def _selector(arguments: argparse.Namespace) -> Callable[[PodSandbox], bool]:
     )
 
 
-class _Watcher:
-    """A plugin that asks for nothing, and hands on what it sees.
-
-    It is taken on the main thread, so without a lock: one that is held when the user interrupts would stay
-    so, and the handlers would wait for it for good.
-    """
-
-    def __init__(self, events: EventMask, selector: Callable[[PodSandbox], bool]) -> None:
-        self._events, self._selector = events & _ALL_EVENTS, selector
-        self._happenings: deque[_Happening] = deque()
-        self._closed = False
-        #: Set when there is something new, by those who put it there; whoever waits brings a new one.
-        self._news = Latch()
-        # For those who put.
-        self._lock = threading.Lock()
-        self._lost = 0
-
-    def configure(self, config: str, runtime: str, version: str) -> EventMask:
-        self.tell("connected", f"to {runtime} {version}")
-        return self._events
-
-    def synchronize(self, pods: Sequence[PodSandbox], containers: Sequence[Container]) -> None:
-        by_id = {pod.id: pod for pod in pods}
-        for pod in pods:
-            self.see("Synchronize", pod, None)
-        for container in containers:
-            pod = by_id.get(container.pod_sandbox_id, PodSandbox(id=container.pod_sandbox_id))
-            self.see("Synchronize", pod, container)
-
-    def see(self, event: str, pod: PodSandbox, container: Container | None) -> None:
-        if self._selector(pod):
-            self._put(_Happening(event, pod, container))
-
-    def tell(self, event: str, note: str) -> None:
-        self._put(_Happening(event, note=note))
-
-    def close(self) -> None:
-        """No more will come."""
-        with self._lock:
-            self._tell_of_the_lost_locked()
-            self._closed = True
-        self._news.set()
-
-    def _put(self, happening: _Happening) -> None:
-        with self._lock:
-            if len(self._happenings) >= _WAITING_MAX:
-                self._lost += 1
-                return
-            self._tell_of_the_lost_locked()
-            self._happenings.append(happening)
-        self._news.set()
-
-    def _tell_of_the_lost_locked(self) -> None:
-        assert self._lock.locked()
-        if self._lost:
-            note = f"{self._lost} events, as they came faster than they could be printed"
-            self._happenings.append(_Happening("lost", note=note))
-            self._lost = 0
-
-    def __iter__(self) -> Iterator[_Happening]:
-        while self.wait():
-            yield from self.take()
-
-    def take(self) -> Iterator[_Happening]:
-        """What has happened since the last time."""
-        while self._happenings:
-            yield self._happenings.popleft()
-
-    def wait(self, seconds: float | None = None) -> bool:
-        """Until there is something to take; False: there is not, and will not be."""
-        # Attach, then look, as those who put do it the other way round.
-        self._news = news = Latch()
-        if not (self._happenings or self._closed):
-            news.wait(Deadline(seconds))
-        return not self._closed or bool(self._happenings)
-
-
-def _handler(handler: Handler) -> Any:
-    def handle(self: _Watcher, pod: PodSandbox, *rest: Any) -> None:
-        container = rest[0] if rest and isinstance(rest[0], Container) else None
-        self.see(handler.rpc, pod, container)
-
-    return handle
-
-
-for _event in _EVENTS:
-    setattr(_Watcher, _event.name, _handler(_event))
-
-
-class _Session:
-    """Keeps the stub connected, on a thread of its own."""
-
-    def __init__(self, stub: nri_sync.Stub, watcher: _Watcher, *, reconnect: bool) -> None:
-        self.stub = stub
-        self.error: NRIError | None = None
-        self._watcher = watcher
-        self._reconnect = reconnect
-        self._over = threading.Event()
-        self._ended = Latch()
-
-    def start(self) -> None:
-        spawn("events", self._run)
-
-    def _run(self) -> None:
-        try:
-            nri_sync.run_forever(
-                self.stub,
-                stop_event=self._over,
-                fail_fast=True,
-                on_disconnected=self._disconnected,
-            )
-        except NRIError as error:
-            self.error = error
-        finally:
-            self._watcher.close()
-            self._ended.set()
-
-    def _disconnected(self, stub: nri_sync.Stub, reason: NRIError) -> None:
-        if not self._reconnect:
-            raise reason
-        self._watcher.tell("disconnected", str(reason))
-
-    def end(self) -> None:
-        # An event has a lock, too.
-        off_main("events-end", self._over.set)
-        self.stub.stop()
-        self._ended.wait()
-
-
-def _print(arguments: argparse.Namespace, watcher: Iterable[_Happening]) -> None:
+def _print(arguments: argparse.Namespace, observer: Iterable[Observation]) -> None:
     if arguments.output != "table":
-        for happening in watcher:
-            print_each(happening.as_dict(), arguments.output)
+        for observation in observer:
+            print_each(observation.as_dict(), arguments.output)
     else:
         out = console(arguments)
-        for happening in watcher:
-            out.print(_line(happening), soft_wrap=True)
+        for observation in observer:
+            out.print(_line(observation), soft_wrap=True)
             sys.stdout.flush()
 
 
-def _line(happening: _Happening) -> Text:
-    clock = datetime.fromtimestamp(happening.at).strftime("%H:%M:%S.%f")[:-3]
+def _line(observation: Observation) -> Text:
+    clock = datetime.fromtimestamp(observation.at).strftime("%H:%M:%S.%f")[:-3]
     line = Text().append(f"{clock}  ", style="dim")
-    line.append(f"{happening.event:<20} ", style=_style(happening.event))
-    if happening.pod is not None:
-        line.append(f"{happening.pod.namespace}/{happening.pod.name or happening.pod.id[:13]}")
-        if happening.container is not None:
-            name = kit.container_name(happening.container) or happening.container.id[:13]
+    line.append(f"{observation.event:<20} ", style=_style(observation.event))
+    if observation.pod is not None:
+        line.append(
+            f"{observation.pod.namespace}/{observation.pod.name or observation.pod.id[:13]}"
+        )
+        if observation.container is not None:
+            name = kit.container_name(observation.container) or observation.container.id[:13]
             line.append(f":{name}", style="bold")
-        line.append(f"  {_details(happening.pod, happening.container)}", style="dim")
-    line.append(happening.note)
+        line.append(f"  {_details(observation.pod, observation.container)}", style="dim")
+    line.append(observation.note)
     line.rstrip()
     return line
 
@@ -332,28 +174,28 @@ def _image(container: Container) -> str:
     return str(image.reference or image.digest or "")
 
 
-def _show_live(arguments: argparse.Namespace, inventory: kit.Inventory, watcher: _Watcher) -> None:
+def _show_live(arguments: argparse.Namespace, inventory: kit.Inventory, observer: Observer) -> None:
     out = console(arguments)
     wanted = _selector(arguments)
-    last: dict[str, _Happening] = {}
+    last: dict[str, Observation] = {}
     with Live(console=out, auto_refresh=False, screen=out.is_terminal) as live:
         more = True
         while more:
-            for happening in watcher.take():
-                subject = happening.container or happening.pod
+            for observation in observer.take():
+                subject = observation.container or observation.pod
                 if subject is not None:
-                    last[subject.id] = happening
+                    last[subject.id] = observation
             snapshot = inventory.snapshot()
             for gone in last.keys() - snapshot.pods.keys() - snapshot.containers.keys():
                 del last[gone]
             live.update(_table(snapshot, last, wanted), refresh=True)
-            more = watcher.wait(_REFRESH)
+            more = observer.wait(_REFRESH)
 
 
-def _table(snapshot: kit.Snapshot, last: Mapping[str, _Happening], wanted: Any) -> Table:
-    """All pods and their containers, and what has happened to them last."""
+def _table(snapshot: kit.Snapshot, last: Mapping[str, Observation], wanted: Any) -> Table:
+    """All pods and their containers, each with its last event."""
     table = Table(box=None, pad_edge=False, expand=True)
-    # The names give way on a narrow terminal.
+    # On a narrow terminal only the names are shortened.
     for title, ratio in (
         ("NAMESPACE/POD", 3),
         ("CONTAINER", 2),
@@ -377,8 +219,10 @@ def _table(snapshot: kit.Snapshot, last: Mapping[str, _Happening], wanted: Any) 
     return table
 
 
-def _last(happening: _Happening | None) -> Text:
-    if happening is None:
+def _last(observation: Observation | None) -> Text:
+    if observation is None:
         return Text("")
-    clock = datetime.fromtimestamp(happening.at).strftime("%H:%M:%S ")
-    return Text().append(clock, style="dim").append(happening.event, style=_style(happening.event))
+    clock = datetime.fromtimestamp(observation.at).strftime("%H:%M:%S ")
+    return (
+        Text().append(clock, style="dim").append(observation.event, style=_style(observation.event))
+    )

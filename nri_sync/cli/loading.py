@@ -1,4 +1,4 @@
-"""Finding the program or the plugin that an argument names: ``FILE.py`` or ``module``, or with ``:NAME``."""
+"""Finds the program or plugin that an argument names: ``FILE.py`` or ``module``, with an optional ``:NAME``."""
 
 from __future__ import annotations
 
@@ -23,28 +23,31 @@ from nri_sync.kit.chains import Chain
 
 __all__ = ["DEFAULT_INDEX", "PLUGIN_HELP", "identity", "load_program", "plugin_name"]
 
-#: The index of plugins that have none, as in the test kit.
+#: The index of a plugin that has none; the test kit uses the same.
 DEFAULT_INDEX = "10"
-PLUGIN_HELP = "FILE.py or a module, with a kit.Program or a plugin in it; :NAME after it chooses one of several"
+PLUGIN_HELP = (
+    "FILE.py or a module, with a kit.Program or a plugin in it; :NAME chooses one of several"
+)
 
 _PACKAGE = Path(kit.__file__).parents[1]
-# Of difflib: how much alike names are of which one is probably the other misspelt.
+# The least similarity (difflib's ratio) at which a name is probably a misspelt handler.
 _ALIKE = 0.8
 _HANDLER_NAMES = frozenset(handler.name for handler in HANDLERS)
 
 
 def load_program(target: str) -> kit.Program:
-    """The program that ``target`` names, with its plugin made.
+    """Returns the program that ``target`` names, with its plugin object created.
 
-    That is, in a file or module: the kit.Program in it; else what its function ``program()`` returns; else a
-    program of the one plugin in it. A class or function that is named is called without arguments. A plugin
-    without a program has the configuration of its attribute ``Config``; without that, and without a handler
-    ``configure``, the dataclass ``Config`` of its module.
+    Without ``:NAME``, that is the kit.Program in the file or module; else the return value of its function
+    ``program()``; else a program of the one plugin in it. A class or function that ``:NAME`` names is called
+    without arguments. A plugin without a program gets the configuration class of its attribute ``Config``. If the
+    plugin has neither that attribute nor a handler ``configure``, the dataclass ``Config`` of its module is the
+    configuration class.
 
     Runs the code of the file or module.
 
     Raises:
-        CommandError: there is none, more than one, or it cannot be loaded or made.
+        CommandError: the target has no plugin or more than one, or loading or creating the plugin has failed.
     """
     where, _, name = target.partition(":")
     module = _load_module(where)
@@ -69,7 +72,7 @@ def load_program(target: str) -> kit.Program:
 
 
 def identity(target: str, program: kit.Program) -> tuple[str, str]:
-    """The index and the name of a program: its own, those of a file called ``NN-name.py``, or defaults."""
+    """The index and name of a program: its own, else those of a file ``NN-name.py``, else defaults."""
     idx, name = DEFAULT_INDEX, plugin_name(target)
     numbered = re.fullmatch(r"(\d\d)-(.+)", Path(target.partition(":")[0]).stem)
     if numbered:
@@ -78,7 +81,7 @@ def identity(target: str, program: kit.Program) -> tuple[str, str]:
 
 
 def plugin_name(target: str) -> str:
-    """A name for the plugin of ``target``, where it has none: that of the file or module."""
+    """The name for a plugin of ``target`` that has none: the name of the file or module."""
     where = target.partition(":")[0]
     stem = Path(where).stem if _is_file(where) else where.rpartition(".")[2]
     if stem in ("plugin", "__main__", "main") and _is_file(where):
@@ -93,7 +96,7 @@ def _is_file(where: str) -> bool:
 def _load_module(where: str) -> ModuleType:
     if _is_file(where):
         return _load_file(Path(where))
-    sys.path.insert(0, "")  # as `python -m` has it
+    sys.path.insert(0, "")  # as `python -m` does
     try:
         return importlib.import_module(where)
     except ModuleNotFoundError as error:
@@ -120,7 +123,7 @@ def _load_file(path: Path) -> ModuleType:
     if not path.exists() or spec is None or spec.loader is None:
         raise CommandError(f"{path}: there is no such Python file", ExitCode.PLUGIN)
     module = importlib.util.module_from_spec(spec)
-    # Where pickling, dataclasses and the like look for it; and what lies beside it can be imported.
+    # pickle and dataclasses look up modules in sys.modules. The directory is for imports of neighbouring files.
     sys.modules[spec.name] = module
     sys.path.insert(0, str(path.resolve().parent))
     try:
@@ -134,14 +137,14 @@ def _load_file(path: Path) -> ModuleType:
 
 def _ended(what: str) -> CommandError:
     return CommandError(
-        f'{what} has ended the process; a call of kit.main() belongs under: if __name__ == "__main__":',
+        f'{what} has ended the process; put the call of kit.main() under: if __name__ == "__main__":',
         ExitCode.PLUGIN,
     )
 
 
 def _failed(what: str, error: Exception) -> CommandError:
     text, place = str(error), ""
-    # The caller of this package's code is to be named, not the code.
+    # Name the place in the user's code, not the place in this package that it called.
     frames = [
         frame
         for frame in traceback.extract_tb(error.__traceback__)
@@ -158,9 +161,9 @@ def _named(module: ModuleType, name: str, target: str) -> Any:
     found: Any = module
     for part in name.split("."):
         if not hasattr(found, part):
-            names = ", ".join(name for name, _ in _plugins(module)) or "none that is a plugin"
+            names = ", ".join(name for name, _ in _plugins(module)) or "no plugins"
             raise CommandError(
-                f"{target}: there is no {part} in {module.__name__}; it has: {names}",
+                f"{target}: {module.__name__} has no {part}; it has: {names}",
                 ExitCode.PLUGIN,
             )
         found = getattr(found, part)
@@ -181,21 +184,21 @@ def _only_program(module: ModuleType, where: str) -> Any:
     if not found:
         _refuse_misspelt(module, where)
         raise CommandError(
-            f"{where}: no plugin in it; a plugin is an object, or a class, with a handler such as "
+            f"{where}: has no plugin; a plugin is an object, or a class, with a handler such as "
             "create_container(self, pod, container)",
             ExitCode.PLUGIN,
         )
     if len(found) > 1:
         names = ", ".join(name for name, _ in found)
         raise CommandError(
-            f"{where}: more than one plugin in it: {names}; choose one, as in {where}:{found[0][0]}",
+            f"{where}: has more than one plugin: {names}; choose one, as in {where}:{found[0][0]}",
             ExitCode.PLUGIN,
         )
     return found[0][1]
 
 
 def _refuse_misspelt(module: ModuleType, where: str) -> None:
-    """Raise CommandError for a method that is probably a handler misspelt."""
+    """Raise CommandError if a method of the module's classes is probably a misspelt handler."""
     for kind in vars(module).values():
         if not isinstance(kind, type) or kind.__module__ != module.__name__:
             continue
@@ -203,13 +206,13 @@ def _refuse_misspelt(module: ModuleType, where: str) -> None:
             close = difflib.get_close_matches(name, _HANDLER_NAMES, 1, _ALIKE)
             if close:
                 raise CommandError(
-                    f"{where}: no plugin in it: {kind.__qualname__}.{name} is no handler, is {close[0]} meant?",
+                    f"{where}: has no plugin: {kind.__qualname__}.{name} is no handler, is {close[0]} meant?",
                     ExitCode.PLUGIN,
                 )
 
 
 def _is_configured_by(module: ModuleType, plugin: object) -> bool:
-    """Whether the dataclass ``Config`` of a module is certainly the configuration of its plugin."""
+    """Whether the module's dataclass ``Config`` is certainly the configuration of its plugin."""
     cls = getattr(module, "Config", None)
     return (
         isinstance(cls, type)
@@ -220,10 +223,9 @@ def _is_configured_by(module: ModuleType, plugin: object) -> bool:
 
 
 def _plugins(module: ModuleType) -> Iterator[tuple[str, Any]]:
-    """What in a module is a plugin: chains, and the module's own classes and objects that have handlers.
+    """The plugins in a module: chains, and the module's own classes and objects that have handlers.
 
-    An object counts instead of its class, a class instead of those that it is derived from, and a chain instead of
-    its plugins.
+    An object hides its class. A class hides its base classes. A chain hides its plugins.
     """
     classes: dict[str, type] = {}
     objects: dict[str, Any] = {}
@@ -248,7 +250,7 @@ def _plugins(module: ModuleType) -> Iterator[tuple[str, Any]]:
 
 
 def _chained(value: object) -> Iterator[object]:
-    """The plugins of a chain, and of the chains in it."""
+    """The plugins of a chain, and of the chains inside it."""
     for plugin in value.plugins if isinstance(value, Chain) else ():
         yield plugin
         yield from _chained(plugin)

@@ -1,4 +1,4 @@
-"""``nri-sync init``: a plugin project to begin with: plugin, tests, image, manifests."""
+"""``nri-sync init``: creates a plugin project with plugin, tests, image and manifests."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from nri_sync.text import printable
 __all__ = ["configure", "run"]
 
 _TEMPLATES = Path(__file__).parent / "templates"
-# Where each of them goes.
+# The path in the project for each template.
 _FILES = {
     "plugin.py": "{module}.py",
     "test_plugin.py": "tests/test_{module}.py",
@@ -34,8 +34,8 @@ _FILES = {
     "gitignore": ".gitignore",
 }
 _LONGEST = 40
-# The rules for a name, each with the texts that break it. With all of them it is good for a Python package, a
-# Kubernetes object and an image, and for NRI anyway.
+# The rules for a name, each with a pattern of the names that break it. A name that follows all of them is valid
+# for a Python package, a Kubernetes object, an image, and NRI.
 _RULES = (
     ("must not be empty", re.compile(r"")),
     (f"must be at most {_LONGEST} characters", re.compile(rf".{{{_LONGEST + 1},}}", re.DOTALL)),
@@ -47,7 +47,7 @@ _RULES = (
     ("must not end with a hyphen", re.compile(r".*-")),
     ("must not have two hyphens side by side", re.compile(r".*--.*")),
 )
-# Modules of the project itself, and of the packages that it is installed with.
+# Modules of the project itself, and of the packages that the project installs.
 _TAKEN = frozenset(
     {"conftest", "google", "grpc", "nri_sync", "pytest", "rich", "setup", "shtab", "tests", "yaml"}
 )
@@ -55,13 +55,13 @@ _TAKEN = frozenset(
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "directory", metavar="DIRECTORY", type=Path, help="to make, or an empty one"
+        "directory", metavar="DIRECTORY", type=Path, help="a new directory, or an empty one"
     )
-    parser.add_argument("--name", help="of the plugin (default: that of the directory)")
+    parser.add_argument("--name", help="name of the plugin (default: name of the directory)")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Write the files; there must be none yet."""
+    """Write the files. The directory has to be new or empty."""
     directory: Path = arguments.directory
     name = _checked(arguments.name or directory.resolve().name.lower().replace("_", "-"))
     module = name.replace("-", "_")
@@ -69,7 +69,7 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
             raise CommandError(
-                f"{directory}: is not empty; name a directory that is, or a new one", ExitCode.USAGE
+                f"{directory}: is not empty; name an empty directory or a new one", ExitCode.USAGE
             )
         for template, target in _FILES.items():
             text = (_TEMPLATES / f"{template}.txt").read_text(encoding="utf-8")
@@ -91,7 +91,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _aligned(text: str) -> str:
-    """A text with the tables of Markdown in columns, whatever is in their cells."""
+    """Pads the cells of the Markdown tables in a text, so that their columns align."""
     lines = text.split("\n")
     for begin, line in enumerate(lines):
         if not line.startswith("|--"):
@@ -114,14 +114,14 @@ def _checked(name: str) -> str:
     for rule, broken in _RULES:
         if broken.fullmatch(name):
             raise CommandError(
-                f"{printable(name, 100)!r} cannot be the name of a plugin, which is also that of a Python "
-                f"package, an image and a Kubernetes object: it {rule}; choose another, with --name",
+                f"{printable(name, 100)!r} cannot be the name of a plugin, because a Python package, an image and "
+                f"a Kubernetes object get the same name: it {rule}; choose another, with --name",
                 ExitCode.USAGE,
             )
     module = name.replace("-", "_")
     if keyword.iskeyword(module):
         raise CommandError(
-            f"{name!r} cannot be the name of a Python module, as it is a word of the language; choose "
+            f"{name!r} cannot be the name of a Python module, because it is a keyword of Python; choose "
             "another, with --name",
             ExitCode.USAGE,
         )
@@ -134,7 +134,7 @@ def _checked(name: str) -> str:
 
 
 def _is_of_python(module: str) -> bool:
-    # Python 3.9 has no list of its modules.
+    # Python 3.9 has no list of the standard library's modules.
     library = sysconfig.get_path("stdlib")
     places = [library, f"{library}/lib-dynload"]
     return module in sys.builtin_module_names or PathFinder.find_spec(module, places) is not None

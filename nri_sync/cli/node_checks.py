@@ -1,6 +1,6 @@
-"""What a node says about NRI without being asked over the socket: files, the process that listens, configuration.
+"""Checks of a node that need no NRI request: the socket file, the listening process, the launched plugins.
 
-``root`` is where the file system of the node is: ``/``, or where a container has it mounted.
+``root`` is the root of the node's file system: ``/``, or the place where a container has mounted it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _PLUGINS = "opt/nri/plugins"
 
 class Level(enum.Enum):
     OK = "ok"
-    #: Worth knowing, and neither good nor bad.
+    #: Information that is neither good nor bad.
     INFO = "info"
     WARNING = "warning"
     PROBLEM = "problem"
@@ -38,18 +38,18 @@ class Level(enum.Enum):
 
 @dataclass
 class Finding:
-    """One line of the list: what was looked at, what was seen, and what to do about it."""
+    """One line of the list: the check, its result, and the advice."""
 
     level: Level
     check: str
     text: str
     advice: str = ""
-    #: What it has taken.
+    #: The duration of the check.
     seconds: float | None = None
 
 
 def check_socket(path: str) -> Finding:
-    """Whether there is a socket that this user may connect to. Does not connect."""
+    """Whether the path is a socket that this user may connect to. Does not connect."""
     try:
         mode = os.stat(path).st_mode
     except FileNotFoundError:
@@ -57,12 +57,12 @@ def check_socket(path: str) -> Finding:
     except OSError as error:
         return Finding(
             Level.PROBLEM, "socket", f"{path}: {error.strerror}",
-            f"user {os.geteuid()} may not get there: run as root, or as a user who may",
+            f"user {os.geteuid()} may not reach the path: run as root, or as a user with the permission",
         )  # fmt: skip
     if stat.S_ISDIR(mode):
         return Finding(
             Level.PROBLEM, "socket", f"{path} is a directory",
-            "a container that mounted the socket when there was none has made it: remove it, and mount "
+            "a container that mounted the socket before there was one has created it: remove it, and mount "
             f"the directory {Path(path).parent} instead",
         )  # fmt: skip
     if not stat.S_ISSOCK(mode):
@@ -72,29 +72,29 @@ def check_socket(path: str) -> Finding:
     if not os.access(path, os.W_OK):
         return Finding(
             Level.PROBLEM, "socket", f"user {os.geteuid()} may not connect to {path}",
-            "run as root, or as a user who may write to it",
+            "run as root, or as a user with write permission",
         )  # fmt: skip
     if _is_mounted(path):
         return Finding(
             Level.WARNING, "socket", f"{path} is mounted by itself",
-            "when the runtime restarts, it makes a new socket, which is not seen here: mount the "
+            "when the runtime restarts, it creates a new socket, which this mount does not show: mount the "
             f"directory {Path(path).parent} instead",
         )  # fmt: skip
-    return Finding(Level.OK, "socket", f"{path} is there, and this user may connect")
+    return Finding(Level.OK, "socket", f"{path} exists, and this user may connect")
 
 
 def _missing(path: str) -> tuple[str, str]:
     directory = Path(path).parent
     if os.path.islink(path):
-        return f"{path} is a link to nowhere", f"it leads to {os.readlink(path)}: correct it"
+        return f"{path} is a broken link", f"it leads to {os.readlink(path)}: correct it"
     if not directory.is_dir():
         return (
             f"there is no {path}, and no directory {directory}",
-            "is a runtime installed here, and NRI enabled in it? In a container: mount that directory",
+            "does this node have a runtime with NRI enabled? In a container: mount that directory",
         )
     return (
         f"there is no {path}",
-        "NRI is not enabled, the runtime is not running, or it listens elsewhere: see its configuration",
+        "NRI is disabled, the runtime is not running, or it listens elsewhere: see its configuration",
     )
 
 
@@ -108,12 +108,12 @@ def _is_mounted(path: str) -> bool:
 
 
 def describe_listener(credentials: PeerCredentials | None) -> Finding:
-    """Who listens, from what the kernel knows of the other end of a connection."""
+    """The process that listens, from the kernel's credentials of the other end of a connection."""
     if credentials is None or credentials.pid <= 0:
         return Finding(
             Level.INFO,
             "listener",
-            "a process that cannot be seen from here, as that of the node in a container",
+            "a process that this process cannot see, for example a process of the node, seen from a container",
         )
     pid = credentials.pid
     process = Path(f"/proc/{pid}")
@@ -127,16 +127,16 @@ def describe_listener(credentials: PeerCredentials | None) -> Finding:
 
 
 def refused(path: str, error: OSError) -> Finding:
-    """Why connecting has failed."""
+    """The reason why connecting has failed."""
     if error.errno == errno.ECONNREFUSED:
         return Finding(
-            Level.PROBLEM, "listener", f"nobody listens on {path}",
-            "it was left behind: start the runtime. In a container which mounts the socket itself, mount the "
-            f"directory {Path(path).parent}, and make the container anew",
+            Level.PROBLEM, "listener", f"no process listens on {path}",
+            "an earlier runtime has left it behind: start the runtime. In a container that mounts the socket "
+            f"itself, mount the directory {Path(path).parent}, and recreate the container",
         )  # fmt: skip
     if isinstance(error, (TimeoutError, socket.timeout)):
         return Finding(
-            Level.PROBLEM, "listener", f"who listens on {path} accepts no connections",
+            Level.PROBLEM, "listener", f"the listener on {path} accepts no connections",
             "the runtime hangs, or other plugins fill its queue: see its log",
         )  # fmt: skip
     return Finding(
@@ -145,7 +145,7 @@ def refused(path: str, error: OSError) -> Finding:
 
 
 def check_launched(root: Path, name: str, idx: str) -> list[Finding]:
-    """Whether the runtime launches plugins by itself, and one of them has the name."""
+    """The plugins that the runtime launches, with a warning if one of them has the given name."""
     directory = root / _PLUGINS
     try:
         names = sorted(path.name for path in directory.iterdir())
@@ -156,9 +156,9 @@ def check_launched(root: Path, name: str, idx: str) -> list[Finding]:
     found = [Finding(Level.INFO, "launched", f"the runtime launches {', '.join(names)}")]
     if api.full_name(idx, name) in names:
         found[0] = Finding(
-            Level.WARNING, "launched", f"the runtime launches a plugin {idx}-{name}, too",
-            f"two of a name are two plugins, which may be in each other's way: remove it from {directory}, "
-            "or start no other",
+            Level.WARNING, "launched", f"the runtime also launches a plugin {idx}-{name}",
+            "a runtime accepts both plugins, and they may interfere with each other: remove it from "
+            f"{directory}, or do not start another",
         )  # fmt: skip
     return found
 

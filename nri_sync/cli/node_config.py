@@ -1,6 +1,6 @@
-"""Whether NRI is enabled in the configuration of containerd and CRI-O, also where distributions keep that.
+"""Whether containerd and CRI-O have NRI enabled in their configuration, in the places of the distributions, too.
 
-``root`` is where the file system of the node is: ``/``, or where a container has it mounted.
+``root`` is the root of the node's file system: ``/``, or the place where a container has mounted it.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ _CRIO = "etc/crio/crio.conf"
 _CRIO_DIRECTORY = "etc/crio/crio.conf.d"
 _NRI = "io.containerd.nri.v1.nri"
 _TABLE = f"[plugins.'{_NRI}']"
-# In a file of version 1, the default, containerd 1 takes the short name as well.
+# The short name of the plugin, which containerd 1 also accepts in a file of version 1 (the default).
 _SHORT = "nri"
-#: The settings of NRI in containerd (``Config`` in internal/nri/config.go), and those that are durations.
+#: The settings of NRI in containerd (``Config`` in internal/nri/config.go); the first two are durations.
 _TIMEOUTS = ("plugin_registration_timeout", "plugin_request_timeout")
 _SETTINGS = (
     *_TIMEOUTS,
@@ -44,11 +44,11 @@ _CRIO_SETTINGS = (
 
 
 class _Place(NamedTuple):
-    """Where a distribution has the configuration of its containerd."""
+    """The place of the containerd configuration in a distribution."""
 
     name: str
     path: str
-    #: Where to change a setting, and the restart that it takes.
+    #: How to change a setting there, and the restart that the change needs.
     change: str
     restart: str
 
@@ -59,21 +59,21 @@ _PLACES = (
     _STANDARD,
     _Place(
         "k3s", "var/lib/rancher/k3s/agent/etc/containerd/config.toml",
-        "in config-v3.toml.tmpl beside it (config.toml.tmpl for containerd 1.7), as k3s writes the file anew",
+        "in config-v3.toml.tmpl beside it (config.toml.tmpl for containerd 1.7), because k3s rewrites the file",
         "restart k3s or k3s-agent",
     ),
     _Place(
         "RKE2", "var/lib/rancher/rke2/agent/etc/containerd/config.toml",
-        "in config-v3.toml.tmpl beside it (config.toml.tmpl for containerd 1.7), as RKE2 writes the file anew",
+        "in config-v3.toml.tmpl beside it (config.toml.tmpl for containerd 1.7), because RKE2 rewrites the file",
         "restart rke2-server or rke2-agent",
     ),
     _Place(
-        "k0s", "etc/k0s/containerd.toml", "in a file of its own, /etc/k0s/containerd.d/nri.toml",
+        "k0s", "etc/k0s/containerd.toml", "in a separate file, /etc/k0s/containerd.d/nri.toml",
         "restart k0scontroller or k0sworker",
     ),
     _Place(
         "MicroK8s", "var/snap/microk8s/current/args/containerd.toml",
-        "in containerd-template.toml beside it, as MicroK8s writes the file anew",
+        "in containerd-template.toml beside it, because MicroK8s rewrites the file",
         "restart snap.microk8s.daemon-containerd",
     ),
     _Place(
@@ -85,31 +85,33 @@ _PLACES = (
 
 
 def check_configuration(root: Path, socket_path: str) -> list[Finding]:
-    """Whether the runtimes whose configuration is there have NRI enabled."""
+    """Whether each runtime that has a configuration file here has NRI enabled."""
     found: list[Finding] = []
     for place in _PLACES:
         if (root / place.path).exists():
             found += _containerd(root, _in_kind(root, place), socket_path)
     found += _crio(root, socket_path)
     if not found:
-        text = f"no {root / _STANDARD.path}, and no {root / _CRIO}: the runtime's defaults hold"
+        text = (
+            f"no {root / _STANDARD.path}, and no {root / _CRIO}: the defaults of the runtime apply"
+        )
         others = ", ".join(place.name for place in _PLACES[1:])
         advice = (
-            "containerd has NRI on from 2.0, CRI-O in its newer releases; --root is the directory to look in. "
-            f"There is no configuration of {others} either"
+            "containerd 2.0 and later enables NRI by default, and so do recent releases of CRI-O; --root sets "
+            f"the directory to search. There is no configuration of {others} either"
         )
         found.append(Finding(Level.INFO, "configuration", text, advice))
     return found
 
 
 def _in_kind(root: Path, place: _Place) -> _Place:
-    """The same, or how kind has it, whose nodes have the standard path."""
+    """The place for a node of kind, which has its configuration at the standard path; else ``place``."""
     if place is not _STANDARD or not (root / _KIND).exists():
         return place
     return place._replace(
         name="kind",
         change="by containerdConfigPatches in the configuration of the kind cluster",
-        restart="create the cluster anew",
+        restart="recreate the cluster",
     )
 
 
@@ -154,11 +156,11 @@ def _enabled(place: _Place, where: str, merged: Mapping[str, Any], disabled: set
     change = f", {place.change}" if place.change else ""
     problem = ""
     if disabled:
-        problem, advice = "NRI is among the disabled_plugins", f'take "{min(disabled)}" out of them'
+        problem, advice = "NRI is in disabled_plugins", f'remove "{min(disabled)}" from it'
     elif merged.get("disable") is True:
         problem, advice = "NRI is disabled", f"set disable = false in {_TABLE}"
     elif merged.get("disable_connections") is True:
-        problem = "only plugins that containerd launches may be there"
+        problem = "only plugins that containerd launches may connect"
         advice = f"set disable_connections = false in {_TABLE}"
     if problem:
         return Finding(
@@ -170,8 +172,9 @@ def _enabled(place: _Place, where: str, merged: Mapping[str, Any], disabled: set
     if "disable" in merged:
         return Finding(Level.OK, place.name, f"{where}: NRI is enabled")
     return Finding(
-        Level.INFO, place.name, f"{where}: says nothing of NRI",
-        f"containerd 2.0 has it on; 1.7 has it off: set disable = false in {_TABLE}{change}, and {place.restart}",
+        Level.INFO, place.name, f"{where}: has no setting for NRI",
+        f"containerd 2.0 enables NRI, 1.7 disables it: set disable = false in {_TABLE}{change}, "
+        f"and {place.restart}",
     )  # fmt: skip
 
 
@@ -182,14 +185,14 @@ def _misplaced(
     table: tuple[str, ...],
     settings: tuple[str, ...],
 ) -> Iterator[Finding]:
-    """The settings of NRI in another table, where the runtime does not look at them."""
+    """Warnings of NRI settings in a wrong table, which the runtime ignores."""
     own = f"[{table[0]}.{table[1]}]" if "." not in table[1] else _TABLE
     for found, name in _named(values, (), settings):
         if found == table or _is_short(found, values):
             continue
-        there = f"in [{_name(found)}]" if found else "outside of all tables"
+        there = f"in [{_name(found)}]" if found else "outside all tables"
         yield Finding(
-            Level.WARNING, check, f"{path}: {name} is {there}, and has no effect there",
+            Level.WARNING, check, f"{path}: {name} is {there}, where it has no effect",
             f"move it to {own}, and restart the runtime",
         )  # fmt: skip
 
@@ -197,7 +200,7 @@ def _misplaced(
 def _named(
     values: Mapping[str, Any], table: tuple[str, ...], settings: tuple[str, ...]
 ) -> Iterator[tuple[tuple[str, ...], str]]:
-    """Where settings are, as tables and names. As deep as tables of a runtime are."""
+    """The table and the name of each setting. Looks 8 tables deep, which is deeper than a runtime's tables."""
     for key, value in values.items():
         if isinstance(value, Mapping):
             if len(table) < 8:
@@ -207,17 +210,17 @@ def _named(
 
 
 def _another(table: tuple[str, ...], key: str) -> bool:
-    """Whether a setting of this name belongs to another plugin of containerd."""
+    """Whether the setting belongs to another plugin of containerd, in spite of its name."""
     return key == "plugin_path" and table[:1] == ("plugins",) and table[1:2] != (_NRI,)
 
 
 def _is_short(table: tuple[str, ...], values: Mapping[str, Any]) -> bool:
-    """Whether it is the table of NRI in a file of version 1."""
+    """Whether the table is the table of NRI in a file of version 1."""
     return table == ("plugins", _SHORT) and values.get("version", 1) == 1
 
 
 def _alike(values: Mapping[str, Any], table: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
-    """The tables that are called as NRI's, whole or in part, anywhere."""
+    """The tables, at any depth, that have ``nri`` as a word of their name."""
     for key, value in values.items():
         if isinstance(value, Mapping) and len(table) < 8:
             words = key.lower().split(".")
@@ -228,7 +231,7 @@ def _alike(values: Mapping[str, Any], table: tuple[str, ...]) -> Iterator[tuple[
 
 
 def _name(table: tuple[str, ...]) -> str:
-    """As TOML has it."""
+    """The name of a table, in the syntax of TOML."""
     return ".".join(
         key if key.replace("-", "").replace("_", "").isalnum() else f"'{key}'" for key in table
     )
@@ -247,7 +250,7 @@ def _durations(
             seconds = None
         if seconds is None or seconds <= 0:
             yield Finding(
-                Level.PROBLEM, check, f"{where}: {name} = {value!r} is no time",
+                Level.PROBLEM, check, f"{where}: {name} = {value!r} is no duration",
                 'write it as in "2s", and restart the runtime',
             )  # fmt: skip
 
@@ -263,7 +266,7 @@ def _crio(root: Path, socket_path: str) -> Iterator[Finding]:
         return
     check = "CRI-O"
     merged: dict[str, Any] = {}
-    told = ""
+    source = ""
     for path in paths:
         values, problem = _document(path, check)
         if problem is not None:
@@ -272,23 +275,23 @@ def _crio(root: Path, socket_path: str) -> Iterator[Finding]:
         yield from _misplaced(check, path, values, ("crio", "nri"), _CRIO_SETTINGS)
         section = _section(values, "crio", "nri")
         merged.update(section)
-        told = str(path) if "enable_nri" in section else told
+        source = str(path) if "enable_nri" in section else source
     if merged.get("enable_nri") is False:
         yield Finding(
-            Level.PROBLEM, check, f"{told}: NRI is disabled",
+            Level.PROBLEM, check, f"{source}: NRI is disabled",
             "set enable_nri = true in [crio.nri], and restart CRI-O",
         )  # fmt: skip
     elif merged.get("nri_disable_connections") is True:
         yield Finding(
-            Level.PROBLEM, check, "only plugins that CRI-O launches may be there",
+            Level.PROBLEM, check, "only plugins that CRI-O launches may connect",
             "set nri_disable_connections = false in [crio.nri], and restart CRI-O",
         )  # fmt: skip
     elif "enable_nri" in merged:
-        yield Finding(Level.OK, check, f"{told}: NRI is enabled")
+        yield Finding(Level.OK, check, f"{source}: NRI is enabled")
     else:
         yield Finding(
-            Level.INFO, check, f"{paths[0]}: says nothing of NRI",
-            "newer releases of CRI-O have it on; for others set enable_nri = true in [crio.nri]",
+            Level.INFO, check, f"{paths[0]}: has no setting for NRI",
+            "newer releases of CRI-O enable NRI; for others set enable_nri = true in [crio.nri]",
         )  # fmt: skip
     yield from _durations(check, str(paths[-1]), merged, _CRIO_TIMEOUTS)
     yield from _socket_path(check, merged.get("nri_listen"), socket_path)
@@ -297,7 +300,7 @@ def _crio(root: Path, socket_path: str) -> Iterator[Finding]:
 def _socket_path(check: str, configured: Any, path: str) -> Iterator[Finding]:
     if configured and os.path.realpath(str(configured)) != os.path.realpath(path):
         yield Finding(
-            Level.WARNING, check, f"listens on {configured}, and not on {path}",
+            Level.WARNING, check, f"the runtime listens on {configured}, and not on {path}",
             f"use --socket {configured}, here and for the plugin",
         )  # fmt: skip
 
@@ -308,7 +311,7 @@ def _document(path: Path, check: str) -> tuple[dict[str, Any], Finding | None]:
         values = read(path, "toml").data
     except ConfigError as error:
         problem.text = str(error).replace("\n", "; ")
-        problem.advice = "whether NRI is enabled cannot be told from it"
+        problem.advice = "this file does not show whether NRI is enabled"
         return {}, problem
     return dict(values), None
 

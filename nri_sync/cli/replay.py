@@ -1,4 +1,4 @@
-"""``nri-sync replay``: a recording played to a plugin, to see whether it acts as before."""
+"""``nri-sync replay``: sends a recording to a plugin, and compares its answers with the recorded ones."""
 
 from __future__ import annotations
 
@@ -18,26 +18,28 @@ __all__ = ["configure", "run"]
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("recording", metavar="RECORDING", help="made by nri-sync trace --record")
+    parser.add_argument(
+        "recording", metavar="RECORDING", help="a file from nri-sync trace --record"
+    )
     parser.add_argument("plugin", metavar="PLUGIN", help=PLUGIN_HELP)
     parser.add_argument(
-        "--connection", type=int, metavar="N", help="which one, if several have been recorded"
+        "--connection", type=int, metavar="N", help="the connection, if the recording has several"
     )
     parser.add_argument(
         "-c", "--config", metavar="FILE",
-        help="the configuration of the plugin (default: what the runtime has sent it)",
+        help="configuration of the plugin (default: the configuration that the runtime sent)",
     )  # fmt: skip
     parser.add_argument(
         "--speed", type=_positive, metavar="FACTOR",
-        help="keep the pauses of the recording: 1 as they were, 10 a tenth of them (default: none)",
+        help="keep the pauses of the recording: 1 unchanged, 10 a tenth of each (default: no pauses)",
     )  # fmt: skip
     parser.add_argument(
         "--timeout", type=_seconds, default="20s", metavar="DURATION",
-        help="for each answer of the plugin (default: %(default)s)",
+        help="time limit for each answer of the plugin (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument(
         "--update", action="store_true",
-        help="put the answers that differ into the recording, in place of those it has",
+        help="replace the recorded answers that differ by the new ones",
     )  # fmt: skip
     add_output_options(parser)
 
@@ -57,7 +59,7 @@ def _seconds(text: str) -> float:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Blocks until the recording has been played."""
+    """Blocks until the whole recording has been sent."""
     try:
         recording = Recording.read(arguments.recording)
     except OSError as error:
@@ -113,14 +115,14 @@ def _show(out: Console, differences: list[Difference], requests: int, updated: b
             .append(difference.what, style="bold")
             .append(f"  {difference.time:.3f} s into the recording", style="dim")
         )
-        # The names of the two sides, once for all.
+        # The diff begins with the names of its two sides; the last line of the output explains them once.
         for line in difference.diff.split("\n")[2:]:
             style = {"-": "red", "+": "green", "@": "cyan"}.get(line[:1], "")
             out.print(Text.whole(f"  {line}", style=style))
         out.print()
     if not differences:
-        out.print(Text(f"{requests} requests, and the plugin answers as recorded", style="green"))
+        out.print(Text(f"{requests} requests, all answers as recorded", style="green"))
         return
     count = "1 difference" if len(differences) == 1 else f"{len(differences)} differences"
-    end = "the recording has been updated" if updated else "- as recorded, + as it is now"
+    end = "the recording has been updated" if updated else "- recorded, + now"
     out.print(Text(f"{requests} requests, {count}: {end}", style="yellow" if updated else "red"))

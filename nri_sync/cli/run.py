@@ -1,4 +1,4 @@
-"""``nri-sync run``: a plugin on a container runtime."""
+"""``nri-sync run``: runs a plugin on a container runtime."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Blocks until the plugin has been stopped, or cannot go on."""
+    """Blocks until the plugin is stopped or has failed."""
     program = load_program(arguments.plugin)
     idx, name = identity(arguments.plugin, program)
     options = kit.Options.of(arguments)

@@ -1,4 +1,4 @@
-"""``nri-sync simulate``: what plugins do to pods, without a container runtime."""
+"""``nri-sync simulate``: shows the changes that plugins make to pods, without a container runtime."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from nri_sync.testing.simulation import NotSynchronized, SimulatedPlugin, Simula
 
 __all__ = ["add_node_options", "add_view_options", "configure", "present", "run", "workloads_of"]
 
-# Fewer are through before one has seen a bar.
+# A simulation with fewer pods and containers ends before a user could read a progress bar.
 _WITH_A_BAR = 500
 
 
 _OF_CONTAINERD = (
-    "the messages are as containerd makes them: with CRI-O, annotations, labels, cgroup paths, mounts and default "
+    "the messages are those of containerd: with CRI-O, annotations, labels, cgroup paths, mounts and default "
     "capabilities differ"
 )
 
@@ -40,20 +40,20 @@ _OF_CONTAINERD = (
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "plugins", metavar="PLUGIN", nargs="+",
-        help=f"{PLUGIN_HELP}; with NN-name= before it for an index and a name of its own",
+        help=f"{PLUGIN_HELP}; a prefix NN-name= sets its index and its name",
     )  # fmt: skip
     parser.add_argument(
         "-f", "--file", action="append", required=True, metavar="FILE",
         help="pods: Kubernetes manifests, output of crictl inspectp and inspect, or OCI's config.json; - is "
-        "standard input; may be given several times",
+        "standard input; may be repeated",
     )  # fmt: skip
     parser.add_argument(
         "-e", "--existing", action="append", default=[], metavar="FILE",
-        help="pods that run before the plugins come",
+        help="pods that already run when the plugins connect",
     )  # fmt: skip
     parser.add_argument(
         "-c", "--config", action="append", default=[], metavar="[NN-name=]FILE",
-        help="the configuration of the plugin, or of one of them",
+        help="configuration of the plugin, or of the plugin NN-name",
     )  # fmt: skip
     add_view_options(parser)
     parser.add_argument(
@@ -61,25 +61,29 @@ def configure(parser: argparse.ArgumentParser) -> None:
         type=_count,
         default=1,
         metavar="N",
-        help="the life of each pod N times, for the times",
+        help="run each pod's lifecycle N times, to measure the durations",
     )
     parser.add_argument(
-        "--containers", type=_count, default=1, metavar="N", help="each ordinary container N times"
+        "--containers",
+        type=_count,
+        default=1,
+        metavar="N",
+        help="repeat each ordinary container N times",
     )
     parser.add_argument(
         "--request-timeout", type=_seconds, default=api.DEFAULT_REQUEST_TIMEOUT, metavar="DURATION",
-        help="what plugins have for an answer (default: %(default)g s)",
+        help="time limit for an answer of a plugin (default: %(default)g s)",
     )  # fmt: skip
     add_node_options(parser)
 
 
 def add_node_options(parser: argparse.ArgumentParser) -> None:
-    """Those that :func:`workloads_of` looks at, and ``--runtime``."""
+    """Add the options that :func:`workloads_of` reads, and ``--runtime``."""
     node = parser.add_argument_group("the node")
     node.add_argument(
         "--runtime", type=_runtime, metavar="NAME:VERSION",
-        help="act as this runtime, containerd:1.7.28 or cri-o:1.33.2: what its NRI release does not know has no "
-        "effect, and is told (default: the newest)",
+        help="act as this runtime, for example containerd:1.7.28 or cri-o:1.33.2: fields that its NRI release "
+        "does not know have no effect, and the output names them (default: the newest release)",
     )  # fmt: skip
     node.add_argument("--cgroup", choices=("v1", "v2"), default="v2", help="default: %(default)s")
     node.add_argument(
@@ -95,18 +99,18 @@ def add_node_options(parser: argparse.ArgumentParser) -> None:
 
 
 def add_view_options(parser: argparse.ArgumentParser) -> None:
-    """Those that :func:`present` looks at."""
+    """Add the options that :func:`present` reads."""
     parser.add_argument(
         "-a",
         "--all",
         action="store_true",
-        help="show events without an effect, and what was assumed, too",
+        help="show also events without an effect, and the assumptions",
     )
     add_output_options(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Blocks until the simulation is over."""
+    """Blocks until the simulation has ended."""
     workloads = workloads_of(arguments.file, arguments)
     existing = workloads_of(arguments.existing, arguments) if arguments.existing else []
     try:
@@ -146,7 +150,7 @@ def _bar(err: Console | None) -> Iterator[Callable[[int, int], object] | None]:
 
 
 def present(simulation: Simulation, arguments: argparse.Namespace) -> int:
-    """Print it; returns the exit code."""
+    """Print the simulation; returns the exit code."""
     if arguments.output == "table":
         show(simulation, console(arguments), everything=arguments.all)
     else:
@@ -173,7 +177,10 @@ def _simulate(run: Callable[[], Simulation]) -> Simulation:
 
 
 def workloads_of(files: Iterable[str], arguments: argparse.Namespace) -> list[Workload]:
-    """The pods of manifests, on the node of the arguments. Raises CommandError for a file that has none."""
+    """The pods of the manifests, on the node that the arguments describe.
+
+    Raises CommandError for a file that has none.
+    """
     assumptions = Assumptions(
         cgroup_version=int(arguments.cgroup[1:]),
         systemd_cgroups=arguments.cgroup_driver == "systemd",
@@ -188,7 +195,7 @@ def workloads_of(files: Iterable[str], arguments: argparse.Namespace) -> list[Wo
         raise CommandError(str(error), ExitCode.INPUT) from error
     if arguments.runtime is None or arguments.runtime[0] != "cri-o":
         return found
-    # Those of other inputs are as their runtime made them.
+    # Other inputs than manifests come from a runtime, and need no note.
     return [
         replace(item, notes=(*item.notes, _OF_CONTAINERD)) if item.resized is not None else item
         for item in found
@@ -196,7 +203,7 @@ def workloads_of(files: Iterable[str], arguments: argparse.Namespace) -> list[Wo
 
 
 def _plugins(targets: Sequence[str], configs: Iterable[str]) -> list[SimulatedPlugin]:
-    """The plugins, with the indices 10, 20 and so on where none are given."""
+    """The plugins. The default indices are 10, 20 and so on."""
     config_paths = dict(_named(config) for config in configs)
     plugins = []
     for number, target in enumerate(targets, 1):
@@ -213,14 +220,14 @@ def _plugins(targets: Sequence[str], configs: Iterable[str]) -> list[SimulatedPl
         unused, path = next(iter(config_paths.items()))
         names = ", ".join(plugin.full_name for plugin in plugins)
         raise CommandError(
-            f"--config {unused and unused + '='}{path}: which plugin is it for? name one of {names}",
+            f"--config {unused and unused + '='}{path}: does not name its plugin; name one of {names}",
             ExitCode.USAGE,
         )
     return plugins
 
 
 def _named(text: str) -> tuple[str, str]:
-    """``NN-name=rest`` as both; the first is empty without it."""
+    """Splits ``NN-name=rest``; the first part is empty if the text has no such prefix."""
     name, equals, rest = text.partition("=")
     if equals and re.fullmatch(r"[0-9]{2}-[^/]+|[A-Za-z0-9-]+", name):
         return name, rest
@@ -228,7 +235,7 @@ def _named(text: str) -> tuple[str, str]:
 
 
 def _runtime(text: str) -> tuple[str, str]:
-    # The kubelet, and so kubectl, writes containerd://1.7.28.
+    # The kubelet, and therefore kubectl, writes containerd://1.7.28.
     name, colon, version = text.replace("://", ":", 1).partition(":")
     if not colon or api.infer_nri_version(name, version) is None:
         raise argparse.ArgumentTypeError(

@@ -1,4 +1,4 @@
-"""A simulation for people to read: what happened to each pod, who has changed what, and how long it took."""
+"""Prints a simulation: the events of each pod, the changes with the plugins that made them, the durations."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from nri_sync.testing.simulation import (
 
 __all__ = ["View", "show"]
 
-# Of each plugin a colour of its own, so that one sees at a glance whose a change is.
+# One colour for each plugin, so that a reader sees at once which plugin made a change.
 _COLORS = ("cyan", "magenta", "yellow", "blue", "green", "bright_red")
 _LONGEST = 200
 
 
 def show(simulation: Simulation, out: Console, *, everything: bool = False) -> None:
-    """Print it; with ``everything`` also events without an effect, and what was assumed of the pods."""
+    """Print the simulation. ``everything`` adds events without an effect, and the assumptions about the pods."""
     View(simulation, out, everything).show()
 
 
@@ -49,7 +49,7 @@ class View:
     def show(self) -> None:
         for plugin in self._simulation.plugins:
             events = ", ".join(plugin.events) or "no events"
-            self._line(self._by(plugin.name), Text(f" is asked about {events}", "dim"))
+            self._line(self._by(plugin.name), Text(f" subscribes to {events}", "dim"))
         self.event(self._simulation.synchronized)
         for pod in self._simulation.pods:
             self._pod(pod)
@@ -76,7 +76,7 @@ class View:
             self._line(Text(f"  without effect: {', '.join(quiet)}", "dim"))
 
     def event(self, event: Event) -> None:
-        """Print an event that had an effect; all events, if everything is to be shown."""
+        """Print the event if it had an effect, or if the view shows everything."""
         if not (self._everything or _has_effect(event)):
             return
         line = Text(f"  {event.name}", "bold")
@@ -117,10 +117,10 @@ class View:
         self._changes(update.changes, 6)
 
     def unsolicited(self, unsolicited: Iterable[Unsolicited], indent: int = 0) -> None:
-        """Print the requests that plugins have made outside of any event."""
+        """Print the requests that plugins have made on their own initiative."""
         margin = " " * indent
         for request in unsolicited:
-            self._line(Text(margin), self._by(request.plugin), Text(" asks by itself:"))
+            self._line(Text(margin), self._by(request.plugin), Text(" requests:"))
             for update in request.updates:
                 self._update(update)
             for container, reason in request.evictions.items():

@@ -1,4 +1,4 @@
-"""``nri-sync trace``: what a runtime and its plugins say to each other."""
+"""``nri-sync trace``: shows the messages between a runtime and its plugins."""
 
 from __future__ import annotations
 
@@ -28,37 +28,37 @@ from nri_sync.threads import Latch, on_main_thread, spawn
 __all__ = ["configure", "run"]
 
 _SOCKET = "trace.sock"
-# Those which are no events, and have no handler either.
+# Methods that are no events and have no handler.
 _OTHERS = {"registerplugin": "RegisterPlugin", "updatecontainers": "UpdateContainers"}
 _FULL_MAX = 1 << 20
-# For the runtime to accept a connection.
+# Time limit for a connection to the runtime, in seconds.
 _DIAL = 5.0
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--socket", metavar="PATH", default=api.DEFAULT_SOCKET_PATH,
-        help="of the runtime (default: %(default)s)",
+        help="socket of the runtime (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument(
         "--listen", metavar="PATH",
-        help=f"where plugins are to connect to (default: {_SOCKET} beside that of the runtime)",
+        help=f"socket for plugins (default: {_SOCKET} beside the socket of the runtime)",
     )  # fmt: skip
     parser.add_argument(
         "--record", metavar="FILE",
-        help="write a recording, for nri-sync replay: of everything, whatever is shown",
+        help="write a recording of all messages, for nri-sync replay; --event does not limit it",
     )  # fmt: skip
     parser.add_argument(
         "-e", "--event", metavar="EVENTS",
-        help="show these only: names such as createcontainer, or pod, container, configure, "
-        "synchronize, registerplugin, updatecontainers; with commas between them",
+        help="show only these: names such as createcontainer, or pod, container, configure, "
+        "synchronize, registerplugin, updatecontainers; separated by commas",
     )  # fmt: skip
-    parser.add_argument("--full", action="store_true", help="show all that messages have in them")
+    parser.add_argument("--full", action="store_true", help="show the whole content of messages")
     parser.add_argument(
         "--mask", metavar="NAMES", nargs="?", const=",".join(SECRETS), default="",
-        help="leave out the values of variables, options, annotations and labels of these names, "
-        "patterns with commas between them (without NAMES: *password*, *token* and the like), "
-        "from all that is shown and recorded",
+        help="mask the values of variables, options, annotations and labels that have these names, in "
+        "the output and in the recording; patterns, separated by commas (without NAMES: *password*, "
+        "*token* and the like)",
     )  # fmt: skip
     add_output_options(parser)
 
@@ -69,7 +69,7 @@ def run(arguments: argparse.Namespace) -> int:
     listen = arguments.listen or str(Path(arguments.socket).with_name(_SOCKET))
     if Path(listen).resolve() == Path(arguments.socket).resolve():
         raise CommandError(
-            f"--listen {listen}: is the socket of the runtime; plugins have to connect to another",
+            f"--listen {listen}: is the socket of the runtime; plugins need another socket",
             ExitCode.USAGE,
         )
     proxy = Proxy(listen, arguments.socket)
@@ -84,7 +84,7 @@ def run(arguments: argparse.Namespace) -> int:
                 ExitCode.UNREACHABLE,
             ) from error
         if arguments.output == "table":
-            print(f"plugins are to connect to {printable(listen)}", file=sys.stderr, flush=True)
+            print(f"plugins connect to {printable(listen)}", file=sys.stderr, flush=True)
         missing = _missing(arguments.socket)
         if missing:
             print(f"nri-sync trace: {missing}", file=sys.stderr, flush=True)
@@ -94,20 +94,20 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _missing(path: str) -> str:
-    """Why the runtime cannot be reached; empty if it can be."""
+    """The reason why the runtime is unreachable; empty if it accepts a connection."""
     try:
         connect(path, Deadline(_DIAL)).close()
     except OSError as error:
         return (
             f"--socket {printable(path)}: {error.strerror or error}: no runtime listens there; "
-            "plugins are turned away until one does"
+            "trace rejects plugins until one does"
         )
     return ""
 
 
 @contextlib.contextmanager
 def _terminated() -> Iterator[None]:
-    """SIGTERM ends the block as an interrupt does, so that the socket is removed."""
+    """SIGTERM ends the block in the same way as an interrupt, so that the socket is removed."""
 
     def interrupt(number: int, frame: object) -> None:
         raise KeyboardInterrupt
@@ -123,7 +123,7 @@ def _terminated() -> Iterator[None]:
 
 
 class _Follower:
-    """Takes the entries, on a thread that no interrupt gets to: what has been said is recorded to its end."""
+    """Consumes the entries on a thread that no interrupt reaches, so that the recording is complete."""
 
     def __init__(
         self, proxy: Proxy, file: TextIO | None, events: frozenset[str], shown: _Shown, mask: Mask
@@ -131,11 +131,11 @@ class _Follower:
         self._proxy, self._file, self._events, self._shown = proxy, file, events, shown
         self._mask = mask
         self._error: Exception | None = None
-        # Not the thread's own join(): interrupted, it takes a thread for ended that is not.
+        # Thread.join() does not do: if it is interrupted, it takes the running thread for an ended one.
         self._over = Latch()
 
     def follow(self) -> None:
-        """Blocks until interrupted, or until there is nobody to tell."""
+        """Blocks until interrupted, or until the output or the recording cannot be written."""
         spawn("nri-trace", self._run)
         try:
             self._over.wait()
@@ -159,7 +159,7 @@ class _Follower:
 
 
 def _selected(text: str | None) -> frozenset[str]:
-    """The methods that are to be shown; none: all of them."""
+    """The methods to show; empty: all."""
     words = [word.strip() for word in (text or "").split(",") if word.strip()]
     others = {_OTHERS[word.lower()] for word in words if word.lower() in _OTHERS}
     try:
@@ -171,7 +171,7 @@ def _selected(text: str | None) -> frozenset[str]:
 
 @contextlib.contextmanager
 def _new_file(path: str) -> Iterator[TextIO]:
-    """A file for a recording: for this user only, as it has the environment of all containers."""
+    """A new file for a recording. Only this user may read it: it has the environment of all containers."""
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError as error:
@@ -186,7 +186,7 @@ def _new_file(path: str) -> Iterator[TextIO]:
     try:
         yield file
     finally:
-        # It is flushed after each line: what fails now has been told of.
+        # Each line is flushed when it is written, so an error here has been reported before.
         with contextlib.suppress(OSError):
             file.close()
 
@@ -199,21 +199,21 @@ def _recorded(entries: Iterable[Entry], file: TextIO, socket: str) -> Iterator[E
             recorder.write(entry)
         except OSError as error:
             raise CommandError(
-                f"--record {file.name}: {error.strerror}; what there is of it is complete until then",
+                f"--record {file.name}: {error.strerror}; the recording is complete up to here",
                 ExitCode.CRASHED,
             ) from error
         yield entry
 
 
 class _Shown:
-    """Prints entries, each when it comes."""
+    """Prints each entry when it arrives."""
 
     def __init__(self, arguments: argparse.Namespace, began: datetime) -> None:
         self._began = began
         self._full = arguments.full
         self._form = arguments.output
         self._out: Console | None = console(arguments) if self._form == "table" else None
-        # More than one at a time, or one after the other: which it is has to be told.
+        # After a second connection, each line has to name its connection.
         self._several = False
 
     def show(self, entry: Entry) -> None:
@@ -241,7 +241,7 @@ class _Shown:
             return line
         arrows = ("<-", "->") if ascii_only else ("\N{LEFTWARDS ARROW}", "\N{RIGHTWARDS ARROW}")
         is_answer = entry.kind == RESPONSE
-        # To the right is away from the runtime.
+        # An arrow to the right leads from the runtime to the plugin.
         line.append(f"{arrows[entry.sender != PLUGIN]} ", style="cyan" if is_answer else "green")
         line.append(f"{entry.event or '?':<20} ", style="" if is_answer else "bold")
         line.append(f"#{entry.stream:<4}", style="dim")
@@ -275,7 +275,7 @@ def _code(number: int) -> str:
 
 
 def _summary(entry: Entry) -> str:
-    """What matters most of a message, in a few words."""
+    """The most important content of a message, in a few words."""
     message = entry.message
     if message is None:
         return ""
@@ -296,7 +296,7 @@ def _contents(message: Any, entry: Entry) -> str:
 
 
 def _paths(message: Any, prefix: str = "") -> Iterator[str]:
-    """The names of the fields that are set, down to what is not only a group of others."""
+    """The names of the fields that are set; groups of fields are resolved into their members."""
     for field, value in message.ListFields():
         if hasattr(value, "ListFields") and not field.message_type.name.startswith("Optional"):
             yield from _paths(value, f"{prefix}{field.name}.")

@@ -58,8 +58,8 @@ def test_the_page_has_each(name: str) -> None:
     ("arguments", "text"),
     [
         (["simulat", "x"], "nri-sync: there is no command simulat; is simulate meant?\n"),
-        (["xyz"], "nri-sync: there is no command xyz; there is: demo, init, "),
-        (["\x1b[31m"], r"nri-sync: there is no command \x1b[31m; there is"),
+        (["xyz"], "nri-sync: there is no command xyz; the commands are: demo, init, "),
+        (["\x1b[31m"], r"nri-sync: there is no command \x1b[31m; the commands are"),
     ],
 )
 def test_no_such_command(

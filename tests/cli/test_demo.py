@@ -20,7 +20,7 @@ def test_it_shows_what_the_plugin_does_to_the_pod(capsys: pytest.CaptureFixture[
     assert "  class Annotated(nri_sync.Plugin):\n" in out
     assert "  kind: Pod\n" in out
     assert (
-        "10-annotated was asked about 3 containers of the pod, and changed 3 of them in 5 places"
+        "10-annotated has received 3 containers of the pod, and has changed 3 of them in 5 places"
         in out
     )
     *_, last = out.splitlines()

@@ -52,17 +52,23 @@ def test_all_is_well(runtime: FakeRuntime, examined: Any) -> None:
     assert {each["level"] for each in found.values()} == {"ok", "info"}
     assert found["configure"]["text"] == f"containerd v2.4.2, NRI {api.NRI_VERSION}"
     assert "3 s to answer" in found["timeouts"]["text"]
-    assert found["synchronize"]["text"] == "told of 1 pods and 1 containers"
+    assert found["synchronize"]["text"] == "received 1 pods and 1 containers"
     runtime.wait_for(lambda: not runtime.plugins)
 
 
 @pytest.mark.parametrize(
     ("name", "version", "nri_version", "level", "text"),
     [
-        ("containerd", "v2.4.2", api.NRI_VERSION, "ok", "all that a plugin may set"),
+        ("containerd", "v2.4.2", api.NRI_VERSION, "ok", "knows all fields that a plugin may set"),
         ("containerd", "1.7.28", "v0.8.0", "info", "adjust.linux.sysctl, "),
-        ("cri-o", "1.36.0", "v0.12.0", "info", "sets in failure_policy"),
-        ("other", "1.0", "", "info", "cannot be told"),
+        (
+            "cri-o",
+            "1.36.0",
+            "v0.12.0",
+            "info",
+            "ignores these fields, without an error: failure_policy",
+        ),
+        ("other", "1.0", "", "info", "release of the runtime is unknown"),
     ],
 )
 def test_fields_that_it_ignores(
@@ -79,10 +85,10 @@ def test_for_people(runtime: FakeRuntime, capsys: pytest.CaptureFixture[str]) ->
     assert main(["doctor", "--socket", runtime.socket_path]) == ExitCode.OK
     text = capsys.readouterr().out
     assert "✓ register      accepted as 99-doctor" in text
-    assert text.endswith("A plugin gets events here\n")
+    assert text.endswith("A plugin receives events here\n")
     assert "\x1b" not in text
     # No line is folded where there is no terminal.
-    assert "            a plugin that answers later is disconnected\n" in text
+    assert "            the runtime disconnects a plugin that answers later\n" in text
     assert all(line == line.rstrip() for line in text.splitlines())
 
 
@@ -106,7 +112,7 @@ def test_nobody_listens(examined: Any, socket_dir: Path) -> None:
         sock.bind(str(path))
     code, found = examined(path)
     assert (code, found["listener"]["level"]) == (ExitCode.FOUND, "problem")
-    assert "nobody listens" in found["listener"]["text"]
+    assert "no process listens" in found["listener"]["text"]
 
 
 def test_disabled(examined: Any, runtime: FakeRuntime, tmp_path: Path) -> None:
@@ -151,7 +157,7 @@ def test_an_unknown_runtime(examined: Any) -> None:
     with FakeRuntime("own", "x", nri_version="") as runtime:
         code, found = examined(runtime.socket_path)
     assert code == ExitCode.OK
-    assert "cannot be told" in found["events"]["text"]
+    assert "release of the runtime is unknown" in found["events"]["text"]
 
 
 def test_an_event(examined: Any, runtime: FakeRuntime) -> None:
@@ -163,7 +169,7 @@ def test_an_event(examined: Any, runtime: FakeRuntime) -> None:
     thread.start()
     code, found = examined(runtime.socket_path, "--wait", "20s")
     thread.join()
-    assert (code, found["event"]["text"]) == (ExitCode.OK, "RunPodSandbox has come")
+    assert (code, found["event"]["text"]) == (ExitCode.OK, "RunPodSandbox received")
 
 
 def test_no_event(examined: Any, runtime: FakeRuntime) -> None:

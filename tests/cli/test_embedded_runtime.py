@@ -128,7 +128,7 @@ def test_a_restart_finds_the_pods_as_they_were(socket_dir: Path) -> None:
             assert lost.wait(LONG)
             documents(process, "listening")
             stub.start()
-            assert "told of 1 pods, 1 containers" in documents(process, "connected")[-1]["note"]
+            assert "received 1 pods, 1 containers" in documents(process, "connected")[-1]["note"]
         assert plugin.told == [0, 1]
         ended(process, signal.SIGINT)
 
@@ -156,7 +156,7 @@ def test_what_a_plugin_asks_for_by_itself(socket_dir: Path) -> None:
             eventually(lambda: seen)
             stub.update_containers([api.Update(seen[0]).set_cpu(shares=77)])
         output = ended(process)
-    assert "a plugin asks by itself:" in output
+    assert "a plugin requests:" in output
     assert "77" in output
 
 

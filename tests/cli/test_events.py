@@ -16,11 +16,9 @@ import pytest
 import yaml
 
 from nri_sync import api
-from nri_sync.cli import events
 from nri_sync.cli.errors import ExitCode
 from nri_sync.runtime import Runtime
 from nri_sync.testing import FakeRuntime, make_pod
-from tests.runtime.rig import interrupted_at, on_thread
 
 __all__: list[str] = []
 
@@ -281,47 +279,3 @@ def test_live_on_a_terminal(runtime: Runtime, path: Path) -> None:
     assert b"\x1b[?1049h" in screen  # the other screen: what was there before comes back
     for word in (b"NAMESPACE/POD", b"default/web", b"nginx", b"kube-system/dns"):
         assert word in screen
-
-
-@pytest.fixture
-def watcher() -> Any:
-    return events._Watcher(api.EventMask.parse("all"), lambda pod: True)
-
-
-@pytest.mark.parametrize("waits", [True, False])
-def test_interrupted_while_it_waits_it_can_still_be_told(watcher: Any, waits: bool) -> None:
-    def take() -> None:
-        watcher.wait(0.001)
-        list(watcher.take())
-
-    def tell() -> None:
-        watcher.tell("disconnected", "")
-
-    number = 0
-    if not waits:
-        tell()
-    while interrupted_at(number, take, within=""):
-        on_thread(tell)()
-        assert watcher.wait(LONG)
-        if waits:
-            list(watcher.take())
-        number += 1
-    assert number > 20
-    on_thread(watcher.close)()
-    assert not watcher.wait(LONG)
-
-
-def test_what_came_too_fast_is_told_of(watcher: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(events, "_WAITING_MAX", 2)
-    for number in range(5):
-        watcher.tell("disconnected", str(number))
-    assert [happening.note for happening in watcher.take()] == ["0", "1"]
-    watcher.tell("disconnected", "5")
-    for _ in range(3):
-        watcher.tell("disconnected", "6")
-    watcher.close()
-    assert [happening.note for happening in watcher] == [
-        "3 events, as they came faster than they could be printed",
-        "5",
-        "3 events, as they came faster than they could be printed",
-    ]

@@ -116,7 +116,7 @@ class TestPrograms:
 
     def test_two(self, tmp_path: Path) -> None:
         text = self.PROGRAM + "OTHER = kit.Program(Tuner)\n"
-        assert "more than one plugin in it: PROGRAM, OTHER;" in failure(written(tmp_path, text))
+        assert "has more than one plugin: PROGRAM, OTHER;" in failure(written(tmp_path, text))
 
     def test_the_dataclass_of_the_module(self, tmp_path: Path) -> None:
         text = "import dataclasses\n@dataclasses.dataclass\nclass Config:\n    a: int = 1\n"
@@ -134,7 +134,9 @@ class TestPrograms:
     ) -> None:
         monkeypatch.setattr(sys, "argv", ["nri-sync", "run", "tuner.py"])
         text = PLUGIN.format(name="T") + "from nri_sync import kit\nkit.main(T, name='t', idx=10)\n"
-        assert 'belongs under: if __name__ == "__main__":' in failure(written(tmp_path, text))
+        assert 'put the call of kit.main() under: if __name__ == "__main__":' in failure(
+            written(tmp_path, text)
+        )
 
 
 class TestNotFound:
@@ -161,17 +163,17 @@ class TestNotFound:
 
     def test_no_plugin_in_it(self, tmp_path: Path) -> None:
         text = "from nri_sync import Plugin\nclass Other:\n    pass\n"
-        assert "no plugin in it" in failure(written(tmp_path, text))
+        assert "has no plugin" in failure(written(tmp_path, text))
 
     def test_two_plugins_in_it(self, tmp_path: Path) -> None:
         path = written(tmp_path, PLUGIN.format(name="One") + PLUGIN.format(name="Two"))
         text = failure(path)
-        assert "more than one plugin in it: One, Two" in text
+        assert "has more than one plugin: One, Two" in text
         assert f"{path}:One" in text
 
     def test_not_of_that_name(self, tmp_path: Path) -> None:
         path = written(tmp_path, PLUGIN.format(name="One"))
-        assert "there is no Two in" in failure(f"{path}:Two")
+        assert "has no Two; it has: One" in failure(f"{path}:Two")
         assert "it has: One" in failure(f"{path}:Two")
 
     def test_no_python(self, tmp_path: Path) -> None:

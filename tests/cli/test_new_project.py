@@ -118,7 +118,7 @@ def test_a_name_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         ("9a", "must begin with a letter"),
         ("a-", "must not end with a hyphen"),
         ("a" * 41, "must be at most 40 characters"),
-        ("class", "a word of the language"),
+        ("class", "a keyword of Python"),
         ("json", "there is a Python module json already"),
         ("yaml", "there is a Python module yaml already"),
         ("tests", "there is a Python module tests already"),

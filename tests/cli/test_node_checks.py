@@ -43,7 +43,7 @@ class TestSocket:
             (lambda path: None, "there is no"),
             (lambda path: path.mkdir(), "is a directory"),
             (lambda path: path.touch(), "is no socket"),
-            (lambda path: path.symlink_to("nowhere"), "link to nowhere"),
+            (lambda path: path.symlink_to("nowhere"), "is a broken link"),
         ],
     )
     def test_not_there(self, socket_dir: Path, make: object, text: str) -> None:
@@ -99,7 +99,7 @@ class TestListener:
     @pytest.mark.parametrize(
         ("error", "text"),
         [
-            (ConnectionRefusedError(errno.ECONNREFUSED, "refused"), "nobody listens"),
+            (ConnectionRefusedError(errno.ECONNREFUSED, "refused"), "no process listens"),
             (TimeoutError("slow"), "accepts no connections"),
             (OSError(errno.EACCES, "Permission denied"), "Permission denied"),
         ],

@@ -40,7 +40,7 @@ class TestConfiguration:
                 Level.PROBLEM,
                 "disabled_plugins",
             ),
-            ("version = 3\n", Level.INFO, "says nothing"),
+            ("version = 3\n", Level.INFO, "has no setting for NRI"),
             ("version = \n", Level.WARNING, "is not TOML"),
             (f"[{NRI}]\ndisable = false\nsocket_path = '{PATH}'\n", Level.OK, "enabled"),
         ],
@@ -73,7 +73,7 @@ class TestConfiguration:
             ("[crio.nri]\nenable_nri = false\n", Level.PROBLEM, "disabled"),
             ("[crio.nri]\nenable_nri = true\n", Level.OK, "enabled"),
             ("[crio.nri]\nnri_disable_connections = true\n", Level.PROBLEM, "launches"),
-            ("[crio]\n", Level.INFO, "says nothing"),
+            ("[crio]\n", Level.INFO, "has no setting for NRI"),
         ],
     )
     def test_crio(self, tmp_path: Path, text: str, level: Level, said: str) -> None:
@@ -129,12 +129,15 @@ class TestMisplaced:
     @pytest.mark.parametrize(
         ("text", "said"),
         [
-            ("plugin_request_timeout = '20s'\n", "plugin_request_timeout is outside of all tables"),
+            ("plugin_request_timeout = '20s'\n", "plugin_request_timeout is outside all tables"),
             (
                 "[plugins.'io.containerd.cri.v1.runtime']\nplugin_registration_timeout = '9s'\n",
                 "plugin_registration_timeout is in [plugins.'io.containerd.cri.v1.runtime']",
             ),
-            ("[timeouts]\nplugin_request_timeout = '20s'\n", "is in [timeouts], and has no effect"),
+            (
+                "[timeouts]\nplugin_request_timeout = '20s'\n",
+                "is in [timeouts], where it has no effect",
+            ),
             (
                 "['io.containerd.nri.v1.nri']\nx = 1\n",
                 "the table ['io.containerd.nri.v1.nri'] has no",
@@ -148,7 +151,7 @@ class TestMisplaced:
     )
     def test_in_containerd(self, tmp_path: Path, text: str, said: str) -> None:
         path = "etc/containerd/config.toml"
-        # What is outside of all tables comes first.
+        # A setting outside all tables has to come first.
         written(tmp_path, path, f"version = 2\n{text}[{NRI}]\ndisable = false\n")
         enabled, misplaced = check_configuration(tmp_path, PATH)
         assert (enabled.level, misplaced.level) == (Level.OK, Level.WARNING)
@@ -189,4 +192,4 @@ class TestMisplaced:
         text = f"version = 2\n[{NRI}]\ndisable = false\nplugin_request_timeout = {value}\n"
         written(tmp_path, "etc/containerd/config.toml", text)
         _, found = check_configuration(tmp_path, PATH)
-        assert (found.level, "is no time" in found.text) == (Level.PROBLEM, True)
+        assert (found.level, "is no duration" in found.text) == (Level.PROBLEM, True)

@@ -84,7 +84,7 @@ def plugin(directory: Path, name: str = "POD") -> str:
 
 def test_as_recorded(recording: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["replay", str(recording), plugin(tmp_path)]) == ExitCode.OK
-    assert capsys.readouterr().out == "4 requests, and the plugin answers as recorded\n"
+    assert capsys.readouterr().out == "4 requests, all answers as recorded\n"
 
 
 def test_a_difference(recording: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

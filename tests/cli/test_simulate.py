@@ -77,7 +77,7 @@ class TestShown:
         code, out = shown(capsys, plugin, "-f", pod)
         assert code == ExitCode.OK
         lines = [" ".join(line.split()) for line in out.splitlines()]
-        assert "10-labeller is asked about CreateContainer" in lines
+        assert "10-labeller subscribes to CreateContainer" in lines
         assert f"Pod default/web BestEffort from {pod}" in lines
         assert "+ process.env[LABEL] blue 10-labeller" in lines
 
@@ -260,7 +260,7 @@ def test_messages_are_those_of_containerd(
 ) -> None:
     _, output = shown(capsys, plugin, "-f", pod, "-o", "json", "--runtime", runtime)
     [found] = json.loads(output)["pods"]
-    noted = any("the messages are as containerd makes them" in note for note in found["notes"])
+    noted = any("the messages are those of containerd" in note for note in found["notes"])
     assert noted is runtime.startswith("cri-o")
 
 

@@ -95,7 +95,7 @@ def test_updates_evictions_warnings_and_devices() -> None:
     assert "+ CDI device vendor.com/gpu=0 20-b" in text
     assert text.count("update of web:other") == 2
     assert "update of web:id2 (there is no such container)" in text
-    assert "20-b asks by itself:" in text
+    assert "20-b requests:" in text
     assert "eviction of id1: too hungry" in text
     assert "! it got lost" in text
 

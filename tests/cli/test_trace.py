@@ -235,10 +235,10 @@ def test_a_runtime_that_is_not_there_and_sigterm(socket_dir: Path) -> None:
     )  # fmt: skip
     try:
         assert process.stderr is not None
-        assert process.stderr.readline() == f"plugins are to connect to {socket_dir}/trace.sock\n"
+        assert process.stderr.readline() == f"plugins connect to {socket_dir}/trace.sock\n"
         assert process.stderr.readline() == (
             f"nri-sync trace: --socket {socket_dir}/none.sock: No such file or directory: no runtime "
-            "listens there; plugins are turned away until one does\n"
+            "listens there; trace rejects plugins until one does\n"
         )
         assert (socket_dir / "trace.sock").exists()
         process.terminate()

@@ -1,3 +1,3 @@
-"""What ``nri-sync demo`` shows: a plugin and a pod, small enough to be read at a glance."""
+"""The plugin and the pod of ``nri-sync demo``, both short enough to read at a glance."""
 
 __all__: list[str] = []

@@ -1,4 +1,4 @@
-"""Gives containers the devices and the variables that annotations of their pod ask for."""
+"""Gives containers the devices and variables that the annotations of their pod request."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from nri_sync import api, kit
 __all__ = ["Annotated"]
 
 
-# The devices that pods may ask for, since any author of a pod can write annotations: type and numbers.
+# The devices that pods may request, with type and numbers. Any author of a pod can write annotations.
 DEVICES = {"/dev/fuse": ("c", 10, 229), "/dev/net/tun": ("c", 10, 200)}
 
 
 class Annotated(nri_sync.Plugin):
-    """``device.example.com: /dev/fuse`` and ``env.example.com: NAME=value``, for a pod or one container of it."""
+    """Reads ``device.example.com: /dev/fuse`` and ``env.example.com: NAME=value``, of a pod or one container."""
 
     def create_container(
         self, pod: api.PodSandbox, container: api.Container
