@@ -1,3 +1,3 @@
-"""Typed configuration: from a file or from the runtime, and read again while the plugin runs."""
+"""Typed configuration, from a file or from the runtime, with reload while the plugin runs."""
 
 __all__: list[str] = []

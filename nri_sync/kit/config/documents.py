@@ -1,8 +1,8 @@
-"""Configuration files as data: JSON, TOML and YAML in, mappings, lists and scalars out.
+"""Parses configuration files in JSON, TOML and YAML into mappings, lists and scalars.
 
-JSON needs nothing, TOML Python 3.11 or the package ``tomli``, YAML the package ``PyYAML``: the extras ``toml`` and
-``yaml`` bring them. A key that is given twice is an error in all three.
-JSON and YAML are parsed by :mod:`.foreign` and :mod:`.foreign_yaml`, within their bounds.
+JSON needs no package. TOML needs Python 3.11 or the package ``tomli``, and YAML the package ``PyYAML``: the extras
+``toml`` and ``yaml`` install them. In all three formats a duplicate key is an error.
+:mod:`.foreign` and :mod:`.foreign_yaml` parse JSON and YAML, within their bounds.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from nri_sync.kit.config.foreign_yaml import yaml_documents
 __all__ = ["FORMATS", "Document", "parse", "read"]
 
 _BY_SUFFIX = {".json": "json", ".toml": "toml", ".yaml": "yaml", ".yml": "yaml"}
-# The first line of a TOML document that says anything: a table, or a key with a value.
+# The first significant line of a TOML document: a table, or a key with a value.
 _TOML = re.compile(r"\[|[\w.\"' -]+=")
 
 
 class Document(NamedTuple):
-    """What a document holds, the format that it was read as, and where it came from."""
+    """The content of a document, its format, and its source."""
 
     data: Any
     format: str
@@ -42,11 +42,11 @@ class Document(NamedTuple):
 
 
 def read(path: str | os.PathLike[str], format: str | None = None) -> Document:
-    """Parse a file; its format is that of its suffix, or else as :func:`parse` finds it.
+    """Parse a file. Its suffix gives the format; without a known suffix, :func:`parse` recognises the format.
 
     Raises:
-        ConfigError: it cannot be read, or is not of its format.
-        ValueError: there is no such format.
+        ConfigError: the file cannot be read, or does not have its format.
+        ValueError: the format is unknown.
     """
     source = os.fspath(path)
     try:
@@ -62,19 +62,19 @@ def read(path: str | os.PathLike[str], format: str | None = None) -> Document:
 
 
 def parse(text: str, source: str, format: str | None = None, *, bounds: Bounds = FILE) -> Document:
-    """Parse a document; ``source`` is for messages.
+    """Parse a document; ``source`` names it in messages.
 
-    Without a ``format``, one that begins with a brace is JSON, with a table or ``key =`` TOML, any other YAML.
-    An empty document, of whatever format, is an empty mapping.
+    Without a ``format``, a document that begins with a brace is JSON, one that begins with a table or ``key =`` is
+    TOML, and any other is YAML. An empty document of any format is an empty mapping.
 
     Raises:
-        ConfigError: it is not of its format, has more than ``bounds`` allow, or what reads that is not installed.
-        ValueError: there is no such format.
+        ConfigError: the document does not have its format, exceeds ``bounds``, or needs a missing package.
+        ValueError: the format is unknown.
     """
     lines = (line.strip() for line in text.splitlines())
     first = next((line for line in lines if line and not line.startswith("#")), "")
     if format is not None and format not in FORMATS:
-        raise ValueError(f"there is no format {format!r}; there are {', '.join(FORMATS)}")
+        raise ValueError(f"unknown format {format!r}; the formats are {', '.join(FORMATS)}")
     known = format or ("json" if first[:1] == "{" else "toml" if _TOML.match(first) else "yaml")
     if not first:
         return Document({}, known, source)
@@ -83,7 +83,7 @@ def parse(text: str, source: str, format: str | None = None, *, bounds: Bounds =
     except (NotInstalled, OutOfBounds) as error:
         raise ConfigError(source, (str(error),)) from None
     except ValueError as error:
-        read_as = known.upper() if format else f"{known.upper()} (which it looks like)"
+        read_as = known.upper() if format else f"{known.upper()} (guessed from its first line)"
         raise ConfigError(source, (f"is not {read_as}: {error}",)) from None
     return Document({} if data is None else data, known, source)
 
@@ -109,7 +109,7 @@ def _yaml(text: str, bounds: Bounds) -> Any:
     return found[0] if found else None
 
 
-#: What turns text into data, by the name of the format.
+#: The parsers by the name of the format.
 FORMATS: dict[str, Callable[[str, Bounds], Any]] = {
     "json": parse_json,
     "toml": _toml,

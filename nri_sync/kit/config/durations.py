@@ -1,4 +1,4 @@
-"""Durations as Go writes them, and with it the Kubernetes world: "1.5s", "2m30s", "300ms"."""
+"""Durations in the notation of Go and Kubernetes: "1.5s", "2m30s", "300ms"."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ _SECONDS = {
     "ns": Decimal("1e-9"), "us": Decimal("1e-6"), "µs": Decimal("1e-6"), "μs": Decimal("1e-6"),
     "ms": Decimal("1e-3"), "s": Decimal(1), "m": Decimal(60), "h": Decimal(3600),
 }  # fmt: skip
-# Longer first: "ms" is not "m" and an "s".
+# Longer units first, so that "ms" does not match as "m" and "s".
 _UNITS = "|".join(sorted(_SECONDS, key=len, reverse=True))
 _PART = re.compile(rf"([0-9]+\.?[0-9]*|\.[0-9]+)({_UNITS})")
 _DURATION = re.compile(rf"([+-]?)((?:{_PART.pattern})+)")
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)")
-# Far more than anybody needs, and little enough to compute with.
+# The greatest length of a text: more than any use needs, and cheap to compute.
 _LONGEST = 100
 
 
 def parse_duration(value: str | float) -> float:
-    """The seconds that a duration stands for; a number, alone or as text, is one of seconds.
+    """Return a duration in seconds. A number, also as a text, is a number of seconds.
 
-    Raises ValueError for anything else.
+    Raises ValueError for all other values.
     """
     if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
         return float(value)
@@ -38,4 +38,4 @@ def parse_duration(value: str | float) -> float:
             parts = _PART.findall(found[2])
             seconds = sum(Decimal(number) * _SECONDS[unit] for number, unit in parts)
             return float(-seconds if found[1] == "-" else seconds)
-    raise ValueError(f'{quoted(value)} is no duration, such as "1.5s", "2m30s" or "300ms"')
+    raise ValueError(f'{quoted(value)} is not a duration such as "1.5s", "2m30s" or "300ms"')

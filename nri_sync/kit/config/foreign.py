@@ -1,10 +1,10 @@
-"""JSON and YAML from untrusted authors: data within bounds, or a ValueError of one line.
+"""Parses JSON and YAML from untrusted authors: returns data within bounds, or raises a ValueError of one line.
 
-Every text that comes from outside is parsed here. Bounds hold for the document as it would be with its aliases
-written out, so that a few lines of YAML cannot become gigabytes. The work is linear in the size of the text, no
-function calls itself, and errors quote little of the text.
+Every text from outside is parsed here. The bounds apply to the document with its aliases expanded, so that a few
+lines of YAML cannot become gigabytes. The work is linear in the size of the text, no function is recursive, and
+errors quote only a short part of the text.
 
-This module has the bounds, and JSON; YAML is in :mod:`.foreign_yaml`.
+This module has the bounds and the JSON parser. The YAML parser is in :mod:`.foreign_yaml`.
 """
 
 from __future__ import annotations
@@ -38,37 +38,37 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Bounds:
-    """The most that one text may hold. An alias of YAML counts as its target."""
+    """The limits for one text. An alias of YAML counts as its target."""
 
-    #: Of the text, and of all scalars together.
+    #: The size of the text, and the size of all scalars together.
     bytes: int
-    #: Scalars, lists and mappings, keys included.
+    #: The number of scalars, lists and mappings, including keys.
     values: int
     depth: int = 100
 
 
-#: Annotations: Kubernetes gives all those of an object 256 KiB.
+#: For annotations: Kubernetes limits all annotations of an object to 256 KiB.
 ANNOTATION = Bounds(bytes=256 << 10, values=20_000)
-#: Files that the user names.
+#: For files that the user names.
 FILE = Bounds(bytes=16 << 20, values=1_000_000)
 
-#: More digits than any number needs; Python's int() is quadratic in them.
+#: The greatest number of digits. No number needs more, and Python's int() takes quadratic time in them.
 DIGITS = 400
 _QUOTED = 60
 
 
 class NotInstalled(Exception):
-    """The package that reads a format is not installed."""
+    """The package that parses a format is not installed."""
 
 
 class OutOfBounds(ValueError):
-    """A text has more than it may: "has more than the 262,144 bytes that are allowed"."""
+    """A text exceeds its bounds: "has more than the 262,144 bytes that are allowed"."""
 
 
 def read_text(path: str | os.PathLike[str], bounds: Bounds = FILE) -> str:
-    """The text of a file in UTF-8, with or without a byte order mark.
+    """Return the text of a file in UTF-8, with or without a byte order mark.
 
-    Raises OSError, UnicodeDecodeError, or OutOfBounds; no more bytes are read than are allowed.
+    Raises OSError, UnicodeDecodeError, or OutOfBounds. Reads no more bytes than ``bounds`` allows.
     """
     with open(path, "rb") as file:
         data = file.read(bounds.bytes + 1)
@@ -82,13 +82,13 @@ def _too_large(bounds: Bounds) -> str:
 
 
 def check_size(text: str, bounds: Bounds) -> None:
-    """Raise OutOfBounds for a text of too many bytes."""
+    """Raise OutOfBounds if a text has too many bytes."""
     if len(text) > bounds.bytes or len(text.encode(errors="surrogatepass")) > bounds.bytes:
         raise OutOfBounds(_too_large(bounds))
 
 
 class Count:
-    """The sizes of a document, as far as it has been read."""
+    """The sizes of the part of a document that has been read."""
 
     def __init__(self, bounds: Bounds) -> None:
         self._bounds = bounds
@@ -111,18 +111,18 @@ class Count:
 
 
 def shown(text: str) -> str:
-    """The beginning of a text, for errors."""
+    """Return the beginning of a text, for errors."""
     return printable(text, _QUOTED)
 
 
 def at(line: int, column: int) -> str:
-    """A place, as errors begin with it."""
+    """Return a position as a prefix of errors."""
     return f"line {line}, column {column}: "
 
 
 # JSON
 
-# An unclosed string ends with the text, so that the search visits no quote twice.
+# An unclosed string extends to the end of the text, so that the search visits no quote twice.
 _JSON_PART = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*(?:"|\\?\Z)|[\[\]{},]', re.DOTALL)
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _ESCAPED_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
@@ -130,7 +130,7 @@ _SPACE = re.compile(r"[ \t\n\r]*")
 
 
 def parse_json(text: str, bounds: Bounds = FILE) -> Any:
-    """The value of a JSON text. A key that is there twice, and NaN or Infinity, are errors.
+    """Return the value of a JSON text. A duplicate key, NaN and Infinity are errors.
 
     Raises OutOfBounds, and ValueError if the text is not JSON.
     """
@@ -139,7 +139,7 @@ def parse_json(text: str, bounds: Bounds = FILE) -> Any:
     if found is _NOTHING:
         raise ValueError(f"{at(1, 1)}expecting value")
     if next(values, _NOTHING) is not _NOTHING:
-        raise ValueError("there is something behind its end")
+        raise ValueError("there is text after the value")
     return found
 
 
@@ -147,7 +147,7 @@ _NOTHING = object()
 
 
 def json_values(text: str, bounds: Bounds = FILE) -> Iterator[Any]:
-    """All values in a text, as several calls of a program write them one after the other.
+    """Yield all values in a text, as several calls of a program write them one after the other.
 
     Raises OutOfBounds, and ValueError if the text is not JSON.
     """
@@ -169,12 +169,12 @@ def json_values(text: str, bounds: Bounds = FILE) -> Iterator[Any]:
             problem = error.msg[:1].lower() + error.msg[1:]
             raise ValueError(f"{at(error.lineno, error.colno)}{problem}") from None
         except RecursionError:
-            raise OutOfBounds("is nested too deeply for the stack that is left") from None
+            raise OutOfBounds("is nested too deeply for the remaining stack") from None
         yield value if plain else _without_surrogates(value)
 
 
 def _measure_json(text: str, bounds: Bounds) -> None:
-    """Before it is parsed: the parser calls itself."""
+    """Check the bounds before the text is parsed, because the parser is recursive."""
     count, depth = Count(bounds), 0
     for match in _JSON_PART.finditer(text):
         part = text[match.start()]
@@ -194,13 +194,13 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         seen = set()
         for key, _ in pairs:
             if key in seen:
-                raise ValueError(f'the key "{shown(key)}" is there twice')
+                raise ValueError(f'the key "{shown(key)}" appears twice')
             seen.add(key)
     return found
 
 
 def _constant(name: str) -> Any:
-    raise ValueError(f"{name} is no number of JSON")
+    raise ValueError(f"{name} is not a JSON number")
 
 
 def _integer(text: str) -> int:
@@ -217,12 +217,12 @@ def _float(text: str) -> float:
 
 
 def clean(text: str) -> str:
-    """As Go has it: half of a surrogate pair is no character."""
+    """Replace each half of a surrogate pair, as Go does: it is not a character."""
     return _SURROGATE.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 def _without_surrogates(value: Any) -> Any:
-    # No deeper than is allowed.
+    # The recursion is bounded, because the depth of the value is.
     if isinstance(value, str):
         return clean(value)
     if isinstance(value, list):

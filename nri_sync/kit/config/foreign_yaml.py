@@ -1,7 +1,7 @@
-"""YAML from untrusted authors: see :mod:`.foreign`.
+"""Parses YAML from untrusted authors: see :mod:`.foreign`.
 
-It is read as Kubernetes reads it, with sigs.k8s.io/yaml on go.yaml.in/yaml/v2: "yes" and "on" are true, 010 and
-0o10 are 8, and 22:22 and 2025-03-01 are texts. Tags other than those of YAML's core are refused.
+The result is that of Kubernetes, which uses sigs.k8s.io/yaml on go.yaml.in/yaml/v2: "yes" and "on" are true, 010
+and 0o10 are 8, and 22:22 and 2025-03-01 are texts. Tags outside YAML's core schema are errors.
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 
 
 def resolve(text: str) -> Any:
-    """The value of a plain scalar (``resolve`` in go.yaml.in/yaml/v2, resolve.go).
+    """Return the value of a plain scalar (``resolve`` in go.yaml.in/yaml/v2, resolve.go).
 
-    Except y and n: booleans there, texts here, as they are more often names.
+    The exceptions are y and n. They are booleans there, and texts here, because most of them are names.
     """
     if text in _WORDS:
         return _WORDS[text]
@@ -67,7 +67,7 @@ def resolve(text: str) -> Any:
 
 
 def _tagged(tag: str, text: str) -> Any:
-    """A scalar with a tag. Raises ValueError."""
+    """Return the value of a scalar with a tag. Raises ValueError."""
     short = tag[len(_CORE) :] if tag.startswith(_CORE) else tag
     if short in ("!", "str", "timestamp"):
         return text
@@ -75,7 +75,7 @@ def _tagged(tag: str, text: str) -> Any:
         try:
             return base64.b64decode("".join(text.split()), validate=True).decode(errors="replace")
         except binascii.Error:
-            raise ValueError("!!binary has no base64") from None
+            raise ValueError("!!binary is not base64") from None
     kinds: dict[str, Any] = {
         "bool": (bool,), "int": (int,), "float": (int, float), "null": (type(None),),
     }  # fmt: skip
@@ -90,10 +90,10 @@ def _tagged(tag: str, text: str) -> Any:
 
 
 def yaml_documents(text: str, bounds: Bounds = FILE, *, in_order: bool = False) -> Iterator[Any]:
-    """The values of all documents in a text. A key that is there twice is an error.
+    """Yield the values of all documents in a text. A duplicate key is an error.
 
-    A key in a mapping counts more than the same key that ``<<`` merges; with ``in_order``, as in Kubernetes, the
-    last one counts.
+    A key in a mapping overrides the same key that ``<<`` merges. With ``in_order`` the last one wins, as in
+    Kubernetes.
 
     Aliased values are shared: do not change the result.
 
@@ -120,7 +120,7 @@ def yaml_documents(text: str, bounds: Bounds = FILE, *, in_order: bool = False) 
     except yaml.MarkedYAMLError as error:
         said = ", ".join(filter(None, (error.context, error.problem)))
         if "maximum nesting depth" in said:
-            # Of libyaml's own, when it looks ahead.
+            # libyaml's own limit, which its look-ahead reaches first.
             raise OutOfBounds("is nested too deeply") from None
         raise ValueError(f"{_mark(error.problem_mark)}{said[:300]}") from None
     except yaml.YAMLError as error:
@@ -133,7 +133,7 @@ def _mark(mark: Any) -> str:
 
 @dataclass
 class _Open:
-    """A list or mapping whose end has not come."""
+    """A list or mapping whose end has not been parsed yet."""
 
     value: Any
     mark: Any
@@ -145,7 +145,7 @@ class _Open:
     has_key: bool = False
     merging: bool = False
     written: set[Any] = field(default_factory=set)
-    #: The levels of nesting, this one included.
+    #: The number of levels of nesting, including this one.
     height: int = 1
 
 
@@ -158,14 +158,14 @@ class _Anchored:
 
 
 class _Builder:
-    """Makes the value of one document of the events of its parser."""
+    """Builds the value of one document from the parser's events."""
 
     def __init__(self, count: Count, in_order: bool) -> None:
         self.value: Any = None
         self._in_order = in_order
         self._count = count
         self._open: list[_Open] = []
-        #: None for one that is open.
+        #: None for an anchor whose value has not ended.
         self._anchors: dict[str, _Anchored | None] = {}
 
     def take(self, kind: str, event: Any) -> None:
@@ -201,7 +201,7 @@ class _Builder:
     def _alias(self, event: Any) -> None:
         name = event.anchor
         if name not in self._anchors:
-            raise ValueError(f"the anchor {shown(name)!r} is not known")
+            raise ValueError(f"the anchor {shown(name)!r} is not defined")
         anchored = self._anchors[name]
         if anchored is None:
             raise ValueError(f"the anchor {shown(name)!r} contains itself")
@@ -220,7 +220,7 @@ class _Builder:
         self._count.check_depth(len(self._open) + 1)
         if event.anchor is not None:
             self._anchors[event.anchor] = None
-        # The values before it are not part of its anchor.
+        # Counts from here on belong to the anchor's value.
         values, characters = self._count.values, self._count.characters
         self._count.add(1, 0)
         value: Any = {} if is_mapping else []
@@ -261,7 +261,7 @@ class _Builder:
 
 
 class _Placed(ValueError):
-    """Already has the place in its text."""
+    """An error whose text begins with the position."""
 
 
 def _key(value: Any, mark: Any, holder: _Open) -> Any:
@@ -269,7 +269,7 @@ def _key(value: Any, mark: Any, holder: _Open) -> Any:
         kind = "a mapping" if isinstance(value, dict) else "a list"
         raise _Placed(f"{_mark(mark)}a key is {kind}, and must be a scalar")
     if value in holder.written:
-        raise _Placed(f'{_mark(mark)}the key "{shown(str(value))}" is there twice')
+        raise _Placed(f'{_mark(mark)}the key "{shown(str(value))}" appears twice')
     holder.written.add(value)
     return value
 
@@ -279,7 +279,7 @@ def _merge(holder: _Open, value: Any, mark: Any, in_order: bool) -> None:
     for mapping in value if isinstance(value, list) else [value]:
         if not isinstance(mapping, dict):
             raise _Placed(f"{_mark(mark)}<< needs a mapping, or a list of them")
-        # Of several mappings the first counts.
+        # Among several mappings the first one with a key wins.
         for key, item in mapping.items():
             merged.setdefault(key, item)
     if in_order:

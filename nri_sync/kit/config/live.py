@@ -1,8 +1,9 @@
-"""The configuration of a running plugin: where it comes from, when it changes, and how the plugin gets it.
+"""The configuration of a running plugin: its source, its changes, and its delivery to the plugin.
 
-It is read from a file; without one, from the text that the runtime sends with Configure, which is empty when the
-runtime has none. The plugin finds it as its attribute ``config``. One with a method ``on_config(config)`` is
-called with each before that, and may raise ValueError to refuse it.
+The source is a file. Without a file, it is the text that the runtime sends with Configure, which is empty if the
+runtime has none. The plugin finds the configuration in its attribute ``config``. If the plugin has a method
+``on_config(config)``, it is called before that attribute changes; it may raise ValueError to refuse the
+configuration.
 """
 
 from __future__ import annotations
@@ -28,10 +29,10 @@ logger = get_logger("nri_sync.kit.config")
 
 
 class LiveConfig:
-    """Gives a plugin its configuration. All methods may be called from any thread; one is applied at a time.
+    """Gives a plugin its configuration. All methods may be called from any thread; they apply one at a time.
 
-    Called on the main thread, ``read_file()`` and ``read_text()`` have another thread read and apply the
-    configuration, and wait. An interrupt withdraws the call, or leaves it to be completed.
+    On the main thread, ``read_file()`` and ``read_text()`` wait while another thread reads and applies the
+    configuration. An interrupt either withdraws the call, or lets the other thread complete it.
     """
 
     def __init__(
@@ -44,9 +45,9 @@ class LiveConfig:
     ) -> None:
         """
         Args:
-            cls: what :func:`nri_sync.kit.load` makes of a document.
-            path: the file; default is what the runtime sends.
-            without: what to call the configuration, in messages, when neither has one.
+            cls: the type that :func:`nri_sync.kit.load` makes of a document.
+            path: the file; default is the text from the runtime.
+            without: the name of the configuration in messages, if there is neither a file nor a text.
 
         Raises:
             TypeError: ``cls`` cannot be used.
@@ -56,20 +57,20 @@ class LiveConfig:
         self._cls = cls
         self._path = path
         self._without = without
-        # Guards the text that was applied last, and that only one is applied at a time.
+        # Guards _text, the text applied last. Held while a configuration is applied: one at a time.
         self._lock = threading.Lock()
         self._text: str | None = None
 
     @property
     def path(self) -> str | os.PathLike[str] | None:
-        """The file it is read from."""
+        """The path of the configuration file; None without one."""
         return self._path
 
     def read_file(self) -> None:
-        """Read the file, and apply what it says.
+        """Read the file, and apply its content.
 
         Raises:
-            ConfigError: it says nothing usable, or the plugin refuses it: all is as before.
+            ConfigError: the content is wrong, or the plugin refuses it. The former configuration stays.
             ValueError: there is no file.
         """
         if self._path is None:
@@ -84,14 +85,15 @@ class LiveConfig:
             self._apply_locked(config.load(self._cls, Path(path)), path)
 
     def read_text(self, text: str) -> None:
-        """Apply what the runtime sends, unless there is a file, or it is as before.
+        """Apply the text from the runtime, unless there is a file, or the text is unchanged.
 
         Raises ConfigError as :meth:`read_file`.
         """
         if self._path is not None:
             if text:
                 logger.warning(
-                    "the configuration from the runtime is not used, but %s", os.fspath(self._path)
+                    "the configuration from the runtime is ignored; %s is used instead",
+                    os.fspath(self._path),
                 )
             return
         source = "the configuration from the runtime" if text.strip() else self._without
@@ -109,9 +111,9 @@ class LiveConfig:
             return True
 
     def plugin(self) -> object:
-        """What to make the stub with: the plugin, which takes in its configuration before all else.
+        """Return the object to make the stub with: the plugin, which applies its configuration at Configure.
 
-        Where that is wrong, Configure fails with what is wrong as its text, and with it the start of the stub.
+        If the configuration is wrong, Configure fails with the mistakes as its text, and so does the stub's start.
 
         Raises:
             PluginError: the plugin has no handlers, or wrong ones.
@@ -123,7 +125,7 @@ class LiveConfig:
             try:
                 self.read_text(config)
             except ConfigError as error:
-                # A mistake of the user, which needs no traceback in the log.
+                # A mistake of the user: the log needs no traceback.
                 context = nri_sync.request_context()
                 context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
             return None if own is None else own(config, runtime, version)

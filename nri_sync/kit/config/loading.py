@@ -1,19 +1,19 @@
-"""Typed configuration: a document in, an object of your dataclass out, or all that is wrong with it at once.
+"""Typed configuration: reads a document into an object of your dataclass, or reports all its mistakes at once.
 
 The fields of the dataclass are the keys of the document. A field may be ``bool``, ``int``, ``float``, ``str``,
 ``Path``, an Enum, a Literal, a list, tuple, set or dict of these, another dataclass, an Optional or Union of
-these, or ``Any``. A class with a classmethod ``parse``, such as Quantity or EventMask, is what that makes of the
-value, ``Annotated[T, function]`` what the function does: :data:`Duration`, :data:`Bytes` and :data:`Cpus` are
-such types. Nothing is converted silently: "no" is no boolean, 5 no text. An Enum is written by its values where
-they are text, else by its names.
+these, or ``Any``. For a class with a classmethod ``parse``, such as Quantity or EventMask, the field is the result
+of ``parse(value)``; for ``Annotated[T, function]`` it is the result of the function. :data:`Duration`,
+:data:`Bytes` and :data:`Cpus` are such types. No value is converted silently: "no" is not a boolean, and 5 is not
+a text. A document gives an Enum by its values if they are texts, else by its names.
 
-A field without a default is required. ``field(metadata={"key": "class"})`` gives it another name in the document.
-``__post_init__`` may raise ValueError to refuse what does not go together.
+A field without a default is required. ``field(metadata={"key": "class"})`` gives a field another name in the
+document. ``__post_init__`` may raise ValueError to refuse values that contradict each other.
 
-Why this is not left to a library: of those for dataclasses, msgspec and dacite report the first error only,
-pydantic ignores unknown keys of plain dataclasses, and cattrs takes 5 for text, "no" for true, and "abc" for a
-list of three: to say what is said here, all of its readers of simple types would have to be replaced, which is
-most of nri_sync.kit.config.readers. A model of pydantic or msgspec can take the place of the dataclass.
+Why no library does this: msgspec and dacite report only the first error, pydantic ignores unknown keys of plain
+dataclasses, and cattrs takes 5 as a text, "no" as true, and "abc" as a list of three. To get these messages from
+cattrs, this package would have to replace all its readers of simple types, which are most of
+nri_sync.kit.config.readers. A model of pydantic or msgspec can take the place of the dataclass.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ __all__ = ["Bytes", "Cpus", "Duration", "check", "load"]
 
 T = TypeVar("T")
 
-#: Seconds: ``"1.5s"``, ``"2m30s"``, or a number of them.
+#: Seconds: ``"1.5s"``, ``"2m30s"``, or a number.
 Duration = Annotated[float, parse_duration]
-#: Bytes: ``"200Mi"``, ``"1.5G"``, or a number of them.
+#: Bytes: ``"200Mi"``, ``"1.5G"``, or a number.
 Bytes = Annotated[int, lambda value: int(Quantity.parse(value))]
-#: CPUs: ``"250m"``, or a number of them.
+#: CPUs: ``"250m"``, or a number.
 Cpus = Annotated[float, lambda value: float(Quantity.parse(value))]
 
 
@@ -50,15 +50,15 @@ def load(
 
     Args:
         cls: a dataclass; ``list[X]`` or ``dict[str, X]``; a model of pydantic (2) or a Struct of msgspec; or a
-            function that is called with the data of the document, a mapping as a rule, and raises ValueError to
+            function that is called with the data of the document, usually a mapping, and raises ValueError to
             refuse it.
-        format: ``"json"``, ``"toml"`` or ``"yaml"``; default is that of the file's suffix, or what the text
-            looks like.
-        name: what to call a text in messages.
+        format: ``"json"``, ``"toml"`` or ``"yaml"``; default is the format of the file's suffix, or the one that
+            the text begins like.
+        name: the name of a text in messages.
 
     Raises:
-        ConfigError: the document cannot be read, or does not fit; it tells all that is wrong.
-        TypeError: ``cls`` has a field of a type that is not supported.
+        ConfigError: the document cannot be read, or does not fit the type. It lists all mistakes.
+        TypeError: ``cls`` has a field of an unsupported type.
     """
     read = reader_of(cls)
     document = (
@@ -74,5 +74,5 @@ def load(
 
 
 def check(cls: Callable[..., object]) -> None:
-    """Raise TypeError if :func:`load` could not use ``cls``: a mistake of the program, not of its user."""
+    """Raise TypeError if :func:`load` cannot use ``cls``: a mistake of the program, not of its user."""
     reader_of(cls)

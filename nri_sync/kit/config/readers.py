@@ -1,6 +1,6 @@
-"""How the values of a document become those of a type, and what is said when they do not fit.
+"""Converts the values of a document to a type, and describes the values that do not fit.
 
-What it can do is told in nri_sync.kit.config.loading, which is the way to use it.
+nri_sync.kit.config.loading documents the supported types. Use the readers through that module.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from typing import (
 __all__ = ["Place", "Read", "reader_of"]
 
 
-# Of what is wrong with a text from outside.
+# The limits of Place.summary(): the number of problems, and the length of each.
 _FIRST, _LONGEST_LINE = 3, 200
 
 
 class Place(NamedTuple):
-    """Where in the document a value is, and what was found wrong so far, with its place."""
+    """The position of a value in the document, and the problems found so far with their positions."""
 
     path: str
     problems: list[tuple[str, str]]
@@ -53,7 +53,7 @@ class Place(NamedTuple):
         return [f"{path}: {text}" if path else text for path, text in self.problems]
 
     def summary(self) -> str:
-        """The first problems, in one line that is not long, however many there are."""
+        """The first problems, in one line of bounded length."""
         shown = [
             line if len(line) <= _LONGEST_LINE else f"{line[:_LONGEST_LINE]}..."
             for line in Place(self.path, self.problems[:_FIRST]).lines()
@@ -62,23 +62,23 @@ class Place(NamedTuple):
         return "; ".join([*shown, f"and {more} more problems"] if more else shown)
 
 
-#: Returns the value, or notes problems at the place; then the result has no meaning.
+#: Returns the value. If it notes problems at the place, the returned value has no meaning.
 Read = Callable[[Any, Place], Any]
 
 
 class _Reader(NamedTuple):
-    """How a type is read, and what is expected there, for messages."""
+    """A function that reads a type, and the expected value in words, for messages."""
 
     expected: str
     read: Read
 
 
 def reader_of(cls: Callable[..., Any]) -> Read:
-    """What reads a dataclass, a model of pydantic or msgspec, or a list or mapping of something (``list[X]``,
-    ``dict[str, X]``); or calls a function, which raises ValueError or TypeError for what it refuses.
+    """Return the reader of a dataclass, of a model of pydantic or msgspec, or of ``list[X]`` or ``dict[str, X]``.
+    For any other callable, return a reader that calls it; it raises ValueError or TypeError to refuse a value.
 
     Raises:
-        TypeError: it is neither, or has a field of a type that is not supported.
+        TypeError: ``cls`` is none of these, or has a field of an unsupported type.
     """
     if get_origin(cls) is not None:
         return _make(cls, {}).read
@@ -94,7 +94,7 @@ def reader_of(cls: Callable[..., Any]) -> Read:
 
 
 def _struct(cls: type) -> Callable[[Any], Any]:
-    import msgspec  # cls is made with it
+    import msgspec  # cls is a class of it, so it is installed
 
     return lambda value: msgspec.convert(value, cls)
 
@@ -106,14 +106,14 @@ def _by(
         try:
             return function(value)
         except refusals as error:
-            if not _tell_each(error, place):
+            if not _note_each(error, place):
                 place.wrong(str(error) or f"cannot be {_show(value)}")
 
     return read
 
 
-def _tell_each(error: Exception, place: Place) -> bool:
-    """Note the mistakes that pydantic has found, each with its place; False for another error."""
+def _note_each(error: Exception, place: Place) -> bool:
+    """Note each mistake that pydantic has found, with its position; returns False for any other error."""
     errors = getattr(error, "errors", None)
     if not callable(errors):
         return False
@@ -139,13 +139,13 @@ def _expecting(
 def _mismatch(expected: str, value: Any) -> str:
     advice = ""
     if expected == "text" and not isinstance(value, (dict, list, type(None))):
-        # Only YAML reads 1.10, yes or 2026-01-01 so without being told to.
+        # Only YAML reads the plain scalars 1.10, yes or 2026-01-01 as other types.
         advice = "; write it in quotes"
     return f"expected {expected}, not {_show(value)}{advice}"
 
 
 def _is(*kinds: type) -> Callable[[Any], bool]:
-    # True is an int to Python, not to people.
+    # In Python, True is an int. In a document it is not.
     return lambda value: isinstance(value, kinds) and (bool in kinds or not isinstance(value, bool))
 
 
@@ -161,17 +161,17 @@ _SIMPLE: dict[Any, _Reader] = {
 _LISTS: dict[Any, Callable[[Any], Any]] = {
     list: list, set: set, frozenset: frozenset, collections.abc.Sequence: list, collections.abc.Iterable: list,
 }  # fmt: skip
-# Of difflib: how much alike words are of which one is probably the other misspelt.
+# The least similarity (by difflib) at which a word is probably a misspelt known word.
 _ALIKE = 0.7
 _MAPPINGS = (dict, collections.abc.Mapping)
 _UNIONS = (Union, getattr(types, "UnionType", Union))
 
-# The readers of dataclasses that are being made, as one may hold itself.
+# The readers of dataclasses under construction: a dataclass may contain itself.
 _Known = dict[type, list[_Reader]]
 
 
 def _make(hint: Any, known: _Known) -> _Reader:
-    """Raises TypeError for a type that is not supported."""
+    """Raises TypeError for an unsupported type."""
     hint = getattr(hint, "__supertype__", hint)  # a NewType
     origin, arguments = get_origin(hint) or hint, get_args(hint)
     if origin is Annotated:
@@ -215,7 +215,7 @@ def _make_class(cls: Any, known: _Known) -> _Reader:
 
 
 def _choice(choices: dict[str, Any]) -> _Reader:
-    """``choices``: what may be written, the way that it is shown, and what that stands for."""
+    """``choices``: the values that a document may have, as messages show them, with their meanings."""
     expected = f"one of {', '.join(choices)}" if len(choices) > 1 else "".join(choices)
 
     def read(value: Any, place: Place) -> Any:
@@ -280,7 +280,7 @@ def _union(readers: list[_Reader]) -> _Reader:
             result = reader.read(value, attempt)
             if not attempt.problems:
                 return result
-            # Of the right kind, and wrong only further in: that says more than what else it might have been.
+            # The value has the right kind, and is wrong inside. That message helps more than the alternatives.
             if all(path != place.path for path, _ in attempt.problems):
                 inside = inside or attempt.problems
         if inside:
@@ -292,7 +292,7 @@ def _union(readers: list[_Reader]) -> _Reader:
 
 
 def _dataclass(cls: type, known: _Known) -> _Reader:
-    """A dataclass may have fields of its own type: the reader is known before those of its fields are."""
+    """The reader is registered before its fields' readers, because a dataclass may have fields of its own type."""
 
     def read(value: Any, place: Place) -> Any:
         before = len(place.problems)
@@ -328,7 +328,7 @@ def _fields(cls: Any, known: _Known) -> dict[str, tuple[dataclasses.Field[Any], 
         hints = get_type_hints(cls, include_extras=True)
     except (TypeError, NameError) as error:
         raise TypeError(
-            f"{cls.__qualname__}: its types cannot be found out: {error}"
+            f"{cls.__qualname__}: its type hints cannot be resolved: {error}"
             " (before Python 3.10 write Optional[X] for X | None, Union[X, Y] for X | Y)"
         ) from error
     found = {}
@@ -348,7 +348,7 @@ def _is_required(field: dataclasses.Field[Any]) -> bool:
 
 
 def _likely(key: object, known: collections.abc.Iterable[str]) -> str:
-    """The known key that an unknown one is most like: in another style, or misspelt."""
+    """Return the known key that is most similar to an unknown one; empty if none is similar."""
     by_squeezed = {re.sub(r"[_\W]", "", name).lower(): name for name in known}
     squeezed = re.sub(r"[_\W]", "", str(key)).lower()
     close = difflib.get_close_matches(squeezed, by_squeezed, 1, _ALIKE)
@@ -356,7 +356,7 @@ def _likely(key: object, known: collections.abc.Iterable[str]) -> str:
 
 
 def _show(value: Any) -> str:
-    """A value as it is written in a document, shortened."""
+    """Return a value in the notation of a document, shortened."""
     if isinstance(value, dict):
         return "a mapping"
     if isinstance(value, list):

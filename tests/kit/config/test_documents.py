@@ -49,17 +49,17 @@ def test_what_merges_in_yaml_may_be_overridden() -> None:
 
 
 def test_an_unknown_format() -> None:
-    with pytest.raises(ValueError, match="there is no format 'ini'; there are json, toml, yaml"):
+    with pytest.raises(ValueError, match="unknown format 'ini'; the formats are json, toml, yaml"):
         documents.parse("", "it", "ini")
 
 
 BROKEN = [
     ("json", '{"a": 1,\n "b" 2}', "line 2, column 6: expecting ':' delimiter"),
-    ("json", '{"a": 1, "b": {"c": 1, "c": 2}}', 'the key "c" is there twice'),
+    ("json", '{"a": 1, "b": {"c": 1, "c": 2}}', 'the key "c" appears twice'),
     ("toml", "a = 1\nb = \n", "line 2, column 5"),
     ("toml", "a = 1\na = 2\n", "line 2, column 6"),
     ("yaml", "a: [1,\n", "while parsing a flow "),
-    ("yaml", "a: 1\nb:\n  c: 1\n  c: 2\n", 'line 4, column 3: the key "c" is there twice'),
+    ("yaml", "a: 1\nb:\n  c: 1\n  c: 2\n", 'line 4, column 3: the key "c" appears twice'),
     ("yaml", "a: !!python/object:os.system {}", "could not determine a constructor"),
     ("yaml", "a: \x01", "characters are not allowed"),
     ("yaml", "a: 1\n---\nb: 1\n", "there are several documents"),
@@ -90,7 +90,9 @@ def test_no_more_is_read_of_a_file_than_is_allowed() -> None:
 
 
 def test_a_broken_document_of_no_known_format() -> None:
-    with pytest.raises(ConfigError, match=r"^it: is not JSON \(which it looks like\): line 1"):
+    with pytest.raises(
+        ConfigError, match=r"^it: is not JSON \(guessed from its first line\): line 1"
+    ):
         documents.parse("{", "it")
 
 

@@ -29,6 +29,6 @@ def test_seconds(text: Any, seconds: float) -> None:
      True, None, float("nan"), float("inf"), [], "\u0661s"],
 )  # fmt: skip
 def test_no_duration(value: Any) -> None:
-    with pytest.raises(ValueError, match=r'is no duration, such as "1\.5s"') as error:
+    with pytest.raises(ValueError, match=r'is not a duration such as "1\.5s"') as error:
         parse_duration(value)
     assert len(str(error.value)) < 200

@@ -116,11 +116,11 @@ def test_several_documents(parser: str) -> None:
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("a: 1\nb: 2\na: 3\n", 'line 3, column 1: the key "a" is there twice'),
+        ("a: 1\nb: 2\na: 3\n", 'line 3, column 1: the key "a" appears twice'),
         ("a: &x [*x]\n", "line 1, column 8: the anchor 'x' contains itself"),
         ("&x a: {b: &y {c: {d: *y}}}\n", "line 1, column 22: the anchor 'y' contains itself"),
-        ("a: *x\n", "line 1, column 4: the anchor 'x' is not known"),
-        ("{a: &x 1}\n---\n{a: *x}\n", "line 3, column 5: the anchor 'x' is not known"),
+        ("a: *x\n", "line 1, column 4: the anchor 'x' is not defined"),
+        ("{a: &x 1}\n---\n{a: *x}\n", "line 3, column 5: the anchor 'x' is not defined"),
         ("? [1]\n: 2\n", "line 1, column 3: a key is a list, and must be a scalar"),
         ("a: {{ .Values.x }}\n", "a key is a mapping, and must be a scalar"),
         ("a: !!python/object:os.system x\n", "line 1, column 4: could not determine a constructor for the tag"),
@@ -128,7 +128,7 @@ def test_several_documents(parser: str) -> None:
         ("a: !Ref x\n", "could not determine a constructor"),
         ("a: !!int x\n", "line 1, column 4: cannot decode 'x' as a !!int"),
         ("a: !!bool 1\n", "cannot decode '1' as a !!bool"),
-        ("a: !!binary x\n", "!!binary has no base64"),
+        ("a: !!binary x\n", "!!binary is not base64"),
         ("<<: 1\n", "<< needs a mapping"),
         ("<<: [1]\n", "<< needs a mapping"),
         ("a: [\n", "line 2, column 1: "),

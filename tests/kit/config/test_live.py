@@ -66,7 +66,10 @@ def test_what_the_runtime_sends(caplog: pytest.LogCaptureFixture) -> None:
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("{", "the configuration from the runtime: is not JSON (which it looks like): line 1"),
+        (
+            "{",
+            "the configuration from the runtime: is not JSON (guessed from its first line): line 1",
+        ),
         ("val: x", 'the configuration from the runtime: val: unknown key; is "value" meant?'),
         ("value: refused", "the configuration from the runtime: not that one"),
     ],
@@ -95,7 +98,9 @@ def test_a_file_comes_before_what_the_runtime_sends(
     live.read_text("")
     assert caplog.messages == []
     live.read_text("value: sent")
-    assert caplog.messages == [f"the configuration from the runtime is not used, but {path}"]
+    assert caplog.messages == [
+        f"the configuration from the runtime is ignored; {path} is used instead"
+    ]
     assert plugin.config == Config("file")
 
 

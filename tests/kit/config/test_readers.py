@@ -215,7 +215,7 @@ class Later:
 
 
 def test_types_that_cannot_be_found_out() -> None:
-    with pytest.raises(TypeError, match=r"^Later: its types cannot be found out: .*Unknown"):
+    with pytest.raises(TypeError, match=r"^Later: its type hints cannot be resolved: .*Unknown"):
         reader_of(Later)
 
 

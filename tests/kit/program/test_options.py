@@ -76,7 +76,7 @@ WRONG = [
         "plugin name 'a b' has the character ' '; letters, digits and _.+- are allowed",
     ),
     ("idx", "5", "plugin index '5' is not two decimal digits, such as '05'"),
-    ("grace", "soon", '\'soon\' is no duration, such as "1.5s", "2m30s" or "300ms"'),
+    ("grace", "soon", '\'soon\' is not a duration such as "1.5s", "2m30s" or "300ms"'),
     ("grace", "-1s", "must not be negative"),
     ("switch-interval", "1us", "must be 0s, or from 10us to 1s"),
     ("switch-interval", "2s", "must be 0s, or from 10us to 1s"),

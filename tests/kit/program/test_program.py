@@ -101,7 +101,7 @@ class TestTheEnd:
         with program(socket_dir, "--grace", "soon") as plugin:
             assert plugin.wait() == ExitCode.USAGE
             assert plugin.lines[-1] == (
-                "plugin.py: error: argument --grace: 'soon' is no duration,"
+                "plugin.py: error: argument --grace: 'soon' is not a duration"
                 ' such as "1.5s", "2m30s" or "300ms"'
             )
 

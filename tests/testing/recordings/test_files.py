@@ -149,8 +149,8 @@ def line(**values: Any) -> str:
         (HEAD + line(connection=0.5), "line 2"),
         (HEAD + line(stream="1" * 1_000_000), "line 2"),
         (HEAD + line(duration=[]), "line 2: a number of seconds is needed, not list"),
-        (HEAD + line(time=math.inf), "line 2: Infinity is no number"),
-        (HEAD + line(connection=math.nan), "line 2: NaN is no number"),
+        (HEAD + line(time=math.inf), "line 2: Infinity is not a JSON number"),
+        (HEAD + line(connection=math.nan), "line 2: NaN is not a JSON number"),
         (HEAD + line().replace("0.0", "1e999"), "line 2: 1e999 is too large"),
         (HEAD + line().replace("0.0", "1" + "0" * 390), "line 2: int too large"),
         (HEAD + "null\n", "line 2: not an object"),
@@ -162,7 +162,7 @@ def line(**values: Any) -> str:
         (HEAD + line(message={}, payload="//8="), "line 2: Error parsing message"),
         (HEAD + line(message={}, payload="?"), "line 2"),
         (HEAD + line(message={}, payload=5), "line 2"),
-        (HEAD + '{"kind":1,"kind":2}\n', 'line 2: the key "kind" is there twice'),
+        (HEAD + '{"kind":1,"kind":2}\n', 'line 2: the key "kind" appears twice'),
     ],
 )
 def test_what_is_no_recording(tmp_path: Path, text: str | bytes, problem: str) -> None:
