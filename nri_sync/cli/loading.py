@@ -55,7 +55,9 @@ def load_program(target: str) -> kit.Program:
     try:
         if inspect.isroutine(found):
             found = found()
-        program = (found if isinstance(found, kit.Program) else kit.Program(found)).made()
+        program = (
+            found if isinstance(found, kit.Program) else kit.Program(found)
+        ).with_plugin_made()
     except CommandError:
         raise
     except SystemExit as error:

@@ -1,8 +1,7 @@
-"""What nearly every plugin needs around its stub.
+"""The toolkit for plugins: configuration, programs, logs, health, inventory, updates and field parsers.
 
-Each piece works without the others. They stand on the public API and the building blocks of
-docs/building-blocks.md, on which a toolkit of another author can stand as well. Names are imported when they are
-first used.
+Each part works without the others. The parts use the public API and the building blocks of
+docs/building-blocks.md, so a toolkit of another author can use the same. A name is imported at its first use.
 """
 
 from __future__ import annotations
@@ -87,8 +86,9 @@ if TYPE_CHECKING:
     from nri_sync.kit.logs.formatters import JSONFormatter, TextFormatter
     from nri_sync.kit.logs.logs import LogRequests, setup_logging
     from nri_sync.kit.program.definition import Assembly, Program
+    from nri_sync.kit.program.exits import ExitCode
     from nri_sync.kit.program.options import Options, add_options
-    from nri_sync.kit.program.program import ExitCode, main, run
+    from nri_sync.kit.program.program import main, run
     from nri_sync.kit.program.supervisor import Supervisor
     from nri_sync.kit.program.systemd import Notifier
     from nri_sync.kit.tracing import TraceRequests
@@ -194,7 +194,7 @@ __all__ = [
     "weight_to_shares",
 ]
 
-# Where the names above come from. None may be that of a module here: importing that would put it in its place.
+# The modules of the names above. No name may be that of a module of this package, whose import would replace it.
 _HOMES = {
     "Annotation": "nri_sync.kit.fields.annotations",
     "Annotations": "nri_sync.kit.fields.annotations",
@@ -209,7 +209,7 @@ _HOMES = {
     "ContextFilter": "nri_sync.kit.logs.context",
     "Cpus": "nri_sync.kit.config.loading",
     "Duration": "nri_sync.kit.config.loading",
-    "ExitCode": "nri_sync.kit.program.program",
+    "ExitCode": "nri_sync.kit.program.exits",
     "Health": "nri_sync.kit.health.health",
     "HealthFile": "nri_sync.kit.health.file",
     "HealthReport": "nri_sync.kit.health.health",

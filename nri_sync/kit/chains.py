@@ -1,4 +1,4 @@
-"""Several plugin objects as one: :func:`chain`."""
+"""Combines several plugin objects into one: :func:`chain`."""
 
 from __future__ import annotations
 
@@ -18,43 +18,44 @@ logger = get_logger("nri_sync.kit.chains")
 
 
 def chain(*plugins: object) -> Chain:
-    """One plugin that has the handlers of all ``plugins``, for a Stub or another chain.
+    """Return one plugin with the handlers of all ``plugins``, for a Stub or another chain.
 
-    Each event goes to every plugin that has the handler, in the order given here, on the same thread and with
-    the same message objects: what one changes in them, those after it see. What they answer is put together:
+    Each event goes to every plugin with its handler, in the given order, on the same thread and with the same
+    message objects: a plugin sees the changes that earlier plugins made in them. The chain combines the responses:
 
-    - Updates and evictions of containers are concatenated. Two updates of one container become one; in an answer
-      to an event they must not differ in a setting.
-    - Only one may adjust a container that is being created: nothing is merged, see ConflictError below.
-    - The events that they choose in ``configure`` are united. A plugin that has chosen is called for no
-      others; one that has not gets all that it has handlers for and that the runtime has. So an observer adds
-      its events to those of a plugin, and neither has to know of the other.
+    - It concatenates updates and evictions of containers. Two updates of one container become one. In the response
+      to an event they must not set a field to different values.
+    - Only one plugin may adjust a container that is being created: the chain does not merge adjustments, see
+      ConflictError below.
+    - It unites the events that the plugins choose in ``configure``. A plugin that has chosen events is called only
+      for these. A plugin that has not chosen is called for all events that it has handlers for, and that the
+      runtime has. So an observer adds its events to those of a plugin, and neither needs to know the other.
 
-    What :func:`nri_sync.kit.main` gives to a plugin, each of them gets: the attributes ``stub`` and ``config``,
-    and the calls of methods such as ``on_connected``, in order. All are called, whatever one of them raises: the
-    first error is raised then, others are logged.
+    :func:`nri_sync.kit.main` treats each plugin of the chain as one plugin: each gets the attributes ``stub`` and
+    ``config``, and the calls of methods such as ``on_connected``, in order. All such methods are called, also
+    after one of them raises. The first error is raised at the end, and the others are logged.
 
-    What a handler raises fails the request, as it would without the chain, and the plugins after it are not
-    called: first comes what must see everything. Handlers are looked up here, once. As with a single plugin,
-    several threads may call them at once.
+    An exception of a handler fails the request, as it would without the chain, and the later plugins are not
+    called. So put a plugin that must see everything first. The chain looks up the handlers here, once. As with a
+    single plugin, several threads may call them at once.
 
     Raises:
-        PluginError: no plugins are given, or one that a Stub would refuse, too.
+        PluginError: there is no plugin, or one that a Stub would refuse, too.
 
-    Its handlers raise what those of the plugins do, and:
-        ConflictError: two plugins have adjusted the same container; it names both.
-        TypeError, ValueError: a handler has returned what it must not; it names the plugin.
+    The chain's handlers raise the exceptions of the plugins' handlers, and:
+        ConflictError: two plugins have adjusted the same container; the error names both.
+        TypeError, ValueError: a handler has returned a wrong value; the error names the plugin.
     """
     return Chain(plugins)
 
 
 class Chain:
-    """What :func:`chain` returns: a plugin object with the handlers of its plugins."""
+    """The result of :func:`chain`: a plugin object with the handlers of its plugins."""
 
     def __init__(self, plugins: Sequence[object]) -> None:
         if not plugins:
             raise PluginError("a chain needs at least one plugin")
-        #: The plugins, in the order they are called in.
+        #: The plugins, in the order of their calls.
         self.plugins = tuple(plugins)
         self._links = [_Link(position, plugin) for position, plugin in enumerate(plugins, 1)]
         for handler in HANDLERS:
@@ -73,11 +74,13 @@ class Chain:
         super().__setattr__(name, value)
         if name in ("stub", "config"):
             for plugin in self.plugins:
-                with contextlib.suppress(AttributeError):  # one that has no room for it needs none
+                with contextlib.suppress(
+                    AttributeError
+                ):  # a plugin with __slots__ and no slot for it
                     setattr(plugin, name, value)
 
     def _configure(self, config: str, runtime: str, version: str) -> EventMask:
-        """Have all choose their events. Returns the union."""
+        """Let each plugin choose its events. Returns the union."""
         chosen = [link.configure(config, runtime, version) for link in self._links]
         mask = EventMask(0)
         for link, events in zip(self._links, chosen):
@@ -94,26 +97,26 @@ class _Link:
 
     def __init__(self, position: int, plugin: object) -> None:
         self.handlers, self.handled = find_handlers(plugin)
-        #: Those it wants to be called for; replaced by each ``configure``. Plain, as bits are tested often.
+        #: The events that the plugin is called for, set by each ``configure``. An int, for fast tests of bits.
         self.events = int(self.handled)
         self._position = position
         self._plugin = plugin
 
     def configure(self, config: str, runtime: str, version: str) -> EventMask:
-        """The events that the plugin chooses; if it leaves that open, those it has handlers for."""
+        """Return the events that the plugin chooses; if it chooses none, those it has handlers for."""
         method = self.handlers.get("configure")
         result = None if method is None else method(config, runtime, version)
         events: EventMask = self._checked(asked_events, result, self.handled)
         return events
 
     def call(self, handler: Handler, arguments: Sequence[Any]) -> Any:
-        """The plugin's response, None if that is empty, or it has not chosen the event."""
+        """Return the plugin's response; None if it is empty, or if the plugin has not chosen the event."""
         if handler.event and not self.events & (1 << (handler.event - 1)):
             return None
         return self._checked(handler.reply, self.handlers[handler.name](*arguments))
 
     def _checked(self, check: Callable[..., Any], *arguments: Any) -> Any:
-        """What ``check`` returns; what it raises tells which plugin it is about."""
+        """Return the result of ``check``. Its exceptions get the plugin's name."""
         try:
             return check(*arguments)
         except (TypeError, ValueError) as error:
@@ -124,7 +127,7 @@ class _Link:
 
 
 def _united(handler: Handler, links: Sequence[_Link]) -> Callable[..., Any]:
-    """The handler that calls those of all ``links``."""
+    """Return the handler that calls those of all ``links``."""
 
     def call(*arguments: Any) -> Any:
         united = None
@@ -137,7 +140,7 @@ def _united(handler: Handler, links: Sequence[_Link]) -> Callable[..., Any]:
                 if adjusted_by is not None:
                     raise ConflictError(
                         f"create_container: container {arguments[1].id!r} was adjusted by {adjusted_by} and by "
-                        f"{link}; only one in a chain may, others need a stub and an index of their own",
+                        f"{link}; only one plugin of a chain may, so give each other one its own stub and index",
                         plugin=str(link),
                     )
                 adjusted_by = link
@@ -150,7 +153,7 @@ def _united(handler: Handler, links: Sequence[_Link]) -> Callable[..., Any]:
 
 
 def _each(methods: Sequence[Callable[..., object]]) -> Callable[..., None]:
-    """What calls them all, and raises the first error after that."""
+    """Return a function that calls all methods, and then raises the first error."""
 
     def call(*arguments: Any) -> None:
         first: Exception | None = None
@@ -161,9 +164,9 @@ def _each(methods: Sequence[Callable[..., object]]) -> Callable[..., None]:
                 if first is None:
                     first = error
                 elif isinstance(error, Reject):
-                    logger.warning("one more plugin of the chain refused: %s", error)
+                    logger.warning("another plugin of the chain refused: %s", error)
                 else:
-                    logger.exception("one more plugin of the chain failed")
+                    logger.exception("another plugin of the chain failed")
         if first is not None:
             raise first
 

@@ -1,3 +1,3 @@
-"""What fields of pods and containers mean: annotations, cgroups, CPUs, images, QoS. Pure functions, nearly all."""
+"""Interprets fields of pods and containers: annotations, cgroups, CPUs, images, QoS. Mostly pure functions."""
 
 __all__: list[str] = []

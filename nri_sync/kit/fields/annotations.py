@@ -1,4 +1,4 @@
-"""Pod annotations that a plugin knows, and their values as types. Without I/O.
+"""The pod annotations of a plugin, and their values as Python types. Without I/O.
 
 ::
 
@@ -9,9 +9,10 @@
     def create_container(self, pod, container):
         cpus = CPUS.get(pod, container)     # None, or a frozenset of int
 
-Users write ``cpus.example.com: "2-3"`` for a pod, and ``cpus.example.com/container.nginx: "4"`` for
-one of its containers, or with ``forms=Annotations.KUBERNETES`` ``example.com/cpus`` and
-``example.com/cpus.container.nginx``. Declare when the module is imported; all else may be called from any thread.
+Users write ``cpus.example.com: "2-3"`` for a pod, and ``cpus.example.com/container.nginx: "4"`` for one of its
+containers; with ``forms=Annotations.KUBERNETES`` they write ``example.com/cpus`` and
+``example.com/cpus.container.nginx``. Call ``declare`` when the module is imported; any thread may call the other
+methods.
 """
 
 from __future__ import annotations
@@ -50,12 +51,12 @@ logger = get_logger("nri_sync.kit.fields")
 T = TypeVar("T")
 D = TypeVar("D")
 
-# How alike two domains, and two names, must be for one to be taken for a slip of the other: more than
-# two domains of one kind are; and "cups" for "cpus".
+# The least similarity (by difflib) of two domains, and of two names, for one to be a likely misspelling of the
+# other: more than that of two domains of one kind, and less than that of "cups" and "cpus".
 _ALIKE, _ALIKE_NAME = 0.85, 0.75
 
 
-# What Kubernetes takes for the key of an annotation: a DNS subdomain and a slash, if any, and a name.
+# The keys that Kubernetes accepts for annotations: a DNS subdomain and a slash, both optional, and a name.
 _LABEL = "[a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?"
 _NAME = "[A-Za-z0-9](?:[-_.A-Za-z0-9]{0,61}[A-Za-z0-9])?"
 _KEY = re.compile(rf"(?=[^/]{{1,253}}/|[^/]*$)(?:{_LABEL}(?:\.{_LABEL})*/)?{_NAME}")
@@ -63,7 +64,7 @@ _FIELDS = frozenset({"key", "name", "domain", "container"})
 
 
 class Annotation(Generic[T]):
-    """One annotation of a plugin, made by ``Annotations.declare``."""
+    """One annotation of a plugin. ``Annotations.declare`` makes it."""
 
     def __init__(
         self,
@@ -91,17 +92,15 @@ class Annotation(Generic[T]):
         return _written(form, self._name, domain, container)
 
     def knows(self, key: str) -> bool:
-        """Whether the annotation is written like that, for a pod or for any container."""
+        """Return whether a key is one of this annotation's, for a pod or for any container."""
         return self._known.fullmatch(key) is not None
 
     def find(
         self, pod: api.PodSandbox, container: api.Container | None = None
     ) -> tuple[str, str] | None:
-        """The key and the text that count for a container, or for the pod itself; None if there is
-        none.
+        """Return the key and the text that apply to a container, or to the pod itself; None if there are none.
 
-        The most specific form counts, even with an empty text; of the same form, that of the first
-        domain.
+        The most specific form applies, even with an empty text. Within one form, the first domain applies.
         """
         name = "" if container is None else container_name(container)
         for form in self._forms:
@@ -114,10 +113,10 @@ class Annotation(Generic[T]):
         return None
 
     def get(self, pod: api.PodSandbox, container: api.Container | None = None) -> T:
-        """The value for a container, or for the pod itself, or the default where there is none.
+        """Return the value for a container, or for the pod itself; the default if there is no annotation.
 
-        Raises ValueError, which names pod, key and text, if the text cannot be parsed. Raised by a
-        handler, it makes the request fail, and the user sees it.
+        Raises ValueError, which names pod, key and text, if the text cannot be parsed. If a handler raises it, the
+        request fails, and the user sees the error.
         """
         found = self.find(pod, container)
         if found is None:
@@ -134,13 +133,12 @@ class Annotation(Generic[T]):
 class Annotations:
     """All annotations of a plugin.
 
-    ``domains`` are further ones that the plugin understands, such as a former one; of two keys that
-    are equally specific the one of the first domain counts. With ``exclusive`` no other program has annotations in
-    these domains.
+    ``domains`` are further domains that the plugin accepts, such as a former one. Of two equally specific keys,
+    the one of the first domain applies. With ``exclusive`` no other program has annotations in these domains.
 
-    ``forms`` is how keys are written for a pod, and for one of its containers, the most specific first: UPSTREAM,
-    KUBERNETES, BARE, or others with {name}, {domain}, {container} and {key}, which is {name}.{domain}. Raises
-    ValueError for forms that make no sense.
+    ``forms`` are the forms of the keys for a pod, and for one of its containers, the most specific first:
+    UPSTREAM, KUBERNETES, BARE, or your own with {name}, {domain}, {container} and {key}, which is {name}.{domain}.
+    Raises ValueError for forms that are wrong or contradict each other.
     """
 
     #: The forms of a key in the reference's plugins: ``cpus.example.com/container.nginx``, ``cpus.example.com``.
@@ -158,7 +156,7 @@ class Annotations:
         self._exclusive = exclusive
         self._declared: dict[str, Annotation[Any]] = {}
         of_any = "|".join(map(re.escape, self._domains))
-        # Each form with any name.
+        # A pattern of each form, with any name.
         self._shapes = [
             re.compile(
                 re.escape(_written(form, "\0", "\1", "\2"))
@@ -176,13 +174,12 @@ class Annotations:
     def declare(
         self, name: str, parse: Callable[[str], Any], *, default: Any = None
     ) -> Annotation[Any]:
-        """Add an annotation. ``parse`` makes its value of its text, and raises ValueError for what
-        is wrong.
+        """Add an annotation. ``parse`` makes the value from the text, and raises ValueError for a wrong text.
 
-        Raises ValueError for a name that is declared already, or that makes a key which Kubernetes refuses.
+        Raises ValueError for a name that is declared already, or whose key Kubernetes would refuse.
 
-        ``str``, ``parse_bool``, ``parse_int``, ``Quantity.parse``, ``parse_cpus``, ``parse_list``,
-        ``parse_json``, ``parse_yaml``, ``list_of(...)`` and ``one_of(...)`` are ready.
+        Existing parsers are ``str``, ``parse_bool``, ``parse_int``, ``Quantity.parse``, ``parse_cpus``,
+        ``parse_list``, ``parse_json``, ``parse_yaml``, ``list_of(...)`` and ``one_of(...)``.
         """
         if name in self._declared:
             raise ValueError(f"the annotation {name!r} of {self._domains[0]} is declared twice")
@@ -201,10 +198,10 @@ class Annotations:
         return iter(self._declared.values())
 
     def misspelt(self, pod: api.PodSandbox) -> dict[str, str | None]:
-        """Annotations of a pod that look like the plugin's and are not, each with the likely key.
+        """Return the annotations of a pod that resemble the plugin's, each with the likely key.
 
-        Names and domains that are nearly right, and known names in another form;
-        in an exclusive domain all others, too, with None where none of the plugin's is like it.
+        These have a similar name or domain, or a known name in another form. In an exclusive domain the result
+        contains all other annotations, too, with None if the plugin has none that is similar.
         """
         found: dict[str, str | None] = {}
         for written in pod.annotations:
@@ -233,7 +230,7 @@ class Annotations:
         return next(ours, None)
 
     def _likely_form(self, written: str) -> str | None:
-        """The key of which only the name is wrong."""
+        """Return the likely key if only the name is wrong."""
         for form, shape in zip(self._forms, self._shapes):
             match = shape.fullmatch(written)
             names = match and difflib.get_close_matches(
@@ -245,7 +242,7 @@ class Annotations:
         return None
 
     def _likely(self, written: str) -> str | None:
-        """The key that may be meant by one whose domain or form is wrong."""
+        """Return the likely key if the domain or the form is wrong."""
         key, _, rest = written.partition("/")
         domain = self._domain_of(key)
         if domain is None:
@@ -255,7 +252,7 @@ class Annotations:
                     if likely:
                         return likely
             return None
-        # Either "domain/name", or "name.domain" with something behind it, or not.
+        # The key is "domain/name", or "name.domain" with or without a rest behind a slash.
         name, behind = (rest, "") if key == domain else (key[: -len(domain) - 1], rest)
         names = difflib.get_close_matches(name, self._declared, 1, _ALIKE_NAME)
         if not names:
@@ -263,7 +260,7 @@ class Annotations:
         return _written(self._forms[0 if behind else -1], names[0], domain, "NAME")
 
     def _likely_domain(self, written: str, name: str, form: str) -> str | None:
-        """The key that ``written`` is, in one form, with a domain that is nearly right."""
+        """Return ``written`` with its domain corrected, if it has this form; else None."""
         # Container names have no dots, domains no slashes.
         shape = re.escape(_written(form, name, "\1", "\2"))
         match = re.fullmatch(
@@ -283,7 +280,7 @@ def _written(form: str, name: str, domain: str, container: str) -> str:
 
 
 def _checked(forms: Sequence[str]) -> tuple[str, ...]:
-    """The forms; ValueError where they make no sense."""
+    """Return the forms. Raises ValueError if they are wrong or contradict each other."""
     if isinstance(forms, str) or not forms or not all(isinstance(form, str) for form in forms):
         raise ValueError(f"forms must be texts such as '{{key}}', in a tuple, not {forms!r}")
     for form in forms:
@@ -295,7 +292,7 @@ def _checked(forms: Sequence[str]) -> tuple[str, ...]:
         plain = all(not spec and not conversion for _, _, spec, conversion in parts)
         if not set(fields) <= _FIELDS or len(set(fields)) < len(fields) or not plain:
             raise ValueError(
-                f"the form {form!r}: there are {{key}}, {{name}}, {{domain}} and {{container}}, each once"
+                f"the form {form!r}: it may contain {{key}}, {{name}}, {{domain}} and {{container}}, each once"
             )
         if ("key" in fields) == bool({"name", "domain"} & set(fields)) or (
             "key" not in fields and not {"name", "domain"} <= set(fields)
@@ -306,14 +303,13 @@ def _checked(forms: Sequence[str]) -> tuple[str, ...]:
     of_containers = ["{container}" in form for form in forms]
     if of_containers != sorted(of_containers, reverse=True):
         raise ValueError(
-            f"forms has those with {{container}} first, as the most specific: {forms!r}"
+            f"forms must begin with those that contain {{container}}, as the most specific: {forms!r}"
         )
     return tuple(forms)
 
 
 def parse_bool(text: str) -> bool:
-    """What Go's strconv.ParseBool takes: 1, t, T, true, True, TRUE and 0, f, F, false, False,
-    FALSE."""
+    """Parse a boolean as Go's strconv.ParseBool: 1, t, T, true, True, TRUE and 0, f, F, false, False, FALSE."""
     if text in ("1", "t", "T", "true", "True", "TRUE"):
         return True
     if text in ("0", "f", "F", "false", "False", "FALSE"):
@@ -322,15 +318,15 @@ def parse_bool(text: str) -> bool:
 
 
 def parse_int(text: str) -> int:
-    """A decimal integer with an optional sign, and nothing around it."""
+    """Parse a decimal integer with an optional sign, without spaces."""
     if not re.fullmatch("[+-]?[0-9]{1,100}", text):
         raise ValueError("not an integer")
     return int(text)
 
 
 def parse_list(text: str) -> list[str]:
-    """A list of texts: "a, b", or as in YAML ["a", "b"], or lines that start with "- ". None for an
-    empty text."""
+    """Parse a list of texts: "a, b", or in YAML ["a", "b"], or lines that begin with "- ". An empty text is an
+    empty list."""
     stripped = text.strip()
     if stripped.startswith(("[", "- ")):
         found = parse_yaml(stripped)
@@ -344,12 +340,12 @@ def parse_list(text: str) -> list[str]:
 
 
 def list_of(parse: Callable[[str], T]) -> Callable[[str], list[T]]:
-    """A parser for lists, as ``parse_list`` has them, of what ``parse`` takes."""
+    """Return a parser for lists in the form of ``parse_list``, whose items ``parse`` parses."""
     return lambda text: [parse(item) for item in parse_list(text)]
 
 
 def one_of(*choices: str) -> Callable[[str], str]:
-    """A parser for one of a few words."""
+    """Return a parser for one of the given words."""
 
     def parse(text: str) -> str:
         if text not in choices:
@@ -360,25 +356,23 @@ def one_of(*choices: str) -> Callable[[str], str]:
 
 
 def parse_json(text: str) -> Any:
-    """The value of a JSON text; an empty one is an empty mapping. A key that is there twice is an
-    error."""
+    """Parse a JSON text; an empty text is an empty mapping. A duplicate key is an error."""
     return _document(text, "json")
 
 
 def parse_yaml(text: str) -> Any:
-    """The value of a YAML text; an empty one is an empty mapping. Without the package PyYAML, of a
-    JSON text."""
+    """Parse a YAML text; an empty text is an empty mapping. Without the package PyYAML, parse a JSON text."""
     if importlib.util.find_spec("yaml") is None:
         try:
             return _document(text, "json")
         except ValueError:
-            pass  # what is said below tells of PyYAML
+            pass  # the error below names PyYAML
     return _document(text, "yaml")
 
 
 def document_of(kind: Callable[..., T]) -> Callable[[str], T | None]:
-    """A parser for documents of YAML that are what ``kind`` says: a dataclass, ``list[Device]`` and the like,
-    as ``load`` takes it. None for an empty text."""
+    """Return a parser for YAML documents of the type ``kind``: a dataclass, ``list[Device]`` or another type of
+    ``load``. Its result is None for an empty text."""
     read = reader_of(kind)
 
     def parse(text: str) -> T | None:

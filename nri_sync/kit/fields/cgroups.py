@@ -1,10 +1,9 @@
-"""Where containers and pods are in the cgroup hierarchy.
+"""Finds the cgroups of containers and pods.
 
-A runtime has the path of a container's cgroup in one of two forms, after the driver that it is
-configured with: ``/kubepods/burstable/pod<uid>/<id>`` (cgroupfs), or
-``kubepods-burstable-pod<uid>.slice:cri-containerd:<id>`` (systemd). The functions here turn both
-into the path below the mount point, which ``CgroupRoot`` turns into a directory. Only
-``CgroupRoot`` and ``process_cgroup`` read anything.
+A runtime sends the path of a container's cgroup in one of two forms, which depend on its cgroup driver:
+``/kubepods/burstable/pod<uid>/<id>`` (cgroupfs), or ``kubepods-burstable-pod<uid>.slice:cri-containerd:<id>``
+(systemd). The functions of this module turn both into the path below the mount point, and ``CgroupRoot`` turns
+that path into a directory. Only ``CgroupRoot`` and ``process_cgroup`` do I/O.
 """
 
 from __future__ import annotations
@@ -28,16 +27,15 @@ __all__ = [
 ]
 
 _SLICE = ".slice"
-# What the kubelet's own node and QoS levels are called, below which it puts each pod ("pod" and its UID).
+# The prefix of pods' cgroups. The kubelet puts each pod ("pod" and its UID) below its node and QoS levels.
 _POD = "pod"
 
 
 def expand_slice(name: str) -> str:
-    """The path of a systemd slice: "a-b.slice" is "/a.slice/a-b.slice", and "-.slice" the root,
-    "/".
+    """Return the path of a systemd slice: "/a.slice/a-b.slice" for "a-b.slice", and the root "/" for "-.slice".
 
-    As ``ExpandSlice`` in github.com/opencontainers/cgroups does, after systemd.slice(5). Raises
-    ValueError for what is no name of a slice.
+    Follows ``ExpandSlice`` in github.com/opencontainers/cgroups and systemd.slice(5). Raises ValueError for a text
+    that is not the name of a slice.
     """
     stem = name[: -len(_SLICE)]
     if stem == "-" and name.endswith(_SLICE):
@@ -45,18 +43,18 @@ def expand_slice(name: str) -> str:
     parts = stem.split("-")
     if not name.endswith(_SLICE) or "/" in name or not all(parts):
         raise ValueError(
-            f'{quoted(name)} is no name of a systemd slice, such as "kubepods-burstable.slice"'
+            f'{quoted(name)} is not the name of a systemd slice such as "kubepods-burstable.slice"'
         )
     return "".join(f"/{'-'.join(parts[: count + 1])}{_SLICE}" for count in range(len(parts)))
 
 
 def cgroup_path(cgroups_path: str) -> str:
-    """The path below the mount point for ``linux.cgroupsPath`` of an OCI specification.
+    """Return the path below the mount point for ``linux.cgroupsPath`` of an OCI specification.
 
-    "slice:prefix:name" is for systemd, which has the container in the scope prefix-name.scope of
-    the slice; no slice means system.slice (runc, ``docs/systemd.md``). Other paths are taken as
-    they are. Raises ValueError for a relative one, and none: these are below the cgroup of the OCI
-    runtime, see ``process_cgroup``.
+    "slice:prefix:name" is for systemd, which puts the container into the scope prefix-name.scope of the slice. An
+    empty slice means system.slice (runc, ``docs/systemd.md``). Absolute paths stay unchanged. Raises ValueError
+    for a
+    relative or empty path: that is below the cgroup of the OCI runtime, see ``process_cgroup``.
     """
     parts = cgroups_path.split(":")
     if len(parts) == 3:
@@ -71,17 +69,16 @@ def cgroup_path(cgroups_path: str) -> str:
         return posixpath.join(expand_slice(parent or "system.slice"), unit)
     if not cgroups_path.startswith("/"):
         raise ValueError(
-            f"the cgroup path {quoted(cgroups_path)} is neither absolute nor slice:prefix:name; only the runtime,"
-            " and /proc/PID/cgroup of the running container, can tell where it is"
+            f"the cgroup path {quoted(cgroups_path)} is neither absolute nor slice:prefix:name; only the runtime"
+            " knows its place; read it from /proc/PID/cgroup of the running container"
         )
     return _clean(cgroups_path)
 
 
 def pod_cgroup(pod: api.PodSandbox) -> str | None:
-    """The path of the cgroup that holds all containers of a pod, or None if it has no parent of its
-    own.
+    """Return the path of the cgroup that holds all containers of a pod; None if the pod has no cgroup parent.
 
-    containerd gives the whole path of a slice, CRI-O its name alone.
+    containerd sends the whole path of a slice, CRI-O only its name.
     """
     parent = pod.linux.cgroup_parent
     if not parent:
@@ -91,11 +88,11 @@ def pod_cgroup(pod: api.PodSandbox) -> str | None:
 
 
 def container_cgroup(container: api.Container, pod: api.PodSandbox | None = None) -> str | None:
-    """The path of a container's cgroup, or None if the runtime has not told it.
+    """Return the path of a container's cgroup; None if the runtime has not sent it.
 
-    A runtime that leaves it out has the container beside the sandbox, whose path tells when the pod
-    is given. With crun on cgroup v2, the processes are in a cgroup below this one, named
-    "container" (``run.oci.systemd.subgroup`` in crun(1)); the limits are here.
+    If the runtime leaves the path out, the container is beside the sandbox; with ``pod`` the path is derived from
+    the sandbox's. With crun on cgroup v2, the processes are in a cgroup "container" below this one
+    (``run.oci.systemd.subgroup`` in crun(1)); this cgroup has the limits.
     """
     path = container.linux.cgroups_path
     if not path and pod is not None and pod.id and pod.id in pod.linux.cgroups_path:
@@ -105,10 +102,9 @@ def container_cgroup(container: api.Container, pod: api.PodSandbox | None = None
 
 
 def cgroup_name(path: str) -> tuple[str, ...]:
-    """What the kubelet calls a cgroup of its own, whatever the driver: ("kubepods", "burstable",
-    "pod<uid>").
+    """Return the kubelet's name of a cgroup, for any driver: ("kubepods", "burstable", "pod<uid>").
 
-    For systemd "_" stands for "-" (``ParseSystemdToCgroupName`` and ``ParseCgroupfsToCgroupName``
+    For systemd "_" means "-" (``ParseSystemdToCgroupName`` and ``ParseCgroupfsToCgroupName``
     in Kubernetes, ``pkg/kubelet/cm/cgroup_manager_linux.go``).
     """
     base = posixpath.basename(path.rstrip("/"))
@@ -118,13 +114,13 @@ def cgroup_name(path: str) -> tuple[str, ...]:
 
 
 def pod_uid_of_cgroup(path: str) -> str | None:
-    """The UID of the pod that a cgroup path belongs to, or None if no part of it is a pod of the
+    """Return the UID of the pod that a cgroup path belongs to; None if no part of the path is a pod of the
     kubelet.
 
-    For any path below the pod's too, such as a line of /proc/PID/cgroup.
+    Paths below the pod's cgroup work, too, for example a line of /proc/PID/cgroup.
     """
     names: list[str] = []
-    # From the outside: a process may be allowed to make cgroups of any name below its own.
+    # Start at the outermost part: a process may be allowed to make cgroups of any name below its own.
     for part in path.split("/"):
         names += cgroup_name(part)
         if "kubepods" in names[:-1] and names[-1].startswith(_POD) and len(names[-1]) > len(_POD):
@@ -133,11 +129,10 @@ def pod_uid_of_cgroup(path: str) -> str | None:
 
 
 def process_cgroup(pid: int, controller: str = "", proc: str = "/proc") -> str:
-    """The path of a process's cgroup: for a controller of cgroup v1, and without one for cgroup v2.
+    """Return the path of a process's cgroup: for a controller of cgroup v1, or without one for cgroup v2.
 
-    As the caller sees it: a plugin needs the host's PID namespace, and its cgroup namespace, too.
-    Raises FileNotFoundError if there is no such process, and ValueError if it is in no such
-    hierarchy.
+    The path is the caller's view: a plugin needs the host's PID namespace and its cgroup namespace.
+    Raises FileNotFoundError if the process does not exist, and ValueError if it is not in such a hierarchy.
     """
     text = Path(proc, str(pid), "cgroup").read_text(encoding="utf-8")
     for line in text.splitlines():
@@ -149,18 +144,17 @@ def process_cgroup(pid: int, controller: str = "", proc: str = "/proc") -> str:
 
 @dataclass(frozen=True)
 class CgroupRoot:
-    """Where cgroups are mounted: /sys/fs/cgroup, or where a plugin's own container has the host's.
+    """The mount point of cgroups: /sys/fs/cgroup, or the mount point of the host's in a plugin's container.
 
-    cgroup v2 has one hierarchy at ``root``. cgroup v1 has one for each controller, in a directory
-    of its name; a hybrid has v2 beside them, in "unified", without controllers.
+    cgroup v2 has one hierarchy at ``root``. cgroup v1 has one for each controller, in a directory of the
+    controller's name. A hybrid also has v2 in the directory "unified", without controllers.
     """
 
     root: str = "/sys/fs/cgroup"
 
     @property
     def version(self) -> int:
-        """2, or 1 for cgroup v1 and hybrids; looked up each time. Raises FileNotFoundError where
-        neither is."""
+        """2, or 1 for cgroup v1 and hybrids; read at each access. Raises FileNotFoundError if there is neither."""
         if Path(self.root, "cgroup.controllers").exists():
             return 2
         if any(Path(self.root, name).is_dir() for name in ("memory", "cpu", "cpuset")):
@@ -168,11 +162,9 @@ class CgroupRoot:
         raise FileNotFoundError(f"no cgroup hierarchy is mounted at {self.root}")
 
     def directory(self, path: str, controller: str) -> Path:
-        """The directory of a cgroup path, with the files of a controller ("cpu", "memory",
-        "cpuset", ...).
+        """Return the directory of a cgroup with the files of a controller ("cpu", "memory", "cpuset", ...).
 
-        It need not exist: a container's is made when it is created, after the handler
-        create_container.
+        The directory may not exist yet: the runtime makes a container's after the handler create_container.
         """
         inside = _clean(f"/{path}").lstrip("/")
         if self.version == 2:
@@ -181,6 +173,5 @@ class CgroupRoot:
 
 
 def _clean(path: str) -> str:
-    """An absolute path without "..", which must not lead out of the hierarchy, and double
-    slashes."""
+    """Return an absolute path without double slashes, and without "..", which could leave the hierarchy."""
     return posixpath.normpath("/" + path.lstrip("/"))

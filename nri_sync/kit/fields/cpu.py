@@ -1,9 +1,8 @@
-"""CPU arithmetic: what Kubernetes asks for, in the units of cgroups and back, and lists of CPUs.
+"""CPU arithmetic: converts CPU requests and limits of Kubernetes to cgroup units and back, and parses CPU lists.
 
-Kubernetes counts in thousandths of a CPU ("milli-CPU"); ``nri_sync.api.LinuxCPU`` has cgroup v1
-shares (from a request), and quota and period in microseconds (from a limit); cgroup v2 has weights
-from 1 to 10000. Pure functions. The formulas of the kubelet are those of Kubernetes v1.36,
-``pkg/kubelet/cm/helpers_linux.go``.
+Kubernetes counts in thousandths of a CPU ("milli-CPU"). ``nri_sync.api.LinuxCPU`` has the shares of cgroup v1
+(from a request), and quota and period in microseconds (from a limit). cgroup v2 has weights from 1 to 10000. Pure
+functions. The kubelet's formulas are those of Kubernetes v1.36, ``pkg/kubelet/cm/helpers_linux.go``.
 """
 
 from __future__ import annotations
@@ -31,53 +30,51 @@ __all__ = [
 ]
 
 SHARES_PER_CPU = 1024
-#: The least and the most shares that the kernel takes.
+#: The least and the greatest number of shares that the kernel accepts.
 MIN_SHARES, MAX_SHARES = 2, 262144
 #: The kubelet's default period, and the least quota, in microseconds.
 DEFAULT_PERIOD, MIN_QUOTA = 100_000, 1000
 
 _MIN_WEIGHT, _MAX_WEIGHT = 1, 10000
-# The kernel is built for at most 8192 CPUs; a list that names more is a mistake, and might fill the memory.
+# The kernel supports at most 8192 CPUs. A list with larger numbers is a mistake, and could exhaust the memory.
 _MOST_CPUS = 65536
 
 
 def milli_to_shares(milli: int) -> int:
-    """The shares for a request of so many milli-CPU (``MilliCPUToShares`` of the kubelet)."""
+    """Return the shares for a request in milli-CPU (``MilliCPUToShares`` of the kubelet)."""
     return max(MIN_SHARES, min(MAX_SHARES, milli * SHARES_PER_CPU // 1000))
 
 
 def shares_to_milli(shares: int) -> int:
-    """The request behind so many shares, rounded up (``SharesToMilliCPU`` of the kubelet).
+    """Return the request in milli-CPU for a number of shares, rounded up (``SharesToMilliCPU`` of the kubelet).
 
-    ``shares_to_milli(milli_to_shares(m))`` is m, except for requests below 2 milli-CPU, and none at
-    all: their shares are the least, which are taken for 2.
+    ``shares_to_milli(milli_to_shares(m))`` is m, except for requests below 2 milli-CPU and for no request: they
+    have the least shares, and those count as 2 milli-CPU.
     """
     return -(-shares * 1000 // SHARES_PER_CPU) if shares >= MIN_SHARES else 0
 
 
 def milli_to_quota(milli: int, period: int = DEFAULT_PERIOD) -> int:
-    """The quota in microseconds for a limit of so many milli-CPU (``MilliCPUToQuota`` of the
-    kubelet).
+    """Return the quota in microseconds for a limit in milli-CPU (``MilliCPUToQuota`` of the kubelet).
 
-    No limit (0) is 0, which is how the kubelet leaves the quota unset; the kernel's own word for it
-    is -1.
+    For no limit (0) the result is 0, with which the kubelet leaves the quota unset. The kernel's value for no
+    limit is -1.
     """
     return max(MIN_QUOTA, milli * period // 1000) if milli else 0
 
 
 def quota_to_milli(quota: int, period: int = DEFAULT_PERIOD) -> int:
-    """The limit in milli-CPU behind a quota; 0 for none (a quota of 0 or -1, or no period)."""
+    """Return the limit in milli-CPU for a quota; 0 for no limit (a quota of 0 or -1, or no period)."""
     return quota * 1000 // period if quota > 0 and period > 0 else 0
 
 
 def shares_to_weight(shares: int, *, linear: bool = False) -> int:
-    """The cgroup v2 weight that the OCI runtime sets for shares; 0 (not set) for 0.
+    """Return the cgroup v2 weight that the OCI runtime sets for shares; 0 (not set) for 0.
 
-    runc since 1.3.2 and crun since 1.23 map the default to the default, 1024 to 100, by a quadratic
-    function of the logarithm (``ConvertCPUSharesToCgroupV2Value`` in
-    github.com/opencontainers/cgroups, ``convert_shares_to_weight`` in crun). With ``linear``, what
-    all before do, and what the kubelet still takes it for when it reads a weight back: 1024 becomes
-    39.
+    runc since 1.3.2 and crun since 1.23 map the default to the default, 1024 to 100, by a quadratic function of
+    the logarithm (``ConvertCPUSharesToCgroupV2Value`` in github.com/opencontainers/cgroups,
+    ``convert_shares_to_weight`` in crun). With ``linear`` the result is that of earlier releases, 39 for 1024. The
+    kubelet still assumes that formula when it reads a weight back.
     """
     if shares == 0:
         return 0
@@ -92,10 +89,10 @@ def shares_to_weight(shares: int, *, linear: bool = False) -> int:
 
 
 def weight_to_shares(weight: int, *, linear: bool = False) -> int:
-    """Shares that become this weight: ``shares_to_weight(weight_to_shares(w))`` is w. 0 for 0.
+    """Return shares that become this weight: ``shares_to_weight(weight_to_shares(w))`` is w. 0 for 0.
 
-    With ``linear``, what the kubelet reports for a weight (``cpuWeightToCPUShares`` in
-    ``pkg/kubelet/cm/cgroup_v2_manager_linux.go``), which may be one weight less after the way back.
+    With ``linear`` the result is the kubelet's value for a weight (``cpuWeightToCPUShares`` in
+    ``pkg/kubelet/cm/cgroup_v2_manager_linux.go``). Converted back, it may be one weight less.
     """
     if weight == 0:
         return 0
@@ -105,16 +102,16 @@ def weight_to_shares(weight: int, *, linear: bool = False) -> int:
     constant = math.log10(weight) + 7.0 / 34.0
     shares = round(2 ** ((-125 + math.sqrt(125 * 125 + 4 * 612 * constant)) / 2))
     shares = min(max(shares, MIN_SHARES), MAX_SHARES)
-    # The weight is rounded up: the curve may meet it between two numbers of shares.
+    # The weight is rounded up, so the curve may meet it between two whole numbers of shares.
     while shares > MIN_SHARES and shares_to_weight(shares) > weight:
         shares -= 1
     return shares
 
 
 def parse_cpus(text: str) -> frozenset[int]:
-    """The numbers in a list such as "0-3,8", of CPUs or of memory nodes; none for an empty text.
+    """Return the numbers in a list of CPUs or memory nodes, such as "0-3,8"; an empty set for an empty text.
 
-    The format is that of cpuset(7) and k8s.io/utils/cpuset. Raises ValueError for anything else.
+    The format is that of cpuset(7) and k8s.io/utils/cpuset. Raises ValueError for any other text.
     """
     numbers: set[int] = set()
     stripped = text.strip()
@@ -122,28 +119,28 @@ def parse_cpus(text: str) -> frozenset[int]:
         match = re.fullmatch(r"([0-9]{1,9})(?:-([0-9]{1,9}))?", part.strip())
         if match is None:
             raise ValueError(
-                f'{quoted(part)} is no number or range in the CPU list {quoted(text)}, such as "0-3,8"'
+                f'{quoted(part)} is not a number or a range in the CPU list {quoted(text)}; one is "0-3,8"'
             )
         first, last = int(match[1]), int(match[2] or match[1])
         if first > last:
             raise ValueError(f"{quoted(part)} in the CPU list {quoted(text)} ends before it begins")
         if last >= _MOST_CPUS:
             raise ValueError(
-                f"{quoted(part)} in the CPU list {quoted(text)} is beyond any CPU ({_MOST_CPUS - 1})"
+                f"{quoted(part)} in the CPU list {quoted(text)} is above the greatest CPU number {_MOST_CPUS - 1}"
             )
         numbers.update(range(first, last + 1))
     return frozenset(numbers)
 
 
 def format_cpus(cpus: Iterable[int]) -> str:
-    """The shortest list of these numbers, ascending: "0-3,8". Empty for none.
+    """Return the shortest list of these numbers, in ascending order: "0-3,8"; an empty text for none.
 
     An empty list in an adjustment means "not set", not "no CPU at all".
     """
     ranges: list[list[int]] = []
     for number in sorted(set(cpus)):
         if number < 0:
-            raise ValueError(f"{number} is no number of a CPU")
+            raise ValueError(f"{number} is not a CPU number")
         if ranges and number == ranges[-1][1] + 1:
             ranges[-1][1] = number
         else:

@@ -1,4 +1,4 @@
-"""Device nodes of the host, and lists of things that pods may ask for."""
+"""Device nodes of the host, and lists of devices or other objects that pods may request."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ __all__ = ["host_device", "require_allowed"]
 
 
 def host_device(path: str) -> api.LinuxDevice:
-    """The device behind a node of the host: its path, its type (``"c"`` or ``"b"``) and its numbers.
+    """Return the device of a node on the host: its path, its type (``"c"`` or ``"b"``) and its numbers.
 
-    Looks at the file system, also through symbolic links; a plugin in a container needs the host's ``/dev``.
-    Raises ValueError if the path leads to anything but a device node, and OSError if it leads nowhere.
+    Reads the file system, and follows symbolic links. A plugin in a container needs the host's ``/dev``.
+    Raises ValueError if the path is not a device node, and OSError if it does not exist.
     """
     status = os.stat(path)
     if stat.S_ISCHR(status.st_mode):
@@ -35,12 +35,11 @@ def host_device(path: str) -> api.LinuxDevice:
 
 
 def require_allowed(kind: str, asked: str, patterns: Iterable[str]) -> None:
-    """Return if one of the patterns fits ``asked``, the wish of a pod; raise errors.NotAllowed otherwise.
+    """Return if a pattern matches ``asked``, a pod's request. Otherwise raise errors.NotAllowed.
 
-    Patterns are those of a shell (``"vendor.com/gpu=*"``), but none fits a text with line breaks or other
-    control characters, or a path with "..". Without patterns nothing is allowed. The error, which the
-    pod's author sees, names the ``kind`` of thing: ``"device"``. Raises TypeError for a single text in place of
-    the patterns.
+    Patterns are those of a shell (``"vendor.com/gpu=*"``). No pattern matches a text with line breaks or other
+    control characters, or a path with "..". Without patterns nothing is allowed. The pod's author sees the error,
+    which names the ``kind`` of object: ``"device"``. Raises TypeError if ``patterns`` is a single text.
     """
     if isinstance(patterns, str):
         raise TypeError(f"patterns must be a list, not the str {patterns!r}")

@@ -10,10 +10,10 @@ __all__ = ["container_env", "set_env"]
 
 
 def container_env(container: api.Container) -> dict[str, str]:
-    """The variables of a container by name, with the changes of the plugins before this one.
+    """Return the variables of a container by name, with the changes of the plugins before this one.
 
-    Of a name that stands twice the last value counts, as for the program: containerd has the image's entry first,
-    then the manifest's. An entry without ``=`` is no variable.
+    If a name appears twice, the last value counts, as for the program: containerd has the image's entry first,
+    then the manifest's. An entry without ``=`` is not a variable.
     """
     entries = (entry.partition("=") for entry in container.env)
     return {name: value for name, equals, value in entries if equals}
@@ -26,13 +26,13 @@ def set_env(
     *,
     keep_own: bool = False,
 ) -> api.Adjustment:
-    """Set the variables whose value differs in the container; returns the adjustment.
+    """Set the variables whose values differ in the container. Returns the adjustment.
 
-    A variable that a plugin sets is claimed, and two plugins that claim it are a conflict, which fails the
-    request. So a value that the container has already, also from a plugin before this one, is not set. With
+    A plugin claims each variable that it sets. If two plugins claim one variable, the request fails with a
+    conflict. So a value that the container already has, also from a plugin before this one, is not set. With
     ``keep_own`` a variable of the container keeps its value.
 
-    Raises ValueError for a name or value that no runtime can take.
+    Raises ValueError for a name or value that no runtime accepts.
     """
     own = container_env(container)
     for name, value in variables.items():

@@ -1,4 +1,4 @@
-"""References to container images, and which image a container has. Pure functions.
+"""References to container images, and the image of a container. Pure functions.
 
 The grammar and the defaults are those of github.com/distribution/reference v0.6.0 (``regexp.go``,
 ``normalize.go``).
@@ -32,11 +32,11 @@ _DOCKER, _LEGACY_DOCKER, _OFFICIAL = "docker.io", "index.docker.io", "library/"
 # docs/trust.md has the sources of these facts.
 #: containerd: the name in the pod's specification; before containerd 2.0 a name of the image.
 _CONTAINERD_NAME = "io.kubernetes.cri.image-name"
-#: CRI-O: a name of the image, with a tag if one has a tag; and the name or id in the kubelet's request.
+#: CRI-O: a name of the image, with a tag if it has a name with a tag; and the name or id in the kubelet's request.
 _CRIO_NAME, _CRIO_ASKED = "io.kubernetes.cri-o.ImageName", "io.kubernetes.cri-o.Image"
 #: CRI-O: the id; in old releases a name with digest.
 _CRIO_REF = "io.kubernetes.cri-o.ImageRef"
-#: CRI-O: all names with digest, separated by commas. Releases before these leave the key to the pod's author.
+#: CRI-O: all names with digest, separated by commas. Before the releases below, a pod's author can write the key.
 _CRIO_DIGESTS = "io.kubernetes.cri-o.ImageRepoDigests"
 _DIGESTS_SINCE = {(1, 34): 10, (1, 35): 5, (1, 36): 1}
 
@@ -56,14 +56,13 @@ class ImageReference:
 
     @classmethod
     def parse(cls, text: str) -> ImageReference:
-        """Read a reference; "nginx" is docker.io/library/nginx. Raises ValueError for any
-        other text."""
+        """Parse a reference; "nginx" is docker.io/library/nginx. Raises ValueError for any other text."""
         if _ID.fullmatch(text):
             raise ValueError(f"{quoted(text)} is the id of an image, not a reference to one")
         match = _REFERENCE.fullmatch(_with_registry(text))
         if match is None:
             raise ValueError(
-                f'{quoted(text)} is no reference to an image, such as "registry.example:5000/shop/web:1.2"'
+                f'{quoted(text)} is not an image reference such as "registry.example:5000/shop/web:1.2"'
             )
         if len(match["repository"]) > _LONGEST_REPOSITORY:
             raise ValueError(
@@ -71,7 +70,7 @@ class ImageReference:
             )
         if match["digest"] is not None and not _DIGEST.fullmatch(match["digest"]):
             raise ValueError(
-                f"{quoted(match['digest'])} is no digest, in the image reference {quoted(text)}"
+                f"{quoted(match['digest'])} is not a digest, in the image reference {quoted(text)}"
             )
         return cls(**match.groupdict())
 
@@ -82,7 +81,7 @@ class ImageReference:
 
     @property
     def familiar(self) -> str:
-        """Without the defaults: "nginx:1.27" for docker.io/library/nginx:1.27."""
+        """The reference without the defaults: "nginx:1.27" for docker.io/library/nginx:1.27."""
         short = self.repository if self.registry == _DOCKER else self.name
         bare = short[len(_OFFICIAL) :]
         if self.registry == _DOCKER and short.startswith(_OFFICIAL) and "/" not in bare:
@@ -97,7 +96,7 @@ class ImageReference:
 
 
 def _with_registry(text: str) -> str:
-    """The reference with registry and repository in full (``splitDockerDomain``)."""
+    """Return the reference with the full registry and repository (``splitDockerDomain``)."""
     first, slash, rest = text.partition("/")
     is_registry = first == "localhost" or any(c in ".:" for c in first) or first != first.lower()
     if not slash or not is_registry:
@@ -131,7 +130,7 @@ def container_image(
     *,
     runtime: NamedRuntime | None = None,
 ) -> ContainerImage:
-    """The image that a container was made from. A value that a pod's author may have written never counts.
+    """Return the image that a container was made from. Values that a pod's author may have written do not count.
 
     ``container.image`` (NRI 0.12.2 and newer) counts on every runtime. The annotations of containerd count on
     containerd, and those of CRI-O on CRI-O. ``runtime`` is a ``Stub`` or a ``RuntimeId``; the default is the
@@ -181,7 +180,7 @@ def _of_crio(notes: Mapping[str, str], repo_digests: str) -> ContainerImage:
 
 
 def _requested(by: ImageReference | None, name: ImageReference | None) -> ImageReference | None:
-    """The name that the pod asks for, on CRI-O.
+    """Return the name that the pod requests, on CRI-O.
 
     The kubelet's request has the result of the pull instead: an id, or up to CRI-O 1.35 a digest. An image
     that has a name with a tag may have been pulled by that tag.
@@ -194,7 +193,7 @@ def _requested(by: ImageReference | None, name: ImageReference | None) -> ImageR
 
 
 def _repo_digests(notes: Mapping[str, str], pod: api.PodSandbox | None, known: RuntimeId) -> str:
-    """The value of ``ImageRepoDigests``; empty if a pod's author may have written it."""
+    """Return the value of ``ImageRepoDigests``; empty if a pod's author may have written it."""
     text = notes.get(_CRIO_DIGESTS, "")
     if pod is not None:
         return "" if pod.annotations.get(_CRIO_DIGESTS) == text else text

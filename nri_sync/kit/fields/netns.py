@@ -1,4 +1,4 @@
-"""Where the network namespace of a pod is."""
+"""Finds the network namespace of a pod."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ __all__ = ["network_namespace"]
 def network_namespace(
     pod: api.PodSandbox, containers: Iterable[api.Container] = (), *, proc: str = "/proc"
 ) -> str | None:
-    """The path of a pod's network namespace, or None if it has none of its own: it uses the host's.
+    """Return the path of a pod's network namespace; None if the pod uses the host's namespace.
 
-    None as well where the runtime does not tell any more: containerd leaves the namespace out once it
-    is torn down, in RemovePodSandbox, sometimes in StopPodSandbox; keep what earlier events said.
-    Where the runtime gives the kind of the namespace without a path, it is that of the sandbox
-    process; where it gives no namespaces at all, ``containers`` of the pod tell.
+    None also if the runtime no longer sends the namespace: containerd leaves it out once it is torn down, in
+    RemovePodSandbox and sometimes in StopPodSandbox. Keep the path from earlier events. If the runtime sends the
+    namespace's type without a path, the namespace is that of the sandbox process. If the runtime sends no
+    namespaces at all, those of ``containers`` of the pod count.
 
-    CRI-O has a path for pods in the host's network, too, which is found by looking: it leads to the
-    namespace of process 1 in ``proc``, or of the plugin itself where that may not be seen. A plugin
-    in a container needs the host's PID namespace for that, or the host's /proc mounted, and the
-    directories of namespaces with mount propagation.
+    CRI-O also sends a path for pods in the host's network. The function recognises it by comparison with the
+    namespace of process 1 in ``proc``, or of the plugin itself if process 1 is not visible. For this, a plugin in
+    a container needs the host's PID namespace, or the host's /proc mounted, and the directories of namespaces with
+    mount propagation.
     """
     sources = [list(pod.linux.namespaces), *(list(c.linux.namespaces) for c in containers)]
-    # A list without a network namespace stands for the host's; an empty one says nothing.
+    # A list without a network namespace means the host's. An empty list means nothing.
     known = next((namespaces for namespaces in sources if namespaces), [])
     for namespace in known:
         if namespace.type == "network":

@@ -1,9 +1,9 @@
-"""Regular expressions for texts that authors of pods write: :class:`Pattern`.
+"""Regular expressions for texts from untrusted authors of pods: :class:`Pattern`.
 
-Python's ``re`` tries one way after the other: ``^([a-z]+)+$`` takes seconds for 27 characters, doubles with each
-further one, and holds the interpreter's lock meanwhile. :class:`Pattern` follows all ways at once, one character
-after the other, as RE2 and Go do: Russ Cox, "Regular Expression Matching Can Be Simple And Fast". The syntax is a
-part of theirs (https://github.com/google/re2/wiki/Syntax). Immutable, without I/O.
+Python's ``re`` tries one match after the other: ``^([a-z]+)+$`` takes seconds for 27 characters, twice as long for
+each further one, and holds the interpreter's lock meanwhile. :class:`Pattern` follows all matches at once, one
+character after the other, as RE2 and Go do: Russ Cox, "Regular Expression Matching Can Be Simple And Fast". The
+syntax is a part of RE2's (https://github.com/google/re2/wiki/Syntax). Immutable, without I/O.
 """
 
 from __future__ import annotations
@@ -16,11 +16,12 @@ from nri_sync.text import quoted
 
 __all__ = ["Pattern"]
 
-# Of a pattern: characters, instructions with all repetitions written out, and levels of groups.
+# The limits of a pattern: its characters, its instructions with all repetitions expanded, and its levels of
+# groups.
 _PROGRAM_MAX, _DEPTH_MAX = 5_000, 50
-# Of one repetition, as in RE2.
+# The greatest count of one repetition, as in RE2.
 _REPEAT_MAX = 1000
-# Steps that are remembered; then they are forgotten, and worked out again.
+# The size of the cache of transitions. A full cache is cleared.
 _MEMORY = 5_000
 
 _ALL = (("\0", "\U0010ffff"),)
@@ -42,7 +43,7 @@ _ASSERTIONS = {
 
 
 class _Chars(NamedTuple):
-    """One character, which must be in one of the ranges, or in none of them."""
+    """One character, which must be in one of the ranges; if negated, in none of them."""
 
     ranges: tuple[tuple[str, str], ...]
     negated: bool = False
@@ -74,28 +75,28 @@ _Node = Union[_Chars, _Assertion, _Repeat, _Choice]
 
 
 class _Step(NamedTuple):
-    """An instruction: go on at each of ``to``, and before that meet what it needs, if anything."""
+    """An instruction: continue at each of ``to``, after the condition ``needs`` holds, if there is one."""
 
     to: tuple[int, ...]
     needs: _Chars | _Assertion | None = None
 
 
 class Pattern:
-    """A regular expression, searched for in time linear in the text, whatever the two are.
+    """A regular expression whose search takes time linear in the text, for any pattern and text.
 
-    Literals, ``.``, classes such as ``[a-z]`` and ``\\d \\w \\s`` (of ASCII), ``^ $ \\A \\z \\b \\B``, groups,
-    ``|``, the repetitions ``* + ? {2} {2,} {2,5}``, and the flags ``(?i)`` and ``(?s)`` at the beginning. ``$`` is
-    the end of the text only, and not also before a last line feed. References to groups and looking around are
-    errors, as in Go; so are POSIX and Unicode classes and other flags, which Go has.
+    The syntax: literals, ``.``, classes such as ``[a-z]`` and ``\\d \\w \\s`` (of ASCII), ``^ $ \\A \\z \\b \\B``,
+    groups, ``|``, the repetitions ``* + ? {2} {2,} {2,5}``, and the flags ``(?i)`` and ``(?s)`` at the beginning.
+    ``$`` matches only at the end of the text, and not before a last line feed. As in Go, references to groups and
+    lookaround are errors. POSIX and Unicode classes and other flags, which Go supports, are errors, too.
     """
 
     def __init__(self, pattern: str) -> None:
-        """Raises ValueError, which says what is wrong and where, for a pattern that is wrong or too large."""
+        """Raises ValueError for a wrong or too large pattern; the error names the mistake and its position."""
         self.pattern = pattern
         if len(pattern) > _PROGRAM_MAX:
             self._fail_large()
         self._steps: list[_Step] = []
-        # The last instruction, where the text matches.
+        # The last instruction, which means a match.
         self._steps.append(_Step(()))
         self._work = 0
         self._first = self._sequence([_Parser(pattern).parse()], 0)
@@ -105,7 +106,7 @@ class Pattern:
         return f"Pattern({self.pattern!r})"
 
     def search(self, text: str) -> bool:
-        """Whether the pattern matches the text, or a part of it."""
+        """Return whether the pattern matches the text or a part of it."""
         at: frozenset[int] = frozenset()
         before = ""
         for after in (*text, ""):
@@ -118,7 +119,7 @@ class Pattern:
         return False
 
     def _reached(self, at: frozenset[int], where: tuple[bool, bool, bool]) -> frozenset[int]:
-        """The instructions that wait for a character, from those given and from the first one; 0 for a match."""
+        """Return the instructions that wait for a character, reached from ``at`` and the start; 0 is a match."""
         known = self._memory.get((at, where))
         if known is not None:
             return known
@@ -148,13 +149,13 @@ class Pattern:
         return self._remember(reached, char, found)
 
     def _remember(self, at: frozenset[int], what: object, found: set[int]) -> frozenset[int]:
-        # Several threads may search at once: each dictionary operation is atomic, and each entry right.
+        # Several threads may search at once: each dictionary operation is atomic, and every entry is correct.
         if len(self._memory) >= _MEMORY:
             self._memory = {}
         result = self._memory[at, what] = frozenset(found)
         return result
 
-    # Instructions are made from the end to the beginning, so that each knows the next one.
+    # Instructions are made from the end to the beginning, so that each one knows its successor.
 
     def _sequence(self, nodes: Sequence[_Node], then: int) -> int:
         for node in reversed(nodes):
@@ -166,7 +167,7 @@ class Pattern:
         return len(self._steps) - 1
 
     def _instruct(self, node: _Node, then: int) -> int:
-        """Add the instructions for a node; returns the first one."""
+        """Add the instructions for a node. Returns the first one."""
         self._work += 1
         if max(self._work, len(self._steps)) > _PROGRAM_MAX:
             self._fail_large()
@@ -202,7 +203,7 @@ class _Parser:
         self._flags()
         found = self._choice()
         if self._place < len(self._pattern):
-            self._fail("there is no group that this ) closes")
+            self._fail("there is no open group for this )")
         return found
 
     def _flags(self) -> None:
@@ -249,13 +250,13 @@ class _Parser:
         ):
             end = self._pattern.find(">", self._place)
             if not self._pattern[self._place : max(end, 0)].isidentifier():
-                self._fail("the name of the group is none")
+                self._fail("the name of the group is not an identifier")
             self._place = end + 1
         elif not self._takes("?:") and self._peek() == "?":
             self._fail("this kind of group is not supported")
         found = self._choice()
         if not self._takes(")"):
-            self._fail("the group has no )")
+            self._fail("the group has no closing )")
         self._depth -= 1
         return found
 
@@ -263,7 +264,7 @@ class _Parser:
         found = self._repetition()
         if found is None:
             return node
-        # Which match it prefers makes no difference here.
+        # "?" makes the repetition lazy, which makes no difference here.
         self._takes("?")
         if self._repetition() is not None:
             self._fail("a repetition is repeated")
@@ -294,7 +295,7 @@ class _Parser:
                 return _Chars(tuple(ranges), negated, self._ignore_case)
 
     def _member(self) -> tuple[tuple[str, str], ...]:
-        """A character in a class, a range of them, or a class such as ``\\d``."""
+        """Parse a character in a class, a range, or a class such as ``\\d``."""
         if self._pattern.startswith("[:", self._place):
             self._fail("POSIX classes are not supported")
         found, none_of = self._char()
@@ -311,7 +312,7 @@ class _Parser:
         return ((first, low),)
 
     def _char(self) -> tuple[tuple[tuple[str, str], ...], bool]:
-        """The characters that a literal or an escape stands for; True for all but these."""
+        """Parse a literal or an escape. Returns its characters; True means all characters except these."""
         char = self._next()
         if char != "\\":
             return ((char, char),), False
@@ -347,7 +348,7 @@ class _Parser:
 
     def _next(self) -> str:
         if self._place >= len(self._pattern):
-            self._fail("it ends too early")
+            self._fail("the pattern ends too early")
         self._place += 1
         return self._pattern[self._place - 1]
 

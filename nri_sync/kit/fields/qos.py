@@ -1,6 +1,6 @@
-"""QoS classes of pods, and what the kubelet makes of them.
+"""QoS classes of pods, and the values that the kubelet derives from them.
 
-NRI has no field for the QoS class; the kubelet's choice of cgroup and of OOM score shows it. Pure
+NRI has no field for the QoS class. The cgroup and the OOM score that the kubelet chooses show the class. Pure
 functions, after Kubernetes v1.36: ``pkg/apis/core/v1/helper/qos``, ``pkg/kubelet/qos``,
 ``pkg/kubelet/cm`` and ``pkg/kubelet/kuberuntime``.
 """
@@ -27,7 +27,7 @@ __all__ = [
     "qos_of_resources",
 ]
 
-# ``pkg/kubelet/qos/policy.go``.
+# From ``pkg/kubelet/qos/policy.go``.
 _GUARANTEED_SCORE, _BEST_EFFORT_SCORE = -997, 1000
 _LOWEST_BURSTABLE_SCORE = 1000 + _GUARANTEED_SCORE
 _COMPUTE = ("cpu", "memory")
@@ -36,7 +36,7 @@ Amounts = Mapping[str, Union[Quantity, str, int, float]]
 
 
 class QoS(str, enum.Enum):
-    """A QoS class, with the name that Kubernetes gives it as its value."""
+    """A QoS class. Its value is the name in Kubernetes."""
 
     GUARANTEED = "Guaranteed"
     BURSTABLE = "Burstable"
@@ -44,10 +44,9 @@ class QoS(str, enum.Enum):
 
 
 def pod_qos(pod: api.PodSandbox) -> QoS | None:
-    """The QoS class of a pod by its cgroup parent, or None if that is none of the kubelet's.
+    """Return the QoS class of a pod, from its cgroup parent; None if the kubelet has not chosen the parent.
 
-    It is not where the kubelet runs with cgroupsPerQOS false, nor for pods that others made, such
-    as crictl.
+    The kubelet does not choose it with cgroupsPerQOS false, and for pods of other programs, such as crictl.
     """
     name = cgroup_name(pod.linux.cgroup_parent)
     if len(name) < 2 or not name[-1].startswith("pod"):
@@ -57,11 +56,10 @@ def pod_qos(pod: api.PodSandbox) -> QoS | None:
 
 
 def container_qos(pod: api.PodSandbox, container: api.Container) -> QoS | None:
-    """The QoS class of a container: its pod's, or what its OOM score tells where the pod's parent
-    does not.
+    """Return the QoS class of a container, from its pod's cgroup parent, or else from its OOM score.
 
-    A node-critical pod has the OOM score of a Guaranteed one whatever its class. None for scores
-    that the kubelet does not give. Resources do not tell: a memory request is not among them.
+    A node-critical pod has the OOM score of a Guaranteed pod, in any class. None for scores that the
+    kubelet does not set. The resources do not show the class, because they contain no memory request.
     """
     by_parent = pod_qos(pod)
     if by_parent is not None:
@@ -77,12 +75,12 @@ def container_qos(pod: api.PodSandbox, container: api.Container) -> QoS | None:
 
 
 def qos_of_resources(containers: Iterable[tuple[Amounts, Amounts]]) -> QoS:
-    """The class that Kubernetes gives to a pod, from requests and limits of its containers
+    """Return the class that Kubernetes gives to a pod, from its containers' requests and limits
     (``ComputePodQOS``).
 
-    ``containers`` has a pair of mappings from resource names for each container and init container,
-    or a single pair where the pod has resources of its own. A request that is left out is its
-    limit, as the API server has it; one of 0 is not. Raises ValueError for an amount that is no quantity.
+    ``containers`` has a pair of mappings from resource names for each container and init container, or a single
+    pair if the pod itself has resources. As in the API server, a missing request equals its limit; a request of 0
+    does not. Raises ValueError for an amount that is not a quantity.
     """
     requests: dict[str, Quantity] = {}
     limits: dict[str, Quantity] = {}
@@ -99,7 +97,7 @@ def qos_of_resources(containers: Iterable[tuple[Amounts, Amounts]]) -> QoS:
 
 
 def _positive(amounts: Amounts) -> dict[str, Quantity]:
-    """What counts for the QoS class."""
+    """Return the amounts that count for the QoS class."""
     parsed = {name: Quantity.parse(amounts[name]) for name in _COMPUTE if name in amounts}
     return {name: amount for name, amount in parsed.items() if amount > Quantity()}
 
@@ -112,12 +110,11 @@ def _add(sums: dict[str, Quantity], amounts: Mapping[str, Quantity]) -> None:
 def oom_score_adj(
     qos: QoS, memory_request: int, memory_capacity: int, *, node_critical: bool = False
 ) -> int:
-    """The OOM score adjustment that the kubelet gives to a container
-    (``GetContainerOOMScoreAdjust``).
+    """Return the OOM score adjustment that the kubelet sets for a container (``GetContainerOOMScoreAdjust``).
 
-    Memory in bytes: the container's request, and all that the node has. For a sidecar (an init
-    container that goes on) give the least request of the regular containers, if that is more; where
-    the pod has resources of its own, add an equal share of what its containers have not asked for.
+    Memory in bytes: the container's request, and the node's capacity. For a sidecar (an init container that keeps
+    running), pass the least request of the regular containers if that is more. If the pod itself has resources,
+    add an equal share of the memory that its containers have not requested.
     """
     if node_critical or qos is QoS.GUARANTEED:
         return _GUARANTEED_SCORE
@@ -128,12 +125,11 @@ def oom_score_adj(
 
 
 def estimate_memory_request(score: int, memory_capacity: int) -> int | None:
-    """The memory request in bytes behind the OOM score of a Burstable container; None for other
-    scores.
+    """Return the memory request in bytes behind the OOM score of a Burstable container; None for other scores.
 
-    The score has it in thousandths of the node's memory: the request may be up to a thousandth more
-    than this. The extremes are cut off: 999 is for 0 up to two thousandths (0 is given), 3 for all
-    from 997 thousandths on.
+    The score is in thousandths of the node's memory, so the request may be up to a thousandth of it larger than
+    the result. The ends are cut off: 999 means 0 to two thousandths (the result is 0), and 3 means all from 997
+    thousandths on.
     """
     if not _LOWEST_BURSTABLE_SCORE <= score < _BEST_EFFORT_SCORE:
         return None
@@ -145,11 +141,10 @@ def estimate_memory_request(score: int, memory_capacity: int) -> int | None:
 def memory_high(
     request: int, limit: int, *, throttling_factor: float = 0.9, page_size: int = 4096
 ) -> int | None:
-    """What the kubelet writes to memory.high with its feature MemoryQoS, in bytes; None for
-    nothing.
+    """Return the value in bytes that the kubelet writes to memory.high with its feature MemoryQoS; None for none.
 
-    ``limit`` is the container's, or else what the node has for pods. KEP-2570: from that share of
-    the way between request and limit on, the container is slowed down before it is killed.
+    ``limit`` is the container's limit, or else the memory that the node has for pods. KEP-2570: above
+    ``throttling_factor`` of the way from request to limit, the kernel slows the container down before it kills it.
     """
     if request == limit:
         return None
@@ -161,10 +156,9 @@ def memory_high(
 def kubelet_cgroup_parent(
     qos: QoS, pod_uid: str, *, systemd: bool = False, root: tuple[str, ...] = ()
 ) -> str:
-    """The cgroup parent that the kubelet gives to a pod: the inverse of ``pod_qos``.
+    """Return the cgroup parent that the kubelet gives to a pod: the inverse of ``pod_qos``.
 
-    ``root`` is the kubelet's own cgroupRoot, as the parts of its name
-    (``podContainerManagerImpl``).
+    ``root`` is the kubelet's setting cgroupRoot, as the parts of its name (``podContainerManagerImpl``).
     """
     level = () if qos is QoS.GUARANTEED else (qos.value.lower(),)
     parts = (*root, "kubepods", *level, f"pod{pod_uid}")

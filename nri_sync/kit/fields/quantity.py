@@ -1,7 +1,7 @@
-"""Amounts as Kubernetes writes them: "500m", "1.5Gi", "2e3".
+"""Quantities in the notation of Kubernetes: "500m", "1.5Gi", "2e3".
 
-Behaves like ``Quantity`` in k8s.io/apimachinery, ``pkg/api/resource/quantity.go``: exact, in steps
-of a billionth, everything finer being rounded away from zero. Immutable, without I/O.
+Behaves like ``Quantity`` in k8s.io/apimachinery, ``pkg/api/resource/quantity.go``: exact, in steps of a billionth;
+finer amounts are rounded away from zero. Immutable, without I/O.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ _SUFFIXES = {exponent: suffix for suffix, exponent in _DECIMAL.items()}
 _QUANTITY = re.compile(
     r"([+-]?)([0-9]*)(?:\.([0-9]*))?([numkMGTPE]?|[KMGTPE]i|[eE][+-]?[0-9]{1,3})"
 )
-# Far more than anybody needs, and little enough to compute with.
+# The greatest length of a text: more than any use needs, and cheap to compute.
 _LONGEST = 400
 _MAX_BINARY = 2**63 - 1
 
 
 class QuantityFormat(enum.Enum):
-    """How a quantity is written: the suffixes m, k, M, ... or Ki, Mi, ... or an exponent."""
+    """The notation of a quantity: with the suffixes m, k, M, ... or Ki, Mi, ..., or with an exponent."""
 
     DECIMAL_SI = "DecimalSI"
     BINARY_SI = "BinarySI"
@@ -41,12 +41,11 @@ class QuantityFormat(enum.Enum):
 
 @dataclass(frozen=True, order=True)
 class Quantity:
-    """An exact amount: of CPUs, of bytes, of anything.
+    """An exact amount of CPUs, bytes or any other unit.
 
-    ``int(q)`` is the amount in whole units and ``q.milli`` in thousandths, both rounded away from
-    zero as Kubernetes does; ``str(q)`` is the canonical form. Quantities compare, add and subtract
-    by amount; a sum is written in the format of its first term that is not zero. ``nanos`` is the
-    amount in billionths.
+    ``int(q)`` is the amount in whole units, and ``q.milli`` in thousandths. Both round away from zero, as
+    Kubernetes does. ``str(q)`` is the canonical form. Quantities compare, add and subtract by amount. A sum has
+    the format of its first term that is not zero. ``nanos`` is the amount in billionths.
     """
 
     nanos: int = 0
@@ -54,10 +53,10 @@ class Quantity:
 
     @classmethod
     def parse(cls, text: str | int | float | Quantity) -> Quantity:
-        """Read a quantity; a number, as YAML and JSON have them, is taken by what it prints as.
+        """Parse a quantity. A number of YAML or JSON is parsed from its printed form.
 
-        Takes what Kubernetes takes, except a sign or a suffix without any digit, which Kubernetes
-        reads as 0. Raises ValueError for anything else.
+        Accepts the texts that Kubernetes accepts, except a sign or a suffix without a digit, which Kubernetes
+        reads as 0. Raises ValueError for any other text.
         """
         if isinstance(text, Quantity):
             return text
@@ -67,7 +66,7 @@ class Quantity:
         match = _QUANTITY.fullmatch(written) if len(written) <= _LONGEST else None
         if match is None or not (match[2] or match[3]):
             raise ValueError(
-                f'{quoted(written)} is no quantity, such as "2", "500m", "1.5Gi" or "1e3"'
+                f'{quoted(written)} is not a quantity such as "2", "500m", "1.5Gi" or "1e3"'
             )
         sign, whole, digits, suffix = match[1], match[2], match[3] or "", match[4]
         number = Fraction(int(whole + digits), 10 ** len(digits))
@@ -87,13 +86,12 @@ class Quantity:
     def of(
         cls, amount: int | Fraction, format: QuantityFormat = QuantityFormat.DECIMAL_SI
     ) -> Quantity:
-        """A quantity of so many units; ``Quantity.of(2 << 30, QuantityFormat.BINARY_SI)`` is
-        2Gi."""
+        """Return a quantity of whole units; ``Quantity.of(2 << 30, QuantityFormat.BINARY_SI)`` is 2Gi."""
         return cls(_away_from_zero(Fraction(amount) * _NANO), format)
 
     @classmethod
     def of_milli(cls, milli: int) -> Quantity:
-        """A quantity of so many thousandths, as CPUs are counted."""
+        """Return a quantity of thousandths, the unit of CPUs."""
         return cls(milli * (_NANO // 1000))
 
     @property
@@ -105,7 +103,7 @@ class Quantity:
         return _away_from_zero(Fraction(self.nanos, _NANO))
 
     def __float__(self) -> float:
-        """Infinite where a float has no such number, as ``AsApproximateFloat64`` in Go."""
+        """Infinite if the amount is too large for a float, as ``AsApproximateFloat64`` in Go."""
         try:
             return self.nanos / _NANO
         except OverflowError:
@@ -141,7 +139,7 @@ class Quantity:
         if not self.nanos:
             return "0"
         whole, rest = divmod(self.nanos, _NANO)
-        # Small amounts and fractions look better, and lose nothing, with decimal suffixes.
+        # Small amounts and fractions are more readable with decimal suffixes, and lose nothing.
         if self.format is QuantityFormat.BINARY_SI and not rest and abs(whole) >= 1024:
             return _shortened(
                 whole, 1024, 6, lambda power: f"{'KMGTPE'[power - 1]}i" if power else ""
@@ -158,8 +156,7 @@ def _away_from_zero(number: Fraction) -> int:
 
 
 def _shortened(number: int, base: int, most: int | None, suffix: Callable[[int], str]) -> str:
-    """``number`` without its factors of ``base``, at most ``most`` of them, for which the suffix
-    stands."""
+    """Divide ``number`` by ``base``, at most ``most`` times while it divides evenly, and append the suffix."""
     power = 0
     while power != most and number % base == 0:
         number //= base

@@ -1,6 +1,6 @@
-"""Which runtime sent a message.
+"""Identifies the runtime that sent a message.
 
-The same key of an annotation is written by the runtime on one, and by the pod's author on another.
+On one runtime, the runtime writes an annotation's key; on another, the pod's author can write the same key.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ class RuntimeId(NamedTuple):
 
     @classmethod
     def of(cls, runtime: NamedRuntime | None) -> RuntimeId:
-        """That of ``runtime``; with None, that of the request which the current thread serves.
+        """Return the id of ``runtime``; for None, that of the runtime whose request the current thread serves.
 
-        Outside of a request the name is empty. No key in an annotation counts then.
+        Outside of a request the name is empty. Then no key in an annotation counts.
         """
         if runtime is None:
             return runtime_of_request()
         return cls(runtime.runtime_name, runtime.runtime_version)
 
     def release(self) -> tuple[int, int, int] | None:
-        """Major, minor and patch number; None if the version has none."""
+        """Return major, minor and patch number; None if the version has no such form."""
         try:
             version = api.Version.parse(self.runtime_version)
         except ValueError:
@@ -47,10 +47,10 @@ class RuntimeId(NamedTuple):
 
 
 def runtime_of_request() -> RuntimeId:
-    """The runtime that sent the request which the current thread serves, by its Configure request.
+    """Return the runtime whose request the current thread serves, from its Configure request.
 
-    The name is empty outside of a request. ``kit.Background`` and ``kit.in_context`` keep the request for
-    the work that a handler hands over.
+    The name is empty outside of a request. ``kit.Background`` and ``kit.in_context`` keep the request for the work
+    that a handler passes to them.
     """
     try:
         context = request_context()

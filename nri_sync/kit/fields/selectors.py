@@ -1,7 +1,6 @@
-"""Which pods and containers a plugin is for: by namespace, labels and names. Pure and immutable.
+"""Selects the pods and containers of a plugin by namespace, labels and names. Pure and immutable.
 
-Label selectors are those of Kubernetes, with the syntax and the meaning of k8s.io/apimachinery
-``pkg/labels``.
+Label selectors have the syntax and the meaning of Kubernetes: k8s.io/apimachinery ``pkg/labels``.
 """
 
 from __future__ import annotations
@@ -37,10 +36,9 @@ _INTEGER = re.compile("[+-]?[0-9]{1,63}")
 
 @dataclass(frozen=True)
 class Requirement:
-    """One condition on a label: ``operator`` is In, NotIn, Exists, DoesNotExist, Gt or Lt.
+    """A condition on one label. ``operator`` is In, NotIn, Exists, DoesNotExist, Gt or Lt.
 
-    NotIn is also true where there is no such label; Gt and Lt compare integers, and are false for
-    anything else.
+    NotIn also holds if there is no such label. Gt and Lt compare integers, and do not hold for other values.
     """
 
     key: str
@@ -52,7 +50,7 @@ class Requirement:
         if not _NAME.fullmatch(name) or (
             slash and not (len(prefix) <= 253 and _PREFIX.fullmatch(prefix))
         ):
-            raise ValueError(f"{quoted(self.key)} is no key of a label")
+            raise ValueError(f"{quoted(self.key)} is not a label key")
         wanted = {
             "In": "any",
             "NotIn": "any",
@@ -63,7 +61,7 @@ class Requirement:
         }
         if self.operator not in wanted:
             raise ValueError(
-                f"{quoted(self.operator)} is no operator of a label selector: {', '.join(wanted)}"
+                f"{quoted(self.operator)} is not an operator of label selectors: {', '.join(wanted)}"
             )
         count, many = len(self.values), wanted[self.operator]
         if (
@@ -76,14 +74,14 @@ class Requirement:
             )
         for value in self.values:
             if value and not _NAME.fullmatch(value):
-                raise ValueError(f"{quoted(value)} is no value of a label, for {quoted(self.key)}")
+                raise ValueError(f"{quoted(value)} is not a label value, for {quoted(self.key)}")
             if many == "one" and not _INTEGER.fullmatch(value):
                 raise ValueError(
                     f"{self.operator} for label {quoted(self.key)} takes an integer, not {quoted(value)}"
                 )
 
     def matches(self, labels: Mapping[str, str]) -> bool:
-        """Whether labels meet this condition."""
+        """Return whether the labels meet this condition."""
         value = labels.get(self.key)
         if self.operator in ("NotIn", "DoesNotExist"):
             return value is None or (self.operator == "NotIn" and value not in self.values)
@@ -107,21 +105,20 @@ class Requirement:
 
 @dataclass(frozen=True)
 class LabelSelector:
-    """Conditions on labels, all of which must be met; without any, all labels match."""
+    """Conditions on labels. Labels match if they meet all conditions; without conditions, all labels match."""
 
     requirements: tuple[Requirement, ...] = ()
 
     @classmethod
     def parse(cls, text: str) -> LabelSelector:
-        """Read "app=web,tier in (a,b),!canary,size>3" as kubectl does. Raises ValueError."""
+        """Parse a selector in kubectl's syntax, "app=web,tier in (a,b),!canary,size>3". Raises ValueError."""
         return cls(tuple(_Parser(text).requirements()))
 
     @classmethod
     def of(cls, selector: LabelSelectorLike) -> LabelSelector:
-        """From text, or from a mapping with matchLabels and matchExpressions as Kubernetes objects
-        have it.
+        """Make a selector from a text, or from a mapping with matchLabels and matchExpressions as in Kubernetes.
 
-        Raises ValueError, or TypeError for what is neither.
+        Raises ValueError, or TypeError for any other type.
         """
         if isinstance(selector, LabelSelector):
             return selector
@@ -142,7 +139,7 @@ class LabelSelector:
                 operator = expression["operator"]
                 if operator not in _FROM_DICT:
                     raise ValueError(
-                        f"{quoted(operator)} is no operator of matchExpressions: {', '.join(_FROM_DICT)}"
+                        f"{quoted(operator)} is not an operator of matchExpressions: {', '.join(_FROM_DICT)}"
                     )
                 values = tuple(expression.get("values") or ())
                 found.append(Requirement(expression["key"], operator, values))
@@ -153,7 +150,7 @@ class LabelSelector:
         return cls(tuple(found))
 
     def matches(self, labels: Mapping[str, str]) -> bool:
-        """Whether labels meet all conditions."""
+        """Return whether the labels meet all conditions."""
         return all(requirement.matches(labels) for requirement in self.requirements)
 
     def __str__(self) -> str:
@@ -164,8 +161,7 @@ LabelSelectorLike = Union[LabelSelector, str, Mapping[str, Any]]
 
 
 class _Parser:
-    """The text of a label selector, token by token; a sign is never a key or a value, "in" may be
-    both."""
+    """Parses the text of a label selector by tokens. A sign is never a key or a value; "in" may be either."""
 
     def __init__(self, text: str) -> None:
         self._text = text
@@ -196,7 +192,7 @@ class _Parser:
         if sign in ("in", "notin"):
             values = self._values()
         else:
-            # "key=" is a condition for the empty value.
+            # "key=" requires the empty value.
             values = [""] if self._peek() in ("", ",") else [self._word("a value")]
         return Requirement(key, _OPERATORS[sign], tuple(sorted(set(values))))
 
@@ -235,13 +231,12 @@ class _Parser:
 
 @dataclass(frozen=True)
 class Selector:
-    """Tells whether a plugin is for a pod, and for a container of it: ``if not selector(pod,
-    container): return``.
+    """Selects the pods and containers that a plugin handles: ``if not selector(pod, container): return``.
 
-    A pod must be in one of ``namespaces`` (in any, without them), in none of ``except_namespaces``,
-    and meet ``labels``; a container's name must be one of ``containers``, if there are any.
-    Namespaces and names may have the wildcards of a shell: ``"team-*"``. A container of CRI-O is found
-    by its label where its name is not known yet.
+    It selects a pod if its namespace is in ``namespaces`` (or that is empty) and not in ``except_namespaces``, and
+    its labels match ``labels``. It selects a container if its name is in ``containers``, or that is empty.
+    Namespaces and names may have the wildcards of a shell: ``"team-*"``. While CRI-O sends no name of a container,
+    its label gives the name.
     """
 
     namespaces: Sequence[str] = ()
@@ -258,8 +253,8 @@ class Selector:
         object.__setattr__(self, "labels", LabelSelector.of(self.labels))
 
     def __call__(self, pod: api.PodSandbox, container: api.Container | None = None) -> bool:
-        """Whether pod, and container if given, are selected. ``Synchronize`` gives containers apart
-        from their pods."""
+        """Return whether the pod is selected, and the container, if given. ``Synchronize`` passes containers
+        separately from their pods."""
         labels = self.labels
         assert isinstance(labels, LabelSelector)
         return (

@@ -1,3 +1,3 @@
-"""The health and the metrics of a plugin, over HTTP and in a file."""
+"""The health and the metrics of a plugin, served over HTTP and in a file."""
 
 __all__: list[str] = []

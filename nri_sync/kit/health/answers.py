@@ -1,4 +1,4 @@
-"""How many of the recent answers of a plugin were late or failed."""
+"""The number of late and failed answers among the recent answers of a plugin."""
 
 from __future__ import annotations
 
@@ -7,34 +7,34 @@ from typing import NamedTuple
 
 __all__ = ["AnswerWindow", "Answers"]
 
-# The window moves by this part of it.
+# The window moves in this number of steps.
 _STEPS = 20
 
 
 class Answers(NamedTuple):
-    """The answers of a window."""
+    """The numbers of answers in a window."""
 
     total: int = 0
-    #: Those that the stub has given in the place of a handler.
+    #: Late answers, which the stub has given in place of a handler.
     late: int = 0
-    #: Those that were errors, without the refusals of the plugin's policy.
+    #: Errors, except refusals by the plugin's policy.
     failed: int = 0
 
     @property
     def share(self) -> float:
-        """The part of them that was late or failed; 0 without answers."""
+        """The share of late and failed answers; 0 without answers."""
         return (self.late + self.failed) / self.total if self.total else 0.0
 
 
 class AnswerWindow:
-    """Counts the answers of the last ``seconds``, in memory that does not grow.
+    """Counts the answers of the last ``seconds``, in bounded memory.
 
     Each call requires a lock that all callers share.
     """
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
-        # Each with the time that it began at.
+        # The outcomes of each step, with the time at which the step began.
         self._steps: deque[tuple[float, Counter[str]]] = deque()
 
     def add(self, outcome: str, now: float) -> None:

@@ -1,8 +1,8 @@
-"""The connections of the HTTP endpoint: a thread accepts them, and each has a thread and a time of its own.
+"""The connections of the HTTP endpoint: one thread accepts them, and each has its own thread and time limit.
 
-The standard library's handler reads the requests. This module bounds the cost of clients: a connection is for one
-request, and ends at its time whatever the client does; the head of a request has a limit; and the oldest
-connection gives way to a newer one when there are many.
+The standard library's handler reads the requests. This module bounds the cost of clients: a connection serves one
+request, and ends at its time limit even if the client does not end; the head of a request has a limit; and if
+there are too many connections, a new one closes the oldest.
 """
 
 from __future__ import annotations
@@ -32,23 +32,24 @@ logger = get_logger("nri_sync.kit.health")
 
 Address = Union[str, "tuple[Any, ...]"]
 
-# The bytes of a request's head; the heads of kubelets and of Prometheus have some 300.
+# The greatest number of bytes of a request's head. Kubelets and Prometheus send about 300.
 _HEAD_MAX = 16384
-# Seconds without accepting, where there are no file descriptors or no memory.
+# The seconds without accepting after the system ran out of file descriptors or memory.
 _BREATHER = 0.5
-# The time that a connection has in any case before it gives way, in seconds: a flood of newer ones does not end a
-# probe that waits for the processor. The acceptor waits meanwhile, and newer connections in the listener's queue.
+# The seconds for which a connection is not closed for a newer one, so that a flood of new connections does not end
+# a probe that waits for the processor. Meanwhile the acceptor waits, and new connections wait in the listener's
+# queue.
 _LEAST_TIME = 0.1
-# How long the acceptor waits for the thread of a connection that gave way, in seconds: the thread was woken.
+# The seconds for which the acceptor waits for the thread of a closed connection. That thread was woken.
 _GIVE_WAY = 1.0
-# The time of a connection that the acceptor serves itself, without a thread to be had, in seconds.
+# The time limit in seconds of a connection that the acceptor serves itself because the system has no thread.
 _WITHOUT_THREAD = 1.0
 
 _TEXT = "text/plain; charset=utf-8"
 
 
 class Reply(NamedTuple):
-    """What to answer with."""
+    """The answer to a request."""
 
     status: int
     body: bytes
@@ -56,7 +57,8 @@ class Reply(NamedTuple):
 
 
 def answer(health: Health, target: str, accept: str = "") -> Reply:
-    """The answer to a GET of ``target``: ``/livez``, ``/readyz`` (both with ``?verbose``) or ``/metrics``.
+    """Return the answer to a GET of ``target``: ``/livez``, ``/readyz`` (with ``?verbose`` or not) or
+    ``/metrics``.
 
     ``accept`` is the header of the request.
     """
@@ -83,7 +85,7 @@ def answer(health: Health, target: str, accept: str = "") -> Reply:
 class _Stream(io.RawIOBase):
     """A socket with one deadline for all reads and writes.
 
-    ``socket.makefile()`` would have a time for each read: a client that trickles could stay.
+    ``socket.makefile()`` would have a timeout for each read: a client that sends slowly could stay.
     """
 
     def __init__(self, sock: socket.socket, deadline: Deadline) -> None:
@@ -102,13 +104,13 @@ class _Stream(io.RawIOBase):
 
     def write(self, data: Any) -> int:
         self._set_timeout()
-        self._sock.sendall(data)  # the timeout is for the whole call
+        self._sock.sendall(data)  # the timeout applies to the whole call
         return len(data)
 
     def _set_timeout(self) -> None:
         remaining = self._deadline.remaining()
         if remaining == 0.0:
-            raise socket.timeout("the time of the connection has passed")
+            raise socket.timeout("the time limit of the connection has passed")
         self._sock.settimeout(remaining)
 
 
@@ -129,7 +131,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     """Answers one request."""
 
     protocol_version = "HTTP/1.1"
-    # With a status line also for a request that names no version.
+    # A request without a version gets a status line, too.
     default_request_version = "HTTP/1.0"
     error_message_format = "%(message)s\n"
     error_content_type = _TEXT
@@ -137,7 +139,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def __init__(self, sock: socket.socket, health: Health, deadline: Deadline) -> None:
         self._health = health
         self._deadline = deadline
-        super().__init__(sock, ("", 0), None)  # type: ignore[arg-type]  # no server is needed
+        super().__init__(sock, ("", 0), None)  # type: ignore[arg-type]  # the handler uses no server
 
     def setup(self) -> None:
         stream = _Stream(self.request, self._deadline)
@@ -155,9 +157,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self.send_error(http.HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, str(error))
 
     def finish(self) -> None:
-        """Half-close, then read until the client closes.
+        """Half-close the connection, then read until the client closes it.
 
-        A close with unread data would reset the connection, and could take the answer with it.
+        A close with unread data would reset the connection, and the client could lose the answer.
         """
         stream = self.rfile.raw  # type: ignore[attr-defined]
         self.connection.shutdown(socket.SHUT_WR)
@@ -196,20 +198,20 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         return "nri_sync"
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Clients that talk nonsense are none of the plugin's business."""
+        """Log nothing: wrong requests of clients do not concern the plugin."""
 
 
 class _Client(NamedTuple):
-    """A connection that is served."""
+    """A connection that is being served."""
 
-    #: Whether its thread has ended.
+    #: Set when its thread has ended.
     ended: Latch
-    #: Until then it does not give way.
+    #: The time until which no newer connection may close it.
     least: Deadline
 
 
 class Acceptor:
-    """Serves the connections of a listener from start to :meth:`stop`. :meth:`run` is for one thread."""
+    """Serves the connections of a listener until :meth:`stop`. Only one thread may call :meth:`run`."""
 
     def __init__(
         self, health: Health, listener: socket.socket, timeout: float, max_connections: int
@@ -221,15 +223,15 @@ class Acceptor:
         self._stopping = Latch()
         self.bound: Address = listener.getsockname()
         self.ended = Latch()
-        # Guards the two below.
+        # Guards the two attributes below.
         self._lock = threading.Lock()
-        # Those that are served, the oldest first.
+        # The connections that are being served, the oldest first.
         self._served: dict[socket.socket, _Client] = {}
-        # Threads that have not ended, also of connections that gave way.
+        # The number of threads that have not ended, including those of closed connections.
         self._threads = 0
 
     def stop(self) -> None:
-        """Have all threads end. Returns at once. Not for a forked child, which shares the sockets."""
+        """End all threads. Returns at once. Not for a forked child, which shares the sockets with its parent."""
         self._stopping.set()
         if isinstance(self._listener, sockets.ListeningSocket):
             self._listener.stop()
@@ -240,7 +242,7 @@ class Acceptor:
             _shut_down(sock)
 
     def close(self) -> None:
-        """Close the descriptors only: in a forked child the connections are still the parent's."""
+        """Close only the descriptors, in a forked child: the connections still belong to the parent."""
         self._lock = threading.Lock()
         self._listener.close()
         for sock in list(self._served):
@@ -275,7 +277,7 @@ class Acceptor:
             return None
 
     def _admit(self, sock: socket.socket) -> None:
-        """Have a thread serve the connection, in the place of the oldest one where there are too many."""
+        """Serve the connection on a thread. If there are too many connections, close the oldest."""
         while (found := self._oldest_too_many()) is not None:
             oldest, client = found
             client.ended.wait(client.least)
@@ -283,13 +285,14 @@ class Acceptor:
             client.ended.wait(Deadline(_GIVE_WAY))
         ended = Latch()
         with self._lock:
-            # Threads that a metric of the application holds up do not end. Those are bounded, too.
+            # A thread does not end while a metric of the application blocks it. The number of these is bounded,
+            # too.
             refused = self._threads >= 2 * self._max_connections
             if not refused:
                 self._served[sock] = _Client(ended, Deadline(_LEAST_TIME))
                 self._threads += 1
         if refused:
-            logger.warning("a connection is refused: %s threads are held up", self._threads)
+            logger.warning("a connection is refused: %s threads are blocked", self._threads)
             sock.close()
             return
         try:
@@ -322,6 +325,6 @@ class Acceptor:
 
 
 def _shut_down(sock: socket.socket) -> None:
-    """Wake the thread that accepts, reads or writes; that thread closes the socket."""
+    """Wake the thread that accepts, reads or writes. That thread closes the socket."""
     with contextlib.suppress(OSError):
         sock.shutdown(socket.SHUT_RDWR)

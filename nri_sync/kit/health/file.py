@@ -1,4 +1,4 @@
-"""A file with the health of the plugin, for exec probes, which :mod:`nri_sync.kit.probe` checks.
+"""Keeps the plugin's health in a file for exec probes. :mod:`nri_sync.kit.probe` checks the file.
 
 Lines of ``name: value``::
 
@@ -8,8 +8,8 @@ Lines of ``name: value``::
     reason: synchronized with containerd v2.1.4
     pid: 4711
 
-The file is replaced as a whole when something changes, so that no reader gets half of it. Each heartbeat touches
-it, so an old file shows that the process is gone. A symbolic link at the path is replaced, not followed.
+A change replaces the whole file, so no reader gets half of it. Each heartbeat touches the file, so an old file
+shows that the process has ended. A symbolic link at the path is replaced, not followed.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ __all__ = ["HealthFile"]
 
 logger = get_logger("nri_sync.kit.health")
 
-# How long stop() waits for a file system that hangs, in seconds.
+# The seconds for which stop() waits for a file system that hangs.
 _STOP = 5.0
 
 
 class HealthFile:
-    """Keeps a file with the health of a plugin while it is started.
+    """Keeps the health of a plugin in a file between ``start()`` and ``stop()``.
 
     ``start()`` and ``stop()`` may be called from any thread, any number of times. As a context manager:
     ``start()`` ... ``stop()``.
@@ -49,9 +49,9 @@ class HealthFile:
         interval: float = 5.0,
         mode: int = 0o600,
     ) -> None:
-        """``interval`` is in seconds, between two heartbeats. They notice what only time shows: that a session
-        was lost, or that a handler is wedged. ``mode`` is that of the file, whatever the umask is: by default
-        probes of this user can read it.
+        """``interval`` is the seconds between two heartbeats. They show the changes that no request brings: the
+        loss of a session, and a wedged handler. ``mode`` is the mode of the file for any umask. The default lets
+        only probes of this user read it.
         """
         if not interval > 0:
             raise ValueError(f"interval must be positive, not {interval!r}")
@@ -59,18 +59,18 @@ class HealthFile:
         self._path = os.fspath(path)
         self._interval = interval
         self._mode = mode
-        # One thread at a time starts it.
+        # Serialises calls of start().
         self._starting = threading.Lock()
-        # The one that runs, if any. dict.pop() is atomic: one thread stops it.
+        # The running keeper, if any. dict.pop() is atomic: one thread stops the keeper.
         self._keepers: dict[None, _Keeper] = {}
         self._last: _Keeper | None = None
         fork.in_child(self._after_fork_in_child)
         health.on_change(self.beat)
 
     def start(self) -> None:
-        """Write the file, and keep it, on a thread of its own. Does nothing when it does already.
+        """Write the file, and update it from a new thread. Has no effect if the file is kept already.
 
-        An interrupted call is undone. Raises OSError where it cannot be written.
+        An interrupted call is undone. Raises OSError if the file cannot be written.
         """
         made: list[_Keeper] = []
         try:
@@ -81,12 +81,12 @@ class HealthFile:
 
     @signal_safe
     def _start(self, made: list[_Keeper]) -> None:
-        """Add the keeper that is made to the list, if one is."""
+        """Add the new keeper to the list, if there is one."""
         with self._starting:
             if self._keepers:
                 return
             if self._last is not None:
-                self._last.ended.wait(Deadline(_STOP))  # it removes the file
+                self._last.ended.wait(Deadline(_STOP))  # until it has removed the file
             keeper = _Keeper(self._health, self._path, self._interval, self._mode)
             keeper.write(keeper.text())
             self._last = self._keepers[None] = keeper
@@ -99,14 +99,14 @@ class HealthFile:
                 raise
 
     def stop(self) -> None:
-        """Remove the file. Blocks until that is done; does nothing when it is not kept."""
+        """Remove the file. Blocks until it is removed. Has no effect if the file is not kept."""
         last = self._end()
         if last is not None:
             last.ended.wait(Deadline(_STOP))
 
     @signal_safe
     def _end(self) -> _Keeper | None:
-        """Have the thread end; returns the last keeper."""
+        """Request the end of the thread. Returns the last keeper."""
         keeper = self._keepers.pop(None, None)
         if keeper is not None:
             keeper.end()
@@ -125,20 +125,20 @@ class HealthFile:
         self.stop()
 
     def beat(self) -> None:
-        """Have the file brought up to date now, as when the application knows of a change. Returns at once."""
+        """Update the file now, for example because the application knows of a change. Returns at once."""
         keeper = self._keepers.get(None)
         if keeper is not None:
             off_main("nri-health-beat", keeper.due.set)
 
     def _after_fork_in_child(self) -> None:
-        # The file is the parent's.
+        # The file belongs to the parent.
         self._starting = threading.Lock()
         self._keepers = {}
         self._last = None
 
 
 class _Keeper:
-    """Keeps the file from start() to stop()."""
+    """Updates the file from start() to stop()."""
 
     def __init__(self, health: Health, path: str, interval: float, mode: int) -> None:
         self._health = health
@@ -155,7 +155,7 @@ class _Keeper:
         self.ended = Latch()
 
     def end(self) -> None:
-        """Have the thread remove the file, and end."""
+        """Make the thread remove the file, and end."""
         self._stopping = True
         self.due.set()
 
@@ -167,7 +167,7 @@ class _Keeper:
                 if not self._stopping:
                     self._beat()
         except BaseException:
-            logger.exception("the health file %s is not kept any more", self._path)
+            logger.exception("the health file %s is no longer updated", self._path)
         finally:
             self.remove()
 
@@ -182,7 +182,7 @@ class _Keeper:
     def _beat(self) -> None:
         try:
             text = self.text()
-            # Another process may have removed the file, or put something else in its place.
+            # Another process may have removed or replaced the file.
             if text == self._written and self._file == self._found() is not None:
                 with contextlib.suppress(FileNotFoundError):
                     os.utime(self._path, follow_symlinks=False)
@@ -201,7 +201,7 @@ class _Keeper:
         self._file = self._found()
 
     def _found(self) -> tuple[int, ...] | None:
-        """Identifies the file that is at the path; a new one may have the inode of one that was removed."""
+        """Return the identity of the file at the path. The inode is not enough: a new file may reuse it."""
         try:
             found = os.lstat(self._path)
         except FileNotFoundError:

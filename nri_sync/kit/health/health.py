@@ -1,4 +1,4 @@
-"""How a plugin is doing: connecting, standing by, registered, synchronized, or wedged.
+"""The health of a plugin: connecting, standing by, registered, synchronized, or wedged.
 
 :class:`Health` derives the state from the requests that pass through it and from the stub, and has no thread.
 :class:`nri_sync.kit.HealthServer` and :class:`nri_sync.kit.HealthFile` show the state.
@@ -25,33 +25,33 @@ __all__ = ["Exposition", "Health", "HealthReport", "HealthState"]
 
 logger = get_logger("nri_sync.kit.health")
 
-# A handler that has not returned by then is not just slow: the runtime gave up on it long ago.
+# In request timeouts. A handler that runs this long is not just slow: the runtime gave up on it long ago.
 _WEDGED_AFTER_TIMEOUTS = 2.0
 
 _VALIDATE = api.EventMask.VALIDATE_CONTAINER_ADJUSTMENT
 
-# A delay of the timer thread that the report names, in seconds.
+# The report mentions a delay of the timer thread from this number of seconds on.
 _BUSY = 0.1
 
-# Of fewer answers no share is taken.
+# With fewer answers, no share is computed.
 _FEWEST_ANSWERS = 3
 
-# The requests after which the state may be another.
-_TURNS = frozenset({"Configure", "Synchronize"})
+# The requests that may change the state.
+_STATE_EVENTS = frozenset({"Configure", "Synchronize"})
 
 
 class HealthState(str, enum.Enum):
-    """What a plugin is doing, as far as its health is concerned."""
+    """The state of a plugin."""
 
-    #: There is no session: not started, not registered yet, lost, or stopped.
+    #: There is no session: the stub has not started or registered yet, has lost the session, or was stopped.
     CONNECTING = "connecting"
-    #: There is no session, as another instance of the plugin serves: see :class:`nri_sync.Handover`.
+    #: There is no session because another instance of the plugin serves: see :class:`nri_sync.Handover`.
     STANDBY = "standby"
-    #: Configured, and not synchronized yet.
+    #: Configured, but not synchronized yet.
     REGISTERED = "registered"
     #: The plugin has handled Synchronize.
     SYNCHRONIZED = "synchronized"
-    #: A handler has been running for so long that it will hardly ever return.
+    #: A handler has run longer than ``wedged_after``, and it will probably never return.
     WEDGED = "wedged"
 
     def __str__(self) -> str:
@@ -59,33 +59,33 @@ class HealthState(str, enum.Enum):
 
 
 class HealthReport(NamedTuple):
-    """The answer to all probes, at one moment."""
+    """The answers to all probes at one moment."""
 
     state: HealthState
-    #: False calls for a restart of the process: only when a handler is wedged.
+    #: False if the process needs a restart: a handler is wedged.
     live: bool
     #: Whether the plugin serves, or stands by while another instance does.
     ready: bool
-    #: One line for people.
+    #: The reason, in one readable line.
     reason: str
 
 
 class Exposition(NamedTuple):
-    """Metrics as a server sends them."""
+    """Metrics in the form in which a server sends them."""
 
     body: bytes
     content_type: str
 
 
 class Health(Interceptor):
-    """The health of a stub, and its figures. An interceptor, to be passed to the stub.
+    """The health of a stub, and its metrics. An interceptor: pass it to the stub.
 
     ::
 
         health = kit.Health()
         stub = nri_sync.Stub(plugin, interceptors=[health])
 
-    One for each stub. All methods may be called from any thread, and none blocks.
+    Each stub needs its own. All methods may be called from any thread, and none blocks.
     """
 
     def __init__(
@@ -101,19 +101,20 @@ class Health(Interceptor):
     ) -> None:
         """
         Args:
-            wedged_after: seconds that a handler may run; default twice the request timeout that the
-                runtime has sent.
-            allow_unvalidated: whether a plugin with a validator is ready, too, when the runtime cannot call
-                the validator, and creates containers without it.
+            wedged_after: the seconds after which a running handler is wedged; default is twice the request timeout
+                that the runtime has sent.
+            allow_unvalidated: whether a plugin with a validator is also ready if the runtime cannot call the
+                validator, and creates containers without it.
             most_unserved: the plugin is not ready while this share of its recent answers, or more, was late or
-                failed, of three answers at least; None: however many. Refusals by ``errors.Reject`` and
-                ``abort()`` are no failures.
-            window: how far back "recent" goes, in seconds.
-            checks: further conditions of being ready; each returns None, or why the plugin is not. Asked when
-                it is ready otherwise. They must not block. One that raises counts as not ready.
+                failed, from three answers on; None: no limit. Refusals by ``errors.Reject`` and ``abort()`` do not
+                count as failures.
+            window: the length in seconds of the recent time.
+            checks: further conditions for being ready. Each returns None, or the reason why the plugin is not
+                ready. They are called if all other conditions hold. They must not block. If one raises, the plugin
+                is not ready.
             buckets: the upper bounds of the histogram of durations, in seconds, in ascending order.
-            registry: a registry of ``prometheus_client``, which ``/metrics`` serves beside the metrics of the
-                health; default is ``prometheus_client.REGISTRY``.
+            registry: a registry of ``prometheus_client``, which ``/metrics`` serves in addition to the metrics of
+                the health; default is ``prometheus_client.REGISTRY``.
         """
         if wedged_after is not None and not wedged_after > 0:
             raise ValueError(f"wedged_after must be positive, not {wedged_after!r}")
@@ -121,7 +122,7 @@ class Health(Interceptor):
             raise ValueError(f"most_unserved must be above 0 and at most 1, not {most_unserved!r}")
         if not window > 0:
             raise ValueError(f"window must be positive, not {window!r}")
-        #: Counts and times the requests.
+        #: The interceptor that counts and times the requests.
         self.requests = RequestMetrics(buckets=buckets, on_done=self._done, window=window)
         self._most_unserved = most_unserved
         self._window = window
@@ -129,43 +130,41 @@ class Health(Interceptor):
         self._allow_unvalidated = allow_unvalidated
         self._checks = tuple(checks)
         self._stub: Stub | None = None
-        # The number of the last session that was synchronized, as the stub counts them.
+        # The number of the last synchronized session, in the stub's count.
         self._synchronized = 0
         self._listeners: list[Callable[[], object]] = []
         self._registry = registry
 
     def attach(self, stub: Stub) -> None:
-        """Learn whose health this is; the stub calls it. Idempotent.
+        """Store the stub whose health this is; the stub calls it. Idempotent.
 
-        Raises ValueError when another stub is attached.
+        Raises ValueError if another stub is attached.
         """
         if self._stub not in (None, stub):
-            raise ValueError(
-                f"{self._stub!r} is attached already; each stub needs a Health of its own"
-            )
+            raise ValueError(f"{self._stub!r} is attached already; each stub needs its own Health")
         if self._stub is None and stub.handover is not None:
-            stub.handover.on_change(self._tell)
+            stub.handover.on_change(self._notify)
         self._stub = stub
 
     @property
     def stub(self) -> Stub | None:
-        """The stub that is attached."""
+        """The attached stub."""
         return self._stub
 
     @property
     def wedged_after(self) -> float:
-        """How long a handler may run before it counts as wedged, in seconds."""
+        """The seconds after which a running handler counts as wedged."""
         if self._wedged_after is not None:
             return self._wedged_after
         stub = self._stub
         timeout = api.DEFAULT_REQUEST_TIMEOUT if stub is None else stub.request_timeout
         return _WEDGED_AFTER_TIMEOUTS * timeout
 
-    # Watching
+    # Observing
 
     def serve(self, event: str, request: Any, context: ServicerContext, proceed: Proceed) -> Any:
         stub = self._stub
-        if stub is None or event not in _TURNS:
+        if stub is None or event not in _STATE_EVENTS:
             return self.requests.serve(event, request, context, proceed)
         if event == "Configure" and not stub.started:
             self._synchronized = 0
@@ -178,31 +177,31 @@ class Health(Interceptor):
                 self._synchronized = session
             return reply
         finally:
-            self._tell()
+            self._notify()
 
     def _done(self, event: str, seconds: float) -> None:
         if seconds > self.wedged_after:
-            self._tell()
+            self._notify()
 
     def on_change(self, listener: Callable[[], object]) -> None:
-        """Have ``listener()`` called when a handler may have changed the state.
+        """Call ``listener()`` whenever a handler may have changed the state.
 
-        Called on the thread of the handler: it must not block. A session that is lost, and a handler that
-        has become wedged, are seen by asking only.
+        It runs on the handler's thread, and must not block. It is not called for the loss of a session, or for a
+        handler that becomes wedged: only :meth:`report` shows these.
         """
         self._listeners.append(listener)
 
-    def _tell(self) -> None:
+    def _notify(self) -> None:
         for listener in self._listeners:
             try:
                 listener()
             except Exception:
                 logger.exception("a listener of the health failed")
 
-    # Asking
+    # Reporting
 
     def report(self) -> HealthReport:
-        """How the plugin is doing now."""
+        """Return the health at this moment."""
         report = self._report()
         return report._replace(reason=printable(report.reason))
 
@@ -213,7 +212,8 @@ class Health(Interceptor):
         stub = self._stub
         if stub is None:
             return HealthReport(HealthState.CONNECTING, True, False, "no stub is attached")
-        # The stub counts a session after it is up: in this order, an old session never passes for it.
+        # The stub counts a session after it is up. Read in this order, an old session never passes for the new
+        # one.
         if stub.handover is not None and stub.handover.is_waiting:
             return HealthReport(HealthState.STANDBY, True, True, "another instance serves")
         if not stub.started:
@@ -229,7 +229,7 @@ class Health(Interceptor):
             )
             return HealthReport(HealthState.SYNCHRONIZED, True, False, reason)
         for check in (self._unserved, *self._checks):
-            why = _ask(check)
+            why = _run_check(check)
             if why is not None:
                 return HealthReport(HealthState.SYNCHRONIZED, True, False, why)
         reason = f"synchronized with {runtime}"
@@ -238,7 +238,7 @@ class Health(Interceptor):
         return HealthReport(HealthState.SYNCHRONIZED, True, True, reason)
 
     def _unserved(self) -> str | None:
-        """Why the plugin is not ready, by its answers; None if the answers are good."""
+        """Return why the plugin is not ready, judged by its answers; None if they are good."""
         answers = self.requests.answers()
         if self._most_unserved is None or answers.total < _FEWEST_ANSWERS:
             return None
@@ -250,7 +250,7 @@ class Health(Interceptor):
         )
 
     def _wedged(self) -> str:
-        """Which handlers are, or an empty text."""
+        """Return a description of the wedged handlers; empty without one."""
         limit = self.wedged_after
         if self.requests.longest() <= limit:
             return ""
@@ -260,7 +260,7 @@ class Health(Interceptor):
         return text and f"handlers have been running for more than {limit:g} s: {text}{more}"
 
     def details(self) -> dict[str, Any]:
-        """The report and its grounds, as plain values that JSON can carry."""
+        """Return the report and the data behind it, as plain values for JSON."""
         report = self.report()
         found: dict[str, Any] = {**report._asdict(), "state": report.state.value}
         stub = self._stub
@@ -293,9 +293,9 @@ class Health(Interceptor):
 
     @property
     def registry(self) -> CollectorRegistry:
-        """The registry for metrics of the application, which :meth:`exposition` shows.
+        """The registry of the application's metrics, which :meth:`exposition` includes.
 
-        The metrics of the health are not in it: they come from :meth:`collect`.
+        It does not contain the metrics of the health: they come from :meth:`collect`.
         Raises ModuleNotFoundError without the extra ``metrics``.
         """
         if self._registry is None:
@@ -305,7 +305,7 @@ class Health(Interceptor):
         return self._registry
 
     def collect(self) -> Iterator[Metric]:
-        """The metrics of the health and its stub, for a registry that another server shows.
+        """Yield the metrics of the health and its stub, for a registry that another server exposes.
 
         ::
 
@@ -318,18 +318,19 @@ class Health(Interceptor):
         return prometheus.of_health(self)
 
     def exposition(self, accept: str = "") -> Exposition:
-        """The metrics of :meth:`collect` and of :attr:`registry`, as Prometheus reads them.
+        """Return the metrics of :meth:`collect` and of :attr:`registry`, in a format of Prometheus.
 
         ``accept`` is the header of the request, by which ``prometheus_client`` chooses between its text format and
-        OpenMetrics. Where the registry fails, the error is logged, and the metrics of the health come alone. The
-        registry takes locks: not for signal handlers. Raises ModuleNotFoundError without the extra ``metrics``.
+        OpenMetrics. If the registry fails, the error is logged, and the result has only the metrics of the health.
+        The registry takes locks: do not call this in a signal handler. Raises ModuleNotFoundError without the
+        extra ``metrics``.
         """
         from nri_sync.kit.health import prometheus
 
         return Exposition(*prometheus.exposition(self, accept))
 
 
-def _ask(check: Callable[[], str | None]) -> str | None:
+def _run_check(check: Callable[[], str | None]) -> str | None:
     try:
         return check()
     except Exception as error:

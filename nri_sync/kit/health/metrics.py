@@ -1,6 +1,6 @@
 """Counts and times the requests that a plugin serves.
 
-:mod:`nri_sync.kit.health.prometheus` makes metrics of them.
+:mod:`nri_sync.kit.health.prometheus` turns the numbers into metrics.
 """
 
 from __future__ import annotations
@@ -29,30 +29,30 @@ if TYPE_CHECKING:
 
 __all__ = ["BUCKETS", "Figures", "RequestMetrics", "Running", "Slow"]
 
-#: Upper bounds of the histogram of durations, in seconds. Runtimes wait for two seconds as a rule.
+#: Upper bounds of the histogram of durations, in seconds. Runtimes usually wait for two seconds.
 BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0)
 
-# How far back "recently" reaches, in seconds: between one of these and two.
+# slowest() covers at least this number of seconds, and at most twice as many.
 _WINDOW = 300.0
 
 
-# They show in the state of the session, and would thin out the answers to events.
+# Not counted as answers: the state of the session shows them, and they would dilute the answers to events.
 _OF_SESSIONS = frozenset({"Configure", "Synchronize", "Shutdown"})
 
 
 class Figures(NamedTuple):
-    """The requests of one method so far."""
+    """The numbers of one method's requests so far."""
 
-    #: How many ended in each way: ``ok``, ``error``, ``rejected``, ``late``.
+    #: The number of requests by outcome: ``ok``, ``error``, ``rejected``, ``late``.
     outcomes: dict[str, int]
-    #: How many took at most this many seconds, by the upper bound of each bucket; the last bound is infinite.
+    #: The number of requests up to each bucket's upper bound, in seconds; the last bound is infinite.
     durations: dict[float, int]
     #: The sum of the durations.
     seconds: float
 
 
 class Running(NamedTuple):
-    """A request whose handler is running, for so many seconds."""
+    """A request whose handler is running, and its age in seconds."""
 
     event: str
     #: ``namespace/pod:container``
@@ -64,28 +64,28 @@ class Running(NamedTuple):
 
 
 class Slow(NamedTuple):
-    """A request that took long."""
+    """One of the slowest requests."""
 
     event: str
     #: ``namespace/pod:container``
     subject: str
     seconds: float
-    #: When the handler returned, in seconds since the epoch.
+    #: The time at which the handler returned, in seconds since the epoch.
     at: float
 
 
 class _Figures:
     def __init__(self, buckets: int) -> None:
         self.outcomes: Counter[str] = Counter()
-        # One more than there are bounds, for durations above all of them.
+        # One more than there are bounds, for durations above all bounds.
         self.buckets = [0] * (buckets + 1)
         self.seconds = 0.0
 
 
 class RequestMetrics(Interceptor):
-    """An interceptor that counts and times requests, and knows which ones are running.
+    """An interceptor that counts and times requests, and lists the running ones.
 
-    To be passed to ``Stub(interceptors=[...])``; one for each stub. All methods may be called from any thread;
+    Pass it to ``Stub(interceptors=[...])``; each stub needs its own. All methods may be called from any thread;
     :meth:`running` takes no lock.
     """
 
@@ -100,20 +100,20 @@ class RequestMetrics(Interceptor):
         Args:
             buckets: the upper bounds of the histogram of durations, in seconds, in ascending order.
             on_done: called with event and seconds after each request, on its thread. It must not block or raise.
-            window: how far back :meth:`answers` looks, in seconds.
+            window: the seconds that :meth:`answers` covers.
         """
         if list(buckets) != sorted(set(buckets)) or not all(map(math.isfinite, buckets)):
             raise ValueError(f"buckets must be finite and ascending, not {tuple(buckets)!r}")
         self._buckets = tuple(map(float, buckets))
         self._keys = itertools.count()
-        # Event, request, and since when.
+        # The running requests: event, request, and start time.
         self._running: dict[int, tuple[str, Any, float]] = {}
         self._on_done = on_done
-        # Guards the fields below.
+        # Guards the attributes below.
         self._lock = threading.Lock()
         self._figures: dict[str, _Figures] = {}
         self._answers = AnswerWindow(window)
-        # The slowest by event, of this window and the one before it.
+        # The slowest requests by event, of this window and the one before it.
         self._slow: dict[str, Slow] = {}
         self._slow_before: dict[str, Slow] = {}
         self._window_began = time.monotonic()
@@ -133,7 +133,7 @@ class RequestMetrics(Interceptor):
             raise
         finally:
             self._running.pop(key, None)
-            # Of a context of grpcio's, which knows nothing of it, only exceptions count.
+            # A context of grpcio has no ``aborted``; then only exceptions count.
             if getattr(context, "aborted", False):
                 outcome = "rejected"
             if not context.is_active():
@@ -168,28 +168,28 @@ class RequestMetrics(Interceptor):
             self._window_began = now
 
     def running(self) -> list[Running]:
-        """The requests whose handlers are running; the one that has been for the longest time comes first."""
+        """Return the requests whose handlers are running, the oldest first."""
         now = time.monotonic()
-        # A copy is made in one step, while handlers come and go.
+        # copy() is atomic, while handlers come and go.
         return [
             Running(event, subject(request), now - since)
             for event, request, since in self._running.copy().values()
         ]
 
     def longest(self) -> float:
-        """For how many seconds the handler has been running that has been for the longest time; 0 if none is."""
+        """Return the age in seconds of the longest-running handler, or 0."""
         oldest = min((since for _, _, since in self._running.copy().values()), default=None)
         return 0.0 if oldest is None else time.monotonic() - oldest
 
     @signal_safe
     def answers(self) -> Answers:
-        """The answers to the events of the recent window, and how many of them were late or failed."""
+        """Return the numbers of all, late and failed answers to events in the recent window."""
         with self._lock:
             return self._answers.answers(time.monotonic())
 
     @signal_safe
     def slowest(self) -> list[Slow]:
-        """The slowest request of each event in the last five to ten minutes, the slowest first."""
+        """Return the slowest request of each event in the last five to ten minutes, the slowest first."""
         with self._lock:
             self._forget_locked(time.monotonic())
             found = dict(self._slow_before)
@@ -200,7 +200,7 @@ class RequestMetrics(Interceptor):
 
     @signal_safe
     def figures(self) -> dict[str, Figures]:
-        """The counts and durations by method, of all requests that have ended."""
+        """Return the counts and durations of all ended requests by method."""
         bounds = (*self._buckets, math.inf)
         with self._lock:
             return {
@@ -213,17 +213,17 @@ class RequestMetrics(Interceptor):
             }
 
     def collect(self) -> Iterator[Metric]:
-        """The metrics, for a registry of ``prometheus_client``: ``registry.register(requests)``.
+        """Yield the metrics, for a registry of ``prometheus_client``: ``registry.register(requests)``.
 
         Raises ModuleNotFoundError without the extra ``metrics``.
         """
-        # Only callers of this method need the package.
+        # Imported here, because only callers of this method need the package.
         from nri_sync.kit.health import prometheus
 
         return prometheus.of_requests(self)
 
     def _after_fork_in_child(self) -> None:
-        # The handlers that were running are the parent's, and so is a lock that was held.
+        # The running handlers, and perhaps a held lock, belong to the parent.
         self._running = {}
         self._lock = threading.Lock()
 

@@ -21,7 +21,7 @@ try:
     from prometheus_client.exposition import choose_encoder
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError(
-        f"{error}; for metrics do: pip install 'nri_sync[metrics]'", name=error.name
+        f"{error}; to get metrics: pip install 'nri_sync[metrics]'", name=error.name
     ) from error
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ logger = get_logger("nri_sync.kit.health")
 
 #: The metric of each counter of a stub: field of ``Counters``, then name and help.
 COUNTERS = {
-    "sessions": ("sessions", "Sessions that got as far as being configured."),
+    "sessions": ("sessions", "Sessions that the runtime configured."),
     "failed_starts": ("failed_starts", "Starts that failed."),
     "losses": ("losses", "Sessions that ended other than by stop()."),
     "restarts": ("reconnects", "Sessions after the first."),
@@ -66,7 +66,7 @@ COUNTERS = {
 
 
 class _Families:
-    """What an encoder of prometheus_client takes in place of a registry."""
+    """Metrics in the form of a registry, for an encoder of prometheus_client."""
 
     def __init__(self, families: Iterable[Metric]) -> None:
         self._families = families
@@ -76,28 +76,28 @@ class _Families:
 
 
 def exposition(health: Health, accept: str) -> tuple[bytes, str]:
-    """Body and content type of :meth:`nri_sync.kit.Health.exposition`."""
+    """Return body and content type for :meth:`nri_sync.kit.Health.exposition`."""
     encode, content_type = choose_encoder(accept)
     own = list(of_health(health))
     try:
         body: bytes = encode(_Families(_merged(own, health.registry)))
     except Exception:
-        logger.exception("the registry failed: only the metrics of the plugin's health are shown")
+        logger.exception("the registry failed; only the metrics of the plugin's health are served")
         body = encode(_Families(own))
     return body, content_type
 
 
 def _merged(own: list[Metric], registry: CollectorRegistry) -> Iterator[Metric]:
     yield from own
-    # The health may be registered there, too, and a name must not come twice.
+    # The health may be registered there, too, and a name must not occur twice.
     names = {metric.name for metric in own}
     yield from (metric for metric in registry.collect() if metric.name not in names)
 
 
 def of_requests(requests: RequestMetrics) -> Iterator[Metric]:
-    """The metrics of the requests."""
+    """Yield the metrics of the requests."""
     figures = requests.figures()
-    # A method that has been seen keeps its line.
+    # Methods without a running request get 0, so that their series do not disappear.
     in_flight = Counter(dict.fromkeys(figures, 0))
     in_flight.update(running.event for running in requests.running())
     ended = CounterMetricFamily(
@@ -123,7 +123,7 @@ def of_requests(requests: RequestMetrics) -> Iterator[Metric]:
     yield running_now
     yield GaugeMetricFamily(
         "nri_plugin_request_longest_in_flight_seconds",
-        "How long the oldest handler that is running has been running.",
+        "The age of the longest-running handler.",
         requests.longest(),
     )
     slowest = GaugeMetricFamily(
@@ -142,12 +142,12 @@ def of_requests(requests: RequestMetrics) -> Iterator[Metric]:
 
 
 def of_health(health: Health) -> Iterator[Metric]:
-    """The metrics of the health, of its requests and of its stub."""
+    """Yield the metrics of the health, of its requests and of its stub."""
     report = health.report()
     yield from of_requests(health.requests)
     states = GaugeMetricFamily(
         "nri_plugin_state",
-        "What the plugin is doing: 1 for the state that it is in.",
+        "The state of the plugin: 1 for the current state.",
         labels=["state"],
     )
     for state in type(report.state):
@@ -168,12 +168,12 @@ def _of_stub(stub: nri_sync.Stub) -> Iterator[Metric]:
     yield InfoMetricFamily("nri_plugin", "The plugin; always 1.", _encodable(plugin))
     yield GaugeMetricFamily(
         "nri_plugin_request_timeout_seconds",
-        "How long the runtime waits for a handler.",
+        "The time that the runtime waits for a handler.",
         stub.request_timeout,
     )
     yield GaugeMetricFamily(
         "nri_plugin_timer_delay_seconds",
-        "How late the timer thread, which gives late answers, has run recently.",
+        "The recent delay of the timer thread, which gives late answers.",
         stub.timer_delay,
     )
     if stub.runtime_name:
@@ -198,7 +198,7 @@ def _of_stub(stub: nri_sync.Stub) -> Iterator[Metric]:
 
 
 def _encodable(labels: dict[str, str]) -> dict[str, str]:
-    # A lone surrogate, as of an argument that is not UTF-8, could not be sent.
+    # Replace lone surrogates, for example from an argument that is not UTF-8: they cannot be encoded.
     return {name: value.encode("utf-8", "replace").decode() for name, value in labels.items()}
 
 

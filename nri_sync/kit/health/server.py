@@ -1,7 +1,7 @@
 """An HTTP endpoint for probes and Prometheus.
 
-One thread waits for connections; each connection has a thread for a few seconds at most, whatever the client does,
-and the number of connections is bounded: clients that are slow, silent or talk something else keep no probe out.
+One thread accepts connections. Each connection has a thread, for a few seconds at most, whether the client ends or
+not. The number of connections is bounded. So clients that are slow, silent or send garbage do not block a probe.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ __all__ = ["HealthServer", "parse_address"]
 
 logger = get_logger("nri_sync.kit.health")
 
-# What stop() waits for, in seconds: all threads are woken.
+# The seconds for which stop() waits. It wakes all threads, so they end soon.
 _STOP = 5.0
 _BACKLOG = 128
 
@@ -48,14 +48,14 @@ class HealthServer:
     ) -> None:
         """
         Args:
-            address: ``"127.0.0.1:8080"``, ``"[::1]:8080"``, ``"0.0.0.0:8080"`` for all interfaces; port 0 for any
-                free one; or ``"unix:///path"`` and the like for a unix socket.
-            timeout: seconds that a connection may take, from its beginning to its end.
-            max_connections: how many there may be at a time, each with a thread; of more, the oldest is closed.
-            socket_mode: the mode of a unix socket's file, whatever the umask is. The default lets only this user
-                connect.
+            address: ``"127.0.0.1:8080"``, ``"[::1]:8080"``, or ``"0.0.0.0:8080"`` for all interfaces; port 0 for
+                any free port; or a unix socket, for example ``"unix:///path"``.
+            timeout: the seconds that a connection may take in all.
+            max_connections: the greatest number of connections, each with a thread. A further one closes the
+                oldest.
+            socket_mode: the mode of a unix socket's file for any umask. The default lets only this user connect.
 
-        Raises ValueError for a text that is no address.
+        Raises ValueError for a text that is not an address.
         """
         if not timeout > 0 or max_connections < 1:
             raise ValueError(
@@ -66,17 +66,17 @@ class HealthServer:
         self._timeout = timeout
         self._max_connections = max_connections
         self._socket_mode = socket_mode
-        # One thread at a time starts it.
+        # Serialises calls of start().
         self._starting = threading.Lock()
-        # The one that serves, if any. dict.pop() is atomic: one thread stops it.
+        # The running acceptor, if any. dict.pop() is atomic: one thread stops the acceptor.
         self._acceptors: dict[None, Acceptor] = {}
         self._last: Acceptor | None = None
         fork.in_child(self._after_fork_in_child)
 
     def start(self) -> None:
-        """Listen, and serve on further threads. Does nothing when the server serves already.
+        """Listen, and serve on new threads. Has no effect if the server runs already.
 
-        An interrupted call is undone. Raises OSError, with the address in its text, where listening is impossible.
+        An interrupted call is undone. Raises OSError, with the address in its text, if listening is impossible.
         """
         made: list[Acceptor] = []
         try:
@@ -85,7 +85,7 @@ class HealthServer:
                 logger.info("serving probes and metrics on %s", _text_of(acceptor.bound))
                 if not _have_metrics():
                     logger.info(
-                        "there are no metrics; for these do: pip install 'nri_sync[metrics]'"
+                        "/metrics is not served; to serve it: pip install 'nri_sync[metrics]'"
                     )
         except BaseException:
             self._undo(made)
@@ -98,7 +98,7 @@ class HealthServer:
             if self._acceptors:
                 return
             if self._last is not None:
-                self._last.ended.wait(Deadline(_STOP))  # for its port
+                self._last.ended.wait(Deadline(_STOP))  # until its port is free
             listener = _listen(self._target, self._socket_mode)
             acceptor = Acceptor(self._health, listener, self._timeout, self._max_connections)
             self._last = self._acceptors[None] = acceptor
@@ -112,14 +112,14 @@ class HealthServer:
                 raise
 
     def stop(self) -> None:
-        """Close everything. Blocks until all is closed; does nothing when the server does not serve."""
+        """Close the listener and all connections. Blocks until they are closed. Idempotent."""
         last = self._end()
         if last is not None:
             last.ended.wait(Deadline(_STOP))
 
     @signal_safe
     def _end(self) -> Acceptor | None:
-        """Have the threads end; returns the last acceptor."""
+        """Request the end of the threads. Returns the last acceptor."""
         acceptor = self._acceptors.pop(None, None)
         if acceptor is not None:
             acceptor.stop()
@@ -139,7 +139,7 @@ class HealthServer:
 
     @property
     def address(self) -> str:
-        """The address of the listener, as clients write it: ``"127.0.0.1:8080"`` or ``"unix:/path"``."""
+        """The listener's address in the form for clients: ``"127.0.0.1:8080"`` or ``"unix:/path"``."""
         acceptor = self._acceptors.get(None)
         return _text_of(self._target[1] if acceptor is None else acceptor.bound)
 
@@ -154,30 +154,30 @@ class HealthServer:
 def _have_metrics() -> bool:
     try:
         return importlib.util.find_spec("prometheus_client") is not None
-    except ValueError:  # sys.modules says that there is none
+    except ValueError:  # sys.modules has None for it
         return False
 
 
 def parse_address(address: str) -> tuple[socket.AddressFamily, Address]:
-    """The family and address of a socket to listen on, of a text as :class:`HealthServer` takes it.
+    """Return the family and address of the socket that an address of :class:`HealthServer` describes.
 
-    Raises ValueError for anything else.
+    Raises ValueError for any other text.
     """
     if address.startswith(("unix:", "unix-abstract:", "/")):
         try:
             return socket.AF_UNIX, sockets.parse_target(address)
         except ValueError as error:
-            raise ValueError(f"{error}; unix:///absolute/path is one") from None
+            raise ValueError(f"{error}; for example: unix:///absolute/path") from None
     host, colon, port = address.rpartition(":")
     if not colon or not host or not port.isdecimal() or int(port) > 65535:
         raise ValueError(
-            f"{address!r} is no address: 127.0.0.1:8080 is one, 0.0.0.0:8080 for all interfaces, "
+            f"{address!r} is not an address; for example: 127.0.0.1:8080, 0.0.0.0:8080 for all interfaces, "
             "or unix:///path"
         )
     if host.startswith("[") and host.endswith("]"):
         return socket.AF_INET6, (host[1:-1], int(port))
     if ":" in host:
-        raise ValueError(f"{address!r}: an IPv6 address stands in brackets, as in [::1]:8080")
+        raise ValueError(f"{address!r}: write an IPv6 address in brackets, as in [::1]:8080")
     return socket.AF_INET, (host, int(port))
 
 

@@ -1,3 +1,3 @@
-"""Log records that say which request they belong to."""
+"""Log records that name the request they belong to."""
 
 __all__: list[str] = []

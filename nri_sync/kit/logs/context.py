@@ -1,4 +1,4 @@
-"""What the current thread is doing, for its log records: which plugin, event, pod, container and operation."""
+"""The context of the current thread for its log records: plugin, event, pod, container and operation."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ __all__ = [
 _Result = TypeVar("_Result")
 
 
-# What a record has of its own, and the keys of the JSON format.
+# The standard attributes of a record, and the keys of the JSON format.
 _RESERVED = frozenset(logging.makeLogRecord({}).__dict__) | {
     "asctime",
     "exception",
@@ -49,7 +49,7 @@ _PLAIN = re.compile(r"[^\s\"'=\[\]]+")
 
 
 class LogContext(NamedTuple):
-    """The subject of a record; empty where it has none."""
+    """The subject of a log record. Unknown parts are empty."""
 
     plugin: str = ""
     #: The name of the method: ``CreateContainer``, ...
@@ -57,7 +57,7 @@ class LogContext(NamedTuple):
     namespace: str = ""
     pod: str = ""
     container: str = ""
-    #: Another for each request, also after a restart of the process.
+    #: An id that differs for each request, also after a restart of the process.
     operation: str = ""
     #: Further fields, from :func:`log_scope`.
     fields: Mapping[str, object] = types.MappingProxyType({})
@@ -73,7 +73,7 @@ class LogContext(NamedTuple):
         return " ".join(filter(None, (*parts, *free)))
 
     def attributes(self) -> dict[str, object]:
-        """The fields by name, the further ones included."""
+        """Return all fields by name, including the further ones."""
         found = self._asdict()
         del found["fields"]
         return {**found, **self.fields}
@@ -88,9 +88,9 @@ def _shown(value: object) -> str:
 
 
 class RequestScope:
-    """What is known of a request; it becomes a :class:`LogContext` when something is logged.
+    """The data of a request, from which a :class:`LogContext` is made when a record is logged.
 
-    :meth:`enter` and :meth:`leave` are called on the thread that serves the request.
+    Call :meth:`enter` and :meth:`leave` on the thread that serves the request.
     """
 
     __slots__ = ("_context", "_event", "_message", "_number", "_plugin", "_serving", "_token")
@@ -108,20 +108,20 @@ class RequestScope:
         self._token = _current.set(self)
 
     def leave(self) -> None:
-        """The handler has returned."""
+        """End the scope after the handler has returned."""
         _current.reset(self._token)
 
     def leave_failed(self) -> None:
-        """The handler has raised. The stub logs that next: it belongs to the request, too."""
+        """End the scope after the handler has raised. The stub then logs the error in the same context."""
         if self._serving is None:
             self.leave()
         else:
-            # What stays until the next request of this thread must not be as large as one.
+            # The scope stays until the thread's next request, so it must not keep the large message.
             self.context()
             self._message = None
 
     def context(self) -> LogContext:
-        # In this order: the message goes after the context has come.
+        # Read in this order: leave_failed() drops the message after it has made the context.
         message, context = self._message, self._context
         if context is None:
             operation = _operations.text(self._number)
@@ -135,16 +135,16 @@ class RequestScope:
 
 
 class _Scope(NamedTuple):
-    """What :func:`log_scope` says, within a request or outside."""
+    """The context that :func:`log_scope` sets, inside a request or outside."""
 
-    said: LogContext
-    within: _Scope | RequestScope | None
+    given: LogContext
+    outer: _Scope | RequestScope | None
 
     def context(self) -> LogContext:
-        return self.said
+        return self.given
 
     def holds(self) -> bool:
-        return self.within is None or self.within.holds()
+        return self.outer is None or self.outer.holds()
 
 
 _current: contextvars.ContextVar[_Scope | RequestScope | None] = contextvars.ContextVar(
@@ -153,13 +153,13 @@ _current: contextvars.ContextVar[_Scope | RequestScope | None] = contextvars.Con
 
 
 def log_context() -> LogContext | None:
-    """What the current thread is doing; ``None`` if that is not known."""
+    """Return the log context of the current thread; None if there is none."""
     scope = _current.get()
     return scope.context() if scope is not None and scope.holds() else None
 
 
 def _serving() -> Any:
-    """The request that the current thread serves."""
+    """Return the context of the request that the current thread serves; None if it serves none."""
     try:
         return request_context()
     except RuntimeError:
@@ -172,9 +172,9 @@ def log_scope(
 ) -> Iterator[LogContext]:
     """Give the records of this block a pod or container as their subject, and ``fields``.
 
-    Those of :class:`LogContext` (``event="reconcile"``) replace what it has; others, of any name and value
-    (``zone="a"``), stand behind it in text, and are keys in JSON. A scope within another adds to that one.
-    Outside of requests it begins a new operation.
+    A field of :class:`LogContext` (``event="reconcile"``) replaces the value in the context. A field of any other
+    name and value (``zone="a"``) follows the context in text, and is a key in JSON. An inner scope adds to the
+    outer one. Outside of requests, a scope begins a new operation.
 
     Raises TypeError for a name that records or formats use themselves, such as ``message``.
     """
@@ -188,7 +188,7 @@ def log_scope(
         context = context._replace(container=container_label(container))
     reserved = fields.keys() & _RESERVED
     if reserved:
-        raise TypeError(f"log records have {', '.join(sorted(reserved))} of their own")
+        raise TypeError(f"{', '.join(sorted(reserved))}: log records use these names themselves")
     own = {name: str(fields.pop(name)) for name in LogContext._fields if name in fields}
     context = context._replace(**own, fields={**context.fields, **fields})
     token = _current.set(_Scope(context, scope))
@@ -199,10 +199,10 @@ def log_scope(
 
 
 def in_context(function: Callable[..., _Result]) -> Callable[..., _Result]:
-    """``function``, to be called in another thread with the context of this one, as often as you like.
+    """Return ``function`` for calls on another thread with the context of this one. It may be called repeatedly.
 
-    Threads do not inherit context variables, other than in some builds of Python 3.14 and newer: without it,
-    records of a thread that a handler starts would not tell what they are about::
+    Threads do not inherit context variables, except in some builds of Python 3.14 and newer. Without this
+    function, the records of a thread that a handler starts have no context::
 
         threading.Thread(target=kit.in_context(work)).start()
         executor.submit(kit.in_context(work), argument)
@@ -211,18 +211,19 @@ def in_context(function: Callable[..., _Result]) -> Callable[..., _Result]:
 
     @functools.wraps(function, updated=())
     def call(*args: Any, **kwargs: Any) -> _Result:
-        # A context is for one thread at a time.
+        # A copy, because only one thread at a time may use a context.
         return context.copy().run(function, *args, **kwargs)
 
     return call
 
 
 class ContextFilter(logging.Filter):
-    """Puts the context into each record that passes, as attributes: ``plugin``, ``event``, ``namespace``, ``pod``,
-    ``container``, ``operation``, all of them text, the further fields, and ``nri_context``. Lets all through.
+    """Adds the context to each record, as attributes: ``plugin``, ``event``, ``namespace``, ``pod``,
+    ``container`` and ``operation``, all of them texts, the further fields, and ``nri_context``. Drops no record.
 
-    To be added to the handlers, on which it sees the records of all loggers; of a QueueHandler to that itself,
-    as it must run in the thread that logs. Attributes that were passed as ``extra`` are left alone.
+    Add it to the handlers, because a handler receives the records of all loggers. With a QueueHandler, add it to
+    the QueueHandler itself, because the filter must run on the thread that logs. Attributes that the caller passed
+    as ``extra`` keep their values.
     """
 
     def filter(self, record: logging.LogRecord) -> bool:
@@ -239,7 +240,7 @@ _NOTHING = LogContext()
 
 
 def context_of(record: logging.LogRecord) -> LogContext | None:
-    """What a record is about: as the filter found, or else of the current thread."""
+    """Return the context of a record: the one that the filter has added, or else that of the current thread."""
     try:
         found = record.__dict__["nri_context"]
     except KeyError:
@@ -248,7 +249,7 @@ def context_of(record: logging.LogRecord) -> LogContext | None:
 
 
 class _Operations:
-    """Numbers operations. Their ids differ from those of other processes."""
+    """Numbers the operations. The ids differ from those of other processes."""
 
     def __init__(self) -> None:
         self._process = os.urandom(3).hex()
@@ -262,7 +263,7 @@ _operations = _Operations()
 
 
 def _after_fork_in_child() -> None:
-    # Parent and child would otherwise go on with the same ids.
+    # Otherwise parent and child would continue with the same ids.
     global _operations
     _operations = _Operations()
 

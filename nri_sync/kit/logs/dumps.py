@@ -1,4 +1,4 @@
-"""Messages as text for people: the dump mode of the log. The limit bounds what it costs, whatever the message."""
+"""Messages as readable text, for the dump mode of the log. The limit bounds the cost for any message."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ from nri_sync.text import Lines, printable
 
 __all__ = ["LIMIT", "DumpSelection", "as_text", "as_value", "selected_events"]
 
-#: Characters of one message.
+#: The greatest number of characters of one message.
 LIMIT = 16384
 
-#: Which events to dump: a mask, or names as ``EventMask.parse`` takes them, ``configure`` and ``synchronize``.
+#: The events to dump: a mask, or names as ``EventMask.parse`` takes them, ``configure`` and ``synchronize``.
 DumpSelection = Union[EventMask, str, Iterable[str]]
 
 _OTHERS = {"configure": "Configure", "synchronize": "Synchronize", "shutdown": "Shutdown"}
 
-# A mask of events, which is a number for the schema.
+# The field that is a number in the schema, and a mask of events.
 _EVENTS = "nri.pkg.api.v1alpha1.ConfigureResponse.events"
 
-# What YAML takes for a string without quotes, and nothing else.
+# Texts that YAML reads as strings without quotes.
 _PLAIN = re.compile(r"[A-Za-z_/](?:[\w ./=+@-]|:(?=\S))*(?<! )", re.ASCII)
 _WORDS = frozenset({"true", "false", "null", "yes", "no", "on", "off", "y", "n"})
 
 
 def selected_events(selection: DumpSelection) -> frozenset[str]:
-    """The names of the methods that a selection means; ``"all"`` are all requests there are.
+    """Return the names of the methods in a selection; ``"all"`` selects all requests.
 
-    Raises ValueError for a name that is none.
+    Raises ValueError for an unknown name.
     """
     if isinstance(selection, EventMask):
         return _of_mask(selection)
@@ -54,9 +54,9 @@ def _of_mask(mask: EventMask) -> frozenset[str]:
 
 
 def as_text(message: Message, limit: int = LIMIT, mask: Mask = NO_MASK) -> Lines:
-    """The fields that are set, in the manner of YAML; cut off with a note after ``limit`` characters.
+    """Return the fields that are set, in the style of YAML; cut off with a note after ``limit`` characters.
 
-    Printable: each line is indented or begins with the name of a field. ``mask`` replaces secrets.
+    All characters are printable. Each line is indented or begins with a field's name. ``mask`` replaces secrets.
     """
     lines: list[str] = []
     room = limit
@@ -71,7 +71,7 @@ def as_text(message: Message, limit: int = LIMIT, mask: Mask = NO_MASK) -> Lines
 
 
 def as_value(message: Message, limit: int = LIMIT, mask: Mask = NO_MASK) -> Any:
-    """A dictionary in the manner of protobuf's JSON; of one with more bytes than that, its :func:`as_text`."""
+    """Return a dictionary in the form of protobuf's JSON; for a message of more than ``limit`` bytes, its text."""
     if message.ByteSize() > limit:
         return as_text(message, limit, mask)
     return MessageToDict(mask.message(message), preserving_proto_field_name=True)
@@ -119,7 +119,7 @@ def _item(field: Any, value: Any, indent: str, mask: Mask) -> Iterator[str]:
 
 
 def _unwrapped(value: Any) -> Any:
-    """The value of an ``OptionalInt64`` and the like, which are messages so that there may be none."""
+    """Return the value of an ``OptionalInt64`` or a similar message, which exists so that it can be unset."""
     if isinstance(value, Message) and value.DESCRIPTOR.name.startswith("Optional"):
         return value.value  # type: ignore[attr-defined]
     return value
@@ -130,7 +130,7 @@ def _scalar(field: Any, value: Any) -> str:
         return "true" if value else "false"
     if isinstance(value, str):
         plain = _PLAIN.fullmatch(value) and value.lower() not in _WORDS
-        # JSON escapes line feeds and quotes, printable() the rest, as YAML writes it, too.
+        # JSON escapes line feeds and quotes. printable() escapes the rest, in the notation of YAML.
         return value if plain else printable(json.dumps(value, ensure_ascii=False), None)
     if isinstance(value, bytes):
         return repr(value)

@@ -1,4 +1,4 @@
-"""Log records as lines: text for people, JSON for collectors. Neither ever fails, whatever is in a record."""
+"""Log records as lines: text for people, JSON for collectors. A formatter never fails, for any record."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from nri_sync.text import indented, printable
 
 __all__ = ["JSONFormatter", "TextFormatter"]
 
-# What any record has, and what is added on the way; all else was passed as `extra`.
+# The attributes of every record, and those that the formatters add. All others came with `extra`.
 _STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {
     "asctime",
     "message",
@@ -24,8 +24,8 @@ _STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {
 class TextFormatter(logging.Formatter):
     """``TIME LEVEL [plugin event namespace/pod:container operation] logger: message``.
 
-    Further lines of a record are indented, so that none can pass for a record of its own. All else that is not
-    printable is escaped: control characters, bidirectional and invisible ones. The context is one line always.
+    Further lines of a record are indented, so that none looks like a new record. All characters that are not
+    printable are escaped: control characters, bidirectional and invisible ones. The context is always one line.
     """
 
     def format(self, record: logging.LogRecord) -> str:
@@ -40,10 +40,10 @@ class TextFormatter(logging.Formatter):
 class JSONFormatter(logging.Formatter):
     """One JSON object a line, in ASCII.
 
-    Has ``time``, ``level``, ``logger`` and ``message``; the fields of :class:`nri_sync.kit.LogContext` that are
-    not empty, with the further ones of :func:`nri_sync.kit.log_scope`; ``exception`` and ``stack``; and all
-    ``extra`` attributes, one whose name is taken with a ``_`` behind it. A value that JSON cannot carry is its
-    ``repr()``.
+    The keys are ``time``, ``level``, ``logger`` and ``message``; the fields of :class:`nri_sync.kit.LogContext`
+    that are not empty, with the further ones of :func:`nri_sync.kit.log_scope`; ``exception`` and ``stack``; and
+    all ``extra`` attributes. If an attribute's name is already a key, a ``_`` follows it. A value that JSON cannot
+    represent is given by its ``repr()``.
     """
 
     def format(self, record: logging.LogRecord) -> str:
@@ -72,7 +72,7 @@ class JSONFormatter(logging.Formatter):
 
 
 def _time(record: logging.LogRecord) -> str:
-    """In UTC: the nodes of a cluster, and their containers, may be told different time zones."""
+    """Return the time in UTC, because nodes and containers of a cluster may have different time zones."""
     seconds, fraction = divmod(record.created, 1)
     return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(seconds))}.{int(fraction * 1000):03d}Z"
 
@@ -86,10 +86,10 @@ def _message(record: logging.LogRecord) -> str:
 
 
 def _traces(formatter: logging.Formatter, record: logging.LogRecord) -> list[str]:
-    """The exception of a record, if it has one, and the stack, if it was asked for."""
+    """Return the texts of the record's exception and of its stack, if it has them."""
     found = []
     if record.exc_info:
-        # Not the record's exc_text, which the loggers of nri_sync indent for formatters that take it as it is.
+        # Not the record's exc_text: the loggers of nri_sync indent that for formatters that print it unchanged.
         try:
             found.append(formatter.formatException(record.exc_info))
         except Exception as error:
@@ -100,11 +100,11 @@ def _traces(formatter: logging.Formatter, record: logging.LogRecord) -> list[str
 
 
 def _encoded(value: object) -> str:
-    """The JSON of an attribute, in ASCII: other than text it need not be readable as it is."""
+    """Return the JSON of a value, in ASCII. Only texts need to stay readable."""
     try:
         return json.dumps(value, default=_default, allow_nan=False)
     except Exception:
-        # NaN, a circle, keys that are no texts, a number with thousands of digits ...
+        # For example NaN, a cycle, keys that are not texts, a number with thousands of digits.
         return json.dumps(_repr(value))
 
 

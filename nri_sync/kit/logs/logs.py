@@ -1,6 +1,6 @@
-"""Logging for plugins: every record tells what it is about, as text or JSON, and requests can be dumped.
+"""Logging for plugins: every record names its request, as text or JSON, and requests can be dumped.
 
-:func:`setup_logging` does it in one call; its parts are usable one by one, in a configuration of your own.
+:func:`setup_logging` sets all of it up in one call. A configuration of your own can use its parts.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from nri_sync.ttrpc import ServicerContext
 
 __all__ = ["FORMATS", "LogRequests", "setup_logging"]
 
-#: Where the dumps go, at DEBUG.
+#: The logger of the dumps, at DEBUG.
 dump_logger = get_logger("nri_sync.kit.dump")
 
 #: The formatter of each format, by the name that :func:`setup_logging` takes.
@@ -31,9 +31,10 @@ _LEVELS = ("critical", "error", "warning", "info", "debug")
 
 
 class LogRequests(NamedInterceptor):
-    """An interceptor that tells log records what they are about, and dumps requests and replies.
+    """An interceptor that gives log records the context of their request, and dumps requests and replies.
 
-    To be passed to ``Stub(interceptors=[...])``, as the first one, so that what others log has the context, too.
+    Pass it to ``Stub(interceptors=[...])`` as the first one, so that the records of other interceptors have the
+    context, too.
     """
 
     def __init__(
@@ -47,16 +48,16 @@ class LogRequests(NamedInterceptor):
     ) -> None:
         """
         Args:
-            plugin: the name of the plugin in the records; default is that of the stub.
-            dump: of which events to log request and reply, at DEBUG, to ``nri_sync.kit.dump``: an EventMask, or
-                names as ``EventMask.parse`` takes them, ``configure``, ``synchronize`` and ``all``.
-            dump_format: ``"text"``, in the manner of YAML, in the message; or ``"json"``, a value in the
-                attribute ``dump`` of the record.
-            dump_limit: characters of one request or reply.
+            plugin: the plugin's name in the records; default is that of the stub.
+            dump: the events whose request and reply are logged, at DEBUG, to ``nri_sync.kit.dump``: an EventMask,
+                or names as ``EventMask.parse`` takes them, ``configure``, ``synchronize`` and ``all``.
+            dump_format: ``"text"``, in the style of YAML, in the message; or ``"json"``, a value in the attribute
+                ``dump`` of the record.
+            dump_limit: the greatest number of characters of one request or reply.
             mask: names of variables, options, annotations and labels whose values dumps leave out, as patterns of
-                a shell; default is the usual ones, such as ``*password*`` and ``*token*``. ``()`` leaves out none.
+                a shell; default is a list of common ones, such as ``*password*`` and ``*token*``. ``()``: none.
 
-        Raises ValueError for a format or event that is none.
+        Raises ValueError for an unknown format or event.
         """
         if dump_format not in FORMATS:
             raise ValueError(
@@ -116,22 +117,22 @@ def setup_logging(
     plugin: str = "",
     stream: TextIO | None = None,
 ) -> LogRequests:
-    """Have all of the process log to standard error, with context; returns the interceptor that gives it.
+    """Log all records of the process to standard error, with context. Returns the interceptor that adds it.
 
     ::
 
         requests = kit.setup_logging("json", "info", dump="createcontainer")
         stub = nri_sync.Stub(plugin, interceptors=[requests])
 
-    Adds one handler to the root logger, in place of that of an earlier call; other handlers stay.
+    Adds one handler to the root logger. It replaces the handler of an earlier call; other handlers stay.
 
     Args:
         format: ``"text"`` or ``"json"``.
         level: of the root logger: ``"debug"``, ``"info"``, ``"warning"``, ``"error"``, ``"critical"`` or a number.
-        dump, dump_limit, mask, plugin: as :class:`LogRequests`. Dumps are logged whatever ``level`` is.
-        stream: where to write instead of standard error.
+        dump, dump_limit, mask, plugin: as for :class:`LogRequests`. ``level`` does not affect dumps.
+        stream: the stream to write to in place of standard error.
 
-    Raises ValueError for a format, level or event that is none.
+    Raises ValueError for an unknown format, level or event.
     """
     if format not in FORMATS:
         raise ValueError(f"format must be one of {', '.join(FORMATS)}, not {format!r}")
@@ -153,7 +154,7 @@ def setup_logging(
 
 
 class _Handler(logging.StreamHandler):  # type: ignore[type-arg]  # generic from 3.11 on
-    """That of :func:`setup_logging`."""
+    """The handler of :func:`setup_logging`."""
 
 
 def _level(level: str | int) -> int:

@@ -1,6 +1,6 @@
-"""Secrets in messages, which logs and recordings leave out: :class:`Mask`. Pure, without I/O.
+"""Replaces secrets in messages for logs and recordings: :class:`Mask`. Pure, without I/O.
 
-The environment of a container, its arguments and its annotations hold passwords and tokens. Their names say so.
+The environment, the arguments and the annotations of a container hold passwords and tokens. Their names show it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from google.protobuf.message import Message
 
 __all__ = ["MASKED", "NO_MASK", "SECRETS", "Mask"]
 
-#: Takes the place of a value.
+#: The replacement of a value.
 MASKED = "(masked)"
 
 #: The names whose values are secrets, as patterns of a shell; see :class:`Mask`.
@@ -27,9 +27,9 @@ SECRETS: tuple[str, ...] = (
 
 _M = TypeVar("_M", bound=Message)
 
-# Repeated strings of the form NAME=VALUE, or options.
+# The fields with repeated strings of the form NAME=VALUE, or with options.
 _LISTS = ("args", "env")
-# Of a name; longer ones are the work of authors who have no secret to keep.
+# The greatest length of a name that is compared. Longer names do not occur in practice.
 _NAME_MAX = 256
 _USERINFO = re.compile(r"(://[^/@\s:]*:)[^/@\s]+(@)")
 _SEPARATORS = str.maketrans("-.", "__")
@@ -38,14 +38,14 @@ _SEPARATORS = str.maketrans("-.", "__")
 class Mask:
     """Replaces values whose names match one of the patterns, and passwords in URLs.
 
-    Names are compared in lower case, with ``_`` for ``-`` and ``.``: ``*api_key*`` is for ``API_KEY`` and
-    ``--api-key`` alike. They are those of variables, options (``--token=x``, and ``--token x``), annotations and
-    labels. Within another text, such as a command for a shell, nothing is found. Without patterns nothing is
-    replaced.
+    Names are compared in lower case, with ``_`` for ``-`` and ``.``: ``*api_key*`` matches ``API_KEY`` and
+    ``--api-key``. The names are those of variables, options (``--token=x``, and ``--token x``), annotations and
+    labels. The mask does not search inside another text, such as a command for a shell. Without patterns it
+    replaces nothing.
     """
 
     def __init__(self, patterns: Iterable[str] = SECRETS) -> None:
-        """Raises TypeError for one text in place of several."""
+        """Raises TypeError if ``patterns`` is a single text."""
         if isinstance(patterns, str):
             raise TypeError("patterns must be a list of texts, not one text")
         self.patterns = tuple(patterns)
@@ -57,13 +57,13 @@ class Mask:
         return bool(self.patterns)
 
     def value(self, name: str, value: str) -> str:
-        """The value as it may be shown."""
+        """Return the value, or its replacement."""
         if not self.patterns:
             return value
         return MASKED if value and self._hides(name) else _USERINFO.sub(rf"\1{MASKED}\2", value)
 
     def items(self, texts: Iterable[str]) -> Iterator[str]:
-        """Arguments, or variables as ``NAME=VALUE``."""
+        """Yield arguments, or variables as ``NAME=VALUE``, with their secrets replaced."""
         is_next = False
         for text in texts if self.patterns else ():
             name, equals, value = text.partition("=")
@@ -78,7 +78,7 @@ class Mask:
             yield from texts
 
     def message(self, message: _M) -> _M:
-        """A copy of a message with the values replaced; the message itself without patterns."""
+        """Return a copy of a message with its secrets replaced; without patterns, the message itself."""
         if not self.patterns:
             return message
         masked = type(message)()
@@ -87,7 +87,7 @@ class Mask:
         return masked
 
     def field(self, message: Any, name: str, value: Any) -> Any:
-        """The value of a field of a message as it may be shown: a text, or the texts of a list or map."""
+        """Return the value of a field with its secrets replaced: a text, or the texts of a list or map."""
         if not self.patterns:
             return value
         if isinstance(value, str):
@@ -121,7 +121,7 @@ class Mask:
 
 
 def _messages_in(value: Any) -> Iterable[Any]:
-    """The messages that the value of a field is, or holds."""
+    """Return the messages in the value of a field, or the value itself if it is a message."""
     if isinstance(value, (str, bytes)):
         return ()
     held = (

@@ -1,3 +1,3 @@
-"""A plugin as a program: options, signals, systemd, exit codes."""
+"""Runs a plugin as a program: options, signals, systemd, exit codes."""
 
 __all__: list[str] = []

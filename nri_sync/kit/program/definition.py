@@ -33,27 +33,27 @@ if TYPE_CHECKING:
 
 __all__ = ["Assembly", "Program", "Unusable", "check_hooks", "config_error", "configuration_of"]
 
-#: The options of a program beside those of a stub.
+#: The options of a program in addition to those of a stub.
 _OPTIONS = ("backoff", "config", "description", "health", "idx", "name")
 _HOOKS = ("on_config", "on_connected", "on_disconnected", "on_stopping", "on_stop")
-# Of difflib: how much alike names are of which one is probably the other misspelt.
+# The least similarity (by difflib) at which a name is probably a misspelt known name.
 _ALIKE = 0.8
 
 
 class Unusable(NRIError, ValueError):
-    """An option cannot be used, as the plugin or the system refuses it."""
+    """The plugin or the system refuses an option."""
 
 
 class Program:
     """A plugin with its configuration, its name and its interceptors: the same for every way to run it.
 
     ``kit.main``, the commands ``nri-sync run``, ``simulate`` and ``replay``, and the test kit's ``nri_plugin``
-    take a program, and give the plugin the same configuration, hooks and interceptors. To make a program makes
-    neither the plugin nor a stub, and connects to nothing, so that a module can have one as a constant.
+    take a program, and give the plugin the same configuration, hooks and interceptors. A Program creates the
+    plugin and the stub only when it runs, and connects only then. So a module can have one as a constant.
 
-    A program whose interceptors are objects, such as a :class:`nri_sync.kit.UpdateQueue`, can run once, as each
-    stub needs interceptors of its own. A module that shares an object between the plugin and the interceptors has
-    a function ``program()`` that returns a new program; the commands call that.
+    If the interceptors are objects, such as a :class:`nri_sync.kit.UpdateQueue`, the program can run once, because
+    each stub needs its own interceptors. If the plugin and the interceptors share an object, the module defines a
+    function ``program()`` that returns a new program; the commands call that.
     """
 
     def __init__(
@@ -74,14 +74,14 @@ class Program:
                 it, called without arguments.
             config: a dataclass, or another function that :func:`nri_sync.kit.load` takes. Default is the plugin's
                 attribute ``Config``.
-            name, idx: the plugin's, unless options or the environment give others.
+            name, idx: the plugin's name and index, unless options or the environment give others.
             description: for ``--help``; default is the first line of the plugin's docstring.
-            backoff: how long to wait between attempts to connect.
-            health: one of your own, with checks for example.
+            backoff: the delays between attempts to connect.
+            health: your own Health, for example with checks.
             stub_options: further keyword arguments of :class:`nri_sync.Stub`, such as ``interceptors``. At the end
-                the stub is closed, and its interceptors with it.
+                the program closes the stub, and so its interceptors.
 
-        Raises TypeError for an option that does not exist.
+        Raises TypeError for an unknown option.
         """
         check_options("Program", stub_options, _OPTIONS)
         self.plugin = plugin
@@ -95,29 +95,29 @@ class Program:
 
     @classmethod
     def of(cls, plugin: Any) -> Program:
-        """``plugin`` itself where that is a program, or else a program of the plugin."""
+        """Return ``plugin`` if it is a program, else a program of the plugin."""
         return plugin if isinstance(plugin, Program) else cls(plugin)
 
     @property
     def config(self) -> Callable[..., object] | None:
-        """What makes the plugin's configuration; None for a plugin that has none."""
+        """The function that makes the plugin's configuration; None for a plugin without one."""
         return self._config or configuration_of(self.plugin)
 
     @property
     def has_no_configuration(self) -> bool:
-        """Whether the plugin certainly takes none. A function may make one that has an attribute ``Config``."""
+        """Whether the plugin surely takes no configuration. A function may make a plugin that has a ``Config``."""
         return self.config is None and (
             isinstance(self.plugin, type) or not _makes_plugins(self.plugin)
         )
 
-    def watched(self, health: Health) -> Program:
-        """The same program with a Health of that."""
+    def with_health(self, health: Health) -> Program:
+        """Return a copy of the program with that Health."""
         program = copy.copy(self)
         program.health = health
         return program
 
-    def made(self) -> Program:
-        """The same program with the plugin as an object: this one, unless the plugin is to be made."""
+    def with_plugin_made(self) -> Program:
+        """Return a program whose plugin is an object: a copy if the plugin has to be made, else this one."""
         if not _makes_plugins(self.plugin):
             return self
         program = copy.copy(self)
@@ -134,21 +134,21 @@ class Program:
         """Make the plugin, and read its configuration, for one stub.
 
         Args:
-            config: a configuration for the plugin, in place of one from a file or the runtime. A text only has to
-                be usable: the runtime sends it.
-            config_path: the configuration file; default is what the runtime sends.
-            without: what to call the configuration in messages when there is none.
+            config: a configuration for the plugin, in place of one from a file or the runtime. A text is only
+                checked for its type: the runtime sends it.
+            config_path: the configuration file; default is the text from the runtime.
+            without: the name of the configuration in messages when there is none.
 
         Raises:
-            ConfigError: the file says nothing usable, or the plugin refuses it.
-            Unusable: there is a configuration, and the plugin takes none.
-            PluginError: the plugin has a method that looks like a hook, and is misspelt.
+            ConfigError: the content of the file is wrong, or the plugin refuses it.
+            Unusable: there is a configuration, but the plugin takes none.
+            PluginError: a method of the plugin has the misspelt name of a hook.
         """
-        return Assembly(self.made(), config, config_path, without)
+        return Assembly(self.with_plugin_made(), config, config_path, without)
 
 
 class Assembly:
-    """A program put together for one stub: the plugin, its configuration, and its hooks."""
+    """The parts of a program for one stub: the plugin, its configuration, and its hooks."""
 
     def __init__(
         self,
@@ -160,7 +160,7 @@ class Assembly:
         self._program = program
         self.plugin = program.plugin
         check_hooks(self.plugin)
-        #: None for a plugin without a configuration, and for one that has been given it.
+        #: None for a plugin without a configuration, and for one that has already received it.
         self.config: LiveConfig | None = None
         cls = program.config
         if config_path is not None and cls is None:
@@ -178,7 +178,7 @@ class Assembly:
             raise Unusable(_without_configuration("config=", self.plugin))
 
     def _apply(self, config: Any) -> None:
-        """Give the plugin a configuration that is made already."""
+        """Give the plugin a configuration object."""
         try:
             self.call("on_config", config)
         except ValueError as error:
@@ -188,11 +188,11 @@ class Assembly:
         self.plugin.config = config
 
     def stub(self, interceptors: Sequence[AnyInterceptor] = (), **options: Any) -> nri_sync.Stub:
-        """Make the stub. ``interceptors`` come before those of the program; other options replace those of the
-        program, but ``on_close``: both are called.
+        """Make the stub. ``interceptors`` come before those of the program. Other options replace those of the
+        program, except ``on_close``: both functions are called.
 
         Raises:
-            PluginError, IdentityError: as of :class:`nri_sync.Stub`.
+            PluginError, IdentityError: as :class:`nri_sync.Stub`.
         """
         health = self._program.health
         given = {**self._program.stub_options, **options}
@@ -207,19 +207,19 @@ class Assembly:
         return nri_sync.Stub(self.plugin if self.config is None else self.config.plugin(), **given)
 
     def give(self, stub: nri_sync.Stub) -> None:
-        """Let the plugin find its stub as ``plugin.stub``."""
-        with contextlib.suppress(AttributeError):  # one that has no room for it needs none
+        """Set ``plugin.stub``."""
+        with contextlib.suppress(AttributeError):  # a plugin with __slots__ and no slot for it
             self.plugin.stub = stub
 
     def call(self, hook: str, *arguments: object) -> None:
-        """Call one of the plugin's hooks, if the plugin has it. Raises what the hook raises."""
+        """Call a hook of the plugin, if the plugin has it. Raises the hook's exceptions."""
         method = getattr(self.plugin, hook, None)
         if callable(method):
             method(*arguments)
 
 
 def configuration_of(plugin: Any) -> Callable[..., object] | None:
-    """What makes the configuration of a plugin, by its attribute ``Config``; in a chain, the first one."""
+    """Return the plugin's attribute ``Config``; of a chain, that of the first plugin that has one; else None."""
     for one in plugin.plugins if isinstance(plugin, Chain) else (plugin,):
         cls = configuration_of(one) if isinstance(one, Chain) else getattr(one, "Config", None)
         if callable(cls):
@@ -229,21 +229,21 @@ def configuration_of(plugin: Any) -> Callable[..., object] | None:
 
 
 def config_error(error: BaseException | None) -> ConfigError | None:
-    """What made Configure fail, where that was the configuration."""
+    """Return the ConfigError in the chain of an error's causes; None if there is none."""
     while error is not None and not isinstance(error, ConfigError):
         error = error.__cause__ or error.__context__
     return error
 
 
 def check_hooks(plugin: object) -> None:
-    """Refuse a method that would silently never be called, as the stub does with handlers."""
+    """Raise PluginError for a method with the misspelt name of a hook, which would never be called."""
     for name in dir(plugin):
         if name.startswith("on_") and name not in _HOOKS:
             close = difflib.get_close_matches(name, _HOOKS, 1, _ALIKE)
             if close:
                 raise PluginError(
                     f"{type(plugin).__qualname__}.{name} is never called, is {close[0]} meant? "
-                    "(a method that is meant to be something else needs another name)"
+                    "(rename the method if it is not a hook)"
                 )
 
 
@@ -253,7 +253,7 @@ def _on_close(program: Program) -> Callable[[nri_sync.Stub], object] | None:
 
 def _without_configuration(given: str, plugin: object) -> str:
     return (
-        f"{given}: {type(plugin).__qualname__} has no configuration; say which class it is, by "
+        f"{given}: {type(plugin).__qualname__} has no configuration; name its class with "
         "kit.Program(..., config=Config)"
     )
 
@@ -267,6 +267,6 @@ def _makes_plugins(plugin: Any) -> bool:
 
 
 def _first_line(plugin: Any) -> str | None:
-    """Of its own docstring, not that of a base class."""
+    """Return the first line of the plugin's own docstring, not that of a base class."""
     text = getattr(plugin.func if isinstance(plugin, functools.partial) else plugin, "__doc__", "")
     return text.strip().partition("\n")[0] if text else None

@@ -1,8 +1,8 @@
-"""The options that every plugin has as a program: on the command line, in the environment, or by default.
+"""The options of every plugin program: on the command line, in the environment, or by default.
 
-A flag wins over its environment variable, and that over the default. A flag ``--some-option`` is
-``NRI_SYNC_SOME_OPTION`` in the environment; name and index are NRI_PLUGIN_NAME and NRI_PLUGIN_IDX there, as
-runtimes have it. An empty variable is none.
+A flag overrides its environment variable, and the variable overrides the default. The variable of a flag
+``--some-option`` is ``NRI_SYNC_SOME_OPTION``; those of name and index are NRI_PLUGIN_NAME and NRI_PLUGIN_IDX,
+which runtimes set. An empty variable counts as unset.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from nri_sync.kit.logs.logs import FORMATS
 
 __all__ = ["LEVELS", "Options", "add_options"]
 
-#: From all to little.
+#: From the most records to the fewest.
 LEVELS = ("debug", "info", "warning", "error", "critical")
 
-# Of the switch interval, in seconds: below, threads do little but switch; above, each request is late.
+# The bounds of the switch interval, in seconds. Below it, threads mostly switch; above it, each request is late.
 _SHORTEST, _LONGEST = 0.00001, 1.0
 
 _TRUE = frozenset({"1", "true", "yes", "on"})
@@ -34,40 +34,40 @@ _VARIABLES = {"name": api.ENV_PLUGIN_NAME, "idx": api.ENV_PLUGIN_IDX}
 
 @dataclass(frozen=True)
 class Options:
-    """What :func:`nri_sync.kit.run` needs to know. The defaults are those of the command line."""
+    """The options of :func:`nri_sync.kit.run`. The defaults are those of the command line."""
 
-    #: Of the plugin; None: the name of the program.
+    #: The plugin's name; None: the name of the program.
     name: str | None = None
-    #: Of the plugin; None: from a program called ``NN-name``.
+    #: The plugin's index; None: taken from a program name of the form ``NN-name``.
     idx: str | None = None
-    #: Of the runtime; None: what NRI_PLUGIN_SOCKET says, or /var/run/nri/nri.sock.
+    #: The runtime's socket; None: the path in NRI_PLUGIN_SOCKET, or /var/run/nri/nri.sock.
     socket: str | None = None
-    #: The configuration file; None: what the runtime sends.
+    #: The configuration file; None: the text from the runtime.
     config: str | None = None
-    #: Whether to come back after the session is lost.
+    #: Whether to reconnect after a loss of the session.
     reconnect: bool = True
-    #: Whether to go on when the very first start fails.
+    #: Whether to continue when the very first start fails.
     retry_first: bool = False
-    #: Seconds that handlers in flight have when the program is to end.
+    #: The seconds that handlers in flight get when the program ends.
     grace: float = 5.0
-    #: Seconds that a thread runs Python before another one may; 0: as the interpreter has it.
+    #: The seconds for which a thread runs Python code while another one waits; 0: the interpreter's default.
     switch_interval: float = 0.001
-    #: A directory of the node, by which instances of the plugin take turns.
+    #: A directory of the node, through which instances of the plugin hand over to each other.
     handover: str | None = None
-    #: Where to serve health and metrics over HTTP.
+    #: The address at which to serve health and metrics over HTTP.
     health_address: str | None = None
-    #: The file to keep the health in.
+    #: The file for the health.
     health_file: str | None = None
     log_level: str = "info"
     log_format: str = "text"
-    #: The events whose requests and replies to log.
+    #: The events whose requests and replies are logged.
     dump: str = ""
-    #: Whether to log the traceback of errors that tell themselves what to do.
+    #: Whether to log the traceback of expected errors, whose messages name the remedy.
     traceback: bool = False
 
     @classmethod
     def of(cls, parsed: argparse.Namespace) -> Options:
-        """From what a parser with :func:`add_options` has parsed, whatever else that holds."""
+        """Make the options from the result of a parser with :func:`add_options`; ignores its other attributes."""
         found = {field.name: getattr(parsed, field.name) for field in fields(cls)}
         verbose = parsed.verbose
         found["log_level"] = "debug" if verbose else found["log_level"]
@@ -82,13 +82,13 @@ def add_options(
     idx: str | int | None = None,
     environ: Mapping[str, str] | None = None,
 ) -> None:
-    """Add the options to a parser; hand what it has parsed to :meth:`Options.of`.
+    """Add the options to a parser. Pass the parser's result to :meth:`Options.of`.
 
-    ``name`` and ``idx`` are defaults. The environment is read here; what is wrong in it is an error
-    of the parser, when it parses.
+    ``name`` and ``idx`` are defaults. The function reads the environment. A wrong variable is an error of the
+    parser, when it parses.
 
     Raises:
-        ValueError: ``name`` or ``idx`` are not what a runtime accepts.
+        ValueError: a runtime would not accept ``name`` or ``idx``.
     """
     index = f"{idx:02d}" if isinstance(idx, int) else idx
     add = _Adder(parser, os.environ if environ is None else environ).add
@@ -96,9 +96,9 @@ def add_options(
         "name",
         _check(api.check_name),
         name and api.check_name(name),
-        "of the plugin (default: %(default)s)"
+        "the plugin's name (default: %(default)s)"
         if name
-        else "of the plugin (default: that of the program)",
+        else "the plugin's name (default: the program's name)",
     )
     add(
         "idx",
@@ -106,43 +106,49 @@ def add_options(
         index and api.check_index(index),
         "two digits, which decide the order of plugins (default: %(default)s)"
         if index
-        else "two digits, which decide the order of plugins (default: from a program called NN-name)",
+        else "two digits, which decide the order of plugins (default: NN of a program named NN-name)",
         metavar="NN",
     )
-    add("socket", str, None, f"of the runtime (default: {api.DEFAULT_SOCKET_PATH})", metavar="PATH")
+    add(
+        "socket",
+        str,
+        None,
+        f"the runtime's socket (default: {api.DEFAULT_SOCKET_PATH})",
+        metavar="PATH",
+    )
     add(
         "config",
         str,
         None,
-        "the configuration: JSON, TOML or YAML (default: what the runtime sends)",
+        "the configuration file: JSON, TOML or YAML (default: the text from the runtime)",
         metavar="FILE",
     )
     add(
         "reconnect",
         _boolean,
         True,
-        "come back after the session is lost, the default, or end",
+        "reconnect after a loss of the session (default), or end",
         flag=True,
     )
     add(
         "retry-first",
         _boolean,
         False,
-        "go on when the first start fails, as when the runtime is not up yet",
+        "continue if the first start fails, for example because the runtime is not up yet",
         flag=True,
     )
     add(
         "grace",
         _grace,
         "5s",
-        "time for handlers in flight when the program is to end (default: %(default)s)",
+        "time for handlers in flight when the program ends (default: %(default)s)",
         metavar="DURATION",
     )
     add(
         "switch-interval",
         _switch_interval,
         "1ms",
-        "how long a busy thread keeps handlers waiting; 0s: as the interpreter has it (default: %(default)s)",
+        "how long a busy thread delays handlers; 0s: the interpreter's setting (default: %(default)s)",
         metavar="DURATION",
     )
     add(
@@ -159,7 +165,13 @@ def add_options(
         "serve /livez, /readyz and /metrics over HTTP, at 127.0.0.1:8080 or unix:///path",
         metavar="ADDRESS",
     )
-    add("health-file", str, None, "keep the health in a file, for exec probes", metavar="FILE")
+    add(
+        "health-file",
+        str,
+        None,
+        "write the health to this file, for exec probes",
+        metavar="FILE",
+    )
     add(
         "log-level",
         _one_of(LEVELS),
@@ -181,15 +193,15 @@ def add_options(
         "log the requests and replies of these events: createcontainer,... or all",
         metavar="EVENTS",
     )
-    add("traceback", _boolean, False, "log the tracebacks of errors, too", flag=True)
+    add("traceback", _boolean, False, "also log the tracebacks of errors", flag=True)
     parser.add_argument(
         "-v", dest="verbose", action="count", default=0,
-        help="--log-level debug; twice: --traceback as well",
+        help="--log-level debug; twice: also --traceback",
     )  # fmt: skip
 
 
 class _FromEnvironment(str):
-    """The value of a variable; like all texts that are defaults, argparse converts it if there is no flag."""
+    """The value of a variable. argparse converts it if there is no flag, as it does with all text defaults."""
 
     variable: str
 
@@ -217,12 +229,12 @@ class _Adder:
         options: dict[str, Any] = {"action": _Flag} if flag else {"metavar": metavar}
         names = [f"--{name}", f"--no-{name}"] if flag and name == "reconnect" else [f"--{name}"]
         self._parser.add_argument(
-            *names, type=_telling_where(convert), default=default, help=f"{text} [{variable}]", **options
+            *names, type=_naming_variable(convert), default=default, help=f"{text} [{variable}]", **options
         )  # fmt: skip
 
 
 class _Flag(argparse.Action):
-    """A flag without a value, whose variable has one."""
+    """A flag without a value; its variable has a value."""
 
     def __init__(self, option_strings: list[str], dest: str, **options: Any) -> None:
         super().__init__(option_strings, dest, nargs=0, **options)
@@ -233,8 +245,8 @@ class _Flag(argparse.Action):
         setattr(namespace, self.dest, not (option_string or "").startswith("--no-"))
 
 
-def _telling_where(convert: Callable[[str], Any]) -> Callable[[str], Any]:
-    def telling(text: str) -> Any:
+def _naming_variable(convert: Callable[[str], Any]) -> Callable[[str], Any]:
+    def naming(text: str) -> Any:
         try:
             return convert(text)
         except (ValueError, TypeError) as error:
@@ -243,11 +255,11 @@ def _telling_where(convert: Callable[[str], Any]) -> Callable[[str], Any]:
                 f"{variable}={text}: {error}" if variable else str(error)
             ) from None
 
-    return telling
+    return naming
 
 
 def _check(function: Callable[[str], Any], result: type | None = None) -> Callable[[str], Any]:
-    """Convert by a function, or only check by it, when there is a ``result`` to make of the text instead."""
+    """Return a function that checks a text by ``function``, and returns its result, or ``result(text)``."""
 
     def check(text: str) -> Any:
         checked = function(str(text))

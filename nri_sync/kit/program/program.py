@@ -1,18 +1,17 @@
-"""A plugin as a program: options, configuration, signals, reconnecting, health, logs and exit codes, in one call.
+"""Runs a plugin as a program, with options, configuration, signals, reconnecting, health, logs and exit codes.
 
 ::
 
     if __name__ == "__main__":
         kit.main(MyPlugin, name="mine", idx="10")
 
-:class:`nri_sync.kit.Program` is the same as an object, which the commands and the test kit take as well.
+:class:`nri_sync.kit.Program` holds the same arguments as an object, for the commands and the test kit too.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import enum
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -23,19 +22,15 @@ from nri_sync import Handover, Interceptor, api
 from nri_sync.deadline import Deadline
 from nri_sync.errors import (
     ConfigError,
-    ConnectionLost,
-    ConnectionSpent,
-    IdentityError,
     NoThread,
     NRIError,
-    StartError,
-    TurnTaken,
 )
 from nri_sync.kit.health.file import HealthFile
 from nri_sync.kit.health.health import Health
 from nri_sync.kit.health.server import HealthServer
 from nri_sync.kit.logs.logs import setup_logging
-from nri_sync.kit.program.definition import Program, Unusable, config_error
+from nri_sync.kit.program.definition import Program, Unusable
+from nri_sync.kit.program.exits import ExitCode, explain, report
 from nri_sync.kit.program.options import Options, add_options
 from nri_sync.kit.program.supervisor import Supervisor
 from nri_sync.kit.program.systemd import Notifier
@@ -48,28 +43,9 @@ if TYPE_CHECKING:
 from nri_sync.text import indented
 from nri_sync.threads import spawn
 
-__all__ = ["ExitCode", "main", "run"]
+__all__ = ["main", "run"]
 
 logger = get_logger("nri_sync.kit.program")
-
-
-class ExitCode(enum.IntEnum):
-    """Why a program has ended."""
-
-    #: Stopped: by SIGTERM or SIGINT, or because the plugin stopped its stub.
-    OK = 0
-    #: Something raised that should not have: in the plugin, most likely. The log has the traceback.
-    CRASHED = 1
-    #: An option, or a variable of the environment, cannot be used.
-    USAGE = 2
-    #: The configuration cannot be read, is not what the plugin expects, or was refused by it.
-    CONFIG = 3
-    #: The runtime cannot be connected to.
-    UNREACHABLE = 4
-    #: The runtime was reached, but has not taken the plugin: refused, or no answer in time.
-    REJECTED = 5
-    #: The session was lost, and the program does not come back on its own.
-    LOST = 6
 
 
 def main(
@@ -84,19 +60,19 @@ def main(
     health: Health | None = None,
     **stub_options: Unpack[StubOptions],
 ) -> NoReturn:
-    """Be the program of a plugin: parse the options, run it, exit with an :class:`ExitCode`.
+    """Run the program of a plugin: parse the options, run the plugin, and exit with an :class:`ExitCode`.
 
     Args:
         plugin: an object with handlers; or a class or function that makes it, called without arguments; or a
             :class:`nri_sync.kit.Program`, which has the options below already.
         config: a dataclass, or another function that :func:`nri_sync.kit.load` takes. Default is the plugin's
             attribute ``Config``.
-        name, idx: the plugin's, unless options or environment tell others.
+        name, idx: the plugin's name and index, unless options or the environment give others.
         description: for ``--help``; default is the first line of the plugin's docstring.
         argv: default ``sys.argv[1:]``.
-        backoff, health, stub_options: as of :func:`run`.
+        backoff, health, stub_options: as for :func:`run`.
 
-    Raises SystemExit; TypeError for an option that does not exist.
+    Raises SystemExit; TypeError for an unknown option.
     """
     program = _program(
         "main",
@@ -126,21 +102,21 @@ def run(
     health: Health | None = None,
     **stub_options: Unpack[StubOptions],
 ) -> ExitCode:
-    """Run a plugin until it is stopped, or fails. Blocks; on the main thread it takes over the signals meanwhile.
+    """Run a plugin until it is stopped, or fails. Blocks. On the main thread it handles the signals meanwhile.
 
-    SIGTERM and SIGINT stop it gracefully, the second one at once; SIGHUP reads the configuration file again. What
-    goes wrong is logged. The plugin finds its stub as ``plugin.stub``, its configuration as ``plugin.config``. It
-    may have the methods ``on_config(config)``, ``on_connected(stub)``, ``on_disconnected(stub, reason)``,
-    ``on_stopping()`` and ``on_stop()``.
+    SIGTERM and SIGINT stop the plugin gracefully; a second one ends the process at once. SIGHUP reads the
+    configuration file again. Errors are logged. The plugin finds its stub as ``plugin.stub``, and its
+    configuration as ``plugin.config``. It may have the methods ``on_config(config)``, ``on_connected(stub)``,
+    ``on_disconnected(stub, reason)``, ``on_stopping()`` and ``on_stop()``.
 
     Args:
-        plugin, config: as of :func:`main`.
-        backoff: how long to wait between attempts to connect.
-        health: one of your own, with checks for example.
+        plugin, config: as for :func:`main`.
+        backoff: the delays between attempts to connect.
+        health: your own Health, for example with checks.
         stub_options: further keyword arguments of :class:`nri_sync.Stub`, such as ``interceptors``. At the end the
-            stub is closed, and its interceptors with it.
+            program closes the stub, and so its interceptors.
 
-    Raises TypeError for an option that does not exist. Everything else that goes wrong is in the ExitCode.
+    Raises TypeError for an unknown option. The ExitCode reports all other failures.
     """
     program = _program("run", plugin, config=config, backoff=backoff, health=health, **stub_options)
     options = options or Options()
@@ -150,15 +126,15 @@ def run(
             with run.health_served():
                 run.supervisor.run(run.work)
     except KeyboardInterrupt:
-        pass  # before the supervisor has taken over
+        pass  # raised before the supervisor handled the signals
     except Exception as error:
-        return _report(error, options)
+        return report(error, traceback=options.traceback)
     return ExitCode.OK
 
 
 @contextlib.contextmanager
 def _switching(interval: float) -> Iterator[None]:
-    """For the time of the block, have busy threads give way that often, in seconds; 0: no change."""
+    """Set the interpreter's switch interval, in seconds, for the time of the block; 0: no change."""
     before = sys.getswitchinterval()
     if interval:
         sys.setswitchinterval(interval)
@@ -169,7 +145,7 @@ def _switching(interval: float) -> Iterator[None]:
 
 
 def _program(function: str, plugin: Any, **options: Any) -> Program:
-    """The program that the arguments of ``function`` describe."""
+    """Return the program that the arguments of ``function`` describe."""
     given = {name: value for name, value in options.items() if value is not None}
     if not isinstance(plugin, Program):
         try:
@@ -178,17 +154,17 @@ def _program(function: str, plugin: Any, **options: Any) -> Program:
             raise TypeError(str(error).replace("Program()", f"{function}()", 1)) from None
     if given:
         raise TypeError(
-            f"{function}() takes a Program alone; {', '.join(given)} belong to the Program"
+            f"{function}() takes no other argument with a Program; pass {', '.join(given)} to the Program"
         )
     return plugin
 
 
 class _Run:
-    """One run of a program: the plugin and what stands around it."""
+    """One run of a program: the plugin, its stub, and its supervisor."""
 
     def __init__(self, program: Program, options: Options) -> None:
         requests = setup_logging(options.log_format, options.log_level, dump=options.dump)
-        self.program = program.made()
+        self.program = program.with_plugin_made()
         self.options = options
         self.notifier = Notifier()
         self._ready = False
@@ -196,7 +172,7 @@ class _Run:
         if self.program.health is None and (
             options.health_address or options.health_file or self.notifier.watchdog_interval
         ):
-            self.program = self.program.watched(Health())
+            self.program = self.program.with_health(Health())
         self.health = self.program.health
         self.assembly = self.program.assemble(
             config_path=options.config,
@@ -217,7 +193,7 @@ class _Run:
             idx=options.idx or program.idx,
             socket_path=options.socket,
         )
-        # Before the plugin has the stub, and may stop it.
+        # Before the plugin gets the stub, which it may stop.
         self._stopped = until_stopped(self.stub)
         self.assembly.give(self.stub)
         self.supervisor = Supervisor(
@@ -228,7 +204,7 @@ class _Run:
 
     @contextlib.contextmanager
     def health_served(self) -> Iterator[None]:
-        """For the time of the block, as the options want it."""
+        """Serve the health for the time of the block, as the options request."""
         with contextlib.ExitStack() as cleanup:
             if self.health is not None and self.options.health_address:
                 with _naming(f"--health-address {self.options.health_address}"):
@@ -242,12 +218,12 @@ class _Run:
     def is_alive(self) -> bool:
         return self.health is None or self.health.report().live
 
-    # On the thread that works
+    # On the work thread
 
     def work(self) -> None:
-        """Be connected until there is an end to it."""
+        """Keep the stub connected until the program ends."""
         if self.options.retry_first:
-            self._tell_ready(f"connecting to {self.options.socket or api.DEFAULT_SOCKET_PATH}")
+            self._report_ready(f"connecting to {self.options.socket or api.DEFAULT_SOCKET_PATH}")
         try:
             keep_connected(
                 self.stub,
@@ -272,31 +248,31 @@ class _Run:
     def _on_standby(self) -> None:
         handover = self.stub.handover
         if handover is not None and handover.is_waiting:
-            self._tell_ready("standing by, as another instance serves")
+            self._report_ready("standing by while another instance serves")
 
     def _on_connected(self, stub: nri_sync.Stub) -> None:
         self._connected = True
-        self._tell_ready(f"serving {stub.runtime_name} {stub.runtime_version}")
+        self._report_ready(f"serving {stub.runtime_name} {stub.runtime_version}")
         self.assembly.call("on_connected", stub)
 
     def _on_disconnected(self, stub: nri_sync.Stub, reason: NRIError) -> None:
         self.assembly.call("on_disconnected", stub, reason)
         if self._connected and (self.launched or not self.options.reconnect):
             raise reason
-        logger.warning("%s", indented(_explain(reason)))
-        self.notifier.status(f"trying again: {_explain(reason)}")
+        logger.warning("%s", indented(explain(reason)))
+        self.notifier.status(f"reconnecting: {explain(reason)}")
 
-    def _tell_ready(self, status: str) -> None:
+    def _report_ready(self, status: str) -> None:
         if self._ready:
             self.notifier.status(status)
         else:
             self._ready = True
             self.notifier.ready(status)
 
-    # On threads of their own
+    # Each on its own thread
 
     def stop(self) -> None:
-        """Let the plugin finish: its ``on_stopping``, then the handlers in flight. Then end the work."""
+        """Let the plugin finish: first its ``on_stopping``, then the handlers in flight. Then end the work."""
         self.notifier.stopping()
         grace = Deadline(self.options.grace)
         if self.stub.started and hasattr(self.assembly.plugin, "on_stopping"):
@@ -315,7 +291,7 @@ class _Run:
         try:
             self.assembly.call("on_stopping")
         except Exception as error:
-            # The program ends all the same; its exit code has this.
+            # The program ends in any case; work() raises the error for the exit code.
             self._failed_stopping = error
 
     def reload(self) -> None:
@@ -328,16 +304,16 @@ class _Run:
             self.config.read_file()
         except ConfigError as error:
             logger.error("%s", indented(error))
-            logger.error("the configuration stays as it was")
+            logger.error("the former configuration stays in use")
         except Exception:
-            logger.exception("on_config failed; the configuration stays as it was")
+            logger.exception("on_config failed; the former configuration stays in use")
         if self._ready and not self.supervisor.stopping:
             self.notifier.ready()
 
 
 @contextlib.contextmanager
 def _naming(option: str) -> Iterator[None]:
-    """Tell which option is to blame for what the system refuses."""
+    """Name the option in the error if the system refuses it."""
     try:
         yield
     except OSError as error:
@@ -345,34 +321,7 @@ def _naming(option: str) -> Iterator[None]:
 
 
 def _is_launched(options: Options) -> bool:
-    """Whether the runtime has launched this process; not when an option tells otherwise."""
+    """Whether the runtime has launched this process. With an option ``--socket`` it counts as not launched."""
     if options.socket is not None:
         os.environ.pop(api.ENV_PLUGIN_SOCKET, None)
     return bool(os.environ.get(api.ENV_PLUGIN_SOCKET))
-
-
-def _explain(error: BaseException) -> str:
-    return str(config_error(error) or error) or repr(error)
-
-
-def _exit_code(error: Exception) -> ExitCode:
-    if config_error(error) is not None:
-        return ExitCode.CONFIG
-    if isinstance(error, (IdentityError, Unusable)):
-        return ExitCode.USAGE
-    if isinstance(error, (ConnectionLost, ConnectionSpent, TurnTaken)):
-        return ExitCode.LOST
-    if isinstance(error, StartError):
-        if error.phase == "dial":
-            return ExitCode.UNREACHABLE
-        raised_by_plugin = error.__cause__ is not None and not isinstance(error.__cause__, NRIError)
-        return ExitCode.CRASHED if raised_by_plugin else ExitCode.REJECTED
-    return ExitCode.CRASHED
-
-
-def _report(error: Exception, options: Options) -> ExitCode:
-    """Log why the program ends. Errors that tell what to do have no traceback, unless that is asked for."""
-    surprise = not isinstance(error, NRIError)
-    text = f"{type(error).__name__}: {error}" if surprise else _explain(error)
-    logger.critical("%s", indented(text), exc_info=error if surprise or options.traceback else None)
-    return _exit_code(error)

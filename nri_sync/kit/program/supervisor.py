@@ -1,8 +1,8 @@
-"""Signals and the watchdog for a program whose work is done on another thread.
+"""Signals and the watchdog for a program that works on another thread.
 
-The main thread does nothing but wait for signals. Their handlers are empty: the C part of Python writes the number
-of each signal to a socket, which the main thread reads. No code of the program is ever interrupted, no signal is
-lost, and none is blocked in child processes.
+The main thread only waits for signals. Their handlers are empty: the C part of Python writes the number of each
+signal to a socket, and the main thread reads it. So no signal interrupts the program's code, no signal is lost,
+and none is blocked in child processes.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _DONE = 0
 
 
 class Supervisor:
-    """Waits for signals while work is being done: one to reload, one to stop, a second one to end at once."""
+    """Waits for signals while the program works: one reloads, one stops, a second one ends the process at once."""
 
     def __init__(
         self,
@@ -42,12 +42,12 @@ class Supervisor:
     ) -> None:
         """
         Args:
-            stop: called once, at the first SIGTERM or SIGINT; it makes the work end.
-            reload: called at each SIGHUP; one call at a time.
-            alive: whether systemd may be told so. Must not block.
-            notifier: what its watchdog is told by.
+            stop: called once, at the first SIGTERM or SIGINT. It makes the work end.
+            reload: called at each SIGHUP, one call at a time.
+            alive: returns whether to report to systemd's watchdog. Must not block.
+            notifier: sends the reports to the watchdog.
 
-        ``stop`` and ``reload`` are called on threads of their own.
+        ``stop`` and ``reload`` run on their own threads.
         """
         self._stop = stop
         self._reload = reload
@@ -58,16 +58,16 @@ class Supervisor:
 
     @property
     def stopping(self) -> bool:
-        """Whether a signal to stop has come."""
+        """Whether the program has received a signal to stop."""
         return self._stopping
 
     def run(self, work: Callable[[], object]) -> None:
-        """Call ``work()`` on a thread of its own; blocks until it has returned, and raises what it raises.
+        """Call ``work()`` on a new thread. Blocks until it has returned, and raises its exception.
 
-        Signals are taken over for that time, on the main thread; elsewhere they go on as they were. Where the
-        system has no thread to stop or to reload on, this one does.
+        On the main thread, the call replaces the handlers of the signals until it returns; on another thread it
+        changes none. If the system has no thread for ``stop`` or ``reload``, this thread calls it.
 
-        Raises NoThread when ``work()`` cannot be started.
+        Raises NoThread if ``work()`` cannot be started.
         """
         failure: list[BaseException] = []
 
@@ -87,7 +87,7 @@ class Supervisor:
             raise failure[0]
 
     def _wait(self, wakeups: _Wakeups) -> None:
-        """Until the work is done."""
+        """Handle signals until the work is done."""
         interval = self._notifier.watchdog_interval
         due = time.monotonic()
         while True:
@@ -123,7 +123,7 @@ class Supervisor:
 
 
 class _Wakeups:
-    """What wakes the main thread: the numbers of signals, and :meth:`wake`."""
+    """Wakes the main thread: by the numbers of signals, and by :meth:`wake`."""
 
     def __init__(self) -> None:
         self._reader, self._writer = socket.socketpair()
@@ -148,32 +148,32 @@ class _Wakeups:
         self._writer.close()
 
     def restore(self) -> None:
-        """Signals are again as they were."""
+        """Restore the former signal handlers."""
         for number, handler in self._before.items():
             signal.signal(number, handler)
         if self._before:
             signal.set_wakeup_fd(self._fd_before)
 
     def wake(self) -> None:
-        # While it is full, there is enough to wake up for; and nothing but signals could fill it.
+        # A full socket wakes the main thread anyway. Only signals can fill it.
         self._writer.send(bytes([_DONE]))
 
     def wait(self, timeout: float | None) -> bytes:
-        """What has come in; empty after ``timeout`` seconds."""
+        """Return the received bytes; empty after ``timeout`` seconds."""
         poller = select.poll()
         poller.register(self._reader, select.POLLIN)
-        # Rounded up: it must not be woken just before it is due, and again, and again.
+        # Rounded up: otherwise the poll would end repeatedly just before the time is due.
         if poller.poll(None if timeout is None else int(timeout * 1000) + 1):
             return self._reader.recv(4096)
         return b""
 
 
-# Those that have the signals of this process.
+# The objects that receive the signals of this process.
 _present: list[_Wakeups] = []
 
 
 def _after_fork_in_child() -> None:
-    # A signal to the child would be written to the parent's socket, and stop the parent instead.
+    # A signal to the child would be written to the parent's socket, and would stop the parent instead.
     while _present:
         _present.pop().restore()
 

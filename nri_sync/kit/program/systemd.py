@@ -1,7 +1,7 @@
-"""The notify protocol of systemd: when the program is ready, reloads, stops, and that it is alive.
+"""The notify protocol of systemd: reports that the program is ready, reloads, stops, or is alive.
 
 As in sd_notify(3) and sd_watchdog_enabled(3): datagrams of ``NAME=value`` lines to the socket in NOTIFY_SOCKET.
-Without that variable nothing is sent. Nothing here raises: a program does not end because nobody listens.
+Without that variable nothing is sent. No function raises: a missing listener does not end the program.
 """
 
 from __future__ import annotations
@@ -18,43 +18,43 @@ __all__ = ["Notifier"]
 
 logger = get_logger("nri_sync.kit.program")
 
-# How long systemd may leave its queue full, in seconds, before a message is given up.
+# The seconds to wait while systemd's queue is full, before a message is dropped.
 _PATIENCE = 1.0
 
 
 class Notifier:
-    """Tells systemd about this process. All methods may be called from any thread."""
+    """Sends notifications about this process to systemd. All methods may be called from any thread."""
 
     def __init__(self, environ: Mapping[str, str] | None = None) -> None:
-        """``environ`` is the process's own by default; it is read once, here."""
+        """``environ`` is the process's environment by default. It is read here, once."""
         environ = os.environ if environ is None else environ
         self._address = _address(environ.get("NOTIFY_SOCKET", ""))
         self._watchdog = _watchdog(environ) if self._address else None
 
     @property
     def watchdog_interval(self) -> float | None:
-        """Seconds between two calls of :meth:`alive`, half of what systemd insists on; None: it does not ask."""
+        """The seconds between two calls of :meth:`alive`, half of systemd's limit; None without a watchdog."""
         return self._watchdog
 
     def ready(self, status: str = "") -> None:
-        """It has started, or has reloaded."""
+        """Report that the program has started, or has reloaded."""
         self._send("READY=1", _status(status))
 
     def reloading(self) -> None:
-        """It reads its configuration again; :meth:`ready` is to follow, however that ends."""
-        # With the time, as Type=notify-reload wants it.
+        """Report a reload of the configuration. :meth:`ready` must follow, also after a failure."""
+        # Type=notify-reload requires the time.
         self._send("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
 
     def stopping(self, status: str = "") -> None:
-        """It is ending."""
+        """Report that the program ends."""
         self._send("STOPPING=1", _status(status))
 
     def status(self, status: str) -> None:
-        """One line for people, in ``systemctl status``."""
+        """Set the line that ``systemctl status`` shows."""
         self._send(_status(status))
 
     def alive(self) -> None:
-        """It is alive. systemd kills it when this does not come in time."""
+        """Report that the program is alive. systemd kills a program whose report is late."""
         self._send("WATCHDOG=1")
 
     def _send(self, *lines: str) -> None:
@@ -66,13 +66,13 @@ class Notifier:
                 sock.settimeout(_PATIENCE)
                 sock.sendto(message, self._address)
         except OSError as error:
-            logger.warning("cannot tell systemd %s: %s", lines[0], error)
+            logger.warning("cannot send %s to systemd: %s", lines[0], error)
 
 
 def _address(text: str) -> str:
-    """The address for the socket module; empty: there is nobody to tell."""
+    """Return the address for the socket module; empty if there is no listener."""
     if text.startswith("@"):
-        return "\0" + text[1:]  # of the abstract namespace
+        return "\0" + text[1:]  # in the abstract namespace
     if text and not text.startswith("/"):
         logger.warning("NOTIFY_SOCKET=%s is neither a path nor abstract; nothing is sent", text)
         return ""

@@ -77,7 +77,7 @@ def test_all_mistakes_at_once_each_with_its_place(tmp_path: Path) -> None:
         'config.yaml: devices[1].Path: unknown key; is "path" meant?',
         'config.yaml: devices[2]: expected a mapping, not "/dev/net/tun"',
         'config.yaml: interval: \'5 minutes\' is not a duration such as "1.5s", "2m30s" or "300ms"',
-        'config.yaml: memory: \'lots\' is no quantity, such as "2", "500m", "1.5Gi" or "1e3"',
+        'config.yaml: memory: \'lots\' is not a quantity such as "2", "500m", "1.5Gi" or "1e3"',
         "config.yaml: cpus: a quantity must be a str or a number, not list",
         "config.yaml: colour: unknown key; known are: name, devices, interval, memory, cpus",
     ]

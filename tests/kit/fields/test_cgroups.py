@@ -41,7 +41,7 @@ def test_slices(name: str, path: str) -> None:
     "name", ["", ".slice", "a", "a.scope", "a--b.slice", "-a.slice", "a-.slice", "/a.slice"]
 )
 def test_what_is_no_slice(name: str) -> None:
-    with pytest.raises(ValueError, match="is no name of a systemd slice"):
+    with pytest.raises(ValueError, match="is not the name of a systemd slice"):
         expand_slice(name)
 
 

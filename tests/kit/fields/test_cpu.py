@@ -123,12 +123,12 @@ def test_lists(text: str, cpus: set[int]) -> None:
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("a", "is no number or range"),
-        ("1,", "is no number or range"),
-        ("-1", "is no number or range"),
-        ("0-7:2/4", "is no number or range"),
+        ("a", "is not a number or a range"),
+        ("1,", "is not a number or a range"),
+        ("-1", "is not a number or a range"),
+        ("0-7:2/4", "is not a number or a range"),
         ("3-1", "ends before it begins"),
-        ("0-999999999", "beyond any CPU"),
+        ("0-999999999", "above the greatest CPU"),
     ],
 )
 def test_wrong_lists(text: str, says: str) -> None:

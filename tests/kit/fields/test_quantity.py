@@ -60,7 +60,7 @@ def test_parse(text: str, canonical: str, whole: int, milli: int) -> None:
      "--1", "1.2.3", "0x10", "9" * 500, "1\n"],
 )  # fmt: skip
 def test_what_is_no_quantity(text: str) -> None:
-    with pytest.raises(ValueError, match="is no quantity") as error:
+    with pytest.raises(ValueError, match="is not a quantity") as error:
         Quantity.parse(text)
     assert len(str(error.value)) < 200
 

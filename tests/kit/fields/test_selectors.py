@@ -105,7 +105,7 @@ def test_mappings(selector: dict[str, Any], matches: bool) -> None:
         ({"matchLabel": {}}, "matchLabels and matchExpressions, not"),
         (
             {"matchExpressions": [{"key": "a", "operator": "Gt", "values": ["1"]}]},
-            "'Gt' is no operator of",
+            "'Gt' is not an operator of",
         ),
         ({"matchExpressions": [{"key": "a"}]}, "has no 'operator'"),
         ({"matchExpressions": [{"key": "a", "operator": "In"}]}, "takes at least one value"),
@@ -113,7 +113,7 @@ def test_mappings(selector: dict[str, Any], matches: bool) -> None:
             {"matchExpressions": [{"key": "a", "operator": "Exists", "values": ["x"]}]},
             "takes no value",
         ),
-        ({"matchLabels": {"a": "b c"}}, "'b c' is no value of a label, for 'a'"),
+        ({"matchLabels": {"a": "b c"}}, "'b c' is not a label value, for 'a'"),
     ],
 )
 def test_wrong_mappings(selector: dict[str, Any], says: str) -> None:
@@ -127,7 +127,7 @@ def test_other_selectors() -> None:
     wrong: Any = ["app"]
     with pytest.raises(TypeError, match="not list"):
         LabelSelector.of(wrong)
-    with pytest.raises(ValueError, match="'Maybe' is no operator"):
+    with pytest.raises(ValueError, match="'Maybe' is not an operator"):
         Requirement("app", "Maybe")
 
 

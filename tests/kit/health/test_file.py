@@ -254,4 +254,4 @@ def test_a_report_that_fails_is_logged(path: Path, caplog: pytest.LogCaptureFixt
     with kit.HealthFile(health, path, interval=OFTEN):
         health.report = failing  # type: ignore[method-assign]
         eventually(lambda: not path.exists())
-    assert "is not kept any more" in caplog.text
+    assert "is no longer updated" in caplog.text

@@ -404,7 +404,7 @@ def test_attaching(node: Node) -> None:
     stub = node.stub(plugin, interceptors=[health])
     health.attach(stub)
     assert health.stub is stub
-    with pytest.raises(ValueError, match="each stub needs a Health of its own"):
+    with pytest.raises(ValueError, match="each stub needs its own Health"):
         node.stub(plugin, interceptors=[health])
     for wrong in (0, -1.0, float("nan")):
         with pytest.raises(ValueError, match="wedged_after must be positive"):

@@ -223,7 +223,7 @@ def test_without_the_package() -> None:
                 ask()
             except ModuleNotFoundError as error:
                 text = str(error)
-            assert text.endswith("for metrics do: pip install 'nri_sync[metrics]'"), text
+            assert text.endswith("to get metrics: pip install 'nri_sync[metrics]'"), text
         with kit.HealthServer(health, "127.0.0.1:0") as server:
             assert urllib.request.urlopen(f"http://{server.address}/livez").status == 200
             try:
@@ -240,4 +240,4 @@ def test_without_the_package() -> None:
         stderr=subprocess.PIPE,
         text=True,
     )
-    assert done.stderr.count("there are no metrics; for these do: pip install") == 1
+    assert done.stderr.count("/metrics is not served; to serve it: pip install") == 1

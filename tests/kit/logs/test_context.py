@@ -202,7 +202,10 @@ class TestScopes:
     @pytest.mark.parametrize("name", ["message", "args", "exc_info", "time", "level", "fields"])
     def test_names_that_records_use(self, name: str) -> None:
         fields: dict[str, Any] = {name: "a"}
-        with pytest.raises(TypeError, match=f"have {name} of their own"), log_scope(**fields):
+        with (
+            pytest.raises(TypeError, match=f"{name}: log records use these names"),
+            log_scope(**fields),
+        ):
             pass
         assert log_context() is None
 

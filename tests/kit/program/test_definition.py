@@ -234,7 +234,7 @@ class TestConfiguration:
             kit.Program(Refusing).assemble(config=1)
 
     def test_a_text_of_no_class(self, nri_plugin: Callable[..., object]) -> None:
-        with pytest.raises(Unusable, match=r"Labels has no configuration; say which class it is"):
+        with pytest.raises(Unusable, match=r"Labels has no configuration; name its class"):
             nri_plugin(Labels(), config="label: blue")
 
     def test_a_text_for_the_attribute(self, nri_plugin: Callable[..., object]) -> None:
@@ -274,7 +274,9 @@ class TestProgram:
             kit.Program(Labels, confg=1)  # type: ignore[call-arg]
 
     def test_the_functions_take_it_alone(self) -> None:
-        with pytest.raises(TypeError, match=r"run\(\) takes a Program alone; config belong"):
+        with pytest.raises(
+            TypeError, match=r"run\(\) takes no other argument with a Program; pass config"
+        ):
             kit.run(kit.Program(Labels), config=str)
 
     def test_a_hook_that_is_misspelt(self) -> None:

@@ -81,7 +81,7 @@ WRONG = [
     ("switch-interval", "1us", "must be 0s, or from 10us to 1s"),
     ("switch-interval", "2s", "must be 0s, or from 10us to 1s"),
     ("switch-interval", "-1ms", "must not be negative"),
-    ("health-address", "here", "'here' is no address: 127.0.0.1:8080 is one"),
+    ("health-address", "here", "'here' is not an address; for example: 127.0.0.1:8080"),
     ("log-level", "loud", "expected one of debug, info, warning, error, critical, not 'loud'"),
     ("log-format", "xml", "expected one of text, json, not 'xml'"),
     ("dump", "nothing", "unknown event 'nothing'"),

@@ -321,7 +321,7 @@ class TestConfiguration:
                 plugin.signal(signal.SIGHUP)
                 plugin.expect(told)
                 plugin.expect(
-                    "the configuration stays as it was" if text != "value: bug" else "KeyError"
+                    "the former configuration stays in use" if text != "value: bug" else "KeyError"
                 )
                 assert create(runtime) == "one"
             path.write_text("value: two")

@@ -95,8 +95,8 @@ def test_nobody_to_tell(caplog: pytest.LogCaptureFixture) -> None:
 @pytest.mark.parametrize(
     ("address", "told"),
     [
-        ("/missing/notify", "cannot tell systemd READY=1: .*No such file"),
-        ("/" + "x" * 200, "cannot tell systemd READY=1: AF_UNIX path too long"),
+        ("/missing/notify", "cannot send READY=1 to systemd: .*No such file"),
+        ("/" + "x" * 200, "cannot send READY=1 to systemd: AF_UNIX path too long"),
         ("vsock:2:1234", "NOTIFY_SOCKET=vsock:2:1234 is neither a path nor abstract"),
     ],
 )
@@ -135,7 +135,7 @@ def test_the_life_of_a_program(
     flags = ["--config", "c.yaml"]
     with program(socket_dir, "--retry-first", *flags, environ=environ) as plugin:
         assert listener.expect("READY=1")[1] == f"STATUS=connecting to {socket_dir}/nri.sock"
-        assert listener.receive()[0].startswith("STATUS=trying again: plugin 10-test: cannot")
+        assert listener.receive()[0].startswith("STATUS=reconnecting: plugin 10-test: cannot")
         plugin.signal(signal.SIGTERM)
         listener.expect("STOPPING=1")
         plugin.wait()

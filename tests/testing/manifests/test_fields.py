@@ -76,7 +76,7 @@ def test_what_is_not_there_reads_as_empty(data: object) -> None:
         (lambda f: list(f.objects("k")), ["x"], "k[0]: must be an object, not a text (x)"),
         (lambda f: list(f.objects("k")), [None], "k[0]: must be an object, not null"),
         (lambda f: f.required("k", "name it"), None, "k: is missing: name it"),
-        (lambda f: f.quantities("k"), {"cpu": "1x"}, "k.cpu: '1x' is no quantity"),
+        (lambda f: f.quantities("k"), {"cpu": "1x"}, "k.cpu: '1x' is not a quantity"),
         (lambda f: f.quantities("k"), {"cpu": -1}, "k.cpu: -1 is less than nothing"),
         (lambda f: f.quantities("k"), {"memory": 1 << 63}, f"k.memory: {1 << 63} is beyond 64 bits"),
     ],

@@ -437,7 +437,7 @@ def test_hostnames(spec: Any, hostname: str) -> None:
         ({"containers": []}, "spec.containers: has no containers: a pod needs at least one"),
         ({"containers": [{"image": "x"}]}, "spec.containers[0].name: is missing: name the container"),
         ({"containers": [{"name": "app"}]}, "spec.containers[0].image: is missing: name the image"),
-        ({"containers": [{"name": "a", "image": "A B"}]}, "spec.containers[0].image: 'A B' is no reference"),
+        ({"containers": [{"name": "a", "image": "A B"}]}, "spec.containers[0].image: 'A B' is not an image"),
         (
             {"initContainers": [{"name": "app", "image": "x"}]},
             "spec.containers[0].name: 'app' is the name of another container, too",
@@ -446,7 +446,7 @@ def test_hostnames(spec: Any, hostname: str) -> None:
         ({"os": {"name": "windows"}}, "spec.os.name: is not linux"),
         (
             {"containers": [{"name": "a", "image": "x", "resources": {"limits": {"cpu": "a lot"}}}]},
-            "spec.containers[0].resources.limits.cpu: 'a lot' is no quantity",
+            "spec.containers[0].resources.limits.cpu: 'a lot' is not a quantity",
         ),
     ],
 )  # fmt: skip
