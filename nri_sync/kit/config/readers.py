@@ -292,7 +292,7 @@ def _union(readers: list[_Reader]) -> _Reader:
 
 
 def _dataclass(cls: type, known: _Known) -> _Reader:
-    """The reader is registered before its fields' readers, because a dataclass may have a field of the same type."""
+    """The reader is registered before those of its fields, because a field may have the type of the dataclass."""
 
     def read(value: Any, place: Place) -> Any:
         before = len(place.problems)

@@ -51,7 +51,7 @@ class HealthState(str, enum.Enum):
     REGISTERED = "registered"
     #: The plugin has handled Synchronize.
     SYNCHRONIZED = "synchronized"
-    #: A handler has run longer than ``wedged_after``, and it will probably never return.
+    #: A handler has run longer than ``wedged_after``, and will probably never return.
     WEDGED = "wedged"
 
     def __str__(self) -> str:
