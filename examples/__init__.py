@@ -1,4 +1,4 @@
-"""Small plugins to read, run and copy; and the demo."""
+"""Small plugins to read, run and copy, and the demo."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""A plugin and a runtime talk to each other: ``make demo``. Needs no container runtime, and no root.
+"""Runs a plugin and a runtime that talk to each other: ``make demo``. Needs no container runtime, and no root.
 
-The plugin is examples/first_plugin/plugin.py, in a process of its own. The runtime is nri_sync.runtime.Runtime;
-its pods and containers exist on paper only.
+The plugin is examples/first_plugin/plugin.py, in its own process. The runtime is nri_sync.runtime.Runtime. Its
+pods and containers are only messages.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ Next: change examples/first_plugin/plugin.py, and run this again. Or run a plugi
 terminals:
   .venv/bin/nri-sync runtime --socket /tmp/nri.sock -f nri_sync/cli/samples/pod.yaml
   .venv/bin/nri-sync run nri_sync/cli/samples/plugin.py --socket /tmp/nri.sock"""
-# Of the OCI runtime specification: a container without anything.
+# A container of the OCI runtime specification without any settings.
 BARE: dict[str, Any] = {"process": {"args": ["sh"]}, "linux": {}}
 
 
 class Node:
-    """A node of a cluster, which remembers its pods when the runtime is restarted."""
+    """A node of a cluster. It remembers its pods across restarts of the runtime."""
 
     def __init__(self, socket_path: str) -> None:
         self.pods: list[api.PodSandbox] = []
@@ -44,9 +44,9 @@ class Node:
             socket_path=socket_path, plugin_path=None,
         )  # fmt: skip
 
-    def synchronize(self, tell: Any) -> None:
-        say(f"telling whoever has come that there are {len(self.containers)} containers")
-        tell(self.pods, self.containers)
+    def synchronize(self, send: Any) -> None:
+        say(f"sending the list of {len(self.containers)} containers to the plugin")
+        send(self.pods, self.containers)
 
     def update(
         self, updates: Sequence[api.ContainerUpdate], evictions: Sequence[api.ContainerEviction]
@@ -54,7 +54,7 @@ class Node:
         return []
 
     def create(self, name: str, annotations: dict[str, str]) -> None:
-        """Create a pod with one container, the way that the plugins want it."""
+        """Create a pod with one container, with the changes of the plugins."""
         pod = api.PodSandbox(id=f"pod-{name}", name=name, annotations=annotations)
         container = api.Container(id=name, pod_sandbox_id=pod.id, name="main")
         say(f"creating pod {name!r} with the annotations {annotations}")
@@ -73,7 +73,7 @@ def say(text: str) -> None:
 
 
 def main() -> int:
-    """Run both; returns 0 when all went well."""
+    """Run both. Returns 0 on success."""
     with tempfile.TemporaryDirectory(prefix="nri") as directory:
         socket_path = f"{directory}/nri.sock"
         node = Node(socket_path)

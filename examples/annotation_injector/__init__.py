@@ -1,4 +1,4 @@
-"""A plugin that injects what annotations of pods ask for, in the namespaces that may ask."""
+"""A plugin that injects the variables and devices that pods request by annotation, in allowed namespaces."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Injects environment variables and CDI devices that annotations ask for, where that is allowed.
+"""Injects environment variables and CDI devices that pods request by annotation, if the configuration allows them.
 
-An annotation is something that anybody who can create a pod can write. So the configuration names the
-namespaces whose pods are served, and the devices that they may have.
+Any author of a pod can write annotations. So the configuration lists the namespaces whose pods may request
+injections, and the devices that they may have.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ logger = logging.getLogger("annotation-injector")
 
 
 def variables(text: str) -> dict[str, str]:
-    """The value of the annotation ``env``: a mapping from names to texts, in YAML or JSON."""
+    """Parse the annotation ``env``: a mapping from names to texts, in YAML or JSON."""
     found = kit.parse_yaml(text)
     if not isinstance(found, dict) or not all(isinstance(v, str) for v in found.values()):
         raise ValueError('not a mapping from names to texts, such as {"DEBUG": "1"}')
@@ -32,7 +32,7 @@ def variables(text: str) -> dict[str, str]:
 
 
 def devices(text: str) -> list[str]:
-    """The value of the annotation ``cdi-devices``: names of CDI devices, with commas between them."""
+    """Parse the annotation ``cdi-devices``: names of CDI devices, separated by commas."""
     found = kit.parse_list(text)
     checked = api.Adjustment()
     for name in found:
@@ -47,7 +47,7 @@ CDI_DEVICES = ANNOTATIONS.declare("cdi-devices", devices)
 
 @dataclass
 class Config:
-    """Who may have what; patterns are those of a shell."""
+    """The namespaces that may request injections, and the devices that they may have; patterns of a shell."""
 
     namespaces: list[str]
     cdi_devices: list[str] = field(default_factory=list)
@@ -68,9 +68,9 @@ class AnnotationInjector(nri_sync.Plugin):
         config = self.config
         if not any(annotation.find(pod, container) for annotation in ANNOTATIONS):
             return None
-        # A selector without namespaces would be for all of them.
+        # Not kit.Selector: without namespaces it would select all.
         if not any(fnmatch.fnmatchcase(pod.namespace, each) for each in config.namespaces):
-            problem = f"pods of namespace {pod.namespace} may not ask for injections"
+            problem = f"pods of namespace {pod.namespace} may not request injections"
             if config.elsewhere == "refuse":
                 raise Reject(problem)
             logger.warning("ignored: %s", problem)

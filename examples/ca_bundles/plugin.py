@@ -1,7 +1,8 @@
-"""Gives containers a bundle of CA certificates, for what they connect to inside of a company.
+"""Gives containers a bundle of CA certificates, for connections to servers of a company.
 
-The directory of the bundle is mounted, and the variables that TLS libraries look at name the file in it. A
-file mounted by itself would be the old one for ever, once the new one has taken its place on the node.
+The plugin mounts the directory of the bundle, and sets the variables of TLS libraries to the file in it. It does
+not
+mount the file: when a new file replaces it on the node, the container would keep the old one.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ VARIABLES = (
 
 @dataclass
 class Config:
-    """``bundle`` is a file on the node, in a directory of its own; PEM, with all that is to be trusted."""
+    """``bundle`` is a PEM file on the node, in its own directory, with all trusted CAs."""
 
     bundle: Path
     namespaces: list[str] = field(default_factory=list)
@@ -91,7 +92,7 @@ class CABundles(nri_sync.Plugin):
         return adjustment
 
     def problem(self) -> str | None:
-        """Why there is nothing to inject now; also what the plugin is not ready for."""
+        """Return why there is nothing to inject now; None if there is. Also a check of the health."""
         if not hasattr(self, "config"):
             return "there is no configuration yet"
         try:
@@ -101,22 +102,24 @@ class CABundles(nri_sync.Plugin):
         return None if certificates.get_ca_certs() else f"{self.config.bundle}: no CA in it"
 
     def collect(self) -> Iterator[Metric]:
-        """The metrics of the plugin, for a registry of ``prometheus_client``."""
+        """Yield the plugin's metrics, for a registry of ``prometheus_client``."""
         from prometheus_client.core import CounterMetricFamily
 
         yield CounterMetricFamily(
-            "ca_bundles_injected", "Containers that were given the bundle.", self.injected
+            "ca_bundles_injected", "Containers with an injected bundle.", self.injected
         )
 
 
 def program() -> kit.Program:
-    """The plugin, with a health that depends on the bundle."""
+    """Return the program with the plugin, and a health that depends on the bundle."""
     plugin = CABundles()
     registry = None
-    with contextlib.suppress(ModuleNotFoundError):  # without the extra `metrics` there are none
+    with contextlib.suppress(
+        ModuleNotFoundError
+    ):  # without the extra `metrics` there are no metrics
         from prometheus_client import CollectorRegistry
 
-        # Not that of the process, in which a test may make several programs.
+        # Not the registry of the process, because a test may make several programs in one process.
         registry = CollectorRegistry()
         registry.register(plugin)
     health = kit.Health(checks=[plugin.problem], registry=registry)

@@ -1,4 +1,4 @@
-"""A plugin that gives containers CPUs of their own, and the others the rest."""
+"""A plugin that gives containers exclusive CPUs, and the rest to all others."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Gives containers CPUs of their own, near to each other and to their memory; all others share the rest.
+"""Gives containers exclusive CPUs, close to each other and to their memory. All other containers share the rest.
 
-Nothing is stored: what containers have is what the runtime says they have, in Synchronize.
+The plugin stores nothing: at Synchronize the runtime sends the CPUs of each container.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ logger = logging.getLogger("cpu-pinning")
 
 
 def positive(text: str) -> int:
-    """The value of the annotation: how many CPUs."""
+    """Parse the annotation: the number of CPUs."""
     count = kit.parse_int(text)
     if count < 1:
         raise ValueError("not a number of CPUs")
@@ -33,7 +33,7 @@ CPUS = ANNOTATIONS.declare("exclusive-cpus", positive)
 
 @dataclass
 class Config:
-    """The ``reserved`` CPUs are never given away, so that those who share always have some."""
+    """The ``reserved`` CPUs are never exclusive, so that the sharing containers always have some."""
 
     reserved: str = "0"
     sys: Path = Path("/sys")
@@ -41,13 +41,13 @@ class Config:
 
 @dataclass(frozen=True)
 class Topology:
-    """The CPUs of each NUMA node; those of one core stand side by side."""
+    """The CPUs of each NUMA node. CPUs of one core are adjacent."""
 
     nodes: dict[int, tuple[int, ...]]
 
     @classmethod
     def read(cls, sys: Path) -> Topology:
-        """Of this machine, from ``/sys``. Raises OSError."""
+        """Read the topology of this machine from ``/sys``. Raises OSError."""
 
         def cpus_in(file: str) -> frozenset[int]:
             return frozenset(kit.parse_cpus((sys / "devices/system" / file).read_text().strip()))
@@ -59,7 +59,7 @@ class Topology:
         nodes = {}
         for directory in sorted((sys / "devices/system/node").glob("node[0-9]*")):
             cpus = cpus_in(f"node/{directory.name}/cpulist") & online
-            if cpus:  # others have memory only
+            if cpus:  # other nodes have only memory
                 nodes[int(directory.name[len("node") :])] = tuple(sorted(cpus, key=core))
         return cls(nodes or {0: tuple(sorted(online, key=core))})
 
@@ -68,9 +68,11 @@ class Topology:
         return frozenset(cpu for cpus in self.nodes.values() for cpu in cpus)
 
     def choose(self, count: int, free: frozenset[int]) -> frozenset[int]:
-        """So many of the free CPUs: of the node that has enough, and the least left; or else of few nodes."""
+        """Choose free CPUs: of the node with the fewest that suffice, or else of as few nodes as possible."""
         if count > len(free):
-            raise errors.Reject(f"{count} exclusive CPUs are wanted, but only {len(free)} are free")
+            raise errors.Reject(
+                f"{count} exclusive CPUs are requested, but only {len(free)} are free"
+            )
         by_node = [[cpu for cpu in cpus if cpu in free] for cpus in self.nodes.values()]
         fitting = [cpus for cpus in by_node if len(cpus) >= count]
         if fitting:
@@ -80,15 +82,15 @@ class Topology:
 
 
 class CPUPinning(nri_sync.Plugin):
-    """``updates`` are for CPUs that become free in events which cannot be answered with updates."""
+    """``updates`` sends updates after events whose response cannot contain updates."""
 
     def __init__(self, updates: kit.UpdateQueue) -> None:
         self._updates = updates
-        # Guards what follows: Synchronize, or a handler that is late, may meet another one.
+        # Guards the attributes below: Synchronize or a late handler may run beside another handler.
         self._lock = threading.Lock()
         self._topology = Topology({})
         self._reserved: frozenset[int] = frozenset()
-        # The pod of each container; and the CPUs of those that do not share.
+        # The pod of each container, and the exclusive CPUs of containers.
         self._containers: dict[str, str] = {}
         self._exclusive: dict[str, frozenset[int]] = {}
 
@@ -97,7 +99,7 @@ class CPUPinning(nri_sync.Plugin):
         reserved = frozenset(kit.parse_cpus(config.reserved)) & topology.cpus
         if not reserved:
             raise ValueError(
-                f"reserved: there is no CPU {config.reserved!r}, and one has to be left"
+                f"reserved: there is no CPU {config.reserved!r}, and at least one must be reserved"
             )
         with self._lock:
             self._topology, self._reserved = topology, reserved
@@ -117,13 +119,13 @@ class CPUPinning(nri_sync.Plugin):
                 has = frozenset(kit.parse_cpus(container.linux.resources.cpu.cpus))
                 if has and len(has) == wanted[container.id] and has <= self._free():
                     self._exclusive[container.id] = has
-            # The others come after those that have what they want already.
+            # The containers that have their CPUs already come first.
             for container_id, count in wanted.items():
                 if count and container_id not in self._exclusive:
                     try:
                         self._take(container_id, count)
                     except errors.Reject as error:
-                        logger.error("container %s has to share: %s", container_id, error)
+                        logger.error("container %s must share CPUs: %s", container_id, error)
             return [
                 self._update(item.id)
                 for item in living
@@ -137,7 +139,7 @@ class CPUPinning(nri_sync.Plugin):
         with self._lock:
             if count:
                 self._take(container.id, count)
-            # Those who share have less from now on, and are told before this one starts.
+            # The sharing containers have fewer CPUs from now on. The runtime updates them before this one starts.
             others = self._sharing() if count else []
             self._containers[container.id] = pod.id
             cpus, mems = self._cpuset(container.id)
@@ -146,7 +148,7 @@ class CPUPinning(nri_sync.Plugin):
     def update_container(
         self, pod: api.PodSandbox, container: api.Container, resources: api.LinuxResources
     ) -> list[api.Update]:
-        """Asserted again: an update from above, such as the kubelet's, would widen what was given."""
+        """Set the CPUs again, because an update, for example by the kubelet, would widen them."""
         with self._lock:
             return [self._update(container.id)]
 
@@ -155,15 +157,15 @@ class CPUPinning(nri_sync.Plugin):
             return self._release([container.id])
 
     def remove_container(self, pod: api.PodSandbox, container: api.Container) -> None:
-        self._gone([container.id])
+        self._removed([container.id])
 
     def remove_pod_sandbox(self, pod: api.PodSandbox) -> None:
         with self._lock:
             containers = [item for item, pod_id in self._containers.items() if pod_id == pod.id]
-        self._gone(containers)
+        self._removed(containers)
 
-    def _gone(self, containers: Iterable[str]) -> None:
-        """After a crash there is no StopContainer."""
+    def _removed(self, containers: Iterable[str]) -> None:
+        """Release the CPUs of removed containers. After a crash there is no StopContainer before."""
         with self._lock:
             updates = self._release(containers)
         for update in updates:
@@ -173,10 +175,10 @@ class CPUPinning(nri_sync.Plugin):
         try:
             return None if pod is None else CPUS.get(pod, container)
         except errors.Reject as error:
-            logger.error("container %s has to share: %s", container.id, error)
+            logger.error("container %s must share CPUs: %s", container.id, error)
             return None
 
-    # What follows is called with the lock held.
+    # The methods below require the lock.
 
     def _free(self) -> frozenset[int]:
         return self._rest() - self._reserved
@@ -216,7 +218,7 @@ def _cpuset_of(container: api.Container) -> tuple[str, str]:
 
 
 def program() -> kit.Program:
-    """The plugin, with the queue of its updates."""
+    """Return the program with the plugin and its update queue."""
     queue = kit.UpdateQueue()
     return kit.Program(
         CPUPinning(queue), config=Config, interceptors=[queue], name="cpu-pinning", idx="90"

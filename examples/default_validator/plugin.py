@@ -1,4 +1,4 @@
-"""Rejects containers when plugins have changed what they must not change, as containerd's own validator does."""
+"""Rejects containers with changes that plugins must not make, as containerd's built-in validator does."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ logger = logging.getLogger("default-validator")
 
 
 class Validator(DefaultValidator):
-    """Rejects containers when plugins have changed what they must not change."""
+    """Rejects containers with changes that plugins must not make."""
 
-    # main() replaces the configuration, and the validator takes it from there.
+    # main() replaces this attribute, and the validator reads it.
     config: DefaultValidatorConfig
 
     def __init__(self) -> None:

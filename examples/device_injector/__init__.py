@@ -1,4 +1,4 @@
-"""The plugin device-injector."""
+"""A plugin that gives containers the devices that pods request by annotation."""
 
 from __future__ import annotations
 

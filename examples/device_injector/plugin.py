@@ -1,7 +1,7 @@
-"""Gives containers the devices, mounts and settings that annotations of their pods ask for, if they are allowed.
+"""Gives containers the devices, mounts and settings that pods request by annotation, if they are allowed.
 
-Any author of a pod can write annotations. So the configuration has a list for each kind of thing,
-and anything else fails the container.
+Any author of a pod can write annotations. So the configuration has a list for each kind of request. A request that
+is not in the list fails the container.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ logger = logging.getLogger("device-injector")
 
 
 def text(value: Any) -> str:
-    """Text, also where YAML reads it as something else: ``net.core.somaxconn: 512``."""
+    """Convert a scalar to text, also if YAML reads it as a number or a boolean: ``net.core.somaxconn: 512``."""
     if isinstance(value, (bool, int, float)):
         return json.dumps(value)
     if isinstance(value, str):
@@ -84,7 +84,7 @@ class MemoryPolicy:
     flags: list[str] = field(default_factory=list)
 
 
-# nri.io is what the annotations were called before.
+# nri.io is the former domain of the annotations.
 known = kit.Annotations("noderesource.dev", "nri.io")
 DEVICES = known.declare("devices", kit.document_of(list[Device]))
 CDI_DEVICES = known.declare("cdi-devices", kit.document_of(list[str]))
@@ -98,7 +98,7 @@ MEMORY_POLICY = known.declare("memory-policy", kit.document_of(MemoryPolicy))
 
 @dataclass
 class AllowedMount:
-    """A file or directory of the node, or ``tmpfs``; none below it, where pods could plant symbolic links."""
+    """A file or directory of the node, or ``tmpfs``. No paths below it, where pods could create symbolic links."""
 
     source: str
     read_only: bool = True
@@ -106,10 +106,11 @@ class AllowedMount:
 
 @dataclass
 class Config:
-    """The things that pods may have: none, without a list. Patterns are those of a shell."""
+    """The devices, mounts and settings that pods may have. An empty list allows none. Patterns of a shell."""
 
     namespaces: list[str] = field(default_factory=lambda: ["*"])
-    #: Device nodes of the node, such as ``/dev/fuse``, or patterns of types and numbers: ``c 10:229``, ``b 7:*``.
+    #: Device nodes of the node, for example ``/dev/fuse``, or patterns of types and numbers: ``c 10:229``, ``b
+    #: 7:*``.
     devices: list[str] = field(default_factory=list)
     cdi_devices: list[str] = field(default_factory=list)
     mounts: list[AllowedMount] = field(default_factory=list)
@@ -121,12 +122,12 @@ class Config:
     memory_policies: list[str] = field(default_factory=list)
 
     def require_device(self, device: Device) -> None:
-        """Raise NotAllowed unless type and numbers are allowed: the pod chooses the path."""
+        """Raise NotAllowed unless type and numbers are allowed. The pod may choose any path."""
         patterns = [numbers(kit.host_device(p)) if p[:1] == "/" else p for p in self.devices]
         kit.require_allowed("device", numbers(device), patterns)
 
     def require_mount(self, mount: Mount) -> None:
-        """Raise NotAllowed unless it binds an allowed source, or is a tmpfs that is allowed as such."""
+        """Raise NotAllowed unless the mount binds an allowed source, or is a tmpfs and that is allowed."""
         flags = {"bind", "rbind"} & {*mount.options}
         binds = mount.type == "bind" or (bool(flags) and mount.type in ("", "none"))
         if not binds and (flags or mount.type != "tmpfs"):
@@ -148,14 +149,14 @@ def numbers(device: Device | api.LinuxDevice) -> str:
 
 
 def _read_only(options: list[str]) -> bool:
-    """Of several, the last option counts. With rbind the mounts below the source stay writable."""
+    """Whether the mount is read-only: the last of ro and rw is ro. With rbind, mounts below it stay writable."""
     return "rbind" not in options and [o for o in options if o in ("ro", "rw")][-1:] == ["ro"]
 
 
 class DeviceInjector(nri_sync.Plugin):
-    """Gives containers the things that annotations of their pods ask for, if ``config`` allows them."""
+    """Gives containers the devices, mounts and settings that pods request, if ``config`` allows them."""
 
-    config = Config()  # the program sets another one
+    config = Config()  # the program replaces it
 
     def create_container(self, pod: api.PodSandbox, container: api.Container) -> api.Adjustment:
         config = self.config
@@ -193,7 +194,7 @@ class DeviceInjector(nri_sync.Plugin):
     def set_priorities(
         self, pod: api.PodSandbox, container: api.Container, adjustment: api.Adjustment
     ) -> None:
-        # The setters refuse names that the kernel does not have; the error is the pod's.
+        # The setters refuse names that the kernel does not have. The error shows in the pod's events.
         io_priority = IO_PRIORITY.get(pod, container)
         if io_priority is not None:
             kit.require_allowed("I/O class", io_priority.io_class, self.config.io_classes)

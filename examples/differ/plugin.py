@@ -1,4 +1,4 @@
-"""Registers at several indices, and prints what the plugins between them have changed."""
+"""Registers at several indices, and logs the changes that the plugins between them have made."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ from nri_sync.kit.logs.masking import Mask
 __all__ = ["Differ", "Requests", "differences"]
 
 logger = logging.getLogger("differ")
-# Values of *password*, *token* and the like are left out.
+# Leaves out the values of *password*, *token* and similar names.
 MASK = Mask()
 
 Subject = Union[api.PodSandbox, api.Container]
 
-# A request that never gets to the next index, as a plugin has failed it, is forgotten in the end.
+# The number of requests that are kept. One that a plugin fails never reaches the next index, and is dropped later.
 KEPT = 1000
 
 
 class Requests:
-    """What each index is to compare with: what the one before it has seen. Any thread may use it."""
+    """The pods and containers that each index compares with: those of the index before. Thread-safe."""
 
     def __init__(self) -> None:
         self._seen: OrderedDict[tuple[str, str, str], Subject] = OrderedDict()
@@ -51,7 +51,7 @@ class Requests:
 
 
 class Differ(nri_sync.Plugin):
-    """One of the registrations. ``first`` has nothing to compare with; ``after`` is the index of the next one."""
+    """One registration. The ``first`` one compares with nothing; ``after`` is the index of the next one."""
 
     def __init__(
         self,
@@ -73,7 +73,7 @@ class Differ(nri_sync.Plugin):
         if container is not None:
             subjects.append(("container", container))
         for kind, subject in subjects:
-            # A pod by itself is told of once in an event, and beside each of its containers.
+            # An event of a container has both; so the pod's key contains the container, too.
             key = f"{event} {container.id if container else ''} {kind}"
             if self.first:
                 if self.verbose > 0:
@@ -150,7 +150,7 @@ def as_dict(message: Subject) -> dict[str, Any]:
 
 
 def differences(before: Any, after: Any, path: str = "") -> Iterator[str]:
-    """A line for each value that differs: ``update: [args 0]: From: a -> To: b``."""
+    """Yield a line for each value that differs: ``update: [args 0]: From: a -> To: b``."""
     if before == after:
         return
     if isinstance(before, list) and isinstance(after, list):
@@ -172,7 +172,7 @@ def text_differences(before: Subject, after: Subject) -> Iterator[str]:
     return (line for line in lines if not line.startswith(("---", "+++")))
 
 
-def tell(stub: nri_sync.Stub, reason: Exception) -> None:
+def log_loss(stub: nri_sync.Stub, reason: Exception) -> None:
     logger.warning("%s", reason)
 
 
@@ -194,13 +194,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = parser.parse_args(argv)
     stream = None
     if options.log_file:
-        # For this user only: it gets the environment of all containers.
+        # Readable for this user only: it contains the environment of all containers.
         os.close(os.open(options.log_file, os.O_WRONLY | os.O_CREAT, 0o600))
         stream = options.log_file.open("a")
     log = kit.setup_logging(stream=stream, plugin="differ")
 
     ends = {signal.SIGTERM, signal.SIGINT}
-    # Blocked in all threads, as those to come inherit it, they can be waited for.
+    # Blocked in this thread and, by inheritance, in all new ones, so that sigwait() gets the signals.
     signal.pthread_sigmask(signal.SIG_BLOCK, ends)
     requests, done = Requests(), threading.Event()
     stubs: list[nri_sync.Stub] = []
@@ -212,7 +212,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         stub = nri_sync.Stub(
             differ, name="differ", idx=idx, socket_path=options.socket, interceptors=[log]
         )
-        how = {"stop_event": done, "on_disconnected": tell}
+        how = {"stop_event": done, "on_disconnected": log_loss}
         thread = threading.Thread(target=nri_sync.run_forever, args=(stub,), kwargs=how)
         thread.start()
         threads.append(thread)

@@ -1,4 +1,4 @@
-"""An HTTP service with many threads that has become a plugin, too."""
+"""A threaded HTTP service that is also a plugin."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""A service with threads of its own that is a plugin besides: it keeps memory limits for namespaces, over HTTP.
+"""A service with its own threads that is also a plugin: it keeps memory limits for namespaces, over HTTP.
 
-The service comes first. It has its own server, threads, signals and end, and times when nobody may call it.
-So it uses the stub itself: it starts it, stops it, and decides in ``on_close`` when to come back.
+The service has its own server, threads, signals and end, and times when the runtime must not call it. So it uses
+the
+stub directly: it starts and stops the stub, and decides in ``on_close`` when to reconnect.
 """
 
 from __future__ import annotations
@@ -26,9 +27,9 @@ logger = logging.getLogger("limits")
 
 
 class LimitService(nri_sync.Plugin):
-    """Limits the memory of containers, by namespace. Any thread may call anything.
+    """Limits the memory of containers by namespace. Any thread may call any method.
 
-    ``serve`` begins, ``close`` ends.
+    Call ``serve`` to begin, and ``close`` to end.
     """
 
     def __init__(self, host: str, port: int, *, retry: float = 1.0, **options: Any) -> None:
@@ -41,9 +42,9 @@ class LimitService(nri_sync.Plugin):
         self._retry = retry
         self._lock = threading.Lock()
         self._limits: dict[str, int] = {}
-        # Set while the runtime is not to call.
-        self._quiet = threading.Event()
-        self._quiet.set()
+        # Set while the runtime must not call.
+        self._paused = threading.Event()
+        self._paused.set()
         # One thread connects at a time.
         self._connecting = threading.Lock()
 
@@ -55,46 +56,46 @@ class LimitService(nri_sync.Plugin):
         self._thread = threading.Thread(target=self._server.serve_forever)
 
     def serve(self) -> None:
-        """Begin, whether or not there is a runtime yet."""
+        """Begin, also if there is no runtime yet."""
         self._thread.start()
         self.resume()
 
     def close(self) -> None:
-        """End. Blocks until all threads are gone."""
+        """End. Blocks until all threads have ended."""
         self.pause()
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
         with self._connecting:
-            pass  # the last attempt is over
+            pass  # the last attempt has ended
 
     # The connection
 
     def pause(self) -> None:
-        """Nobody calls from here on: containers are created without the service, until ``resume``."""
-        self._quiet.set()
+        """Disconnect: the runtime creates containers without the service, until ``resume``."""
+        self._paused.set()
         self.stub.stop(grace=1.0)
 
     def resume(self) -> None:
-        """Connect, and stay connected; returns at once."""
-        self._quiet.clear()
+        """Connect, and stay connected. Returns at once."""
+        self._paused.clear()
         threading.Thread(target=self._connect, daemon=True).start()
 
     def _on_close(self, stub: nri_sync.Stub) -> None:
-        """On a thread of its own, whenever the connection is lost; not after ``stop``."""
+        """Called on its own thread after each loss of the connection; not after ``stop``."""
         logger.warning("%s", stub.close_reason)
         self._connect()
 
     def _connect(self) -> None:
         with self._connecting:
-            while not self._quiet.is_set() and not self.stub.started:
+            while not self._paused.is_set() and not self.stub.started:
                 try:
                     self.stub.start()
                 except (errors.StartError, errors.LifecycleError) as error:
                     logger.warning("%s", error)
-                    self._quiet.wait(self._retry)
-        if self._quiet.is_set():
-            # It came while the stub was between two attempts, where a stop() changes nothing.
+                    self._paused.wait(self._retry)
+        if self._paused.is_set():
+            # pause() came between two attempts, where stop() has no effect.
             self.stub.stop()
 
     # The plugin
@@ -102,7 +103,7 @@ class LimitService(nri_sync.Plugin):
     def synchronize(
         self, pods: list[api.PodSandbox], containers: list[api.Container]
     ) -> list[api.Update]:
-        """What was changed while there was no connection is made up for."""
+        """Return updates for the limits that were set while the service was not connected."""
         with self._lock:
             limits = dict(self._limits)
         return self._updates(limits)
@@ -126,13 +127,13 @@ class LimitService(nri_sync.Plugin):
     # The service
 
     def set_limit(self, namespace: str, limit: int) -> dict[str, Any]:
-        """For new containers and those that run; called on threads of the HTTP server."""
+        """Limit new containers and running ones. Called on threads of the HTTP server."""
         with self._lock:
             self._limits[namespace] = limit
         try:
             failed = self.stub.update_containers(self._updates({namespace: limit}))
         except (errors.NotConnected, errors.ConnectionLost, grpc.RpcError) as error:
-            # The next Synchronize answers with it.
+            # The next Synchronize returns the update.
             return {"applied": False, "reason": str(error)}
         return {"applied": True, "failed": [update.container_id for update in failed]}
 
@@ -150,7 +151,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(self.service.status())
 
     def do_PUT(self) -> None:
-        """``PUT /NAMESPACE`` with an amount, such as "512Mi"."""
+        """``PUT /NAMESPACE`` with an amount such as "512Mi"."""
         body = self.rfile.read(int(self.headers["Content-Length"] or 0)).decode()
         try:
             limit = int(kit.Quantity.parse(body.strip()))
@@ -167,8 +168,8 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self._answer({"error": f"one of {', '.join(actions)}"}, HTTPStatus.NOT_FOUND)
 
-    def _answer(self, what: Any, status: HTTPStatus = HTTPStatus.OK) -> None:
-        body = json.dumps(what).encode() + b"\n"
+    def _answer(self, value: Any, status: HTTPStatus = HTTPStatus.OK) -> None:
+        body = json.dumps(value).encode() + b"\n"
         self.send_response(status)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
@@ -182,7 +183,7 @@ def main() -> None:
     """Run until SIGTERM or SIGINT."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--listen", default="127.0.0.1:8764", metavar="HOST:PORT")
-    parser.add_argument("--socket", help="the runtime's; default is /var/run/nri/nri.sock")
+    parser.add_argument("--socket", help="the runtime's socket; default is /var/run/nri/nri.sock")
     parsed = parser.parse_args()
     logging.basicConfig(level=logging.INFO)
     ends = {signal.SIGTERM, signal.SIGINT}

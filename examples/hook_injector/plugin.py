@@ -1,4 +1,4 @@
-"""Injects the OCI hooks that files in directories describe, as Podman and CRI-O do."""
+"""Injects the OCI hooks that are described by files in directories, as Podman and CRI-O do."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from nri_sync.errors import ConfigError
 __all__ = ["Hook", "HookDirectories", "HookInjector", "read_hook"]
 
 logger = logging.getLogger("hook-injector")
-# A file in the second overrides one of the same name in the first.
+# A file in the second directory overrides the file of the same name in the first.
 DIRECTORIES = (Path("/usr/share/containers/oci/hooks.d"), Path("/etc/containers/oci/hooks.d"))
 
 # The runtime specification has replaced prestart by createRuntime.
@@ -33,7 +33,7 @@ STAGES: dict[str, api.HookStage] = {
 
 @dataclass(frozen=True)
 class Hook:
-    """A hook, its stages, and when it is to run; as oci-hooks(5) has it."""
+    """A hook, its stages, and its conditions, as in oci-hooks(5)."""
 
     stages: Sequence[str]
     path: str
@@ -44,7 +44,7 @@ class Hook:
     has_bind_mounts: bool | None = None
     annotations: Mapping[str, str] = field(default_factory=dict)
     commands: Sequence[str] = ()
-    #: Of the old format: one condition is enough.
+    #: True for the old format: one condition is enough.
     any_of: bool = False
     _patterns: dict[str, kit.Pattern] = field(default_factory=dict, init=False, compare=False)
 
@@ -52,7 +52,7 @@ class Hook:
         unknown = [stage for stage in self.stages if stage not in STAGES]
         if unknown:
             raise ValueError(f"unknown stage {unknown[0]!r}; known are {', '.join(STAGES)}")
-        # Authors of pods write the texts, which must not take much of the plugin's time.
+        # Authors of pods write the texts, so matching must be fast for any text.
         for pattern in (*self.annotations, *self.annotations.values(), *self.commands):
             self._patterns[pattern] = kit.Pattern(pattern)
         if not Path(self.path).exists():
@@ -61,7 +61,7 @@ class Hook:
     def matches(
         self, args: Sequence[str], annotations: Mapping[str, str], has_bind_mounts: bool
     ) -> bool:
-        """Raises ValueError if it depends on the command and the container has none."""
+        """Return whether the hook applies. Raises ValueError if it depends on the command and there is none."""
         conditions = [
             any(self._is(key, k) and self._is(value, v) for k, v in annotations.items())
             for key, value in self.annotations.items()
@@ -85,7 +85,7 @@ class Hook:
 
 
 def read_hook(path: Path) -> Hook:
-    """Raises ConfigError, which names the file, and OSError. Keys that are not known are ignored."""
+    """Read a hook; ignores unknown keys. Raises ConfigError, which names the file, and OSError."""
     try:
         data = kit.parse_json(path.read_text())
         version = data.get("version", "")
@@ -135,7 +135,7 @@ def _old(data: dict[str, Any]) -> Hook:
 
 
 class HookDirectories:
-    """The hooks of the files in directories; those that exist when it is made must be right, or it raises."""
+    """The hooks of the files in directories. The constructor raises if a file is wrong."""
 
     def __init__(self, directories: Sequence[Path], watch: bool = True) -> None:
         self._directories = directories
@@ -144,7 +144,7 @@ class HookDirectories:
         self._hooks = self._read()
 
     def hooks(self) -> list[Hook]:
-        """In the order of their file names. Reads them again if a file has changed."""
+        """Return the hooks in the order of their file names. Reads the files again if one has changed."""
         if self._watch:
             state = self._look()
             if state != self._state:
@@ -152,7 +152,7 @@ class HookDirectories:
                     self._hooks = self._read()
                     logger.info("read %d hooks", len(self._hooks))
                 except (ConfigError, OSError) as error:
-                    logger.error("the hooks stay as they were: %s", error)
+                    logger.error("the former hooks stay in use: %s", error)
                 self._state = state
         return self._hooks
 
@@ -167,7 +167,7 @@ class HookDirectories:
     def _look(self) -> list[tuple[Path, int, int]]:
         found = []
         for path in self._files().values():
-            with contextlib.suppress(FileNotFoundError):  # it has gone meanwhile
+            with contextlib.suppress(FileNotFoundError):  # removed meanwhile
                 status = path.stat()
                 found.append((path, status.st_mtime_ns, status.st_size))
         return found
@@ -178,7 +178,7 @@ class HookDirectories:
 
 
 class HookInjector:
-    """Injects the OCI hooks of files in directories into the containers that these are for."""
+    """Injects the OCI hooks of files in directories into the containers that match their conditions."""
 
     def __init__(self, directories: HookDirectories) -> None:
         self.directories = directories
@@ -187,7 +187,7 @@ class HookInjector:
         self, pod: api.PodSandbox, container: api.Container
     ) -> api.Adjustment | None:
         own = {k: v for k, v in container.annotations.items() if k.startswith("io.kubernetes.")}
-        # The keys of the runtime and the kubelet are not for the pod to change.
+        # A pod must not change the keys of the runtime and the kubelet.
         annotations = {**container.annotations, **pod.annotations, **own}
         has_bind_mounts = any(mount.type == "bind" for mount in container.mounts)
         adjustment = api.Adjustment()
@@ -202,11 +202,11 @@ class HookInjector:
 
 
 def main() -> int:
-    """Run until it is stopped."""
+    """Run until the program is stopped."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
         "--hooks-dir", type=Path, action="append", metavar="DIRECTORY",
-        help=f"where hooks are, the later ones count; default {', '.join(map(str, DIRECTORIES))}",
+        help=f"a directory with hooks; later ones override; default {', '.join(map(str, DIRECTORIES))}",
     )  # fmt: skip
     parser.add_argument("--disable-watch", action="store_true", help="read the hooks only once")
     kit.add_options(parser, name="hook-injector", idx="10")

@@ -1,4 +1,4 @@
-"""Decides which images may run: by patterns, by digest, and by asking a service; fails open or closed."""
+"""Decides which images may run, by patterns, by digest, and by a verifier service. Fails open or closed."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ logger = logging.getLogger("image-policy")
 
 
 class Undecided(Exception):
-    """It cannot be told whether an image may run."""
+    """The plugin cannot decide whether an image may run."""
 
 
 @dataclass
 class Config:
-    """``allow`` are patterns of repositories, as in ``registry.example.com/team/*``.
+    """``allow`` has patterns of repositories, for example ``registry.example.com/team/*``.
 
-    ``require_digest`` demands a digest in the reference that the pod asks for.
+    ``require_digest`` requires a digest in the reference of the pod.
     """
 
     allow: list[str]
@@ -57,27 +57,27 @@ class ImagePolicy(nri_sync.Plugin):
             objection = self._objection(pod, image)
         except Undecided as error:
             if self.config.fail == "closed":
-                raise Reject(f"image policy: refused, as it is in doubt: {error}") from error
-            logger.warning("let through, though it is in doubt: %s", error)
+                raise Reject(f"image policy: refused, because it is undecided: {error}") from error
+            logger.warning("allowed, although it is undecided: %s", error)
             return
         if objection is not None:
-            # What a handler raises is what the pod's events say.
+            # The pod's events show the exception of a handler.
             raise Reject(f"image policy: {objection}")
 
     def _objection(self, pod: api.PodSandbox, image: kit.ContainerImage) -> str | None:
-        """Why the image may not run; None if it may. Raises Undecided."""
+        """Return why the image may not run; None if it may. Raises Undecided."""
         config = self.config
         if image.reference is None:
-            raise Undecided("the runtime does not show which image it is")
-        # The name in the pod, where the runtime shows it, and the name in the runtime: both have to be allowed.
+            raise Undecided("the runtime does not send the image's name")
+        # Both must be allowed: the name in the pod, if the runtime sends it, and the name in the runtime.
         for reference in filter(None, (image.requested, image.reference)):
             if not any(fnmatch.fnmatchcase(reference.name, pattern) for pattern in config.allow):
                 return f"{reference.name} is not allowed"
         if config.require_digest:
-            # Not image.digest: the runtime has one for every tag.
+            # Not image.digest, which the runtime has for every tag.
             asked = image.requested or image.reference
             if asked.digest is None:
-                return f"{asked} has to be asked for by its digest"
+                return f"{asked} must be requested by its digest"
         return self._verified(pod, image) if config.verifier else None
 
     def _verified(self, pod: api.PodSandbox, image: kit.ContainerImage) -> str | None:
@@ -88,7 +88,7 @@ class ImagePolicy(nri_sync.Plugin):
         }
         answer = self._background.submit(self._ask, json.dumps(question).encode())
         try:
-            # The timeout of a socket is for each of its operations; this one is for all.
+            # The timeout of a socket applies to each of its operations. This one applies to all together.
             return answer.result(timeout=self.config.verifier_timeout)
         except (OSError, ValueError, LookupError, TypeError, TookTooLong) as error:
             raise Undecided(f"{self.config.verifier}: {error!r}") from error
@@ -107,7 +107,7 @@ PROGRAM = kit.Program(
     config=Config,
     name="image-policy",
     idx="95",
-    # What the plugin has not answered is refused, too, by runtimes that know of this.
+    # A runtime that knows the failure policy also refuses requests that the plugin has not answered.
     failure_policy=api.FailurePolicy(fail_request=True, keep_connected=True),
 )
 

@@ -1,4 +1,4 @@
-"""Logs every request in full; and marks containers with annotations or environment variables, if asked to."""
+"""Logs every request in full, and marks containers with annotations or environment variables on request."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from nri_sync.kit.logs.masking import Mask
 __all__ = ["Config", "Logger"]
 
 logger = logging.getLogger("logger")
-# Values of *password*, *token* and the like are left out.
+# Leaves out the values of *password*, *token* and similar names.
 MASK = Mask()
 
 
 @dataclass
 class Config:
-    """Of the file, of the runtime, and of options: what is set there counts in this order."""
+    """The settings of the file, of the runtime and of the options. The first source that has a value counts."""
 
     log_file: str = field(default="", metadata={"key": "logFile"})
-    #: As ``EventMask.parse`` takes them: "pod", "createcontainer" ...; none means all.
+    #: Names as ``EventMask.parse`` takes them: "pod", "createcontainer" ...; an empty list means all.
     events: list[str] = field(default_factory=list)
     add_annotation: str = field(default="", metadata={"key": "addAnnotation"})
     set_annotation: str = field(default="", metadata={"key": "setAnnotation"})
@@ -55,13 +55,13 @@ class Logger(nri_sync.Plugin):
         self.settings = settings
 
     def log_to(self, path: str) -> None:
-        """Raises ValueError."""
+        """Log to a file, or to standard error if the path is empty. Raises ValueError."""
         before = self.file
         if path == (before.baseFilename if before else ""):
             return
         if path:
             try:
-                # For this user only: it gets the environment of all containers.
+                # Readable for this user only: it contains the environment of all containers.
                 os.close(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600))
                 self.file = logging.FileHandler(path)
             except OSError as error:
@@ -116,7 +116,7 @@ class Logger(nri_sync.Plugin):
         if settings.add_annotation:
             adjustment.add_annotation(settings.add_annotation, value)
         if settings.set_annotation:
-            # To remove it first takes it over from a plugin that has set it before.
+            # Removing it first takes it over from an earlier plugin.
             adjustment.remove_annotation(settings.set_annotation)
             adjustment.add_annotation(settings.set_annotation, value)
         if settings.add_env:
@@ -172,8 +172,8 @@ def events(text: str) -> list[str]:
 
 
 def program(options: Config | None = None) -> kit.Program:
-    """The plugin with options of the command line, which win over its configuration."""
-    # Its validator only looks on: it may be left out.
+    """Return the program. Options of the command line apply where the configuration has no value."""
+    # Its validator only logs, so a runtime that cannot call it does not make the plugin unready.
     health = kit.Health(allow_unvalidated=True)
     return kit.Program(
         Logger(options or Config()), config=Config, health=health, name="logger", idx="10"
@@ -181,7 +181,7 @@ def program(options: Config | None = None) -> kit.Program:
 
 
 def main() -> int:
-    """Run until it is stopped."""
+    """Run until the program is stopped."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--events", type=events, default=[], metavar="LIST")
     for name in ("log-file", "add-annotation", "set-annotation", "add-env", "set-env"):

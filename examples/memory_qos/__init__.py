@@ -1,4 +1,4 @@
-"""A plugin that sets memory settings of cgroup v2, by classes that annotations name."""
+"""A plugin that sets memory settings of cgroup v2, by classes in annotations."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sets ``memory.high`` and other memory settings of cgroup v2: by a class, or one by one, from annotations.
+"""Sets ``memory.high`` and other memory settings of cgroup v2 by annotation: by class, or each file by its own.
 
 Annotations and configuration are those of the plugin memory-qos of github.com/containers/nri-plugins.
 """
@@ -21,7 +21,7 @@ DOMAIN = "memory-qos.nri.io"
 
 @dataclass
 class Class:
-    """What containers of a class get: above all but this share of their limit, they are swapped out."""
+    """A class of containers. Above ``1 - swap_limit_ratio`` of its memory limit, a container is swapped out."""
 
     name: str
     swap_limit_ratio: float = field(default=0.0, metadata={"key": "swaplimitratio"})
@@ -31,7 +31,7 @@ class Class:
             raise ValueError(f"swaplimitratio {self.swap_limit_ratio:g} is not between 0 and 1")
 
     def settings(self, container: api.Container) -> dict[str, str]:
-        """The files of the container's cgroup, and what is to be in them."""
+        """Return the files of the container's cgroup, with their content."""
         if not self.swap_limit_ratio:
             return {}
         limit = api.optional.get(container.linux.resources.memory, "limit")
@@ -46,7 +46,7 @@ class Class:
 @dataclass
 class Config:
     classes: list[Class] = field(default_factory=list)
-    #: Files that may be set by an annotation of their own, such as "memory.high".
+    #: Files that a pod may set by an annotation, such as "memory.high".
     unified: list[str] = field(default_factory=list, metadata={"key": "unifiedannotations"})
 
 

@@ -1,7 +1,7 @@
-"""Moves network devices of the host into pods that ask for them: ``netdevices.noderesource.dev``.
+"""Moves network devices of the host into pods that request them: ``netdevices.noderesource.dev``.
 
-Any author of a pod can write annotations, and the node has devices that it needs itself. So the
-configuration names those that pods may have.
+Any author of a pod can write annotations, and the node needs some of its devices itself. So the configuration
+lists the devices that pods may have.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ HOST = "/proc/self/ns/net"
 
 @dataclass
 class NetworkDevice:
-    #: Its name on the host.
+    #: The name on the host.
     name: str
-    #: Its name in the pod; default is the same.
+    #: The name in the pod; default is the same.
     new_name: str = ""
     address: str = ""
-    #: Default is that of a single address.
+    #: The length of the prefix; default is that of a single address.
     prefix: int = 0
     mtu: int = 0
 
@@ -46,25 +46,25 @@ class NetworkDevice:
             self.prefix = self.prefix or address.max_prefixlen
 
 
-# Devices belong to the pod, not to one of its containers.
+# Devices belong to a pod, not to one of its containers.
 known = kit.Annotations("noderesource.dev", "nri.containerd.io", forms=("{key}/pod", "{key}"))
 DEVICES = known.declare("netdevices", kit.document_of(list[NetworkDevice]))
-# The reference documents the one above, and reads this one.
+# The reference documents the key above, but reads this one.
 SINGULAR = known.declare("netdevice", kit.document_of(list[NetworkDevice]))
 
 
 @dataclass
 class Config:
-    """Patterns of the devices that pods may have, and of the namespaces that may ask; without devices, none."""
+    """Patterns of the devices that pods may have (default none), and of the namespaces whose pods may ask."""
 
     devices: list[str] = field(default_factory=list)
     namespaces: list[str] = field(default_factory=lambda: ["*"])
 
 
 class NetworkDeviceInjector(nri_sync.Plugin):
-    """Moves network devices of the host into pods that ask for them, and back when they stop."""
+    """Moves network devices of the host into pods that request them, and back when the pods stop."""
 
-    #: The program sets another one.
+    #: The program replaces it.
     config = Config()
 
     def __init__(self) -> None:
@@ -91,12 +91,12 @@ class NetworkDeviceInjector(nri_sync.Plugin):
                 move_in(device, namespace)
                 moved.append(device)
         except Exception:
-            # The pod fails: nothing of it may stay.
+            # The pod fails, so it must not keep any device.
             self.release(moved, namespace)
             raise
 
     def stop_pod_sandbox(self, pod: api.PodSandbox) -> None:
-        # When a pod stops, runtimes may not tell its namespace any more.
+        # When a pod stops, runtimes may no longer send its namespace.
         namespace = self.namespaces.pop(pod.id, None) or kit.network_namespace(pod)
         devices = DEVICES.get(pod) or SINGULAR.get(pod)
         if devices and namespace:
@@ -106,7 +106,7 @@ class NetworkDeviceInjector(nri_sync.Plugin):
         for device in devices:
             try:
                 move_out(device, namespace)
-            except Exception as error:  # the others are to be moved all the same
+            except Exception as error:  # move the others back in any case
                 logger.error("%s cannot be moved back: %s", device.new_name, error)
 
     def remove_pod_sandbox(self, pod: api.PodSandbox) -> None:
@@ -119,7 +119,7 @@ def move_in(device: NetworkDevice, namespace: str) -> None:
         index = find(host, device.name)
         flags = host.get_links(index)[0]["flags"]
         temporary = f"temp_{index}"
-        # Only a device that is down can be renamed, and the name it has may be taken in the other namespace.
+        # Only a device that is down can be renamed. Its name may be in use in the other namespace.
         host.link("set", index=index, state="down")
         host.link("set", index=index, ifname=temporary)
         try:
@@ -130,7 +130,7 @@ def move_in(device: NetworkDevice, namespace: str) -> None:
             raise
         try:
             index = find(pod, temporary)
-            # What it is called on the host is kept where it is found when it is moved back.
+            # The alias keeps the name on the host, for the move back.
             pod.link("set", index=index, ifalias=device.name)
             pod.link("set", index=index, ifname=device.new_name)
             if device.mtu:
@@ -145,7 +145,7 @@ def move_in(device: NetworkDevice, namespace: str) -> None:
 
 
 def move_out(device: NetworkDevice, namespace: str) -> None:
-    """Move a device back to the host, under the name that it had; it stays down."""
+    """Move a device back to the host, under its former name. It stays down."""
     with IPRoute() as host, NetNS(namespace, flags=0) as pod:
         index = find(pod, device.new_name)
         name = pod.get_links(index)[0].get_attr("IFLA_IFALIAS") or device.name

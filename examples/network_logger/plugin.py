@@ -1,4 +1,4 @@
-"""Logs the network namespace and the IP addresses of pods as they come and go."""
+"""Logs the network namespace and the IP addresses of pods when they start, stop and are removed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ logger = logging.getLogger("network-logger")
 
 
 class NetworkLogger:
-    """Logs the network namespace and the IP addresses of pods as they come and go."""
+    """Logs the network namespace and the IP addresses of pods when they start, stop and are removed."""
 
     def synchronize(self, pods: list[api.PodSandbox], containers: list[api.Container]) -> None:
         logger.info(
@@ -28,7 +28,7 @@ class NetworkLogger:
         )
 
     def stop_pod_sandbox(self, pod: api.PodSandbox) -> None:
-        # Its network namespace may be gone by now.
+        # The network namespace may be gone by now.
         logger.info("Stopped pod %s: ips=%s", name(pod), addresses(pod))
 
     def remove_pod_sandbox(self, pod: api.PodSandbox) -> None:

@@ -1,6 +1,6 @@
-"""Knows the pods of the node, and tells whose an address, a process or a cgroup is: over HTTP, without a cluster.
+"""Finds the pod of an address, a process or a cgroup on the node, and serves it over HTTP. Needs no API server.
 
-All the knowing is done by ``kit.Inventory``; what is here is the questions.
+``kit.Inventory`` keeps the pods and containers. This module serves the requests.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ logger = logging.getLogger("pod-cache")
 
 
 class PodCache(kit.Inventory):
-    """An inventory with a server; a plugin object as it is.
+    """An inventory with a server. It is a plugin object.
 
-    Paths: ``/ip/ADDRESS``, ``/pid/NUMBER``, ``/cgroup/PATH``, ``/pod/NAMESPACE/NAME`` and ``/pods``. What is found
-    is told in JSON; what is not, by 404.
+    Paths: ``/ip/ADDRESS``, ``/pid/NUMBER``, ``/cgroup/PATH``, ``/pod/NAMESPACE/NAME`` and ``/pods``. The response
+    is JSON, with status 404 if there is no such pod.
     """
 
     def __init__(self, host: str, port: int, store: kit.InventoryStore | None = None) -> None:
@@ -51,7 +51,7 @@ class PodCache(kit.Inventory):
             self._store_to_close.close()
 
     def answer(self, path: str) -> Any:
-        """What is known for a path of the server; None for nothing. Raises ValueError for what makes no sense."""
+        """Return the pods for a path of the server; None if there are none. Raises ValueError for a wrong path."""
         now = self.snapshot()
         kind, _, rest = unquote(path).strip("/").partition("/")
         if kind == "pods":
@@ -73,7 +73,7 @@ class PodCache(kit.Inventory):
 
     def _log(self, changes: kit.Changes) -> None:
         for pod in changes.pods.appeared:
-            logger.info("%s/%s is there, with %s", pod.namespace, pod.name, ", ".join(pod.ips))
+            logger.info("%s/%s appeared, with %s", pod.namespace, pod.name, ", ".join(pod.ips))
         for pod in changes.pods.vanished:
             logger.info("%s/%s is gone, with %s", pod.namespace, pod.name, ", ".join(pod.ips))
 
@@ -91,7 +91,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(body)))
-        # Nothing is newer than the last Synchronize of a session that is gone.
+        # True after the loss of a session, until the next Synchronize.
         self.send_header("X-Stale", str(self.cache.snapshot().stale).lower())
         self.end_headers()
         self.wfile.write(body)
@@ -115,7 +115,7 @@ def described(pod: kit.PodRecord, containers: list[kit.ContainerRecord]) -> dict
 
 
 def cgroup_of(pid: int) -> str:
-    """Of a process that is not a container's first one. It needs the host's PID namespace."""
+    """Return the cgroup of a process that is not a container's first one. Needs the host's PID namespace."""
     return kit.process_cgroup(pid).lstrip("/")
 
 
@@ -123,7 +123,7 @@ def main() -> None:
     """Run until SIGTERM or SIGINT."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--listen", default="127.0.0.1:8765", metavar="HOST:PORT")
-    parser.add_argument("--store", type=Path, help="a database, to know of restarts of this plugin")
+    parser.add_argument("--store", type=Path, help="a database for restarts of this plugin")
     kit.add_options(parser, name="pod-cache", idx="90")
     parsed = parser.parse_args()
     host, _, port = parsed.listen.rpartition(":")

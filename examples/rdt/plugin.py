@@ -1,7 +1,7 @@
-"""Sets the RDT classes that annotations ask for: ``FIELD.rdt.noderesource.dev/container.NAME``.
+"""Sets the RDT classes that pods request by annotation: ``FIELD.rdt.noderesource.dev/container.NAME``.
 
-Any author of a pod can write annotations. So the configuration has the classes that pods may use,
-and what they may give to a class, which is shared.
+Any author of a pod can write annotations, and all containers of a class share it. So the configuration lists the
+classes that pods may use, and the schemata that they may give to a class.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ __all__ = ["Config", "Rdt"]
 
 logger = logging.getLogger("rdt")
 
-# A class is that of a container, never of a whole pod.
+# A class applies to a container, never to a whole pod.
 known = kit.Annotations(
     "rdt.noderesource.dev", forms=("{key}/container.{container}",), exclusive=True
 )
@@ -27,7 +27,7 @@ MONITORING = known.declare("enablemonitoring", kit.parse_bool)
 
 @dataclass
 class Config:
-    """Patterns of what pods may ask for; without them, nothing but a monitoring group of their own."""
+    """Patterns of the values that pods may request; by default only a monitoring group."""
 
     namespaces: list[str] = field(default_factory=lambda: ["*"])
     classes: list[str] = field(default_factory=list)
@@ -35,9 +35,9 @@ class Config:
 
 
 class Rdt(nri_sync.Plugin):
-    """Sets resctrl classes, schemata and monitoring of containers, as annotations of their pods say."""
+    """Sets resctrl classes, schemata and monitoring of containers, as annotations of their pods request."""
 
-    #: The program sets another one.
+    #: The program replaces it.
     config = Config()
 
     def create_container(self, pod: api.PodSandbox, container: api.Container) -> api.Adjustment:

@@ -1,4 +1,4 @@
-"""A plugin that stops itself now and then, and comes back when it is safe."""
+"""A plugin that stops itself from time to time, and reconnects when that is safe."""
 
 from __future__ import annotations
 

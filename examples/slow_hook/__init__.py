@@ -1,4 +1,4 @@
-"""A plugin with slow work to do, for which an OCI hook waits."""
+"""A plugin with slow work. An OCI hook waits for the result."""
 
 from __future__ import annotations
 

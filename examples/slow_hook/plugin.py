@@ -1,7 +1,7 @@
 """Fetches data for containers, which takes longer than a runtime waits for a plugin.
 
-The plugin answers at once, and works in the background. The container's start waits for the outcome, in an
-OCI hook: hooks may take minutes, and nothing else waits for them.
+The plugin answers at once, and works in the background. An OCI hook waits for the result before the container
+starts: hooks may take minutes, and only their own container waits for them.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ __all__ = ["Config", "SlowHook"]
 
 logger = logging.getLogger("slow-hook")
 
-# The hook runs on the node, where there may be no Python. $1: the file with the outcome; $2: how often to look.
+# The hook runs on the node, which may have no Python. $1: the file with the result; $2: the number of attempts.
 WAIT = """
 tries=0
 until [ -s "$1" ]; do
     tries=$((tries + 1))
-    [ "$tries" -le "$2" ] || { echo "$1 has not come in time" >&2; exit 1; }
+    [ "$tries" -le "$2" ] || { echo "$1 did not appear in time" >&2; exit 1; }
     sleep 0.1
 done
 read -r outcome <"$1"
@@ -37,7 +37,7 @@ read -r outcome <"$1"
 
 
 def data_set(text: str) -> str:
-    """The value of the annotation; it becomes the name of a directory."""
+    """Parse the annotation, which becomes the name of a directory."""
     if not re.fullmatch("[a-z0-9][a-z0-9.-]{0,62}", text):
         raise ValueError("not a name")
     return text
@@ -49,11 +49,11 @@ DATA = ANNOTATIONS.declare("set", data_set)
 
 @dataclass
 class Config:
-    """The directories have to be the node's, under the same path: hooks and mounts are the node's business."""
+    """The directories must have the same path on the node: hooks run there, and mounts come from there."""
 
-    #: Is given the name, and the directory to fill.
+    #: The command; its arguments are the name of the set and the directory to fill.
     command: list[str]
-    #: Patterns of the names that pods may ask for; any author of a pod can write the annotation.
+    #: Patterns of the names that pods may request. Any author of a pod can write the annotation.
     sets: list[str]
     data: Path = Path("/var/lib/slow-hook")
     outcomes: Path = Path("/run/slow-hook")
@@ -68,7 +68,7 @@ class SlowHook(nri_sync.Plugin):
 
     def __init__(self) -> None:
         self._background = kit.Background(threads=4, name="fetch")
-        # Guards the work for each set: several containers may wait for one.
+        # Guards _work, the work for each set. Several containers may wait for one set.
         self._lock = threading.Lock()
         self._work: dict[str, Future[None]] = {}
 
@@ -79,7 +79,7 @@ class SlowHook(nri_sync.Plugin):
         self._background.close(timeout=5)
 
     def synchronize(self, pods: list[api.PodSandbox], containers: list[api.Container]) -> None:
-        """Go on with what hooks wait for still, if the plugin was restarted meanwhile."""
+        """Resume the work that hooks wait for, after a restart of the plugin."""
         by_id = {pod.id: pod for pod in pods}
         for container in containers:
             if container.state != api.ContainerState.CONTAINER_CREATED:
@@ -89,7 +89,7 @@ class SlowHook(nri_sync.Plugin):
                 if name is not None:
                     kit.require_allowed("data set", name, self.config.sets)
             except (KeyError, ValueError, PermissionError) as error:
-                # One wrong pod must not keep the plugin from being synchronized.
+                # One wrong pod must not fail the synchronization.
                 logger.warning("container %s: %s", container.id, error)
                 continue
             if name is not None and not self._outcome(container).exists():
@@ -107,7 +107,7 @@ class SlowHook(nri_sync.Plugin):
         wait = ["sh", "-c", WAIT, "slow-hook", str(self._outcome(container)), str(seconds * 10)]
         return (
             api.Adjustment()
-            # What is fetched into it later is seen inside.
+            # The container sees data that are fetched into the directory later.
             .add_mount(
                 self.config.mount_at, source=str(directory), type="bind", options=["rbind", "ro"]
             )
@@ -127,7 +127,7 @@ class SlowHook(nri_sync.Plugin):
         return self.config.outcomes / container.id
 
     def _fetch_for(self, container: api.Container, name: str) -> Path:
-        """Have the set fetched, and the container's hook told; returns its directory."""
+        """Fetch the set in the background, then write the outcome for the hook. Returns the set's directory."""
         directory = self.config.data / name
         directory.mkdir(parents=True, exist_ok=True)
         outcome = self._outcome(container)
@@ -135,12 +135,12 @@ class SlowHook(nri_sync.Plugin):
             work = self._work.get(name)
             if work is None or (work.done() and work.exception()):
                 work = self._work[name] = self._background.submit(self._fetch, name, directory)
-        work.add_done_callback(lambda done: _tell(outcome, done))
+        work.add_done_callback(lambda done: _write_outcome(outcome, done))
         return directory
 
     def _fetch(self, name: str, directory: Path) -> None:
         complete = directory.with_name(f".{name}.complete")
-        # The instance before this one may still be at it: an update starts the next one before it ends.
+        # The previous instance may still fetch the set: an update starts the new instance before the old one ends.
         with open(directory.with_name(f".{name}.lock"), "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not complete.exists():
@@ -150,12 +150,12 @@ class SlowHook(nri_sync.Plugin):
                 complete.touch()
 
 
-def _tell(outcome: Path, done: Future[None]) -> None:
-    """The hook sees all of it, or nothing."""
+def _write_outcome(outcome: Path, done: Future[None]) -> None:
+    """Write the file atomically: the hook sees all of it, or no file."""
     if done.cancelled():
-        return  # the plugin is being stopped; the next one goes on
+        return  # the plugin stops; its next instance resumes the work
     error = done.exception()
-    text = "ok" if error is None else " ".join(f"data are not there: {error}".split())
+    text = "ok" if error is None else " ".join(f"the data are missing: {error}".split())
     beside = outcome.with_name(f".{outcome.name}")
     beside.write_text(f"{text}\n")
     os.replace(beside, outcome)

@@ -1,4 +1,4 @@
-"""A plugin to begin with: copy it, keep the handlers that you need, and delete the others."""
+"""A template for plugins: copy it, keep the handlers that you need, and delete the others."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ logger = logging.getLogger("template")
 
 @dataclass
 class Config:
-    """What may be in the configuration file, or in what the runtime sends."""
+    """The keys of the configuration, from the file or from the runtime."""
 
     param: str = field(default="", metadata={"key": "cfgParam1"})
 
 
 class Template(nri_sync.Plugin):
-    """Logs what the runtime tells of, and changes nothing."""
+    """Logs each event, and changes nothing."""
 
     config: Config
 
     def on_config(self, config: Config) -> None:
-        # Raise ValueError to refuse it.
+        # Raise ValueError to refuse the configuration.
         logger.info("got configuration: %s", config)
 
     def synchronize(
@@ -90,8 +90,8 @@ class Template(nri_sync.Plugin):
     def validate_container_adjustment(
         self, request: api.ValidateContainerAdjustmentRequest
     ) -> None:
-        # Raise an exception to reject what other plugins have asked for.
-        logger.info("asked whether it may be created as plugins want it")
+        # Raise an exception to reject the changes of other plugins.
+        logger.info("about to be created with the changes of the plugins")
 
 
 PROGRAM = kit.Program(Template, config=Config, name="template", idx="10")

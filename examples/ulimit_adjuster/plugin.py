@@ -1,4 +1,4 @@
-"""Sets the ulimits that annotations ask for: ``ulimits.noderesource.dev/container.NAME``.
+"""Sets the ulimits that pods request by annotation: ``ulimits.noderesource.dev/container.NAME``.
 
 Any author of a pod can write annotations. So the configuration has the highest limit of each type.
 """
@@ -25,7 +25,7 @@ PREFIX = "RLIMIT_"
 
 
 def canonical(type: str) -> str:
-    """The name of a type as the specification has it; raises ValueError for an unknown one."""
+    """Return the name of a type in the specification. Raises ValueError for an unknown type."""
     name = type.upper()
     name = name[len(PREFIX) :] if name.startswith(PREFIX) else name
     if name not in TYPES:
@@ -47,7 +47,7 @@ class Ulimit:
             raise ValueError(f'ulimit "{self.type}" must not be negative')
 
 
-# Limits are those of a container, never of a whole pod.
+# Limits apply to a container, never to a whole pod.
 known = kit.Annotations(
     "noderesource.dev", "nri.containerd.io", forms=("{key}/container.{container}",)
 )
@@ -56,7 +56,7 @@ ULIMITS = known.declare("ulimits", kit.document_of(list[Ulimit]))
 
 @dataclass
 class Config:
-    """The highest hard limit that pods may ask for, by type; a type that is not there stays as it is."""
+    """The highest hard limit that pods may request, by type. A type without a limit is not allowed."""
 
     highest: dict[str, int] = field(default_factory=dict)
     namespaces: list[str] = field(default_factory=lambda: ["*"])
@@ -65,7 +65,7 @@ class Config:
         self.highest = {canonical(type): limit for type, limit in self.highest.items()}
 
     def require(self, ulimit: Ulimit) -> None:
-        """Raise PermissionError for a limit that is too high, or of a type that is not there."""
+        """Raise PermissionError if the limit is too high, or its type is not allowed."""
         kit.require_allowed("ulimit", ulimit.type, self.highest)
         if ulimit.hard > self.highest[ulimit.type]:
             raise NotAllowed(
@@ -74,9 +74,9 @@ class Config:
 
 
 class UlimitAdjuster(nri_sync.Plugin):
-    """Sets the ulimits of containers, as annotations of their pods say."""
+    """Sets the ulimits of containers, as annotations of their pods request."""
 
-    #: The program sets another one.
+    #: The program replaces it.
     config = Config()
 
     def create_container(self, pod: api.PodSandbox, container: api.Container) -> api.Adjustment:

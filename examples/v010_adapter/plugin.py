@@ -1,4 +1,4 @@
-"""Runs plugins of NRI 0.1.0: programs that get JSON on standard input, listed in /etc/nri/conf.json."""
+"""Runs plugins of NRI 0.1.0: programs that read JSON from standard input, listed in /etc/nri/conf.json."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ logger = logging.getLogger("v010-adapter")
 
 CONFIG = Path("/etc/nri/conf.json")
 BINARIES = "/opt/nri/bin"
-# Which version such plugins are told when there is no configuration that says so.
+# The version for such plugins if the configuration has none.
 VERSION = "0.1"
-# The runtime's default for an event.
+# The runtime's default timeout for an event.
 TIMEOUT = 2.0
-# Characters of a plugin's output in an error.
+# The number of characters of a plugin's output in an error.
 QUOTED = 300
 
 
@@ -52,14 +52,14 @@ class V010Adapter:
         self.invoke("create", pod, container)
 
     def stop_container(self, pod: api.PodSandbox, container: api.Container) -> None:
-        # It stops in any case.
+        # The container stops in any case.
         try:
             self.invoke("delete", pod, container)
         except (ValueError, OSError) as error:
             logger.error("%s", error)
 
     def invoke(self, state: str, pod: api.PodSandbox, what: api.PodSandbox | api.Container) -> None:
-        """Run the plugins, one after the other. Raises ValueError or OSError if one fails."""
+        """Run the plugins one after the other. Raises ValueError or OSError if one fails."""
         try:
             config = json.loads(self.config_file.read_text())
         except FileNotFoundError:
@@ -97,7 +97,7 @@ class V010Adapter:
                     f"plugin: {name}: has not answered; all plugins together have {self.timeout:g} s"
                 ) from None
             finally:
-                # With the processes that it has started.
+                # Kill its children, too.
                 if process.poll() is None:
                     os.killpg(process.pid, signal.SIGKILL)
         try:
@@ -113,7 +113,7 @@ class V010Adapter:
 
 
 def specification(what: api.PodSandbox | api.Container) -> dict[str, Any]:
-    """The parts of an OCI specification that such plugins know."""
+    """Return the parts of an OCI specification that such plugins know."""
     found = {
         "namespaces": {each.type: each.path for each in what.linux.namespaces},
         "cgroupsPath": what.linux.cgroups_path,
@@ -126,10 +126,12 @@ def specification(what: api.PodSandbox | api.Container) -> dict[str, Any]:
 
 
 def main() -> int:
-    """Run until it is stopped."""
+    """Run until the program is stopped."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--conf", type=Path, default=CONFIG, help=f"default {CONFIG}")
-    parser.add_argument("--bin-dir", default=BINARIES, help=f"beside $PATH; default {BINARIES}")
+    parser.add_argument(
+        "--bin-dir", default=BINARIES, help=f"searched after $PATH; default {BINARIES}"
+    )
     parser.add_argument(
         "--plugin-timeout", type=float, default=TIMEOUT, metavar="SECONDS",
         help="for all plugins of one event together; default %(default)g",

@@ -1,4 +1,4 @@
-"""Makes cgroups writable for containers that annotations name: ``writable-cgroups.noderesource.dev: "true"``."""
+"""Makes cgroups writable for containers with the annotation ``writable-cgroups.noderesource.dev: "true"``."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ WRITABLE = known.declare("writable-cgroups", str)
 
 
 class WritableCgroups:
-    """Makes /sys/fs/cgroup writable in containers, as annotations of their pods say.
+    """Makes /sys/fs/cgroup writable in containers, as annotations of their pods request.
 
-    ``mountinfo`` is the host's: unless its cgroup mount has ``nsdelegate``, a container could get out of its own
-    cgroup, and nothing is made writable. ``namespaces`` are patterns of those whose pods may ask.
+    ``mountinfo`` is the host's file. If its cgroup mount lacks ``nsdelegate``, a container could leave its own
+    cgroup, and the plugin makes nothing writable. ``namespaces`` are patterns of namespaces whose pods may ask.
     """
 
     def __init__(self, mountinfo: Path, namespaces: Sequence[str]) -> None:
@@ -32,14 +32,14 @@ class WritableCgroups:
         try:
             self.allowed = delegates(mountinfo)
         except OSError as error:
-            logger.warning("cannot tell whether cgroups may be writable: %s", error)
+            logger.warning("unknown whether cgroups may be writable: %s", error)
             self.allowed = False
 
     def create_container(
         self, pod: api.PodSandbox, container: api.Container
     ) -> api.Adjustment | None:
         if WRITABLE.get(pod, container) != "true":
-            return None  # exactly that: nobody is to get it by mistake
+            return None  # only exactly that value, so that no pod gets it by mistake
         kit.require_allowed("namespace", pod.namespace, self.namespaces)
         if not self.allowed:
             logger.warning("the host's cgroup mount has no nsdelegate: cgroups stay read-only")
@@ -64,7 +64,8 @@ class WritableCgroups:
 
 
 def delegates(mountinfo: Path) -> bool:
-    """Whether processes cannot leave their cgroup namespace, of a proc_pid_mountinfo(5). Raises OSError."""
+    """Return whether processes cannot leave their cgroup namespace, from a proc_pid_mountinfo(5) file.
+    Raises OSError."""
     for line in mountinfo.read_text().splitlines():
         mount, _, filesystem = line.partition(" - ")
         place = mount.split()[4]
@@ -75,7 +76,7 @@ def delegates(mountinfo: Path) -> bool:
 
 
 def main() -> int:
-    """Run until it is stopped."""
+    """Run until the program is stopped."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
         "--host-mount-file", type=Path, default=Path("/host/proc/1/mountinfo"),
@@ -83,7 +84,7 @@ def main() -> int:
     )  # fmt: skip
     parser.add_argument(
         "--namespace", action="append", default=[], metavar="PATTERN",
-        help="one whose pods may ask, as often as you like; without it, none",
+        help="a namespace whose pods may ask; may be repeated; default none",
     )  # fmt: skip
     kit.add_options(parser, name="writable-cgroups", idx="10")
     parsed = parser.parse_args()

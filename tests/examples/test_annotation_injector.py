@@ -59,7 +59,7 @@ def test_a_pod_that_asks_for_nothing(plugin: AnnotationInjector) -> None:
 
 def test_other_namespaces(plugin: AnnotationInjector, caplog: pytest.LogCaptureFixture) -> None:
     assert changes(plugin, "web", env="A: b").empty
-    assert "pods of namespace web may not ask" in caplog.text
+    assert "pods of namespace web may not request" in caplog.text
     plugin.config.elsewhere = "refuse"
     with pytest.raises(Reject, match="namespace web may not"):
         changes(plugin, "web", cdi_devices="vendor.com/gpu=0")
@@ -92,7 +92,7 @@ def test_no_namespace_is_served_by_an_empty_list(plugin: AnnotationInjector) -> 
     plugin.config.namespaces = []
     plugin.config.elsewhere = "refuse"
     pod = make_pod(namespace="ml", annotations={"env.inject.example.com": "A: b"})
-    with pytest.raises(Reject, match="namespace ml may not ask"):
+    with pytest.raises(Reject, match="namespace ml may not request"):
         plugin.create_container(pod, make_container(pod))
 
 

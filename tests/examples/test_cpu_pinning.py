@@ -98,7 +98,7 @@ class TestChoosing:
         topology = Topology.read(sys)
         assert len(topology.choose(6, topology.cpus)) == 6
         assert topology.choose(5, topology.cpus) > {0, 1, 2, 3}
-        with pytest.raises(Reject, match="8 exclusive CPUs are wanted, but only 7 are free"):
+        with pytest.raises(Reject, match="8 exclusive CPUs are requested, but only 7 are free"):
             topology.choose(8, topology.cpus)
 
     def test_a_machine_without_nodes(self, sys: Path) -> None:

@@ -121,7 +121,7 @@ def test_changes(watch: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture) 
     assert len(directories.hooks()) == watch
     (tmp_path / "b.json").write_text("{")
     assert len(directories.hooks()) == watch
-    assert ("the hooks stay as they were" in caplog.text) is watch
+    assert ("the former hooks stay in use" in caplog.text) is watch
     written(tmp_path / "b.json")
     assert len(directories.hooks()) == 2 * watch
 

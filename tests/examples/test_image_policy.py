@@ -138,8 +138,8 @@ def of_crio(name: str, asked: str = "1" * 64) -> dict[str, str]:
         ("containerd", None, {NAME: PINNED}, ""),
         ("containerd", None, {NAME: GOOD}, "by its digest"),
         ("containerd", api.Image(name=EVIL), {NAME: PINNED}, "not allowed"),
-        ("containerd", api.Image(name="no name"), {NAME: PINNED}, "in doubt"),
-        ("containerd", None, of_crio(PINNED, PINNED), "in doubt"),
+        ("containerd", api.Image(name="no name"), {NAME: PINNED}, "undecided"),
+        ("containerd", None, of_crio(PINNED, PINNED), "undecided"),
         ("cri-o", None, of_crio(PINNED), ""),
         ("cri-o", None, of_crio(PINNED, PINNED), ""),
         # The kubelet asks CRI-O by the digest that it found for a tag.
@@ -147,7 +147,7 @@ def of_crio(name: str, asked: str = "1" * 64) -> dict[str, str]:
         ("cri-o", None, {NAME: PINNED, **of_crio(EVIL)}, "not allowed"),
         ("cri-o", None, {NAME: PINNED, **of_crio(GOOD)}, "by its digest"),
         ("cri-o", None, {f"{CRIO}ImageRepoDigests": PINNED, **of_crio(GOOD)}, "by its digest"),
-        ("cri-o", None, {NAME: PINNED}, "in doubt"),
+        ("cri-o", None, {NAME: PINNED}, "undecided"),
     ],
 )  # fmt: skip
 def test_what_each_runtime_shows(
@@ -193,14 +193,14 @@ class TestDoubts:
 
     def check(self, plugin: ImagePolicy, image: api.Image | str = "nginx") -> None:
         said = refusal(plugin, image)
-        assert ("in doubt" in said) == (plugin.config.fail == "closed")
+        assert ("undecided" in said) == (plugin.config.fail == "closed")
         assert bool(said) == (plugin.config.fail == "closed")
 
     def test_a_runtime_that_does_not_tell(
         self, plugin: ImagePolicy, caplog: pytest.LogCaptureFixture
     ) -> None:
         self.check(plugin, "")
-        assert ("let through" in caplog.text) == (plugin.config.fail == "open")
+        assert ("allowed, although" in caplog.text) == (plugin.config.fail == "open")
 
     @pytest.mark.parametrize("answer", [{}, [], "yes", 1, {"reason": "x"}])
     def test_a_verifier_that_talks_nonsense(

@@ -105,7 +105,7 @@ def test_what_fails(
     _, created = create(nri_runtime)
     done(config, code="7")
     code, said = outcome_of(run_hook(created))
-    assert (code, "data are not there" in said, "exit status 7" in said) == (1, True, True)
+    assert (code, "the data are missing" in said, "exit status 7" in said) == (1, True, True)
     # The next one tries again.
     done(config, code="0")
     assert outcome_of(run_hook(create(nri_runtime)[1])) == (0, "")

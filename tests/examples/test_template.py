@@ -30,7 +30,7 @@ def test_a_life(
         "0 pods and 0 containers run already",
         "started",
         "about to be created",
-        "asked whether it may be created as plugins want it",
+        "about to be created with the changes of the plugins",
         "created",
         "about to be started",
         "started",

@@ -35,7 +35,7 @@ def test_nothing_is_writable_where_delegation_cannot_be_told(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     plugin = WritableCgroups(tmp_path / "missing", ["*"])
-    assert "cannot tell whether cgroups may be writable" in caplog.text
+    assert "unknown whether cgroups may be writable" in caplog.text
     assert plugin.create_container(POD, make_container(POD)) is None
     assert "cgroups stay read-only" in caplog.text
 
