@@ -1,9 +1,9 @@
-"""To test plugins with: without containerd, root or a cluster, with pytest or without.
+"""Test plugins without containerd, root or a cluster, with pytest or without it.
 
-:class:`FakeRuntime` is a runtime with pods and containers. :func:`make_pod` and :func:`make_container` make both.
-A :class:`Result` has the changes that plugins ask for. A :class:`ScriptedRuntime` misbehaves as its :mod:`.steps`
-say. A :class:`FaultProxy` breaks the connection of a plugin at a chosen byte. :func:`replay` sends a plugin the
-recorded requests of a real runtime. With pytest there are the fixtures ``nri_runtime`` and ``nri_plugin``.
+:class:`FakeRuntime` is a runtime with pods and containers, which :func:`make_pod` and :func:`make_container`
+create. A :class:`Result` has the changes that plugins request. A :class:`ScriptedRuntime` misbehaves according to
+its :mod:`.steps`. A :class:`FaultProxy` breaks the connection of a plugin at a chosen byte. :func:`replay` sends
+the recorded requests of a real runtime to a plugin. The pytest fixtures are ``nri_runtime`` and ``nri_plugin``.
 """
 
 from __future__ import annotations

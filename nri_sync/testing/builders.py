@@ -1,10 +1,10 @@
-"""Pods and containers as containerd tells of them on a Kubernetes node, for tests.
+"""Messages of pods and containers for tests, as containerd sends them on a Kubernetes node.
 
-Everything has a value that could be real, and every field of the messages is a keyword argument. What
-Kubernetes and containerd add to the user's labels, annotations, environment and mounts is there too; an entry
-of the same key, given here, takes its place. Ids are new with each call, and the same in each run of a program.
+Every value is realistic, and every field of the messages is a keyword argument. The messages also have the labels,
+annotations, environment and mounts that Kubernetes and containerd add; an entry of the caller with the same key
+replaces such an entry. Each call creates new ids, which are the same in each run of a program.
 
-Process ids are larger than any that Linux gives: a plugin that looks into /proc finds nobody there.
+Process ids are larger than any id that Linux assigns, so that a plugin finds no such process in /proc.
 """
 
 from __future__ import annotations
@@ -47,13 +47,13 @@ from nri_sync.api.nri_pb2 import CONTAINER_CREATED
 
 __all__ = ["Env", "make_container", "make_pod", "new_pid"]
 
-#: Either kind of environment: by name, or as ``NAME=value``.
+#: An environment in either form: a mapping by name, or texts ``NAME=value``.
 Env = Union[Mapping[str, str], Iterable[str]]
 
 _M = TypeVar("_M", bound=Message)
 
 _numbers = itertools.count(1)
-# Linux has none above 4,194,304.
+# Linux assigns no id above 4,194,304.
 _pids = itertools.count(5_000_001)
 
 _IMAGE_ID = re.compile("(sha256:)?[0-9a-f]{64}")
@@ -89,15 +89,15 @@ def make_pod(
     pod_resources: LinuxResources | None = None,
     resources: LinuxResources | None = None,
 ) -> PodSandbox:
-    """A pod of the BestEffort class, as after its sandbox has been made.
+    """A pod of the BestEffort class, in the state after the creation of its sandbox.
 
     Args:
-        labels: beside those of Kubernetes.
-        annotations: beside those of the kubelet and containerd.
+        labels: added to those of Kubernetes.
+        annotations: added to those of the kubelet and containerd.
         pid: of the sandbox process.
         cgroup_parent: default ``/kubepods/besteffort/pod<uid>``.
-        namespaces: default those of a pod with a network of its own.
-        pod_overhead, pod_resources: of the pod as a whole, as its specification has them.
+        namespaces: default those of a pod that has a network namespace.
+        pod_overhead, pod_resources: of the whole pod, from its specification.
         resources: of the sandbox itself.
     """
     id = _new_id() if id is None else id
@@ -178,17 +178,17 @@ def make_container(
     scheduler: LinuxScheduler | None = None,
     rdt: LinuxRdt | None = None,
 ) -> Container:
-    """A container of that pod, as it is before it is created: without requests or limits.
+    """A container of the pod, in the state before its creation, without requests or limits.
 
     Args:
-        labels, annotations: beside those of the kubelet and containerd.
-        env: beside those of Kubernetes, ``{"NAME": "value"}`` or ``["NAME=value"]``.
-        mounts: beside those of the kubelet and containerd.
-        image: a reference, whose digest counts if it has one; or all about the image.
-        namespaces: default those of the pod, and its own for processes and mounts.
+        labels, annotations: added to those of the kubelet and containerd.
+        env: added to that of Kubernetes, ``{"NAME": "value"}`` or ``["NAME=value"]``.
+        mounts: added to those of the kubelet and containerd.
+        image: a reference, whose digest (if it has one) becomes the image's digest; or an Image.
+        namespaces: default those of the pod, with the container's PID and mount namespaces.
         resources: default the CPU shares of BestEffort.
         oom_score_adj: default that of BestEffort; None for none.
-        cgroups_path: default that of the pod's cgroup and this container's id.
+        cgroups_path: default the pod's cgroup and the container's id.
     """
     id = _new_id() if id is None else id
     if isinstance(image, str):
@@ -243,7 +243,7 @@ def make_container(
 
 
 def _image(name: str) -> Image:
-    """The image of that name: with the digest or the id that the name has, and others that are made up."""
+    """An image of that name, with the digest or id that the name contains. Other digests are invented."""
     if _IMAGE_ID.fullmatch(name):
         return Image(
             name=name, config_digest=f"sha256:{name[-64:]}", digest=f"sha256:{_digest(name)}"
@@ -254,7 +254,7 @@ def _image(name: str) -> Image:
 
 
 def new_pid() -> int:
-    """A process id that no process has."""
+    """A process id that belongs to no process."""
     return next(_pids)
 
 
@@ -339,7 +339,7 @@ def _mounts(pod: PodSandbox, name: str, given: Iterable[Mount]) -> list[Mount]:
         _bind("/var/run/secrets/kubernetes.io/serviceaccount", token, "ro"),
         *given,
     ]
-    # Of two for one place the later counts.
+    # For one destination, the last mount wins.
     return list({mount.destination: mount for mount in mounts}.values())
 
 

@@ -1,4 +1,4 @@
-"""What the parts of the test kit share: how long to wait, and where a socket can be."""
+"""Shared parts of the test kit: the default timeout, and directories for sockets."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from collections.abc import Iterator
 
 __all__ = ["WITHIN", "socket_directory"]
 
-#: Seconds that anything here is waited for unless told otherwise: longer than it takes on a busy machine.
+#: The default timeout of all waits in the test kit, in seconds. It suffices on a busy machine.
 WITHIN = 20.0
 
-# The address of a unix socket has room for 108 bytes with the NUL at its end: for this directory and a name.
+# A socket address has 108 bytes, including the final NUL, for the directory and the name.
 _LONGEST = 90
 
 
 @contextlib.contextmanager
 def socket_directory() -> Iterator[str]:
-    """A new directory whose path is short enough for unix sockets; removed at the end, with all in it.
+    """A new directory whose path is short enough for Unix sockets. It is removed at the end, with its content.
 
-    It is in the directory for temporary files, or in /tmp where that one has too long a path.
+    It is in the directory for temporary files, or in /tmp if that path is too long.
     """
     where = None if len(tempfile.gettempdir()) < _LONGEST else "/tmp"
     path = tempfile.mkdtemp(prefix="nri", dir=where)

@@ -1,4 +1,4 @@
-"""The runtime side as a test uses it: each answer is put down, and a plugin can be cut off."""
+"""The runtime side for tests: it records each answer, and can disconnect a plugin."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from nri_sync.threads import signal_safe
 __all__ = ["Embedded", "Recorder"]
 
 
-# The list that gets the answers to the events of this context. A context, and not a thread: the runtime may send
-# an event on another thread, in the context of the thread that waits for it.
+# The list that collects the answers to the events of this context. It is a context variable and not a thread's,
+# because the runtime may send an event on another thread, in the context of the thread that waits for it.
 _answers: ContextVar[list[Answer] | None] = ContextVar("answers", default=None)
 
 
 class Recorder(Metrics):
-    """Records the answers to the events of a thread, for that thread. Thread-safe."""
+    """Records the answers to the events that a thread sends, for that thread. Thread-safe."""
 
     def __init__(self, changed: Callable[[], object]) -> None:
-        """``changed()`` is called when a plugin has come or gone."""
-        # How long the answer took that comes next.
+        """Calls ``changed()`` when a plugin has connected or disconnected."""
+        # The duration of the next answer, and its ignored fields: the runtime reports both before the answer.
         self._here = threading.local()
         self._changed = changed
 
     @contextmanager
     def answers(self) -> Iterator[list[Answer]]:
-        """The answers to the events of this thread, until the end of the block."""
+        """Collect the answers to the events of this thread until the end of the block."""
         answers: list[Answer] = []
         token = _answers.set(answers)
         try:
@@ -75,18 +75,18 @@ class Recorder(Metrics):
 
 
 class Embedded(Runtime):
-    """A Runtime that can cut off a plugin, and knows at once which plugins have hung up."""
+    """A Runtime that can disconnect a plugin, and whose plugin lists leave out closed connections at once."""
 
     @property
     def plugins(self) -> tuple[str, ...]:
-        """As for :class:`Runtime`, without plugins that have hung up, which is a moment earlier."""
+        """Like :attr:`Runtime.plugins`, but without plugins that have just closed their connection."""
         return tuple(
             member.name for member in self._members() if not getattr(member, "hung_up", False)
         )
 
     @property
     def connected(self) -> tuple[str, ...]:
-        """The full names of the plugins that have come over the socket, and have not hung up."""
+        """The full names of the plugins that have connected to the socket and have not closed the connection."""
         return tuple(peer.name for peer in self._member_peers() if not peer.hung_up)
 
     def _members(self) -> tuple[Plugin, ...]:
@@ -101,9 +101,9 @@ class Embedded(Runtime):
         return frozenset() if serving is None else serving.registry.peers
 
     def leaving(self) -> Callable[[], bool]:
-        """Returns a function: whether the runtime still asks plugins that have hung up by now.
+        """Returns a function: whether the runtime still sends events to a plugin that has disconnected by now.
 
-        It goes by connections, not by names: a plugin that comes back at once has another connection.
+        The function compares connections, not names, because a plugin that reconnects has another connection.
         """
         left = {peer for peer in self._peers() if peer.hung_up}
         return lambda: not left.isdisjoint(self._peers())
@@ -113,5 +113,5 @@ class Embedded(Runtime):
         """Close the connection of a plugin, by its full name; False if it is not connected."""
         found = [peer for peer in self._member_peers() if peer.name == plugin and not peer.closed]
         for peer in found:
-            peer.close(ConnectionLost(f"plugin {plugin} was cut off by the test"))
+            peer.close(ConnectionLost(f"the test has disconnected plugin {plugin}"))
         return bool(found)

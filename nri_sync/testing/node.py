@@ -1,4 +1,4 @@
-"""The pods and containers that an embedded runtime has, as far as plugins can tell."""
+"""The pods and containers of an embedded runtime, as its plugins see them."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ __all__ = ["Node", "given_resources", "set_resources", "split"]
 
 _M = TypeVar("_M", PodSandbox, Container)
 
-# A field that no message has, of bytes.
+# The tag of a bytes field whose number no message uses.
 _UNKNOWN_FIELD = b"\xfa\xff\xff\x0f"
-# A runtime does not split what fits into one message, so this pod fills it, but for the envelope. What it does
-# split, it splits into parts that are smaller than this container.
+# A runtime sends a state in one message if it fits. This pod therefore fills a message, except for the envelope. A
+# runtime that splits a state uses parts that are smaller than this container.
 _LARGE_POD = MESSAGE_MAX - 256 - 6
 _LARGE_CONTAINER = 512 * 1024
 
 
 class Node:
-    """Pods and containers by id. Thread-safe: messages come and go as copies."""
+    """Pods and containers by id. Thread-safe: the node stores and returns copies of messages."""
 
     def __init__(self) -> None:
-        # Guards what follows.
+        # Guards the three collections.
         self._lock = threading.Lock()
         self._pods: dict[str, PodSandbox] = {}
         self._containers: dict[str, Container] = {}
@@ -59,13 +59,13 @@ class Node:
 
     @signal_safe
     def pod(self, wanted: PodSandbox | str) -> PodSandbox:
-        """The pod of that id, as it is now. Raises ValueError if there is none."""
+        """The current state of the pod with that id. Raises ValueError if there is none."""
         with self._lock:
             return _find(self._pods, wanted, "pod", "run_pod() or add() it first")
 
     @signal_safe
     def container(self, wanted: Container | str) -> Container:
-        """The container of that id, as it is now. Raises ValueError if there is none."""
+        """The current state of the container with that id. Raises ValueError if there is none."""
         with self._lock:
             return _find(
                 self._containers, wanted, "container", "create_container() or add() it first"
@@ -76,11 +76,11 @@ class Node:
 
     @signal_safe
     def new(self, item: PodSandbox | Container) -> None:
-        """Raises ValueError for a pod or container whose id is taken, or a container without its pod."""
+        """Raise ValueError if the id of a pod or container is taken, or the pod of a container is missing."""
         with self._lock:
             known = self._pods.keys() | self._containers.keys()
             if item.id in known:
-                raise ValueError(f"{item.name!r} is there already: the id {item.id!r} is taken")
+                raise ValueError(f"{item.name!r} exists already: the id {item.id!r} is taken")
             if isinstance(item, Container):
                 _find(self._pods, item.pod_sandbox_id, "pod", "run_pod() or add() it first")
 
@@ -99,7 +99,7 @@ class Node:
 
     @signal_safe
     def stop(self, pod: PodSandbox) -> bool:
-        """Note that a pod has been stopped; False if it was already."""
+        """Record that a pod is stopped; False if it was already."""
         with self._lock:
             known = len(self._stopped)
             self._stopped.add(pod.id)
@@ -113,8 +113,8 @@ class Node:
             self._stopped.discard(item.id)
 
     def update(self, update: ContainerUpdate) -> bool:
-        """Set what a plugin asks for; False if there is no such container."""
-        # Before the lock is taken, as it logs.
+        """Apply the update of a plugin; False if there is no such container."""
+        # Compute the resources before taking the lock, because the computation logs.
         return self._update(update.container_id, _kept_of_update(update.linux.resources))
 
     @signal_safe
@@ -129,10 +129,11 @@ class Node:
 
 
 def _kept_of_update(wanted: LinuxResources) -> LinuxResources:
-    """The resources that a container has from an update, which goes by way of the CRI; a runtime loses the others.
+    """The resources of an update that reach the container. Logs each field that does not.
 
-    After containerd, ``toCRIResources`` in ``internal/cri/nri`` and ``WithResources`` in ``internal/cri/opts``:
-    there are CPU, a memory limit, which counts for swap as well, huge pages and unified settings. Logs each loss.
+    A runtime applies an update by way of the CRI, and loses the fields that the CRI does not have. In containerd
+    (``toCRIResources`` in ``internal/cri/nri``, ``WithResources`` in ``internal/cri/opts``) the remaining fields
+    are CPU, a memory limit, which is also the swap limit, huge pages, and unified settings.
     """
     for name in ("pids", "blockio_class", "rdt_class"):
         if wanted.HasField(name):
@@ -151,10 +152,10 @@ def _kept_of_update(wanted: LinuxResources) -> LinuxResources:
 
 
 def given_resources(wanted: LinuxResources, huge_pages: bool) -> LinuxResources:
-    """The values of an update that containerd takes: 0 is not given.
+    """The values of an update that containerd applies: it treats 0 as not set.
 
-    The kubelet gives a limit for each size of huge pages with each update; where the container has none
-    (``huge_pages``), as in containerd's default configuration, those of 0 are left out.
+    In each update, the kubelet sends a limit for each size of huge pages. If the container has no such limits
+    (``huge_pages`` is False), as in containerd's default configuration, limits of 0 are left out.
     """
     given = LinuxResources()
     given.CopyFrom(wanted)
@@ -170,7 +171,7 @@ def given_resources(wanted: LinuxResources, huge_pages: bool) -> LinuxResources:
 
 
 def set_resources(target: LinuxResources, wanted: LinuxResources) -> None:
-    """Set what is set in ``wanted``; the rest stays."""
+    """Copy the fields that are set in ``wanted``; the other fields stay."""
     for part in ("memory", "cpu"):
         _set(getattr(target, part), getattr(wanted, part))
     for name in ("pids", "blockio_class", "rdt_class"):
@@ -195,9 +196,9 @@ def _set(target: Message, wanted: Message) -> None:
 def split(
     pods: Sequence[PodSandbox], containers: Sequence[Container]
 ) -> tuple[list[PodSandbox], list[Container]]:
-    """The same, so that a runtime tells of them in parts: the first pod and the first container each alone.
+    """Enlarge the state so that a runtime sends it in parts, the first pod and the first container alone.
 
-    They grow to the size of a message by a field that nobody knows, and no plugin sees.
+    The first pod and the first container grow by a field of unknown number. Plugins do not see that field.
     """
     return _with_large_first(pods, _LARGE_POD), _with_large_first(containers, _LARGE_CONTAINER)
 
@@ -205,7 +206,7 @@ def split(
 def _with_large_first(items: Sequence[_M], size: int) -> list[_M]:
     grown = [_copy(item) for item in items]
     for item in grown[:1]:
-        # The field's own tag and length take 8 bytes.
+        # The tag and length of the field take 8 bytes.
         missing = size - 8 - item.ByteSize()
         if missing > 0:
             item.MergeFromString(_UNKNOWN_FIELD + encode_varint(missing, 4) + bytes(missing))

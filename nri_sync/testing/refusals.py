@@ -1,4 +1,4 @@
-"""Refuse the requests of plugins that no runtime can carry out."""
+"""Rejects requests of plugins that no runtime can fulfil."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ if TYPE_CHECKING:
 
 __all__ = ["possible", "refuse_adjustments", "refuse_updates"]
 
-# Of the runtime side, whose warnings are in the report of a simulation.
+# The logger of the runtime side: a simulation reports its warnings.
 logger = get_logger("nri_sync.runtime.updates")
 
 
 def refuse_adjustments(answers: Iterable[Answer]) -> None:
-    """Raises SpecError, which names the plugin, when a runtime could not make the container."""
+    """Raise SpecError, with the name of the plugin, if a runtime could not create the container."""
     for answer in answers:
         problems = [] if answer.adjustment is None else impossible(answer.adjustment)
         if problems:
             raise SpecError(
-                f"plugin {answer.plugin} wants what no runtime can do: {'; '.join(problems)}"
+                f"plugin {answer.plugin} requests an impossible change: {'; '.join(problems)}"
             )
 
 
 def refuse_updates(updates: Iterable[ContainerUpdate]) -> None:
-    """Raises SpecError when an update, whose failure is not to be ignored, could not be applied."""
+    """Raise SpecError if a runtime could not apply an update that does not ignore its failure."""
     for update in updates:
         problems = [] if update.ignore_failure else impossible(update)
         if problems:
@@ -37,7 +37,7 @@ def refuse_updates(updates: Iterable[ContainerUpdate]) -> None:
 
 
 def possible(updates: Iterable[ContainerUpdate]) -> Iterator[ContainerUpdate]:
-    """The updates that can be applied; a warning is logged for each of the others."""
+    """The updates that a runtime can apply. Logs a warning for each other one."""
     for update in updates:
         problems = impossible(update)
         if problems:
@@ -48,6 +48,6 @@ def possible(updates: Iterable[ContainerUpdate]) -> Iterator[ContainerUpdate]:
 
 def _text(update: ContainerUpdate, problems: Iterable[str]) -> str:
     return (
-        f"an update of container {update.container_id!r} wants what no runtime can do: "
+        f"the update of container {update.container_id!r} requests an impossible change: "
         f"{'; '.join(problems)}"
     )

@@ -1,4 +1,4 @@
-"""The runtime's end of one connection, which can do everything wrong: it writes bytes and ttRPC messages."""
+"""The runtime's end of one connection, able to break every rule: it writes raw bytes and ttRPC messages."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from nri_sync.errors import ConnectionLost, RemoteProtocolError
 from nri_sync.rpc import envelope_pb2
 from nri_sync.rpc.status import Status
 from nri_sync.testing.common import WITHIN
-from nri_sync.testing.stage import Stage
+from nri_sync.testing.script_state import ScriptState
 from nri_sync.ttrpc.call import CallError
 from nri_sync.wire.mux import PLUGIN_SERVICE, RUNTIME_SERVICE, FrameDecoder, frame_message
 from nri_sync.wire.ttrpc import (
@@ -32,44 +32,44 @@ __all__ = ["RemotePlugin", "encoded_request"]
 
 
 class RemotePlugin:
-    """A plugin that has connected, as the steps of a script see it. For one thread at a time.
+    """A connected plugin, for the steps of a script. Only one thread at a time may use it.
 
-    Everything that waits for the plugin raises ConnectionLost when it closes the connection, TimeoutError when
-    nothing comes within ``timeout`` seconds, and RemoteProtocolError for something else than was waited for. What
-    it asks for by itself is answered meanwhile, with success.
+    A method that waits for the plugin raises ConnectionLost when the plugin closes the connection, TimeoutError
+    when the plugin sends nothing for ``timeout`` seconds, and RemoteProtocolError for an unexpected message. While
+    it waits, it answers the plugin's requests for updates with success.
     """
 
-    def __init__(self, sock: socket.socket, runtime: Stage, timeout: float = WITHIN) -> None:
-        #: The runtime that plays the script.
+    def __init__(self, sock: socket.socket, runtime: ScriptState, timeout: float = WITHIN) -> None:
+        #: The state of the runtime that executes the script.
         self.runtime = runtime
-        #: Seconds.
+        #: The time limit of waits, in seconds.
         self.timeout = timeout
         self._sock = sock
-        # Guards the closing of it.
+        # Guards the closing of the socket.
         self._lock = threading.Lock()
         self._trunk = FrameDecoder()
         self._ends = {PLUGIN_SERVICE: MessageDecoder(), RUNTIME_SERVICE: MessageDecoder()}
         self._arrived: deque[tuple[int, Message]] = deque()
         self._next_stream = 1
-        # The streams of requests that have not been answered.
+        # The streams of requests that the plugin has not answered.
         self._unanswered: set[int] = set()
-        # That of RegisterPlugin.
+        # The stream of RegisterPlugin.
         self._registration = 0
 
     # Bytes
 
     def send(self, data: bytes) -> None:
-        """Write bytes as they are."""
+        """Write bytes unchanged."""
         try:
             self._sock.settimeout(self.timeout)
             self._sock.sendall(data)
         except socket.timeout:
-            raise TimeoutError("the plugin does not read what it is sent") from None
+            raise TimeoutError("the plugin does not read the bytes that it is sent") from None
         except OSError as error:
             raise ConnectionLost(f"the connection is closed: {error.strerror}") from None
 
     def receive(self, timeout: float | None) -> bytes:
-        """The next bytes of the plugin. Waits for ever where ``timeout`` is None."""
+        """The next bytes of the plugin. If ``timeout`` is None, waits without a limit."""
         try:
             self._sock.settimeout(timeout)
             data = self._sock.recv(65536)
@@ -82,28 +82,28 @@ class RemotePlugin:
         return data
 
     def close(self) -> None:
-        """Close the connection, at whatever it is. Idempotent."""
+        """Close the connection, in any state. Idempotent."""
         with self._lock:
             self._sock.close()
 
     def interrupt(self) -> None:
-        """Have whatever waits for the plugin raise ConnectionLost. From any thread."""
+        """Make waiting methods raise ConnectionLost. Any thread may call it."""
         with self._lock, contextlib.suppress(OSError):
             self._sock.shutdown(socket.SHUT_RDWR)
 
     # Messages
 
     def request(self, rpc: str, message: Any = None, **fields: Any) -> int:
-        """Send a request, and wait for nothing; returns its stream."""
+        """Send a request without waiting for the answer; returns the number of its stream."""
         stream = self._new_stream()
         self.send(encoded_request(stream, rpc, message, **fields))
         return stream
 
     def oversized_request(self) -> int:
-        """Send a request of one byte more than ttRPC allows; returns its stream."""
+        """Send a request that is one byte larger than ttRPC allows; returns the number of its stream."""
         stream = self._new_stream()
         length = MESSAGE_MAX + 1
-        # encode_header() refuses it.
+        # encode_header() rejects this length.
         header = struct.pack(">IIBB", length, stream, REQUEST, 0)
         self.send(
             b"".join(bytes(part) for part in frame_message(PLUGIN_SERVICE, header, bytes(length)))
@@ -117,7 +117,7 @@ class RemotePlugin:
         return stream
 
     def response(self, stream: int, rpc: str) -> Any:
-        """Wait for the answer on a stream. Raises grpc.RpcError if it is an error."""
+        """Wait for the answer on a stream. Raises grpc.RpcError if the answer is an error."""
         data = self._take(f"an answer to {rpc}", stream)
         envelope = envelope_pb2.Response.FromString(data)
         if envelope.status.code:
@@ -130,31 +130,31 @@ class RemotePlugin:
         return answer
 
     def call(self, rpc: str, message: Any = None, **fields: Any) -> Any:
-        """Send a request, and wait for the answer. Raises grpc.RpcError if it is an error."""
+        """Send a request, and wait for the answer. Raises grpc.RpcError if the answer is an error."""
         return self.response(self.request(rpc, message, **fields), rpc)
 
     def registration(self) -> int:
-        """Wait for RegisterPlugin, and leave it unanswered; returns its stream."""
+        """Wait for RegisterPlugin without answering it; returns the number of its stream."""
         payload = self._take("RegisterPlugin")
         self.runtime.registered(nri_pb2.RegisterPluginRequest.FromString(payload))
         return self._registration
 
     def answer(self, stream: int, message: Any = None, *, error: str = "") -> None:
-        """Answer a request of the plugin, with success or an error."""
+        """Answer a request of the plugin with success or with an error."""
         envelope = envelope_pb2.Response()
         if error:
-            envelope.status.code = 2  # UNKNOWN, as the reference has it
+            envelope.status.code = 2  # UNKNOWN, as in the Go implementation
             envelope.status.message = error
         elif message is not None:
             envelope.payload = message.SerializeToString()
         self.send(_encoded(RUNTIME_SERVICE, RESPONSE, stream, envelope.SerializeToString()))
 
     def serve(self) -> None:
-        """Do nothing but answer requests for updates, until ConnectionLost is raised at the end."""
+        """Answer requests for updates, until the plugin disconnects and ConnectionLost is raised."""
         self._take("the end", forever=True)
 
     def drain(self) -> None:
-        """Read, and understand nothing, until ConnectionLost is raised at the end."""
+        """Read without decoding, until the plugin disconnects and ConnectionLost is raised."""
         while True:
             self.receive(None)
 
@@ -170,7 +170,7 @@ class RemotePlugin:
         return self._arrived.popleft()
 
     def _take(self, what: str, stream: int | None = None, *, forever: bool = False) -> bytes:
-        """The data of the answer on that stream, or of the registration; passes over late answers."""
+        """The data of the answer on that stream, or of the registration; skips the answers on other streams."""
         while True:
             try:
                 connection_id, message = self._next(None if forever else self.timeout)
@@ -197,9 +197,9 @@ class RemotePlugin:
 
 
 def encoded_request(stream: int, rpc: str, message: Any = None, **fields: Any) -> bytes:
-    """The bytes of a request of the Plugin service, with a message or its fields.
+    """The bytes of a request to the Plugin service, with a message or its fields.
 
-    Raises ValueError for an RPC that it does not have.
+    Raises ValueError for an RPC that the service does not have.
     """
     if rpc not in PLUGIN.methods:
         raise ValueError(f"{rpc!r} is not one of the RPCs of plugins: {', '.join(PLUGIN.methods)}")

@@ -1,4 +1,4 @@
-"""Removals that plugins have asked for, and that have no effect."""
+"""Finds requested removals that have no effect."""
 
 from __future__ import annotations
 
@@ -14,23 +14,21 @@ _Spec = Mapping[str, Any]
 
 
 class NoEffectWarning(UserWarning):
-    """A plugin's request has no effect: the runtime keeps an entry all the same, or is too old for a field."""
+    """A plugin's request has no effect: the runtime keeps the entry, or is too old to know the field."""
 
 
 class _Kind(NamedTuple):
-    """A kind of entries: its name, the keys in an adjustment, and the keys in an OCI specification."""
+    """A kind of entry: its name, its keys in an adjustment, and its keys in an OCI specification."""
 
     name: str
     asked: Callable[[ContainerAdjustment], Iterable[str]]
     present: Callable[[_Spec], Iterable[str]]
-    #: Why an entry stays.
+    #: The reason why the container keeps such an entry.
     reason: str
 
 
-_OWN = (
-    "the container has it of its own, and a runtime only removes what an earlier plugin has added"
-)
-_FIRST = "an earlier plugin has set it, and a runtime keeps that"
+_OWN = "it belongs to the container itself, and a runtime only removes entries that an earlier plugin has added"
+_FIRST = "an earlier plugin has set it, and a runtime keeps such an entry"
 _TWICE = "the container has it twice"
 
 _KINDS = (
@@ -86,11 +84,11 @@ def _in(spec: _Spec, parent: str, key: str) -> Any:
 def ineffective_removals(
     asked: Sequence[tuple[str, ContainerAdjustment]], made: _Spec
 ) -> list[str]:
-    """The removals of entries that a runtime keeps; a sentence for each.
+    """One sentence for each requested removal of an entry that a runtime keeps.
 
     Args:
-        asked: the plugins in the order in which they were asked, by any names, and their adjustments.
-        made: the OCI specification that a runtime has made of them all.
+        asked: plugins (by any names) and their adjustments, in the order of their calls.
+        made: the OCI specification that a runtime has made from all adjustments.
     """
     found = []
     for kind in _KINDS:

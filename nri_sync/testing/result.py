@@ -1,4 +1,4 @@
-"""The adjustments of plugins in a form to compare with: dicts by key, of texts and messages."""
+"""The adjustments of plugins in a form for assertions: dicts of texts and messages, by key."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ _V = TypeVar("_V")
 class Changes:
     """The changes of a new container: ``changes.env == {"NAME": "value"}``, and so on.
 
-    Takes the answer of a ``create_container`` handler. In each dict, the value of a removed entry is
-        None. Nothing here changes the messages it was made of.
+    The constructor takes the answer of a ``create_container`` handler, and does not change it. In each dict, the
+    value of a removed entry is None.
     """
 
     def __init__(self, answered: Answered = None) -> None:
-        """Raises TypeError for a value that ``create_container`` must not return."""
+        """Raises TypeError for a value that ``create_container`` may not return."""
         response: CreateContainerResponse = _CREATE.reply(answered)
         #: The whole adjustment, without empty messages.
         self.adjustment = ContainerAdjustment()
@@ -75,9 +75,9 @@ class Changes:
 
     @property
     def args(self) -> list[str]:
-        """The new command line, empty for none."""
+        """The new command line, empty if it does not change."""
         args = list(self.adjustment.args)
-        # An empty first one is a mark: that another plugin's may be replaced.
+        # A leading empty argument is a mark: the adjustment may replace the arguments of another plugin.
         return args[1:] if args[:1] == [""] else args
 
     @property
@@ -100,23 +100,23 @@ class Changes:
 
     @property
     def empty(self) -> bool:
-        """Whether there is no change, in this container or another."""
+        """Whether the answer changes neither this container nor another."""
         return not self.adjustment.ListFields() and not self.updates
 
     def apply(self, spec: Mapping[str, Any]) -> dict[str, Any]:
-        """An OCI runtime specification with the adjustment in it, as a runtime hands it to runc.
+        """An OCI runtime specification with the adjustment applied, in the form that a runtime passes to runc.
 
-        ``spec`` is a config.json, as ``json.loads`` reads it; it is not changed. A removal without
+        ``spec`` is a config.json, in the form of ``json.loads``; the method does not change it. A removal without
         an effect is a :class:`NoEffectWarning`.
 
         Raises:
-            ConflictError: the adjustment sets something twice.
-            SpecError: the adjustment cannot be applied, or wants what no runtime can do.
+            ConflictError: the adjustment sets a field twice.
+            SpecError: the adjustment cannot be applied, or requests an impossible change.
         """
         problems = api.impossible(self.adjustment)
         if problems:
-            raise SpecError(f"no runtime can do this: {'; '.join(problems)}")
-        # A runtime merges answers first, also a single one.
+            raise SpecError(f"the adjustment requests an impossible change: {'; '.join(problems)}")
+        # A runtime merges all answers first, even a single one.
         alone = CreateResult(CreateContainerRequest(container=Container()))
         alone.apply("under test", CreateContainerResponse(adjust=self.adjustment))
         merged = alone.reply.adjust
@@ -138,21 +138,21 @@ class Answer(NamedTuple):
     plugin: str
     #: The RPC, such as ``"CreateContainer"``.
     event: str
-    #: How long it took.
+    #: The time until the answer.
     seconds: float
-    #: Why there is no answer, or that it is an error.
+    #: The reason why there is no answer, or the error that is the answer.
     error: Exception | None = None
-    #: How it wants a new container to be adjusted.
+    #: The requested adjustment of a new container.
     adjustment: ContainerAdjustment | None = None
-    #: How many updates and evictions there are in it.
+    #: The numbers of updates and evictions in the answer.
     updates: int = 0
     evictions: int = 0
-    #: The fields of the answer that the runtime's NRI release does not know, as paths: they have no effect.
+    #: Paths of the answer's fields that the runtime's NRI release does not know. They have no effect.
     ignored: tuple[str, ...] = ()
 
 
 class Result(Changes):
-    """The outcome of an event: the merged answers of all plugins, or why it failed."""
+    """The outcome of an event: the merged answers of all plugins, or the reason of its failure."""
 
     def __init__(
         self,
@@ -170,25 +170,26 @@ class Result(Changes):
         self.updates += updates
         #: The RPC, such as ``"CreateContainer"``.
         self.event = event
-        #: The pod, and the container if it is about one, as they are after the event.
+        #: The pod after the event, and, for an event of a container, the container after the event.
         self.pod = pod
         self.container = container
         #: The answers of plugins, in order.
         self.answers: tuple[Answer, ...] = tuple(answers)
-        #: The owner of each setting of a container that is being created.
+        #: The owner of each setting of a new container.
         self.owners = Owners() if owners is None else owners
-        #: Why the event failed: RequestFailed, ConflictError, ValidationRejected, ...; None if it has not.
+        #: The reason of the failure: RequestFailed, ConflictError, ValidationRejected, ...; None for success.
         self.error = error
 
     @property
     def rejected(self) -> str | None:
-        """Why a validator rejected the container; None if none has."""
+        """The reason of a validator for rejecting the container; None if none has rejected it."""
         return self.error.reason if isinstance(self.error, ValidationRejected) else None
 
     def owner(self, field: int, key: str | None = None) -> str | None:
-        """The plugin that set a field of the new container, an ``api.Field``, with a key where it has entries.
+        """The plugin that has set a field of the new container, an ``api.Field``.
 
-        ``result.owner(api.Field.Env, "NAME")``. Raises ValueError for a key that is missing, or one too many.
+        A field with entries needs a key: ``result.owner(api.Field.Env, "NAME")``. Raises ValueError for a missing
+        key, and for the key of a field without entries.
         """
         return None if self.container is None else self.owners.owner(self.container.id, field, key)
 
@@ -201,9 +202,9 @@ class Result(Changes):
 def merge(
     pod: PodSandbox, container: Container, answers: Iterable[Answer]
 ) -> tuple[Container, Owners]:
-    """The container with the answers of plugins merged into it, and the owners of its settings.
+    """The container with the merged answers of plugins, and the owners of its settings.
 
-    Up to the first conflict, if there is one. A new container; nothing else is changed.
+    Merging stops at the first conflict. The container is a copy; the function changes no argument.
     """
     merged = CreateResult(CreateContainerRequest(pod=pod, container=container))
     for answer in answers:
@@ -216,7 +217,7 @@ def merge(
 
 
 def _marked(entries: Iterable[tuple[str, _V]]) -> dict[str, _V | None]:
-    """By key without its mark; an entry that is removed and set again is set."""
+    """The entries by their unmarked keys; None for a removed one. Setting wins over removing the same key."""
     removed: dict[str, _V | None] = {}
     present: dict[str, _V | None] = {}
     for marked_key, value in entries:

@@ -1,4 +1,4 @@
-"""A runtime that does to plugins what a script says, to test what they do about it."""
+"""A runtime that follows a script, to test how plugins react to each of its steps."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from nri_sync.errors import ConnectionLost
 from nri_sync.net.sockets import ListeningSocket, listen
 from nri_sync.testing.common import WITHIN, socket_directory
 from nri_sync.testing.remote import RemotePlugin
-from nri_sync.testing.stage import Closed, Stage
+from nri_sync.testing.script_state import Closed, ScriptState
 from nri_sync.testing.steps import Down, Session
 from nri_sync.threads import Latch, spawn
 
@@ -21,7 +21,7 @@ _Item = Union[Session, Callable[[RemotePlugin], object], Down]
 
 
 class ScriptedRuntime:
-    """Listens on a socket, and plays a script: a list of steps for each connection. A context manager.
+    """Listens on a socket, and executes a script: a list of steps for each connection. A context manager.
 
     ::
 
@@ -30,11 +30,11 @@ class ScriptedRuntime:
             steps.down(0.1),
             [steps.welcome(), steps.mark("back"), steps.serve()],
         ) as runtime:
-            ...  # a plugin on runtime.socket_path, which comes back whenever it is cut off
+            ...  # a plugin on runtime.socket_path, which reconnects after each loss
             runtime.wait("back")
 
-    The script runs on a thread of its own, one connection after the other; at its end the socket is gone. Methods
-    may be called from any thread.
+    The script runs on a separate thread, one connection after the other. At its end, the socket is removed. Any
+    thread may call the methods.
     """
 
     def __init__(
@@ -43,20 +43,20 @@ class ScriptedRuntime:
         """Starts nothing.
 
         Args:
-            script: for each connection, a list of :mod:`steps <nri_sync.testing.steps>`, or a single one; between
-                them :func:`steps.down`.
-            socket_path: where to listen; default is in a new directory with a short path.
-            timeout: seconds that a step waits for the plugin, and :meth:`wait` for the script.
+            script: for each connection, a list of :mod:`steps <nri_sync.testing.steps>`, or one step; between
+                connections, :func:`steps.down`.
+            socket_path: the socket for plugins; default is in a new directory with a short path.
+            timeout: seconds for which a step waits for the plugin, and :meth:`wait` for the script.
         """
         self._script = script
         self._timeout = timeout
         self._given_path = socket_path
         self._path = socket_path or ""
-        self._stage = Stage()
+        self._state = ScriptState()
         self._resources = contextlib.ExitStack()
-        # Set when the script's thread has ended.
+        # Set when the thread of the script has ended.
         self._ended: Latch | None = None
-        # Guards the two that the script waits in: close() wakes it.
+        # Guards the listener and the plugin, in which the script waits: close() interrupts both.
         self._lock = threading.Lock()
         self._listener: ListeningSocket | None = None
         self._plugin: RemotePlugin | None = None
@@ -64,9 +64,9 @@ class ScriptedRuntime:
     # Lifecycle
 
     def start(self) -> None:
-        """Listen, unless the script begins with a time down, and play it. To be called once.
+        """Listen, unless the script begins with :func:`steps.down`, and start the script. Call it once.
 
-        Raises OSError if the path cannot be used, NoThread if the system has no more threads.
+        Raises OSError if the path is unusable, NoThread if the system has no more threads.
         """
         if not self._path:
             self._path = self._resources.enter_context(socket_directory()) + "/nri.sock"
@@ -84,8 +84,8 @@ class ScriptedRuntime:
             raise
 
     def close(self) -> None:
-        """End the script, wherever it is, and close everything. Idempotent."""
-        self._stage.close()
+        """End the script at its current step, and close the connection and the socket. Idempotent."""
+        self._state.close()
         with self._lock:
             listener, plugin = self._listener, self._plugin
         if listener is not None:
@@ -104,48 +104,48 @@ class ScriptedRuntime:
         """Close; raise AssertionError if the script has failed."""
         self.close()
         if kind is None:
-            self._stage.check()
+            self._state.check()
 
     # For tests
 
     @property
     def socket_path(self) -> str:
-        """Where plugins connect to; there from :meth:`start` on."""
+        """The socket for plugins; it exists after :meth:`start`."""
         return self._path
 
     @property
     def registrations(self) -> list[nri_pb2.RegisterPluginRequest]:
-        """What plugins have asked for, each time."""
-        return self._stage.registrations
+        """The RegisterPlugin requests of plugins, in order."""
+        return self._state.registrations
 
     @property
     def answers(self) -> list[tuple[str, Any]]:
-        """What plugins have answered: the RPC, and a message or a ``grpc.RpcError``."""
-        return self._stage.answers
+        """The answers of plugins, in order: the RPC, and a message or a ``grpc.RpcError``."""
+        return self._state.answers
 
     @property
     def updates(self) -> list[nri_pb2.UpdateContainersRequest]:
-        """What plugins have asked for by themselves."""
-        return self._stage.updates
+        """The UpdateContainers requests of plugins, in order."""
+        return self._state.updates
 
     @property
     def log(self) -> list[str]:
-        """The steps that have been begun, and what was out of the ordinary."""
-        return self._stage.log
+        """The steps that have begun, and the unexpected events."""
+        return self._state.log
 
     def wait(self, mark: str | None = None, timeout: float | None = None) -> None:
-        """Block until the script has got to that mark or hold; without one, until its end.
+        """Block until the script has reached that mark or hold; without one, until its end.
 
-        Raises AssertionError, which tells what has been done, if the script has failed, is over without that mark,
-        or takes longer than ``timeout`` seconds.
+        Raises AssertionError, with the log, if the script has failed, has ended without that mark, or takes longer
+        than ``timeout`` seconds.
         """
-        self._stage.wait(mark, self._timeout if timeout is None else timeout)
+        self._state.wait(mark, self._timeout if timeout is None else timeout)
 
     def release(self, name: str) -> None:
-        """Let the hold of that name go on, or a :func:`steps.down` until then; also one that is still to come."""
-        self._stage.release(name)
+        """Continue the hold or :func:`steps.down` of that name, even if the script has not reached it yet."""
+        self._state.release(name)
 
-    # The script, on its thread
+    # The script, on its own thread
 
     def _run(self) -> None:
         error: BaseException | None = None
@@ -157,7 +157,7 @@ class ScriptedRuntime:
             error = caught
         finally:
             self._unlisten()
-            self._stage.finish(error)
+            self._state.finish(error)
 
     def _play(self) -> None:
         number = 0
@@ -170,27 +170,27 @@ class ScriptedRuntime:
                 self._serve(f"connection {number}", steps)
 
     def _down(self, item: Down) -> None:
-        self._stage.note("down")
+        self._state.note("down")
         self._unlisten()
         if item.until:
-            self._stage.hold(item.until)
+            self._state.hold(item.until)
         else:
-            self._stage.pause(item.seconds)
+            self._state.pause(item.seconds)
         self._listen()
 
     def _serve(self, name: str, steps: Session) -> None:
         with self._connection() as plugin:
             for step in steps:
-                self._stage.note(f"{name}: {getattr(step, 'text', step)}")
+                self._state.note(f"{name}: {getattr(step, 'text', step)}")
                 try:
                     step(plugin)
                 except ConnectionLost as lost:
-                    if self._stage.closed:
+                    if self._state.closed:
                         raise Closed from None
-                    self._stage.note(f"{name}: {lost}")
+                    self._state.note(f"{name}: {lost}")
                     return
                 except Exception as error:
-                    self._stage.note(f"{name}: {error!r}")
+                    self._state.note(f"{name}: {error!r}")
                     raise
 
     @contextlib.contextmanager
@@ -200,11 +200,11 @@ class ScriptedRuntime:
             sock, _ = self._listener.accept()
         except OSError:
             raise Closed from None
-        plugin = RemotePlugin(sock, self._stage, self._timeout)
+        plugin = RemotePlugin(sock, self._state, self._timeout)
         with self._lock:
             self._plugin = plugin
         try:
-            if self._stage.closed:
+            if self._state.closed:
                 raise Closed
             yield plugin
         finally:
@@ -216,7 +216,7 @@ class ScriptedRuntime:
         listener = listen(self._path)
         with self._lock:
             self._listener = listener
-            closed = self._stage.closed
+            closed = self._state.closed
         if closed:
             raise Closed
 

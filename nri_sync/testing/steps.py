@@ -1,8 +1,8 @@
-"""What a :class:`ScriptedRuntime` can do to a plugin: the words of its scripts.
+"""The steps of a :class:`ScriptedRuntime`: its actions towards a plugin.
 
-Most are for one connection, and are listed in the order in which they are done; :func:`down` stands between
-connections. A connection is closed at the end of its list. Where the plugin closes it first, the rest of its
-list is left out. Any function that takes a :class:`RemotePlugin` is a step, too.
+Most steps are for one connection. A list of steps is executed in order; :func:`down` stands between connections.
+At the end of its list, the runtime closes the connection. If the plugin closes the connection first, the runtime
+skips the rest of the list. Any function that takes a :class:`RemotePlugin` is also a step.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ __all__ = [
 
 @dataclass(frozen=True, repr=False)
 class Step:
-    """A step with a name."""
+    """A step with a name, for the log."""
 
     text: str
     do: Callable[[RemotePlugin], object]
@@ -56,23 +56,23 @@ class Step:
         return self.text
 
 
-#: What is done on one connection.
+#: The steps of one connection.
 Session = Sequence[Callable[[RemotePlugin], object]]
 
 
 @dataclass(frozen=True)
 class Down:
-    """The runtime does not listen."""
+    """A time in which the runtime does not listen."""
 
     seconds: float = 0.0
     until: str = ""
 
 
-# What is done in order
+# Steps that follow the protocol
 
 
 def register(*, refuse: str = "", answered: bool = True) -> Step:
-    """Wait for RegisterPlugin, and accept it; or ``refuse`` it with that text, or leave it unanswered."""
+    """Wait for RegisterPlugin, and accept it; or ``refuse`` it with that text, or do not answer it."""
 
     def do(plugin: RemotePlugin) -> None:
         stream = plugin.registration()
@@ -92,7 +92,7 @@ def configure(
     registration_timeout: float = api.DEFAULT_REGISTRATION_TIMEOUT,
     request_timeout: float = api.DEFAULT_REQUEST_TIMEOUT,
 ) -> Step:
-    """Send Configure; wait for the answer, unless ``answered`` is False. Timeouts are in seconds."""
+    """Send Configure, and wait for the answer, unless ``answered`` is False. Timeouts are in seconds."""
     return event(
         "Configure",
         answered=answered,
@@ -112,12 +112,12 @@ def synchronize(
     more: bool = False,
     answered: bool = True,
 ) -> Step:
-    """Send Synchronize. With ``more`` it is a part, and others are to follow."""
+    """Send Synchronize. With ``more`` it is one part of the state, and further parts have to follow."""
     return event("Synchronize", answered=answered, pods=pods, containers=containers, more=more)
 
 
 def welcome(pods: Iterable[PodSandbox] = (), containers: Iterable[Container] = ()) -> Step:
-    """All that a plugin needs to be served: :func:`register`, :func:`configure`, :func:`synchronize`."""
+    """Make the plugin ready for events: :func:`register`, :func:`configure`, :func:`synchronize`."""
     steps = (register(), configure(), synchronize(pods, containers))
 
     def do(plugin: RemotePlugin) -> None:
@@ -128,10 +128,11 @@ def welcome(pods: Iterable[PodSandbox] = (), containers: Iterable[Container] = (
 
 
 def event(rpc: str, *, times: int = 1, answered: bool = True, **fields: Any) -> Step:
-    """Send a request, ``event("RunPodSandbox", pod=make_pod())``, and wait for the answer, so many times.
+    """Send a request, ``event("RunPodSandbox", pod=make_pod())``, and wait for the answer; ``times`` times.
 
-    With ``answered=False`` it does not wait. Answers are in :attr:`ScriptedRuntime.answers`; errors among them
-    are no error of the script. Raises ValueError for an RPC that plugins do not have, or another field.
+    With ``answered=False`` the step does not wait. :attr:`ScriptedRuntime.answers` has the answers; an error as
+    the answer does not fail the script. Raises ValueError for an RPC that plugins do not have, and for an unknown
+    field.
     """
     encoded_request(1, rpc, **fields)
 
@@ -152,11 +153,11 @@ def _response(plugin: RemotePlugin, stream: int, rpc: str) -> None:
 
 
 def serve() -> Step:
-    """Answer requests for updates, until the plugin leaves or the runtime is closed."""
+    """Answer requests for updates, until the plugin disconnects or the runtime is closed."""
     return Step("serve", lambda plugin: plugin.serve())
 
 
-# What is not
+# Steps that break the protocol
 
 
 def cut() -> Step:
@@ -165,7 +166,7 @@ def cut() -> Step:
 
 
 def silence() -> Step:
-    """Answer nothing, until the plugin leaves or the runtime is closed."""
+    """Answer no requests, until the plugin disconnects or the runtime is closed."""
     return Step("silence", lambda plugin: plugin.drain())
 
 
@@ -174,7 +175,7 @@ def fragment(rpc: str, **fields: Any) -> Step:
     encoded_request(1, rpc, **fields)
 
     def do(plugin: RemotePlugin) -> None:
-        # The stream does not matter, as nobody sees all of it.
+        # The number of the stream does not matter, because the request stays incomplete.
         data = encoded_request(1, rpc, **fields)
         plugin.send(data[: len(data) // 2])
 
@@ -182,17 +183,17 @@ def fragment(rpc: str, **fields: Any) -> Step:
 
 
 def send(data: bytes) -> Step:
-    """Send bytes, whatever they are."""
+    """Send arbitrary bytes."""
     return Step("send", lambda plugin: plugin.send(data))
 
 
 def garbage() -> Step:
-    """Send what is no frame: the answer of a web server."""
+    """Send bytes that are no frame: the answer of a web server."""
     return Step("garbage", send(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n"))
 
 
 def oversized() -> Step:
-    """Send a request that is larger than ttRPC allows, and wait for the error that plugins answer with."""
+    """Send a request that is larger than ttRPC allows, and wait for the plugin's error response."""
 
     def do(plugin: RemotePlugin) -> None:
         _response(plugin, plugin.oversized_request(), "RunPodSandbox")
@@ -200,36 +201,36 @@ def oversized() -> Step:
     return Step("oversized", do)
 
 
-# What waits
+# Steps that wait
 
 
 def pause(seconds: float) -> Step:
-    """Do nothing for a while: what comes next is slow."""
+    """Wait for ``seconds``, so that the next step is late."""
     return Step(f"pause of {seconds:g} s", lambda plugin: plugin.runtime.pause(seconds))
 
 
 def mark(name: str) -> Step:
-    """Have :meth:`ScriptedRuntime.wait` with that name return."""
+    """Let :meth:`ScriptedRuntime.wait` with that name return."""
     return Step(f"mark {name!r}", lambda plugin: plugin.runtime.mark(name))
 
 
 def hold(name: str) -> Step:
-    """As :func:`mark`; then wait for :meth:`ScriptedRuntime.release` with that name."""
+    """Like :func:`mark`; then wait for :meth:`ScriptedRuntime.release` with that name."""
     return Step(f"hold {name!r}", lambda plugin: plugin.runtime.hold(name))
 
 
 def down(seconds: float = 0.0, *, until: str = "") -> Down:
-    """Between connections: the socket is gone for a while, as while a runtime restarts.
+    """Between connections: remove the socket for a while, like a runtime that restarts.
 
-    With ``until`` it is until :meth:`ScriptedRuntime.release` with that name.
+    With ``until``, the socket is absent until :meth:`ScriptedRuntime.release` with that name.
     """
     return Down(seconds, until)
 
 
 def hostile_sessions() -> dict[str, list[Step]]:
-    """Ways for a connection to end badly, by what happens, to try all of them on a plugin.
+    """Sessions that end badly, by a description of the end, to test a plugin with each of them.
 
-    Each ends by itself; those with "silent" when the plugin loses patience: give it a short
+    Each ends without help. Those with "silent" end when the plugin's timeout has passed: give the plugin a short
     ``registration_timeout``.
     """
     pod = make_pod()

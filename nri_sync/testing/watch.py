@@ -1,4 +1,4 @@
-"""The calls of the handlers of a plugin under test, seen from its stub."""
+"""Watches the handlers of a plugin under test, from inside its stub."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ __all__ = ["Watch"]
 
 
 class Watch(Interceptor):
-    """Knows what handlers have raised, which are running, and how often the plugin was synchronized.
+    """Records the exceptions of handlers, the running handlers, and the number of synchronizations.
 
-    An interceptor, to be the first of a stub's. Thread-safe.
+    It has to be the first interceptor of the stub. Thread-safe.
     """
 
     def __init__(self, config: str = "") -> None:
-        """``config`` is what the plugin gets as its configuration, as if the runtime had launched it."""
+        """The plugin gets ``config`` as its configuration, like a plugin that the runtime has launched."""
         self._config = config
-        # Guards the following, and is notified of handlers that return.
+        # Guards the lists and counters. Notified when a handler returns.
         self._changed = threading.Condition(threading.Lock())
-        # Set with the first session that was synchronized, or lost.
+        # Set when the first session has been synchronized, or lost.
         self._decided = Latch()
         self._raised: list[tuple[str, BaseException]] = []
         self._running: list[str] = []
@@ -47,7 +47,7 @@ class Watch(Interceptor):
         if rpc == "Configure" and self._config:
             request.config = self._config
         elif rpc == "Synchronize":
-            # What has made the runtime split the state: see node.split().
+            # Remove the padding by which node.split() makes the runtime split the state.
             for item in (*request.pods, *request.containers):
                 item.DiscardUnknownFields()
 
@@ -67,7 +67,7 @@ class Watch(Interceptor):
                 self._changed.notify_all()
 
     def closed(self) -> None:
-        """The session of the stub was lost."""
+        """Note that the stub has lost a session."""
         self._count(synchronized=False)
 
     @signal_safe
@@ -81,17 +81,17 @@ class Watch(Interceptor):
 
     @property
     def losses(self) -> int:
-        """How many sessions of the stub were lost."""
+        """The number of sessions that the stub has lost."""
         return self._closed
 
     def wait_synchronized(self, timeout: float) -> bool:
-        """Block until the first session has been synchronized; False if it was lost, or the time is over."""
+        """Block until the first session has been synchronized. False: it was lost, or the timeout has passed."""
         self._decided.wait(Deadline(timeout))
         return self._synchronized > 0
 
     @signal_safe
     def take(self, rpc: str | None = None) -> BaseException | None:
-        """The oldest exception that handlers have raised, of that RPC or any; each is returned once."""
+        """The oldest exception of a handler of that RPC, or of any. Each call returns another exception."""
         with self._changed:
             for item in self._raised:
                 if rpc in (None, item[0]):
@@ -101,7 +101,7 @@ class Watch(Interceptor):
 
     @signal_safe
     def still_running(self) -> list[str]:
-        """The RPCs whose handlers do not return soon."""
+        """The RPCs of the handlers that are still running. Waits a moment for them to return."""
         give_up = time.monotonic() + WITHIN / 4
         with self._changed:
             while self._running and time.monotonic() < give_up:

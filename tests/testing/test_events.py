@@ -1,4 +1,4 @@
-"""What happens to pods and containers: who is told what, in which order, and what comes of it."""
+"""The events of pods and containers: their order, their content, and their effect."""
 
 from __future__ import annotations
 
@@ -8,18 +8,14 @@ from typing import Any
 
 import pytest
 
-import nri_sync
 from nri_sync import api
 from nri_sync.errors import (
-    ConflictError,
-    NoAnswer,
-    RequestFailed,
     RuntimeStopped,
     SpecError,
-    ValidationRejected,
 )
 from nri_sync.testing import FakeRuntime, NoEffectWarning, make_container, make_pod
-from tests.runtime.rig import LONG, Never, PluginWith
+from tests.runtime.rig import LONG, PluginWith
+from tests.testing.plugins import RecordingPlugin
 
 __all__: list[str] = []
 
@@ -27,44 +23,8 @@ RUNNING = api.ContainerState.CONTAINER_RUNNING
 STOPPED = api.ContainerState.CONTAINER_STOPPED
 
 
-class Recorder(nri_sync.Plugin):
-    """Puts down the names of its calls, with their last arguments; answers as it is told."""
-
-    def __init__(self, **answers: Any) -> None:
-        self.answers = answers
-        self.calls: queue.Queue[tuple[str, Any]] = queue.Queue()
-
-    @property
-    def names(self) -> list[str]:
-        """Those that have been called since the last time."""
-        names = []
-        while not self.calls.empty():
-            names.append(self.calls.get()[0])
-        return names
-
-
-def _recording(name: str) -> Any:
-    def handler(self: Recorder, *arguments: Any) -> Any:
-        self.calls.put((name, arguments[-1]))
-        answer = self.answers.get(name)
-        if isinstance(answer, BaseException):
-            raise answer
-        return answer(*arguments) if callable(answer) else answer
-
-    return handler
-
-
-_EVENTS = [
-    name
-    for name in vars(nri_sync.Plugin)
-    if not name.startswith(("_", "validate", "configure", "synchronize", "shutdown"))
-]
-for _name in _EVENTS:
-    setattr(Recorder, _name, _recording(_name))
-
-
 def test_the_life_of_a_pod(runtime: FakeRuntime) -> None:
-    plugin = Recorder()
+    plugin = RecordingPlugin()
     pod = make_pod("web")
     container = make_container(pod, "app")
     with runtime.run_plugin(plugin):
@@ -96,22 +56,22 @@ def test_the_life_of_a_pod(runtime: FakeRuntime) -> None:
     ]  # fmt: skip
 
 
-def test_what_is_told_of_the_end(runtime: FakeRuntime) -> None:
-    """As containerd v2.4 tells of it: ``internal/cri/nri/nri_api_linux.go``."""
-    told: dict[str, tuple[api.PodSandbox, api.Container]] = {}
+def test_the_messages_of_the_end(runtime: FakeRuntime) -> None:
+    """As sent by containerd v2.4: ``internal/cri/nri/nri_api_linux.go``."""
+    received: dict[str, tuple[api.PodSandbox, api.Container]] = {}
 
     class Watching:
         def stop_container(self, pod: api.PodSandbox, container: api.Container) -> None:
-            told["stop"] = (pod, container)
+            received["stop"] = (pod, container)
 
         def remove_container(self, pod: api.PodSandbox, container: api.Container) -> None:
-            told["remove"] = (pod, container)
+            received["remove"] = (pod, container)
 
         def stop_pod_sandbox(self, pod: api.PodSandbox) -> None:
-            told["stop pod"] = (pod, api.Container())
+            received["stop pod"] = (pod, api.Container())
 
         def remove_pod_sandbox(self, pod: api.PodSandbox) -> None:
-            told["remove pod"] = (pod, api.Container())
+            received["remove pod"] = (pod, api.Container())
 
     pod = make_pod("web", pid=4711)
     del pod.linux.namespaces[:]
@@ -126,19 +86,19 @@ def test_what_is_told_of_the_end(runtime: FakeRuntime) -> None:
         runtime.stop_container(container, 143)
         runtime.stop_pod(pod)
         runtime.remove_pod(pod)
-    stopped, removed = told["stop"][1], told["remove"][1]
+    stopped, removed = received["stop"][1], received["remove"][1]
     assert (stopped.state, stopped.pid, stopped.exit_code) == (STOPPED, pid, 143)
     assert stopped.finished_at >= stopped.started_at > 0
     assert (removed.state, removed.pid, removed.exit_code) == (0, 0, 143)
     assert removed.finished_at == stopped.finished_at
-    assert [told[name][0].pid for name in ("stop", "stop pod", "remove", "remove pod")] == [
+    assert [received[name][0].pid for name in ("stop", "stop pod", "remove", "remove pod")] == [
         4711,
         0,
         0,
         0,
     ]
     namespaces = {
-        name: [item.type for item in pod.linux.namespaces] for name, (pod, _) in told.items()
+        name: [item.type for item in pod.linux.namespaces] for name, (pod, _) in received.items()
     }
     assert namespaces == {
         "stop": ["network", "ipc"], "stop pod": ["network", "ipc"], "remove": ["ipc"], "remove pod": ["ipc"],
@@ -146,20 +106,20 @@ def test_what_is_told_of_the_end(runtime: FakeRuntime) -> None:
 
 
 def test_a_container_that_was_never_started_has_no_end(runtime: FakeRuntime) -> None:
-    plugin = Recorder()
+    plugin = RecordingPlugin()
     pod = make_pod("web")
     container = make_container(pod, "app")
     with runtime.run_plugin(plugin):
         runtime.run_pod(pod)
         runtime.create_container(pod, container)
         runtime.stop_container(container)
-        told = dict(plugin.calls.get() for _ in range(plugin.calls.qsize()))["stop_container"]
-    assert told.state == api.ContainerState.CONTAINER_CREATED
-    assert (told.exit_code, told.finished_at) == (0, 0)
+        stopped = dict(plugin.calls.get() for _ in range(plugin.calls.qsize()))["stop_container"]
+    assert stopped.state == api.ContainerState.CONTAINER_CREATED
+    assert (stopped.exit_code, stopped.finished_at) == (0, 0)
 
 
 def test_the_end_of_a_pod_is_that_of_its_containers(runtime: FakeRuntime) -> None:
-    plugin = Recorder()
+    plugin = RecordingPlugin()
     pod, other = make_pod(), make_pod()
     running, stopped = make_container(pod), make_container(pod, state=STOPPED)
     runtime.add(pod, other, running, stopped, make_container(other))
@@ -176,7 +136,7 @@ def test_the_end_of_a_pod_is_that_of_its_containers(runtime: FakeRuntime) -> Non
     assert runtime.containers == []
 
 
-def test_what_plugins_make_of_a_container(runtime: FakeRuntime) -> None:
+def test_adjustments_of_a_container(runtime: FakeRuntime) -> None:
     pod = make_pod("web")
     other, container = make_container(pod, "other"), make_container(pod, "app")
     container.annotations["gone"] = "1"
@@ -187,9 +147,9 @@ def test_what_plugins_make_of_a_container(runtime: FakeRuntime) -> None:
         adjustment = api.Adjustment().add_env("POD", pod.name).remove_annotation("gone")
         return adjustment.set_memory(swap=1), [update]
 
-    plugin = Recorder(create_container=create)
+    plugin = RecordingPlugin(create_container=create)
     lost = pytest.warns(NoEffectWarning, match=r"10-test: linux\.resources\.memory\.swap has no")
-    other_plugin = runtime.run_plugin(Recorder(), name="other", idx="20")
+    other_plugin = runtime.run_plugin(RecordingPlugin(), name="other", idx="20")
     with runtime.run_plugin(plugin), other_plugin, lost:
         result = runtime.create_container(pod, container)
     assert result.env["POD"] == "web"
@@ -208,13 +168,13 @@ def test_what_plugins_make_of_a_container(runtime: FakeRuntime) -> None:
     assert result.container == created
     assert "POD=web" not in container.env
     plugin.calls.get()
-    name, told = plugin.calls.get()
+    name, created = plugin.calls.get()
     assert name == "post_create_container"
-    assert "POD=web" in told.env
+    assert "POD=web" in created.env
 
 
-def test_what_a_container_is_from_its_creation_on(runtime: FakeRuntime) -> None:
-    """Plugins of one request see what those before them ask for; events that follow, what has come of it."""
+def test_the_container_after_its_creation(runtime: FakeRuntime) -> None:
+    """Plugins of one request see the adjustments of earlier plugins. Later events have the resulting container."""
     pod = make_pod()
     runtime.run_pod(pod)
     container = make_container(pod, env={"TOKEN": "x"})
@@ -223,7 +183,7 @@ def test_what_a_container_is_from_its_creation_on(runtime: FakeRuntime) -> None:
     def create(pod: api.PodSandbox, container: api.Container) -> object:
         return api.Adjustment().remove_env("TOKEN").set_pids_limit(-1).set_memory(reservation=5)
 
-    first, second = PluginWith(create_container=create), Recorder()
+    first, second = PluginWith(create_container=create), RecordingPlugin()
     with runtime.run_plugin(first), runtime.run_plugin(second, name="second", idx="20"):
         with pytest.warns(NoEffectWarning) as warned:
             result = runtime.create_container(pod, container)
@@ -240,18 +200,23 @@ def test_what_a_container_is_from_its_creation_on(runtime: FakeRuntime) -> None:
     name, seen = second.calls.get()
     assert name == "create_container"
     assert "TOKEN=x" not in seen.env
-    told = dict(second.calls.get() for _ in range(4))
-    assert told.keys() == {
+    received = dict(second.calls.get() for _ in range(4))
+    assert received.keys() == {
         "post_create_container", "start_container", "post_start_container", "stop_container",
     }  # fmt: skip
-    for seen in (*told.values(), *existing.get(), result.container, runtime.container(container)):
+    for seen in (
+        *received.values(),
+        *existing.get(),
+        result.container,
+        runtime.container(container),
+    ):
         assert "TOKEN=x" in seen.env
         assert seen.linux.resources.pids.limit == 10
         assert not seen.linux.resources.memory.HasField("reservation")
 
 
 def test_validators_see_the_container_as_it_was(runtime: FakeRuntime) -> None:
-    """As the reference has it: the message before all plugins, and the merged adjustment beside it."""
+    """As in the Go implementation: the message before all plugins, and the merged adjustment."""
     pod = make_pod()
     runtime.add(pod)
     container = make_container(pod, env={"TOKEN": "x"})
@@ -265,13 +230,13 @@ def test_validators_see_the_container_as_it_was(runtime: FakeRuntime) -> None:
     assert [entry.key for entry in request.adjust.env] == ["A"]
 
 
-def test_what_fits_no_specification(runtime: FakeRuntime) -> None:
+def test_an_adjustment_that_fits_no_specification(runtime: FakeRuntime) -> None:
     pod = make_pod()
     runtime.add(pod)
     container = make_container(pod)
     adjustment = api.ContainerAdjustment()
     adjustment.linux.namespaces.add(type="nowhere", path="/x")
-    plugin = Recorder(create_container=lambda *_: adjustment)
+    plugin = RecordingPlugin(create_container=lambda *_: adjustment)
     with runtime.run_plugin(plugin):
         with pytest.raises(SpecError, match="nowhere"):
             runtime.create_container(pod, container)
@@ -299,7 +264,7 @@ def test_cdi_devices_and_classes() -> None:
     assert api.optional.get(made.linux.rdt, "clos_id") == "gold"
 
 
-def test_what_plugins_make_of_an_update(runtime: FakeRuntime) -> None:
+def test_updates_of_an_updated_container(runtime: FakeRuntime) -> None:
     pod = make_pod()
     container, other = make_container(pod), make_container(pod)
     runtime.add(pod, container, other)
@@ -317,7 +282,7 @@ def test_what_plugins_make_of_an_update(runtime: FakeRuntime) -> None:
     assert runtime.container(other).linux.resources.cpu.cpus == "2"
 
 
-def test_what_plugins_want_when_one_stops(runtime: FakeRuntime) -> None:
+def test_updates_at_the_stop_of_a_container(runtime: FakeRuntime) -> None:
     pod = make_pod()
     container, other = make_container(pod), make_container(pod)
     runtime.add(pod, container, other)
@@ -326,89 +291,6 @@ def test_what_plugins_want_when_one_stops(runtime: FakeRuntime) -> None:
         result = runtime.stop_container(container)
     assert [update.container_id for update in result.updates] == [other.id]
     assert runtime.container(other).linux.resources.cpu.cpus == "2"
-
-
-class TestFailures:
-    def test_one_that_raises(self, runtime: FakeRuntime) -> None:
-        pod, error = make_pod(), ValueError("no")
-        with runtime.run_plugin(Recorder(run_pod_sandbox=error)):
-            with pytest.raises(
-                RequestFailed, match="plugin 10-test: RunPodSandbox failed"
-            ) as failed:
-                runtime.run_pod(pod)
-            result = runtime.run_pod(pod, check=False)
-        assert runtime.pods == []
-        # The plugin's own exception is the cause; its traceback begins in the plugin.
-        assert failed.value.__cause__ is error
-        assert error.__traceback__ is not None
-        assert error.__traceback__.tb_frame.f_code.co_filename == __file__
-        assert isinstance(result.error, RequestFailed)
-        assert result.rejected is None
-        assert isinstance(result.answers[0].error, Exception)
-
-    def test_what_is_told_then(self, runtime: FakeRuntime) -> None:
-        plugin = Recorder(
-            run_pod_sandbox=ValueError(),
-            create_container=ValueError(),
-            start_container=ValueError(),
-        )
-        pod = make_pod()
-        container, other = make_container(pod), make_container(pod)
-        with runtime.run_plugin(plugin):
-            runtime.run_pod(pod, check=False)
-            assert plugin.names == ["run_pod_sandbox", "remove_pod_sandbox"]
-            runtime.add(pod, other)
-            runtime.create_container(pod, container, check=False)
-            assert plugin.names == ["create_container", "stop_container", "remove_container"]
-            runtime.start_container(other, check=False)
-            assert plugin.names == ["start_container", "stop_container"]
-        assert runtime.containers == [runtime.container(other)]
-        assert runtime.container(other).state == STOPPED
-
-    def test_an_end_is_an_end(self, runtime: FakeRuntime) -> None:
-        plugin = Recorder(stop_pod_sandbox=ValueError("stop"))
-        pod = make_pod()
-        runtime.add(pod, make_container(pod))
-        with runtime.run_plugin(plugin), pytest.raises(RequestFailed, match="stop"):
-            runtime.remove_pod(pod)
-        assert runtime.pods == []
-        assert plugin.names[-1] == "remove_pod_sandbox"
-
-    def test_a_conflict(self, runtime: FakeRuntime) -> None:
-        pod = make_pod()
-        runtime.add(pod)
-        plugins = [
-            PluginWith(create_container=lambda pod, container: api.Adjustment().add_env("A", "1"))
-            for _ in range(2)
-        ]
-        with runtime.run_plugin(plugins[0]), runtime.run_plugin(plugins[1], name="other", idx="20"):
-            result = runtime.create_container(pod, make_container(pod), check=False)
-        assert isinstance(result.error, ConflictError)
-        assert result.owner(api.Field.Env, "A") == "10-test"
-        assert len(result.answers) >= 2
-        assert runtime.containers == []
-
-    def test_a_rejection(self, runtime: FakeRuntime) -> None:
-        def validate(request: api.ValidateContainerAdjustmentRequest) -> None:
-            raise ValueError("too much")
-
-        pod = make_pod()
-        runtime.add(pod)
-        with runtime.run_plugin(PluginWith(validate_container_adjustment=validate)):
-            result = runtime.create_container(pod, make_container(pod), check=False)
-            assert result.rejected == "too much"
-            with pytest.raises(ValidationRejected):
-                runtime.create_container(pod, make_container(pod))
-
-    def test_no_answer(self) -> None:
-        never = Never()
-        policy = api.FailurePolicy(fail_request=True)
-        options: dict[str, Any] = {"failure_policy": policy, "late_reply": False}
-        with FakeRuntime(request_timeout=1.0) as runtime:
-            with runtime.run_plugin(PluginWith(run_pod_sandbox=never), **options):
-                result = runtime.run_pod(make_pod(), check=False)
-                never.release.set()
-            assert isinstance(result.error, NoAnswer)
 
 
 class TestMistakes:
@@ -420,7 +302,7 @@ class TestMistakes:
         ):
             runtime.create_container(pod, make_container(other, "app"))
 
-    def test_what_is_not_there(self, runtime: FakeRuntime) -> None:
+    def test_a_missing_pod_or_container(self, runtime: FakeRuntime) -> None:
         pod = make_pod()
         with pytest.raises(ValueError, match="there is no pod"):
             runtime.create_container(pod, make_container(pod))
@@ -432,18 +314,18 @@ class TestMistakes:
         container = make_container(pod)
         runtime.run_pod(pod)
         runtime.create_container(pod, container)
-        with pytest.raises(ValueError, match="is there already"):
+        with pytest.raises(ValueError, match="exists already"):
             runtime.run_pod(pod)
-        with pytest.raises(ValueError, match="is there already"):
+        with pytest.raises(ValueError, match="exists already"):
             runtime.create_container(pod, container)
 
     def test_on_a_runtime_that_is_not_started(self) -> None:
-        with pytest.raises(RuntimeStopped, match="use it in a with statement"):
+        with pytest.raises(RuntimeStopped, match="use the runtime in a with statement"):
             FakeRuntime().run_pod(make_pod())
 
 
 def test_fields_without_an_effect() -> None:
-    """The release that the runtime acts as accepts them, and the container is as if they were not set."""
+    """The emulated release accepts such a field, and creates the container without it."""
 
     def create(pod: api.PodSandbox, container: api.Container) -> api.Adjustment:
         return api.Adjustment().add_cdi_device("example.com/a=b")

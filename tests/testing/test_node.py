@@ -47,7 +47,7 @@ def test_an_id_is_taken_once(node: Node) -> None:
     pod = make_pod("web", id="p")
     node.new(pod)
     node.put(pod)
-    with pytest.raises(ValueError, match="'web' is there already: the id 'p' is taken"):
+    with pytest.raises(ValueError, match="'web' exists already: the id 'p' is taken"):
         node.new(pod)
     with pytest.raises(ValueError, match="the id 'p' is taken"):
         node.new(make_container(pod, id="p"))

@@ -42,13 +42,16 @@ def test_an_adjustment(runtime: FakeRuntime) -> None:
         result = runtime.create_container(pod, make_container(pod), check=False)
     assert isinstance(result.error, SpecError)
     assert str(result.error) == (
-        "plugin 10-test wants what no runtime can do: mount destination 'data' is not an absolute path"
+        "plugin 10-test requests an impossible change: mount destination 'data' is not an absolute path"
     )
     assert runtime.containers == []
 
 
 def test_changes_of_one_handler() -> None:
-    with pytest.raises(SpecError, match="no runtime can do this: mount destination 'data' is not"):
+    with pytest.raises(
+        SpecError,
+        match="the adjustment requests an impossible change: mount destination 'data' is not",
+    ):
         Changes(relative_mount()).apply({})
 
 
@@ -74,7 +77,7 @@ def test_updates_of_an_event(
     failed = [result.error for result in results if result.error is not None]
     assert [type(error) for error in failed] == ([] if ignore else [SpecError])
     for error in failed:
-        assert f"update of container {other.id!r} wants what no runtime can do: cpus 'a-b'" in str(
+        assert f"update of container {other.id!r} requests an impossible change: cpus 'a-b'" in str(
             error
         )
     assert ignore == ("cpus 'a-b'" in caplog.text)
@@ -91,7 +94,7 @@ def test_updates_outside_of_an_event(
     with runtime.run_plugin(PluginWith(synchronize=lambda *_: [update])) as stub:
         assert stub.update_containers([update]) == [update]
         assert runtime.container(container).linux.resources.cpu.cpus != "a-b"
-    assert caplog.text.count("wants what no runtime can do: cpus 'a-b'") == 2
+    assert caplog.text.count("requests an impossible change: cpus 'a-b'") == 2
 
 
 def test_a_simulation_says_so() -> None:
@@ -100,7 +103,9 @@ def test_a_simulation_says_so() -> None:
     ).failure
     assert failure is not None
     assert failure.kind is FailureKind.SPEC
-    assert failure.message.startswith("plugin 10-a wants what no runtime can do: mount destination")
+    assert failure.message.startswith(
+        "plugin 10-a requests an impossible change: mount destination"
+    )
 
 
 def test_what_is_all_right() -> None:

@@ -16,7 +16,7 @@ from nri_sync.errors import ConnectionLost, RemoteProtocolError
 from nri_sync.rpc import envelope_pb2
 from nri_sync.testing import make_pod
 from nri_sync.testing.remote import RemotePlugin, encoded_request
-from nri_sync.testing.stage import Stage
+from nri_sync.testing.script_state import ScriptState
 from tests.plugin.harness import RawRuntime, configuration
 from tests.runtime.rig import LONG, PluginWith, on_thread
 
@@ -27,15 +27,15 @@ RUNTIME = 2
 
 
 @pytest.fixture
-def stage() -> Stage:
-    return Stage()
+def state() -> ScriptState:
+    return ScriptState()
 
 
 @pytest.fixture
-def ends(stage: Stage) -> Iterator[tuple[RemotePlugin, socket.socket]]:
+def ends(state: ScriptState) -> Iterator[tuple[RemotePlugin, socket.socket]]:
     """A plugin as the runtime sees it, and the plugin's own socket."""
     here, there = socket.socketpair()
-    remote = RemotePlugin(here, stage, LONG)
+    remote = RemotePlugin(here, state, LONG)
     yield remote, there
     remote.close()
     there.close()
@@ -59,19 +59,19 @@ def stub(ends: tuple[RemotePlugin, socket.socket]) -> Iterator[nri_sync.Stub]:
 
 
 def test_all_that_a_runtime_does(
-    ends: tuple[RemotePlugin, socket.socket], stub: nri_sync.Stub, stage: Stage
+    ends: tuple[RemotePlugin, socket.socket], stub: nri_sync.Stub, state: ScriptState
 ) -> None:
     remote, _ = ends
     assert not remote.call("Synchronize").more
     remote.call("RunPodSandbox", pod=make_pod())
     with pytest.raises(grpc.RpcError, match="bad pod"):
         remote.call("RunPodSandbox", pod=make_pod("bad"))
-    assert [(request.plugin_idx, request.plugin_name) for request in stage.registrations] == [
+    assert [(request.plugin_idx, request.plugin_name) for request in state.registrations] == [
         ("10", "test")
     ]
-    rpcs = [rpc for rpc, _ in stage.answers]
+    rpcs = [rpc for rpc, _ in state.answers]
     assert rpcs == ["Configure", "Synchronize", "RunPodSandbox", "RunPodSandbox"]
-    assert isinstance(stage.answers[-1][1], grpc.RpcError)
+    assert isinstance(state.answers[-1][1], grpc.RpcError)
 
 
 def test_answers_in_another_order(
@@ -87,7 +87,7 @@ def test_answers_in_another_order(
 
 
 def test_updates_are_answered_meanwhile(
-    ends: tuple[RemotePlugin, socket.socket], stub: nri_sync.Stub, stage: Stage
+    ends: tuple[RemotePlugin, socket.socket], stub: nri_sync.Stub, state: ScriptState
 ) -> None:
     remote, _ = ends
     serving = on_thread(remote.serve)
@@ -95,7 +95,7 @@ def test_updates_are_answered_meanwhile(
     stub.stop()
     with pytest.raises(ConnectionLost):
         serving()
-    [request] = stage.updates
+    [request] = state.updates
     assert [update.container_id for update in request.update] == ["c"]
 
 
@@ -164,7 +164,9 @@ class TestEnds:
         remote.timeout = LONG
         assert remote.registration() == 1
         remote.timeout = 0.05
-        with pytest.raises(TimeoutError, match="the plugin does not read what it is sent"):
+        with pytest.raises(
+            TimeoutError, match="the plugin does not read the bytes that it is sent"
+        ):
             remote.send(bytes(10_000_000))
 
     def test_something_else(self, ends: tuple[RemotePlugin, socket.socket]) -> None:

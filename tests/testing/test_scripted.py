@@ -176,7 +176,7 @@ class TestEnd:
             runtime.close()
             runtime.close()
             visitor.join(LONG)
-            runtime._stage.check()
+            runtime._state.check()
 
 
 def _visit(path: str) -> None:

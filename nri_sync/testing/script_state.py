@@ -1,4 +1,4 @@
-"""How far a script has got, and what the plugin has said: what the test and the script's thread share."""
+"""The progress of a script, and the messages of the plugin, shared by the test and the script's thread."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from typing import Any, Callable
 
 from nri_sync.api import nri_pb2
 
-__all__ = ["Closed", "Stage"]
+__all__ = ["Closed", "ScriptState"]
 
 
 class Closed(Exception):
-    """The test is over, and so is the script."""
+    """The test has ended, and so does the script."""
 
 
-class Stage:
-    """Marks, holds and records of one script. Thread-safe."""
+class ScriptState:
+    """The marks, holds and records of one script. Thread-safe."""
 
     def __init__(self) -> None:
-        # Guards what follows, and tells of changes.
+        # Guards all other attributes. Its condition is notified of each change.
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
         self._closed = False
@@ -32,14 +32,14 @@ class Stage:
         self._answers: list[tuple[str, Any]] = []
         self._updates: list[nri_pb2.UpdateContainersRequest] = []
 
-    # For steps. Those that wait raise Closed when the test is over.
+    # For steps. Waiting methods raise Closed when the test has ended.
 
     def note(self, text: str) -> None:
-        """Put down what has happened, for who reads the log."""
+        """Add a line to the log."""
         self._add(self._log, text)
 
     def mark(self, name: str) -> None:
-        """Tell the test that the script has got here."""
+        """Record that the script has reached this mark."""
         with self._changed:
             self._marks.add(name)
             self._changed.notify_all()
@@ -50,19 +50,19 @@ class Stage:
         self._wait(lambda: name in self._released, None)
 
     def pause(self, seconds: float) -> None:
-        """Wait for so long."""
+        """Wait for ``seconds``."""
         self._wait(lambda: False, seconds)
 
     def registered(self, request: nri_pb2.RegisterPluginRequest) -> None:
-        """The plugin has asked to be registered."""
+        """Record a RegisterPlugin request."""
         self._add(self._registrations, request)
 
     def answered(self, rpc: str, answer: Any) -> None:
-        """The plugin has answered: with a message, or a grpc.RpcError."""
+        """Record an answer of the plugin: a message, or a grpc.RpcError."""
         self._add(self._answers, (rpc, answer))
 
     def updated(self, request: nri_pb2.UpdateContainersRequest) -> None:
-        """The plugin has asked for updates."""
+        """Record an UpdateContainers request."""
         self._add(self._updates, request)
 
     def _add(self, items: list[Any], item: Any) -> None:
@@ -79,14 +79,14 @@ class Stage:
     # For the runtime
 
     def finish(self, error: BaseException | None) -> None:
-        """The script is at its end, or has failed."""
+        """Record the end of the script, or the error by which it has failed."""
         with self._changed:
             self._done = True
             self._error = error
             self._changed.notify_all()
 
     def close(self) -> None:
-        """The test is over: whatever waits for it ends."""
+        """End the script: its waiting methods raise Closed."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
@@ -118,7 +118,7 @@ class Stage:
             return list(self._updates)
 
     def release(self, name: str) -> None:
-        """Let a hold of that name go on, also one that the script has not got to yet."""
+        """Continue a hold of that name, even if the script has not reached it yet."""
         with self._changed:
             self._released.add(name)
             self._changed.notify_all()
@@ -126,7 +126,7 @@ class Stage:
     def wait(self, name: str | None, timeout: float) -> None:
         """Block until the script has reached that mark; without one, until its end.
 
-        Raises AssertionError if it fails, ends without it, or takes more than ``timeout`` seconds.
+        Raises AssertionError if the script fails, ends without it, or takes more than ``timeout`` seconds.
         """
         give_up = time.monotonic() + timeout
         with self._changed:
