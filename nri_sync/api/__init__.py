@@ -1,14 +1,14 @@
-"""The NRI protocol's messages, and helpers on them.
+"""The messages of the NRI protocol, and helpers for them.
 
 All messages and enums of the protocol are here, as protobuf classes with plain attributes:
-``api.Container``, ``api.ContainerAdjustment``, ``api.Event`` and so on. Beside them:
+``api.Container``, ``api.ContainerAdjustment``, ``api.Event`` and so on. The package also has:
 
-- ``Adjustment`` and ``Update`` build what a plugin asks for, with checks;
-- the modules ``optional``, ``removal`` and ``oci`` have functions for values that may be absent,
-  for marks of removal, and for the OCI runtime specification;
-- ``EventMask``, ``Owners`` and the rest are described where they are defined.
+- ``Adjustment`` and ``Update``, which build the messages of a plugin's answer and check the values;
+- the modules ``optional``, ``removal`` and ``oci``, with functions for values that may be absent,
+  for removal marks, and for the OCI runtime specification;
+- ``EventMask``, ``Owners`` and other helpers, with their own docstrings.
 
-Nothing here does I/O, or waits.
+No function of this package does I/O or waits.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Checks on values that go into messages.
 
-protobuf checks as well, but its errors differ between implementations and name neither the field
-nor the value. Every function returns the value, or raises TypeError for a wrong type and
-ValueError for a value that the wire type cannot hold.
+protobuf also checks values, but its errors differ between implementations and name neither the field nor the
+value. Every function returns the value, or raises TypeError for a wrong type and ValueError for a value that the
+wire type cannot hold.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ __all__ = [
 
 
 class Range(NamedTuple):
-    """The values of an integer type, both ends included."""
+    """The values of an integer type. ``low`` and ``high`` are included."""
 
     name: str
     low: int
@@ -48,7 +48,7 @@ UINT64 = Range("uint64", 0, 2**64 - 1)
 
 
 def show(value: object) -> str:
-    """A value for an error message, which a large one must not flood."""
+    """A value for an error message, shortened if it is long."""
     return quoted(value)
 
 
@@ -59,12 +59,12 @@ def wrong_type(field: str, wanted: str, value: object) -> NoReturn:
 def integer(field: str, value: object, kind: Range) -> int:
     if type(value) is int:
         number = value
-    # True is an int to Python; as an amount it is a mistake. (A check for the protocol SupportsIndex
-    # takes ten times as long.)
+    # In Python True is an int, but a bool as an amount is a mistake. isinstance(value, SupportsIndex) would take
+    # ten times as long.
     elif isinstance(value, bool) or not hasattr(value, "__index__"):
         wrong_type(field, "an int", value)
     else:
-        # An IntEnum stays one before Python 3.10.
+        # Before Python 3.10, operator.index() returns an IntEnum unchanged.
         number = int(operator.index(value))
     if not kind.low <= number <= kind.high:
         raise ValueError(
@@ -86,30 +86,30 @@ def text(field: str, value: object) -> str:
         value.encode()
     except UnicodeEncodeError:
         raise ValueError(
-            f"{field} cannot be written as UTF-8, which protobuf demands: {show(value)}"
+            f"{field} cannot be written as UTF-8, which protobuf requires: {show(value)}"
         ) from None
     return value
 
 
 def texts(field: str, values: object) -> list[str]:
-    # A str is an iterable of str; its letters are never meant.
+    # A str is an iterable of str, but as a list of texts it is a mistake.
     if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
         wrong_type(field, "a sequence of str", values)
     return [text(f"{field}[{number}]", value) for number, value in enumerate(values)]
 
 
 def unmarked(field: str, key: object, remove: str) -> str:
-    """A key that NRI would not take for the removal of an entry."""
+    """A key without the mark with which NRI requests the removal of an entry."""
     checked = text(field, key)
     if checked.startswith("-"):
         raise ValueError(
-            f"{field} {show(key)} starts with '-', which stands for a removal; use {remove} for one"
+            f"{field} {show(key)} starts with '-', which marks a removal; use {remove} to remove an entry"
         )
     return checked
 
 
 def enumerator(field: str, kind: EnumTypeWrapper, value: object) -> str:
-    """The name of an enum's value, which is given by name or number."""
+    """The name of an enum value. ``value`` is its name or its number."""
     names = kind.keys()
     if isinstance(value, str):
         if value not in names:

@@ -1,4 +1,4 @@
-"""The tables and the two walks behind nri_sync.api.oci."""
+"""The table of OCI keys, and the functions that read and write messages with it, for nri_sync.api.oci."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ __all__ = ["read", "read_list", "write"]
 
 _M = TypeVar("_M", bound=Message)
 
-# The OCI keys of a message: `key=field` where the field's name is not the key's in snake_case, and
-# `!` where Go's encoder writes a key even if it has nothing to say (no `omitempty`).
+# The OCI keys of each message. `key=field` gives a field whose name is not the key in snake_case. `!` marks a key
+# that Go's encoder writes even if the value is empty (no `omitempty`).
 _KEYS = {
     "Mount": "destination! type source options",
     "Hooks": "prestart createRuntime createContainer startContainer poststart poststop",
@@ -112,24 +112,24 @@ def _plain(field: FieldDescriptor, value: Any) -> Any:
         return _check.enumerator(field.full_name, _ENUMS[field.enum_type.name], value)
     if value.DESCRIPTOR.name in _TABLE:
         return write(value)
-    # One of the optional values.
+    # The other messages wrap an optional value.
     plain = value.value  # type: ignore[attr-defined]
     return plain if isinstance(plain, (str, int)) else list(plain)
 
 
 def read(message: _M, data: object, where: str) -> _M:
-    """Fill a message from an OCI object, which error messages name as *where*; returns it."""
+    """Fill a message from an OCI object; returns the message. ``where`` names the object in errors."""
     if not isinstance(data, Mapping):
         _check.wrong_type(where, "an object", data)
     for key, field, _ in _TABLE[message.DESCRIPTOR.name]:
-        # A null is the same as nothing, for Go's decoder too.
+        # A null counts as missing, as in Go's decoder.
         if data.get(key) is not None:
             _read_field(message, field, data[key], f"{where}.{key}")
     return message
 
 
 def read_list(kind: type[_M], data: object, where: str) -> list[_M]:
-    """Messages from an OCI array; None is an empty one."""
+    """Messages from an OCI array. None counts as an empty array."""
     items = [] if data is None else _array(data, where)
     return [read(kind(), item, f"{where}[{number}]") for number, item in enumerate(items)]
 
@@ -138,7 +138,7 @@ def _read_field(message: Message, field: FieldDescriptor, value: object, where: 
     current = getattr(message, field.name)
     if isinstance(current, Message):
         if current.DESCRIPTOR.name in _TABLE:
-            # An empty object is there all the same.
+            # An empty object also sets the field.
             current.SetInParent()
             read(current, value, where)
         else:

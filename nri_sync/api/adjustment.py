@@ -1,13 +1,12 @@
-"""The changes that a plugin wants in a container that is being created.
+"""The changes that a plugin requests for a container that is being created.
 
-An Adjustment builds a ContainerAdjustment message; a handler returns either. It is a class, where
-functions on the message would do as well, because a plugin makes one change after another to one
-thing, and because messages alone invite mistakes that go unnoticed: in which of three nested
-messages a setting is, which values need presence, how a removal is written, and values that the
-wire cannot carry. The setters check. They raise ValueError for a value that the wire cannot carry or
-that no runtime can take, for an empty one that means nothing, and for a second value of a key that has
-one. (A removal and a value of the same key go together, in either order.) A call that raises changes
-nothing. The message is always at hand, as ``message``, for anything else::
+An Adjustment builds a ContainerAdjustment message. A handler returns either of them. Plain messages invite
+mistakes that have no error: a setting in the wrong one of three nested messages, a value without presence, a
+removal without its mark, a value that the wire cannot carry. The setters check for these mistakes. They raise
+ValueError for a value that the wire cannot carry, for a value that no runtime accepts, for an empty value without
+a meaning, and for a second, different value of a key. A removal and a value of the same key may be combined, in
+either order. A call that raises changes nothing. For settings without a setter, the attribute ``message`` is the
+message itself::
 
     adjustment = Adjustment()
     adjustment.add_env("GREETING", "hello").remove_env("DEBUG")
@@ -15,10 +14,10 @@ nothing. The message is always at hand, as ``message``, for anything else::
     adjustment.set_cpu(cpus="2-3", shares=512).set_memory(limit=512 << 20)
     return adjustment
 
-Setters return the object itself. An Adjustment is not locked: use it on one thread at a time.
+Setters return the object itself. An Adjustment is not thread-safe.
 
-Two plugins that set the same thing for one container conflict, and the creation fails. A removal in
-the same adjustment avoids that: it takes the thing over from the other plugin.
+If two plugins set the same field of one container, they conflict, and the creation fails. A removal in the same
+adjustment avoids the conflict: it takes the field over from the other plugin.
 """
 
 from __future__ import annotations
@@ -59,7 +58,7 @@ HookStage = Literal[
 
 
 class Adjustment(ResourceSettings):
-    """Builds a ContainerAdjustment, from nothing or on top of one that is given."""
+    """Builds a ContainerAdjustment. It starts with an empty message or with ``message``, which is not copied."""
 
     def __init__(self, message: ContainerAdjustment | None = None) -> None:
         #: The message that the setters write to.
@@ -85,9 +84,9 @@ class Adjustment(ResourceSettings):
         return self
 
     def remove_annotation(self, key: str) -> Adjustment:
-        """Remove an annotation of the container's own.
+        """Remove an annotation of the original container.
 
-        One that an earlier plugin has set stays, unless this adjustment sets it anew.
+        An annotation of an earlier plugin stays, unless this adjustment sets a new value.
         """
         marked = removal.mark(key)
         rules.annotation_key(key)
@@ -97,7 +96,7 @@ class Adjustment(ResourceSettings):
     def add_mount(
         self, destination: str, *, source: str = "", type: str = "", options: Iterable[str] = ()
     ) -> Adjustment:
-        """Mount something at a path in the container. ``options`` are those of mount(8)."""
+        """Add a mount at a path in the container. ``options`` are those of mount(8)."""
         _check.unmarked("mount destination", destination, "remove_mount")
         mount = Mount(
             destination=destination,
@@ -110,7 +109,7 @@ class Adjustment(ResourceSettings):
         return self
 
     def remove_mount(self, destination: str) -> Adjustment:
-        """Remove the mount at a destination, which is compared as it is: ``/data`` is not ``/data/``."""
+        """Remove the mount at a destination. Destinations are compared literally: ``/data`` is not ``/data/``."""
         mount = Mount(destination=removal.mark(destination))
         rules.absolute("mount destination", destination)
         self._entries.add(self.message.mounts, mount)
@@ -126,8 +125,8 @@ class Adjustment(ResourceSettings):
     def remove_env(self, key: str) -> Adjustment:
         """Remove a variable that an earlier plugin has set.
 
-        One that the container has of its own stays: the merging of containerd and CRI-O drops such a removal.
-        ``add_env`` gives it another value.
+        A variable of the original container stays, because containerd and CRI-O drop its removal when they merge
+        the answers. ``add_env`` can give it another value.
         """
         variable = KeyValue(key=removal.mark(key))
         rules.env_key(key)
@@ -135,23 +134,23 @@ class Adjustment(ResourceSettings):
         return self
 
     def set_args(self, args: Iterable[str]) -> Adjustment:
-        """Replace the command line. It conflicts with another plugin that has done so."""
+        """Replace the command line. Conflicts with another plugin that has replaced it."""
         checked = _check.texts("args", args)
         if checked[:1] == [""]:
-            raise ValueError("args starts with an empty text, which NRI reads as replace_args")
+            raise ValueError("args starts with an empty text, which NRI treats as replace_args")
         rules.args("args", checked)
         self.message.args[:] = checked
         return self
 
     def replace_args(self, args: Iterable[str]) -> Adjustment:
-        """Replace the command line, also if another plugin has done so.
+        """Replace the command line, even if another plugin has replaced it.
 
-        Without arguments it withdraws the command line of that plugin: the container keeps its own.
+        Without arguments, withdraw the command line of the other plugin: the container keeps its original one.
         """
         checked = _check.texts("args", args)
         if checked:
             rules.args("args", checked)
-        # Runtimes read an empty first argument as "take it over".
+        # An empty first argument takes the field over from another plugin.
         self.message.args[:] = ["", *checked]
         return self
 
@@ -166,8 +165,8 @@ class Adjustment(ResourceSettings):
     ) -> Adjustment:
         """Run a program of the host at a stage of the container's life.
 
-        ``args[0]`` is the program's own name, ``env`` has ``KEY=value`` entries, and ``timeout`` is
-        in seconds. The same hook twice runs twice.
+        ``args[0]`` is the name of the program, ``env`` has ``KEY=value`` entries, and ``timeout`` is in seconds. A
+        hook that is added twice runs twice.
         """
         hook = Hook(
             path=_check.text("Hook.path", path),
@@ -233,8 +232,8 @@ class Adjustment(ResourceSettings):
     def remove_device(self, path: str) -> Adjustment:
         """Remove a device that an earlier plugin has added.
 
-        One that the container has of its own stays: the merging of containerd and CRI-O drops such a removal.
-        ``add_device`` replaces it.
+        A device of the original container stays, because containerd and CRI-O drop its removal when they merge the
+        answers. ``add_device`` can replace it.
         """
         device = LinuxDevice(path=removal.mark(path))
         rules.absolute("device path", path)
@@ -248,9 +247,9 @@ class Adjustment(ResourceSettings):
         return self
 
     def set_namespace(self, type: str, path: str = "") -> Adjustment:
-        """Join the namespace at ``path``, or without a path a new one, in place of the container's.
+        """Replace a namespace of the container by the one at ``path``, or by a new one without a path.
 
-        ``type`` is the OCI runtime specification's: pid, network, mount, ipc, uts, user, cgroup, time.
+        ``type`` is a type of the OCI runtime specification: pid, network, mount, ipc, uts, user, cgroup, time.
         """
         namespace = LinuxNamespace(
             type=_check.unmarked("namespace type", type, "remove_namespace"),
@@ -268,7 +267,7 @@ class Adjustment(ResourceSettings):
         return self
 
     def add_net_device(self, host_name: str, name: str = "") -> Adjustment:
-        """Move a network interface of the host into the container, under another name if given."""
+        """Move a network interface of the host into the container, and rename it to ``name`` if given."""
         rules.net_device(_check.unmarked("network device", host_name, "remove_net_device"))
         device = LinuxNetDevice(name=_check.text("LinuxNetDevice.name", name))
         if name:
@@ -277,9 +276,9 @@ class Adjustment(ResourceSettings):
         return self
 
     def remove_net_device(self, host_name: str) -> Adjustment:
-        """Remove a network device of the container's own.
+        """Remove a network device of the original container.
 
-        One that an earlier plugin has set stays, unless this adjustment sets it anew.
+        A network device of an earlier plugin stays, unless this adjustment sets a new one.
         """
         marked = removal.mark(host_name)
         rules.net_device(host_name)
@@ -294,9 +293,9 @@ class Adjustment(ResourceSettings):
         return self
 
     def remove_sysctl(self, key: str) -> Adjustment:
-        """Remove a sysctl of the container's own.
+        """Remove a sysctl of the original container.
 
-        One that an earlier plugin has set stays, unless this adjustment sets it anew.
+        A sysctl of an earlier plugin stays, unless this adjustment sets a new value.
         """
         marked = removal.mark(key)
         rules.sysctl_key(key)
@@ -312,7 +311,7 @@ class Adjustment(ResourceSettings):
     def set_oom_score_adj(self, score: SupportsIndex | None) -> Adjustment:
         """Make the kernel kill the container sooner (up to 1000) or later (down to -1000).
 
-        None takes the setting out of the adjustment.
+        None removes the setting from the adjustment.
         """
         field = "oom_score_adj"
         if score is not None:
@@ -323,7 +322,7 @@ class Adjustment(ResourceSettings):
     def set_io_priority(
         self, io_class: IOPrioClass | str | int, priority: SupportsIndex = 0
     ) -> Adjustment:
-        """Set ``"IOPRIO_CLASS_BE"`` or another class, and in it a level from 0 (first) to 7."""
+        """Set a class such as ``"IOPRIO_CLASS_BE"``, and a level in it from 0 (highest) to 7 (lowest)."""
         message = LinuxIOPriority(
             priority=_check.integer("LinuxIOPriority.priority", priority, _check.INT32),
             # `class` is a keyword of Python.
@@ -344,7 +343,10 @@ class Adjustment(ResourceSettings):
         deadline: SupportsIndex = 0,
         period: SupportsIndex = 0,
     ) -> Adjustment:
-        """Set all that sched_setattr(2) sets, ``"SCHED_FIFO"`` and so on; times in nanoseconds."""
+        """Set the attributes of sched_setattr(2), such as the policy ``"SCHED_FIFO"``.
+
+        Times are in nanoseconds.
+        """
         name = "LinuxScheduler"
         message = LinuxScheduler(
             policy=_check.enumerator(f"{name}.policy", LinuxSchedulerPolicy, policy),
@@ -365,7 +367,10 @@ class Adjustment(ResourceSettings):
         nodes: str = "",
         flags: Iterable[MpolFlag | str | int] = (),
     ) -> Adjustment:
-        """Set all that set_mempolicy(2) sets: ``"MPOL_BIND"``, nodes ``"0-1"``, and flags."""
+        """Set the attributes of set_mempolicy(2): the mode, for example ``"MPOL_BIND"``, the nodes and the flags.
+
+        ``nodes`` is a list such as ``"0-1"``.
+        """
         name = "LinuxMemoryPolicy"
         message = LinuxMemoryPolicy(
             mode=_check.enumerator(f"{name}.mode", MpolMode, mode),
@@ -377,7 +382,7 @@ class Adjustment(ResourceSettings):
         return self
 
     def set_seccomp_policy(self, policy: LinuxSeccomp) -> Adjustment:
-        """Replace the seccomp filter; ``policy`` is copied. oci.seccomp_from_oci makes one."""
+        """Replace the seccomp filter. ``policy`` is copied. oci.seccomp_from_oci makes such a message."""
         if not isinstance(policy, LinuxSeccomp):
             _check.wrong_type("policy", "a LinuxSeccomp message", policy)
         rules.seccomp(policy)
@@ -391,9 +396,9 @@ class Adjustment(ResourceSettings):
         schemata: Iterable[str] | None = None,
         enable_monitoring: bool | None = None,
     ) -> Adjustment:
-        """Set parts of cache and memory bandwidth control; None leaves a part as it is.
+        """Set parts of cache and memory bandwidth control. None leaves a part unchanged.
 
-        An empty ``schemata`` is set, and empty.
+        An empty ``schemata`` sets an empty list.
         """
         put_all(
             self.message.linux.rdt,
@@ -403,6 +408,6 @@ class Adjustment(ResourceSettings):
         return self
 
     def remove_rdt(self) -> Adjustment:
-        """Take away the container's RDT settings, before those that are set here."""
+        """Remove the container's RDT settings, before the settings of this adjustment are applied."""
         self.message.linux.rdt.remove = True
         return self

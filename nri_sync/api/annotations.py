@@ -1,7 +1,7 @@
-"""Pod annotations that are meant for plugins.
+"""Pod annotations for plugins.
 
-``example.com`` for the pod, ``example.com/pod`` likewise, and ``example.com/container.NAME`` for
-one of its containers, are the forms of one annotation, the last being the most specific.
+An annotation has three forms: ``example.com`` and ``example.com/pod`` for the pod, and
+``example.com/container.NAME`` for one of its containers. The last form is the most specific one.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ __all__ = [
     "required_plugins",
 ]
 
-#: The annotation that names the plugins without which a container must not be created.
+#: The annotation with the names of the plugins that must be connected when a container is created.
 REQUIRED_PLUGINS = "required-plugins.noderesource.dev"
 
 
 def effective_annotation(pod: PodSandbox, key: str, container: str) -> str | None:
-    """The value of an annotation that counts for a container of a pod, or None if it has none.
+    """The value of an annotation for a container of a pod, or None without the annotation.
 
-    The most specific form wins, also with an empty value. ``container`` is the container's name.
+    The most specific form wins, even if its value is empty. ``container`` is the name of the container.
     """
     for form in (f"{key}/container.{container}", f"{key}/pod", key):
         if form in pod.annotations:
@@ -37,19 +37,19 @@ def effective_annotation(pod: PodSandbox, key: str, container: str) -> str | Non
 
 
 def required_plugins(pod: PodSandbox, container: str) -> list[str]:
-    """The plugins that a pod requires for a container, by their names; empty without annotation.
+    """The names of the plugins that a pod requires for a container; empty without the annotation.
 
-    Raises ValueError if the annotation is no list.
+    Raises ValueError if the annotation is not a list.
     """
     value = effective_annotation(pod, REQUIRED_PLUGINS, container)
     return [] if value is None else parse_required_plugins(value)
 
 
 def parse_required_plugins(value: str) -> list[str]:
-    """Read the annotation's value: ``["a", "b"]``, ``[a, b]``, or lines that start with ``- ``.
+    """Parse the value of the annotation: ``["a", "b"]``, ``[a, b]``, or lines that start with ``- ``.
 
-    Runtimes read it as YAML, of which this is the part that lists of names are written in. An empty
-    value and ``null`` are an empty list. Raises ValueError for anything else.
+    Runtimes parse the value as YAML. This function supports the part of YAML that lists of names use. An empty
+    value and ``null`` are an empty list. Raises ValueError for any other text.
     """
     text = value.strip()
     if text in ("", "~", "null", "Null", "NULL"):
@@ -71,11 +71,11 @@ def _block_item(line: str, value: str) -> str:
 
 
 def _scalar(item: str, value: str) -> str:
-    """A plugin's name, plain or in quotes; no name has a character that would need more."""
+    """The name of a plugin, plain or in quotes. Names have no characters that need an escape."""
     match = re.fullmatch(r"""(["']?)([A-Za-z0-9_.+-]+)\1""", item)
     if match is None:
         raise ValueError(
-            f"{REQUIRED_PLUGINS} has {_check.show(item)}, which is no plugin name:"
+            f"{REQUIRED_PLUGINS} has {_check.show(item)}, which is not a plugin name:"
             f" {_check.show(value)}"
         )
     return match[2]

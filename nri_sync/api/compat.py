@@ -1,4 +1,4 @@
-"""The NRI release that brought each part of the protocol: the parts that a runtime knows.
+"""The NRI release that introduced each part of the protocol, and the parts that a release knows.
 
 A runtime ignores fields that are newer than its NRI release, without an error.
 """
@@ -29,7 +29,7 @@ __all__ = [
     "without_numbers",
 ]
 
-# The additions after v0.2.0. A message stands for all of its fields that are not listed themselves.
+# The additions after v0.2.0. An entry for a message also applies to its fields without an entry of their own.
 # tests/interop/test_since.py compares this with every release.
 _SINCE = {
     "v0.4.0": "POSIXRlimit Container.rlimits ContainerAdjustment.rlimits",
@@ -80,7 +80,7 @@ _SINCE = {
     "v0.12.4": "FailurePolicy ConfigureResponse.failure_policy",
 }
 _FIRST = {name: release for release, names in _SINCE.items() for name in names.split()}
-# Looked at whenever a plugin subscribes, so it is not worked out anew.
+# Computed once, because each subscription of a plugin needs it.
 _LATER_EVENTS = [
     (Version.parse(release), EventMask.of(nri_pb2.Event.Value(name.rpartition(".")[2])))
     for name, release in _FIRST.items()
@@ -110,11 +110,11 @@ _NAMES = _known_names()
 
 
 def since(name: str) -> str:
-    """The NRI release that brought a part of the protocol; ``"v0.2.0"`` for the parts of the first one.
+    """The NRI release that introduced a part of the protocol; at the earliest, ``"v0.2.0"``.
 
-    ``name`` is a message (``"LinuxRdt"``), a field of one (``"Container.user"``), a value of an enum
-    (``"Event.UPDATE_POD_SANDBOX"``) or a method (``"Plugin.StartContainer"``). Raises ValueError if
-    there is no such thing.
+    ``name`` is a message (``"LinuxRdt"``), a field (``"Container.user"``), a value of an enum
+    (``"Event.UPDATE_POD_SANDBOX"``) or a method (``"Plugin.StartContainer"``). Raises ValueError for any other
+    name.
     """
     if name not in _NAMES:
         raise ValueError(f"the NRI protocol has no {name!r}; a field is written 'Container.user'")
@@ -128,10 +128,10 @@ def since(name: str) -> str:
 def knows(nri_version: str | None, name: str, *, unsure: bool = False) -> bool:
     """Whether a runtime of this NRI release knows a part of the protocol.
 
-    An older runtime ignores fields that it does not know, without an error. ``name`` is as for
-    ``since``. ``unsure`` is the answer for a release that is None or no version.
+    An older runtime ignores unknown fields, without an error. ``name`` is as in :func:`since`. ``unsure`` is the
+    result if the release is None or not a version.
 
-    Knowing a field is not filling it: a runtime may leave any field of a pod or container empty.
+    A runtime that knows a field need not fill it: any field of a pod or container may be empty.
     """
     first = since(name)
     try:
@@ -143,7 +143,7 @@ def knows(nri_version: str | None, name: str, *, unsure: bool = False) -> bool:
 def unknown_fields(message: Message, nri_version: str | None) -> list[str]:
     """The fields that are set in a message and that a runtime of this NRI release would ignore.
 
-    As paths in the message, such as ``"linux.sysctl"``. Empty if the release is not known.
+    Each field is a path in the message, such as ``"linux.sysctl"``. The list is empty if the release is unknown.
     """
     unknown, holders = _unknown(nri_version)
     return [path + name for _, path, name in _unknown_fields(message, unknown, holders, "")]
@@ -180,7 +180,7 @@ def fields_unknown_to(kind: Any, nri_version: str | None) -> list[str]:
 
 
 def since_of(message: Message, path: str) -> str:
-    """The NRI release that brought a field of ``message``, by its path as in :func:`unknown_fields`."""
+    """The NRI release that introduced a field of ``message``; ``path`` is as in :func:`unknown_fields`."""
     *parents, last = without_numbers(path).split(".")
     kind: Any = message.DESCRIPTOR
     for parent in parents:
@@ -189,15 +189,15 @@ def since_of(message: Message, path: str) -> str:
 
 
 def without_numbers(path: str) -> str:
-    """A path as in :func:`unknown_fields`, which is then the same for all entries of a list."""
+    """A path as in :func:`unknown_fields`, without the positions in lists."""
     return re.sub(r"\[\d+]", "", path)
 
 
 @functools.lru_cache(maxsize=16)
 def _unknown(nri_version: str | None) -> tuple[frozenset[str], frozenset[str]]:
-    """The full names of the fields that a release does not know, and of the messages in which one may be set.
+    """The full names of the fields that a release does not know, and of the messages that may contain them.
 
-    It is asked for with each answer of a plugin: a node has one release.
+    Cached, because each answer of a plugin needs it, and a node has one release.
     """
     messages = nri_pb2.DESCRIPTOR.message_types_by_name.values()
     unknown = frozenset(
@@ -224,7 +224,10 @@ def _unknown(nri_version: str | None) -> tuple[frozenset[str], frozenset[str]]:
 def _unknown_fields(
     message: Message, unknown: frozenset[str], holders: frozenset[str], path: str
 ) -> Iterator[tuple[Message, str, str]]:
-    """The message that a field is set in, the path of that, and the name of the field."""
+    """The unknown fields that are set.
+
+    Each one is the message that contains it, that message's path, and its name.
+    """
     if message.DESCRIPTOR.full_name not in holders:
         return
     for field, value in message.ListFields():
@@ -251,7 +254,7 @@ def _nested(field: FieldDescriptor, value: object) -> Iterator[tuple[str, Messag
 def valid_events(nri_version: str | None) -> EventMask:
     """The events that a runtime of this NRI release accepts in a subscription.
 
-    All of them if the release is not known.
+    If the release is unknown, these are all events.
     """
     mask = EventMask.ALL
     try:

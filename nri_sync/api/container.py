@@ -1,4 +1,4 @@
-"""Reading what a runtime tells about a container."""
+"""Helpers to read the fields of containers."""
 
 from __future__ import annotations
 
@@ -18,34 +18,34 @@ __all__ = [
     "started_at",
 ]
 
-#: A mount option that asks the runtime to relabel the source for SELinux. It is not passed on.
+#: A mount option that makes the runtime relabel the source for SELinux. The kernel does not get this option.
 SELINUX_RELABEL = "relabel"
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
 
 def created_at(container: Container) -> datetime | None:
-    """When a container was created, in UTC and to the microsecond; None if that is not told."""
+    """The time of the container's creation, in UTC and to the microsecond; None if the field is empty."""
     return _time(container.created_at)
 
 
 def started_at(container: Container) -> datetime | None:
-    """When a container was started, as created_at."""
+    """The time of the container's start, in the form of :func:`created_at`."""
     return _time(container.started_at)
 
 
 def finished_at(container: Container) -> datetime | None:
-    """When a container ended, as created_at."""
+    """The time of the container's end, in the form of :func:`created_at`."""
     return _time(container.finished_at)
 
 
 def _time(nanoseconds: int) -> datetime | None:
-    # Not fromtimestamp(): a float has too few digits.
+    # datetime.fromtimestamp() would lose digits, because it takes a float.
     return _EPOCH + timedelta(microseconds=nanoseconds // 1000) if nanoseconds else None
 
 
 def same_mount(left: Mount, right: Mount) -> bool:
-    """Whether two mounts are alike, in whatever order their options are."""
+    """Whether two mounts are equal. The order of the options does not matter."""
     return (left.destination, left.type, left.source, sorted(left.options)) == (
         right.destination,
         right.type,
@@ -57,24 +57,24 @@ def same_mount(left: Mount, right: Mount) -> bool:
 def mount_propagation(mount: Mount) -> str | None:
     """The last of ``rprivate``, ``rshared`` and ``rslave`` in a mount's options, or None.
 
-    Runtimes look at these three to see what the source's file system must allow.
+    Runtimes use the result to check whether the file system of the source allows this propagation.
     """
     found = [option for option in mount.options if option in ("rprivate", "rshared", "rslave")]
     return found[-1] if found else None
 
 
 def same_device(left: LinuxDevice, right: LinuxDevice) -> bool:
-    """Whether two device nodes lead to the same device: equal major and minor numbers.
+    """Whether two device nodes refer to the same device: equal type, major and minor numbers.
 
-    The type counts too: block and character devices have numbers of their own.
+    The type matters, because block devices and character devices are numbered separately.
     """
     return (left.type, left.major, left.minor) == (right.type, right.major, right.minor)
 
 
 def device_access(device: LinuxDevice) -> str:
-    """What the device cgroup must allow: some of ``r``, ``w`` and, for block devices, ``m``.
+    """The access that the device cgroup must allow: letters of ``r``, ``w`` and, for block devices, ``m``.
 
-    Reading and writing follow the permission bits of any class of user; without a file mode, both.
+    ``r`` and ``w`` are included if any class of user has the permission bit, or if the device has no file mode.
     """
     mode = optional.get(device, "file_mode")
     access = ""

@@ -1,4 +1,4 @@
-"""Names and values that runtimes and plugins agree on without telling each other."""
+"""Names and values of the protocol that are not part of its messages."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ __all__ = [
     "ENV_PLUGIN_SOCKET",
 ]
 
-#: Where a runtime listens for plugins.
+#: The path of the socket on which a runtime listens for plugins.
 DEFAULT_SOCKET_PATH = "/var/run/nri/nri.sock"
 
-#: What a runtime puts into the environment of a plugin that it launches: name, index, and the
-#: number of the file descriptor that is connected already.
+#: The environment variables of a launched plugin: its name, its index, and the number of the
+#: connected file descriptor.
 ENV_PLUGIN_NAME = "NRI_PLUGIN_NAME"
 ENV_PLUGIN_IDX = "NRI_PLUGIN_IDX"
 ENV_PLUGIN_SOCKET = "NRI_PLUGIN_SOCKET"
 
-#: Seconds that a plugin has for its registration, and to answer a request. Since NRI v0.7.0 the
-#: runtime tells its own values in the Configure request.
+#: Seconds for the registration of a plugin, and for its answer to a request. Since NRI v0.7.0 the
+#: Configure request has the values of the runtime.
 DEFAULT_REGISTRATION_TIMEOUT = 5.0
 DEFAULT_REQUEST_TIMEOUT = 2.0

@@ -1,7 +1,7 @@
-"""The events of the protocol, and sets of them.
+"""The events of the protocol, and sets of events.
 
-A plugin subscribes once, in its answer to Configure, with a mask that has bit ``1 << (n - 1)`` for
-the event of number n.
+A plugin subscribes once, in its answer to Configure. The mask has the bit ``1 << (n - 1)`` for the event of number
+n.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from nri_sync.api.nri_pb2 import Event
 
 __all__ = ["EventMask", "pretty_name"]
 
-# By number. The methods of the Plugin service have the same names.
+# The names of events by number. The methods of the Plugin service have the same names.
 _PRETTY = {
     number: "".join(part.capitalize() for part in name.split("_"))
     for name, number in Event.items()
@@ -32,17 +32,17 @@ def pretty_name(number: int) -> str:
 class EventMask(enum.IntFlag):
     """A set of events.
 
-    Combine with ``|``, take away with ``& ~``, ask with ``in``. Bits without a meaning are kept, so
-    that the events of a newer peer are not lost. ``str()`` gives the names, as ``parse`` takes them.
+    ``|`` combines two sets, ``& ~`` subtracts a set, ``in`` tests for an event. Bits without a meaning are kept,
+    so that the events of a newer peer are not lost. ``str()`` gives the names in the form that ``parse`` accepts.
 
-    A plugin subscribes to an event either because it needs it, or as far as the runtime has it. An
-    event that is named by itself is ``required``. The events of a group, POD, CONTAINER and ALL, and
-    of ``optional()``, are not. Operators keep this: in ``a | b`` an event is required that one of
-    them requires, in ``a & b`` one that both require, and ``a & ~b`` changes nothing for the events
-    that are left. Masks with the same events are equal, also when they require different ones.
+    An event in a set is required or optional. A plugin cannot start with a runtime that does not have a required
+    event. An event that is named individually is required. The events of the groups POD, CONTAINER and ALL, and of
+    ``optional()``, are optional. Operators keep this: in ``a | b`` an event is required if one of the sets
+    requires it, in ``a & b`` if both require it, and ``a & ~b`` does not change the remaining events. Sets with
+    the same events are equal, even if they require different events.
     """
 
-    # The bits that are not required. Only further instances of a value have the attribute.
+    # The bits that are optional. Only the further instances of a value have this attribute.
     _optional: int
 
     RUN_POD_SANDBOX = 1 << 0
@@ -62,19 +62,19 @@ class EventMask(enum.IntFlag):
 
     #: The five events about pods.
     POD = 0x1807
-    #: The nine events about containers, validation included.
+    #: The nine events about containers, including validation.
     CONTAINER = 0x27F8
-    #: Every event there is.
+    #: All events.
     ALL = 0x3FFF
 
     @classmethod
     def _missing_(cls, value: object) -> object:
-        # The wire has 32 bits; a negative number is one with the highest bit set.
+        # The field on the wire has 32 bits. A negative number has the highest bit set.
         return super()._missing_(value & 0xFFFFFFFF if isinstance(value, int) else value)
 
     def __invert__(self) -> EventMask:
-        # That of the base class drops bits without a meaning, from Python 3.11 on.
-        # All of it counts as required, so that ``mask & ~other`` leaves the rest of a mask as it is.
+        # From Python 3.11 on, the method of the base class drops bits without a meaning. All events of the result
+        # count as required, so that ``mask & ~other`` does not change the remaining events of ``mask``.
         return EventMask(int(self) ^ 0xFFFFFFFF)._with(0)
 
     def __or__(self, other: object) -> EventMask:
@@ -100,7 +100,7 @@ class EventMask(enum.IntFlag):
         return value._with(int(value) & ~required)
 
     def _with(self, optional: int) -> EventMask:
-        """The same events, with these of them optional. Requires the only instance of the value."""
+        """The same events, with the bits ``optional`` as the optional ones. Call it on the enum's own instance."""
         if optional == self._optional_bits():
             return self
         twin = int.__new__(EventMask, int(self))
@@ -115,36 +115,36 @@ class EventMask(enum.IntFlag):
         return int(self) if int(self) in _GROUPS else 0
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        # For copies too: a twin must not become the only instance of its value.
+        # Also used by copy: a further instance must not become the enum's own instance of its value.
         return _restored, (int(self), self._optional_bits())
 
     @property
     def required(self) -> EventMask:
-        """The events that are named by themselves: without them the plugin is not to be started."""
+        """The events that are named individually. The plugin cannot start without them."""
         rest = int(self) & ~self._optional_bits()
-        # A group's value stands for the group, not for each of its events.
+        # The value of a group means the group, and not its events individually.
         return self if rest == int(self) else EventMask(rest)._with(0)
 
     def optional(self) -> EventMask:
-        """The same events, as far as the runtime has them."""
+        """The same events, all of them optional."""
         return EventMask(int(self))._with(int(self))
 
     @classmethod
     def parse(cls, *texts: str) -> EventMask:
-        """The events that comma-separated lists of names mention.
+        """The events of comma-separated lists of names.
 
-        Names of events make them required, and groups do not.
+        Events that are named individually are required, and events of groups are optional.
 
-        A name is that of an event without separators, ``createcontainer``, or of a group: ``all``,
-        ``pod`` (or ``podsandbox``) and ``container``. Letter case and blanks around a name do not
-        matter. No lists at all are no events. Raises ValueError for an unknown or empty name.
+        A name is the name of an event without separators, such as ``createcontainer``, or of a group: ``all``,
+        ``pod`` (or ``podsandbox``) and ``container``. Letter case and blanks around a name do not matter. Without
+        lists the set is empty. Raises ValueError for an unknown or empty name.
         """
         mask = cls(0)
         for listed in texts:
             for item in _check.text("list of events", listed).split(","):
                 name = item.strip().lower()
                 if name not in _BY_NAME:
-                    import difflib  # only here: a plugin that makes no mistake need not load it
+                    import difflib  # here, so that it is loaded only after a mistake
 
                     close = difflib.get_close_matches(name, _BY_NAME, 1)
                     hint = f", is {close[0]!r} meant?" if close else ""
@@ -156,9 +156,9 @@ class EventMask(enum.IntFlag):
 
     @classmethod
     def of(cls, *numbers: int) -> EventMask:
-        """The mask of events by their numbers, ``Event.RUN_POD_SANDBOX`` and so on; all required.
+        """The set of events with these numbers, such as ``Event.RUN_POD_SANDBOX``. All of them are required.
 
-        Raises ValueError for a number that is no event.
+        Raises ValueError for a number without an event.
         """
         mask = cls(0)
         for number in numbers:
@@ -169,11 +169,11 @@ class EventMask(enum.IntFlag):
 
     @property
     def numbers(self) -> list[int]:
-        """The numbers of the events in ascending order, without bits that are no event."""
+        """The numbers of the events in ascending order. Bits without an event are left out."""
         return [number for number in _PRETTY if self & (1 << (number - 1))]
 
     def __str__(self) -> str:
-        """The names in order of their numbers, and unknown bits as a hexadecimal number."""
+        """The names in the order of their numbers, then the unknown bits as a hexadecimal number."""
         names = list(map(pretty_name, self.numbers))
         rest = int(self) & ~int(EventMask.ALL)
         last = 1 << (Event.LAST - 1)
@@ -184,7 +184,7 @@ class EventMask(enum.IntFlag):
         return ",".join(names)
 
     def __format__(self, spec: str) -> str:
-        # "#x" and the like format the number, as with any int.
+        # A format such as "#x" formats the number, as for any int.
         return format(int(self), spec) if spec else str(self)
 
 

@@ -1,4 +1,4 @@
-"""The handlers that a plugin may have: ONE table of event, method, arguments and reply."""
+"""The handlers that a plugin may have: one table of events, methods, arguments and replies."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Callable, NamedTuple
 
 from nri_sync.api import Adjustment, EventMask, Update, nri_pb2, pretty_name
 from nri_sync.api.plugin import Plugin
-from nri_sync.api.repeats import settled, settled_updates
+from nri_sync.api.repeats import deduplicated, deduplicated_updates
 from nri_sync.errors import PluginError
 
 if TYPE_CHECKING:
@@ -20,26 +20,29 @@ __all__ = ["BY_EVENT", "HANDLERS", "Handler", "asked_events", "find_handlers"]
 
 
 def _nothing(result: Any) -> Any:
-    """The reply of a handler that has nothing to say; its response messages are all empty."""
+    """The reply of a handler without a result: all its response messages are empty."""
     if result is not None:
         raise TypeError(f"the handler returned {type(result).__name__}, but nothing is expected")
 
 
-def _updates(response_type: Any, *, settle: bool = True) -> Callable[[Any], Any]:
-    """``settle``: the runtime takes two updates of one container for a conflict."""
+def _updates(response_type: Any, *, deduplicate: bool = True) -> Callable[[Any], Any]:
+    """The reply of a handler that returns updates.
+
+    ``deduplicate`` merges several updates of one container, because the runtime treats them as a conflict.
+    """
 
     def reply(result: Any) -> Any:
         if isinstance(result, response_type):
-            return _settled(result) if settle else result
+            return _deduplicated(result) if deduplicate else result
         updates = _checked_updates(result)
-        return response_type(update=settled_updates(updates) if settle else updates)
+        return response_type(update=deduplicated_updates(updates) if deduplicate else updates)
 
     return reply
 
 
-def _settled(response: Any) -> Any:
-    """A response of the plugin's own, or a copy without what it repeats."""
-    updates = settled_updates(response.update)
+def _deduplicated(response: Any) -> Any:
+    """A response that the plugin has made, or a copy with one update for each container."""
+    updates = deduplicated_updates(response.update)
     if len(updates) == len(response.update):
         return response
     copy = type(response)()
@@ -66,9 +69,10 @@ def _checked_updates(result: Any) -> list[nri_pb2.ContainerUpdate]:
 
 
 def _create(result: Any) -> nri_pb2.CreateContainerResponse:
-    # Compared by type, as nothing can be derived from a message: isinstance() is slow with their metaclass.
+    # Compares types: no class can be derived from a message, and isinstance() is slow with the metaclass of
+    # messages.
     if type(result) is nri_pb2.CreateContainerResponse:
-        return _settled_create(_settled(result))
+        return _deduplicated_create(_deduplicated(result))
     adjustment, updates = (
         result if isinstance(result, tuple) and len(result) == 2 else (result, None)
     )
@@ -81,15 +85,17 @@ def _create(result: Any) -> nri_pb2.CreateContainerResponse:
         )
     response = nri_pb2.CreateContainerResponse()
     if updates is not None:
-        response.update.extend(settled_updates(_checked_updates(updates)))
+        response.update.extend(deduplicated_updates(_checked_updates(updates)))
     if adjustment is not None:
-        # As an argument of the constructor it would be serialized and parsed again.
-        response.adjust.CopyFrom(settled(adjustment))
+        # The constructor would serialize and parse an argument.
+        response.adjust.CopyFrom(deduplicated(adjustment))
     return response
 
 
-def _settled_create(response: nri_pb2.CreateContainerResponse) -> nri_pb2.CreateContainerResponse:
-    adjustment = settled(response.adjust)
+def _deduplicated_create(
+    response: nri_pb2.CreateContainerResponse,
+) -> nri_pb2.CreateContainerResponse:
+    adjustment = deduplicated(response.adjust)
     if adjustment is response.adjust:
         return response
     copy = nri_pb2.CreateContainerResponse()
@@ -104,14 +110,14 @@ class Handler(NamedTuple):
     name: str
     #: The method of the Plugin service.
     rpc: str
-    #: The number of its event; 0 for what cannot be subscribed to.
+    #: The number of its event; 0 for a method without a subscription.
     event: int
     #: The names of the arguments, and the fields of the request that hold them.
     parameters: tuple[str, ...]
     fields: tuple[str, ...]
-    #: Turns what the handler returned into the response; ``None`` stands for an empty one.
+    #: Turns the return value of the handler into the response. ``None`` means an empty response.
     reply: Callable[[Any], Any]
-    #: Runtimes before NRI v0.12 send it as a StateChange.
+    #: Whether runtimes before NRI v0.12 send the event as a StateChange.
     by_state_change: bool
 
     @property
@@ -119,10 +125,10 @@ class Handler(NamedTuple):
         return f"{self.name}({', '.join(self.parameters)})"
 
     def arguments(self) -> Callable[[Any], Sequence[Any]]:
-        """What takes the arguments out of a request."""
+        """A function that takes the arguments from a request."""
         if len(self.fields) > 1:
             getter: Callable[[Any], Sequence[Any]] = operator.attrgetter(*self.fields)
-            return getter  # the fastest way that there is
+            return getter  # faster than the list below
         return lambda request: [getattr(request, field) for field in self.fields]
 
 
@@ -137,7 +143,7 @@ def _event(
     *,
     own: bool = False,
 ) -> Handler:
-    """``own``: the event has had a method of its own in all releases that know it."""
+    """The handler of an event. ``own``: in all releases that know the event, it has its own method."""
     rpc = pretty_name(number)
     name = nri_pb2.Event.Name(number).lower()
     return Handler(name, rpc, number, tuple(arguments), tuple(arguments.values()), reply, not own)
@@ -159,8 +165,8 @@ HANDLERS: tuple[Handler, ...] = (
         0,
         ("pods", "containers"),
         ("pods", "containers"),
-        # The runtime carries these out one after the other.
-        _updates(nri_pb2.SynchronizeResponse, settle=False),
+        # The runtime applies these updates one after the other, so several of one container are allowed.
+        _updates(nri_pb2.SynchronizeResponse, deduplicate=False),
         False,
     ),
     Handler("shutdown", "Shutdown", 0, (), (), _nothing, False),
@@ -197,7 +203,7 @@ HANDLERS: tuple[Handler, ...] = (
     ),
 )
 
-#: The handlers of the events that a StateChange may bring.
+#: The handlers of the events that may arrive as a StateChange.
 BY_EVENT: dict[int, Handler] = {
     handler.event: handler for handler in HANDLERS if handler.by_state_change
 }
@@ -213,10 +219,10 @@ _BY_SQUEEZED_NAME = {_squeezed(handler.name): handler for handler in HANDLERS}
 
 
 def find_handlers(plugin: object) -> tuple[dict[str, Callable[..., Any]], EventMask]:
-    """The handlers that ``plugin`` has, by name, and the events that they are for.
+    """The handlers of ``plugin`` by name, and the events that they handle.
 
     Raises:
-        PluginError: there are none; one is not callable, or not with the arguments it would get; or a
+        PluginError: the plugin has no handlers; a handler cannot be called with its arguments; or the name of a
             method looks like a misspelt handler.
     """
     found: dict[str, Callable[..., Any]] = {}
@@ -240,23 +246,23 @@ def find_handlers(plugin: object) -> tuple[dict[str, Callable[..., Any]], EventM
 
 
 def _method(plugin: object, name: str) -> Any:
-    """The attribute of the plugin, past :class:`Plugin`, whose methods do nothing; None: there is none."""
+    """The attribute of the plugin, except a method of :class:`Plugin`, which does nothing; None without one."""
     method = getattr(plugin, name)
     inherited = getattr(Plugin, name)
     if inherited not in (method, getattr(method, "__func__", None)):
         return method
-    # In ``class Mine(Plugin, Mixin)`` the base class hides the methods of the mixin.
+    # In ``class Mine(Plugin, Mixin)`` the class Plugin hides the methods of Mixin.
     return getattr(super(Plugin, plugin), name, None) if isinstance(plugin, Plugin) else None
 
 
 def asked_events(result: Any, handled: EventMask) -> EventMask:
-    """The events that a configure handler subscribes to by what it returned.
+    """The events that a configure handler subscribes to with its return value ``result``.
 
-    When it leaves that open, these are all that have a handler, as far as the runtime has them.
+    None and an empty set subscribe to all events with a handler, as optional events.
 
     Raises:
-        TypeError: it returned something else.
-        ValueError: the plugin does not handle them all.
+        TypeError: ``result`` has another type.
+        ValueError: the plugin has no handler for one of the events.
     """
     if result is None:
         return handled.optional()
@@ -289,7 +295,7 @@ def _check_arguments(plugin: object, handler: Handler, method: Any) -> None:
         )
     if _is_plain(handler, method):
         return
-    import inspect  # only here: 1 MB that a plugin with plain handlers does not need
+    import inspect  # here, because it takes 1 MB that a plugin with plain handlers does not need
 
     if inspect.iscoroutinefunction(method) or inspect.iscoroutinefunction(
         getattr(method, "__call__", None)  # noqa: B004  # of an object that can be called
@@ -300,7 +306,7 @@ def _check_arguments(plugin: object, handler: Handler, method: Any) -> None:
     try:
         signature = inspect.signature(method)
     except (TypeError, ValueError):
-        return  # a builtin: nothing to check against
+        return  # a builtin has no signature
     try:
         signature.bind(*handler.parameters)
     except TypeError as error:
@@ -311,9 +317,12 @@ def _check_arguments(plugin: object, handler: Handler, method: Any) -> None:
 
 
 def _is_plain(handler: Handler, method: Any) -> bool:
-    """Whether it is a function or method in Python with exactly the parameters' names, and no types or marks."""
+    """Whether it is a Python function or method with exactly the names of the parameters, without annotations.
+
+    A function with attributes does not count as plain either.
+    """
     function = method.__func__ if isinstance(method, types.MethodType) else method
-    # A decorator or a mark leaves an attribute, such as __wrapped__.
+    # A decorator leaves an attribute, such as __wrapped__.
     if not isinstance(function, types.FunctionType) or vars(function):
         return False
     code = function.__code__
@@ -321,16 +330,16 @@ def _is_plain(handler: Handler, method: Any) -> bool:
     return (
         names == tuple(handler.parameters)
         and not (code.co_kwonlyargcount or code.co_flags & _NOT_PLAIN)
-        # With an __annotate__ (Python 3.14) there are types, which are not evaluated here: that may raise.
+        # A function with __annotate__ (Python 3.14) has annotations. Evaluating them here could raise.
         and not (getattr(function, "__annotate__", None) or function.__annotations__)
     )
 
 
-# Of a function's code: it has *args or **kwargs, or is a generator or a coroutine of any kind (inspect.CO_...).
+# Flags of a function's code (inspect.CO_...): *args, **kwargs, a generator, or a coroutine of any kind.
 _NOT_PLAIN = 0x04 | 0x08 | 0x20 | 0x80 | 0x100 | 0x200
 
 
-# Other names of parameters, and the types in annotations, by the name of the argument.
+# Other names of parameters, with the name of the argument; then the types of arguments.
 _SYNONYMS = {
     "sandbox": "pod",
     "podsandbox": "pod",
@@ -348,7 +357,7 @@ _TYPES = {
 
 
 def _check_order(plugin: object, handler: Handler, signature: inspect.Signature) -> None:
-    """Refuse parameters that are called, or annotated, as another argument than the one they get."""
+    """Refuse parameters whose name or annotation is that of another argument."""
     positional = [
         parameter
         for parameter in signature.parameters.values()
@@ -378,7 +387,7 @@ def _text_of(annotation: Any) -> str:
 
 
 def _is_data(plugin: object, name: str) -> bool:
-    """Whether an attribute is neither callable nor computed. Runs no code of the plugin."""
+    """Whether an attribute is neither callable nor a descriptor. Runs no code of the plugin."""
     classes = [*(plugin.__mro__ if isinstance(plugin, type) else ()), *type(plugin).__mro__]
     for place in (plugin, *classes):
         try:
@@ -390,19 +399,19 @@ def _is_data(plugin: object, name: str) -> bool:
 
 
 def _check_spelling(plugin: object, name: str) -> None:
-    """Refuse a method that would silently never be called."""
+    """Refuse a method with a misspelt name of a handler: the runtime would never call it."""
     if name.startswith("_"):
         return
     if _is_data(plugin, name):
         return
     likely: Handler | None = _BY_SQUEEZED_NAME.get(_squeezed(name))
     if likely is None:
-        import difflib  # only here: 0.2 MB that many a plugin never needs
+        import difflib  # here, because it takes 0.2 MB that most plugins do not need
 
         close = difflib.get_close_matches(name, _BY_NAME, 1, cutoff=0.88)
         likely = _BY_NAME[close[0]] if close else None
     if likely is not None and callable(getattr(plugin, name, None)):
         raise PluginError(
             f"{_describe(plugin)}: {name} is not a handler, is {likely.signature} meant? "
-            "(a method that is meant to be something else needs another name, or a leading underscore)"
+            "(a method for another purpose needs another name, or a leading underscore)"
         )

@@ -1,8 +1,8 @@
 """Plugin names and indices.
 
-A runtime knows a plugin by its full name, ``NN-name``: the index, two decimal digits that decide
-in which order plugins are called, and the name. It refuses others at registration; up to NRI
-v0.11 it refuses only an empty name, so the checks here are those of v0.12.
+A runtime knows a plugin by its full name, ``NN-name``: the index and the name. The index has two decimal digits
+and decides the order in which plugins are called. A runtime refuses invalid names and indices at the registration.
+Up to NRI v0.11 it refuses only an empty name; the checks of this module are those of v0.12.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def check_index(index: str) -> str:
 
 
 def check_name(name: str) -> str:
-    """Return the name, or raise ValueError if it is empty or has a character of another kind."""
+    """Return the name, or raise ValueError if it is empty or contains an invalid character."""
     if not _check.text("plugin name", name):
         raise ValueError("plugin name is empty")
     wrong = re.search(r"[^A-Za-z0-9_.+-]", name)
@@ -45,15 +45,15 @@ def check_name(name: str) -> str:
 
 
 def full_name(index: str, name: str) -> str:
-    """``NN-name``; raises ValueError if either part cannot be used."""
+    """``NN-name``. Raises ValueError if the index or the name is invalid."""
     return f"{check_index(index)}-{check_name(name)}"
 
 
 def parse_file_name(file_name: str) -> PluginId:
     """Split ``NN-name`` at its first dash, as runtimes do with the files that they launch.
 
-    Raises ValueError without a dash, or with an index that is not two decimal digits. The name
-    is taken as it is, even if it is empty: runtimes do not check it either.
+    Raises ValueError without a dash, or with an index that is not two decimal digits. The name is not checked and
+    may be empty, because runtimes do not check it either.
     """
     index, dash, name = _check.text("plugin file name", file_name).partition("-")
     if not dash:

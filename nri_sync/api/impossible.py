@@ -1,4 +1,4 @@
-"""The values in a message that no runtime can take: :func:`impossible`."""
+"""Finds the values in a message that no runtime accepts: :func:`impossible`."""
 
 from __future__ import annotations
 
@@ -20,10 +20,11 @@ _Rule = Callable[[], None]
 
 
 def impossible(message: ContainerAdjustment | ContainerUpdate) -> list[str]:
-    """A line for each value in an adjustment or update that no runtime can take; none if all are fine.
+    """A text for each value in an adjustment or update that no runtime accepts; empty if all values are valid.
 
-    The setters of Adjustment and Update refuse the same. A stub does not look at messages in this way; the
-    fake runtime and ``nri-sync simulate`` do, where they apply them. Quick; the message is not changed.
+    The setters of Adjustment and Update refuse the same values. A stub does not check messages in this way; the
+    fake runtime and ``nri-sync simulate`` do when they apply them. The check is quick and does not change the
+    message.
     """
     if isinstance(message, ContainerUpdate):
         return list(_broken(_of_update(message)))
@@ -60,7 +61,7 @@ def _of_adjustment(adjustment: ContainerAdjustment) -> Iterator[_Rule]:
     for variable in adjustment.env:
         name, removed = unmark(variable.key)
         yield partial(rules.env_key, name) if removed else partial(rules.env, name, variable.value)
-    # An empty first argument is a mark; alone it withdraws the command line of another plugin.
+    # An empty first argument is a mark. Without further arguments it withdraws the command line of another plugin.
     if list(adjustment.args) not in ([], [""]):
         yield partial(rules.args, "args", adjustment.args[adjustment.args[0] == "" :])
     for _, hooks in adjustment.hooks.ListFields():

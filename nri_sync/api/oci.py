@@ -1,12 +1,11 @@
 """Conversions between messages and the OCI runtime specification.
 
-The OCI side is what ``json.loads`` makes of a config.json and ``json.dumps`` takes: dicts, lists,
-texts and numbers. A key that has nothing to say is left out, where Go's encoder leaves it out too.
-Both directions copy.
+The OCI side has the types of ``json.loads`` of a config.json and of ``json.dumps``: dicts, lists, texts and
+numbers. A key with an empty value is left out if Go's encoder leaves it out, too. Both directions copy.
 
-Something of a wrong type raises TypeError; a number that the message cannot hold, an unknown name
-such as that of a scheduler flag, or text that is not valid Unicode raises ValueError. Keys that the
-NRI protocol has no field for are ignored.
+A value of a wrong type raises TypeError. A number that the message cannot hold, an unknown name, for example of a
+scheduler flag, and text that is not valid Unicode raise ValueError. Keys without a field in the NRI protocol are
+ignored.
 """
 
 from __future__ import annotations
@@ -66,31 +65,32 @@ __all__ = [
 
 Object = Mapping[str, Any]
 
-#: The limit of processes that stands for none.
+#: The limit of processes that means unlimited.
 UNLIMITED_PIDS = -1
 
 
 def env_from_oci(env: Iterable[str] | None) -> list[KeyValue]:
-    """``process.env``, split at the first ``=``. An entry without one has an empty value.
+    """``process.env``, split at the first ``=``. An entry without ``=`` has an empty value.
 
-    A key may occur twice: containerd puts the image's entry before the manifest's, and the last one counts.
+    A key may occur twice: containerd puts the entry of the image before the entry of the manifest. The last one
+    counts.
     """
     entries = (entry.partition("=") for entry in _check.texts("env", env or ()))
     return [KeyValue(key=key, value=value) for key, _, value in entries]
 
 
 def env_to_oci(env: Iterable[KeyValue]) -> list[str]:
-    """``process.env``, always with a ``=``."""
+    """``process.env``. Each entry has a ``=``."""
     return [f"{entry.key}={entry.value}" for entry in env]
 
 
 def mounts_from_oci(mounts: Sequence[Object] | None) -> list[Mount]:
-    """``mounts``, without mappings of ids."""
+    """``mounts``. Id mappings are left out."""
     return read_list(Mount, mounts, "mounts")
 
 
 def mounts_to_oci(mounts: Iterable[Mount]) -> list[dict[str, Any]]:
-    """``mounts``. Options go over as they are, ``relabel`` included, which no kernel knows."""
+    """``mounts``. Options are copied unchanged, including ``relabel``, which the kernel does not know."""
     return [write(mount) for mount in mounts]
 
 
@@ -100,7 +100,7 @@ def hooks_from_oci(hooks: Object | None) -> Hooks | None:
 
 
 def hooks_to_oci(hooks: Hooks) -> dict[str, Any]:
-    """``hooks``, with the stages that have any."""
+    """``hooks``, with the stages that have hooks."""
     return write(hooks)
 
 
@@ -148,14 +148,14 @@ def net_devices_to_oci(devices: Mapping[str, LinuxNetDevice]) -> dict[str, dict[
 
 
 def resources_from_oci(resources: Object | None) -> LinuxResources | None:
-    """``linux.resources``. Classes of block I/O and RDT are not in there."""
+    """``linux.resources``. The classes of block I/O and RDT are not part of it."""
     return None if resources is None else read(LinuxResources(), resources, "resources")
 
 
 def resources_to_oci(resources: LinuxResources) -> dict[str, Any]:
     """``linux.resources``, always with ``cpu`` and ``memory``.
 
-    A negative limit of processes is unlimited, for which the specification wants no limit at all.
+    A negative limit of processes means unlimited. The specification expresses this by the absence of the limit.
     """
     written: dict[str, Any] = {"cpu": {}, "memory": {}}
     written.update(write(resources))
@@ -176,7 +176,7 @@ def seccomp_to_oci(seccomp: LinuxSeccomp) -> dict[str, Any]:
 
 
 def io_priority_from_oci(priority: Object | None) -> LinuxIOPriority | None:
-    """``process.ioPriority``. An empty class is none."""
+    """``process.ioPriority``. An empty class is IOPRIO_CLASS_NONE."""
     if priority is None:
         return None
     named = {**priority, "class": priority.get("class") or "IOPRIO_CLASS_NONE"}
@@ -184,7 +184,7 @@ def io_priority_from_oci(priority: Object | None) -> LinuxIOPriority | None:
 
 
 def io_priority_to_oci(priority: LinuxIOPriority) -> dict[str, Any]:
-    """``process.ioPriority``. No class is an empty one."""
+    """``process.ioPriority``. IOPRIO_CLASS_NONE is an empty class."""
     written = write(priority)
     if written["class"] == IOPrioClass.Name(0):
         written["class"] = ""
@@ -192,7 +192,7 @@ def io_priority_to_oci(priority: LinuxIOPriority) -> dict[str, Any]:
 
 
 def scheduler_from_oci(scheduler: Object | None) -> LinuxScheduler | None:
-    """``process.scheduler``. An empty policy is none."""
+    """``process.scheduler``. An empty policy is SCHED_NONE."""
     if scheduler is None:
         return None
     named = {**scheduler, "policy": scheduler.get("policy") or "SCHED_NONE"}
@@ -215,10 +215,10 @@ def memory_policy_to_oci(policy: LinuxMemoryPolicy) -> dict[str, Any]:
 
 
 def rdt_from_oci(rdt: Object | None) -> LinuxRdt | None:
-    """``linux.intelRdt``; what is not there is not set."""
+    """``linux.intelRdt``. Fields for missing keys are not set."""
     return None if rdt is None else read(LinuxRdt(), rdt, "intelRdt")
 
 
 def rdt_to_oci(rdt: LinuxRdt) -> dict[str, Any]:
-    """``linux.intelRdt``. There is no word for ``remove`` in it."""
+    """``linux.intelRdt``. It has no key for the field ``remove``."""
     return write(rdt)

@@ -1,13 +1,13 @@
 """Values that may be absent.
 
-Where 0, "" or False must differ from "not set", the protocol wraps the value in a message of its
-own, such as OptionalInt64. In Python an absent message reads as an empty one, so
-``memory.limit.value`` is 0 in both cases. ``get`` tells them apart::
+If 0, "" or False must differ from "not set", the protocol wraps the value in a message such as OptionalInt64. In
+Python an absent message reads as an empty one, so ``memory.limit.value`` is 0 in both cases. ``get`` distinguishes
+them::
 
     limit = optional.get(container.linux.resources.memory, "limit")    # None if not set
 
-and ``put`` sets a value, or with None takes it away. Both are quick and safe on any thread that
-owns the message.
+``put`` sets a value, or removes it with None. Both functions are quick and may be called on any thread that owns
+the message.
 """
 
 from __future__ import annotations
@@ -93,9 +93,9 @@ def get(message: Message, field: str) -> Value | None: ...
 
 
 def get(message: Message, field: str) -> Value | None:
-    """The value of an optional field, or None if it is not set. A list is a copy.
+    """The value of an optional field, or None if the field is not set. A list is a copy.
 
-    Raises ValueError if the message has no such field, or one that is not optional in this way.
+    Raises ValueError if the message has no such field, or if the field has no wrapped value.
     """
     kind = _kind(message, field)
     if not message.HasField(field):
@@ -109,10 +109,10 @@ def put(
     field: str,
     value: SupportsIndex | bool | str | list[str] | tuple[str, ...] | None,
 ) -> None:
-    """Set an optional field, or with None make it absent.
+    """Set an optional field. None clears the field.
 
-    Raises TypeError for a value of another type, and ValueError for a number that the field cannot
-    hold, for text that is not valid Unicode, and as ``get`` does.
+    Raises TypeError for a value of another type. Raises ValueError for a number that the field cannot hold, for
+    text that is not valid Unicode, and for the same fields as ``get``.
     """
     if value is None:
         _kind(message, field)
@@ -122,7 +122,7 @@ def put(
 
 
 def check(message: Message, field: str, value: object) -> Value:
-    """The value as ``store`` takes it; raises as ``put`` does, and sets nothing."""
+    """Check a value and convert it for ``store``; returns it. Raises as ``put``, and sets nothing."""
     kind = _kind(message, field)
     name = f"{message.DESCRIPTOR.name}.{field}"
     if kind in _INTEGERS:
@@ -133,9 +133,9 @@ def check(message: Message, field: str, value: object) -> Value:
 
 
 def store(message: Message, field: str, checked: Value) -> None:
-    """Set an optional field to what ``check`` has returned for it."""
+    """Set an optional field to the result of ``check``."""
     wrapper = getattr(message, field)
-    # An empty list and a default value count too.
+    # An empty list and a default value also set the field.
     wrapper.SetInParent()
     if isinstance(checked, list):
         wrapper.value[:] = checked

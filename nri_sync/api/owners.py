@@ -1,12 +1,12 @@
-"""Which plugin has set what in which container.
+"""The owners of fields: the plugins that have set them, by container.
 
-A runtime keeps these notes while it asks one plugin after the other, so that two of them do not set
-the same thing; validators read them. ``Owners`` reads and writes the OwningPlugins message. It does
-not lock: use it on one thread at a time.
+A runtime records the owners while it sends a request to one plugin after the other, so that two plugins cannot set
+the same field. Validators read the owners. ``Owners`` reads and writes the OwningPlugins message. It is not
+thread-safe.
 
-A field of the api.Field enum has either one owner, or one for each of its entries, which a key
-names: an annotation key, a mount destination, and so on. Hooks are the exception: plugins add to
-them, and are all listed.
+A field of the api.Field enum has either one owner, or one owner for each entry. A key identifies an entry: an
+annotation key, a mount destination, and so on. Hooks are the exception: several plugins can add hooks, and all of
+them are owners.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from nri_sync.errors import OwnershipConflict
 
 __all__ = ["COMPOUND_FIELDS", "Owners"]
 
-#: The fields that are owned entry by entry.
+#: The fields with an owner for each entry.
 COMPOUND_FIELDS = frozenset(
     {
         Field.Annotations,
@@ -36,7 +36,7 @@ COMPOUND_FIELDS = frozenset(
     }
 )
 _FIELDS = frozenset(Field.values()) - {0}
-# Looking up a name in an enum takes longer than all the rest of a claim.
+# Constants, because a lookup of a name in an enum takes longer than the rest of a claim.
 _HOOKS = Field.OciHooks
 _RDT = (Field.RdtClosID, Field.RdtSchemata, Field.RdtEnableMonitoring)
 
@@ -44,22 +44,22 @@ _RDT = (Field.RdtClosID, Field.RdtSchemata, Field.RdtEnableMonitoring)
 class Owners:
     """The owners of fields, by container id.
 
-    Methods take the number of a Field, and a ``key`` exactly if that field is owned entry by entry;
-    otherwise they raise ValueError. Plugins are full names, ``NN-name``.
+    Methods take the number of a Field. They require a ``key`` if the field has an owner for each entry, and no key
+    otherwise; they raise ValueError if this is violated. Plugins are full names, ``NN-name``.
     """
 
     def __init__(self, message: OwningPlugins | None = None) -> None:
-        #: The message that is read and written; nobody else is to remove anything from it meanwhile.
+        #: The message that is read and written. Other code must not remove entries from it.
         self.message = OwningPlugins() if message is None else message
-        # The parts of it that have been written, since finding one takes longer than a claim: by container
-        # and field, the map with its owner or owners.
+        # A cache, because finding a map in the message takes longer than a claim: by container and field, the
+        # written map with the owner or owners.
         self._found: dict[tuple[str, int], Any] = {}
 
     def owner(self, container_id: str, field: int, key: str | None = None) -> str | None:
-        """Who owns a field or an entry; None if nobody does.
+        """The owner of a field or an entry; None without an owner.
 
-        ``"-NN-name"`` is a plugin that has cleared it, and may still set it. Hooks can have several
-        owners, with commas between them.
+        ``"-NN-name"`` is a plugin that has cleared the field, and may still set it. Hooks can have several owners,
+        separated by commas.
         """
         found = self._found.get((container_id, field))
         if found is not None and (key is None) == (field not in COMPOUND_FIELDS):
@@ -94,7 +94,7 @@ class Owners:
         other, cleared = removal.unmark(other)
         if cleared and other == plugin:
             return None
-        # A second claim of the same plugin is a conflict as well: it would lose the first.
+        # A second claim of the same plugin is also a conflict, because it would lose the first value.
         what = f"{_field_name(field)} {key!r}" if key is not None else _field_name(field)
         return OwnershipConflict(
             f"plugins {plugin!r} and {other!r} both tried to set {what} of container"
@@ -106,10 +106,10 @@ class Owners:
         )
 
     def claim(self, container_id: str, field: int, plugin: str, key: str | None = None) -> None:
-        """Make a plugin the owner, or of hooks one more owner.
+        """Make a plugin the owner, or for hooks an additional owner.
 
-        Raises OwnershipConflict, and changes nothing, if another plugin or the same one is the
-        owner already, or another one has cleared the field.
+        Raises OwnershipConflict, and changes nothing, if a plugin (also the same one) is the owner already, or if
+        another plugin has cleared the field.
         """
         conflict = self.conflict(container_id, field, plugin, key)
         if conflict is not None:
@@ -120,12 +120,15 @@ class Owners:
         self._set(container_id, field, plugin, key)
 
     def clear(self, container_id: str, field: int, plugin: str, key: str | None = None) -> None:
-        """Let a plugin clear a field or an entry, whoever owns it; only that plugin may then set it."""
+        """Record that a plugin clears a field or an entry of any owner.
+
+        After that, only this plugin may set it.
+        """
         _check_field(field, key)
         self._set(container_id, field, removal.mark(plugin), key)
 
     def clear_rdt(self, container_id: str, plugin: str) -> None:
-        """Let a plugin clear all fields of cache and memory bandwidth control."""
+        """Record that a plugin clears all fields of cache and memory bandwidth control."""
         for field in _RDT:
             self.clear(container_id, field, plugin)
 
@@ -142,7 +145,7 @@ def _check_field(field: int, key: str | None) -> None:
     if (field in COMPOUND_FIELDS) != (key is not None):
         name = _field_name(field)
         if key is None:
-            raise ValueError(f"{name} is owned entry by entry, so it needs a key")
+            raise ValueError(f"{name} has an owner for each entry, so it needs a key")
         raise ValueError(f"{name} has one owner, so it takes no key, and not {_check.show(key)}")
     if field not in _FIELDS:
         raise ValueError(f"{field} is not the number of a Field")

@@ -34,27 +34,32 @@ CreateResult = Union[
 class Plugin:
     """Optional base class of plugins. Only the handlers that a subclass defines are served.
 
-    The runtime calls a plugin for one event at a time, and waits for the answer: handlers run on threads of
-    the stub, may block (mind the request timeout) and may raise, which fails the pod or container operation
-    with the text of the exception. Configure, Synchronize and validations may run at the same time as another
-    handler, and so may a handler that was too late for its own request. Messages that are absent in a request
-    are passed as empty ones.
+    The runtime calls a plugin for one event at a time, and waits for the answer. Handlers run on threads of the
+    stub. They may block, within the request timeout. If a handler raises, the operation on the pod or container
+    fails with the text of the exception. Configure, Synchronize and validations may run at the same time as
+    another handler. A handler that has exceeded its request timeout may still run during the next event. A message
+    that is absent in a request is passed as an empty message.
     """
 
     def configure(self, config: str, runtime: str, version: str) -> EventMask | None:
-        """Called first in every session, with the plugin's configuration, if the runtime has one.
+        """The first call of each session.
 
-        Return the events to subscribe to; None for all those that have a handler.
+        ``config`` is the plugin's configuration, or empty if the runtime has none.
+
+        Return the events to subscribe to. None subscribes to all events that have a handler.
         """
         return None
 
     def synchronize(
         self, pods: list[PodSandbox], containers: list[Container]
     ) -> Updates | SynchronizeResponse:
-        """Called second, with everything that exists. Return updates of containers, if any."""
+        """The second call of each session, with all existing pods and containers.
+
+        May return updates of containers.
+        """
 
     def shutdown(self) -> None:
-        """The runtime is shutting down. No runtime is known to call it: rely on ``on_close``."""
+        """The runtime is shutting down. No known runtime calls this: rely on ``on_close``."""
 
     def run_pod_sandbox(self, pod: PodSandbox) -> None:
         """A pod is being started."""
@@ -74,7 +79,7 @@ class Plugin:
         """A pod is being removed."""
 
     def create_container(self, pod: PodSandbox, container: Container) -> CreateResult:
-        """A container is being created. Return how to adjust it, and updates of other containers."""
+        """A container is being created. May return its adjustment, and updates of other containers."""
 
     def post_create_container(self, pod: PodSandbox, container: Container) -> None:
         """A container has been created."""
@@ -88,9 +93,9 @@ class Plugin:
     def update_container(
         self, pod: PodSandbox, container: Container, resources: LinuxResources
     ) -> Updates | UpdateContainerResponse:
-        """A container's resources are being changed. Return updates, of this container or others.
+        """A container's resources are being changed. May return updates, of this container or others.
 
-        What an earlier answer of the plugin set must be set again, or ``resources`` undo it.
+        Set the values of earlier answers again: otherwise ``resources`` replace them.
         """
 
     def post_update_container(self, pod: PodSandbox, container: Container) -> None:
@@ -99,10 +104,10 @@ class Plugin:
     def stop_container(
         self, pod: PodSandbox, container: Container
     ) -> Updates | StopContainerResponse:
-        """A container is being stopped. Return updates of other containers."""
+        """A container is being stopped. May return updates of other containers."""
 
     def remove_container(self, pod: PodSandbox, container: Container) -> None:
         """A container is being removed."""
 
     def validate_container_adjustment(self, request: ValidateContainerAdjustmentRequest) -> None:
-        """All plugins have adjusted a container: raise to reject the result. From NRI v0.10 on."""
+        """All plugins have adjusted a container. Raise an exception to reject the result. From NRI v0.10 on."""

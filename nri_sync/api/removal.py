@@ -1,8 +1,8 @@
 """The mark that turns an entry of an adjustment into the removal of that entry.
 
-It is one leading ``-``, on annotation keys, mount destinations, environment keys, device paths,
-namespace types, network devices' names on the host, and sysctl keys. A removal and a new entry of
-the same key in one adjustment replace the entry, in either order.
+The mark is one leading ``-`` on an annotation key, mount destination, environment key, device path, namespace
+type, sysctl key, or a network device's name on the host. A removal and a new entry of the same key in one
+adjustment replace the entry, in either order.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ __all__ = ["Key", "is_marked", "mark", "unmark"]
 
 
 class Key(NamedTuple):
-    """A key without its mark, and whether it had one."""
+    """A key without its mark, and whether it was marked."""
 
     key: str
     marked: bool
 
 
 def mark(key: str) -> str:
-    """The key, marked for removal. A key that has a mark gets a second one."""
+    """The key, marked for removal. A marked key gets a second mark."""
     return "-" + _check.text("key", key)
 
 
@@ -32,5 +32,5 @@ def is_marked(key: str) -> bool:
 
 
 def unmark(key: str) -> Key:
-    """Take one mark off a key, if it has any: ``("a", True)`` for "-a", ``("a", False)`` for "a"."""
+    """Remove one mark from a key, if it has one: ``("a", True)`` for "-a", ``("a", False)`` for "a"."""
     return Key(key[1:], True) if is_marked(key) else Key(key, False)

@@ -1,11 +1,10 @@
-"""The same thing asked for twice by one plugin.
+"""Repeated entries in the answer of one plugin.
 
-A runtime takes two entries of one key in an answer for a conflict of the plugin with itself, and fails the
-request, even when they are equal. So an equal one is dropped here, and a different one is an error in the
-plugin's process.
-Two updates of one container become one, unless they set the same thing differently.
+If an answer has two entries of one key, a runtime treats them as a conflict of the plugin with itself, and fails
+the request, even if the entries are equal. So this module drops equal entries, and raises an error in the plugin's
+process for different ones. It merges two updates of one container, unless they set a field differently.
 
-Hooks have no key: the same one twice runs twice.
+Hooks have no key: a hook that occurs twice runs twice.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from nri_sync.api._check import show
 from nri_sync.api.nri_pb2 import ContainerAdjustment, ContainerUpdate
 from nri_sync.api.removal import is_marked
 
-__all__ = ["Entries", "assign", "assign_message", "merged", "settled", "settled_updates"]
+__all__ = ["Entries", "assign", "assign_message", "deduplicated", "deduplicated_updates", "merged"]
 
 # The messages that have a key: a name for errors, and the field that is the key.
 _KEYS = {
@@ -34,19 +33,20 @@ _KEYS = {
 
 
 class Entries:
-    """Adds entries to the fields of one message; each takes the same time, however many there are.
+    """Adds entries to the fields of one message, in constant time for each entry.
 
-    Other code may change the message too. A repeat that goes unnoticed then, :func:`settled` finds.
+    Other code may also change the message. :func:`deduplicated` finds repeated entries that this class misses
+    then.
     """
 
     def __init__(self) -> None:
-        # By kind of message, the position of each key.
+        # By type of entry, the position of each key.
         self._positions: dict[str, dict[str, int]] = {}
 
     def add(self, entries: Any, entry: Message) -> None:
-        """Append an entry to a field, unless an equal one is there.
+        """Append an entry to a field, unless the field has an equal entry.
 
-        Raises ValueError, which names the key and both values, when a different one has its key.
+        Raises ValueError with the key and both values if the field has a different entry of the same key.
         """
         kind = entry.DESCRIPTOR.name
         what, field = _KEYS[kind]
@@ -64,7 +64,7 @@ class Entries:
 
 
 def assign(entries: MutableMapping[str, str], key: str, value: str, what: str) -> None:
-    """Set the entry of a map, unless it is there; raises as :meth:`Entries.add` does."""
+    """Set the entry of a map. Raises as :meth:`Entries.add`."""
     before = entries.get(key)
     if before is not None and before != value:
         _refuse(what, key, before, value)
@@ -72,16 +72,16 @@ def assign(entries: MutableMapping[str, str], key: str, value: str, what: str) -
 
 
 def assign_message(entries: Any, key: str, value: Message, what: str) -> None:
-    """The same for a map of messages."""
+    """Set the entry of a map of messages. Raises as :meth:`Entries.add`."""
     if key in entries and entries[key] != value:
         _refuse(what, key, _value(entries[key]), _value(value))
     entries[key].CopyFrom(value)
 
 
-def settled(adjustment: ContainerAdjustment) -> ContainerAdjustment:
-    """The adjustment without equal repeats: itself if there are none, otherwise a copy.
+def deduplicated(adjustment: ContainerAdjustment) -> ContainerAdjustment:
+    """The adjustment without repeated entries: the same object if it has none, otherwise a copy.
 
-    Raises ValueError, as :meth:`Entries.add` does.
+    Raises as :meth:`Entries.add`.
     """
     if not any(_repeats(entries) for entries in _keyed(adjustment)):
         return adjustment
@@ -118,7 +118,7 @@ def _drop_repeats(entries: Any) -> None:
         key = getattr(entry, field)
         _check_equal(what, key, kept.setdefault(key, entry), entry)
     distinct = list(kept.values())
-    # The entries would go with the field.
+    # Copies, because deleting the field's items invalidates them.
     copies = [type(entry)() for entry in distinct]
     for copy, entry in zip(copies, distinct):
         copy.CopyFrom(entry)
@@ -138,15 +138,15 @@ def _value(message: Message) -> str:
 
 def _refuse(what: str, key: str, first: object, second: object) -> None:
     raise ValueError(
-        f"{what} {show(key)} is asked for twice, and differently: {show(first)}, then {show(second)}"
+        f"{what} {show(key)} is set twice, to different values: {show(first)}, then {show(second)}"
     )
 
 
-def settled_updates(updates: Sequence[ContainerUpdate]) -> list[ContainerUpdate]:
-    """One update for each container, in the order of the first ones.
+def deduplicated_updates(updates: Sequence[ContainerUpdate]) -> list[ContainerUpdate]:
+    """One update for each container, in the order of the first update of each.
 
-    Raises ValueError, which names the container, the setting and both values, when two updates of one container
-    differ in a setting. The messages are not changed.
+    Raises ValueError with the container, the setting and both values if two updates of one container differ in a
+    setting. The messages are not changed.
     """
     kept: dict[str, ContainerUpdate] = {}
     for update in updates:
@@ -156,9 +156,9 @@ def settled_updates(updates: Sequence[ContainerUpdate]) -> list[ContainerUpdate]
 
 
 def merged(first: ContainerUpdate, second: ContainerUpdate) -> ContainerUpdate:
-    """One update with the settings of both; raises as :func:`settled_updates` does.
+    """One update with the settings of both. Raises as :func:`deduplicated_updates`.
 
-    ``ignore_failure`` holds if both have it.
+    Its ``ignore_failure`` is True if that of both updates is.
     """
     both = ContainerUpdate()
     both.CopyFrom(first)
@@ -168,7 +168,7 @@ def merged(first: ContainerUpdate, second: ContainerUpdate) -> ContainerUpdate:
 
 
 def _join(into: Message, other: Message, what: str) -> None:
-    """Take over the settings that only ``other`` has."""
+    """Copy the settings that only ``other`` has into ``into``."""
     for field, value in other.ListFields():
         present = getattr(into, field.name)
         if field.message_type is not None and field.message_type.GetOptions().map_entry:

@@ -1,4 +1,4 @@
-"""Values of LinuxResources that no runtime can take; see :mod:`nri_sync.api.rules`."""
+"""Rules for values of LinuxResources that no runtime accepts; see :mod:`nri_sync.api.rules`."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ def memory(memory: LinuxMemory) -> None:
 
 def _unlimited(what: str, value: object) -> None:
     if isinstance(value, int) and value < -1:
-        refuse(what, value, "must not be negative, but for -1, which is unlimited")
+        refuse(what, value, "must not be negative, except -1 for unlimited")
 
 
 def cpu(cpu: LinuxCPU) -> None:
     quota, period = optional.get(cpu, "quota"), optional.get(cpu, "period")
-    # 0 is the default to runtimes; they take every negative quota for an unlimited one.
+    # For runtimes 0 means the default, and every negative quota means unlimited.
     if quota is not None and 0 < quota < _SHORTEST:
         refuse("CPU quota", quota, f"must be {_SHORTEST} microseconds or more, or -1 for unlimited")
     if period and not _SHORTEST <= period <= _LONGEST:
@@ -67,7 +67,7 @@ def hugepage_limit(limit: HugepageLimit) -> None:
 def unified(key: str, value: str) -> None:
     plain("cgroup file", key)
     if "/" in key or not all(key.partition(".")):
-        refuse("cgroup file", key, "is no file's name such as 'memory.high'")
+        refuse("cgroup file", key, "is not the name of a file such as 'memory.high'")
     what = f"value of the cgroup file {show(key)}:"
     plain(what, value)
     if not value:

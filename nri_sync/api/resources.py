@@ -1,4 +1,4 @@
-"""The resource settings that an adjustment and an update have in common."""
+"""The setters for resources that Adjustment and Update share."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ _Self = TypeVar("_Self", bound="ResourceSettings")
 
 
 class ResourceSettings:
-    """Setters for LinuxResources; each returns the object itself, so that calls can be chained.
+    """Setters for LinuxResources. Each setter returns the object itself, so that calls can be chained.
 
-    An argument that is None leaves its setting as it is. A value that no runtime can take is a
-    ValueError, and changes nothing; whether a node has so many CPUs or so much memory shows when the
-    runtime applies it.
+    An argument that is None leaves its setting unchanged. A value that no runtime accepts raises ValueError, and
+    changes nothing. The setters do not check whether a node has that many CPUs or that much memory; the runtime
+    does when it applies the values.
     """
 
     _entries: repeats.Entries
@@ -45,9 +45,9 @@ class ResourceSettings:
         disable_oom_killer: bool | None = None,
         use_hierarchy: bool | None = None,
     ) -> _Self:
-        """Set amounts of memory in bytes, -1 for unlimited; ``swap`` is memory and swap together.
+        """Set amounts of memory in bytes, -1 for unlimited.
 
-        ``swappiness`` is a percentage.
+        ``swap`` is the sum of memory and swap. ``swappiness`` is a percentage.
         """
         return self._put(
             "memory",
@@ -75,8 +75,8 @@ class ResourceSettings:
     ) -> _Self:
         """Set CPU shares, times in microseconds (quota -1 for unlimited), and the cpuset.
 
-        ``cpus`` and ``mems`` are lists such as ``"0-3,8"``. An empty list is an error: it cannot be
-        sent, and would leave the container all CPUs that it has.
+        ``cpus`` and ``mems`` are lists such as ``"0-3,8"``. An empty list is an error, because the message cannot
+        express it: the container would keep its CPUs.
         """
         for name, numbers in (("cpus", cpus), ("mems", mems)):
             if numbers is not None:
@@ -94,16 +94,16 @@ class ResourceSettings:
         )
 
     def set_pids_limit(self: _Self, limit: SupportsIndex) -> _Self:
-        """Set how many processes and threads there may be, -1 for unlimited."""
+        """Set the largest number of processes and threads, -1 for unlimited."""
         checked = _check.integer("LinuxPids.limit", limit, _check.INT64)
         resource_rules.pids_limit(checked)
-        # 0 is a limit as well.
+        # 0 is also a limit, so the field must be present.
         self.resources.pids.SetInParent()
         self.resources.pids.limit = checked
         return self
 
     def add_hugepage_limit(self: _Self, page_size: str, limit: SupportsIndex) -> _Self:
-        """Limit huge pages of a size, ``"2MB"`` or ``"1GB"``, to a number of bytes."""
+        """Limit huge pages of a size such as ``"2MB"`` or ``"1GB"``. ``limit`` is in bytes."""
         message = HugepageLimit(
             page_size=_check.text("HugepageLimit.page_size", page_size),
             limit=_check.integer("HugepageLimit.limit", limit, _check.UINT64),
@@ -113,7 +113,7 @@ class ResourceSettings:
         return self
 
     def set_blockio_class(self: _Self, name: str) -> _Self:
-        """Set a class of block I/O that the runtime's configuration defines; ``""`` takes it away."""
+        """Set a class of block I/O that the runtime's configuration defines. ``""`` removes the class."""
         rules.plain("blockio_class", _check.text("blockio_class", name))
         optional.put(self.resources, "blockio_class", name)
         return self
@@ -121,7 +121,7 @@ class ResourceSettings:
     def set_rdt_class(self: _Self, name: str) -> _Self:
         """Set a class of cache and memory bandwidth that the runtime's configuration defines.
 
-        ``""`` takes it away.
+        ``""`` removes the class.
         """
         rules.plain("rdt_class", _check.text("rdt_class", name))
         optional.put(self.resources, "rdt_class", name)
@@ -146,9 +146,9 @@ class ResourceSettings:
 
 
 def put_all(message: Message, values: Mapping[str, object], rule: Callable[[Any], None]) -> None:
-    """Set those fields whose values are not None: optional ones, and plain texts.
+    """Set the fields whose values are not None: optional fields, and plain texts.
 
-    If any value cannot be used, or the message would break the rule, nothing is changed.
+    If a value is invalid, or the message would break the rule, nothing is changed.
     """
     checked: dict[str, optional.Value] = {}
     for field, value in values.items():

@@ -1,9 +1,9 @@
-"""Values that no runtime can take, and empty ones that mean nothing.
+"""Rules for values that no runtime accepts, and for empty values without a meaning.
 
-A rule raises ValueError, which names the setting, the value and the mistake. A rule is here when the OCI runtime
-specification, runc (libcontainer/configs/validate, specconv), the Container Device Interface's parser or the
-kernel refuses a value on every node. A value that one runtime takes passes. The setters of Adjustment and Update
-apply the rules; for messages that were made otherwise there is :func:`nri_sync.api.impossible`.
+A rule raises ValueError with the setting, the value and the mistake. This module has a rule for a value if the OCI
+runtime specification, runc (libcontainer/configs/validate, specconv), the parser of the Container Device Interface
+or the kernel refuses the value on every node. A value that at least one runtime accepts passes. The setters of
+Adjustment and Update apply the rules; :func:`nri_sync.api.impossible` applies them to other messages.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ __all__ = [
     "sysctl_key",
 ]
 
-# OCI runtime specification, config.md; the kernel has no others.
+# OCI runtime specification, config.md. The kernel has no other limits.
 _RLIMITS = frozenset(
     f"RLIMIT_{name}"
     for name in (
@@ -66,17 +66,17 @@ _RLIMITS = frozenset(
 )
 _NAMESPACES = ("pid", "network", "mount", "ipc", "uts", "user", "cgroup", "time")
 _DEVICE_TYPES = {"c": "character", "b": "block", "u": "unbuffered character", "p": "FIFO"}
-# The kernel's dev_t, as mknod(2) takes it: 12 bits and 20 bits.
+# The kernel's dev_t in mknod(2): 12 bits and 20 bits.
 _MAJOR_MAX, _MINOR_MAX = 0xFFF, 0xFFFFF
-# runc makes nanoseconds of it, in 64 bits.
+# runc converts the timeout to nanoseconds in 64 bits.
 _HOOK_TIMEOUT_MAX = (2**63 - 1) // 10**9
 _NAME = r"[A-Za-z](?:[A-Za-z0-9_.-]*[A-Za-z0-9])?"
-# Of the CDI parser: ParseQualifiedName.
+# ParseQualifiedName of the CDI parser.
 _CDI = re.compile(rf"{_NAME}/{_NAME}=[A-Za-z0-9](?:[A-Za-z0-9_.:-]*[A-Za-z0-9])?")
 # The kernel's dev_valid_name(): IFNAMSIZ is 16, with a NUL at the end.
 _INTERFACE = re.compile(r"(?!\.{1,2}$)[^/:\s]+")
 _INTERFACE_MAX = 15
-# The kernel's bitmap_parselist(): ranges with strides too, extra commas and blanks.
+# The kernel's bitmap_parselist(), which also accepts ranges with strides, extra commas and blanks.
 _NUMBERS = re.compile(r"([0-9]{1,9})(?:-([0-9]{1,9})(?::([0-9]{1,9})/([0-9]{1,9}))?)?")
 _SECCOMP_ACTIONS = frozenset(
     f"SCMP_ACT_{name}"
@@ -96,7 +96,7 @@ def refuse(what: str, value: object, why: str) -> NoReturn:
 
 
 def plain(what: str, value: str) -> None:
-    """No text that the kernel or a runtime takes has a NUL character."""
+    """Refuse a NUL character: the kernel and runtimes accept none."""
     if "\0" in value:
         refuse(what, value, "has a NUL character, where the kernel ends a text")
 
@@ -122,7 +122,7 @@ def mount(mount: Mount) -> None:
         if not option:
             refuse(f"option {what}", option, "is empty; leave it out")
     if mount.type in ("bind", "rbind") or not {"bind", "rbind"}.isdisjoint(mount.options):
-        # The runtime would look below the container's bundle.
+        # The runtime would resolve a relative source below the container's bundle.
         absolute(f"source {what}, which is a bind mount,", mount.source)
 
 
@@ -131,7 +131,7 @@ def env_key(key: str) -> None:
     if not key:
         refuse("environment key", key, "is empty")
     if "=" in key:
-        refuse("environment key", key, "has a '=', which ends a name; what follows is the value")
+        refuse("environment key", key, "contains a '=', which separates the key from the value")
 
 
 def env(key: str, value: str) -> None:
@@ -140,14 +140,12 @@ def env(key: str, value: str) -> None:
 
 
 def args(field: str, values: Iterable[str]) -> None:
-    """``values`` without the mark of a replacement."""
+    """Check the command line. ``values`` has no mark of a replacement."""
     arguments = list(values)
     if not arguments:
-        refuse(
-            field, arguments, "sets nothing: a command line has at least a program; make no call"
-        )
+        refuse(field, arguments, "sets nothing: a command line needs a program; leave the call out")
     if not arguments[0]:
-        refuse(field, arguments, "begins with an empty text, which is no program")
+        refuse(field, arguments, "begins with an empty text, which is not a program")
     for number, argument in enumerate(arguments):
         plain(f"{field}[{number}]", argument)
 
@@ -162,7 +160,7 @@ def hook(hook: Hook) -> None:
         if entry.find("=") < 1:
             refuse(f"environment entry {what}", entry, "is not of the form KEY=value")
     if hook.HasField("timeout") and not 1 <= hook.timeout.value <= _HOOK_TIMEOUT_MAX:
-        why = f"must be from 1 to {_HOOK_TIMEOUT_MAX} seconds; leave it out to have none"
+        why = f"must be from 1 to {_HOOK_TIMEOUT_MAX} seconds; leave it out for no timeout"
         refuse(f"timeout {what}", hook.timeout.value, why)
 
 
@@ -204,9 +202,9 @@ def namespace(type: str, path: str) -> None:
 
 
 def net_device(name: str) -> None:
-    """The name of a network interface."""
+    """Check the name of a network interface."""
     if len(name.encode()) > _INTERFACE_MAX or not _INTERFACE.fullmatch(name) or "\0" in name:
-        why = f"is no name of an interface: 1 to {_INTERFACE_MAX} bytes without '/', ':' and blanks"
+        why = f"is not the name of an interface: 1 to {_INTERFACE_MAX} bytes without '/', ':' and blanks"
         refuse("network device", name, why)
 
 
@@ -227,7 +225,9 @@ def sysctl(key: str, value: str) -> None:
 def cgroups_path(path: str) -> None:
     plain("cgroups_path", path)
     if not path:
-        refuse("cgroups_path", path, "sets nothing: the runtime's own path stays; make no call")
+        refuse(
+            "cgroups_path", path, "sets nothing: the path of the runtime stays; leave the call out"
+        )
 
 
 def oom_score_adj(score: object) -> None:
@@ -238,16 +238,16 @@ def oom_score_adj(score: object) -> None:
 def io_priority(priority: LinuxIOPriority) -> None:
     io_class = getattr(priority, "class")
     if io_class == IOPrioClass.IOPRIO_CLASS_NONE:
-        refuse("class of the I/O priority", "IOPRIO_CLASS_NONE", "is none that can be set")
+        refuse("class of the I/O priority", "IOPRIO_CLASS_NONE", "cannot be set")
     if not 0 <= priority.priority <= 7:
         refuse("I/O priority", priority.priority, "must be from 0 to 7")
 
 
 def scheduler(scheduler: LinuxScheduler) -> None:
-    """By runc's validator, and sched_setattr(2) of the kernel."""
+    """Check a scheduler, as runc's validator and the kernel's sched_setattr(2) do."""
     policy = LinuxSchedulerPolicy.Name(scheduler.policy)
     if policy in ("SCHED_NONE", "SCHED_ISO"):
-        refuse("scheduler policy", policy, "is none that can be set")
+        refuse("scheduler policy", policy, "cannot be set")
     if not -20 <= scheduler.nice <= 19:
         refuse("nice value of the scheduler", scheduler.nice, "must be from -20 to 19")
     if policy in ("SCHED_FIFO", "SCHED_RR"):
@@ -266,7 +266,7 @@ def scheduler(scheduler: LinuxScheduler) -> None:
 
 
 def number_list(what: str, numbers: str) -> None:
-    """A list of CPUs or NUMA nodes, as the kernel reads it."""
+    """Check a list of CPUs or NUMA nodes, as the kernel parses it."""
     found = [item for item in re.split(r"[,\s]+", numbers) if item]
     for item in found:
         match = _NUMBERS.fullmatch(item)
@@ -278,24 +278,28 @@ def number_list(what: str, numbers: str) -> None:
         if of is not None and used is not None and not 0 < used <= of:
             refuse(what, numbers, f"has the range {item}, which takes {used} of each {of}")
     if not found:
-        refuse(what, numbers, "sets nothing: the container keeps what it has; leave it out")
+        refuse(what, numbers, "sets nothing: the container keeps its value; leave it out")
 
 
 def memory_policy(policy: LinuxMemoryPolicy) -> None:
-    """By runc's validator, and mpol_new() of the kernel."""
+    """Check a memory policy, as runc's validator and the kernel's mpol_new() do."""
     mode = MpolMode.Name(policy.mode)
     what = f"nodes of {mode}"
     if policy.nodes.strip(", \t\n"):
         number_list(what, policy.nodes)
         if mode in ("MPOL_DEFAULT", "MPOL_LOCAL"):
-            refuse(what, policy.nodes, "are too many: this mode has none")
+            refuse(what, policy.nodes, "are too many: this mode has no nodes")
     elif mode not in ("MPOL_DEFAULT", "MPOL_LOCAL", "MPOL_PREFERRED"):
-        refuse(what, policy.nodes, "are too few: this mode needs one or more")
+        refuse(what, policy.nodes, "are too few: this mode needs at least one node")
     flags = {MpolFlag.Name(flag) for flag in policy.flags}
     if flags >= {"MPOL_F_STATIC_NODES", "MPOL_F_RELATIVE_NODES"}:
         refuse(f"flags of {mode}", sorted(flags), "exclude each other")
     if "MPOL_F_NUMA_BALANCING" in flags and mode not in ("MPOL_BIND", "MPOL_PREFERRED_MANY"):
-        refuse(f"flag of {mode}", "MPOL_F_NUMA_BALANCING", "is only for MPOL_BIND and the like")
+        refuse(
+            f"flag of {mode}",
+            "MPOL_F_NUMA_BALANCING",
+            "is only for MPOL_BIND and MPOL_PREFERRED_MANY",
+        )
 
 
 def seccomp(policy: LinuxSeccomp) -> None:
@@ -321,9 +325,9 @@ def _action(what: str, action: str) -> None:
 def rdt(clos_id: str | None, schemata: Iterable[str] | None) -> None:
     if clos_id is not None:
         plain("clos_id", clos_id)
-        # "/" alone is the root's.
+        # "/" alone is the root group.
         if clos_id in (".", "..") or "\n" in clos_id or (len(clos_id) > 1 and "/" in clos_id):
-            refuse("clos_id", clos_id, "is no name of a directory in /sys/fs/resctrl")
+            refuse("clos_id", clos_id, "is not the name of a directory in /sys/fs/resctrl")
     for line in schemata or ():
         plain("line of the schemata", line)
         if ":" not in line or "\n" in line:

@@ -1,8 +1,8 @@
-"""The facts about releases of runtimes: the events and fields that one knows, and the fields without an effect.
+"""The facts about releases of runtimes: known events and fields, and fields without an effect.
 
-The NRI release of a runtime decides which events and fields it knows (:mod:`nri_sync.api.compat`). Beyond that,
-runtimes accept some fields and do nothing with them. The table has the results of the end-to-end tests
-(docs/e2e.md), with the releases that they ran on; other releases of a runtime are taken to do the same.
+The NRI release of a runtime decides which events and fields the runtime knows (:mod:`nri_sync.api.compat`).
+Runtimes also accept some fields and ignore them. The table has the results of the end-to-end tests (docs/e2e.md),
+with the releases that were tested. The package assumes the same for other releases of a runtime.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from nri_sync.api.version import infer_nri_version
 
 __all__ = ["EFFECTLESS", "MEASURED", "Effectless", "RuntimeFacts", "runtime_facts"]
 
-#: The release of each runtime that the table was measured with.
+#: The tested release of each runtime.
 MEASURED = {"containerd": "v2.4.2", "cri-o": "v1.34.0"}
 
-# These hold one lock while they relay an event, and while they apply unsolicited updates.
+# These runtimes hold one lock while they relay an event, and while they apply unsolicited updates.
 _LOCKING = frozenset(MEASURED)
 
 
 class Effectless(NamedTuple):
-    """Fields that a runtime accepts and that have no effect."""
+    """Fields that a runtime accepts and ignores."""
 
     runtimes: tuple[str, ...]
     #: The message that has the paths: ``ContainerAdjustment``, ``ContainerUpdate``, ``UpdateContainersRequest``.
@@ -78,7 +78,7 @@ class RuntimeFacts(NamedTuple):
 
     @property
     def events(self) -> EventMask:
-        """The events that the runtime accepts in a subscription; all if its NRI release is not known."""
+        """The events that the runtime accepts in a subscription; all events if its NRI release is unknown."""
         return valid_events(self.nri_version)
 
     @property
@@ -121,7 +121,7 @@ class RuntimeFacts(NamedTuple):
 
 
 def runtime_facts(name: str, version: str, nri_version: str | None = None) -> RuntimeFacts:
-    """The facts about a release of a runtime. Default of its NRI release is the one that the release implies."""
+    """The facts about a release of a runtime. Without ``nri_version``, the release implies the NRI release."""
     if nri_version is None:
         nri_version = infer_nri_version(name, version)
     return RuntimeFacts(name, version, nri_version)

@@ -1,4 +1,4 @@
-"""The two services of the protocol, and the messages of their methods: ONE table."""
+"""The two services of the protocol, and the messages of their methods, in one table."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["PLUGIN", "RUNTIME", "Method", "Service"]
 class Method(NamedTuple):
     """A method of a service."""
 
-    #: What a channel calls, ``"/nri.pkg.api.v1alpha1.Plugin/CreateContainer"``.
+    #: The path of the method on a channel, ``"/nri.pkg.api.v1alpha1.Plugin/CreateContainer"``.
     path: str
     #: The classes of its messages.
     request: Any
@@ -42,7 +42,7 @@ def _service(name: str) -> Service:
     return Service(service.full_name, methods)
 
 
-#: What the runtime asks of a plugin.
+#: The service that plugins implement.
 PLUGIN = _service("Plugin")
-#: What a plugin asks of the runtime.
+#: The service that runtimes implement.
 RUNTIME = _service("Runtime")

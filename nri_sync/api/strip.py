@@ -1,7 +1,7 @@
-"""Take what is empty out of messages, so that equal contents compare equal.
+"""Removes empty messages from messages, so that equal contents compare equal.
 
-For what is an adjustment, an update, or a part of one. An optional value counts as content even if
-it is 0 or empty, as that differs from "not set".
+This works for an adjustment, an update, and their parts. An optional value is content even if it is 0 or empty,
+because that differs from "not set".
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ _TYPES = _M.__constraints__
 def strip(message: _M) -> _M | None:
     """Remove all messages without content, at any depth and in place.
 
-    Returns the message, or None if it has no content itself. Entries of lists and maps are content
-    and stay as they are. Raises TypeError for a message of another kind.
+    Returns the message, or None if the message itself has no content. Entries of lists and maps are content and
+    stay unchanged. Raises TypeError for a message of another type.
     """
     if not isinstance(message, _TYPES):
         raise TypeError(f"a {type(message).__name__} cannot be stripped")

@@ -1,11 +1,11 @@
-"""The changes that a plugin wants in containers that exist.
+"""The changes that a plugin requests for existing containers.
 
-An Update builds a ContainerUpdate message for one container; wherever updates are asked for, either
-will do. Only resources can be updated::
+An Update builds a ContainerUpdate message for one container. Functions and handlers accept either of them. Only
+resources can be updated::
 
     return [Update(container.id).set_cpu(cpus="0-1") for container in containers]
 
-An Update is not locked: use it on one thread at a time.
+An Update is not thread-safe.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ __all__ = ["Update", "eviction"]
 class Update(ResourceSettings):
     """Builds a ContainerUpdate.
 
-    With ``ignore_failure`` the operation that the update is a part of, such as the creation of
-    another container, succeeds even if the update fails.
+    With ``ignore_failure``, an operation that includes the update, such as the creation of another container,
+    succeeds even if the update fails.
     """
 
     def __init__(self, container_id: str, *, ignore_failure: bool = False) -> None:
@@ -60,9 +60,9 @@ def _named(container_id: str) -> str:
 
 
 def eviction(container_id: str, reason: str = "") -> ContainerEviction:
-    """A request to stop a container, with a reason for people to read.
+    """A request to stop a container, with a reason for human readers.
 
-    For Stub.update_containers, or for a response that has evictions.
+    Pass it to Stub.update_containers, or put it into a response that has evictions.
     """
     return ContainerEviction(
         container_id=_named(container_id),

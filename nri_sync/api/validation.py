@@ -1,4 +1,4 @@
-"""The request that a validator gets, and its answer."""
+"""The request to a validator, and its answer."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ def validation_request(
     owners: Owners | None = None,
     plugins: tuple[PluginId, ...] | list[PluginId] = (),
 ) -> ValidateContainerAdjustmentRequest:
-    """What a runtime asks validators once all plugins have had their say.
+    """The request of a runtime to validators, after all plugins have answered.
 
-    Pod and container are to be as they were before; ``response`` has what all plugins together
-    have asked for; ``plugins`` are those that were consulted. Everything is copied.
+    ``pod`` and ``container`` are those before all changes, ``response`` is the merged answer of all plugins, and
+    ``plugins`` are the consulted plugins. All arguments are copied.
     """
     return ValidateContainerAdjustmentRequest(
         pod=pod,
@@ -40,9 +40,9 @@ def validation_request(
 
 
 def plugins_by_name(request: ValidateContainerAdjustmentRequest) -> dict[str, list[PluginId]]:
-    """The consulted plugins, by full name ``NN-name`` and by name alone.
+    """The consulted plugins, by full name ``NN-name`` and by name.
 
-    Several can have the same name, if their indices differ.
+    Several plugins with different indices can have the same name.
     """
     plugins: dict[str, list[PluginId]] = {}
     for plugin in request.plugins:
@@ -55,7 +55,7 @@ def plugins_by_name(request: ValidateContainerAdjustmentRequest) -> dict[str, li
 def check_validation(response: ValidateContainerAdjustmentResponse, validator: str) -> None:
     """Raise ValidationRejected if a validator has rejected the adjustment.
 
-    A reason alone is no rejection, and a rejection needs no reason.
+    A response with a reason is not a rejection by itself, and a rejection may have no reason.
     """
     if response.reject:
         raise ValidationRejected(validator, response.reason)

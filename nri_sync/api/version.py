@@ -1,7 +1,7 @@
-"""NRI releases, and which one a runtime speaks.
+"""NRI releases, and the NRI release of a runtime.
 
-Since v0.12.0 the Configure request has the runtime's NRI release. For older ones, containerd up to
-2.2 and CRI-O up to 1.35, the runtime's own release in that request implies it.
+Since v0.12.0 the Configure request has the runtime's NRI release. Older runtimes, containerd up to 2.2 and CRI-O
+up to 1.35, send only their own release in that request, which implies the NRI release.
 """
 
 from __future__ import annotations
@@ -17,28 +17,28 @@ __all__ = ["NRI_VERSION", "Version", "infer_nri_version", "runtime_nri_version"]
 #: The NRI release whose protocol this package implements; RegisterPlugin sends it to the runtime.
 NRI_VERSION = "v0.12.5"
 
-# The NRI version that a runtime sends when its build has no release.
+# The NRI versions that a runtime sends if its build has no release.
 _NO_VERSION = frozenset({"", "(devel)", "0.0.0-unknown"})
 
-# Far above any real version: a peer's text must not take long to read.
+# Far above the length of any real version. It bounds the time to parse the text of a peer.
 _LONGEST = 256
 
-# ``1:`` is a package's epoch. A packager, git or semver appends the rest.
+# ``1:`` is the epoch of a package. Packagers, git and semver append the rest.
 _VERSION = re.compile(
     r"(?:[0-9]+:)?[vV]?(?P<core>(?:0|[1-9][0-9]*)(?:\.(?:0|[1-9][0-9]*)){0,2})"
     r"(?P<rest>(?![0-9])[!-~]*)"
 )
-# Debian's way to go back: "2.1.0+really1.7.24" is 1.7.24.
+# Debian's notation for a return to an older version: "2.1.0+really1.7.24" is 1.7.24.
 _REALLY = re.compile(r"\+really(?=[0-9])")
-# The words that stand for "before the release", where the rest begins. RPM's releases put a number
-# before them that begins with 0. "~git" is Debian's snapshot on the way to a release.
+# The words at the beginning of the rest that mean a pre-release. RPM releases put a number before the word that
+# begins with 0. "~git" is Debian's notation for a snapshot before a release.
 _PRE = re.compile(
     r"[-.~^_]*(?:0[.-](?:[0-9]+[.-])?)?"
     r"(?:(?:alpha|beta|rc|pre|preview|prerelease|dev|devel|development"
     r"|nightly|daily|snapshot|canary|unstable)(?![a-z])|(?<=~)git(?![a-z]))",
     re.IGNORECASE,
 )
-# Go names a commit without a tag after the tag that it is on the way to.
+# Go's notation for a commit without a tag: it has the next tag.
 _PSEUDO = re.compile(r"(?:-|-.*\.)(?:0\.)?[0-9]{14}-[0-9a-f]{12}(?:\+.*)?")
 
 # An identifier of a pre-release: numbers sort before texts.
@@ -46,7 +46,7 @@ _Identifier = tuple[int, int, str]
 
 
 class Version(NamedTuple):
-    """A version of a runtime or of NRI, which compares as such.
+    """A version of a runtime or of NRI. Versions compare by age.
 
     ``released`` is False for a pre-release, which sorts before its release.
     """
@@ -61,11 +61,11 @@ class Version(NamedTuple):
     def parse(cls, text: str) -> Version:
         """Read a version, with or without a leading v or an epoch (``1:``).
 
-        ``2`` and ``2.1`` mean 2.0.0 and 2.1.0. The text after the numbers is a packager's and does
-        not count, ``-0ubuntu1~24.04.1``, ``~ds1``, ``-k3s1``, ``+bottlerocket``,
-        ``-2.rhaos4.21.git1234.el9``, and ``-225-ge9dc15b7a.m`` of ``git describe``. It makes a
-        pre-release only where it begins with a word such as alpha, beta, rc, dev or nightly, or
-        where it is a Go pseudo-version's. Raises ValueError.
+        ``2`` and ``2.1`` mean 2.0.0 and 2.1.0. The text after the numbers comes from a packager and is ignored,
+        for example ``-0ubuntu1~24.04.1``, ``~ds1``, ``-k3s1``, ``+bottlerocket``, ``-2.rhaos4.21.git1234.el9``, or
+        ``-225-ge9dc15b7a.m`` of ``git describe``. The version is a pre-release only if this text begins with a
+        word such as alpha, beta, rc, dev or nightly, or if it is that of a Go pseudo-version. Raises ValueError
+        for a text that is not a version.
         """
         wrong = f"{_check.show(text)} is not a version such as 'v2.1.0'"
         if len(text) > _LONGEST:
@@ -74,8 +74,8 @@ class Version(NamedTuple):
         if match is None:
             raise ValueError(wrong)
         core, rest = match["core"].split("."), match["rest"]
-        # A lone number and letters are no version: a git hash may begin with digits. A number that
-        # begins with 0 is none, and is not part of the core.
+        # One number with letters is not a version, because a git hash may begin with digits. A number that begins
+        # with 0 is not part of the core.
         if len(core) < 3 and (rest[:1] == "." or (rest and len(core) == 1)):
             raise ValueError(wrong)
         major, minor, patch = map(int, core + ["0"] * (3 - len(core)))
@@ -89,8 +89,8 @@ def _identifiers(pre: str) -> tuple[_Identifier, ...]:
     return tuple((0, int(part), "") if part.isdigit() else (1, 0, part.lower()) for part in parts)
 
 
-# From which release of a runtime on which NRI release is in it, by the runtimes' own module files.
-# Builds in between have the one before.
+# The first release of a runtime with each NRI release, from the Go module files of the runtimes. A build between
+# two entries has the NRI release of the earlier entry.
 _APRIL_2023 = "v0.3.1-0.20230504231226-94185418e253"
 _FEBRUARY_2025 = "v0.9.1-0.20250219030224-e597e7849f24"
 _RUNTIMES = {
@@ -119,7 +119,7 @@ _RUNTIMES = {
         ("1.29.2", "v0.6.0"),
         ("1.31.0", "v0.6.1"),
         ("1.32.0", "v0.9.0"),
-        # 1.34.0 still has it: it refuses the events of v0.10. The reference's table is wrong there.
+        # 1.34.0 still has this release: it refuses the events of v0.10. The reference's table is wrong here.
         ("1.33.0", _FEBRUARY_2025),
         ("1.34.1", "v0.10.0"),
         ("1.35.0", "v0.11.0"),
@@ -132,9 +132,9 @@ _FLOORS = {
 
 
 def infer_nri_version(runtime_name: str, runtime_version: str) -> str | None:
-    """The NRI release that is in a release of ``"containerd"`` or ``"cri-o"``.
+    """The NRI release of a release of ``"containerd"`` or ``"cri-o"``.
 
-    None for another runtime, for a release without NRI, and for a text that is no version.
+    None for another runtime, for a release without NRI, and for a text that is not a version.
     """
     if runtime_name not in _FLOORS:
         return None
@@ -146,9 +146,11 @@ def infer_nri_version(runtime_name: str, runtime_version: str) -> str | None:
     return releases[position - 1] if position else None
 
 
-def runtime_nri_version(told: str, runtime_name: str, runtime_version: str) -> str | None:
-    """The runtime's NRI release: the one in the Configure request, or else the inferred one.
+def runtime_nri_version(nri_version: str, runtime_name: str, runtime_version: str) -> str | None:
+    """The NRI release of a runtime: ``nri_version``, or the inferred release if ``nri_version`` is no release.
 
-    The arguments are those of the Configure request.
+    The arguments are the fields of the Configure request.
     """
-    return infer_nri_version(runtime_name, runtime_version) if told in _NO_VERSION else told
+    if nri_version in _NO_VERSION:
+        return infer_nri_version(runtime_name, runtime_version)
+    return nri_version

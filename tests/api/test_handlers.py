@@ -399,7 +399,7 @@ class TestReplies:
         assert raw.SerializeToString() == before
         raw.env[1].value = "2"
         for result in (raw, (raw, None), nri_pb2.CreateContainerResponse(adjust=raw)):
-            with pytest.raises(ValueError, match=r"'A' is asked for twice.*\"1\".*\"2\""):
+            with pytest.raises(ValueError, match=r"'A' is set twice.*\"1\".*\"2\""):
                 reply(result)
 
     @pytest.mark.parametrize("name", ["create_container", "update_container", "stop_container"])

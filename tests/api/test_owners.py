@@ -89,9 +89,9 @@ def test_rdt_is_cleared_at_once() -> None:
 @pytest.mark.parametrize("field", sorted(COMPOUND_FIELDS))
 def test_a_key_is_needed(field: int) -> None:
     for call in (Owners().claim, Owners().clear):
-        with pytest.raises(ValueError, match="entry by entry, so it needs a key"):
+        with pytest.raises(ValueError, match="an owner for each entry, so it needs a key"):
             call("c", field, "10-a")
-    with pytest.raises(ValueError, match="entry by entry, so it needs a key"):
+    with pytest.raises(ValueError, match="an owner for each entry, so it needs a key"):
         Owners().owner("c", field)
 
 

@@ -8,7 +8,7 @@ import pytest
 from google.protobuf.message import Message
 
 from nri_sync.api import Adjustment, ContainerUpdate, Update, nri_pb2
-from nri_sync.api.repeats import merged, settled, settled_updates
+from nri_sync.api.repeats import deduplicated, deduplicated_updates, merged
 
 __all__: list[str] = []
 
@@ -19,14 +19,14 @@ KINDS: dict[str, tuple[Call, Call, str, Call | None]] = {
     "annotation": (
         lambda a: a.add_annotation("a", "1"),
         lambda a: a.add_annotation("a", "2"),
-        "annotation 'a' is asked for twice, and differently: '1', then '2'",
+        "annotation 'a' is set twice, to different values: '1', then '2'",
         lambda a: a.remove_annotation("a"),
     ),
     "mount": (
         lambda a: a.add_mount("/a", source="/x", options=["ro"]),
         lambda a: a.add_mount("/a", source="/y"),
         (
-            "mount at '/a' is asked for twice, and differently: "
+            "mount at '/a' is set twice, to different values: "
             '\'destination: "/a" source: "/x" options: "ro"\', '
             'then \'destination: "/a" source: "/y"\''
         ),
@@ -36,7 +36,7 @@ KINDS: dict[str, tuple[Call, Call, str, Call | None]] = {
         lambda a: a.add_env("A", "1"),
         lambda a: a.add_env("A", "2"),
         (
-            "environment variable 'A' is asked for twice, and differently: "
+            "environment variable 'A' is set twice, to different values: "
             '\'key: "A" value: "1"\', then \'key: "A" value: "2"\''
         ),
         lambda a: a.remove_env("A"),
@@ -45,7 +45,7 @@ KINDS: dict[str, tuple[Call, Call, str, Call | None]] = {
         lambda a: a.add_rlimit("RLIMIT_NOFILE", hard=1, soft=1),
         lambda a: a.add_rlimit("RLIMIT_NOFILE", hard=2, soft=1),
         (
-            "rlimit 'RLIMIT_NOFILE' is asked for twice, and differently: "
+            "rlimit 'RLIMIT_NOFILE' is set twice, to different values: "
             "'type: \"RLIMIT_NOFILE\" hard: 1 soft: 1', then 'type: \"RLIMIT_NOFILE\" hard: 2 soft: 1'"
         ),
         None,
@@ -53,14 +53,14 @@ KINDS: dict[str, tuple[Call, Call, str, Call | None]] = {
     "device": (
         lambda a: a.add_device("/dev/x", "c", 1, 3),
         lambda a: a.add_device("/dev/x", "c", 1, 5),
-        "device '/dev/x' is asked for twice, and differently: ",
+        "device '/dev/x' is set twice, to different values: ",
         lambda a: a.remove_device("/dev/x"),
     ),
     "namespace": (
         lambda a: a.set_namespace("ipc"),
         lambda a: a.set_namespace("ipc", "/x"),
         (
-            "namespace 'ipc' is asked for twice, and differently: "
+            "namespace 'ipc' is set twice, to different values: "
             '\'type: "ipc"\', then \'type: "ipc" path: "/x"\''
         ),
         lambda a: a.remove_namespace("ipc"),
@@ -68,25 +68,25 @@ KINDS: dict[str, tuple[Call, Call, str, Call | None]] = {
     "hugepage": (
         lambda a: a.add_hugepage_limit("2MB", 1),
         lambda a: a.add_hugepage_limit("2MB", 2),
-        "limit of huge pages '2MB' is asked for twice, and differently: ",
+        "limit of huge pages '2MB' is set twice, to different values: ",
         None,
     ),
     "sysctl": (
         lambda a: a.set_sysctl("a.b", "1"),
         lambda a: a.set_sysctl("a.b", "2"),
-        "sysctl 'a.b' is asked for twice, and differently: '1', then '2'",
+        "sysctl 'a.b' is set twice, to different values: '1', then '2'",
         lambda a: a.remove_sysctl("a.b"),
     ),
     "net device": (
         lambda a: a.add_net_device("eth1"),
         lambda a: a.add_net_device("eth1", "eth0"),
-        "network device 'eth1' is asked for twice, and differently: 'nothing', then 'name: \"eth0\"'",
+        "network device 'eth1' is set twice, to different values: 'nothing', then 'name: \"eth0\"'",
         lambda a: a.remove_net_device("eth1"),
     ),
     "unified": (
         lambda a: a.set_unified("memory.high", "1"),
         lambda a: a.set_unified("memory.high", "2"),
-        "cgroup file 'memory.high' is asked for twice, and differently: '1', then '2'",
+        "cgroup file 'memory.high' is set twice, to different values: '1', then '2'",
         None,
     ),
 }
@@ -117,7 +117,7 @@ def test_cdi_devices_have_a_name_only() -> None:
 def test_a_hook_twice_runs_twice() -> None:
     adjustment = Adjustment().add_hook("poststop", "/x").add_hook("poststop", "/x")
     assert len(adjustment.message.hooks.poststop) == 2
-    assert settled(adjustment.message) is adjustment.message
+    assert deduplicated(adjustment.message) is adjustment.message
 
 
 REPEATED = ("mount", "env", "rlimit", "device", "namespace", "hugepage")
@@ -136,10 +136,10 @@ def test_raw_messages(kind: str) -> None:
     one, other, text, _ = KINDS[kind]
     message = raw(one, lambda a: a.set_oom_score_adj(5), one, one)
     before = message.SerializeToString()
-    assert settled(message) == raw(one, lambda a: a.set_oom_score_adj(5))
+    assert deduplicated(message) == raw(one, lambda a: a.set_oom_score_adj(5))
     assert message.SerializeToString() == before
     with pytest.raises(ValueError) as error:  # noqa: PT011 -- compared whole
-        settled(raw(one, one, other))
+        deduplicated(raw(one, one, other))
     assert str(error.value).startswith(text)
 
 
@@ -147,9 +147,9 @@ def test_what_repeats_nothing_is_not_copied() -> None:
     ones = [KINDS[kind][0] for kind in REPEATED]
     removals = [KINDS[kind][3] for kind in REPEATED]
     message = raw(*ones, *(call for call in removals if call is not None))
-    assert settled(message) is message
+    assert deduplicated(message) is message
     empty = nri_pb2.ContainerAdjustment()
-    assert settled(empty) is empty
+    assert deduplicated(empty) is empty
     assert not empty.HasField("linux")
 
 
@@ -157,14 +157,14 @@ def test_raw_removals_have_no_value() -> None:
     message = nri_pb2.ContainerAdjustment()
     message.env.add(key="-A")
     message.env.add(key="-A", value="ignored")
-    assert [entry.key for entry in settled(message).env] == ["-A"]
+    assert [entry.key for entry in deduplicated(message).env] == ["-A"]
 
 
 def test_a_hundred_entries_keep_their_order() -> None:
     message = nri_pb2.ContainerAdjustment()
     for number in [*range(100), *range(100)]:
         message.env.add(key=f"A{number}", value="x")
-    assert [entry.key for entry in settled(message).env] == [f"A{n}" for n in range(100)]
+    assert [entry.key for entry in deduplicated(message).env] == [f"A{n}" for n in range(100)]
 
 
 def update(*calls: Call, id: str = "a", ignore: bool = False) -> ContainerUpdate:
@@ -184,11 +184,11 @@ def test_updates_of_one_container_become_one() -> None:
     first, other = update(CPUS, FILES), update(CPUS, MEMORY, FILES, OTHERS)
     before = first.SerializeToString(), other.SerializeToString()
     both = update(CPUS, MEMORY, FILES, OTHERS)
-    assert settled_updates([first, first]) == [first]
-    assert settled_updates([first, update(id="b"), other]) == [both, update(id="b")]
-    assert settled_updates([other, first, other]) == [both]
+    assert deduplicated_updates([first, first]) == [first]
+    assert deduplicated_updates([first, update(id="b"), other]) == [both, update(id="b")]
+    assert deduplicated_updates([other, first, other]) == [both]
     assert before == (first.SerializeToString(), other.SerializeToString())
-    assert settled_updates([]) == []
+    assert deduplicated_updates([]) == []
 
 
 def test_ignore_failure_holds_if_both_have_it() -> None:
@@ -232,7 +232,7 @@ def test_ignore_failure_holds_if_both_have_it() -> None:
 )
 def test_updates_that_differ(one: Call, other: Call, text: str) -> None:
     with pytest.raises(ValueError, match=text):
-        settled_updates([update(one), update(other)])
+        deduplicated_updates([update(one), update(other)])
 
 
 def test_rules_for_devices_add_up() -> None:
@@ -259,7 +259,7 @@ def test_a_message_that_is_changed_elsewhere() -> None:
     adjustment = Adjustment().add_env("A", "1").add_env("B", "1")
     del adjustment.message.env[0]
     adjustment.add_env("A", "2")
-    with pytest.raises(ValueError, match="'B' is asked for twice"):
+    with pytest.raises(ValueError, match="'B' is set twice"):
         adjustment.add_env("B", "2")
     # The same number of entries, and other keys.
     adjustment.message.env[0].key = "C"
@@ -270,7 +270,7 @@ def test_a_message_that_is_changed_elsewhere() -> None:
         "C": "1",
     }
     on_top = Adjustment(adjustment.message)
-    with pytest.raises(ValueError, match="'C' is asked for twice"):
+    with pytest.raises(ValueError, match="'C' is set twice"):
         on_top.add_env("C", "2")
 
 
@@ -279,4 +279,4 @@ def test_many_entries_take_no_longer_than_few() -> None:
     adjustment = Adjustment()
     for number in range(100_000):
         adjustment.add_env(f"A{number}", "1")
-    assert len(settled(adjustment.message).env) == 100_000
+    assert len(deduplicated(adjustment.message).env) == 100_000

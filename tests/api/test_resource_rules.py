@@ -34,7 +34,7 @@ def test_amounts_of_memory(builder: Builder, name: str) -> None:
         arguments: dict[str, Any] = {name: amount}
         builder.set_memory(**arguments)
 
-    with pytest.raises(ValueError, match=f"^memory {name} -2 must not be negative, but for -1"):
+    with pytest.raises(ValueError, match=f"^memory {name} -2 must not be negative, except -1"):
         put(-2)
     assert not builder.message.HasField("linux")
     for amount in (-1, 0, 1, 2**63 - 1):
@@ -69,7 +69,7 @@ def test_swappiness(builder: Builder) -> None:
         ({"period": 999}, "CPU period 999 must be from 1000 to 1000000 microseconds"),
         ({"period": 1_000_001}, "CPU period 1000001 must be"),
         ({"realtime_runtime": -2}, "CPU realtime_runtime -2 must not be negative"),
-        ({"cpus": ""}, "cpus '' sets nothing: the container keeps what it has; leave it out"),
+        ({"cpus": ""}, "cpus '' sets nothing: the container keeps its value; leave it out"),
         ({"mems": ""}, "mems '' sets nothing"),
         ({"cpus": " , "}, "cpus ' , ' sets nothing"),
         ({"cpus": "a-b"}, "cpus 'a-b' is not a list such as '0-3,8': 'a-b'"),
@@ -145,7 +145,9 @@ def test_sizes_of_huge_pages(builder: Builder, size: str) -> None:
 
 @pytest.mark.parametrize("key", ["", "memory", ".max", "memory.", "a/memory.max", "../x.y", "m.\0"])
 def test_files_of_cgroups(builder: Builder, key: str) -> None:
-    with pytest.raises(ValueError, match=r"^cgroup file '.*' (is no file's name|has a NUL)"):
+    with pytest.raises(
+        ValueError, match=r"^cgroup file '.*' (is not the name of a file|has a NUL)"
+    ):
         builder.set_unified(key, "1")
     builder.resources.unified[key] = "1"
     assert len(impossible(builder.message)) == 1

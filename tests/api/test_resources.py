@@ -148,7 +148,7 @@ def test_classes(builder: Builder) -> None:
 def test_unified(builder: Builder) -> None:
     builder.set_unified("memory.high", "1").set_unified("pids.max", "5")
     assert builder.resources.unified == {"memory.high": "1", "pids.max": "5"}
-    with pytest.raises(ValueError, match=r"'memory.high' is asked for twice.*: '1', then 'max'"):
+    with pytest.raises(ValueError, match=r"'memory.high' is set twice.*: '1', then 'max'"):
         builder.set_unified("memory.high", "max")
     assert builder.resources.unified == {"memory.high": "1", "pids.max": "5"}
 
