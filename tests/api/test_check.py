@@ -84,7 +84,9 @@ def test_what_is_no_sequence_of_texts(value: object) -> None:
 
 def test_a_marked_key() -> None:
     assert _check.unmarked("f", "a-b", "remove_f") == "a-b"
-    with pytest.raises(ValueError, match=r"^f '-a' starts with '-', .* use remove_f to remove an entry$"):
+    with pytest.raises(
+        ValueError, match=r"^f '-a' starts with '-', .* use remove_f to remove an entry$"
+    ):
         _check.unmarked("f", "-a", "remove_f")
 
 
