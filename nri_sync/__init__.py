@@ -17,12 +17,14 @@ if TYPE_CHECKING:
     from nri_sync import api, errors, runtime, ttrpc
     from nri_sync.api import EventMask
     from nri_sync.api.plugin import Plugin
+    from nri_sync.codes import StatusCode
     from nri_sync.plugin.counters import Counters
     from nri_sync.plugin.handover import Handover
     from nri_sync.plugin.interceptors import Interceptor
     from nri_sync.plugin.reconnect import Backoff, run_forever
     from nri_sync.plugin.state import State
     from nri_sync.plugin.stub import Stub, request_context
+    from nri_sync.rpc.context import RequestContext
 
 __all__ = [
     "Backoff",
@@ -31,7 +33,9 @@ __all__ = [
     "Handover",
     "Interceptor",
     "Plugin",
+    "RequestContext",
     "State",
+    "StatusCode",
     "Stub",
     "__version__",
     "api",
@@ -52,7 +56,9 @@ _HOMES = {
     "Handover": "nri_sync.plugin.handover",
     "Interceptor": "nri_sync.plugin.interceptors",
     "Plugin": "nri_sync.api.plugin",
+    "RequestContext": "nri_sync.rpc.context",
     "State": "nri_sync.plugin.state",
+    "StatusCode": "nri_sync.codes",
     "Stub": "nri_sync.plugin.stub",
     "request_context": "nri_sync.plugin.stub",
     "run_forever": "nri_sync.plugin.reconnect",

@@ -29,6 +29,7 @@
      +-- ConflictError               the answers of plugins do not go together
      +-- SpecError (ValueError)      an adjustment cannot be applied to an OCI specification
      +-- ValidationRejected          a validator refused what the plugins have set
+     +-- CallFailed                  a call to the other side failed, with a StatusCode
      +-- RequestFailed               a plugin has made a request of the Runtime fail
      |    +-- NoAnswer               ... by not answering: too slow, disconnected, or not understood
      +-- NoThread (RuntimeError)     the system has no thread to give
@@ -38,7 +39,7 @@
           +-- ConnectionSpent        there is nothing to connect to again
           +-- StartTimeout (TimeoutError)
 
-Failures of a single RPC are not here: they are ``grpc.RpcError``, with a ``grpc.StatusCode``.
+Failures of calls on a channel of :mod:`nri_sync.ttrpc` are not here: they are ``grpc.RpcError``, as in grpcio.
 """
 
 from __future__ import annotations
@@ -50,12 +51,15 @@ from nri_sync.text import printable
 if TYPE_CHECKING:
     from typing import Any
 
+    from nri_sync.codes import StatusCode
+
 # The characters of the text of an error.
 _LONGEST = 4000
 
 __all__ = [
     "AlreadyStarted",
     "AnnotationError",
+    "CallFailed",
     "ConfigError",
     "ConflictError",
     "ConnectionLost",
@@ -229,11 +233,40 @@ class UpdateFailed(NRIError):
         self.eviction = eviction
 
 
+class CallFailed(NRIError):
+    """A call to the other side failed: it answered with an error, or did not answer.
+
+    ``method`` is the full name, ``/package.Service/Method``; ``rich`` is a serialized ``google.rpc.Status``, where
+    the peer sent more than code and text. ``__cause__`` is None if the peer answered with the error; otherwise it
+    is the reason why this side gave up: a TimeoutError, ConnectionLost or RemoteProtocolError.
+    """
+
+    def __init__(
+        self, method: str, code: StatusCode, details: str, rich: bytes | None = None
+    ) -> None:
+        super().__init__(method, code, details)
+        self.method = method
+        self.rich = rich
+        self._code = code
+        self._details = details
+
+    def __str__(self) -> str:
+        return printable(f"{self.method} failed: {self._code.name}: {self._details}", _LONGEST)
+
+    def code(self) -> StatusCode:
+        """The status code; UNKNOWN for a number that gRPC does not define."""
+        return self._code
+
+    def details(self) -> str:
+        """The text that came with the code."""
+        return self._details
+
+
 class RequestFailed(NRIError):
     """A plugin has made a request fail that the Runtime relayed: it answered with an error.
 
     ``plugin`` is its full name, ``event`` the name of the RPC, ``reason`` what the plugin said. ``__cause__``
-    is a ``grpc.RpcError`` with the status code, or what the handler of an in-process plugin has raised.
+    is a CallFailed with the status code, or what the handler of an in-process plugin has raised.
     """
 
     def __init__(self, message: str, *, plugin: str, event: str, reason: str) -> None:

@@ -18,7 +18,6 @@ from nri_sync.rpc.client import ClientEnd
 from nri_sync.rpc.late import LatePolicy
 from nri_sync.rpc.router import Router
 from nri_sync.rpc.server import ServerEnd
-from nri_sync.ttrpc.channel import Channel
 from nri_sync.wire.mux import FrameDecoder, decode_whole, frame_message
 
 __all__ = ["Session"]
@@ -71,7 +70,6 @@ class Session(Receiver):
         self._discarded: dict[int, int] = {}
         self.link = Link(sock, self, name=name, callers_read=callers_read, max_threads=max_threads)
         self.server.link = self.client.link = self.link
-        self.channel = Channel(self.client, self.link.close)
 
     def receive(self, data: memoryview, jobs: list[Job]) -> None:
         if self._between:
@@ -117,10 +115,8 @@ class Session(Receiver):
             )
         self.server.lost(cause)
         self.client.lost(cause)
-        self.channel.lost(cause)
         self._on_lost(cause)
 
     def after_fork_in_child(self) -> None:
         self.server.after_fork_in_child()
         self.client.after_fork_in_child()
-        self.channel.after_fork_in_child()

@@ -33,7 +33,7 @@ from typing import Any, Callable
 
 import nri_sync
 from nri_sync import api, errors, kit, testing, ttrpc
-from nri_sync.rpc.context import ServicerContext
+from nri_sync.rpc.context import RequestContext
 from tests.plugin._signals import _PACKAGE, Stepper
 from tests.plugin.harness import LONG, eventually, tasks
 
@@ -55,7 +55,7 @@ class Plugin:
     def create_container(self, pod: Any, container: Any) -> None: ...
 
 
-class Answered(ServicerContext):
+class Answered(RequestContext):
     """The context of a request that has been answered."""
 
     def __init__(self) -> None: ...

@@ -19,21 +19,26 @@ PACKAGE = "nri_sync"
 # From the bottom up: a module imports from layers below its own. What stands in one layer may import
 # each other (not in a circle), except PEERS, which never do.
 LAYERS = [
-    {"errors", "deadline", "threads", "text", "files", "logger", "fork", "patched"},
+    {"codes", "errors", "deadline", "threads", "text", "files", "logger", "fork", "patched"},
     {"wire", "api"},
     {"net"},
     {"rpc"},
-    {"ttrpc"},
-    {"session"},
+    # Two uses of the calls: an NRI connection, and the interfaces of grpcio.
+    {"session", "ttrpc"},
     {"plugin", "runtime"},
     # The kit stands on what the top level exports.
     {"__init__", "kit"},
     {"testing", "cli"},
     {"pytest_plugin", "__main__"},
 ]
-PEERS = [{"wire", "api"}, {"plugin", "runtime"}]
+PEERS = [{"wire", "api"}, {"session", "ttrpc"}, {"plugin", "runtime"}]
 # Usable without NRI: nothing of its schema.
 WITHOUT_API = {"net", "rpc", "ttrpc"}
+
+# The package with the interfaces of grpcio is for users. The modules of this package that import it all the same,
+# both when they need it and not before: the names of the top level, and the stub for interceptors of grpc.
+FACE = f"{PACKAGE}.ttrpc"
+USES_THE_FACE = {PACKAGE, f"{PACKAGE}.plugin.interceptors"}
 
 # All that the protocol core may have from outside: no I/O, no threads, no clock, no gRPC, no protobuf.
 WIRE_MAY_IMPORT = {
@@ -157,6 +162,22 @@ def test_imports_go_down(module: str) -> None:
         if name.split(".")[0] == PACKAGE and not is_allowed(module, name)
     ]
     assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if part(name) != "ttrpc"])
+def test_only_the_interfaces_of_grpcio_import_grpc(module: str) -> None:
+    roots = {name.split(".")[0] for _, name in imports(module)}
+    assert "grpc" not in roots
+    assert not any(name.endswith("_pb2_grpc") for _, name in imports(module))
+    if module not in USES_THE_FACE:
+        assert not [line for line, name in imports(module) if f"{name}.".startswith(f"{FACE}.")]
+
+
+def test_the_interfaces_of_grpcio_are_imported_when_they_are_needed() -> None:
+    for module in USES_THE_FACE:
+        for node in tree(module).body:
+            if isinstance(node, (ast.Import, ast.ImportFrom)):
+                assert FACE not in ast.unparse(node)
 
 
 def names_imported(module: str) -> set[str]:

@@ -9,14 +9,16 @@ import threading
 from collections.abc import Iterator
 from typing import Any, Callable
 
-import grpc
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nri_sync.codes import StatusCode
 from nri_sync.deadline import Deadline
-from nri_sync.errors import ConnectionLost, NRIError, RemoteProtocolError
-from nri_sync.rpc.router import Router
+from nri_sync.errors import CallFailed, ConnectionLost, NRIError, RemoteProtocolError
+from nri_sync.rpc.client_call import ClientCall
+from nri_sync.rpc.context import RequestContext
+from nri_sync.rpc.router import MethodHandler, Router
 from nri_sync.session import Session
 from nri_sync.wire.mux import FRAME_PAYLOAD_MAX, PLUGIN_SERVICE, RUNTIME_SERVICE, frame_message
 from nri_sync.wire.ttrpc import REQUEST, encode_header
@@ -37,10 +39,7 @@ class End:
         behaviours = {"Echo": lambda request, context: b"echo " + request, "Back": self._back}
         router.add_registered_method_handlers(
             "test",
-            {
-                name: grpc.unary_unary_rpc_method_handler(behaviour)
-                for name, behaviour in behaviours.items()
-            },
+            {name: MethodHandler(behaviour) for name, behaviour in behaviours.items()},
         )
         self.session = Session(
             sock,
@@ -58,12 +57,14 @@ class End:
         self.lost.put(cause)
         self._ended.set()
 
-    def _back(self, request: bytes, context: grpc.ServicerContext) -> bytes:
+    def _back(self, request: bytes, context: RequestContext) -> bytes:
         return b"back " + self.call("Echo", request)
 
     def call(self, method: str, request: bytes) -> bytes:
-        response: bytes = self.session.channel.unary_unary(f"/test/{method}")(request, timeout=LONG)
-        return response
+        return self.session.client.result(self.start(method, request))
+
+    def start(self, method: str, request: bytes) -> ClientCall:
+        return self.session.client.start(f"/test/{method}", request, deadline=Deadline(LONG))
 
     def close(self) -> None:
         self.session.link.close()
@@ -135,20 +136,20 @@ def test_calls_after_the_end_fail(ends: tuple[End, End]) -> None:
     ends[0].lost.get(timeout=LONG)
     ends[1].lost.get(timeout=LONG)
     for end in ends:
-        with pytest.raises(grpc.RpcError) as caught:
+        with pytest.raises(CallFailed) as caught:
             end.call("Echo", b"")
-        assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+        assert caught.value.code() is StatusCode.UNAVAILABLE
 
 
 def test_a_call_in_flight_fails_with_the_cause(
     make_end: Callable[..., End], sockets: tuple[socket.socket, socket.socket]
 ) -> None:
     end = make_end()
-    future = end.session.channel.unary_unary("/test/Echo").future(b"", timeout=LONG)
+    call = end.start("Echo", b"")
     assert sockets[1].recv(4096)
     sockets[1].close()
-    with pytest.raises(grpc.RpcError, match="the peer closed the connection"):
-        future.result(timeout=LONG)
+    with pytest.raises(CallFailed, match="the peer closed the connection"):
+        end.session.client.result(call)
 
 
 def test_data_for_other_connections_is_discarded(

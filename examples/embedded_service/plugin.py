@@ -16,8 +16,6 @@ from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-import grpc
-
 import nri_sync
 from nri_sync import api, errors, kit
 
@@ -132,7 +130,7 @@ class LimitService(nri_sync.Plugin):
             self._limits[namespace] = limit
         try:
             failed = self.stub.update_containers(self._updates({namespace: limit}))
-        except (errors.NotConnected, errors.ConnectionLost, grpc.RpcError) as error:
+        except (errors.NotConnected, errors.CallFailed) as error:
             # The next Synchronize returns the update.
             return {"applied": False, "reason": str(error)}
         return {"applied": True, "failed": [update.container_id for update in failed]}

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from nri_sync import RequestContext
 from nri_sync.kit.intercept import NamedInterceptor, container_label
 from nri_sync.plugin.interceptors import CallOn, Metadata, Proceed
-from nri_sync.ttrpc import ServicerContext
 
 if TYPE_CHECKING:
     from opentelemetry.trace import TracerProvider
@@ -45,7 +45,7 @@ class TraceRequests(NamedInterceptor):
         self._trace = trace
         self._tracer = trace.get_tracer("nri_sync", tracer_provider=tracer_provider)
 
-    def serve(self, event: str, request: Any, context: ServicerContext, proceed: Proceed) -> Any:
+    def serve(self, event: str, request: Any, context: RequestContext, proceed: Proceed) -> Any:
         trace = self._trace
         sent = dict(context.invocation_metadata())
         with self._tracer.start_as_current_span(

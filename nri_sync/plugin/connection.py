@@ -21,10 +21,9 @@ import time
 from collections import deque
 from typing import Any, Callable
 
-import grpc
-
 from nri_sync.api import EventMask, nri_pb2
 from nri_sync.api.services import RUNTIME
+from nri_sync.codes import StatusCode
 from nri_sync.deadline import Deadline
 from nri_sync.errors import (
     ConnectionLost,
@@ -40,7 +39,7 @@ from nri_sync.plugin.late import Late
 from nri_sync.plugin.lifecycle import Attempt, Lifecycle
 from nri_sync.plugin.parts import Parts
 from nri_sync.plugin.spec import PluginSpec
-from nri_sync.rpc.context import ServicerContext
+from nri_sync.rpc.context import RequestContext
 from nri_sync.rpc.router import Router
 from nri_sync.session import Session
 from nri_sync.threads import Latch, off_main, spawn
@@ -104,7 +103,7 @@ class Connection:
         self.parts = Parts()
 
     @property
-    def serving(self) -> dict[int, ServicerContext]:
+    def serving(self) -> dict[int, RequestContext]:
         """The requests that are being served, by thread: handlers, and interceptors around them."""
         session = self.attempt.session
         return {} if session is None else session.server.running
@@ -227,7 +226,7 @@ class Connection:
         if status.number == 0:
             self.registered = True
             self._logger.info("registered with the runtime")
-        elif status.code is grpc.StatusCode.DEADLINE_EXCEEDED:
+        elif status.code is StatusCode.DEADLINE_EXCEEDED:
             self.expire()
         elif session is not None and not session.link.closing:
             # (A link that is over says so itself.)
@@ -262,7 +261,7 @@ class Connection:
             self.decided.set()
             self._logger.info("configured, subscribed to %s", events)
 
-    def configure_failed(self, error: BaseException, context: ServicerContext) -> None:
+    def configure_failed(self, error: BaseException, context: RequestContext) -> None:
         """The configure handler raised: send that to the runtime, then end."""
         if self.attempt.is_configured:
             return  # a repeated Configure; the session goes on as it was
@@ -299,7 +298,7 @@ class Connection:
 
     # Ending
 
-    def stop(self, grace: float | None = None, served: ServicerContext | None = None) -> None:
+    def stop(self, grace: float | None = None, served: RequestContext | None = None) -> None:
         """End it on behalf of ``stop()``. Does not block.
 
         ``served`` is the request whose handler asks for it: its answer is sent first. ``grace`` is for all

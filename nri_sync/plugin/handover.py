@@ -41,7 +41,7 @@ from nri_sync.plugin.turns import Silence, Turn
 
 if TYPE_CHECKING:
     from nri_sync.plugin.stub import Stub
-    from nri_sync.rpc.context import ServicerContext
+    from nri_sync.rpc.context import RequestContext
 
 __all__ = ["Handover"]
 
@@ -171,7 +171,7 @@ class Handover(Interceptor):
 
     # Of an interceptor
 
-    def serve(self, event: str, request: Any, context: ServicerContext, proceed: Proceed) -> Any:
+    def serve(self, event: str, request: Any, context: RequestContext, proceed: Proceed) -> Any:
         if event == "Synchronize" and not self._turn.is_held:
             try:
                 self._follow()

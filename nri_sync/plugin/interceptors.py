@@ -6,19 +6,22 @@
 from __future__ import annotations
 
 import functools
-import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Callable, Protocol, Union
 
 from nri_sync import api
+from nri_sync.api.services import Method
 from nri_sync.deadline import Deadline
 from nri_sync.logger import get_logger
+from nri_sync.rpc.client import ClientEnd
+from nri_sync.rpc.context import RequestContext
+from nri_sync.rpc.grpcio import grpc_classes
+from nri_sync.rpc.router import MethodHandler, Router
+from nri_sync.rpc.unary import UnaryMethod
 
 if TYPE_CHECKING:
-    import grpc
-
     from nri_sync.plugin.stub import Stub
-    from nri_sync.rpc.context import ServicerContext
+    from nri_sync.ttrpc.interceptors import InterceptedMethod
 
     # By their methods: a type checker knows the classes of grpc only where their stubs are installed.
     class _Server(Protocol):
@@ -58,7 +61,7 @@ __all__ = [
 logger = get_logger("nri_sync.stub")
 
 #: Serves a request: takes the request and its context; returns the reply.
-Proceed = Callable[[Any, "ServicerContext"], Any]
+Proceed = Callable[[Any, RequestContext], Any]
 #: Pairs of a name and a value, which travel with a call.
 Metadata = Sequence[tuple[str, str]]
 #: Makes a call: takes the request and its metadata; returns the response.
@@ -92,7 +95,7 @@ class Interceptor:
         Raise ValueError where the interceptor cannot serve this stub; then the constructor raises it.
         """
 
-    def serve(self, event: str, request: Any, context: ServicerContext, proceed: Proceed) -> Any:
+    def serve(self, event: str, request: Any, context: RequestContext, proceed: Proceed) -> Any:
         """Called around each request of the runtime, on the thread that serves it.
 
         ``event`` is ``"CreateContainer"``, ``"Synchronize"``, ..., the same for all releases of runtimes. Return
@@ -133,8 +136,8 @@ class Interceptors:
             innermost -= 1
         # Those that no interceptor of gRPC stands within need no detour by its interface.
         self._within = serving[innermost:]
-        #: The others, all of them with the interface of gRPC; for a Router.
-        self.server: list[Any] = [
+        # The others, all of them with the interface of gRPC.
+        self._server: list[Any] = [
             item if _is_of_grpc(item, _SERVER) else _Adapter(item) for item in serving[:innermost]
         ]
         self._calling = [item for item in self._own if _has(item, "call")]
@@ -175,13 +178,22 @@ class Interceptors:
             behaviour = _around(item, rpc, behaviour)
         return behaviour
 
-    def channel(self, channel: grpc.Channel) -> grpc.Channel:
-        """``channel`` with the interceptors of gRPC around its calls."""
-        if not self._client:
-            return channel
-        import grpc
+    def router(self, services: Mapping[str, Mapping[str, MethodHandler]]) -> Router:
+        """A router for these handlers, with interceptors around them where one of gRPC is among those."""
+        if not self._server:
+            return Router(services)
+        from nri_sync.ttrpc import router
 
-        return grpc.intercept_channel(channel, *self._client)
+        return router.Router(self._server, services)
+
+    def method(self, client: ClientEnd, method: Method) -> UnaryMethod | InterceptedMethod:
+        """A method of the runtime, with the interceptors of gRPC around its calls."""
+        encode, decode = method.request.SerializeToString, method.response.FromString
+        if not self._client:
+            return UnaryMethod(client, method.path, encode, decode)
+        from nri_sync.ttrpc.interceptors import InterceptedMethod
+
+        return InterceptedMethod(client, method.path, encode, decode, self._client)
 
     def around_call(self, method: str, call: CallOn) -> CallOn:
         """``call`` with interceptors around it: ours are outside of those of gRPC."""
@@ -204,10 +216,10 @@ _NAMES = {number: api.pretty_name(number) for number in api.EventMask.ALL.number
 def _around(interceptor: Interceptor, rpc: str, behaviour: Proceed) -> Proceed:
     serve = interceptor.serve
 
-    def served(request: Any, context: ServicerContext) -> Any:
+    def served(request: Any, context: RequestContext) -> Any:
         return serve(rpc, request, context, behaviour)
 
-    def state_changed(request: Any, context: ServicerContext) -> Any:
+    def state_changed(request: Any, context: RequestContext) -> Any:
         return serve(event_name(request.event), request, context, behaviour)
 
     return state_changed if rpc == "StateChange" else served
@@ -221,7 +233,7 @@ class _Adapter:
         # By method: the handler of the present session, and the same with the interceptor around it.
         self._wrapped: dict[str, tuple[Any, Any]] = {}
 
-    def intercept_service(self, continuation: Any, details: grpc.HandlerCallDetails) -> Any:
+    def intercept_service(self, continuation: Any, details: Any) -> Any:
         handler = continuation(details)
         known = self._wrapped.get(details.method)
         if known is not None and known[0] is handler:
@@ -229,9 +241,7 @@ class _Adapter:
         behaviour = getattr(handler, "unary_unary", None)
         if behaviour is None:
             return handler  # an unknown method, or none of NRI's
-        import grpc
-
-        wrapped: Any = grpc.unary_unary_rpc_method_handler(
+        wrapped = MethodHandler(
             _around(self._interceptor, details.method.rpartition("/")[2], behaviour),
             handler.request_deserializer,
             handler.response_serializer,
@@ -246,6 +256,4 @@ def _has(interceptor: Interceptor, method: str) -> bool:
 
 
 def _is_of_grpc(item: object, names: tuple[str, ...]) -> bool:
-    # Until grpcio is loaded there can be no object of its classes.
-    grpc = sys.modules.get("grpc")
-    return grpc is not None and isinstance(item, tuple(getattr(grpc, name) for name in names))
+    return isinstance(item, grpc_classes(*names))

@@ -6,10 +6,9 @@ import logging
 import time
 from typing import Any, Protocol
 
-import grpc
-
 from nri_sync import api
 from nri_sync.api.services import PLUGIN
+from nri_sync.codes import StatusCode
 from nri_sync.plugin.facts import Facts
 from nri_sync.plugin.parts import Parts, measure
 from nri_sync.plugin.spec import PluginSpec
@@ -94,7 +93,7 @@ class Late(LatePolicy):
         )
         if fails:
             text = f"plugin {self._plugin.name} has not handled {about} in time"
-            return Status.of(grpc.StatusCode.DEADLINE_EXCEEDED, text)
+            return Status(StatusCode.DEADLINE_EXCEEDED, text)
         return b""
 
     def answered(self, call: LateCall, outcome: bytes | Status) -> None:

@@ -9,12 +9,12 @@ from collections.abc import Iterable
 
 from nri_sync.errors import ConnectionSpent, NRIError, StartError, StartTimeout
 from nri_sync.plugin.source import Source
-from nri_sync.rpc.context import ServicerContext
+from nri_sync.rpc.context import RequestContext
 
 __all__ = ["dial_failed", "handler_of", "lost", "timed_out"]
 
 
-def handler_of(served: ServicerContext) -> str:
+def handler_of(served: RequestContext) -> str:
     """The handler that serves a request; in an interceptor that has called none yet, the method."""
     return served.handler or served.method.rpartition("/")[2]
 
@@ -48,7 +48,7 @@ def lost(
     name: str,
     cause: NRIError | None,
     phase: str,
-    serving: Iterable[ServicerContext],
+    serving: Iterable[RequestContext],
     now: float,
     request_timeout: float,
 ) -> str:
@@ -57,7 +57,7 @@ def lost(
     return f"plugin {name}: {cause} {_WHILE[phase]}; {likely}"
 
 
-def _slow(serving: Iterable[ServicerContext], now: float, timeout: float) -> str:
+def _slow(serving: Iterable[RequestContext], now: float, timeout: float) -> str:
     slow = [served for served in serving if now - served.since > 0.9 * timeout]
     if not slow:
         return ""

@@ -6,12 +6,11 @@ import _thread
 from collections.abc import Sequence
 from typing import Any, Callable, Protocol
 
-import grpc
-
 from nri_sync import api
 from nri_sync.api import EventMask, nri_pb2
 from nri_sync.api.handlers import BY_EVENT, HANDLERS, Handler, asked_events
 from nri_sync.api.services import PLUGIN
+from nri_sync.codes import StatusCode
 from nri_sync.errors import Reject
 from nri_sync.plugin.facts import Facts
 from nri_sync.plugin.ignored import IgnoredFields
@@ -19,15 +18,15 @@ from nri_sync.plugin.memory import give_back_after
 from nri_sync.plugin.parts import MOST, Parts
 from nri_sync.plugin.spec import PluginSpec
 from nri_sync.plugin.subjects import describe
-from nri_sync.rpc.context import ServicerContext, current_context
+from nri_sync.rpc.context import RequestContext, current_context
 from nri_sync.rpc.frames import calls_handlers, own_frames
-from nri_sync.rpc.router import Router
+from nri_sync.rpc.router import MethodHandler
 from nri_sync.text import printable
 
 __all__ = ["ServedConnection", "Servicer"]
 
 
-_UNIMPLEMENTED = grpc.StatusCode.UNIMPLEMENTED
+_UNIMPLEMENTED = StatusCode.UNIMPLEMENTED
 
 # From how many bytes of state on, as Parts counts them, its memory is given back to the system.
 _MUCH = 1024 * 1024
@@ -45,14 +44,14 @@ class ServedConnection(Protocol):
     parts: Parts
 
     @property
-    def serving(self) -> dict[int, ServicerContext]:
+    def serving(self) -> dict[int, RequestContext]:
         """The requests that are being served, by thread."""
 
     def learn(self, request: nri_pb2.ConfigureRequest) -> None: ...
 
     def configured(self, events: EventMask, missing: EventMask) -> None: ...
 
-    def configure_failed(self, error: BaseException, context: ServicerContext) -> None: ...
+    def configure_failed(self, error: BaseException, context: RequestContext) -> None: ...
 
     def mark_synchronized(self) -> None: ...
 
@@ -66,14 +65,13 @@ class Servicer:
     def __init__(self, plugin: PluginSpec) -> None:
         self._plugin = plugin
         #: The methods of the service, with the plugin's interceptors around them, for a ServerEnd.
-        self.router = Router(plugin.interceptors.server)
-        self.router.add_registered_method_handlers(
-            PLUGIN.full_name, {rpc: self._method(rpc) for rpc in PLUGIN.methods}
+        self.router = plugin.interceptors.router(
+            {PLUGIN.full_name: {rpc: self._method(rpc) for rpc in PLUGIN.methods}}
         )
 
-    def _method(self, rpc: str) -> Any:
-        """The ``grpc.RpcMethodHandler`` of one of the service's methods."""
-        behaviours: dict[str, Callable[[Any, ServicerContext], Any]] = {
+    def _method(self, rpc: str) -> MethodHandler:
+        """The handler of one of the service's methods."""
+        behaviours: dict[str, Callable[[Any, RequestContext], Any]] = {
             "Configure": self._configure,
             "Synchronize": self._synchronize,
             "StateChange": self._state_change,
@@ -84,23 +82,23 @@ class Servicer:
         if rpc != "Configure":  # in which the runtime sends its release
             behaviour = _checked(rpc, behaviour)
         method = PLUGIN.methods[rpc]
-        return grpc.unary_unary_rpc_method_handler(
+        return MethodHandler(
             behaviour,
-            request_deserializer=_part if rpc == "Synchronize" else method.request.FromString,
-            response_serializer=method.response.SerializeToString,
+            _part if rpc == "Synchronize" else method.request.FromString,
+            method.response.SerializeToString,
         )
 
-    def _behaviour(self, handler: Handler) -> Callable[[Any, ServicerContext], Any]:
+    def _behaviour(self, handler: Handler) -> Callable[[Any, RequestContext], Any]:
         empty = PLUGIN.methods[handler.rpc].response()
         arguments = handler.arguments()
 
-        def behaviour(request: Any, context: ServicerContext) -> Any:
+        def behaviour(request: Any, context: RequestContext) -> Any:
             reply = self._call(handler, arguments(request), context)
             return empty if reply is None else reply
 
         return behaviour
 
-    def _call(self, handler: Handler, arguments: Sequence[Any], context: ServicerContext) -> Any:
+    def _call(self, handler: Handler, arguments: Sequence[Any], context: RequestContext) -> Any:
         """Call the plugin's handler, if there is one, and make the reply of the result."""
         method = self._plugin.handlers.get(handler.name)
         if method is None:
@@ -123,12 +121,12 @@ class Servicer:
         finally:
             if elsewhere:
                 del serving[thread]
-            if context.code() is _UNIMPLEMENTED:
+            if context.status_code is _UNIMPLEMENTED:
                 # A runtime would take the plugin for one of an older protocol, and send the event again,
                 # and all others from then on, as a StateChange.
-                context.set_code(grpc.StatusCode.UNKNOWN)
+                context.set_code(StatusCode.UNKNOWN)
 
-    def _raised(self, error: BaseException, context: ServicerContext) -> None:
+    def _raised(self, error: BaseException, context: RequestContext) -> None:
         """A handler has refused a request, or failed."""
         tally = self._plugin.tally
         if not (isinstance(error, Reject) or context.aborted):
@@ -143,7 +141,7 @@ class Servicer:
         )
 
     def _state_change(
-        self, request: nri_pb2.StateChangeEvent, context: ServicerContext
+        self, request: nri_pb2.StateChangeEvent, context: RequestContext
     ) -> nri_pb2.Empty:
         """Runtimes before NRI v0.12 send this in place of most methods. Unknown events have no effect."""
         handler = BY_EVENT.get(request.event)
@@ -156,7 +154,7 @@ class Servicer:
         return nri_pb2.Empty()
 
     def _validate(
-        self, request: nri_pb2.ValidateContainerAdjustmentRequest, context: ServicerContext
+        self, request: nri_pb2.ValidateContainerAdjustmentRequest, context: RequestContext
     ) -> nri_pb2.ValidateContainerAdjustmentResponse:
         """Raising is the answer here, and no error of the call."""
         try:
@@ -175,7 +173,7 @@ class Servicer:
         return nri_pb2.ValidateContainerAdjustmentResponse()
 
     def _configure(
-        self, request: nri_pb2.ConfigureRequest, context: ServicerContext
+        self, request: nri_pb2.ConfigureRequest, context: RequestContext
     ) -> nri_pb2.ConfigureResponse:
         conn: ServedConnection = context.owner
         conn.learn(request)
@@ -223,7 +221,7 @@ class Servicer:
             )
 
     def _synchronize(
-        self, request: nri_pb2.SynchronizeRequest, context: ServicerContext
+        self, request: nri_pb2.SynchronizeRequest, context: RequestContext
     ) -> nri_pb2.SynchronizeResponse:
         """State that is too large for one message comes in parts; the handler gets all of it at once."""
         conn: ServedConnection = context.owner
@@ -235,7 +233,7 @@ class Servicer:
         pods, containers = state.pods, state.containers
         if state.too_much:
             context.abort(
-                grpc.StatusCode.RESOURCE_EXHAUSTED,
+                StatusCode.RESOURCE_EXHAUSTED,
                 f"the state of the node is larger than {MOST} bytes, each pod and container counted as its bytes "
                 f"and 1 KiB; {len(pods)} pods and {len(containers)} containers came before it was",
             )
@@ -261,11 +259,11 @@ def _part(data: bytes) -> nri_pb2.SynchronizeRequest:
 
 
 def _checked(
-    rpc: str, behaviour: Callable[[Any, ServicerContext], Any]
-) -> Callable[[Any, ServicerContext], Any]:
+    rpc: str, behaviour: Callable[[Any, RequestContext], Any]
+) -> Callable[[Any, RequestContext], Any]:
     """``behaviour``, with a check of its replies for fields that the runtime does not know."""
 
-    def checked(request: Any, context: ServicerContext) -> Any:
+    def checked(request: Any, context: RequestContext) -> Any:
         reply = behaviour(request, context)
         ignored: IgnoredFields = context.owner.ignored
         if ignored.is_needed:

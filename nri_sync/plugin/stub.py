@@ -10,12 +10,11 @@ import socket
 import sys
 import weakref
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Callable
+from typing import TYPE_CHECKING, Callable
 
 from nri_sync import api, fork
 from nri_sync.api import EventMask, nri_pb2
 from nri_sync.api.handlers import find_handlers
-from nri_sync.api.services import RUNTIME
 from nri_sync.deadline import Deadline
 from nri_sync.errors import (
     AlreadyStarted,
@@ -27,32 +26,31 @@ from nri_sync.errors import (
 )
 from nri_sync.logger import PrefixedLogger, get_logger
 from nri_sync.patched import check_unpatched
+from nri_sync.plugin.calls import call_runtime
 from nri_sync.plugin.connection import Connection
 from nri_sync.plugin.counters import Counters, Tally
 from nri_sync.plugin.facts import Facts
 from nri_sync.plugin.handover import Handover
-from nri_sync.plugin.interceptors import Interceptor, Interceptors, Metadata
+from nri_sync.plugin.interceptors import Interceptor, Interceptors
 from nri_sync.plugin.lifecycle import Lifecycle
 from nri_sync.plugin.phases import handler_of
 from nri_sync.plugin.servicer import Servicer
 from nri_sync.plugin.source import Dialer, Source, identify
 from nri_sync.plugin.spec import PluginSpec
 from nri_sync.plugin.state import State
-from nri_sync.rpc.context import ServicerContext, current_context
-from nri_sync.threads import Latch, call_off_main, off_main, on_main_thread
+from nri_sync.rpc.context import RequestContext, current_context
+from nri_sync.threads import Latch, off_main, on_main_thread
 
 if TYPE_CHECKING:
     from nri_sync.plugin.interceptors import AnyInterceptor
 
 __all__ = ["Stub", "request_context"]
 
-_UPDATE = RUNTIME.methods["UpdateContainers"].path
 
-
-def request_context() -> ServicerContext:
+def request_context() -> RequestContext:
     """The context of the request that the calling handler serves: deadline, metadata, cancellation.
 
-    A ``grpc.ServicerContext``. Raises RuntimeError outside a handler.
+    It has the methods of ``grpc.ServicerContext``. Raises RuntimeError outside a handler.
     """
     try:
         return current_context.get()
@@ -395,7 +393,7 @@ class Stub:
         Raises:
             NotConnected: no session is up.
             WouldDeadlock: called in a handler, with a runtime that cannot answer before the handler has.
-            grpc.RpcError: the runtime refused, or the time was over, or the connection was lost.
+            CallFailed: the runtime refused, or the time was over, or the connection was lost.
         """
         conn = self._current()
         session = None if conn is None else conn.attempt.session
@@ -415,48 +413,14 @@ class Stub:
             )
         messages = [item.message if isinstance(item, api.Update) else item for item in updates]
         request = nri_pb2.UpdateContainersRequest(update=messages, evict=evict)
-        channel = self._spec.interceptors.channel(session.channel)
-        call: Any = channel.unary_unary(
-            _UPDATE,
-            request_serializer=nri_pb2.UpdateContainersRequest.SerializeToString,
-            response_deserializer=nri_pb2.UpdateContainersResponse.FromString,
-        )
         seconds = self.request_timeout if timeout is None else timeout
-        response = self._call(conn, call, request, seconds)
+        response = call_runtime(
+            self._spec, session.client, conn.ignored, "UpdateContainers", request, seconds
+        )
         return list(response.failed)
 
     def _runtime_facts(self) -> api.RuntimeFacts:
         return api.runtime_facts(self.runtime_name, self.runtime_version, self.runtime_nri_version)
-
-    def _call(self, conn: Connection, call: Any, request: Any, seconds: float) -> Any:
-        """Make a call, with the interceptors around it, off the main thread; cancel it if that is interrupted."""
-        unwanted: list[None] = []
-        futures: list[Any] = []
-        from_main = on_main_thread()
-
-        def send(request: Any, metadata: Metadata) -> Any:
-            self._spec.tally.add("updates")
-            conn.ignored.check("UpdateContainers", request)
-            options = {"timeout": seconds, "metadata": metadata or None}
-            if not from_main:
-                return call(request, **options)
-            futures.append(call.future(request, **options))
-            if unwanted:
-                cancel()
-            try:
-                return futures[-1].result()
-            finally:
-                # The finalizer of a call is Python code: on the main thread it could swallow an interrupt.
-                futures.clear()
-
-        def cancel() -> None:
-            # Mark, then look; the other thread attaches, then looks.
-            unwanted.append(None)
-            for future in futures:
-                future.cancel()
-
-        around = self._spec.interceptors.around_call("UpdateContainers", send)
-        return call_off_main(f"{self.name}-call", lambda: around(request, ()), cancel)
 
     # Facts
 

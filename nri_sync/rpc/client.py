@@ -6,21 +6,20 @@ import logging
 import math
 import threading
 from collections import deque
-from collections.abc import Sequence
-from typing import Callable, Optional, Union
+from typing import Callable
 
-import grpc
-
+from nri_sync.codes import StatusCode
 from nri_sync.deadline import Deadline
 from nri_sync.errors import ConnectionLost, LocalProtocolError, NRIError, RemoteProtocolError
 from nri_sync.logger import get_logger
 from nri_sync.net.link import Job, Link
 from nri_sync.rpc import envelope_pb2
-from nri_sync.rpc.callbacks import Callback, run_callbacks, run_elsewhere
-from nri_sync.rpc.envelope import Framing
+from nri_sync.rpc.callbacks import Callback, run_callbacks
+from nri_sync.rpc.client_call import CANCELLED, Callbacks, ClientCall
+from nri_sync.rpc.envelope import Framing, Metadata, encode_request, oversized
 from nri_sync.rpc.inbox import Holdings, Inbox
 from nri_sync.rpc.status import Status
-from nri_sync.threads import Latch, spawn_anywhere
+from nri_sync.threads import spawn_anywhere
 from nri_sync.wire.streams import (
     STREAM_ID_MAX,
     ClientStreams,
@@ -42,7 +41,7 @@ from nri_sync.wire.ttrpc import (
     encode_header,
 )
 
-__all__ = ["CANCELLED", "ClientCall", "ClientEnd"]
+__all__ = ["ClientEnd"]
 
 logger = get_logger("nri_sync.ttrpc")
 
@@ -52,83 +51,10 @@ _FLAGS = {
     State.OPEN: REMOTE_OPEN | NO_DATA,
     State.HALF_CLOSED: REMOTE_CLOSED,
 }
-#: How a call ends that its caller has cancelled. Only that one is this very object.
-CANCELLED = Status.of(grpc.StatusCode.CANCELLED, "cancelled by the caller")
-_OK = Status.of(grpc.StatusCode.OK, "")
+_OK = Status(StatusCode.OK, "")
 _OF_THE_PARENT = (
     "the connection belongs to the process that forked this one; make another connection here"
 )
-
-Metadata = Optional[Sequence[tuple[str, Union[str, bytes]]]]
-
-
-class ClientCall:
-    """One call in flight, and then its outcome.
-
-    One of reply, deadline, cancellation and loss of the connection wins; the others find it finished. The end of a
-    stream of responses does so when the messages before it have been taken: until then the call can be cancelled.
-    """
-
-    __slots__ = (
-        "callbacks",
-        "cause",
-        "deadline",
-        "done",
-        "inbox",
-        "method",
-        "on_done",
-        "outcome",
-        "owner",
-        "payload",
-        "status",
-        "stream_id",
-        "timed",
-    )
-
-    def __init__(
-        self,
-        method: str,
-        deadline: Deadline,
-        inbox: Inbox | None,
-        on_done: Callable[[ClientCall], object] | None,
-    ) -> None:
-        self.method = method
-        #: Called once it is done, by whichever thread found out: must not block.
-        self.on_done = on_done
-        self.deadline = deadline
-        #: Set when ``status`` and ``payload`` are final.
-        self.done = Latch()
-        self.stream_id = 0
-        #: Where the messages of a stream of responses arrive.
-        self.inbox = inbox
-        #: How it ended; OK together with the payload of a unary response.
-        self.status: Status | None = None
-        self.payload: bytes | None = None
-        #: The peer's last word on a stream of responses: status and payload.
-        self.outcome: tuple[Status, bytes | None] | None = None
-        #: Why this side gave up on the call; ``None`` where the peer has answered, or the caller has cancelled.
-        self.cause: Exception | None = None
-        #: Leads to the call object of the application, and drops the call when that is gone. Until it is done.
-        self.owner: object = None
-        #: Whether the clock ends it at its deadline, because no thread waits for it.
-        self.timed = False
-        #: To be called when it is done; ``None`` once they were.
-        self.callbacks: list[Callback] | None = []
-
-
-class _Callbacks(Job):
-    def __init__(self, name: str, callbacks: Sequence[Callback]) -> None:
-        self._name = name
-        self._callbacks = callbacks
-
-    def run(self) -> Sequence[bytes]:
-        run_callbacks(self._callbacks)
-        return ()
-
-    def refuse(self) -> Sequence[bytes]:
-        # They must be called all the same: this is how their owner learns about the end.
-        run_elsewhere(self._name, self._callbacks)
-        return ()
 
 
 class ClientEnd:
@@ -181,26 +107,10 @@ class ClientEnd:
         With ``wait`` it blocks until the call is done, and may read the answer on this thread.
         """
         call = ClientCall(method, deadline, inbox, on_done)
-        service, _, name = method.lstrip("/").rpartition("/")
-        request = envelope_pb2.Request(service=service, method=name, payload=payload)
-        for key, value in metadata or ():
-            if not isinstance(value, str):
-                raise ValueError(
-                    f"ttRPC metadata values are text; {key!r} is {type(value).__name__}"
-                )
-            request.metadata.add(key=key, value=value)
         remaining = deadline.remaining()
-        if remaining is not None:
-            request.timeout_nano = max(1, int(remaining * 1e9))
-        data = request.SerializeToString()
+        data = encode_request(method, payload, metadata, remaining)
         if len(data) > MESSAGE_MAX:
-            self._conclude(
-                call,
-                Status.of(
-                    grpc.StatusCode.RESOURCE_EXHAUSTED,
-                    f"request of {len(data)} bytes exceeds the {MESSAGE_MAX} that ttRPC allows",
-                ),
-            )
+            self._conclude(call, oversized("request", len(data)))
         elif remaining == 0.0 or not self._send_lock.acquire(
             timeout=-1 if remaining is None else remaining
         ):
@@ -210,7 +120,7 @@ class ClientEnd:
             try:
                 reading = self._send_request(call, state, data, wait)
             except BaseException:
-                self.finish(call, Status.of(grpc.StatusCode.UNKNOWN, "the request was not sent"))
+                self.finish(call, Status(StatusCode.UNKNOWN, "the request was not sent"))
                 raise
             finally:
                 self._send_lock.release()
@@ -240,8 +150,7 @@ class ClientEnd:
         except TimeoutError:
             self.expire(call)
         except ConnectionLost as error:
-            status = Status.of(grpc.StatusCode.UNAVAILABLE, f"{self.name}: {error}")
-            self.finish(call, status, cause=error)
+            self.finish(call, self._unavailable(error), cause=error)
         return False
 
     def _register(self, call: ClientCall, state: State) -> Status | None:
@@ -253,7 +162,7 @@ class ClientEnd:
             try:
                 call.stream_id = self._streams.open(state)
             except LocalProtocolError as error:
-                return Status.of(grpc.StatusCode.UNAVAILABLE, f"{self.name}: {error}")
+                return self._unavailable(error)
             self._calls[call.stream_id] = call
             if call.stream_id == STREAM_ID_MAX:
                 self._spent = LocalProtocolError("all stream ids of this connection are used up")
@@ -271,8 +180,7 @@ class ClientEnd:
     def send_data(self, call: ClientCall, data: bytes, *, last: bool = False) -> bool:
         """Send a message of a stream, or with ``last`` the end of it; False when the call is over."""
         if len(data) > MESSAGE_MAX:
-            text = f"message of {len(data)} bytes exceeds the {MESSAGE_MAX} that ttRPC allows"
-            self.finish(call, Status.of(grpc.StatusCode.RESOURCE_EXHAUSTED, text))
+            self.finish(call, oversized("message", len(data)))
             return False
         with self._lock:
             if self._calls.get(call.stream_id) is not call:
@@ -286,15 +194,30 @@ class ClientEnd:
         except TimeoutError:
             self.expire(call)
         except ConnectionLost as error:
-            status = Status.of(grpc.StatusCode.UNAVAILABLE, f"{self.name}: {error}")
-            self.finish(call, status, cause=error)
+            self.finish(call, self._unavailable(error), cause=error)
         return True
+
+    def _unavailable(self, reason: object) -> Status:
+        return Status(StatusCode.UNAVAILABLE, f"{self.name}: {reason}")
 
     def wait(self, call: ClientCall) -> None:
         """Block until the call is done, at its deadline at the latest."""
         if not call.done.wait(call.deadline):
             self.expire(call)
             call.done.wait()
+
+    def result(self, call: ClientCall) -> bytes:
+        """The payload of the response to a unary call. Blocks until the call is done, or until its deadline.
+
+        Raises:
+            CallFailed: the call failed.
+        """
+        self.wait(call)
+        status = call.status
+        assert status is not None
+        if status.number != 0:
+            raise status.error(call.method) from call.cause
+        return call.payload or b""
 
     def watch(self, call: ClientCall) -> None:
         """Have the clock end the call at its deadline, since no thread waits for it."""
@@ -395,7 +318,7 @@ class ClientEnd:
         with self._lock:
             callbacks, call.callbacks = call.callbacks, None
         if callbacks:
-            self.link.dispatch(_Callbacks(self.name, callbacks))
+            self.link.dispatch(Callbacks(self.name, callbacks))
         if self._spent is not None:
             self._end_if_spent()
 
@@ -440,7 +363,7 @@ class ClientEnd:
             self._receive_response(call, event.data)
         elif isinstance(event, StreamFailed):
             # An oversized answer is no more than that: the reference takes it for an error of the peer's.
-            oversized = event.code == grpc.StatusCode.RESOURCE_EXHAUSTED.value[0]
+            oversized = event.code == StatusCode.RESOURCE_EXHAUSTED
             broken = None if oversized else RemoteProtocolError(event.reason)
             self.finish(call, Status(event.code, event.reason), cause=broken)
         else:
@@ -451,7 +374,7 @@ class ClientEnd:
             response = envelope_pb2.Response.FromString(data)
         except Exception as error:
             text = f"{call.method}: cannot parse the response: {error}"
-            status = Status.of(grpc.StatusCode.INTERNAL, text)
+            status = Status(StatusCode.INTERNAL, text)
             self.finish(call, status, cause=RemoteProtocolError(text))
             return
         # The status first: the payload of a failed call may be anything.
@@ -467,12 +390,12 @@ class ClientEnd:
             text = (
                 f"{call.method}: the server answered with a stream where one response was expected"
             )
-            status = Status.of(grpc.StatusCode.INTERNAL, text)
+            status = Status(StatusCode.INTERNAL, text)
             self.finish(call, status, cause=RemoteProtocolError(text))
             return
         if event.data is not None and not self._holdings.put(call.inbox, event.data):
             text = f"{call.method}: the responses were not taken for too long"
-            self.finish(call, Status.of(grpc.StatusCode.RESOURCE_EXHAUSTED, text))
+            self.finish(call, Status(StatusCode.RESOURCE_EXHAUSTED, text))
         elif event.end:
             self._answered(call, _OK)
 
@@ -513,7 +436,7 @@ class ClientEnd:
         """The connection is the parent's: all calls fail, those to come as well. No callback is called."""
         self._send_lock = threading.Lock()
         self._lock = threading.Lock()
-        status = Status.of(grpc.StatusCode.UNAVAILABLE, f"{self.name}: {_OF_THE_PARENT}")
+        status = self._unavailable(_OF_THE_PARENT)
         if self._closed is None:
             self._closed_by = ConnectionLost(_OF_THE_PARENT)
             self._closed = status
@@ -527,11 +450,8 @@ class ClientEnd:
         if self._ignored > 1:
             logger.warning("%s: %d messages were ignored in all", self.name, self._ignored)
         text = "the connection was closed" if cause is None else str(cause)
-        status = Status.of(grpc.StatusCode.UNAVAILABLE, f"{self.name}: {text}")
-        self.shut(status, ConnectionLost(text) if cause is None else cause)
+        self.shut(self._unavailable(text), ConnectionLost(text) if cause is None else cause)
 
 
 def _too_late(call: ClientCall) -> Status:
-    return Status.of(
-        grpc.StatusCode.DEADLINE_EXCEEDED, f"{call.method}: no answer before the deadline"
-    )
+    return Status(StatusCode.DEADLINE_EXCEEDED, f"{call.method}: no answer before the deadline")

@@ -1,4 +1,4 @@
-"""What a handler can ask and say about the call that it serves."""
+"""The context of a call: a handler asks it for deadline and metadata, and sets by it how the call ends."""
 
 from __future__ import annotations
 
@@ -7,21 +7,19 @@ import threading
 from collections.abc import Mapping
 from typing import Any, Callable, NamedTuple, NoReturn
 
-import grpc
-
 from nri_sync import fork
+from nri_sync.codes import StatusCode
 from nri_sync.deadline import Deadline
 from nri_sync.rpc import envelope_pb2
 from nri_sync.rpc.callbacks import Callback
+from nri_sync.rpc.grpcio import grpc_classes
 from nri_sync.rpc.status import DETAILS_KEY, Status, code_of
 from nri_sync.threads import Latch
 
-__all__ = ["Aborted", "Metadatum", "ServicerContext", "current_context"]
+__all__ = ["Aborted", "Metadatum", "RequestContext", "current_context"]
 
 #: The context of the call that the current thread serves.
-current_context: contextvars.ContextVar[ServicerContext] = contextvars.ContextVar(
-    "nri_sync.context"
-)
+current_context: contextvars.ContextVar[RequestContext] = contextvars.ContextVar("nri_sync.context")
 
 
 class Metadatum(NamedTuple):
@@ -29,13 +27,9 @@ class Metadatum(NamedTuple):
     value: str
 
 
-class _State(NamedTuple):
-    client: str
-    code: grpc.StatusCode | None
-    details: str | None
-
-
-# Guards what handlers say about how their calls end. One for all: it is held for a few assignments.
+# The number of grpc.Compression.NoCompression.
+_NO_COMPRESSION = 0
+# Guards how handlers have their calls end. One lock for all contexts: it is held for a few assignments.
 _lock = threading.Lock()
 
 
@@ -47,8 +41,8 @@ def _after_fork_in_child() -> None:
 fork.in_child(_after_fork_in_child)
 
 
-def _nobody() -> bool:
-    """What is left to cancel of a call that is over."""
+def _cancel_nothing() -> bool:
+    """Cancels a call that is over."""
     return False
 
 
@@ -56,28 +50,31 @@ class Aborted(Exception):
     """Raised by ``context.abort()`` to leave the handler."""
 
 
-class ServicerContext(grpc.ServicerContext):
-    """A ``grpc.ServicerContext`` for a call over ttRPC. All methods may be called from any thread.
+class RequestContext:
+    """The context of a request: its deadline and metadata, and how it ends. Any thread may call any method.
+
+    It has the methods of ``grpc.ServicerContext``, and ``isinstance(context, grpc.ServicerContext)`` is true.
 
     ttRPC has no initial metadata, no compression and no credentials, and of trailing metadata only the
-    rich status (``grpc-status-details-bin``): what cannot be sent raises ValueError.
+    rich status (``grpc-status-details-bin``): the methods raise ValueError for anything else.
     """
 
-    # What most calls never change costs them nothing here.
+    # Defaults are attributes of the class: a call that never sets them does no work for them.
 
-    #: For the layers above: what the ServerEnd that serves it was given as ``owner``.
+    #: For the layers above: the ``owner`` of the ServerEnd.
     owner: Any = None
-    #: For the layers above: what has been called to serve it.
+    #: For the layers above: the name of the handler that serves the call.
     handler = ""
     #: The request, decoded, until the call is over; None before it is decoded, and of a stream.
     request: Any = None
-    #: Whether a refusal has been logged, by a layer that knows more of it.
+    #: Whether a layer above, which knows more of the call, has logged its refusal.
     refused = False
-    #: For the layers above: what is known of the runtime that sent the request.
+    #: For the layers above: the facts of the runtime that sent the request.
     runtime: Any = None
-    #: Set when the answer has been handed to the kernel, where somebody asks for it.
+    #: For the layers above: the code that the handler has set.
+    status_code: StatusCode | None = None
+    #: Set when the answer has been handed to the kernel; None unless a thread waits for that.
     answered: Latch | None = None
-    _code: grpc.StatusCode | None = None
     _details: str | None = None
     _rich: bytes | None = None
     _aborted = False
@@ -103,13 +100,23 @@ class ServicerContext(grpc.ServicerContext):
         self._peer = peer
         self._cancel = cancel
 
-    # What the caller said
+    @property  # type: ignore[misc]
+    def __class__(self) -> type[RequestContext]:
+        """The class. isinstance() reads it, and so finds a virtual subclass of ``grpc.ServicerContext``.
+
+        grpcio may be loaded at any time, by any module: here is the last moment to register with it.
+        """
+        for base in grpc_classes("ServicerContext"):
+            base.register(RequestContext)
+        return type(self)
+
+    # The request
 
     def invocation_metadata(self) -> tuple[Metadatum, ...]:
         """The metadata of the request, in order; keys as they came."""
         return self._metadata
 
-    def time_remaining(self) -> float | None:  # type: ignore[override]
+    def time_remaining(self) -> float | None:
         """Seconds until the caller gives up, at least 0.0; ``None`` when it set no deadline.
 
         The server itself does not end a call whose time is over: the handler goes on.
@@ -118,7 +125,7 @@ class ServicerContext(grpc.ServicerContext):
 
     @property
     def deadline(self) -> Deadline:
-        """When the caller gives up."""
+        """The time at which the caller gives up."""
         return Deadline.until(None if self._timeout is None else self.since + self._timeout)
 
     def peer(self) -> str:
@@ -148,7 +155,7 @@ class ServicerContext(grpc.ServicerContext):
         with _lock:
             if self._ended:
                 return False
-            # Attach, then look: end() may have found nothing to take the lock for.
+            # Attach, then look: end() takes no lock where it finds no callbacks.
             if self._callbacks is None:
                 self._callbacks = []
             self._callbacks.append(callback)
@@ -157,19 +164,21 @@ class ServicerContext(grpc.ServicerContext):
                 return False
             return True
 
-    def abort(self, code: grpc.StatusCode, details: str) -> NoReturn:
+    def abort(self, code: Any, details: str) -> NoReturn:
         """Leave the handler and answer with an error.
+
+        ``code`` is an :class:`nri_sync.StatusCode`, its number, or a ``grpc.StatusCode``.
 
         Raises:
             Aborted: always, when ``code`` is an error; let it pass.
             ValueError: ``code`` is OK.
             TypeError: ``code`` is no status code.
         """
-        code, details = _code(code), _text(details)
-        if code is grpc.StatusCode.OK:
+        code, details = code_of(code), _text(details)
+        if code is StatusCode.OK:
             raise ValueError("abort() needs an error code, not StatusCode.OK")
         with _lock:
-            self._code = code
+            self.status_code = code
             self._details = details
             self._aborted = True
         raise Aborted(details)
@@ -179,19 +188,23 @@ class ServicerContext(grpc.ServicerContext):
         self.set_trailing_metadata(status.trailing_metadata or ())
         self.abort(status.code, status.details)
 
-    def set_code(self, code: grpc.StatusCode) -> None:
-        """Raises TypeError if ``code`` is neither a ``grpc.StatusCode`` nor the number of one."""
-        code = _code(code)
+    def set_code(self, code: Any) -> None:
+        """Have the call end with ``code``, as :meth:`abort` takes it. Raises TypeError if it is no status code."""
+        code = code_of(code)
         with _lock:
-            self._code = code
+            self.status_code = code
 
     def set_details(self, details: str) -> None:
         details = _text(details)
         with _lock:
             self._details = details
 
-    def code(self) -> grpc.StatusCode | None:
-        return self._code
+    def code(self) -> Any:
+        """The code that the handler has set, an :class:`nri_sync.StatusCode`; ``None`` if it has set none.
+
+        With interceptors of grpc around the handler, it is a ``grpc.StatusCode``.
+        """
+        return self.status_code
 
     def details(self) -> str | None:
         return self._details
@@ -221,18 +234,13 @@ class ServicerContext(grpc.ServicerContext):
         if initial_metadata:
             raise ValueError("ttRPC cannot send initial metadata")
 
-    def set_compression(self, compression: grpc.Compression) -> None:
-        """Raises ValueError unless it is NoCompression: ttRPC does not compress."""
-        if compression is not grpc.Compression.NoCompression:
+    def set_compression(self, compression: Any) -> None:
+        """Raises ValueError unless it is ``grpc.Compression.NoCompression``: ttRPC does not compress."""
+        if compression != _NO_COMPRESSION:
             raise ValueError("ttRPC cannot compress messages")
 
     def disable_next_message_compression(self) -> None:
         """Nothing to do: ttRPC never compresses."""
-
-    @property
-    def _state(self) -> _State:
-        # Private to grpcio's context, but interceptors look there: py-grpc-prometheus for one.
-        return _State("open" if self.is_active() else "cancelled", self._code, self._details)
 
     # For the server
 
@@ -244,50 +252,45 @@ class ServicerContext(grpc.ServicerContext):
     def forget_abort(self) -> None:
         """Answer as if the handler had not called ``abort()``, ``set_code()`` and so on."""
         with _lock:
-            self._code = self._details = self._rich = None
+            self.status_code = self._details = self._rich = None
             self._aborted = False
 
     def when_answered(self) -> Latch:
-        """A latch that is set when the answer has been handed to the kernel; to be asked for by who serves."""
+        """A latch that is set when the answer has been handed to the kernel.
+
+        Call this on the thread that serves the call, before the answer is sent.
+        """
         if self.answered is None:
             self.answered = Latch()
         return self.answered
 
     def status(self, error: Status | None) -> Status | None:
         """The error to answer with: what the handler set, or what it raised; ``None`` for success."""
-        # Nearly always, and worth to be asked without the lock.
-        return error if self._code is None else self._explicit_status(error)
+        # The common case needs no lock.
+        return error if self.status_code is None else self._explicit_status(error)
 
     def _explicit_status(self, error: Status | None) -> Status | None:
         with _lock:
-            code, details = self._code, self._details
-            if code is None or (code is grpc.StatusCode.OK and error is not None):
+            code, details = self.status_code, self._details
+            if code is None or (code is StatusCode.OK and error is not None):
                 return error
-            if code is grpc.StatusCode.OK:
+            if code is StatusCode.OK:
                 return None
             if details is None:
                 details = "" if error is None else error.details
-            return Status.of(code, details, self._rich)
+            return Status(code, details, self._rich)
 
     def end(self) -> list[Callback]:
         """The call is over; returns the callbacks to call, the first time."""
         self._ended = True
         self.request = None
         # It leads back to this context: without it, no cycle is left for the garbage collector.
-        self._cancel = _nobody
+        self._cancel = _cancel_nothing
         if self._callbacks is None:
             return []
         with _lock:
             callbacks, self._callbacks = self._callbacks, None
         return callbacks or []
-
-
-def _code(code: Any) -> grpc.StatusCode:
-    if isinstance(code, grpc.StatusCode):
-        return code
-    if isinstance(code, int):
-        return code_of(code)
-    raise TypeError(f"{code!r} is not a grpc.StatusCode")
 
 
 def _text(details: Any) -> str:

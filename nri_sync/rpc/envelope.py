@@ -1,23 +1,42 @@
-"""The messages of a server: responses in their envelope, with the header of ttRPC, as they travel on the link."""
+"""Requests and responses in their envelopes; responses with the header of ttRPC, as they travel on the link."""
 
 from __future__ import annotations
 
-from typing import Callable, Union
+from collections.abc import Sequence
+from typing import Callable, Optional, Union
 
-import grpc
-
+from nri_sync.codes import StatusCode
 from nri_sync.net.link import Buffer
 from nri_sync.rpc import envelope_pb2
 from nri_sync.rpc.status import Status
 from nri_sync.wire.ttrpc import MESSAGE_MAX, RESPONSE, encode_header
 from nri_sync.wire.varint import encode_varint
 
-__all__ = ["Framing", "encode_error", "encode_success", "oversized"]
+__all__ = ["Framing", "Metadata", "encode_error", "encode_request", "encode_success", "oversized"]
+
+#: Pairs of a key and its value, which travel with a request.
+Metadata = Optional[Sequence[tuple[str, Union[str, bytes]]]]
 
 #: Puts a message (its header and payload) into the shape in which it travels on the link.
 Framing = Callable[[bytes, Union[bytes, bytearray, memoryview]], list[Buffer]]
 
 _PAYLOAD_TAG = b"\x12"  # field 2 of the Response envelope, length-delimited
+
+
+def encode_request(method: str, payload: bytes, metadata: Metadata, timeout: float | None) -> bytes:
+    """The envelope of a request, without a header. ``timeout`` is in seconds.
+
+    Raises ValueError for metadata that is not text.
+    """
+    service, _, name = method.lstrip("/").rpartition("/")
+    request = envelope_pb2.Request(service=service, method=name, payload=payload)
+    for key, value in metadata or ():
+        if not isinstance(value, str):
+            raise ValueError(f"ttRPC metadata values are text; {key!r} is {type(value).__name__}")
+        request.metadata.add(key=key, value=value)
+    if timeout is not None:
+        request.timeout_nano = max(1, int(timeout * 1e9))
+    return request.SerializeToString()
 
 
 def encode_success(stream_id: int, payload: bytes, frame: Framing) -> list[Buffer]:
@@ -35,7 +54,7 @@ def encode_success(stream_id: int, payload: bytes, frame: Framing) -> list[Buffe
 def oversized(what: str, length: int) -> Status:
     """Why a message of that length is not sent."""
     text = f"{what} of {length} bytes exceeds the {MESSAGE_MAX} that ttRPC allows"
-    return Status.of(grpc.StatusCode.RESOURCE_EXHAUSTED, text)
+    return Status(StatusCode.RESOURCE_EXHAUSTED, text)
 
 
 def encode_error(stream_id: int, status: Status, frame: Framing) -> list[Buffer]:

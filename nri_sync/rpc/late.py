@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from nri_sync.rpc.context import ServicerContext
+from nri_sync.rpc.context import RequestContext
 from nri_sync.rpc.status import Status
 
 __all__ = ["LateCall", "LatePolicy"]
@@ -18,7 +18,7 @@ class LateCall(Protocol):
     #: For the policy: a few words about the request, for the log.
     about: str
     #: None while the call waits for a thread.
-    context: ServicerContext | None
+    context: RequestContext | None
 
     def payload(self) -> bytes:
         """The request as it came, of a call that waits for a thread; afterwards it is empty.

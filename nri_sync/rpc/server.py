@@ -8,14 +8,13 @@ import threading
 from collections.abc import Sequence
 from typing import Callable
 
-import grpc
-
+from nri_sync.codes import StatusCode
 from nri_sync.deadline import Deadline
 from nri_sync.errors import ConnectionLost, NRIError
 from nri_sync.logger import get_logger
 from nri_sync.net.link import Buffer, Job, Link
 from nri_sync.rpc.callbacks import Callback, run_elsewhere
-from nri_sync.rpc.context import ServicerContext
+from nri_sync.rpc.context import RequestContext
 from nri_sync.rpc.inbox import Holdings, Inbox, cost
 from nri_sync.rpc.router import Router
 from nri_sync.rpc.status import Status
@@ -48,8 +47,8 @@ logger = get_logger("nri_sync.ttrpc")
 # The shortest time to the next look at a call whose handler is slow, in seconds.
 _NEXT_LOOK = 0.05
 
-_NOT_TAKEN = Status.of(
-    grpc.StatusCode.RESOURCE_EXHAUSTED, "the handler does not take the data of the stream"
+_NOT_TAKEN = Status(
+    StatusCode.RESOURCE_EXHAUSTED, "the handler does not take the data of the stream"
 )
 
 
@@ -90,7 +89,7 @@ class ServerEnd:
         #: Those that are not answered yet, by stream.
         self.calls: dict[int, ServerCall] = {}
         #: Those that are being served, answered or not, by thread.
-        self.running: dict[int, ServicerContext] = {}
+        self.running: dict[int, RequestContext] = {}
         # Those whose answer is not sent yet. Who takes one off, without a lock, settles it; somebody may wait
         # for the last one to go.
         self._unsettled: set[ServerCall] = set()

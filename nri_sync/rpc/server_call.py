@@ -10,14 +10,13 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import grpc
-
+from nri_sync.codes import StatusCode
 from nri_sync.errors import Reject
 from nri_sync.logger import get_logger
 from nri_sync.net.link import Buffer, Job, Link
 from nri_sync.rpc import envelope_pb2
 from nri_sync.rpc.callbacks import Callback, run_callbacks
-from nri_sync.rpc.context import Metadatum, ServicerContext, current_context
+from nri_sync.rpc.context import Metadatum, RequestContext, current_context
 from nri_sync.rpc.frames import calls_handlers, own_frames
 from nri_sync.rpc.inbox import END, Inbox
 from nri_sync.rpc.router import Router
@@ -44,7 +43,7 @@ _OPEN = State.OPEN  # to look a member up costs a call before Python 3.12
 _NO_METADATA: tuple[Metadatum, ...] = ()
 
 #: Why a call is refused that finds neither a thread nor room to wait.
-TOO_MANY = Status.of(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many requests at once")
+TOO_MANY = Status(StatusCode.RESOURCE_EXHAUSTED, "too many requests at once")
 
 
 class CallOwner(Protocol):
@@ -60,7 +59,7 @@ class CallOwner(Protocol):
     #: The calls that are not answered yet, by stream.
     calls: dict[int, ServerCall]
     #: The contexts of the calls that are being served, by thread.
-    running: dict[int, ServicerContext]
+    running: dict[int, RequestContext]
 
     def finish(self, call: ServerCall, *, late: bool = False) -> bool:
         """Take a call off the table, to answer it; False when another thread has."""
@@ -115,7 +114,7 @@ class ServerCall(Job):
     counts = False
     #: Whether a thread serves it, or has.
     begun = False
-    context: ServicerContext | None = None
+    context: RequestContext | None = None
 
     def __init__(self, end: CallOwner, stream_id: int, data: bytes, state: State) -> None:
         #: When the request came, on the monotonic clock.
@@ -143,9 +142,7 @@ class ServerCall(Job):
         try:
             request = envelope_pb2.Request.FromString(self._data)
         except Exception as error:
-            return self._answer(
-                Status.of(grpc.StatusCode.INVALID_ARGUMENT, f"unmarshal request: {error}")
-            )
+            return self._answer(Status(StatusCode.INVALID_ARGUMENT, f"unmarshal request: {error}"))
         self.method = method = f"/{request.service}/{request.method}"
         metadata = (
             tuple(Metadatum(pair.key, pair.value) for pair in request.metadata)
@@ -154,7 +151,9 @@ class ServerCall(Job):
         )
         nanoseconds = request.timeout_nano
         timeout = nanoseconds / 1e9 if nanoseconds and nanoseconds < _NEVER else None
-        context = ServicerContext(method, metadata, self.since, timeout, end.peer, self._cancel)
+        context = end.router.context_class(
+            method, metadata, self.since, timeout, end.peer, self._cancel
+        )
         # In this order: without a context, the payload is there.
         context.owner = end.owner
         self.context = context
@@ -172,7 +171,7 @@ class ServerCall(Job):
         finally:
             del end.running[thread]
 
-    def _outcome(self, request: Any, context: ServicerContext) -> bytes | Status | None:
+    def _outcome(self, request: Any, context: RequestContext) -> bytes | Status | None:
         """Call the handler; what to answer, or ``None`` if the last message of a stream was the answer."""
         token = current_context.set(context)
         try:
@@ -200,27 +199,25 @@ class ServerCall(Job):
         try:
             return payload if deserialize is None else deserialize(payload)
         except Exception as error:
-            return Status.of(grpc.StatusCode.INTERNAL, f"cannot deserialize the request: {error}")
+            return Status(StatusCode.INTERNAL, f"cannot deserialize the request: {error}")
 
     def _encode(self, handler: Any, response: Any) -> bytes | Status:
         if response is None:
-            return Status.of(
-                grpc.StatusCode.UNKNOWN, f"the handler of {self.method} returned nothing"
-            )
+            return Status(StatusCode.UNKNOWN, f"the handler of {self.method} returned nothing")
         serialize = handler.response_serializer
         try:
             return bytes(response if serialize is None else serialize(response))
         except Exception as error:
             logger.exception("cannot serialize the response of %s", self.method)
-            return Status.of(grpc.StatusCode.INTERNAL, f"cannot serialize the response: {error}")
+            return Status(StatusCode.INTERNAL, f"cannot serialize the response: {error}")
 
     def _stream(
-        self, handler: Any, payload: bytes, context: ServicerContext
+        self, handler: Any, payload: bytes, context: RequestContext
     ) -> bytes | Status | None:
         """Serve a streaming call; ``None`` when its last data message has been sent instead of a response."""
         if self._state is State.UNARY and handler.response_streaming:
-            return Status.of(
-                grpc.StatusCode.INVALID_ARGUMENT,
+            return Status(
+                StatusCode.INVALID_ARGUMENT,
                 f"{self.method} is a stream, but was called as unary",
             )
         if handler.request_streaming:
@@ -258,18 +255,18 @@ class ServerCall(Job):
                 request = data if deserialize is None else deserialize(data)
             except Exception as error:
                 text = f"cannot deserialize the request: {error}"
-                raise _RequestsBroken(Status.of(grpc.StatusCode.INTERNAL, text)) from error
+                raise _RequestsBroken(Status(StatusCode.INTERNAL, text)) from error
             yield request
             data = END if inbox is None else inbox.get(deadline)
         if not context.is_active():
             text = f"{self.method}: the call ended before the stream of requests did"
-            raise _RequestsBroken(Status.of(grpc.StatusCode.CANCELLED, text))
+            raise _RequestsBroken(Status(StatusCode.CANCELLED, text))
 
     def _unknown(self, service: str, method: str) -> Status:
         what = f"method {method}" if self._end.router.has_service(service) else f"service {service}"
-        return Status.of(grpc.StatusCode.UNIMPLEMENTED, what)
+        return Status(StatusCode.UNIMPLEMENTED, what)
 
-    def _failure(self, error: BaseException, context: ServicerContext) -> Status:
+    def _failure(self, error: BaseException, context: RequestContext) -> Status:
         broken = error.status if isinstance(error, _RequestsBroken) else None
         status = context.status(broken or from_exception(error))
         assert status is not None
@@ -285,7 +282,7 @@ class ServerCall(Job):
 
     def _cancel(self) -> bool:
         """End the call from inside; returns whether it was still going on."""
-        reply = self.give_up(Status.of(grpc.StatusCode.CANCELLED, "cancelled by the server"))
+        reply = self.give_up(Status(StatusCode.CANCELLED, "cancelled by the server"))
         if reply is None:
             return False
         self._end.link.dispatch(reply)
@@ -326,7 +323,7 @@ class ServerCall(Job):
             return policy.answer(self)
         except Exception as error:
             logger.exception("%s: cannot answer for its handler", self.method)
-            return Status.of(grpc.StatusCode.INTERNAL, f"no answer in time: {error!r}")
+            return Status(StatusCode.INTERNAL, f"no answer in time: {error!r}")
 
     def _answer(self, outcome: bytes | Status | None, *, late: bool = False) -> Sequence[Buffer]:
         """Finish the stream; the buffers to send, none if it is finished already."""

@@ -1,4 +1,4 @@
-"""gRPC status codes as ttRPC carries them, and which code an exception becomes."""
+"""The status of a call as ttRPC carries it, and the status that an exception becomes."""
 
 from __future__ import annotations
 
@@ -6,46 +6,42 @@ import concurrent.futures
 import contextlib
 from typing import Any, NamedTuple
 
-import grpc
-
-from nri_sync.errors import Reject
+from nri_sync.codes import StatusCode
+from nri_sync.errors import CallFailed, Reject
 from nri_sync.rpc import envelope_pb2
+from nri_sync.rpc.grpcio import grpc_classes
 
-__all__ = ["DETAILS_KEY", "Status", "code_of", "from_exception"]
+__all__ = ["DETAILS_KEY", "Status", "code_of", "from_exception", "status_of"]
 
 #: gRPC transports the full google.rpc.Status in this trailing metadata entry; ttRPC has a field for it.
 DETAILS_KEY = "grpc-status-details-bin"
 
-_BY_NUMBER = {code.value[0]: code for code in grpc.StatusCode}
+_BY_NUMBER = {int(code): code for code in StatusCode}
 
 # The Go implementation maps its standard errors the same way.
 _BY_EXCEPTION = (
-    (Reject, grpc.StatusCode.PERMISSION_DENIED),
-    (concurrent.futures.CancelledError, grpc.StatusCode.CANCELLED),
-    (concurrent.futures.TimeoutError, grpc.StatusCode.DEADLINE_EXCEEDED),
-    (TimeoutError, grpc.StatusCode.DEADLINE_EXCEEDED),
-    (FileExistsError, grpc.StatusCode.ALREADY_EXISTS),
-    (FileNotFoundError, grpc.StatusCode.NOT_FOUND),
-    (PermissionError, grpc.StatusCode.PERMISSION_DENIED),
-    (BrokenPipeError, grpc.StatusCode.FAILED_PRECONDITION),
-    (EOFError, grpc.StatusCode.OUT_OF_RANGE),
+    (Reject, StatusCode.PERMISSION_DENIED),
+    (concurrent.futures.CancelledError, StatusCode.CANCELLED),
+    (concurrent.futures.TimeoutError, StatusCode.DEADLINE_EXCEEDED),
+    (TimeoutError, StatusCode.DEADLINE_EXCEEDED),
+    (FileExistsError, StatusCode.ALREADY_EXISTS),
+    (FileNotFoundError, StatusCode.NOT_FOUND),
+    (PermissionError, StatusCode.PERMISSION_DENIED),
+    (BrokenPipeError, StatusCode.FAILED_PRECONDITION),
+    (EOFError, StatusCode.OUT_OF_RANGE),
 )
 
 
 class Status(NamedTuple):
-    """How a call ended. ``number`` is the code on the wire, which may be none that gRPC defines."""
+    """How a call ended. ``number`` is the code on the wire, which gRPC may not define."""
 
     number: int
     details: str
     #: A serialized google.rpc.Status, where the peer gave more than code and text.
     rich: bytes | None = None
 
-    @classmethod
-    def of(cls, code: grpc.StatusCode, details: str, rich: bytes | None = None) -> Status:
-        return cls(code.value[0], details, rich)
-
     @property
-    def code(self) -> grpc.StatusCode:
+    def code(self) -> StatusCode:
         return code_of(self.number)
 
     @classmethod
@@ -66,10 +62,47 @@ class Status(NamedTuple):
     def trailing_metadata(self) -> tuple[tuple[str, bytes], ...]:
         return () if self.rich is None else ((DETAILS_KEY, self.rich),)
 
+    def error(self, method: str) -> CallFailed:
+        """The exception for the caller of ``method``."""
+        return CallFailed(method, self.code, self.details, self.rich)
 
-def code_of(number: int) -> grpc.StatusCode:
-    """The gRPC code with that number; UNKNOWN for numbers that gRPC does not define."""
-    return _BY_NUMBER.get(number, grpc.StatusCode.UNKNOWN)
+
+def code_of(code: Any) -> StatusCode:
+    """The code with that number, or that a ``grpc.StatusCode`` stands for; UNKNOWN for a number without a code.
+
+    Raises:
+        TypeError: ``code`` is neither a number nor a ``grpc.StatusCode``.
+    """
+    if isinstance(code, int):
+        return _BY_NUMBER.get(code, StatusCode.UNKNOWN)
+    if isinstance(code, grpc_classes("StatusCode")):
+        return _BY_NUMBER[code.value[0]]
+    raise TypeError(
+        f"{code!r} is no StatusCode: pass one of nri_sync or grpc, such as nri_sync.StatusCode.NOT_FOUND"
+    )
+
+
+def status_of(error: BaseException) -> Status | None:
+    """The status of a call that failed with ``error``; ``None`` unless it is a CallFailed or ``grpc.RpcError``."""
+    if isinstance(error, CallFailed):
+        return Status(error.code(), error.details(), error.rich)
+    if not isinstance(error, grpc_classes("RpcError")):
+        return None
+    # An error of a call has the methods of grpc.Call as well. Anybody can make one that has not.
+    failed: Any = error
+    code: Any = None
+    details: Any = None
+    rich: Any = None
+    with contextlib.suppress(Exception):
+        code, details = failed.code(), failed.details()
+        rich = dict(failed.trailing_metadata() or ()).get(DETAILS_KEY)
+    if not isinstance(code, grpc_classes("StatusCode")):
+        code = StatusCode.UNKNOWN
+    return Status(
+        code_of(code),
+        details if isinstance(details, str) else "",
+        rich if isinstance(rich, bytes) else None,
+    )
 
 
 def from_exception(error: BaseException) -> Status:
@@ -78,26 +111,20 @@ def from_exception(error: BaseException) -> Status:
     Never UNIMPLEMENTED: to the peer that would mean that the method does not exist, and NRI runtimes take
     a plugin that says so for one of an older protocol, from then on.
     """
-    code = grpc.StatusCode.UNKNOWN
+    code = StatusCode.UNKNOWN
     text = _describe(error)
-    if isinstance(error, grpc.RpcError):
-        # As raised by a call: it has the methods of grpc.Call as well. Anybody can make one that has not.
-        said: Any = None
-        details: Any = None
-        with contextlib.suppress(Exception):
-            said, details = error.code(), error.details()
-        if isinstance(said, grpc.StatusCode):
-            code = said
-        if isinstance(details, str):
-            text = details or text
+    failed = status_of(error)
+    if failed is not None:
+        code = failed.code
+        text = failed.details or text
     else:
         for kind, mapped in _BY_EXCEPTION:
             if isinstance(error, kind):
                 code = mapped
                 break
-    if code in (grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.OK):
-        code = grpc.StatusCode.UNKNOWN
-    return Status.of(code, text)
+    if code in (StatusCode.UNIMPLEMENTED, StatusCode.OK):
+        code = StatusCode.UNKNOWN
+    return Status(code, text)
 
 
 def _describe(error: BaseException) -> str:

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from typing import Any, Callable, Protocol, Union
 
-import grpc
-
 from nri_sync.api import EventMask, PluginId, nri_pb2
 from nri_sync.deadline import Deadline
-from nri_sync.errors import ConnectionLost, NoAnswer, NRIError, RemoteProtocolError, RequestFailed
+from nri_sync.errors import (
+    CallFailed,
+    ConnectionLost,
+    NoAnswer,
+    NRIError,
+    RemoteProtocolError,
+    RequestFailed,
+)
+from nri_sync.rpc.status import status_of
 from nri_sync.runtime.request import Request
 
 __all__ = ["Member", "failure", "no_answer_cause"]
@@ -41,7 +47,7 @@ class Member(Protocol):
 
 def no_answer_cause(error: Exception) -> _NoAnswerCause | None:
     """The reason why the plugin gave no answer; None if the error itself is the plugin's answer."""
-    if isinstance(error, grpc.RpcError):
+    if isinstance(error, CallFailed):
         cause = error.__cause__
         if isinstance(cause, (TimeoutError, ConnectionLost, RemoteProtocolError)):
             return cause
@@ -58,9 +64,12 @@ def failure(plugin: str, event: str, error: Exception) -> RequestFailed:
         )  # fmt: skip
         failed.__cause__ = cause
         return failed
-    reason = str(error) or type(error).__name__
-    if isinstance(error, grpc.Call):
+    if isinstance(error, CallFailed):
         reason = error.details() or error.code().name
+    else:
+        # A plugin in this process may fail with an error of grpcio.
+        status = status_of(error)
+        reason = (status and status.details) or str(error) or type(error).__name__
     failed = RequestFailed(
         f"plugin {plugin}: {event} failed: {reason}", plugin=plugin, event=event, reason=reason
     )

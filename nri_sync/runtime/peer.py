@@ -7,25 +7,22 @@ import socket
 from collections.abc import Iterable, Sequence
 from typing import Any, Callable
 
-import grpc
-
 from nri_sync.api import EventMask, PluginId, nri_pb2
 from nri_sync.api.compat import without_numbers
 from nri_sync.api.services import PLUGIN, RUNTIME
+from nri_sync.codes import StatusCode
 from nri_sync.deadline import Deadline
-from nri_sync.errors import ConnectionLost, NoThread, NRIError, RemoteProtocolError
+from nri_sync.errors import CallFailed, ConnectionLost, NoThread, NRIError, RemoteProtocolError
 from nri_sync.logger import get_logger
 from nri_sync.net.sockets import peer_credentials
-from nri_sync.rpc.client import ClientCall
-from nri_sync.rpc.context import ServicerContext
-from nri_sync.rpc.router import Router
-from nri_sync.rpc.status import Status
+from nri_sync.rpc.client_call import ClientCall
+from nri_sync.rpc.context import RequestContext
+from nri_sync.rpc.router import MethodHandler, Router
 from nri_sync.runtime.older import OlderRelease
 from nri_sync.runtime.registration import Registration
 from nri_sync.runtime.request import Request, synchronize_requests
 from nri_sync.session import Session
 from nri_sync.threads import Latch, spawn
-from nri_sync.ttrpc.call import CallError
 from nri_sync.wire.mux import PLUGIN_SERVICE, RUNTIME_SERVICE
 
 __all__ = ["Peer", "UpdateContainers"]
@@ -121,23 +118,19 @@ class Peer:
             raise
 
     def _router(self) -> Router:
-        router = Router()
-        router.add_registered_method_handlers(
-            RUNTIME.full_name,
-            {
-                "RegisterPlugin": grpc.unary_unary_rpc_method_handler(
-                    self._registration.register,
-                    request_deserializer=nri_pb2.RegisterPluginRequest.FromString,
-                    response_serializer=nri_pb2.Empty.SerializeToString,
-                ),
-                "UpdateContainers": grpc.unary_unary_rpc_method_handler(
-                    self._update,
-                    request_deserializer=nri_pb2.UpdateContainersRequest.FromString,
-                    response_serializer=nri_pb2.UpdateContainersResponse.SerializeToString,
-                ),
-            },
-        )
-        return router
+        methods = {
+            "RegisterPlugin": MethodHandler(
+                self._registration.register,
+                nri_pb2.RegisterPluginRequest.FromString,
+                nri_pb2.Empty.SerializeToString,
+            ),
+            "UpdateContainers": MethodHandler(
+                self._update,
+                nri_pb2.UpdateContainersRequest.FromString,
+                nri_pb2.UpdateContainersResponse.SerializeToString,
+            ),
+        }
+        return Router({RUNTIME.full_name: methods})
 
     @property
     def idx(self) -> str:
@@ -181,13 +174,13 @@ class Peer:
     # Requests of the plugin
 
     def _update(
-        self, request: nri_pb2.UpdateContainersRequest, context: ServicerContext
+        self, request: nri_pb2.UpdateContainersRequest, context: RequestContext
     ) -> nri_pb2.UpdateContainersResponse:
         if not self._configured:
-            context.abort(grpc.StatusCode.FAILED_PRECONDITION, f"{self.name} is not registered yet")
+            context.abort(StatusCode.FAILED_PRECONDITION, f"{self.name} is not registered yet")
         if self._update_containers is None:
             context.abort(
-                grpc.StatusCode.FAILED_PRECONDITION, "the runtime takes no unsolicited updates"
+                StatusCode.FAILED_PRECONDITION, "the runtime takes no unsolicited updates"
             )
         self._strip("UpdateContainers", request)
         failed = self._update_containers(list(request.update), list(request.evict))
@@ -217,7 +210,7 @@ class Peer:
 
         Raises:
             RemoteProtocolError: the plugin subscribes to events that this release does not have.
-            grpc.RpcError: the call failed, or was not answered within ``timeout`` seconds.
+            CallFailed: the call failed, or was not answered within ``timeout`` seconds.
         """
         response = self.call("Configure", request, timeout)
         known = EventMask.ALL if self._older is None else self._older.events
@@ -240,7 +233,7 @@ class Peer:
 
         Raises:
             RemoteProtocolError: the plugin does not support a state in several parts.
-            grpc.RpcError: a call failed, or the plugin did not answer all parts within ``timeout`` seconds.
+            CallFailed: a call failed, or the plugin did not answer all parts within ``timeout`` seconds.
         """
         deadline = Deadline(timeout)
         for part in synchronize_requests(pods, containers):
@@ -256,14 +249,14 @@ class Peer:
         it gets this event and all later ones of this kind as a StateChange.
 
         Raises:
-            grpc.RpcError: as :meth:`call`.
+            CallFailed: as :meth:`call`.
         """
         handler = request.handler
         if not (handler.by_state_change and self._by_state_change):
             try:
                 return self._exchange(handler.rpc, request.payload, deadline)
-            except CallError as error:
-                unknown = error.code() is grpc.StatusCode.UNIMPLEMENTED and error.__cause__ is None
+            except CallFailed as error:
+                unknown = error.code() is StatusCode.UNIMPLEMENTED and error.__cause__ is None
                 if not (handler.by_state_change and unknown):
                     raise
                 self._by_state_change = True
@@ -289,7 +282,6 @@ class Peer:
         call = self._begin(rpc, request.payload, deadline, wait=False)
 
         def response() -> Any:
-            self._session.client.wait(call)
             return self._finish(rpc, call)
 
         return response
@@ -298,7 +290,7 @@ class Peer:
         """Call a method of the Plugin service, and block until the response; returns the response.
 
         Raises:
-            grpc.RpcError: the call failed. ``__cause__`` is None if the plugin answered with the error. Without an
+            CallFailed: the call failed. ``__cause__`` is None if the plugin answered with the error. Without an
                 answer, ``__cause__`` is a TimeoutError (after ``timeout`` seconds), ConnectionLost or
                 RemoteProtocolError.
         """
@@ -333,15 +325,12 @@ class Peer:
 
     def _finish(self, rpc: str, call: ClientCall) -> Any:
         """The response of a finished call."""
-        assert call.status is not None
-        if call.status.number != 0:
-            raise CallError(call.method, call.status) from call.cause
+        payload = self._session.client.result(call)
         try:
-            return self._strip(rpc, PLUGIN.methods[rpc].response.FromString(call.payload or b""))
+            return self._strip(rpc, PLUGIN.methods[rpc].response.FromString(payload))
         except Exception as error:
             text = f"plugin {self.name}: the response to {rpc} cannot be parsed: {error}"
-            status = Status.of(grpc.StatusCode.INTERNAL, text)
-            raise CallError(call.method, status) from RemoteProtocolError(text)
+            raise CallFailed(call.method, StatusCode.INTERNAL, text) from RemoteProtocolError(text)
 
     # The end
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import itertools
 
-import grpc
-
 from nri_sync import api
 from nri_sync.api import PluginId, nri_pb2
+from nri_sync.codes import StatusCode
 from nri_sync.deadline import Deadline
-from nri_sync.rpc.context import ServicerContext
+from nri_sync.rpc.context import RequestContext
 from nri_sync.runtime.older import OlderRelease
 from nri_sync.threads import Latch
 
@@ -40,14 +39,12 @@ class Registration:
         self._answered: Latch | None = None
 
     def register(
-        self, request: nri_pb2.RegisterPluginRequest, context: ServicerContext
+        self, request: nri_pb2.RegisterPluginRequest, context: RequestContext
     ) -> nri_pb2.Empty:
         """The handler of the RPC."""
         if next(self._requests):
             name = f"{self.identity.idx}-{self.identity.name}"
-            context.abort(
-                grpc.StatusCode.FAILED_PRECONDITION, f"plugin {name} is registered already"
-            )
+            context.abort(StatusCode.FAILED_PRECONDITION, f"plugin {name} is registered already")
         self._answered = context.when_answered()
         if not self._launched:
             self.refusal = _invalid(request)
@@ -60,7 +57,7 @@ class Registration:
             self.nri_version = request.NRI_version
         self._requested.set()
         if self.refusal:
-            context.abort(grpc.StatusCode.UNKNOWN, self.refusal)
+            context.abort(StatusCode.UNKNOWN, self.refusal)
         return nri_pb2.Empty()
 
     def wait(self, deadline: Deadline) -> bool:

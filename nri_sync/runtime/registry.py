@@ -9,11 +9,9 @@ from collections.abc import Iterable
 from functools import partial
 from typing import Any, Callable, Union
 
-import grpc
-
 from nri_sync.api import PluginId, nri_pb2
 from nri_sync.deadline import Deadline
-from nri_sync.errors import NoThread, NRIError, RuntimeStopped, StartError
+from nri_sync.errors import CallFailed, NoThread, NRIError, RuntimeStopped, StartError
 from nri_sync.logger import get_logger
 from nri_sync.runtime.concurrent import run_concurrently
 from nri_sync.runtime.inprocess import InProcess
@@ -233,10 +231,11 @@ class PluginRegistry:
 
     def _refuse(self, peer: Peer, step: str, error: Exception) -> None:
         if not self._closing:
-            expected = isinstance(error, (NRIError, TimeoutError, grpc.RpcError))
+            expected = isinstance(error, (NRIError, TimeoutError))
             trace = None if expected else error
             logger.warning("failed to %s plugin %s: %s", step, peer.name, error, exc_info=trace)
-        peer.close(error if isinstance(error, NRIError) else None)
+        answered = isinstance(error, CallFailed)
+        peer.close(error if isinstance(error, NRIError) and not answered else None)
 
     def _synchronize(
         self, plugin: Plugin, pods: Any, containers: Any

@@ -7,8 +7,6 @@ import warnings
 from collections.abc import Iterable, Sequence
 from typing import Any, Callable
 
-import grpc
-
 from nri_sync.api.nri_pb2 import (
     Container,
     ContainerAdjustment,
@@ -19,7 +17,7 @@ from nri_sync.api.nri_pb2 import (
     PodSandbox,
 )
 from nri_sync.api.runtimes import RuntimeFacts
-from nri_sync.errors import RequestFailed
+from nri_sync.errors import CallFailed, RequestFailed
 from nri_sync.runtime.oci_container import adjust_container, container_to_oci
 from nri_sync.testing.builders import new_pid
 from nri_sync.testing.common import WITHIN
@@ -89,7 +87,7 @@ class Events:
     def _explain(self, failed: RequestFailed) -> None:
         """Set the exception of the plugin's handler as the cause of the failure."""
         error = self._raised(failed.plugin, failed.event)
-        if error is not None and isinstance(failed.__cause__, grpc.RpcError):
+        if error is not None and isinstance(failed.__cause__, CallFailed):
             failed.__cause__ = error.with_traceback(from_handler(error.__traceback__))
 
     def _apply(self, updates: Iterable[ContainerUpdate]) -> None:

@@ -17,7 +17,6 @@ from nri_sync.rpc import envelope_pb2
 from nri_sync.rpc.status import Status
 from nri_sync.testing.common import WITHIN
 from nri_sync.testing.script_state import ScriptState
-from nri_sync.ttrpc.call import CallError
 from nri_sync.wire.mux import PLUGIN_SERVICE, RUNTIME_SERVICE, FrameDecoder, frame_message
 from nri_sync.wire.ttrpc import (
     MESSAGE_MAX,
@@ -117,12 +116,12 @@ class RemotePlugin:
         return stream
 
     def response(self, stream: int, rpc: str) -> Any:
-        """Wait for the answer on a stream. Raises grpc.RpcError if the answer is an error."""
+        """Wait for the answer on a stream. Raises CallFailed if the answer is an error."""
         data = self._take(f"an answer to {rpc}", stream)
         envelope = envelope_pb2.Response.FromString(data)
         if envelope.status.code:
             status = Status(envelope.status.code, envelope.status.message)
-            error = CallError(PLUGIN.methods[rpc].path, status)
+            error = status.error(PLUGIN.methods[rpc].path)
             self.runtime.answered(rpc, error)
             raise error
         answer = PLUGIN.methods[rpc].response.FromString(envelope.payload)
@@ -130,7 +129,7 @@ class RemotePlugin:
         return answer
 
     def call(self, rpc: str, message: Any = None, **fields: Any) -> Any:
-        """Send a request, and wait for the answer. Raises grpc.RpcError if the answer is an error."""
+        """Send a request, and wait for the answer. Raises CallFailed if the answer is an error."""
         return self.response(self.request(rpc, message, **fields), rpc)
 
     def registration(self) -> int:

@@ -58,7 +58,7 @@ class ScriptState:
         self._add(self._registrations, request)
 
     def answered(self, rpc: str, answer: Any) -> None:
-        """Record an answer of the plugin: a message, or a grpc.RpcError."""
+        """Record an answer of the plugin: a message, or a CallFailed."""
         self._add(self._answers, (rpc, answer))
 
     def updated(self, request: nri_pb2.UpdateContainersRequest) -> None:

@@ -120,7 +120,7 @@ class ScriptedRuntime:
 
     @property
     def answers(self) -> list[tuple[str, Any]]:
-        """The answers of plugins, in order: the RPC, and a message or a ``grpc.RpcError``."""
+        """The answers of plugins, in order: the RPC, and a message or a ``CallFailed``."""
         return self._state.answers
 
     @property

@@ -11,10 +11,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Callable
 
-import grpc
-
 from nri_sync import api
 from nri_sync.api.nri_pb2 import Container, PodSandbox
+from nri_sync.errors import CallFailed
 from nri_sync.testing.builders import make_container, make_pod
 from nri_sync.testing.remote import RemotePlugin, encoded_request
 
@@ -148,7 +147,7 @@ def event(rpc: str, *, times: int = 1, answered: bool = True, **fields: Any) -> 
 def _response(plugin: RemotePlugin, stream: int, rpc: str) -> None:
     try:
         plugin.response(stream, rpc)
-    except grpc.RpcError as error:
+    except CallFailed as error:
         plugin.runtime.note(f"the plugin has answered with an error: {error}")
 
 

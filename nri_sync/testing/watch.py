@@ -10,7 +10,7 @@ from typing import Any
 
 from nri_sync.deadline import Deadline
 from nri_sync.plugin.interceptors import Interceptor, Proceed
-from nri_sync.rpc.context import ServicerContext
+from nri_sync.rpc.context import RequestContext
 from nri_sync.testing.common import WITHIN
 from nri_sync.threads import Latch, signal_safe
 
@@ -35,7 +35,7 @@ class Watch(Interceptor):
         self._synchronized = 0
         self._closed = 0
 
-    def serve(self, event: str, request: Any, context: ServicerContext, proceed: Proceed) -> Any:
+    def serve(self, event: str, request: Any, context: RequestContext, proceed: Proceed) -> Any:
         self._prepare(event, request)
         with self._watched(event):
             response = proceed(request, context)

@@ -6,10 +6,10 @@ unchanged: :func:`connect` returns a ``grpc.Channel``, and :class:`Server` is a 
 
 from __future__ import annotations
 
-from nri_sync.rpc.context import ServicerContext
 from nri_sync.ttrpc.call import CallError
 from nri_sync.ttrpc.channel import Channel
 from nri_sync.ttrpc.connection import connect
+from nri_sync.ttrpc.context import ServicerContext
 from nri_sync.ttrpc.server import Server
 
 __all__ = ["CallError", "Channel", "Server", "ServicerContext", "connect"]

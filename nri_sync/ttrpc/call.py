@@ -7,11 +7,14 @@ from typing import Any, Callable, NoReturn
 
 import grpc
 
+from nri_sync.codes import StatusCode
 from nri_sync.deadline import Deadline
-from nri_sync.rpc.client import CANCELLED, ClientCall, ClientEnd
+from nri_sync.rpc.client import ClientEnd
+from nri_sync.rpc.client_call import CANCELLED, ClientCall
 from nri_sync.rpc.inbox import END
 from nri_sync.rpc.status import Status
 from nri_sync.text import printable
+from nri_sync.ttrpc.codes import grpc_code
 
 __all__ = ["Call", "CallError", "StreamCall"]
 
@@ -32,7 +35,7 @@ class CallError(grpc.RpcError, grpc.Call, grpc.Future):  # type: ignore[type-arg
         return f"{self.method} failed: {self.code().name}: {printable(self.details())}"
 
     def code(self) -> grpc.StatusCode:
-        return self._status.code
+        return grpc_code(self._status.number)
 
     def details(self) -> str:
         return self._status.details
@@ -133,7 +136,7 @@ class Call(grpc.Call, grpc.Future):  # type: ignore[type-arg]
 
     def code(self) -> grpc.StatusCode:
         """Blocks until the call is done."""
-        return self._finished().code
+        return grpc_code(self._finished().number)
 
     def details(self) -> str:
         """Blocks until the call is done."""
@@ -218,7 +221,7 @@ class Call(grpc.Call, grpc.Future):  # type: ignore[type-arg]
 
 
 def _undecodable(error: Exception) -> Status:
-    return Status.of(grpc.StatusCode.INTERNAL, f"cannot deserialize the response: {error}")
+    return Status(StatusCode.INTERNAL, f"cannot deserialize the response: {error}")
 
 
 class StreamCall(Call):

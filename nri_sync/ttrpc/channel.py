@@ -10,6 +10,7 @@ from typing import Any, Callable
 
 import grpc
 
+from nri_sync.codes import StatusCode
 from nri_sync.errors import NRIError
 from nri_sync.rpc.callbacks import Callback, run_callbacks, run_elsewhere
 from nri_sync.rpc.client import ClientEnd
@@ -111,7 +112,7 @@ class Channel(grpc.Channel):
 
     def close(self) -> None:
         """End the connection; calls in flight fail with CANCELLED. Idempotent, does not block."""
-        self.end.shut(Status.of(grpc.StatusCode.CANCELLED, "the channel was closed"))
+        self.end.shut(Status(StatusCode.CANCELLED, "the channel was closed"))
         self._close()
 
     def __enter__(self) -> Channel:

@@ -8,12 +8,14 @@ from typing import Any
 
 import grpc
 
+from nri_sync.codes import StatusCode
 from nri_sync.deadline import Deadline
 from nri_sync.errors import NoThread
 from nri_sync.logger import get_logger
-from nri_sync.rpc.client import ClientCall, ClientEnd
+from nri_sync.rpc.client import ClientEnd
+from nri_sync.rpc.client_call import ClientCall
 from nri_sync.rpc.inbox import Inbox
-from nri_sync.rpc.status import Status
+from nri_sync.rpc.status import Status, code_of
 from nri_sync.threads import spawn
 from nri_sync.wire.streams import State
 
@@ -80,7 +82,7 @@ class _Method:
             spawn(f"{self._end.name}-requests", self._feed, call, request)
         except NoThread as error:
             text = f"cannot send the requests: {error}"
-            self._end.finish(call, Status.of(grpc.StatusCode.RESOURCE_EXHAUSTED, text))
+            self._end.finish(call, Status(StatusCode.RESOURCE_EXHAUSTED, text))
         return call
 
     def _encode(self, request: Any) -> bytes:
@@ -90,7 +92,7 @@ class _Method:
             return bytes(self._serialize(request))
         except Exception as error:
             text = f"cannot serialize the request: {error}"
-            raise CallError(self._method, Status.of(grpc.StatusCode.INTERNAL, text)) from error
+            raise CallError(self._method, Status(StatusCode.INTERNAL, text)) from error
 
     def _feed(self, call: ClientCall, requests: Any) -> None:
         """Send a stream of requests; on a thread of its own, since the iterator may block."""
@@ -100,11 +102,11 @@ class _Method:
                     return
             self._end.send_data(call, b"", last=True)
         except CallError as error:
-            self._end.finish(call, Status.of(error.code(), error.details()))
+            self._end.finish(call, Status(code_of(error.code()), error.details()))
         except Exception as error:
             logger.exception("%s: iterating over the requests failed", self._method)
             text = f"iterating over the requests failed: {error!r}"
-            self._end.finish(call, Status.of(grpc.StatusCode.UNKNOWN, text))
+            self._end.finish(call, Status(StatusCode.UNKNOWN, text))
 
     def _wrap(self, call: ClientCall) -> Call:
         kind = StreamCall if self._responses_stream else Call

@@ -12,15 +12,16 @@ from typing import Any
 import grpc
 
 from nri_sync import fork
+from nri_sync.codes import StatusCode
 from nri_sync.deadline import Deadline
 from nri_sync.errors import NoThread, NRIError
 from nri_sync.logger import get_logger
 from nri_sync.net import sockets
 from nri_sync.patched import check_unpatched
-from nri_sync.rpc.router import Router
 from nri_sync.rpc.status import Status
 from nri_sync.threads import Latch, signal_safe, spawn
 from nri_sync.ttrpc.connection import ServerConnection
+from nri_sync.ttrpc.router import Router
 
 __all__ = ["Server"]
 
@@ -29,10 +30,8 @@ logger = get_logger("nri_sync.ttrpc")
 # When the process is out of descriptors, accepting again at once would only spin.
 _ACCEPT_PAUSE = 0.1
 
-_STOPPING = Status.of(grpc.StatusCode.UNAVAILABLE, "the server is stopping")
-_TOO_MANY = Status.of(
-    grpc.StatusCode.RESOURCE_EXHAUSTED, "the maximum of concurrent calls is reached"
-)
+_STOPPING = Status(StatusCode.UNAVAILABLE, "the server is stopping")
+_TOO_MANY = Status(StatusCode.RESOURCE_EXHAUSTED, "the maximum of concurrent calls is reached")
 
 
 class Server(grpc.Server):

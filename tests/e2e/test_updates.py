@@ -5,7 +5,7 @@ from __future__ import annotations
 import grpc
 import pytest
 
-from nri_sync import api
+from nri_sync import api, errors
 from tests.e2e.conftest import Connect
 from tests.e2e.cri import Container, Cri, Pod
 from tests.e2e.inside import Inside
@@ -111,7 +111,7 @@ class TestUnsolicited:
         stub = connect(Recorder())
         # No CPU of that number. The runtime has a list of the failed ones, but an error goes without it.
         impossible = api.Update(container.id).set_cpu(cpus="4000")
-        with pytest.raises(grpc.RpcError, match=r"NRI update of (some )?containers failed"):
+        with pytest.raises(errors.CallFailed, match=r"NRI update of (some )?containers failed"):
             stub.update_containers([impossible, limit(container, 38)], timeout=PROMPTLY)
         assert Inside(container).memory_limit == 38 * MIB
         impossible.message.ignore_failure = True

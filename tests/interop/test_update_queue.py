@@ -5,10 +5,11 @@ from __future__ import annotations
 import threading
 from typing import Any
 
-import grpc
 import pytest
 
 import nri_sync
+from nri_sync.codes import StatusCode
+from nri_sync.errors import CallFailed
 from nri_sync.kit import PendingUpdate, UpdateQueue
 from tests.interop.conftest import Connect
 from tests.interop.goruntime import RELEASES, GoRuntime, Release
@@ -37,7 +38,7 @@ class TestInHandlers:
             def call() -> None:
                 try:
                     outcomes.append(stub.update_containers([update_of("ctr1")], timeout=0.3))
-                except grpc.RpcError as error:
+                except CallFailed as error:
                     outcomes.append(error.code())
 
             thread = threading.Thread(target=call)
@@ -46,7 +47,7 @@ class TestInHandlers:
 
         stub = connect(Recorder(post_start_container=handler))
         runtime.request("PostStartContainer", pod=POD, container=CONTAINER)
-        assert outcomes == [grpc.StatusCode.DEADLINE_EXCEEDED if locks else []]
+        assert outcomes == [StatusCode.DEADLINE_EXCEEDED if locks else []]
 
     def test_the_queue(self, runtime: GoRuntime, connect: Connect) -> None:
         runtime.start()

@@ -135,7 +135,6 @@ def held_locks(stub: nri_sync.Stub, attempts: list[Attempt]) -> list[str]:
                     f"{number}: sending": client._send_lock,
                     f"{number}: client": client._lock,
                     f"{number}: server": server._lock,
-                    f"{number}: channel": session.channel._lock,
                 }
             )
     held = []

@@ -12,12 +12,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import grpc
 import pytest
 
 import nri_sync
 from nri_sync import errors
 from nri_sync.api import nri_pb2
+from nri_sync.errors import CallFailed
 from nri_sync.plugin import connection
 from nri_sync.plugin.state import State
 from nri_sync.rpc import envelope_pb2
@@ -192,7 +192,7 @@ class TestPhases:
 
 
 def cut_off(peer: Peer) -> None:
-    with pytest.raises(grpc.RpcError):
+    with pytest.raises(CallFailed):
         peer.call("CreateContainer", CREATE, LONG)
 
 

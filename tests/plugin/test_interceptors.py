@@ -12,8 +12,9 @@ import pytest
 
 import nri_sync
 from nri_sync import Interceptor, api, errors
+from nri_sync.errors import CallFailed
 from nri_sync.plugin.interceptors import Interceptors, event_name
-from nri_sync.rpc.context import ServicerContext
+from nri_sync.rpc.context import RequestContext
 from tests.plugin.conftest import MakeStub, Serve
 from tests.plugin.harness import LONG, PluginWith
 
@@ -37,7 +38,7 @@ class Ours(Interceptor):
         self.word = word
         self.log = log
 
-    def serve(self, event: str, request: Any, context: ServicerContext, proceed: Any) -> Any:
+    def serve(self, event: str, request: Any, context: RequestContext, proceed: Any) -> Any:
         assert nri_sync.request_context() is context
         self.log.put(f"{self.word} {event}")
         return proceed(request, context)
@@ -125,7 +126,7 @@ class TestServing:
         stub = make_stub(PluginWith(create_container=lambda *_: None), interceptors=[Mine()])
         stub.start()
         peer = runtime.peer()
-        with pytest.raises(grpc.RpcError, match="not this one"):
+        with pytest.raises(CallFailed, match="not this one"):
             peer.call("CreateContainer", CREATE, LONG)
         response = peer.call("CreateContainer", api.CreateContainerRequest(), LONG)
         assert response.update[0] == UPDATE
@@ -137,7 +138,7 @@ class TestAroundHandlersOfGrpc:
 
     def adapted(self) -> Any:
         log: queue.SimpleQueue[str] = queue.SimpleQueue()
-        return Interceptors([Ours("a", log), Theirs("b", log)]).server[0]
+        return Interceptors([Ours("a", log), Theirs("b", log)])._server[0]
 
     def test_sessions_that_overlap_keep_their_own_handlers(
         self, monkeypatch: pytest.MonkeyPatch

@@ -9,10 +9,10 @@ import queue
 import socket
 from typing import Callable
 
-import grpc
 import pytest
 
 from nri_sync.errors import (
+    CallFailed,
     ConnectionLost,
     LifecycleError,
     StartError,
@@ -46,7 +46,7 @@ _STEPS = [
     *((step, "stop in a handler") for step in ("begin_end", "ended", "_release")),
     *((step, "loss") for step in ("ended", "_release")),
 ]
-_EXPECTED = (LifecycleError, StartError, ConnectionLost, grpc.RpcError)
+_EXPECTED = (LifecycleError, StartError, ConnectionLost, CallFailed)
 
 
 @pytest.mark.parametrize("when", ["before", "after"])

@@ -6,12 +6,13 @@ import socket
 import threading
 from typing import Any
 
-import grpc
 import pytest
 
 import nri_sync
+from nri_sync.codes import StatusCode
 from nri_sync.errors import (
     AlreadyStarted,
+    CallFailed,
     ConnectionLost,
     NotConnected,
     StubStopped,
@@ -244,8 +245,8 @@ def test_a_stop_ends_update_containers(scene: Make) -> None:
     Call(it.stub.stop).result(SOON)
     for call in calls:
         error = call.outcome()
-        assert isinstance(error, grpc.RpcError)
-        assert error.code() is grpc.StatusCode.UNAVAILABLE
+        assert isinstance(error, CallFailed)
+        assert error.code() is StatusCode.UNAVAILABLE
 
 
 def test_a_loss_ends_update_containers(scene: Make) -> None:
@@ -254,7 +255,7 @@ def test_a_loss_ends_update_containers(scene: Make) -> None:
     call = Call(it.stub.update_containers, timeout=LONG)
     assert runtime.next()[0] == 2
     runtime.sock.close()
-    assert isinstance(call.outcome(), grpc.RpcError)
+    assert isinstance(call.outcome(), CallFailed)
     assert isinstance(it.reasons.get(timeout=LONG), ConnectionLost)
 
 
@@ -270,7 +271,7 @@ def test_update_containers_of_an_old_session_does_not_reach_the_new(scene: Make)
     it.stub.stop()
     runtime = it.up()
     gate.open()
-    assert isinstance(call.outcome(), grpc.RpcError)
+    assert isinstance(call.outcome(), CallFailed)
     it.stub.stop()
     assert runtime.at_end()
 

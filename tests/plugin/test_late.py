@@ -7,12 +7,13 @@ import time
 from types import SimpleNamespace
 from typing import Any
 
-import grpc
 import pytest
 
 import nri_sync
 from nri_sync import api
 from nri_sync.api import EventMask, nri_pb2
+from nri_sync.codes import StatusCode
+from nri_sync.errors import CallFailed
 from nri_sync.plugin.facts import Facts
 from nri_sync.plugin.late import Late
 from nri_sync.plugin.parts import Parts as PartsOfState
@@ -167,11 +168,9 @@ class TestLateReplies:
         policy = nri_pb2.FailurePolicy(fail_request=True)
         plugin = PluginWith(create_container=slow)
         stub, peer = connect(plugin, config=HURRIED, failure_policy=policy)
-        with pytest.raises(
-            grpc.RpcError, match="10-test has not handled CreateContainer"
-        ) as caught:
+        with pytest.raises(CallFailed, match="10-test has not handled CreateContainer") as caught:
             peer.call("CreateContainer", ADJUSTED, LONG)
-        assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        assert caught.value.code() is StatusCode.DEADLINE_EXCEEDED
         assert stub.started
 
     @pytest.mark.parametrize("name", ["test", "10-test", "other"])
@@ -199,7 +198,7 @@ class TestLateReplies:
         if name == "other" or event == "StopContainer":
             peer.call(rpc, request, LONG)
             return
-        with pytest.raises(grpc.RpcError, match=f"10-test has not handled {event} of /p"):
+        with pytest.raises(CallFailed, match=f"10-test has not handled {event} of /p"):
             peer.call(rpc, request, LONG)
 
     def test_an_annotation_that_cannot_be_read(self, connect: Connect, slow: Slow) -> None:
@@ -211,24 +210,24 @@ class TestLateReplies:
         plugin = PluginWith(validate_container_adjustment=slow)
         stub, peer = connect(plugin, config=HURRIED)
         request = nri_pb2.ValidateContainerAdjustmentRequest()
-        with pytest.raises(grpc.RpcError, match="has not handled ValidateContainerAdjustment"):
+        with pytest.raises(CallFailed, match="has not handled ValidateContainerAdjustment"):
             peer.call("ValidateContainerAdjustment", request, LONG)
         assert stub.started
 
     def test_none_for_configure_and_shutdown(self, connect: Connect, slow: Slow) -> None:
         plugin = PluginWith(shutdown=slow)
         stub, peer = connect(plugin, config=HURRIED)
-        with pytest.raises(grpc.RpcError) as caught:
+        with pytest.raises(CallFailed) as caught:
             peer.call("Shutdown", nri_pb2.Empty(), 0.5)
-        assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        assert caught.value.code() is StatusCode.DEADLINE_EXCEEDED
         assert stub.counters.late_replies == 0
 
     def test_none_where_they_are_off(self, connect: Connect, slow: Slow) -> None:
         plugin = PluginWith(create_container=slow)
         stub, peer = connect(plugin, config=HURRIED, late_reply=False)
-        with pytest.raises(grpc.RpcError) as caught:
+        with pytest.raises(CallFailed) as caught:
             peer.call("CreateContainer", ADJUSTED, 0.5)
-        assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        assert caught.value.code() is StatusCode.DEADLINE_EXCEEDED
         assert stub.counters.late_replies == 0
 
     def test_the_context_tells(self, connect: Connect, slow: Slow) -> None:

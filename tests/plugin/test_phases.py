@@ -7,15 +7,15 @@ import pytest
 from nri_sync.errors import ConnectionLost, ConnectionSpent, StartError, StartTimeout
 from nri_sync.plugin import phases
 from nri_sync.plugin.source import Source
-from nri_sync.rpc.context import ServicerContext
+from nri_sync.rpc.context import RequestContext
 
 __all__: list[str] = []
 
 SOURCE = Source(None, None, "/x.sock")
 
 
-def served(since: float, handler: str = "") -> ServicerContext:
-    context = ServicerContext("/nri.pkg/CreateContainer", (), since, None, "unix:", lambda: None)
+def served(since: float, handler: str = "") -> RequestContext:
+    context = RequestContext("/nri.pkg/CreateContainer", (), since, None, "unix:", lambda: None)
     context.handler = handler
     return context
 

@@ -18,13 +18,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Callable
 
-import grpc
 import pytest
 
 import nri_sync
 from nri_sync.api import nri_pb2
 from nri_sync.errors import (
     AlreadyStarted,
+    CallFailed,
     ConnectionLost,
     NotConnected,
     NRIError,
@@ -110,7 +110,7 @@ class Schedule:
             elif act == "start":
                 self.stub.start(0.5)
                 next(self._starts)
-        except (NRIError, grpc.RpcError):
+        except (NRIError, CallFailed):
             pass
 
     def _on_close(self, stub: nri_sync.Stub) -> None:
@@ -170,7 +170,7 @@ class Schedule:
         try:
             self.stub.update_containers(timeout=0.1)
             self.counts["updated"] += 1
-        except (NotConnected, grpc.RpcError):
+        except (NotConnected, CallFailed):
             self._pause()
 
     def _look(self) -> None:
@@ -209,7 +209,7 @@ class Schedule:
                 peer = self.runtime.peers.get(timeout=0.02)
                 for _ in range(50):
                     peer.call("RunPodSandbox", nri_pb2.RunPodSandboxRequest(), 0.5)
-            except (queue.Empty, grpc.RpcError, NRIError):
+            except (queue.Empty, CallFailed, NRIError):
                 pass
 
     def finish(self, workers: list[Call]) -> None:

@@ -7,15 +7,15 @@ import threading
 import traceback
 from typing import Any
 
-import grpc
 import pytest
 
 import nri_sync
 from nri_sync import api, kit
 from nri_sync.api import EventMask, nri_pb2
 from nri_sync.api.handlers import BY_EVENT, HANDLERS, Handler
+from nri_sync.codes import StatusCode
 from nri_sync.deadline import Deadline
-from nri_sync.errors import Reject, StartError
+from nri_sync.errors import CallFailed, Reject, StartError
 from nri_sync.kit.intercept import RequestInterceptor
 from nri_sync.plugin import parts, servicer
 from nri_sync.runtime import Peer
@@ -142,17 +142,17 @@ class TestErrors:
     @pytest.mark.parametrize(
         ("error", "code", "details"),
         [
-            (ValueError("no such device"), grpc.StatusCode.UNKNOWN, "ValueError: no such device"),
-            (NotImplementedError("later"), grpc.StatusCode.UNKNOWN, "NotImplementedError: later"),
-            (TimeoutError(), grpc.StatusCode.DEADLINE_EXCEEDED, "TimeoutError"),
-            (SystemExit(1), grpc.StatusCode.UNKNOWN, "SystemExit: 1"),
+            (ValueError("no such device"), StatusCode.UNKNOWN, "ValueError: no such device"),
+            (NotImplementedError("later"), StatusCode.UNKNOWN, "NotImplementedError: later"),
+            (TimeoutError(), StatusCode.DEADLINE_EXCEEDED, "TimeoutError"),
+            (SystemExit(1), StatusCode.UNKNOWN, "SystemExit: 1"),
         ],
     )
     def test_what_a_handler_raises_fails_the_request_alone(
-        self, connect: Connect, error: BaseException, code: grpc.StatusCode, details: str
+        self, connect: Connect, error: BaseException, code: StatusCode, details: str
     ) -> None:
         stub, peer = connect(Recorder(create_container=error))
-        with pytest.raises(grpc.RpcError) as caught:
+        with pytest.raises(CallFailed) as caught:
             peer.call("CreateContainer", ADJUSTED, LONG)
         assert (caught.value.code(), caught.value.details()) == (code, details)
         peer.call("RunPodSandbox", nri_pb2.RunPodSandboxRequest(), LONG)
@@ -161,47 +161,47 @@ class TestErrors:
 
     def test_by_state_change(self, connect: Connect) -> None:
         _, peer = connect(Recorder(run_pod_sandbox=ValueError("no")))
-        with pytest.raises(grpc.RpcError, match="ValueError: no"):
+        with pytest.raises(CallFailed, match="ValueError: no"):
             peer.call("StateChange", nri_pb2.StateChangeEvent(event=nri_pb2.RUN_POD_SANDBOX), LONG)
 
     def test_a_result_of_a_wrong_type(self, connect: Connect) -> None:
         stub, peer = connect(Recorder(create_container="adjustment"))
-        with pytest.raises(grpc.RpcError, match="create_container returned str, but"):
+        with pytest.raises(CallFailed, match="create_container returned str, but"):
             peer.call("CreateContainer", ADJUSTED, LONG)
         assert stub.counters.errors == 1
 
     def test_an_abort_never_says_that_the_method_is_not_there(self, connect: Connect) -> None:
         def start_container(pod: object, container: object) -> None:
-            nri_sync.request_context().abort(grpc.StatusCode.UNIMPLEMENTED, "not today")
+            nri_sync.request_context().abort(StatusCode.UNIMPLEMENTED, "not today")
 
         _, peer = connect(PluginWith(start_container=start_container))
-        with pytest.raises(grpc.RpcError) as caught:
+        with pytest.raises(CallFailed) as caught:
             peer.call("StartContainer", nri_pb2.StartContainerRequest(), LONG)
         error: Any = caught.value
-        assert (error.code(), error.details()) == (grpc.StatusCode.UNKNOWN, "not today")
+        assert (error.code(), error.details()) == (StatusCode.UNKNOWN, "not today")
 
     def test_an_abort(self, connect: Connect) -> None:
         def refuse(pod: object, container: object) -> None:
-            nri_sync.request_context().abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "no more devices")
+            nri_sync.request_context().abort(StatusCode.RESOURCE_EXHAUSTED, "no more devices")
 
         _, peer = connect(PluginWith(create_container=refuse))
-        with pytest.raises(grpc.RpcError) as caught:
+        with pytest.raises(CallFailed) as caught:
             peer.call("CreateContainer", ADJUSTED, LONG)
-        assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert caught.value.code() is StatusCode.RESOURCE_EXHAUSTED
         assert caught.value.details() == "no more devices"
 
     def test_a_response_that_cannot_be_sent(self, connect: Connect) -> None:
         huge = nri_pb2.ContainerAdjustment(args=["x" * 5_000_000])
         stub, peer = connect(Recorder(create_container=huge))
-        with pytest.raises(grpc.RpcError, match="exceeds the 4194304") as caught:
+        with pytest.raises(CallFailed, match="exceeds the 4194304") as caught:
             peer.call("CreateContainer", ADJUSTED, LONG)
-        assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert caught.value.code() is StatusCode.RESOURCE_EXHAUSTED
         peer.call("RunPodSandbox", nri_pb2.RunPodSandboxRequest(), LONG)
         assert stub.started
 
 
 def abort(reason: str) -> None:
-    nri_sync.request_context().abort(grpc.StatusCode.RESOURCE_EXHAUSTED, reason)
+    nri_sync.request_context().abort(StatusCode.RESOURCE_EXHAUSTED, reason)
 
 
 def reject(reason: str) -> None:
@@ -225,12 +225,10 @@ class TestRefusals:
         about = "RunPodSandbox of default/pod"
         if rpc == "CreateContainer":
             request, about = ADJUSTED, "CreateContainer of default/pod:container"  # type: ignore[assignment]
-        with pytest.raises(grpc.RpcError) as caught:
+        with pytest.raises(CallFailed) as caught:
             peer.call(rpc, request, LONG)
         assert caught.value.code() is (
-            grpc.StatusCode.PERMISSION_DENIED
-            if refuse is reject
-            else grpc.StatusCode.RESOURCE_EXHAUSTED
+            StatusCode.PERMISSION_DENIED if refuse is reject else StatusCode.RESOURCE_EXHAUSTED
         )
         [record] = [item for item in caplog.records if item.levelno >= logging.WARNING]
         assert record.levelno == logging.WARNING
@@ -259,7 +257,7 @@ class TestRefusals:
 
         plugin = PluginWith(create_container=lambda pod, container: None)
         _, peer = connect(plugin, interceptors=[Refusing()])
-        with pytest.raises(grpc.RpcError, match="not here"):
+        with pytest.raises(CallFailed, match="not here"):
             peer.call("CreateContainer", ADJUSTED, LONG)
         [record] = [item for item in caplog.records if item.levelno >= logging.WARNING]
         assert record.getMessage().endswith("Plugin/CreateContainer refused: not here")
@@ -292,7 +290,7 @@ class TestTracebacks:
 
         plugin = PluginWith(create_container=handler)
         stub, peer = connect(plugin, interceptors=[Around()] if around else [])
-        with pytest.raises(grpc.RpcError):
+        with pytest.raises(CallFailed):
             peer.call("CreateContainer", ADJUSTED, LONG)
         assert self.frames(caplog) == ["handler", "helper"]
         assert (stub.counters.rejections, stub.counters.errors) == (0, 1)
@@ -302,7 +300,7 @@ class TestTracebacks:
             raise ValueError("a bug")
 
         _, peer = connect(kit.chain(PluginWith(create_container=handler), Recorder()))
-        with pytest.raises(grpc.RpcError):
+        with pytest.raises(CallFailed):
             peer.call("CreateContainer", ADJUSTED, LONG)
         assert self.frames(caplog) == ["handler"]
 
@@ -319,7 +317,7 @@ class TestTracebacks:
     def test_of_a_wrong_answer(self, connect: Connect, caplog: pytest.LogCaptureFixture) -> None:
         """No frame of the handler is in it: all of it is kept that comes after the call."""
         _, peer = connect(Recorder(create_container="adjustment"))
-        with pytest.raises(grpc.RpcError):
+        with pytest.raises(CallFailed):
             peer.call("CreateContainer", ADJUSTED, LONG)
         assert self.frames(caplog)
 
@@ -354,7 +352,7 @@ class TestValidation:
 
     def test_aborting_rejects(self, connect: Connect) -> None:
         def handler(request: object) -> None:
-            nri_sync.request_context().abort(grpc.StatusCode.PERMISSION_DENIED, "not here")
+            nri_sync.request_context().abort(StatusCode.PERMISSION_DENIED, "not here")
 
         response = self.validate(connect, handler)
         assert (response.reject, response.reason) == (True, "not here")
@@ -363,7 +361,7 @@ class TestValidation:
         self, connect: Connect
     ) -> None:
         def handler(request: object) -> None:
-            nri_sync.request_context().set_code(grpc.StatusCode.INTERNAL)
+            nri_sync.request_context().set_code(StatusCode.INTERNAL)
             raise ValueError("no")
 
         assert self.validate(connect, handler).reason == "no"
@@ -377,7 +375,7 @@ class TestValidation:
         def handler(request: object) -> None:
             raise SystemExit("bye")
 
-        with pytest.raises(grpc.RpcError, match="SystemExit"):
+        with pytest.raises(CallFailed, match="SystemExit"):
             self.validate(connect, handler)
 
 
@@ -578,7 +576,7 @@ class TestConfigure:
     def test_a_repeated_one_that_fails_ends_nothing(self, connect: Connect) -> None:
         results = iter([EventMask.RUN_POD_SANDBOX])
         stub, peer = connect(Recorder(configure=lambda *arguments: next(results)))
-        with pytest.raises(grpc.RpcError):
+        with pytest.raises(CallFailed):
             peer.configure(configuration(), LONG)
         peer.call("RunPodSandbox", nri_pb2.RunPodSandboxRequest(), LONG)
         assert stub.started
@@ -644,8 +642,8 @@ class TestConfigure:
         assert text in str(caught.value)
         # The runtime is told before the connection is closed.
         failure = runtime.failures.get(timeout=LONG)
-        assert isinstance(failure, grpc.RpcError)
-        assert failure.code() is grpc.StatusCode.UNKNOWN
+        assert isinstance(failure, CallFailed)
+        assert failure.code() is StatusCode.UNKNOWN
         assert stub.state is nri_sync.State.IDLE
 
 
@@ -740,10 +738,10 @@ class TestSynchronize:
         large = [nri_pb2.Container(id="x" * 600)]
         self.part(peer, [], large, more=True)
         with pytest.raises(
-            grpc.RpcError, match=r"larger than 3000 bytes.* 0 pods and 1 containers"
+            CallFailed, match=r"larger than 3000 bytes.* 0 pods and 1 containers"
         ) as caught:
             self.part(peer, [], large, more=True)
-        assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert caught.value.code() is StatusCode.RESOURCE_EXHAUSTED
         # What was collected is gone, and does not count any more.
         self.part(peer, self.pods(1), large, more=False)
         assert plugin.expect("synchronize") == (self.pods(1), large)
@@ -757,9 +755,9 @@ class TestSynchronize:
         ready(plugin)
         tiny = [nri_pb2.Container()] * 10
         for pods, containers in (([], tiny), ([nri_pb2.PodSandbox()] * 10, [])):
-            with pytest.raises(grpc.RpcError) as caught:
+            with pytest.raises(CallFailed) as caught:
                 self.part(peer, pods, containers, more=False)
-            assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+            assert caught.value.code() is StatusCode.RESOURCE_EXHAUSTED
         self.part(peer, [], tiny[:9], more=False)
         assert plugin.expect("synchronize") == ([], tiny[:9])
 
@@ -777,11 +775,9 @@ class TestContext:
             seen["peer"] = context.peer()
 
         _, peer = connect(PluginWith(run_pod_sandbox=handler))
-        call = peer._session.channel.unary_unary(
-            "/nri.pkg.api.v1alpha1.Plugin/RunPodSandbox",
-            request_serializer=nri_pb2.RunPodSandboxRequest.SerializeToString,
-        )
-        call(nri_pb2.RunPodSandboxRequest(), timeout=LONG, metadata=[("trace", "7")])
+        client, path = peer._session.client, "/nri.pkg.api.v1alpha1.Plugin/RunPodSandbox"
+        call = client.start(path, b"", deadline=Deadline(LONG), metadata=[("trace", "7")])
+        client.result(call)
         assert seen["method"].endswith("Plugin/RunPodSandbox")
         assert 0 < seen["left"] <= LONG
         assert seen["active"]
@@ -808,7 +804,7 @@ class TestContext:
         caller.join(LONG)
 
     def call_and_be_cut_off(self, peer: Peer) -> None:
-        with pytest.raises(grpc.RpcError):
+        with pytest.raises(CallFailed):
             peer.call("RunPodSandbox", nri_pb2.RunPodSandboxRequest(), LONG)
 
 

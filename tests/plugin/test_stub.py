@@ -27,6 +27,8 @@ import pytest
 import nri_sync
 from nri_sync import api, errors
 from nri_sync.api import EventMask, nri_pb2
+from nri_sync.codes import StatusCode
+from nri_sync.errors import CallFailed
 from nri_sync.plugin.state import State
 from nri_sync.runtime import Peer
 from tests.plugin.conftest import Connect, MakeStub, Serve
@@ -175,7 +177,7 @@ class TestTalking:
             stub.start()
             peer = runtime.peer()
             peer.call("RunPodSandbox", RUN_POD, LONG)
-            with pytest.raises(grpc.RpcError):
+            with pytest.raises(CallFailed):
                 peer.call("CreateContainer", CREATE, LONG)
             stub.update_containers([])
             peer.close()
@@ -228,7 +230,7 @@ class TestUpdateContainers:
             outcomes.put(stub.update_containers([UPDATE]))
             try:
                 stub.update_containers([])
-            except grpc.RpcError as error:
+            except CallFailed as error:
                 outcomes.put((error.code(), error.details()))
 
         if on_main:
@@ -238,7 +240,7 @@ class TestUpdateContainers:
             thread.start()
             thread.join(LONG)
         assert outcomes.get(timeout=LONG) == [UPDATE]
-        expected = (grpc.StatusCode.UNKNOWN, "ValueError: nothing to do")
+        expected = (StatusCode.UNKNOWN, "ValueError: nothing to do")
         assert outcomes.get(timeout=LONG) == expected
 
     @pytest.mark.parametrize("on_main", [True, False])
@@ -253,7 +255,7 @@ class TestUpdateContainers:
         def call() -> None:
             try:
                 stub.update_containers([UPDATE], timeout=timeout)
-            except grpc.RpcError as error:
+            except CallFailed as error:
                 outcomes.put(error.code())
 
         if on_main:
@@ -262,7 +264,7 @@ class TestUpdateContainers:
             thread = threading.Thread(target=call)
             thread.start()
             thread.join(LONG)
-        assert outcomes.get(timeout=LONG) is grpc.StatusCode.DEADLINE_EXCEEDED
+        assert outcomes.get(timeout=LONG) is StatusCode.DEADLINE_EXCEEDED
         go_on.set()
         assert stub.update_containers([UPDATE]) == []  # the connection is fine
 
@@ -271,9 +273,9 @@ class TestUpdateContainers:
         with pytest.raises(TypeError):
             stub.update_containers(["ctr0"])  # type: ignore[list-item]
         huge = nri_pb2.ContainerUpdate(container_id="x" * 5_000_000)
-        with pytest.raises(grpc.RpcError, match="exceeds the 4194304") as caught:
+        with pytest.raises(CallFailed, match="exceeds the 4194304") as caught:
             stub.update_containers([huge])
-        assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert caught.value.code() is StatusCode.RESOURCE_EXHAUSTED
         assert stub.update_containers([UPDATE]) == []
 
     def test_before_a_start_and_after_a_stop(self, serve: Serve, make_stub: MakeStub) -> None:
@@ -359,7 +361,7 @@ class TestUpdateContainers:
         def call() -> None:
             try:
                 stub.update_containers([UPDATE], timeout=LONG)
-            except grpc.RpcError as error:
+            except CallFailed as error:
                 outcomes.put((error.code(), error.details()))
 
         if on_main:
@@ -367,7 +369,7 @@ class TestUpdateContainers:
         else:
             threading.Thread(target=call).start()
         code, details = outcomes.get(timeout=LONG)
-        assert code is grpc.StatusCode.UNAVAILABLE
+        assert code is StatusCode.UNAVAILABLE
         assert "the peer closed the connection" in details
 
 
@@ -675,7 +677,7 @@ class TestInterceptors:
         stub = make_stub(plugin, interceptors=[Watching("x", [], refuse="CreateContainer")])
         stub.start()
         peer = runtime.peer()
-        with pytest.raises(grpc.RpcError, match="not allowed"):
+        with pytest.raises(CallFailed, match="not allowed"):
             peer.call("CreateContainer", CREATE, LONG)
         assert stub.started
         plugin.expect("configure")
@@ -1018,7 +1020,7 @@ class TestProcesses:
 
 
 def suppressed(function: Callable[..., object], *arguments: object) -> None:
-    with contextlib.suppress(grpc.RpcError):
+    with contextlib.suppress(CallFailed):
         function(*arguments)
 
 

@@ -14,7 +14,8 @@ import pytest
 from nri_sync import threads
 from nri_sync.deadline import Deadline
 from nri_sync.errors import LocalProtocolError, NoThread
-from nri_sync.rpc.client import ClientCall, ClientEnd
+from nri_sync.rpc.client import ClientEnd
+from nri_sync.rpc.client_call import ClientCall
 from nri_sync.rpc.inbox import Inbox
 from nri_sync.rpc.status import Status
 from nri_sync.ttrpc import Channel, multicallable

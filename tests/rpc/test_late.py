@@ -12,6 +12,7 @@ from typing import Any
 import grpc
 import pytest
 
+from nri_sync.codes import StatusCode
 from nri_sync.deadline import Deadline
 from nri_sync.net.link import Link, Receiver
 from nri_sync.rpc.late import LateCall, LatePolicy
@@ -143,10 +144,14 @@ class TestLate:
         assert policy.reports == [(f"/{SERVICE}/M", None)]
 
     def test_with_an_error(self) -> None:
-        with self.late(Status.of(Code.DEADLINE_EXCEEDED, "late"), fails=True) as (policy, peer, _):
+        with self.late(Status(StatusCode.DEADLINE_EXCEEDED, "late"), fails=True) as (
+            policy,
+            peer,
+            _,
+        ):
             assert peer.expect().status == (4, "late")
         assert policy.reports == [
-            (f"/{SERVICE}/M", Status.of(Code.UNKNOWN, "ValueError: too late"))
+            (f"/{SERVICE}/M", Status(StatusCode.UNKNOWN, "ValueError: too late"))
         ]
 
     def test_not_at_all(self) -> None:

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Callable
+from typing import Any
 
-import grpc
-import pytest
-
-from nri_sync.rpc.context import Metadatum
-from nri_sync.rpc.router import HandlerCallDetails, Router
-from tests.ttrpc.rig import LONG, echo, method
+from nri_sync.rpc.router import MethodHandler, Router
+from tests.net.rig import LONG
 
 __all__: list[str] = []
 
-ECHO = method("unary_unary", echo)
-OTHER = method("unary_unary", echo)
+
+def echo(request: Any, context: Any) -> Any:
+    return request
+
+
+ECHO = MethodHandler(echo)
 
 
 def test_registered_methods() -> None:
@@ -29,52 +29,21 @@ def test_registered_methods() -> None:
     assert not router.has_service("a.C")
 
 
-def test_generic_handlers_are_asked_in_order() -> None:
-    class Any_(grpc.GenericRpcHandler):
-        def service(self, handler_call_details: Any) -> Any:
-            assert isinstance(handler_call_details, grpc.HandlerCallDetails)
-            return OTHER if handler_call_details.method.startswith("/a.B") else None
-
-    router = Router()
-    router.add_generic_rpc_handlers(
-        (grpc.method_handlers_generic_handler("a.B", {"C": ECHO}), Any_())
-    )
+def test_services_that_are_given_can_be_added_to() -> None:
+    given = {"a.B": {"C": ECHO}}
+    router = Router(given)
     assert router.find("/a.B/C", ()) is ECHO
-    assert router.find("/a.B/D", ()) is OTHER
-    assert router.find("/b.B/D", ()) is None
     assert router.has_service("a.B")
+    router.add_registered_method_handlers("a.C", {"D": ECHO})
+    assert router.find("/a.C/D", ()) is ECHO
+    assert given == {"a.B": {"C": ECHO}}
 
 
-def test_a_registered_method_comes_first() -> None:
+def test_a_service_that_is_added_again_gets_the_methods_of_both() -> None:
     router = Router()
-    router.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("a.B", {"C": OTHER}),))
-    router.add_registered_method_handlers("a.B", {"C": ECHO})
-    assert router.find("/a.B/C", ()) is ECHO
-
-
-def test_what_is_no_handler_is_refused() -> None:
-    router = Router()
-    good = grpc.method_handlers_generic_handler("a.B", {"C": ECHO})
-    with pytest.raises(TypeError, match="GenericRpcHandler"):
-        router.add_generic_rpc_handlers([good, object()])
-    # All or none.
-    assert not router.has_service("a.B")
-
-
-def test_a_handler_may_be_added_while_a_call_looks_for_its_own() -> None:
-    # A handler that looks among the others, and adds one: each search sees the table of one moment.
-    router = Router()
-
-    class Adding(grpc.GenericRpcHandler):
-        def service(self, handler_call_details: Any) -> Any:
-            name = handler_call_details.method.rpartition("/")[2]
-            later = grpc.method_handlers_generic_handler("a.B", {name: ECHO})
-            router.add_generic_rpc_handlers([later])
-            return None
-
-    router.add_generic_rpc_handlers([Adding()])
-    assert router.find("/a.B/C", ()) is None
-    assert router.find("/a.B/C", ()) is ECHO
+    router.add_registered_method_handlers("a.B", {"C": ECHO, "D": MethodHandler()})
+    router.add_registered_method_handlers("a.B", {"D": ECHO})
+    assert router.find("/a.B/C", ()) is router.find("/a.B/D", ()) is ECHO
 
 
 def test_handlers_that_several_threads_add_are_all_there() -> None:
@@ -85,51 +54,10 @@ def test_handlers_that_several_threads_add_are_all_there() -> None:
         barrier.wait(LONG)
         for number in range(first, 400, 4):
             router.add_registered_method_handlers(f"a.S{number}", {"C": ECHO})
-            router.add_generic_rpc_handlers(
-                [grpc.method_handlers_generic_handler(f"a.G{number}", {"C": OTHER})]
-            )
             assert router.find(f"/a.S{number}/C", ()) is ECHO
 
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(add, range(4)))
     for number in range(400):
         assert router.find(f"/a.S{number}/C", ()) is ECHO
-        assert router.find(f"/a.G{number}/C", ()) is OTHER
         assert router.has_service(f"a.S{number}")
-
-
-def test_interceptors_the_first_is_outermost() -> None:
-    seen: list[tuple[str, str, object]] = []
-
-    class Tracer(grpc.ServerInterceptor):
-        def __init__(self, name: str) -> None:
-            self.name = name
-
-        def intercept_service(self, continuation: Callable[[Any], Any], details: Any) -> Any:
-            seen.append((self.name, details.method, details.invocation_metadata))
-            return continuation(details)
-
-    router = Router([Tracer("outer"), Tracer("inner")])
-    router.add_registered_method_handlers("a.B", {"C": ECHO})
-    metadata = (Metadatum("k", "v"),)
-    assert router.find("/a.B/C", metadata) is ECHO
-    assert router.find("/no/thing", ()) is None
-    assert seen == [
-        ("outer", "/a.B/C", metadata),
-        ("inner", "/a.B/C", metadata),
-        ("outer", "/no/thing", ()),
-        ("inner", "/no/thing", ()),
-    ]
-
-
-def test_an_interceptor_may_answer_itself_or_rewrite() -> None:
-    class Redirect(grpc.ServerInterceptor):
-        def intercept_service(self, continuation: Callable[[Any], Any], details: Any) -> Any:
-            if details.method == "/x/y":
-                return OTHER
-            return continuation(HandlerCallDetails("/a.B/C", ()))
-
-    router = Router([Redirect()])
-    router.add_registered_method_handlers("a.B", {"C": ECHO})
-    assert router.find("/x/y", ()) is OTHER
-    assert router.find("/any/thing", ()) is ECHO

@@ -9,13 +9,15 @@ import grpc
 import pytest
 from google.protobuf.wrappers_pb2 import StringValue
 
+from nri_sync.codes import StatusCode
+from nri_sync.errors import CallFailed
 from nri_sync.rpc import envelope_pb2
-from nri_sync.rpc.status import DETAILS_KEY, Status, code_of, from_exception
+from nri_sync.rpc.status import DETAILS_KEY, Status, code_of, from_exception, status_of
 from nri_sync.ttrpc.call import CallError
 
 __all__: list[str] = []
 
-Code = grpc.StatusCode
+Code = StatusCode
 
 
 @pytest.mark.parametrize(
@@ -36,15 +38,17 @@ Code = grpc.StatusCode
         (EOFError("a"), Code.OUT_OF_RANGE, "EOFError: a"),
         # To an NRI runtime, UNIMPLEMENTED would mean a plugin of an older protocol.
         (NotImplementedError("later"), Code.UNKNOWN, "NotImplementedError: later"),
-        (CallError("/a/b", Status.of(Code.NOT_FOUND, "gone")), Code.NOT_FOUND, "gone"),
-        (CallError("/a/b", Status.of(Code.UNIMPLEMENTED, "no")), Code.UNKNOWN, "no"),
-        (CallError("/a/b", Status.of(Code.OK, "?")), Code.UNKNOWN, "?"),
+        (CallFailed("/a/b", Code.NOT_FOUND, "gone"), Code.NOT_FOUND, "gone"),
+        (CallFailed("/a/b", Code.UNIMPLEMENTED, "no"), Code.UNKNOWN, "no"),
+        (CallError("/a/b", Status(Code.NOT_FOUND, "gone")), Code.NOT_FOUND, "gone"),
+        (CallError("/a/b", Status(Code.UNIMPLEMENTED, "no")), Code.UNKNOWN, "no"),
+        (CallError("/a/b", Status(Code.OK, "?")), Code.UNKNOWN, "?"),
         (grpc.RpcError("plain"), Code.UNKNOWN, "RpcError: plain"),
     ],
     ids=repr,
 )
-def test_from_exception(error: BaseException, code: grpc.StatusCode, details: str) -> None:
-    assert from_exception(error) == Status.of(code, details)
+def test_from_exception(error: BaseException, code: StatusCode, details: str) -> None:
+    assert from_exception(error) == Status(code, details)
 
 
 class Odd(grpc.RpcError):
@@ -68,13 +72,29 @@ class Odd(grpc.RpcError):
     ("code", "details"), [(lambda: None, None), (lambda: 5, 7), (lambda: 1 / 0, "x"), (list, [])]
 )
 def test_odd_exceptions_do_no_harm(code: Any, details: Any) -> None:
-    assert from_exception(Odd(code, details)) == Status.of(Code.UNKNOWN, "Odd")
+    assert from_exception(Odd(code, details)) == Status(Code.UNKNOWN, "Odd")
 
 
 @pytest.mark.parametrize("code", Code)
-def test_codes_have_numbers(code: grpc.StatusCode) -> None:
-    assert code_of(code.value[0]) is code
-    assert Status.of(code, "x").code is code
+def test_codes_of_any_kind(code: StatusCode) -> None:
+    assert code_of(int(code)) is code_of(code) is code_of(grpc.StatusCode[code.name]) is code
+    assert Status(code, "x").code is code
+
+
+@pytest.mark.parametrize("other", ["NOT_FOUND", None, 5.0, (5, "not found"), grpc.Compression])
+def test_what_is_no_code(other: Any) -> None:
+    with pytest.raises(TypeError, match="is no StatusCode"):
+        code_of(other)
+
+
+def test_the_status_of_a_failed_call() -> None:
+    rich = Status(Code.NOT_FOUND, "gone", b"\x08\x05")
+    failures = (rich.error("/a/b"), CallError("/a/b", rich))
+    for failed in failures:
+        assert status_of(failed) == rich
+    assert failures[0].rich == rich.rich
+    assert str(failures[0]) == "/a/b failed: NOT_FOUND: gone"
+    assert status_of(ValueError("x")) is None
 
 
 @pytest.mark.parametrize("number", [-1, 17, 99, 2**31 - 1])

@@ -12,15 +12,14 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Callable
 
-import grpc
-
 import nri_sync
 from nri_sync import api
 from nri_sync.api import EventMask, nri_pb2
 from nri_sync.api.services import PLUGIN
 from nri_sync.deadline import Deadline
 from nri_sync.net.sockets import connect
-from nri_sync.rpc.router import Router
+from nri_sync.rpc.router import MethodHandler, Router
+from nri_sync.rpc.unary import UnaryMethod
 from nri_sync.runtime import Metrics, Runtime
 from nri_sync.session import Session
 from nri_sync.threads import Latch, spawn
@@ -242,9 +241,7 @@ class RawPlugin:
         router.add_registered_method_handlers(
             PLUGIN.full_name,
             {
-                rpc: grpc.unary_unary_rpc_method_handler(
-                    self._serve(rpc, handlers.get(rpc)), response_serializer=_bytes
-                )
+                rpc: MethodHandler(self._serve(rpc, handlers.get(rpc)), response_serializer=_bytes)
                 for rpc in PLUGIN.methods
                 if rpc not in unknown
             },
@@ -276,15 +273,16 @@ class RawPlugin:
         return serve
 
     def _call(self, rpc: str, message: Any, response: Any) -> Any:
-        method = self.session.channel.unary_unary(
+        method = UnaryMethod(
+            self.session.client,
             f"/nri.pkg.api.v1alpha1.Runtime/{rpc}",
-            request_serializer=type(message).SerializeToString,
-            response_deserializer=response.FromString,
+            type(message).SerializeToString,
+            response.FromString,
         )
-        return method(message, timeout=LONG)
+        return method(message, LONG)
 
     def register(self, name: str = "raw", idx: str = "10") -> RawPlugin:
-        """Register; raises grpc.RpcError if that is refused."""
+        """Register; raises CallFailed if that is refused."""
         request = nri_pb2.RegisterPluginRequest(
             plugin_name=name, plugin_idx=idx, NRI_version=api.NRI_VERSION
         )

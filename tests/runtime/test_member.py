@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import grpc
 import pytest
 
-from nri_sync.errors import ConnectionLost, NoAnswer, RemoteProtocolError
-from nri_sync.rpc.status import Status
+from nri_sync.codes import StatusCode
+from nri_sync.errors import CallFailed, ConnectionLost, NoAnswer, RemoteProtocolError
 from nri_sync.runtime.member import failure, no_answer_cause
-from nri_sync.ttrpc.call import CallError
 
 __all__: list[str] = []
 
 
-def _call_error(cause: Exception | None) -> CallError:
-    error = CallError("/Plugin/StopContainer", Status.of(grpc.StatusCode.UNKNOWN, "out of cpus"))
+def _call_error(cause: Exception | None) -> CallFailed:
+    error = CallFailed("/Plugin/StopContainer", StatusCode.UNKNOWN, "out of cpus")
     error.__cause__ = cause
     return error
 

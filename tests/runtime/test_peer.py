@@ -8,14 +8,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Callable
 
-import grpc
 import pytest
 
 from nri_sync import api
 from nri_sync.api import EventMask, PluginId, nri_pb2
 from nri_sync.api.handlers import HANDLERS
+from nri_sync.codes import StatusCode
 from nri_sync.deadline import Deadline
-from nri_sync.errors import ConnectionLost, NoThread, RemoteProtocolError
+from nri_sync.errors import CallFailed, ConnectionLost, NoThread, RemoteProtocolError
 from nri_sync.net.sockets import listen
 from nri_sync.runtime import Peer
 from nri_sync.runtime.request import Request
@@ -98,18 +98,18 @@ class TestRegistration:
         result = on_thread(lambda: plugin.register(name, idx))
         with pytest.raises(RemoteProtocolError, match=text):
             peer.wait_registered(LONG)
-        with pytest.raises(grpc.RpcError, match=text) as error:
+        with pytest.raises(CallFailed, match=text) as error:
             result()
-        assert error.value.code() is grpc.StatusCode.UNKNOWN
+        assert error.value.code() is StatusCode.UNKNOWN
         # What was refused once has no second chance.
-        with pytest.raises(grpc.RpcError) as error:
+        with pytest.raises(CallFailed) as error:
             plugin.register()
-        assert error.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+        assert error.value.code() is StatusCode.FAILED_PRECONDITION
 
     def test_a_name_that_is_too_long(self, pair: Pair) -> None:
         peer, plugin = pair()
         on_thread(lambda: peer.wait_registered(LONG))
-        with pytest.raises(grpc.RpcError, match="more than 255 characters") as caught:
+        with pytest.raises(CallFailed, match="more than 255 characters") as caught:
             plugin.register("a" * 1_000_000, "10")
         assert len(caught.value.details() or "") < 200
 
@@ -117,7 +117,7 @@ class TestRegistration:
         peer, plugin = pair()
         _ready(peer, plugin)
         for _ in range(3):  # the reference takes the second, and never answers the third
-            with pytest.raises(grpc.RpcError, match="10-raw is registered already"):
+            with pytest.raises(CallFailed, match="10-raw is registered already"):
                 plugin.register("other", "20")
         assert peer.name == "10-raw"
 
@@ -143,9 +143,9 @@ class TestRegistration:
     def test_updates_are_refused_before_it(self, pair: Pair) -> None:
         calls: list[Any] = []
         _, plugin = pair({"update_containers": lambda *call: calls.append(call)})
-        with pytest.raises(grpc.RpcError, match="not registered yet") as error:
+        with pytest.raises(CallFailed, match="not registered yet") as error:
             plugin.update_containers(update_of("c"))
-        assert error.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+        assert error.value.code() is StatusCode.FAILED_PRECONDITION
         assert calls == []
 
 
@@ -175,10 +175,10 @@ class TestConfigure:
 
     def test_a_failure(self, pair: Pair) -> None:
         def configure(request: bytes, context: Any) -> Any:
-            context.abort(grpc.StatusCode.INTERNAL, "no")
+            context.abort(StatusCode.INTERNAL, "no")
 
         peer, _ = pair(Configure=configure)
-        with pytest.raises(grpc.RpcError, match="no"):
+        with pytest.raises(CallFailed, match="no"):
             peer.configure(nri_pb2.ConfigureRequest(), LONG)
 
 
@@ -234,7 +234,7 @@ class TestSynchronize:
     def test_one_budget_for_all_parts(self, pair: Pair) -> None:
         never = Never()
         peer, _ = pair(Synchronize=lambda request, context: never() or b"")
-        with pytest.raises(grpc.RpcError) as error:
+        with pytest.raises(CallFailed) as error:
             peer.synchronize([], self._containers(9, 600_000), SHORT)
         assert isinstance(error.value.__cause__, TimeoutError)
         never.release.set()
@@ -275,19 +275,19 @@ class TestRelay:
     @pytest.mark.parametrize("rpc", ["CreateContainer", "UpdateContainer", "StopContainer"])
     def test_others_have_no_such_fallback(self, rpc: str, pair: Pair) -> None:
         peer, _ = pair(unknown=[rpc])
-        with pytest.raises(grpc.RpcError) as error:
+        with pytest.raises(CallFailed) as error:
             peer.request(_request(rpc), Deadline(LONG))
-        assert error.value.code() is grpc.StatusCode.UNIMPLEMENTED
+        assert error.value.code() is StatusCode.UNIMPLEMENTED
         assert error.value.__cause__ is None
 
 
 class TestFailures:
     def test_an_error_that_is_the_answer(self, pair: Pair) -> None:
         def run(request: bytes, context: Any) -> Any:
-            context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "says the plugin")
+            context.abort(StatusCode.DEADLINE_EXCEEDED, "says the plugin")
 
         peer, _ = pair(RunPodSandbox=run)
-        with pytest.raises(grpc.RpcError, match="says the plugin") as error:
+        with pytest.raises(CallFailed, match="says the plugin") as error:
             peer.call("RunPodSandbox", nri_pb2.RunPodSandboxRequest(), LONG)
         assert error.value.__cause__ is None
 
@@ -295,7 +295,7 @@ class TestFailures:
         never = Never()
         peer, _ = pair(RunPodSandbox=lambda request, context: never() or b"")
         for ask in (peer.request, lambda *arguments: peer.request_async(*arguments)()):
-            with pytest.raises(grpc.RpcError) as error:
+            with pytest.raises(CallFailed) as error:
                 ask(_request("RunPodSandbox"), Deadline(SHORT))
             assert isinstance(error.value.__cause__, TimeoutError)
         never.release.set()
@@ -304,17 +304,17 @@ class TestFailures:
         holder: list[RawPlugin] = []
         peer, plugin = pair(RunPodSandbox=lambda request, context: holder[0].session.link.close())
         holder.append(plugin)
-        with pytest.raises(grpc.RpcError) as error:
+        with pytest.raises(CallFailed) as error:
             peer.request(_request("RunPodSandbox"), Deadline(LONG))
         assert isinstance(error.value.__cause__, ConnectionLost)
         assert peer.closed
-        with pytest.raises(grpc.RpcError) as error:
+        with pytest.raises(CallFailed) as error:
             peer.request(_request("RunPodSandbox"), Deadline(LONG))
         assert isinstance(error.value.__cause__, ConnectionLost)
 
     def test_an_answer_that_cannot_be_parsed(self, pair: Pair) -> None:
         peer, _ = pair(CreateContainer=lambda request, context: b"\xff\xff\xff")
-        with pytest.raises(grpc.RpcError, match="cannot be parsed") as error:
+        with pytest.raises(CallFailed, match="cannot be parsed") as error:
             peer.request(_request("CreateContainer"), Deadline(LONG))
         assert isinstance(error.value.__cause__, RemoteProtocolError)
 
@@ -347,13 +347,13 @@ class TestUpdates:
 
         peer, plugin = pair({"update_containers": update})
         _ready(peer, plugin)
-        with pytest.raises(grpc.RpcError, match="ValueError: of the test"):
+        with pytest.raises(CallFailed, match="ValueError: of the test"):
             plugin.update_containers()
 
     def test_where_nobody_takes_them(self, pair: Pair) -> None:
         peer, plugin = pair()
         _ready(peer, plugin)
-        with pytest.raises(grpc.RpcError, match="no unsolicited updates"):
+        with pytest.raises(CallFailed, match="no unsolicited updates"):
             plugin.update_containers()
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import grpc
 import pytest
 
 from nri_sync.api import PluginId, nri_pb2
+from nri_sync.codes import StatusCode
 from nri_sync.deadline import Deadline
 from nri_sync.runtime.older import OlderRelease
 from nri_sync.runtime.registration import Registration
@@ -28,12 +28,12 @@ class Context:
 
     def __init__(self) -> None:
         self.answered = Latch()
-        self.aborted_with: tuple[grpc.StatusCode, str] | None = None
+        self.aborted_with: tuple[StatusCode, str] | None = None
 
     def when_answered(self) -> Latch:
         return self.answered
 
-    def abort(self, code: grpc.StatusCode, text: str) -> None:
+    def abort(self, code: StatusCode, text: str) -> None:
         self.aborted_with = (code, text)
         raise Aborted
 
@@ -80,7 +80,7 @@ def test_a_refusal(bad: nri_pb2.RegisterPluginRequest) -> None:
     context = Context()
     with pytest.raises(Aborted):
         registration.register(bad, context)  # type: ignore[arg-type]
-    assert context.aborted_with == (grpc.StatusCode.UNKNOWN, registration.refusal)
+    assert context.aborted_with == (StatusCode.UNKNOWN, registration.refusal)
     assert registration.refusal.startswith("invalid plugin ")
     context.answered.set()
     assert registration.wait(LONG)

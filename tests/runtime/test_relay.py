@@ -6,12 +6,13 @@ import threading
 from collections.abc import Sequence
 from typing import Any, Callable
 
-import grpc
 import pytest
 
 from nri_sync.api import EventMask, PluginId, nri_pb2
+from nri_sync.codes import StatusCode
 from nri_sync.deadline import Deadline
 from nri_sync.errors import (
+    CallFailed,
     ConflictError,
     ConnectionLost,
     LocalProtocolError,
@@ -24,13 +25,11 @@ from nri_sync.errors import (
     ValidationRejected,
     WouldDeadlock,
 )
-from nri_sync.rpc.status import Status
 from nri_sync.runtime import relay as relay_module
 from nri_sync.runtime.member import Member
 from nri_sync.runtime.metrics import SafeMetrics
 from nri_sync.runtime.relay import Relay
 from nri_sync.runtime.request import Request
-from nri_sync.ttrpc.call import CallError
 from tests.runtime.rig import CONTAINER, LONG, POD, Figures, on_thread, update_of
 
 __all__: list[str] = []
@@ -89,32 +88,30 @@ def _relay(
     )
 
 
-def _silent(cause: Exception, code: grpc.StatusCode = grpc.StatusCode.UNAVAILABLE) -> CallError:
+def _silent(cause: Exception, code: StatusCode = StatusCode.UNAVAILABLE) -> CallFailed:
     """The failure of a call that this side gave up on."""
-    error = CallError("/method", Status.of(code, str(cause)))
+    error = CallFailed("/method", code, str(cause))
     error.__cause__ = cause
     return error
 
 
-def _told(code: grpc.StatusCode, text: str = "boom") -> CallError:
+def _told(code: StatusCode, text: str = "boom") -> CallFailed:
     """The failure of a call that the plugin has answered with an error."""
-    return CallError("/method", Status.of(code, text))
+    return CallFailed("/method", code, text)
 
 
-TIMEOUT = _silent(TimeoutError("no answer before the deadline"), grpc.StatusCode.DEADLINE_EXCEEDED)
+TIMEOUT = _silent(TimeoutError("no answer before the deadline"), StatusCode.DEADLINE_EXCEEDED)
 LOST = _silent(ConnectionLost("the peer closed the connection"))
 BROKEN = _silent(RemoteProtocolError("garbage"))
 #: By what it is, whether keep_connected keeps the plugin for all that.
 FATAL = {"timeout": (TIMEOUT, True), "lost": (LOST, False), "broken": (BROKEN, False)}
 OTHER = {
-    "an error": _told(grpc.StatusCode.UNKNOWN),
-    "a deadline of the plugin's own": _told(grpc.StatusCode.DEADLINE_EXCEEDED),
-    "cancelled": _told(grpc.StatusCode.CANCELLED),
-    "unimplemented": _told(grpc.StatusCode.UNIMPLEMENTED),
-    "unavailable, says the plugin": _told(grpc.StatusCode.UNAVAILABLE),
-    "too large to be sent": _silent(
-        LocalProtocolError("too large"), grpc.StatusCode.RESOURCE_EXHAUSTED
-    ),
+    "an error": _told(StatusCode.UNKNOWN),
+    "a deadline of the plugin's own": _told(StatusCode.DEADLINE_EXCEEDED),
+    "cancelled": _told(StatusCode.CANCELLED),
+    "unimplemented": _told(StatusCode.UNIMPLEMENTED),
+    "unavailable, says the plugin": _told(StatusCode.UNAVAILABLE),
+    "too large to be sent": _silent(LocalProtocolError("too large"), StatusCode.RESOURCE_EXHAUSTED),
     "an exception of one in this process": ZeroDivisionError("boom"),
     "a timeout within one in this process": TimeoutError("boom"),
 }
@@ -186,7 +183,7 @@ class TestPolicy:
 
     def test_an_error_stays_one_when_the_time_of_the_caller_is_over(self) -> None:
         with pytest.raises(RequestFailed, match="boom"):
-            _run(_relay([Scripted("10-a", _told(grpc.StatusCode.UNKNOWN))]), Deadline(0.0))
+            _run(_relay([Scripted("10-a", _told(StatusCode.UNKNOWN))]), Deadline(0.0))
 
     def test_every_event_and_every_time(self) -> None:
         plugin = Scripted("10-a", TIMEOUT, policy=POLICIES["fail and keep"])
@@ -391,7 +388,7 @@ class TestValidation:
         assert len(other.asked) == 1
 
     def test_an_error_is_a_rejection(self) -> None:
-        validator = Scripted("90-v", _told(grpc.StatusCode.UNKNOWN), events=VALIDATES)
+        validator = Scripted("90-v", _told(StatusCode.UNKNOWN), events=VALIDATES)
         with pytest.raises(RequestFailed, match="90-v: ValidateContainerAdjustment failed: boom"):
             _create(_relay([validator]))
         assert not validator.closed
@@ -418,7 +415,7 @@ class TestRequired:
         _create(relay)
         return [plugin.name for plugin in validator.asked[-1].plugins]
 
-    @pytest.mark.parametrize("outcome", [TIMEOUT, _told(grpc.StatusCode.DEADLINE_EXCEEDED)])
+    @pytest.mark.parametrize("outcome", [TIMEOUT, _told(StatusCode.DEADLINE_EXCEEDED)])
     def test_until_it_has_handled_the_pod(self, outcome: Exception) -> None:
         plugin = Scripted("10-a", outcome, policy=POLICIES["keep"])
         validator = Scripted("99-v", _accepted, events=VALIDATES)

@@ -16,10 +16,9 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
-import grpc
-
 from nri_sync import Stub, api, errors
 from nri_sync.deadline import Deadline
+from nri_sync.errors import CallFailed
 from nri_sync.testing import Fault, FaultProxy, FaultyConnection
 from nri_sync.testing.faults import SENDERS
 from nri_sync.threads import Latch
@@ -191,7 +190,7 @@ class Soak:
             with contextlib.suppress(RequestError):
                 ask = functools.partial(request, _POD, _CONTAINER)
                 self._call(connection, ask, 2 * REQUEST_TIMEOUT)
-        with contextlib.suppress(grpc.RpcError, errors.NRIError):
+        with contextlib.suppress(CallFailed, errors.NRIError):
             update = functools.partial(self._stub.update_containers, [_UPDATE], timeout=UPDATE)
             self._call(connection, update, UPDATE)
         self._expect_other()

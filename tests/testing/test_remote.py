@@ -6,13 +6,13 @@ import socket
 import threading
 from collections.abc import Iterator
 
-import grpc
 import pytest
 
 import nri_sync
 from nri_sync import api
 from nri_sync.api import nri_pb2
-from nri_sync.errors import ConnectionLost, RemoteProtocolError
+from nri_sync.codes import StatusCode
+from nri_sync.errors import CallFailed, ConnectionLost, RemoteProtocolError
 from nri_sync.rpc import envelope_pb2
 from nri_sync.testing import make_pod
 from nri_sync.testing.remote import RemotePlugin, encoded_request
@@ -64,14 +64,14 @@ def test_all_that_a_runtime_does(
     remote, _ = ends
     assert not remote.call("Synchronize").more
     remote.call("RunPodSandbox", pod=make_pod())
-    with pytest.raises(grpc.RpcError, match="bad pod"):
+    with pytest.raises(CallFailed, match="bad pod"):
         remote.call("RunPodSandbox", pod=make_pod("bad"))
     assert [(request.plugin_idx, request.plugin_name) for request in state.registrations] == [
         ("10", "test")
     ]
     rpcs = [rpc for rpc, _ in state.answers]
     assert rpcs == ["Configure", "Synchronize", "RunPodSandbox", "RunPodSandbox"]
-    assert isinstance(state.answers[-1][1], grpc.RpcError)
+    assert isinstance(state.answers[-1][1], CallFailed)
 
 
 def test_answers_in_another_order(
@@ -101,9 +101,9 @@ def test_updates_are_answered_meanwhile(
 
 def test_too_large(ends: tuple[RemotePlugin, socket.socket], stub: nri_sync.Stub) -> None:
     remote, _ = ends
-    with pytest.raises(grpc.RpcError) as raised:
+    with pytest.raises(CallFailed) as raised:
         remote.response(remote.oversized_request(), "RunPodSandbox")
-    assert raised.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert raised.value.code() is StatusCode.RESOURCE_EXHAUSTED
     remote.call("RunPodSandbox", pod=make_pod())
     assert stub.started
 

@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Callable
 
-import grpc
 import pytest
 
 import nri_sync
 from nri_sync import Backoff, Stub, api, run_forever
-from nri_sync.errors import ConnectionLost, StartError, StartTimeout
+from nri_sync.codes import StatusCode
+from nri_sync.errors import CallFailed, ConnectionLost, StartError, StartTimeout
 from nri_sync.testing import ScriptedRuntime, hostile_sessions, make_container, make_pod, steps
 from tests.runtime.rig import LONG, Never, PluginWith
 
@@ -82,7 +82,7 @@ class TestInOrder:
             "Configure", "Synchronize", "Synchronize", *["RunPodSandbox"] * 3
         ]  # fmt: skip
         assert runtime.answers[1][1].more
-        assert isinstance(runtime.answers[-1][1], grpc.RpcError)
+        assert isinstance(runtime.answers[-1][1], CallFailed)
         # Not where: whether the script has noticed, and noted, that the plugin left is open.
         assert [line for line in runtime.log if "bad pod" in line]
 
@@ -159,7 +159,7 @@ class TestOutOfOrder:
             stub.start(LONG)
             runtime.wait()
             assert stub.wait(LONG)
-        assert runtime.answers[2][1].code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert runtime.answers[2][1].code() is StatusCode.RESOURCE_EXHAUSTED
         assert plugin.pods == ["web"]
 
     def test_slow(self) -> None:

@@ -9,10 +9,10 @@ import sys
 import threading
 from pathlib import Path
 
-import grpc
 import pytest
 
 from nri_sync import api, errors
+from nri_sync.errors import CallFailed
 from nri_sync.runtime import Peer
 from tests.torture.harness import PROMPTLY, RESTARTS, TEMPLATES, Books, run_alone, survive
 
@@ -61,7 +61,7 @@ class Runtime:
             peer.synchronize([], [], PROMPTLY)
             while True:
                 self.ask(peer, gone)
-        except (grpc.RpcError, errors.ConnectionLost):
+        except (CallFailed, errors.ConnectionLost):
             pass
         finally:
             fate.cancel()
@@ -74,7 +74,7 @@ class Runtime:
         request = api.CreateContainerRequest(container=api.Container(id=str(number)))
         try:
             reply = peer.call("CreateContainer", request, PROMPTLY)
-        except grpc.RpcError:
+        except CallFailed:
             if gone.is_set():
                 self.books.cut[number] = 1
             raise

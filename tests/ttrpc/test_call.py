@@ -231,7 +231,7 @@ class TestLetGo:
 
 class TestCallError:
     def test_is_the_finished_call(self) -> None:
-        error = CallError("/a/b", Status.of(Code.NOT_FOUND, "gone", b"\x08\x05"))
+        error = CallError("/a/b", Status(5, "gone", b"\x08\x05"))
         assert isinstance(error, (grpc.RpcError, grpc.Call, grpc.Future))
         assert str(error) == error.debug_error_string() == "/a/b failed: NOT_FOUND: gone"
         assert (error.code(), error.details()) == (Code.NOT_FOUND, "gone")

@@ -14,8 +14,6 @@ import types
 from pathlib import Path
 from typing import Any, Callable
 
-import grpc
-
 import nri_sync
 from nri_sync.api.handlers import find_handlers
 from nri_sync.errors import ConfigError
@@ -127,7 +125,7 @@ class LiveConfig:
             except ConfigError as error:
                 # A mistake of the user: the log needs no traceback.
                 context = nri_sync.request_context()
-                context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+                context.abort(nri_sync.StatusCode.INVALID_ARGUMENT, str(error))
             return None if own is None else own(config, runtime, version)
 
         return types.SimpleNamespace(**handlers, configure=configure)

@@ -11,12 +11,11 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Callable, NamedTuple
 
 import nri_sync
-from nri_sync import Interceptor, State, Stub, api
+from nri_sync import Interceptor, RequestContext, State, Stub, api
 from nri_sync.kit.health.metrics import BUCKETS, RequestMetrics
 from nri_sync.logger import get_logger
 from nri_sync.plugin.interceptors import Proceed
 from nri_sync.text import printable
-from nri_sync.ttrpc import ServicerContext
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry, Metric
@@ -162,7 +161,7 @@ class Health(Interceptor):
 
     # Observing
 
-    def serve(self, event: str, request: Any, context: ServicerContext, proceed: Proceed) -> Any:
+    def serve(self, event: str, request: Any, context: RequestContext, proceed: Proceed) -> Any:
         stub = self._stub
         if stub is None or event not in _STATE_EVENTS:
             return self.requests.serve(event, request, context, proceed)

@@ -14,15 +14,12 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Callable, NamedTuple
 
-import grpc
-
-from nri_sync import Interceptor, fork
+from nri_sync import Interceptor, RequestContext, fork
 from nri_sync.errors import Reject
 from nri_sync.kit.health.answers import Answers, AnswerWindow
 from nri_sync.kit.intercept import subject
 from nri_sync.plugin.interceptors import Proceed
 from nri_sync.threads import signal_safe
-from nri_sync.ttrpc import ServicerContext
 
 if TYPE_CHECKING:
     from prometheus_client import Metric
@@ -119,7 +116,7 @@ class RequestMetrics(Interceptor):
         self._window_began = time.monotonic()
         fork.in_child(self._after_fork_in_child)
 
-    def serve(self, event: str, request: Any, context: ServicerContext, proceed: Proceed) -> Any:
+    def serve(self, event: str, request: Any, context: RequestContext, proceed: Proceed) -> Any:
         key = next(self._keys)
         began = time.monotonic()
         self._running[key] = (event, request, began)
@@ -230,7 +227,7 @@ class RequestMetrics(Interceptor):
 
 def _outcome(event: str, reply: Any, context: Any) -> str:
     code = context.code()
-    if code is not None and code is not grpc.StatusCode.OK:
+    if code is not None and code.name != "OK":
         return "error"
     if event == "ValidateContainerAdjustment" and reply.reject:
         return "rejected"

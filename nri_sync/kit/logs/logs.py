@@ -9,6 +9,7 @@ import logging
 from collections.abc import Iterable
 from typing import Any, TextIO
 
+from nri_sync import RequestContext
 from nri_sync.kit.intercept import NamedInterceptor
 from nri_sync.kit.logs import dumps
 from nri_sync.kit.logs.context import ContextFilter, RequestScope
@@ -17,7 +18,6 @@ from nri_sync.kit.logs.formatters import JSONFormatter, TextFormatter
 from nri_sync.kit.logs.masking import SECRETS, Mask
 from nri_sync.logger import get_logger
 from nri_sync.plugin.interceptors import Proceed
-from nri_sync.ttrpc import ServicerContext
 
 __all__ = ["FORMATS", "LogRequests", "setup_logging"]
 
@@ -71,7 +71,7 @@ class LogRequests(NamedInterceptor):
         self._limit = dump_limit
         self._mask = Mask(mask)
 
-    def serve(self, event: str, request: Any, context: ServicerContext, proceed: Proceed) -> Any:
+    def serve(self, event: str, request: Any, context: RequestContext, proceed: Proceed) -> Any:
         scope = RequestScope(self.plugin, event, request)
         scope.enter()
         try:

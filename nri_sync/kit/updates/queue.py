@@ -12,12 +12,11 @@ import time
 from collections.abc import Sequence
 from typing import Any, Callable, NamedTuple
 
-import grpc
-
-from nri_sync import Backoff, Interceptor, Stub, api
+from nri_sync import Backoff, Interceptor, RequestContext, Stub, api
 from nri_sync.api import ContainerEviction, ContainerUpdate
 from nri_sync.deadline import Deadline
 from nri_sync.errors import (
+    CallFailed,
     NotConnected,
     NRIError,
     QueueClosed,
@@ -29,7 +28,6 @@ from nri_sync.kit.updates.pending import PendingUpdate
 from nri_sync.logger import get_logger
 from nri_sync.plugin.interceptors import Proceed
 from nri_sync.threads import Latch, signal_safe, spawn
-from nri_sync.ttrpc import ServicerContext
 
 __all__ = ["UpdateCounters", "UpdateQueue"]
 
@@ -112,7 +110,7 @@ class UpdateQueue(Interceptor):
         # Whether the thread runs. The first request of a session starts it.
         self._has_thread = False
         # The context of the handler that runs on each thread. Each thread writes its own entry.
-        self._handlers: dict[int, ServicerContext] = {}
+        self._handlers: dict[int, RequestContext] = {}
         #: Set when the thread has ended.
         self._over = Latch()
         # Guards all attributes below. No user code and no call runs under it.
@@ -302,7 +300,7 @@ class UpdateQueue(Interceptor):
 
     # For the stub
 
-    def serve(self, event: str, request: Any, context: ServicerContext, proceed: Proceed) -> Any:
+    def serve(self, event: str, request: Any, context: RequestContext, proceed: Proceed) -> Any:
         synchronized = event == "Synchronize" and not request.more
 
         def answered() -> None:
@@ -474,5 +472,5 @@ def _is_loss(error: BaseException) -> bool:
     """Whether the session ended before the runtime answered. The runtime may have applied some updates."""
     # An error in the runtime's answer has no cause.
     return isinstance(error, NotConnected) or (
-        isinstance(error, grpc.RpcError) and isinstance(error.__cause__, NRIError)
+        isinstance(error, CallFailed) and isinstance(error.__cause__, NRIError)
     )

@@ -11,14 +11,14 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-import grpc
-
 from nri_sync.api import nri_pb2, services
 from nri_sync.deadline import Deadline
-from nri_sync.errors import NRIError
+from nri_sync.errors import CallFailed, NRIError
 from nri_sync.kit.logs.dumps import as_text
 from nri_sync.kit.program.definition import Program
-from nri_sync.rpc.router import Router
+from nri_sync.rpc.context import RequestContext
+from nri_sync.rpc.router import MethodHandler, Router
+from nri_sync.rpc.unary import UnaryCall, UnaryMethod
 from nri_sync.session import Session
 from nri_sync.testing.common import WITHIN
 from nri_sync.testing.recordings.entries import (
@@ -157,7 +157,7 @@ class _Replay:
         self.updates: list[nri_pb2.UpdateContainersRequest] = []
         self._is_registered = False
         self._lost = False
-        self._calls: dict[int, tuple[Entry, Any]] = {}
+        self._calls: dict[int, tuple[Entry, UnaryCall]] = {}
         self._missing = False
         self._hook_error: Exception | None = None
         ours, theirs = socket.socketpair()
@@ -206,28 +206,24 @@ class _Replay:
     # What the plugin asks for
 
     def _router(self) -> Router:
-        router = Router()
         handlers = {"RegisterPlugin": self._register, "UpdateContainers": self._update}
-        router.add_registered_method_handlers(
-            services.RUNTIME.full_name,
-            {
-                rpc: grpc.unary_unary_rpc_method_handler(
-                    handler,
-                    request_deserializer=services.RUNTIME.methods[rpc].request.FromString,
-                    response_serializer=services.RUNTIME.methods[rpc].response.SerializeToString,
-                )
-                for rpc, handler in handlers.items()
-            },
-        )
-        return router
+        methods = {
+            rpc: MethodHandler(
+                handler,
+                services.RUNTIME.methods[rpc].request.FromString,
+                services.RUNTIME.methods[rpc].response.SerializeToString,
+            )
+            for rpc, handler in handlers.items()
+        }
+        return Router({services.RUNTIME.full_name: methods})
 
-    def _register(self, request: Any, context: grpc.ServicerContext) -> Any:
+    def _register(self, request: Any, context: RequestContext) -> Any:
         with self._changed:
             self._is_registered = True
             self._changed.notify_all()
         return self._recorded_answer(self._registered, context, nri_pb2.Empty())
 
-    def _update(self, request: Any, context: grpc.ServicerContext) -> Any:
+    def _update(self, request: Any, context: RequestContext) -> Any:
         with self._changed:
             number = len(self.updates)
             self.updates.append(request)
@@ -237,13 +233,12 @@ class _Replay:
             return success
         return self._recorded_answer(self._asked[number], context, success)
 
-    def _recorded_answer(self, request: Entry, context: grpc.ServicerContext, success: Any) -> Any:
+    def _recorded_answer(self, request: Entry, context: RequestContext, success: Any) -> Any:
         answer = _answer_to(self._entries, request)
         if answer is None:
             return success
         if answer.code:
-            code = next((c for c in grpc.StatusCode if c.value[0] == answer.code), None)
-            context.abort(code or grpc.StatusCode.UNKNOWN, answer.error)
+            context.abort(answer.code, answer.error)
         return success if answer.message is None else answer.message
 
     def _on_lost(self, cause: NRIError | None) -> None:
@@ -311,26 +306,26 @@ class _Replay:
         if entry.rpc == "Shutdown" or entry.message is None:
             return True
         method = services.PLUGIN.methods[entry.rpc]
-        call = self._session.channel.unary_unary(
+        call = UnaryMethod(
+            self._session.client,
             method.path,
-            request_serializer=method.request.SerializeToString,
-            response_deserializer=method.response.FromString,
+            method.request.SerializeToString,
+            method.response.FromString,
         )
-        self._calls[entry.stream] = entry, call.future(entry.message, timeout=self._timeout)
+        self._calls[entry.stream] = entry, call.begin(entry.message, self._timeout)
         return True
 
     def _receive(self, place: int, recorded: Entry) -> bool:
-        request, future = self._calls.pop(recorded.stream, (None, None))
-        if request is None or future is None:
+        request, call = self._calls.pop(recorded.stream, (None, None))
+        if request is None or call is None:
             return True
         now = Entry(**{**vars(recorded), "message": None, "payload": None, "code": 0, "error": ""})
         left = False
         try:
-            now.message = future.result()
+            now.message = call.result()
             now.size = now.message.ByteSize()
-        except grpc.RpcError as error:
-            code: Any = error
-            now.code, now.error = code.code().value[0], code.details()
+        except CallFailed as error:
+            now.code, now.error = int(error.code()), error.details()
             left = self._lost
         self.answers[place] = now
         what = f"{request.event} {request.subject}".rstrip()

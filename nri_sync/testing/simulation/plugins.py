@@ -15,7 +15,7 @@ from nri_sync.errors import NRIError, Reject
 from nri_sync.kit.program.definition import Assembly, Program
 from nri_sync.plugin.interceptors import CallOn, Interceptor, Metadata, Proceed
 from nri_sync.plugin.stub import Stub
-from nri_sync.rpc.context import ServicerContext
+from nri_sync.rpc.context import RequestContext
 from nri_sync.rpc.frames import own_frames
 from nri_sync.testing.common import WITHIN
 from nri_sync.testing.fake import FakeRuntime
@@ -67,7 +67,7 @@ class Recorder(Interceptor):
         self._handled: list[Handled] = []
         self._requests: list[UpdateContainersRequest] = []
 
-    def serve(self, event: str, request: Any, context: ServicerContext, proceed: Proceed) -> Any:
+    def serve(self, event: str, request: Any, context: RequestContext, proceed: Proceed) -> Any:
         if event == "Configure" and self._config:
             request.config = self._config
         began = time.perf_counter()

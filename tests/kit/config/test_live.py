@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import grpc
 import pytest
 
 import nri_sync
 from nri_sync import api
+from nri_sync.codes import StatusCode
 from nri_sync.errors import ConfigError, PluginError, StartError
 from nri_sync.kit import LiveConfig
 from tests.kit.programs import serving
@@ -146,7 +146,7 @@ def test_a_wrong_configuration_fails_the_start(
     assert "Traceback" not in "".join(
         record.getMessage() for record in caplog.records if record.exc_info
     )
-    assert grpc.StatusCode.INVALID_ARGUMENT.name in caplog.text
+    assert StatusCode.INVALID_ARGUMENT.name in caplog.text
 
 
 def _refuse() -> None:

@@ -10,11 +10,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import grpc
 import pytest
 
 import nri_sync
 from nri_sync import api, kit
+from nri_sync.codes import StatusCode
 from nri_sync.kit import HealthState
 from nri_sync.testing import FakeRuntime, make_container, make_pod
 from nri_sync.threads import spawn
@@ -118,7 +118,7 @@ class Answering:
         elif self.how == "rejecting":
             raise nri_sync.errors.Reject("not here")
         elif self.how == "aborting":
-            context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "no more")
+            context.abort(StatusCode.RESOURCE_EXHAUSTED, "no more")
 
 
 class TestAnswers:

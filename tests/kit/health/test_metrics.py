@@ -11,10 +11,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import grpc
 import pytest
 
 from nri_sync import api, kit
+from nri_sync.codes import StatusCode
 from nri_sync.errors import RequestFailed, ValidationRejected
 from nri_sync.kit.health import metrics
 from nri_sync.kit.health.metrics import Figures, RequestMetrics, Running
@@ -77,8 +77,8 @@ class TestRequests:
     def test_outcomes(self, clock: Clock) -> None:
         requests = RequestMetrics()
         serve(requests, clock, 0.1)
-        serve(requests, clock, 0.1, code=grpc.StatusCode.OK)
-        serve(requests, clock, 0.1, code=grpc.StatusCode.INTERNAL)
+        serve(requests, clock, 0.1, code=StatusCode.OK)
+        serve(requests, clock, 0.1, code=StatusCode.INTERNAL)
         with pytest.raises(ValueError, match="no"):
             serve(requests, clock, 0.1, error=ValueError("no"))
         serve(requests, clock, 0.1, active=False)

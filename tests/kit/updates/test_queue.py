@@ -16,16 +16,15 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Callable
 
-import grpc
 import pytest
 
 import nri_sync
 from nri_sync import Backoff, api, errors
 from nri_sync.api import ContainerEviction, ContainerUpdate, nri_pb2
+from nri_sync.codes import StatusCode
+from nri_sync.errors import CallFailed
 from nri_sync.kit import PendingUpdate, UpdateCounters, UpdateQueue
-from nri_sync.rpc.status import Status
 from nri_sync.runtime import Runtime
-from nri_sync.ttrpc.call import CallError
 from tests.plugin.harness import LONG, PluginWith, eventually
 from tests.runtime.rig import POD, Host, host_options, on_thread
 
@@ -42,14 +41,14 @@ def described(updates: list[ContainerUpdate]) -> list[tuple[str, int]]:
     return [(item.container_id, item.linux.resources.cpu.shares.value) for item in updates]
 
 
-def refusal(text: str = "no") -> CallError:
+def refusal(text: str = "no") -> CallFailed:
     """What a runtime answers with."""
-    return CallError("/UpdateContainers", Status.of(grpc.StatusCode.UNKNOWN, text))
+    return CallFailed("/UpdateContainers", StatusCode.UNKNOWN, text)
 
 
-def loss() -> CallError:
+def loss() -> CallFailed:
     """What ends a call when the connection does."""
-    error = CallError("/UpdateContainers", Status.of(grpc.StatusCode.UNAVAILABLE, "lost"))
+    error = CallFailed("/UpdateContainers", StatusCode.UNAVAILABLE, "lost")
     error.__cause__ = errors.ConnectionLost("lost")
     return error
 
@@ -427,7 +426,7 @@ class TestFailures:
         assert str(error).endswith(
             "the runtime refuses it: /UpdateContainers failed: UNKNOWN: no such cpu"
         )
-        assert isinstance(error.__cause__, grpc.RpcError)
+        assert isinstance(error.__cause__, CallFailed)
 
     @pytest.mark.parametrize("error", [ValueError("a bug"), SystemExit(1)])
     def test_whatever_is_raised_the_queue_goes_on(
