@@ -84,14 +84,14 @@ if TYPE_CHECKING:
         log_scope,
     )
     from nri_sync.kit.logs.formatters import JSONFormatter, TextFormatter
-    from nri_sync.kit.logs.logs import LogRequests, setup_logging
+    from nri_sync.kit.logs.logs import RequestLogging, setup_logging
     from nri_sync.kit.program.definition import Assembly, Program
     from nri_sync.kit.program.exits import ExitCode
     from nri_sync.kit.program.options import Options, add_options
     from nri_sync.kit.program.program import main, run
     from nri_sync.kit.program.supervisor import Supervisor
     from nri_sync.kit.program.systemd import Notifier
-    from nri_sync.kit.tracing import TraceRequests
+    from nri_sync.kit.tracing import RequestTracing
     from nri_sync.kit.updates.pending import PendingUpdate
     from nri_sync.kit.updates.queue import UpdateCounters, UpdateQueue
 
@@ -122,7 +122,6 @@ __all__ = [
     "LabelSelector",
     "LiveConfig",
     "LogContext",
-    "LogRequests",
     "Notifier",
     "Options",
     "Pattern",
@@ -133,7 +132,9 @@ __all__ = [
     "Quantity",
     "QuantityFormat",
     "RequestInterceptor",
+    "RequestLogging",
     "RequestMetrics",
+    "RequestTracing",
     "Requirement",
     "RuntimeId",
     "Selector",
@@ -141,7 +142,6 @@ __all__ = [
     "Supervisor",
     "Task",
     "TextFormatter",
-    "TraceRequests",
     "UpdateCounters",
     "UpdateQueue",
     "add_options",
@@ -222,7 +222,6 @@ _HOMES = {
     "LabelSelector": "nri_sync.kit.fields.selectors",
     "LiveConfig": "nri_sync.kit.config.live",
     "LogContext": "nri_sync.kit.logs.context",
-    "LogRequests": "nri_sync.kit.logs.logs",
     "Notifier": "nri_sync.kit.program.systemd",
     "Options": "nri_sync.kit.program.options",
     "Pattern": "nri_sync.kit.fields.patterns",
@@ -233,7 +232,9 @@ _HOMES = {
     "Quantity": "nri_sync.kit.fields.quantity",
     "QuantityFormat": "nri_sync.kit.fields.quantity",
     "RequestInterceptor": "nri_sync.kit.intercept",
+    "RequestLogging": "nri_sync.kit.logs.logs",
     "RequestMetrics": "nri_sync.kit.health.metrics",
+    "RequestTracing": "nri_sync.kit.tracing",
     "Requirement": "nri_sync.kit.fields.selectors",
     "RuntimeId": "nri_sync.kit.fields.runtimes",
     "Selector": "nri_sync.kit.fields.selectors",
@@ -241,7 +242,6 @@ _HOMES = {
     "Supervisor": "nri_sync.kit.program.supervisor",
     "Task": "nri_sync.kit.background.background",
     "TextFormatter": "nri_sync.kit.logs.formatters",
-    "TraceRequests": "nri_sync.kit.tracing",
     "UpdateCounters": "nri_sync.kit.updates.queue",
     "UpdateQueue": "nri_sync.kit.updates.queue",
     "add_options": "nri_sync.kit.program.options",

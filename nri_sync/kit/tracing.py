@@ -15,10 +15,10 @@ from nri_sync.plugin.interceptors import CallOn, Metadata, Proceed
 if TYPE_CHECKING:
     from opentelemetry.trace import TracerProvider
 
-__all__ = ["TraceRequests"]
+__all__ = ["RequestTracing"]
 
 
-class TraceRequests(NamedInterceptor):
+class RequestTracing(NamedInterceptor):
     """An interceptor that makes spans, for ``Stub(interceptors=[...])``. Thread-safe.
 
     If the runtime sends its trace context, the span of a request is a child of the runtime's span. It is the

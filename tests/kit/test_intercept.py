@@ -19,7 +19,7 @@ class TestNames:
         plugin = PluginWith(run_pod_sandbox=lambda pod: None)
         return nri_sync.Stub(plugin, name=name, idx="10", interceptors=interceptors)
 
-    @pytest.mark.parametrize("make", [kit.LogRequests, kit.TraceRequests])
+    @pytest.mark.parametrize("make", [kit.RequestLogging, kit.RequestTracing])
     def test_that_of_the_stub(self, make: Any) -> None:
         interceptor = make()
         stub = self.stub("a", interceptor)
@@ -28,7 +28,7 @@ class TestNames:
         with pytest.raises(ValueError, match="attached to 10-a already, and cannot serve 10-b"):
             self.stub("b", interceptor)
 
-    @pytest.mark.parametrize("make", [kit.LogRequests, kit.TraceRequests])
+    @pytest.mark.parametrize("make", [kit.RequestLogging, kit.RequestTracing])
     def test_one_that_is_given_is_for_any_number_of_stubs(self, make: Any) -> None:
         interceptor = make(plugin="both")
         self.stub("a", interceptor)

@@ -62,7 +62,7 @@ def spans() -> Spans:
 
 @pytest.fixture
 def connected(spans: Spans, socket_dir: Path) -> Iterator[tuple[nri_sync.Stub, Runtime]]:
-    tracing = kit.TraceRequests(tracer_provider=spans.provider)
+    tracing = kit.RequestTracing(tracer_provider=spans.provider)
     with Runtime("test", "v1", **host_options(Host(), socket_dir)) as runtime:
         stub = nri_sync.Stub(
             Plugin(spans),
@@ -125,7 +125,7 @@ def test_a_call_to_the_runtime(connected: tuple[nri_sync.Stub, Runtime], spans: 
 
 def test_the_context_goes_along() -> None:
     spans = Spans()
-    tracing = kit.TraceRequests(plugin="x", tracer_provider=spans.provider)
+    tracing = kit.RequestTracing(plugin="x", tracer_provider=spans.provider)
     sent: dict[str, str] = {}
 
     def proceed(request: Any, metadata: Any) -> None:
@@ -162,7 +162,7 @@ def test_without_its_package_it_says_what_to_install() -> None:
         "import sys; sys.modules['opentelemetry'] = None\n"
         "from nri_sync import kit\n"
         "try:\n"
-        "    kit.TraceRequests()\n"
+        "    kit.RequestTracing()\n"
         "except ImportError as error:\n"
         "    print(error)\n"
     )

@@ -19,7 +19,7 @@ from nri_sync.kit.logs.masking import SECRETS, Mask
 from nri_sync.logger import get_logger
 from nri_sync.plugin.interceptors import Proceed
 
-__all__ = ["FORMATS", "LogRequests", "setup_logging"]
+__all__ = ["FORMATS", "RequestLogging", "setup_logging"]
 
 #: The logger of the dumps, at DEBUG.
 dump_logger = get_logger("nri_sync.kit.dump")
@@ -30,7 +30,7 @@ FORMATS: dict[str, type[logging.Formatter]] = {"text": TextFormatter, "json": JS
 _LEVELS = ("critical", "error", "warning", "info", "debug")
 
 
-class LogRequests(NamedInterceptor):
+class RequestLogging(NamedInterceptor):
     """An interceptor that gives log records the context of their request, and dumps requests and replies.
 
     Pass it to ``Stub(interceptors=[...])`` as the first one, so that the records of other interceptors have the
@@ -116,7 +116,7 @@ def setup_logging(
     mask: Iterable[str] = SECRETS,
     plugin: str = "",
     stream: TextIO | None = None,
-) -> LogRequests:
+) -> RequestLogging:
     """Log all records of the process to standard error, with context. Returns the interceptor that adds it.
 
     ::
@@ -129,7 +129,7 @@ def setup_logging(
     Args:
         format: ``"text"`` or ``"json"``.
         level: of the root logger: ``"debug"``, ``"info"``, ``"warning"``, ``"error"``, ``"critical"`` or a number.
-        dump, dump_limit, mask, plugin: as for :class:`LogRequests`. ``level`` does not affect dumps.
+        dump, dump_limit, mask, plugin: as for :class:`RequestLogging`. ``level`` does not affect dumps.
         stream: the stream to write to in place of standard error.
 
     Raises ValueError for an unknown format, level or event.
@@ -137,7 +137,7 @@ def setup_logging(
     if format not in FORMATS:
         raise ValueError(f"format must be one of {', '.join(FORMATS)}, not {format!r}")
     number = _level(level)
-    requests = LogRequests(
+    requests = RequestLogging(
         plugin=plugin, dump=dump, dump_format=format, dump_limit=dump_limit, mask=mask
     )
     handler = _Handler(stream)

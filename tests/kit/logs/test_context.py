@@ -32,7 +32,7 @@ def during_a_request(node: Node, call: Callable[[], Any]) -> Any:
     """What ``call()`` returns in a handler of CreateContainer."""
     outcome: queue.SimpleQueue[Any] = queue.SimpleQueue()
     plugin = PluginWith(create_container=lambda pod, container: outcome.put(call()))
-    requests = kit.LogRequests()
+    requests = kit.RequestLogging()
     stub = node.stub(plugin, interceptors=[requests])
     node.connect(stub)
     node.runtime.create_container(POD, CONTAINER)
@@ -62,7 +62,7 @@ class TestRequests:
     def test_each_request_is_another_operation(self, node: Node) -> None:
         seen: queue.SimpleQueue[Any] = queue.SimpleQueue()
         plugin = PluginWith(run_pod_sandbox=lambda pod: seen.put(log_context()))
-        node.connect(node.stub(plugin, interceptors=[kit.LogRequests()]))
+        node.connect(node.stub(plugin, interceptors=[kit.RequestLogging()]))
         for _ in range(3):
             node.runtime.run_pod_sandbox(POD)
         operations = {seen.get(timeout=LONG).operation for _ in range(3)}
@@ -116,7 +116,7 @@ class TestRequests:
 
         served = threading.Event()
         plugin = PluginWith(stop_container=fail, run_pod_sandbox=lambda pod: served.set())
-        node.connect(node.stub(plugin, interceptors=[kit.LogRequests(plugin="10-test")]))
+        node.connect(node.stub(plugin, interceptors=[kit.RequestLogging(plugin="10-test")]))
         with pytest.raises(Exception, match="no"):
             node.runtime.stop_container(POD, CONTAINER)
         (logged,) = [item for item in caplog.records if item.levelno == logging.ERROR]
@@ -142,7 +142,7 @@ class TestRequests:
 
         plugin = PluginWith(validate_container_adjustment=look)
         for idx in ("01", "02"):
-            node.connect(node.stub(plugin, idx=idx, interceptors=[kit.LogRequests(plugin=idx)]))
+            node.connect(node.stub(plugin, idx=idx, interceptors=[kit.RequestLogging(plugin=idx)]))
         node.runtime.create_container(POD, CONTAINER)
         assert sorted(seen) == ["01", "02"]
 
@@ -176,7 +176,9 @@ class TestScopes:
         def fail(pod: Any) -> None:
             raise ValueError("no")
 
-        node.connect(node.stub(PluginWith(run_pod_sandbox=fail), interceptors=[kit.LogRequests()]))
+        node.connect(
+            node.stub(PluginWith(run_pod_sandbox=fail), interceptors=[kit.RequestLogging()])
+        )
         with pytest.raises(Exception, match="no"):
             node.runtime.run_pod_sandbox(POD)
         with log_scope(event="mine") as context:

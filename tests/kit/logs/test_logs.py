@@ -122,7 +122,7 @@ def test_dumps_leave_secrets_out(format: str, node: Node) -> None:
 def test_dumps_leave_the_usual_secrets_out_by_default(caplog: pytest.LogCaptureFixture) -> None:
     container = api.Container(env=["TOKEN=t0p"])
     with caplog.at_level(logging.DEBUG):
-        for requests in (kit.LogRequests(), kit.LogRequests(mask=())):
+        for requests in (kit.RequestLogging(), kit.RequestLogging(mask=())):
             requests._dump("request", container)
     assert [("t0p" in record.getMessage()) for record in caplog.records] == [False, True]
 
@@ -159,7 +159,7 @@ def test_a_dump_that_fails_does_not_touch_the_request(
 
 
 def test_dumps_are_off_where_their_level_is(node: Node) -> None:
-    requests = kit.LogRequests(dump="all")
+    requests = kit.RequestLogging(dump="all")
     stream = io.StringIO()
     kit.setup_logging(stream=stream)
     node.connect(node.stub(Plugin(), interceptors=[requests]))
@@ -208,4 +208,4 @@ def test_wrong_arguments_change_nothing(options: Any, text: str) -> None:
 
 def test_wrong_arguments_of_the_interceptor() -> None:
     with pytest.raises(ValueError, match="dump_format must be one of"):
-        kit.LogRequests(dump_format="yaml")
+        kit.RequestLogging(dump_format="yaml")
