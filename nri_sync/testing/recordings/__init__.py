@@ -1,4 +1,4 @@
-"""What a runtime and a plugin say to each other: listened to, recorded, and replayed to a plugin."""
+"""The messages between a runtime and a plugin: observed by a proxy, recorded in a file, replayed to a plugin."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The bytes of both directions of a connection in, entries out. No I/O, threads or clock; never raises.
+"""Decodes the bytes of both directions of a connection into entries. No I/O, threads or clock; never raises.
 
-A :class:`Framing` for each direction takes the messages out of the bytes, which is cheap; one :class:`Decoder` for
-the connection says what they are. Where something is not understood, that is what it says.
+A :class:`Framing` for each direction splits the bytes into messages, which is cheap. One :class:`Decoder` for the
+connection parses the messages. An entry of a message that cannot be parsed has a note that says so.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from nri_sync.wire.mux import PLUGIN_SERVICE, RUNTIME_SERVICE, FrameDecoder
 
 __all__ = ["Decoder", "Framed", "Framing"]
 
-# Requests that were never answered must not pile up.
+# The maximum number of requests that wait for their answer. It bounds the memory for unanswered requests.
 _PENDING_MAX = 1024
 
 
 class Framed(NamedTuple):
-    """A message of ttRPC, and the logical connection that it came on; or why no more will come."""
+    """A ttRPC message and the logical connection that carried it; or the reason why no more messages follow."""
 
     logical: int
     message: ttrpc.Message | None
@@ -39,7 +39,7 @@ class Framed(NamedTuple):
 
 
 class Framing:
-    """Takes what one side sends apart. Holds one message for each service at most."""
+    """Splits the bytes of one side into messages. Holds at most one incomplete message for each service."""
 
     def __init__(self) -> None:
         self._trunk = FrameDecoder()
@@ -59,16 +59,16 @@ class Framing:
                     found += [Framed(logical, m) for m in self._ends[logical].receive(piece)]
         except RemoteProtocolError as error:
             self._broken = True
-            found.append(Framed(0, None, f"not understood from here on: {error}"))
+            found.append(Framed(0, None, f"not decodable from here on: {error}"))
         return found
 
 
 class Decoder:
-    """Says what the messages of one connection are, and which answer belongs to which request."""
+    """Parses the messages of one connection, and matches answers with requests."""
 
     def __init__(self, connection: int) -> None:
         self._connection = connection
-        # The method and time of requests, by logical connection and stream.
+        # The method and time of each request without an answer, by logical connection and stream.
         self._pending: dict[tuple[int, int], tuple[str, float]] = {}
 
     def decode(self, sender: str, framed: Framed, time: float) -> Entry:
@@ -78,14 +78,14 @@ class Decoder:
         entry = Entry(
             NOTE, self._connection, time, sender, stream=message.stream_id, size=message.length
         )
-        # Streams of the other kind cannot be told from each other by their number alone.
+        # The number of a stream does not show which side has opened the stream, but the logical connection does.
         calls = RUNTIME if framed.logical == PLUGIN_SERVICE else PLUGIN
         if message.type == ttrpc.REQUEST and sender == calls:
             self._request(entry, framed.logical, message.data)
         elif message.type == ttrpc.RESPONSE and sender != calls:
             self._response(entry, framed.logical, message.data)
         else:
-            entry.note = f"a message of type {message.type}, which NRI has no use for"
+            entry.note = f"a message of type {message.type}, which NRI does not use"
         return entry
 
     def _request(self, entry: Entry, logical: int, data: bytes | None) -> None:
@@ -121,7 +121,7 @@ class Decoder:
             entry.note = "not a response of ttRPC"
             return
         if pending is None:
-            entry.note = "an answer to no request that was seen"
+            entry.note = "an answer without a recorded request"
             entry.payload = envelope.payload
         elif envelope.status.code:
             entry.code, entry.error = envelope.status.code, envelope.status.message
@@ -141,7 +141,7 @@ def _parse(entry: Entry, payload: bytes) -> None:
         entry.note = f"not a {kind.DESCRIPTOR.name}"
         entry.payload = payload
         return
-    # Fields of a newer release are not in JSON.
+    # JSON has no fields of a newer release. The payload keeps them.
     known = kind()
     known.CopyFrom(entry.message)
     known.DiscardUnknownFields()

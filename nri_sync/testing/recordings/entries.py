@@ -1,4 +1,4 @@
-"""What is told of a connection between a runtime and a plugin: an entry for each message and event."""
+"""The entries of a recording: one for each message and event of a connection."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = [
     "message_type",
 ]
 
-# Who has sent a message.
+# The senders of messages.
 RUNTIME = "runtime"
 PLUGIN = "plugin"
 
@@ -30,13 +30,13 @@ OPENED = "opened"
 REQUEST = "request"
 RESPONSE = "response"
 NOTE = "note"
-#: Messages which came faster than they were taken.
+#: Messages that arrived faster than they were consumed.
 LOST = "lost"
 CLOSED = "closed"
 
 
 def message_type(rpc: str, kind: str) -> Any | None:
-    """The class of the requests or responses of a method; None for one that the protocol does not have."""
+    """The class of a method's requests or responses; None if the protocol has no such method."""
     method = services.PLUGIN.methods.get(rpc) or services.RUNTIME.methods.get(rpc)
     if method is None:
         return None
@@ -45,44 +45,44 @@ def message_type(rpc: str, kind: str) -> Any | None:
 
 @dataclass
 class Entry:
-    """One message, or something else that happened on a connection."""
+    """One message, or another event of a connection."""
 
     kind: str
-    #: Connections count from 1.
+    #: The number of the connection, counted from 1.
     connection: int
-    #: Seconds since it all began.
+    #: Seconds since the start of the recording.
     time: float = 0.0
-    #: ``"runtime"`` or ``"plugin"``; empty where it is no message.
+    #: ``"runtime"`` or ``"plugin"``; empty if the entry is no message.
     sender: str = ""
-    #: The method, ``"CreateContainer"``.
+    #: The method, for example ``"CreateContainer"``.
     rpc: str = ""
-    #: Of ttRPC. The two services of a connection count their own.
+    #: The number of the ttRPC stream. Each of the two services of a connection has its own numbers.
     stream: int = 0
-    #: Of the message on the wire, without its ttRPC header, in bytes.
+    #: The size of the message on the wire, without its ttRPC header, in bytes.
     size: int = 0
-    #: As far as it could be decoded.
+    #: The message, or the part of it that could be decoded.
     message: Any = None
-    #: As it was sent, where ``message`` does not have all of it.
+    #: The encoded message, if ``message`` is incomplete.
     payload: bytes | None = None
-    #: A gRPC status code, and what the other side said: a response that is an error.
+    #: The gRPC status code and the text of an error response.
     code: int = 0
     error: str = ""
-    #: Of a response: seconds since its request.
+    #: For a response: the seconds since its request.
     duration: float | None = None
-    #: Of a request: the seconds that its sender gives.
+    #: For a request: the timeout that its sender has set, in seconds.
     timeout: float | None = None
     note: str = ""
 
     @property
     def event(self) -> str:
-        """The method that tells of the same event in newer releases, where it came as a StateChange."""
+        """The method of the event. For a StateChange, the method by which newer releases send the same event."""
         if self.rpc == "StateChange" and self.message is not None and self.message.event:
             return api.pretty_name(self.message.event)
         return self.rpc
 
     @property
     def subject(self) -> str:
-        """The pod or container that a request is about, ``default/web:nginx``; empty where it is none."""
+        """The pod or container of a request, for example ``default/web:nginx``; empty for other requests."""
         message = self.message
         names = () if message is None else message.DESCRIPTOR.fields_by_name
         if "pod" not in names or not message.HasField("pod"):

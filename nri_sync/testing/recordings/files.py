@@ -1,8 +1,8 @@
-"""Recordings: what a proxy has seen, as lines of JSON in a file.
+"""Recordings: the entries of a proxy, as lines of JSON in a file.
 
-The first line is ``{"nri_sync_recording": 1, ...}``, where 1 is the version of the format; each further line is an
-entry, with the fields of :class:`.Entry` that are not empty. Messages are in protobuf's JSON, with the names of
-fields as they are in the schema; ``payload``, in base64, is there where that does not have all of a message.
+The first line is ``{"nri_sync_recording": 1, ...}``, where 1 is the version of the format. Each further line is an
+entry, with the non-empty fields of :class:`.Entry`. Messages are in protobuf's JSON, with the field names of the
+schema. If the JSON lacks a part of a message, the entry also has the whole message as ``payload``, in base64.
 """
 
 from __future__ import annotations
@@ -41,27 +41,27 @@ __all__ = [
 
 #: The version of the format.
 FORMAT = 1
-#: The most that one line may hold. A message has 4 MiB at most, and less than 16 in JSON, beside its payload.
+#: The limits of one line. A message has at most 4 MiB, and less than 16 MiB in JSON; the payload comes on top.
 LINE = Bounds(bytes=32 << 20, values=4_000_000)
-# Characters of an error's text that quotes the recording.
+# The maximum length of a quotation from the recording in an error's text, in characters.
 _QUOTED = 300
 
 _VERSION = "nri_sync_recording"
-# As it stands in the file, and in an entry.
+# The keys in the file, and the names of the entry's fields.
 _TEXTS = {"from": "sender", "rpc": "rpc", "error": "error", "note": "note"}
 _NUMBERS = {"stream": "stream", "size": "size", "code": "code"}
 _TIMES = {"duration": "duration", "timeout": "timeout"}
 
 
 class RecordingError(ValueError):
-    """A file is no recording, or one that cannot be read; the text has its name and the line."""
+    """A file is no valid recording; the text has its name and the line."""
 
     def __str__(self) -> str:
         return printable(super().__str__())
 
 
 def to_json(entry: Entry) -> dict[str, Any]:
-    """What stands for an entry in a file."""
+    """The JSON object for an entry."""
     values: dict[str, Any] = {
         "time": round(entry.time, 6),
         "connection": entry.connection,
@@ -81,7 +81,7 @@ def to_json(entry: Entry) -> dict[str, Any]:
 
 
 def from_json(values: Mapping[str, Any]) -> Entry:
-    """The entry that stands in a file. Raises ValueError, TypeError, OverflowError or KeyError if it is none."""
+    """The entry of a JSON object. Raises ValueError, TypeError, OverflowError or KeyError if it is no entry."""
     if not isinstance(values, Mapping):
         raise TypeError("not an object of JSON")
     entry = Entry(
@@ -100,7 +100,7 @@ def from_json(values: Mapping[str, Any]) -> Entry:
         if kind is None:
             raise ValueError(f"{entry.rpc!r} is no method of NRI")
         try:
-            # The payload has what the JSON lacks.
+            # If there is a payload, the JSON is incomplete.
             entry.message = (
                 ParseDict(values["message"], kind())
                 if entry.payload is None
@@ -118,9 +118,9 @@ def _seconds(value: Any) -> float:
 
 
 def masked(entry: Entry, mask: Mask) -> Entry:
-    """The entry without secrets; the entry itself with an empty mask.
+    """A copy of the entry without secrets; the entry itself if the mask is empty.
 
-    Bytes of unknown meaning are left out, too: those of methods and fields of a newer release.
+    The copy has no bytes of unknown meaning, which are methods and fields of a newer release.
     """
     if not mask:
         return entry
@@ -129,10 +129,10 @@ def masked(entry: Entry, mask: Mask) -> Entry:
 
 
 class Recorder:
-    """Writes entries to a file, each at once. Not thread-safe."""
+    """Writes entries to a file, and flushes each. Not thread-safe."""
 
     def __init__(self, file: TextIO, **about: Any) -> None:
-        """Writes the first line, with all that ``about`` says of the recording."""
+        """Writes the first line. ``about`` adds fields that describe the recording."""
         self._file = file
         now = datetime.now(timezone.utc).isoformat(timespec="seconds")
         self._line({_VERSION: FORMAT, "began": now, "nri_sync": nri_sync.__version__, **about})
@@ -146,7 +146,7 @@ class Recorder:
 
 
 def _lines(file: BinaryIO) -> Iterator[bytes]:
-    """The lines that have an end. One that is too long comes cut off."""
+    """The complete lines. A line that is too long is yielded without its end."""
     while True:
         line = file.readline(LINE.bytes + 1)
         if not line.endswith(b"\n") and len(line) <= LINE.bytes:
@@ -168,12 +168,12 @@ class Recording:
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> Recording:
-        """Read a file. What a recorder has not finished, the end of the last line, is left out.
+        """Read a file. If its last line has no end, the recorder did not finish it, and it is ignored.
 
         Raises:
-            OSError: it cannot be read.
-            RecordingError: it is no recording, or of another version of the format; or a line has more than the
-                :data:`LINE` that one may have.
+            OSError: the file cannot be read.
+            RecordingError: the file is no recording, or has another version of the format, or a line exceeds
+                :data:`LINE`.
         """
         recording = cls(os.fspath(path))
         number = 0
@@ -186,12 +186,14 @@ class Recording:
                 except (ValueError, TypeError, OverflowError) as error:
                     raise RecordingError(f"{path}, line {number}: {error}") from error
             if not number:
-                what = "not a recording" if file.tell() else "a recording of which nothing is there"
-                raise RecordingError(f"{path}: {what}; make one with nri-sync trace --record FILE")
+                problem = "not a recording" if file.tell() else "an empty recording"
+                raise RecordingError(
+                    f"{path}: {problem}; make one with nri-sync trace --record FILE"
+                )
         return recording
 
     def _take(self, line: bytes, *, first: bool) -> None:
-        """Add what stands in a line. Raises what :func:`from_json` raises."""
+        """Add the content of a line. Raises the exceptions of :func:`from_json`."""
         try:
             text = line.decode()
         except UnicodeDecodeError as error:
@@ -203,7 +205,7 @@ class Recording:
             self.entries.append(from_json(values))
 
     def write(self) -> None:
-        """Replace the file, at once and as a whole. Raises OSError."""
+        """Replace the whole file atomically. Raises OSError."""
         path = Path(self.path).resolve()
         mode = stat.S_IMODE(path.stat().st_mode) if path.exists() else 0o600
         descriptor, temporary = tempfile.mkstemp(prefix=path.name, dir=path.parent)
@@ -227,5 +229,7 @@ def _about(values: Any) -> dict[str, Any]:
     if version is None:
         raise ValueError("not a recording; make one with nri-sync trace --record FILE")
     if version != FORMAT:
-        raise ValueError(f"a recording in format {version}, and this release reads {FORMAT} only")
+        raise ValueError(
+            f"a recording in format {version}; this release reads format {FORMAT} only"
+        )
     return dict(values)

@@ -1,4 +1,4 @@
-"""A listener between a runtime and its plugins: hands bytes on as they are, and tells what they mean."""
+"""A proxy between a runtime and its plugins: forwards bytes unchanged, and yields the decoded messages."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ from nri_sync.threads import Latch, spawn
 __all__ = ["Proxy"]
 
 _CHUNK = 65536
-# What may wait to be taken: several times the largest message.
-_WAITING_MAX = 64 << 20
-# Seconds that the runtime may take to accept.
+# The maximum size of entries that wait for the consumer: several times the largest message.
+_QUEUE_MAX = 64 << 20
+# Time limit for connecting to the runtime, in seconds.
 _DIAL = 5.0
-# What an entry without a message counts for.
+# The size that the limit assumes for an entry without its message.
 _OVERHEAD = 512
 
 
 class Proxy:
-    """Listens for plugins, connects each of them to the runtime, and yields what they say. A context manager.
+    """Listens for plugins, connects each to the runtime, and yields their messages. A context manager.
 
-    Bytes are handed on before they are looked at, whatever they are; when one side ends, or has no more to say,
-    the other one learns it. Each connection has a thread of its own, and never waits for who takes the entries:
-    up to 64 MiB wait, what comes on top is counted, and lost to them.
+    The proxy forwards all bytes before it decodes them. When one side ends its stream or disconnects, the proxy
+    does the same on the other side. Each connection has one thread, which never waits for the consumer of the
+    entries: up to 64 MiB of entries wait, and the proxy drops further entries, and counts them.
 
-    Iterate from one thread; all else may be called from any.
+    Only one thread may iterate. Any thread may call the methods.
     """
 
     def __init__(self, listen_path: str, runtime_path: str) -> None:
@@ -45,21 +45,21 @@ class Proxy:
         self.listen_path = listen_path
         self.runtime_path = runtime_path
         self._began = time.monotonic()
-        self._inbox = _Inbox()
+        self._queue = _EntryQueue()
         self._listener: ListeningSocket | None = None
-        # By connection; for whoever iterates.
+        # By connection. Only the iterating thread uses it.
         self._decoders: dict[int, Decoder] = {}
-        # Guards what follows.
+        # Guards the flag and the two sets.
         self._lock = threading.Lock()
         self._closed = False
         self._relays: set[_Relay] = set()
-        # Of the threads that have not ended.
+        # One latch for each thread that has not ended.
         self._running: set[Latch] = set()
 
     def start(self) -> None:
-        """Listen. To be called once.
+        """Listen. Call it once.
 
-        Raises OSError if the path cannot be used, NoThread if the system has no more threads.
+        Raises OSError if the path is unusable, NoThread if the system has no more threads.
         """
         self._listener = listen(self.listen_path)
         try:
@@ -69,7 +69,7 @@ class Proxy:
             raise
 
     def close(self) -> None:
-        """Close all connections and the socket, and end the iteration after what has come. Idempotent."""
+        """Close the socket and all connections. The iteration ends after the waiting entries. Idempotent."""
         with self._lock:
             self._closed = True
         listener, self._listener = self._listener, None
@@ -86,7 +86,7 @@ class Proxy:
                 ended.wait()
         if listener is not None:
             listener.close()
-        self._inbox.close()
+        self._queue.close()
 
     def __enter__(self) -> Proxy:
         self.start()
@@ -96,10 +96,10 @@ class Proxy:
         self.close()
 
     def __iter__(self) -> Iterator[Entry]:
-        """The entries as they come; ends after :meth:`close`."""
+        """The entries, when they arrive. The iteration ends after :meth:`close`."""
         decoders = self._decoders
         while True:
-            item = self._inbox.get()
+            item = self._queue.get()
             if item is None:
                 return
             if isinstance(item, Entry):
@@ -144,7 +144,7 @@ class Proxy:
             except OSError:
                 if self._closed:
                     return
-                # Out of descriptors, most likely: the plugin waits in the queue of the listener.
+                # The process probably has no free descriptor: the plugin waits in the listener's queue.
                 time.sleep(0.1)
                 continue
             number += 1
@@ -154,14 +154,14 @@ class Proxy:
             try:
                 self._run(f"nri-proxy-{number}", self._serve, number, sock)
             except NoThread as error:
-                # The plugin comes back; other connections go on.
-                self._put(Entry(OPENED, number, self._now(), note=_who(sock)))
+                # The plugin reconnects. Other connections continue.
+                self._put(Entry(OPENED, number, self._now(), note=_process_of(sock)))
                 sock.close()
                 self._put(Entry(CLOSED, number, self._now(), note=str(error)))
 
     def _serve(self, number: int, plugin: socket.socket) -> None:
         with plugin:
-            self._put(Entry(OPENED, number, self._now(), note=_who(plugin)))
+            self._put(Entry(OPENED, number, self._now(), note=_process_of(plugin)))
             try:
                 runtime = connect(self.runtime_path, Deadline(_DIAL))
             except OSError as error:
@@ -178,21 +178,21 @@ class Proxy:
             if self._closed:
                 relay.interrupt()
         try:
-            relay.run(self._tell)
+            relay.run(self._record)
         finally:
             with self._lock:
                 self._relays.discard(relay)
         return relay.note
 
-    def _tell(self, number: int, sender: str, framed: Framed, at: float) -> None:
+    def _record(self, number: int, sender: str, framed: Framed, at: float) -> None:
         size = _OVERHEAD + (0 if framed.message is None else framed.message.length)
-        self._inbox.put(_Seen(number, sender, framed, at - self._began), size, number)
+        self._queue.put(_Seen(number, sender, framed, at - self._began), size, number)
 
     def _put(self, entry: Entry) -> None:
-        self._inbox.put(entry, _OVERHEAD, entry.connection, must=True)
+        self._queue.put(entry, _OVERHEAD, entry.connection, must=True)
 
 
-def _who(plugin: socket.socket) -> str:
+def _process_of(plugin: socket.socket) -> str:
     credentials = peer_credentials(plugin)
     return f"pid {credentials.pid}" if credentials is not None and credentials.pid else ""
 
@@ -205,25 +205,25 @@ class _Seen:
     time: float
 
 
-class _Inbox:
-    """A queue that is bounded by bytes, and counts what it has no room for."""
+class _EntryQueue:
+    """A queue whose size is limited in bytes. It counts the items that it drops."""
 
     def __init__(self) -> None:
         self._items: deque[tuple[Any, int]] = deque()
         self._changed = threading.Condition(threading.Lock())
         self._size = 0
-        self._lost: dict[int, int] = {}
+        self._dropped: dict[int, int] = {}
         self._closed = False
 
     def put(self, item: Any, size: int, connection: int, *, must: bool = False) -> None:
         with self._changed:
-            if self._size + size > _WAITING_MAX and not must:
-                self._lost[connection] = self._lost.get(connection, 0) + 1
+            if self._size + size > _QUEUE_MAX and not must:
+                self._dropped[connection] = self._dropped.get(connection, 0) + 1
                 return
-            for number, count in self._lost.items():
-                note = f"{count} messages, as they came faster than they were taken"
+            for number, count in self._dropped.items():
+                note = f"{count} messages dropped: they arrived faster than they were consumed"
                 self._append(Entry(LOST, number, item.time, note=note), _OVERHEAD)
-            self._lost.clear()
+            self._dropped.clear()
             self._append(item, size)
 
     def _append(self, item: Any, size: int) -> None:
@@ -249,7 +249,7 @@ class _Inbox:
 
 @dataclass
 class _Flow:
-    """One direction: what is read from ``source`` is written to ``sink``, and nothing read until it is."""
+    """One direction. The thread reads from ``source`` only after it has written all earlier bytes to ``sink``."""
 
     sender: str
     source: socket.socket
@@ -270,12 +270,12 @@ class _Relay:
             flow.source.setblocking(False)
 
     def interrupt(self) -> None:
-        """Have :meth:`run` return. From any thread."""
+        """Let :meth:`run` return. Any thread may call it."""
         for flow in self._flows:
             with contextlib.suppress(OSError):
                 flow.source.shutdown(socket.SHUT_RDWR)
 
-    def run(self, tell: Any) -> None:
+    def run(self, record: Any) -> None:
         with selectors.DefaultSelector() as selector:
             while not all(flow.ended for flow in self._flows):
                 self._register(selector)
@@ -284,7 +284,7 @@ class _Relay:
                         if events & selectors.EVENT_WRITE and key.fileobj is flow.sink:
                             self._write(flow)
                         if events & selectors.EVENT_READ and key.fileobj is flow.source:
-                            self._read(flow, tell)
+                            self._read(flow, record)
 
     def _register(self, selector: selectors.BaseSelector) -> None:
         wanted: dict[socket.socket, int] = {flow.source: 0 for flow in self._flows}
@@ -304,7 +304,7 @@ class _Relay:
             else:
                 selector.unregister(sock)
 
-    def _read(self, flow: _Flow, tell: Any) -> None:
+    def _read(self, flow: _Flow, record: Any) -> None:
         if flow.pending or flow.ended:
             return
         try:
@@ -320,7 +320,7 @@ class _Relay:
         flow.pending = memoryview(data)
         self._write(flow)
         for framed in flow.framing.receive(data):
-            tell(self._number, flow.sender, framed, at)
+            record(self._number, flow.sender, framed, at)
 
     def _write(self, flow: _Flow) -> None:
         try:
@@ -330,7 +330,7 @@ class _Relay:
         except BlockingIOError:
             return
         except OSError:
-            # The sink is gone. What it has said before is still to be read; that flow ends by itself.
+            # The sink has disconnected. The other direction still reads its last bytes, and then ends.
             flow.pending = memoryview(b"")
             self._end(flow, PLUGIN if flow.sender == RUNTIME else RUNTIME)
 

@@ -1,28 +1,25 @@
-"""A recording played to a plugin: the requests of the runtime, in order, and what is answered compared."""
+"""Replays a recording: sends the runtime's requests to a plugin, in order, and compares the answers."""
 
 from __future__ import annotations
 
 import contextlib
-import difflib
 import os
 import socket
 import threading
 import time
-from dataclasses import dataclass
 from typing import Any
 
 from nri_sync.api import nri_pb2, services
 from nri_sync.deadline import Deadline
 from nri_sync.errors import CallFailed, NRIError
-from nri_sync.kit.logs.dumps import as_text
 from nri_sync.kit.program.definition import Program
 from nri_sync.rpc.context import RequestContext
 from nri_sync.rpc.router import MethodHandler, Router
 from nri_sync.rpc.unary import UnaryCall, UnaryMethod
 from nri_sync.session import Session
 from nri_sync.testing.common import WITHIN
+from nri_sync.testing.recordings.comparing import Difference, compare
 from nri_sync.testing.recordings.entries import (
-    CLOSED,
     LOST,
     PLUGIN,
     REQUEST,
@@ -31,41 +28,11 @@ from nri_sync.testing.recordings.entries import (
     Entry,
 )
 from nri_sync.testing.recordings.files import Recording
-from nri_sync.text import printable
+from nri_sync.testing.recordings.updating import answer_to, update_recording
 from nri_sync.threads import spawn
 from nri_sync.wire.mux import PLUGIN_SERVICE, RUNTIME_SERVICE
 
 __all__ = ["Difference", "replay"]
-
-_NOTHING = "nothing\n"
-
-
-@dataclass(frozen=True, repr=False)
-class Difference:
-    """Something that a plugin has answered, or asked for, otherwise than in the recording."""
-
-    #: What it is about: ``CreateContainer default/web:nginx``.
-    what: str
-    #: Seconds from the beginning of the recording.
-    time: float
-    #: As text: a message, an error, or nothing.
-    recorded: str
-    now: str
-
-    @property
-    def diff(self) -> str:
-        """The lines that differ, with those around them."""
-        lines = difflib.unified_diff(
-            self.recorded.splitlines(), self.now.splitlines(), "recorded", "now", lineterm="", n=2
-        )
-        return "\n".join(lines)
-
-    def __str__(self) -> str:
-        return f"{self.what}, {self.time:.3f} s into the recording:\n{self.diff}"
-
-    def __repr__(self) -> str:
-        # What pytest shows of a list that should have been empty.
-        return f"\n{self}\n"
 
 
 def replay(
@@ -78,37 +45,37 @@ def replay(
     timeout: float = WITHIN,
     update: bool = False,
 ) -> list[Difference]:
-    """Play a recording to a plugin. Blocks until it is over, and returns where the plugin acts differently.
+    """Send a recording to a plugin, and return the differences of its behaviour. Blocks until the recording ends.
 
-    The plugin meets what it met on the node: it is registered, configured and synchronized, gets each request when
-    it got it, after the same answers, and its own requests are answered as they were. Messages are equal if they
-    say the same; the order of map entries, and messages that are there but empty, say nothing. RegisterPlugin is
-    not compared. A plugin has its stub, its configuration and its hooks as in :func:`nri_sync.kit.run`.
+    The plugin gets the same input as on the node. It is registered, configured and synchronized. It receives each
+    request after the same answers as before. Its requests get the recorded answers. Messages are equal if their
+    content is equal: the order of map entries, and empty messages, do not count. RegisterPlugin is not compared. A
+    plugin gets its stub, its configuration and its hooks as in :func:`nri_sync.kit.run`.
 
     Args:
-        recording: a file that ``nri-sync trace --record`` has written, or what was read from it.
+        recording: a file from ``nri-sync trace --record``, or a Recording.
         plugin: an object with handlers, or a :class:`nri_sync.kit.Program`.
-        connection: which one, if there are several in the recording.
-        config_path: the file of its configuration; default is what has been recorded.
-        speed: 1 for the pauses that were in between, 2 for half of them; by default there are none.
+        connection: the number of the connection, if the recording has several.
+        config_path: the file of the plugin's configuration; default is the recorded configuration.
+        speed: 1 for the recorded pauses, 2 for half of them; by default there are no pauses.
         timeout: seconds to wait for each answer, and for each request of the plugin.
-        update: make what the plugin says now what is recorded, in memory: ``recording.write()`` keeps it. Needs
-            a Recording.
+        update: replace the recorded answers and requests by those of this run, in memory. ``recording.write()``
+            saves them. Needs a Recording.
 
     Raises:
-        ValueError: there is no such connection, several to choose from, or it has not been recorded from its
-            beginning.
+        ValueError: there is no such connection, or there are several to choose from, or the recording lacks the
+            beginning of the connection.
         RecordingError, OSError: the file cannot be read.
         PluginError: the plugin has no handlers.
-        ConfigError: its configuration says nothing usable.
-        Unusable: there is a file, and the plugin takes no configuration.
+        ConfigError: the configuration is invalid.
+        Unusable: there is a configuration file, and the plugin takes no configuration.
     """
     source = recording if isinstance(recording, Recording) else Recording.read(recording)
     entries = _chosen(source, connection)
     with contextlib.closing(_Replay(plugin, config_path, entries, speed, timeout)) as played:
         played.run()
     if update:
-        _update(source, entries, played)
+        update_recording(source, entries, played.answers, played.updates)
     return played.differences
 
 
@@ -125,15 +92,15 @@ def _chosen(recording: Recording, connection: int | None) -> list[Entry]:
         raise ValueError(f"{recording.path}: choose one of its connections: {listed}")
     number = next(iter(names)) if connection is None else connection
     if number not in names:
-        raise ValueError(f"{recording.path}: there is no connection {number}; there is: {listed}")
+        raise ValueError(f"{recording.path}: there is no connection {number}; it has: {listed}")
     entries = [entry for entry in recording.entries if entry.connection == number]
     if any(entry.kind == LOST for entry in entries):
-        raise ValueError(f"{recording.path}: connection {number} has not been recorded completely")
+        raise ValueError(f"{recording.path}: the recording of connection {number} is incomplete")
     return entries
 
 
 class _Replay:
-    """The runtime's side. One thread plays; those of the session take what the plugin asks for."""
+    """The runtime's side. One thread sends the requests; threads of the session serve the plugin's requests."""
 
     def __init__(
         self,
@@ -144,15 +111,15 @@ class _Replay:
         timeout: float,
     ) -> None:
         self.differences: list[Difference] = []
-        #: The answers of the plugin, by the place of the recorded ones.
+        #: The answers of the plugin, by the index of the recorded ones.
         self.answers: dict[int, Entry] = {}
         self._entries = entries
         self._speed = speed
         self._timeout = timeout
-        self._asked = [e for e in entries if (e.sender, e.kind) == (PLUGIN, REQUEST)]
-        self._registered = next(e for e in self._asked if e.rpc == "RegisterPlugin")
-        self._asked = [entry for entry in self._asked if entry.rpc == "UpdateContainers"]
-        #: Guards what the plugin has asked for.
+        self._requests = [e for e in entries if (e.sender, e.kind) == (PLUGIN, REQUEST)]
+        self._registered = next(e for e in self._requests if e.rpc == "RegisterPlugin")
+        self._requests = [entry for entry in self._requests if entry.rpc == "UpdateContainers"]
+        #: Guards the requests of the plugin, and the flags.
         self._changed = threading.Condition(threading.Lock())
         self.updates: list[nri_pb2.UpdateContainersRequest] = []
         self._is_registered = False
@@ -203,7 +170,7 @@ class _Replay:
         finally:
             self._assembly.call("on_stop")
 
-    # What the plugin asks for
+    # Requests of the plugin
 
     def _router(self) -> Router:
         handlers = {"RegisterPlugin": self._register, "UpdateContainers": self._update}
@@ -229,12 +196,12 @@ class _Replay:
             self.updates.append(request)
             self._changed.notify_all()
         success = nri_pb2.UpdateContainersResponse()
-        if number >= len(self._asked):
+        if number >= len(self._requests):
             return success
-        return self._recorded_answer(self._asked[number], context, success)
+        return self._recorded_answer(self._requests[number], context, success)
 
     def _recorded_answer(self, request: Entry, context: RequestContext, success: Any) -> Any:
-        answer = _answer_to(self._entries, request)
+        answer = answer_to(self._entries, request)
         if answer is None:
             return success
         if answer.code:
@@ -246,7 +213,7 @@ class _Replay:
             self._lost = True
             self._changed.notify_all()
 
-    # Playing
+    # Sending
 
     def run(self) -> None:
         started = spawn("nri-replay-start", self._start)
@@ -259,7 +226,7 @@ class _Replay:
                 break
         if self._stub.started:
             self._assembly.call("on_stopping")
-        # It may still wait for what was not recorded.
+        # start() may still wait for messages that the recording does not have.
         self._stub.stop()
         started.wait()
         if self._hook_error is not None:
@@ -267,7 +234,7 @@ class _Replay:
         self._compare_updates()
 
     def _start(self) -> None:
-        # Why it fails is what the plugin answers, or does not.
+        # If start() fails, the differences show the reason: an answer that differs or is missing.
         with contextlib.suppress(NRIError):
             self._stub.start()
             try:
@@ -276,7 +243,7 @@ class _Replay:
                 self._hook_error = error
 
     def _play(self, place: int, entry: Entry) -> bool:
-        """Do what stands there; False when the plugin has left."""
+        """Process one entry; False when the plugin has disconnected."""
         if entry is self._registered:
             if self._wait(lambda: self._is_registered):
                 return True
@@ -286,9 +253,9 @@ class _Replay:
             return self._send(entry)
         if (entry.sender, entry.kind) == (PLUGIN, RESPONSE):
             return self._receive(place, entry)
-        if any(entry is asked for asked in self._asked) and not self._missing:
-            number = next(n for n, asked in enumerate(self._asked, 1) if asked is entry)
-            # A plugin that has left out one would have each further one waited for.
+        if any(entry is request for request in self._requests) and not self._missing:
+            number = next(n for n, request in enumerate(self._requests, 1) if request is entry)
+            # After the first missing request, waiting for further ones would only take time.
             self._missing = not self._wait(lambda: len(self.updates) >= number)
         return True
 
@@ -328,24 +295,19 @@ class _Replay:
             now.code, now.error = int(error.code()), error.details()
             left = self._lost
         self.answers[place] = now
-        what = f"{request.event} {request.subject}".rstrip()
         if left:
-            now.error = f"the plugin has left: {now.error}"
-        self._compare(what, recorded, now)
+            now.error = f"the plugin has disconnected: {now.error}"
+        self._compare(f"{request.event} {request.subject}".rstrip(), recorded, now)
         return not left
 
-    def _compare(self, what: str, recorded: Entry | None, now: Entry | None) -> None:
-        if _content(recorded) == _content(now):
-            return
-        entry = recorded or now
-        assert entry is not None
-        self.differences.append(Difference(what, entry.time, _text(recorded), _text(now)))
+    def _compare(self, subject: str, recorded: Entry | None, now: Entry | None) -> None:
+        self.differences += compare(subject, recorded, now)
 
     def _compare_updates(self) -> None:
         with self._changed:
             updates = list(self.updates)
-        for number in range(max(len(updates), len(self._asked))):
-            recorded = self._asked[number] if number < len(self._asked) else None
+        for number in range(max(len(updates), len(self._requests))):
+            recorded = self._requests[number] if number < len(self._requests) else None
             now = None
             if number < len(updates):
                 at = self._entries[-1].time if recorded is None else recorded.time
@@ -353,103 +315,3 @@ class _Replay:
                 now = Entry(REQUEST, connection, at, PLUGIN, "UpdateContainers")
                 now.message = updates[number]
             self._compare(f"UpdateContainers, number {number + 1} of the plugin", recorded, now)
-
-
-def _answer_to(entries: list[Entry], request: Entry) -> Entry | None:
-    for entry in entries:
-        if (
-            entry.kind == RESPONSE
-            and entry.sender != request.sender
-            and entry.stream == request.stream
-        ):
-            return entry
-    return None
-
-
-def _content(entry: Entry | None) -> Any:
-    """What two entries are compared by."""
-    if entry is None:
-        return None
-    if entry.code:
-        return entry.code, entry.error
-    return (
-        None
-        if entry.message is None
-        else _without_empty(entry.message).SerializeToString(deterministic=True)
-    )
-
-
-def _without_empty(message: Any) -> Any:
-    """A copy without messages that are there, but say nothing. Optional values do, even 0."""
-    copy = type(message)()
-    copy.CopyFrom(message)
-    copy.DiscardUnknownFields()
-    _strip(copy)
-    return copy
-
-
-def _strip(message: Any) -> bool:
-    for field, value in message.ListFields():
-        if field.message_type is None:
-            continue
-        if field.message_type.GetOptions().map_entry:
-            continue
-        if isinstance(value, type(message)) or hasattr(value, "ListFields"):
-            optional = field.message_type.name.startswith("Optional")
-            if not optional and not _strip(value):
-                message.ClearField(field.name)
-        else:
-            for item in value:
-                _strip(item)
-    return bool(message.ListFields())
-
-
-def _text(entry: Entry | None) -> str:
-    if entry is None:
-        return _NOTHING
-    if entry.code:
-        return f"error {entry.code}: {printable(entry.error)}\n"
-    if entry.message is None:
-        return f"{printable(entry.note or 'nothing')}\n"
-    return as_text(_without_empty(entry.message), 1 << 20) + "\n"
-
-
-def _update(recording: Recording, entries: list[Entry], played: _Replay) -> None:
-    """Put what the plugin has said now in place of what is recorded."""
-    replaced: dict[int, Entry | None] = {
-        id(entries[place]): now for place, now in played.answers.items()
-    }
-    asked = [e for e in entries if e.rpc == "UpdateContainers" and e.kind == REQUEST]
-    for number, entry in enumerate(asked):
-        if number < len(played.updates):
-            entry.message, entry.payload = played.updates[number], None
-            entry.size = entry.message.ByteSize()
-        else:
-            replaced[id(entry)] = None
-            answer = _answer_to(entries, entry)
-            if answer is not None:
-                replaced[id(answer)] = None
-    added = _new_updates(entries, played.updates[len(asked) :])
-    found: list[Entry] = []
-    for entry in recording.entries:
-        if entry is entries[-1] and entry.kind == CLOSED:
-            found += added
-            added = []
-        kept = replaced.get(id(entry), entry)
-        if kept is not None:
-            found.append(kept)
-    recording.entries[:] = found + added
-
-
-def _new_updates(
-    entries: list[Entry], updates: list[nri_pb2.UpdateContainersRequest]
-) -> list[Entry]:
-    found = []
-    stream = max(e.stream for e in entries if e.sender == PLUGIN and e.kind == REQUEST)
-    connection, at, rpc = entries[-1].connection, entries[-1].time, "UpdateContainers"
-    for update in updates:
-        stream += 2
-        found.append(Entry(REQUEST, connection, at, PLUGIN, rpc, stream, update.ByteSize(), update))
-        answer = nri_pb2.UpdateContainersResponse()
-        found.append(Entry(RESPONSE, connection, at, RUNTIME, rpc, stream, 0, answer, duration=0.0))
-    return found

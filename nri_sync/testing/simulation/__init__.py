@@ -1,9 +1,9 @@
-"""Plugins tried on workloads, without a container runtime: what they do to pods, and how long they take.
+"""Simulates pods for plugins, without a container runtime: shows the changes that plugins make, and the durations.
 
-:func:`simulate` runs plugins on stubs of their own against the runtime side of this package, over a real socket,
-and walks workloads, as :func:`nri_sync.testing.manifests.load` makes them, through their lives. The
-:class:`Simulation` that it returns tells of each event which plugin was asked, what it said, what has come of it
-in the OCI specification, and who has changed what.
+:func:`simulate` runs each plugin on a stub, over a real socket, against the runtime side of this package. It takes
+workloads, which :func:`nri_sync.testing.manifests.load` creates, through their lifecycles. The resulting
+:class:`Simulation` has for each event the plugins that received it, their answers, the effect on the OCI
+specification, and the plugin that made each change.
 """
 
 from __future__ import annotations
@@ -77,31 +77,32 @@ def simulate(
     runtime: tuple[str, str] | None = None,
     progress: Callable[[int, int], object] | None = None,
 ) -> Simulation:
-    """Walk workloads through their lives, one after the other, and ask plugins about each event.
+    """Take workloads through their lifecycles, one after the other, and send each event to the plugins.
 
-    Blocks until that is done, and the plugins are stopped. What a plugin makes fail is in the result; events
-    that depend on it do not come.
+    Blocks until all workloads are done and the plugins are stopped. If a plugin fails an event, the result has the
+    failure, and events that depend on it are not sent.
 
     Args:
-        plugins: all at the same time; two must not have the same full name.
-        existing: pods that run before the plugins come, which are told of them by Synchronize.
-        resources: those in UpdateContainer; default are the kubelet's in a resize that grows.
-        repeat: how many times each workload lives; from the second on, only for the statistics.
-        containers: how many of each ordinary container there are in a pod.
-        inject_cdi: changes a specification in place for CDI devices. Without it they are only listed.
+        plugins: all run at the same time; two must not have the same full name.
+        existing: pods that already run when the plugins connect: plugins receive them by Synchronize.
+        resources: the resources in UpdateContainer; default are the kubelet's for a resize to larger limits.
+        repeat: how many times each workload runs; all runs after the first count for the statistics only.
+        containers: the number of copies of each ordinary container in a pod.
+        inject_cdi: changes a specification in place for CDI devices. Without it, the devices are only listed.
         default_validator: see :class:`nri_sync.runtime.Runtime`.
-        request_timeout: seconds that plugins have for an answer, as runtimes give them.
-        runtime: name and version of the one to act as, ``("containerd", "1.7.28")``: what its NRI release does not
-            know is not told, has no effect, and is among the warnings. By default the newest release.
-        progress: called with how many pods and containers are through, and how many there are to be; on another
-            thread, if this one is the main thread.
+        request_timeout: the time limit for an answer of a plugin, in seconds.
+        runtime: name and version of the runtime to act as, ``("containerd", "1.7.28")``. Events that its NRI
+            release does not know are not sent. Fields that it does not know have no effect, and are in the
+            warnings. By default the newest release.
+        progress: called with the number of finished pods and containers, and their total. It runs on another
+            thread if this thread is the main thread.
 
     Raises:
-        ValueError: two plugins have the same name, a count is less than 1, or which NRI release the runtime has
-            is not known.
-        StartError, PluginError, IdentityError: a plugin could not be started.
-        ConfigError: its configuration is wrong.
-        NotSynchronized: it has failed Synchronize.
+        ValueError: two plugins have the same name, a count is less than 1, or the NRI release of the runtime is
+            unknown.
+        StartError, PluginError, IdentityError: a plugin could not start.
+        ConfigError: the configuration of a plugin is invalid.
+        NotSynchronized: a plugin has failed Synchronize.
     """
     _check(plugins, repeat, containers)
     scaled = [with_containers(workload, containers) for workload in workloads]
@@ -128,7 +129,7 @@ def simulate(
                 walk.add(workload)
             return _run(walk, plugins, scaled, repeat, cancelled)
 
-    # Whatever is called on the main thread hands over to another one, each time.
+    # Each call on the main thread would change to another thread. Run the whole simulation there.
     return call_off_main("nri-simulate", run, cancelled.set)
 
 
@@ -156,8 +157,8 @@ def act_as(name: str, version: str) -> dict[str, str]:
     nri_version = infer_nri_version(name, version)
     if nri_version is None:
         raise ValueError(
-            f"the NRI release of runtime {name} {version} is not known; containerd and cri-o are, with versions "
-            'such as "1.7.28"'
+            f"the NRI release of runtime {name} {version} is unknown; it is known for containerd and cri-o, with "
+            'versions such as "1.7.28"'
         )
     return {"name": name, "version": version, "nri_version": nri_version}
 
@@ -175,7 +176,7 @@ def _check(plugins: Sequence[SimulatedPlugin], repeat: int, containers: int) -> 
     twice = [name for name in names if names.count(name) > 1]
     if twice:
         raise ValueError(
-            f"two plugins are called {twice[0]}: give them names or indices of their own"
+            f"two plugins have the full name {twice[0]}: give them different names or indices"
         )
     for name, value in (("repeat", repeat), ("containers", containers)):
         if value < 1:
@@ -189,7 +190,7 @@ def _live(
     repeat: int,
     cancelled: threading.Event,
 ) -> None:
-    """All rounds; of the first one everything is kept, of the others how long it took."""
+    """Run all rounds. The first round is kept whole, of the others only the durations."""
     calls: list[tuple[str, str, float, bool]] = []
     for number in range(repeat):
         for workload in workloads:

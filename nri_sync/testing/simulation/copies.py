@@ -1,4 +1,4 @@
-"""More of the same workload: to put load on plugins."""
+"""Copies of a workload, to put more load on plugins."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ _NAMES = ("io.kubernetes.container.name", "io.kubernetes.cri.container-name")
 
 
 def another(workload: Workload, number: int) -> Workload:
-    """The same pod once more, as if it had been made anew: with other ids, under the same name."""
+    """A copy of the pod with other ids and the same name, as if the pod had been created again."""
     pod = workload.pod
     texts = {pod.id: _like(pod.id, "round", number)}
     if pod.uid:
         texts[pod.uid] = _like(pod.uid, "round", number)
-        # As it is in slices.
+        # The form of the uid in the names of systemd slices.
         texts[pod.uid.replace("-", "_")] = texts[pod.uid].replace("-", "_")
     for item in workload.containers:
         texts[item.container.id] = _like(item.container.id, "round", number)
@@ -38,7 +38,7 @@ def another(workload: Workload, number: int) -> Workload:
 
 
 def with_containers(workload: Workload, count: int) -> Workload:
-    """The same pod with each ordinary container ``count`` times: as "app", "app-2", "app-3" ..."""
+    """A copy of the pod with ``count`` copies of each ordinary container: "app", "app-2", "app-3" ..."""
     containers: list[WorkloadContainer] = []
     for item in workload.containers:
         containers.append(item)
@@ -60,9 +60,9 @@ def _copy(item: WorkloadContainer, number: int) -> WorkloadContainer:
     return copy
 
 
-def _like(text: str, *what_for: object) -> str:
-    """An identifier that looks like another: of other hexadecimal digits, in the same places."""
-    digits = itertools.cycle(container_id(text, *map(str, what_for)))
+def _like(text: str, *purpose: object) -> str:
+    """An identifier of the same form, with other hexadecimal digits in the same places."""
+    digits = itertools.cycle(container_id(text, *map(str, purpose)))
     return "".join(next(digits) if char in "0123456789abcdef" else char for char in text)
 
 
@@ -75,10 +75,10 @@ def _with(item: WorkloadContainer, texts: Mapping[str, str]) -> WorkloadContaine
 
 
 def _renamed(message: _M, texts: Mapping[str, str]) -> _M:
-    """A copy with identifiers replaced wherever they are: in paths, labels, annotations, variables."""
+    """A copy with all identifiers replaced: in paths, labels, annotations and variables."""
     data = message.SerializeToString()
     for old, new in texts.items():
-        # As long as the old one: no length before it, or before what it is in, changes.
+        # The new text has the length of the old one, so the encoded lengths around it stay correct.
         data = data.replace(old.encode(), new.encode())
     renamed = type(message)()
     renamed.ParseFromString(data)

@@ -1,4 +1,4 @@
-"""What has changed between two OCI runtime specifications, and which plugin has changed it."""
+"""The changes between two OCI runtime specifications, with the plugin that made each change."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["Change", "Place", "compare", "creation_owners"]
 
 
 class Place(NamedTuple):
-    """Where in a specification: a path of keys, and for an entry of a list or map what it is called there.
+    """A place in a specification: a path of keys, and for an entry of a list or map the key of the entry.
 
     ``str()`` is ``process.env[LANG]``, ``mounts[/data]``, ``linux.resources.cpu.shares``.
     """
@@ -26,16 +26,16 @@ class Place(NamedTuple):
 
 
 class Change(NamedTuple):
-    """One difference; None is nothing there."""
+    """One difference; None stands for a missing value."""
 
     place: Place
     before: Any
     after: Any
-    #: The full name of the plugin, "" for whoever else.
+    #: The full name of the plugin; empty if no plugin made the change.
     owner: str = ""
 
     def plain(self) -> dict[str, Any]:
-        """For JSON."""
+        """A dict for JSON."""
         return {
             "path": str(self.place),
             "before": self.before,
@@ -44,7 +44,7 @@ class Change(NamedTuple):
         }
 
 
-# Lists whose entries have names, by what names them.
+# Lists whose entries have a name, and the key of that name.
 _NAMED = {
     "mounts": "destination",
     "linux.devices": "path",
@@ -55,11 +55,11 @@ _NAMED = {
 _ENV = "process.env"
 _HOOKS = "hooks."
 _RULES = "linux.resources.devices"
-#: Maps with keys of the user's choice.
+#: Maps whose keys the user chooses.
 _MAPS = frozenset(
     {"annotations", "linux.netDevices", "linux.resources.unified", "linux.sysctl"},
 )
-# Objects that only make sense as a whole.
+# Objects that are compared as a whole, because their parts have no meaning alone.
 _WHOLE = frozenset(
     {
         "linux.memoryPolicy", "linux.resources.blockIO", "linux.seccomp", "process.ioPriority",
@@ -73,7 +73,7 @@ def compare(
     after: Mapping[str, Any],
     owner_of: Callable[[Place], str] = lambda place: "",
 ) -> list[Change]:
-    """The differences, in the order of the specification; what was there before comes first."""
+    """The differences in the order of the specification; places that ``before`` has come first."""
     old, new = dict(_leaves("", before)), dict(_leaves("", after))
     return [
         Change(place, old.get(place), new.get(place), owner_of(place))
@@ -100,7 +100,7 @@ def _has_entries(path: str) -> bool:
 
 
 def _entries(path: str, items: list[Any]) -> Iterator[tuple[Place, Any]]:
-    """By name; of several of one name, all but the first have a number as well."""
+    """The entries by name. If several have one name, all but the first also have a number."""
     seen: dict[str, int] = {}
     for number, item in enumerate(items):
         if path == _ENV:
@@ -141,7 +141,7 @@ _SINGLE = {
     "linux.resources.cpu.realtimeRuntime": Field.CPURealtimeRuntime,
     "linux.resources.cpu.shares": Field.CPUShares,
     "linux.resources.memory.limit": Field.MemLimit,
-    # What a runtime sets along with the limit.
+    # A runtime sets swap together with the limit.
     "linux.resources.memory.swap": Field.MemLimit,
     "linux.resources.pids.limit": Field.PidsLimit,
     "linux.seccomp": Field.SeccompPolicy,
@@ -159,11 +159,11 @@ def creation_owners(
     before: Mapping[str, Any],
     after: Mapping[str, Any],
 ) -> Callable[[Place], str]:
-    """Tells for a place in the specification of a new container which plugin has changed it.
+    """A function that returns the plugin that has changed a place in the specification of a new container.
 
     Args:
         id: of the container.
-        adjustments: what plugins have asked for, by their names, in order.
+        adjustments: the plugins by name, with their adjustments, in order.
         before, after: the specifications.
     """
     hooks = _hook_owners(adjustments, before)
@@ -173,7 +173,7 @@ def creation_owners(
         for item in (after.get("linux") or {}).get("devices") or ()
     }
     rules = ((after.get("linux") or {}).get("resources") or {}).get("devices") or []
-    # What an injector of CDI devices has done is nobody's else.
+    # Changes without another owner come from the injector of CDI devices.
     injected = ", ".join(dict.fromkeys(owners.entries(id, Field.CdiDevices).values()))
 
     def owner(field: int, key: str | None = None) -> str:
@@ -210,7 +210,7 @@ def creation_owners(
 
 
 def _removers(adjustments: Sequence[tuple[str, ContainerAdjustment]]) -> dict[Place, str]:
-    """Who has removed what the container had itself, and nobody owns."""
+    """The plugins that have removed entries of the container itself, which have no owner."""
     found = {}
     for name, adjustment in adjustments:
         linux = adjustment.linux
@@ -233,7 +233,7 @@ def _removers(adjustments: Sequence[tuple[str, ContainerAdjustment]]) -> dict[Pl
 def _hook_owners(
     adjustments: Sequence[tuple[str, ContainerAdjustment]], before: Mapping[str, Any]
 ) -> dict[Place, str]:
-    """Hooks have no single owner: those of each plugin come after those of the one before."""
+    """The owner of each hook, by its index. Each plugin's hooks follow those of the plugin before."""
     present = before.get("hooks") or {}
     counts = {stage: len(hooks or ()) for stage, hooks in present.items()}
     found = {}

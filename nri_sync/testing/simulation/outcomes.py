@@ -1,4 +1,4 @@
-"""What comes of an event, in the words of a report."""
+"""Converts the outcome of an event into the parts of a report."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ __all__ = ["calls_of", "container_report", "failure_of", "synchronize_call"]
 
 
 def calls_of(result: Result, handled: Mapping[str, Sequence[Handled]]) -> list[Call]:
-    """The answers, each with what its handler has done."""
+    """The answers, each with the matching call of its handler."""
     left = {name: list(entries) for name, entries in handled.items()}
-    # A handler that was too slow for an earlier event may be among them.
-    # What happens to a pod happens to its containers, too.
+    # The calls may contain a slow handler of an earlier event, so match the container, too. An event of a pod also
+    # has calls for the pod's containers.
     about = "" if result.container is None else result.container.id
     calls = []
     for answer in result.answers:

@@ -1,4 +1,4 @@
-"""The plugins of a simulation: each on a stub of its own, over the socket, and watched."""
+"""The plugins of a simulation: each runs on a stub, over the socket, with a recorder."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ __all__ = ["Handled", "NotSynchronized", "Recorder", "SimulatedPlugin", "started
 
 
 class NotSynchronized(NRIError):
-    """A plugin was not taken in: it has failed Synchronize, or has left."""
+    """The runtime has not accepted a plugin: the plugin has failed Synchronize, or has disconnected."""
 
 
 @dataclass(frozen=True)
 class SimulatedPlugin:
-    """A plugin, and what it is registered as."""
+    """A plugin, with its identity and its configuration."""
 
     #: An object with handlers, or a :class:`nri_sync.kit.Program`.
     plugin: Any
     name: str
     idx: str = "10"
-    #: The text of its configuration, as the runtime sends it to a plugin that it has launched.
+    #: The text of its configuration, sent as the runtime does to a plugin that it has launched.
     config: str = ""
-    #: The file of its configuration, as ``nri-sync run`` takes it.
+    #: The file of its configuration, as for ``nri-sync run``.
     config_path: str | None = None
 
     @property
@@ -50,15 +50,15 @@ class Handled(NamedTuple):
 
     event: str
     seconds: float
-    #: None if it has raised.
+    #: None if the handler has raised.
     response: Any
     traceback: str = ""
-    #: The id of the container that it was about, or of the pod.
+    #: The id of the event's container, or of its pod.
     about: str = ""
 
 
 class Recorder(Interceptor):
-    """Puts down what handlers do, and what the plugin asks the runtime for. Thread-safe."""
+    """Records the calls of handlers, and the plugin's requests to the runtime. Thread-safe."""
 
     def __init__(self, name: str, config: str) -> None:
         self.name = name
@@ -86,19 +86,19 @@ class Recorder(Interceptor):
                 self._handled.append(Handled(event, seconds, response, text, _about(request)))
 
     def call(self, method: str, request: Any, metadata: Metadata, proceed: CallOn) -> Any:
-        # Before it can have any effect that might be looked at.
+        # Record the request before it can have an effect, which another thread might see.
         with self._lock:
             self._requests.append(request)
         return proceed(request, metadata)
 
     def take_handled(self) -> list[Handled]:
-        """Each is returned once."""
+        """The recorded calls since the last use of this method."""
         with self._lock:
             taken, self._handled = self._handled, []
             return taken
 
     def take_requests(self) -> list[UpdateContainersRequest]:
-        """Each is returned once."""
+        """The recorded requests since the last use of this method."""
         with self._lock:
             taken, self._requests = self._requests, []
             return taken
@@ -115,13 +115,13 @@ def started(
 ) -> Iterator[list[tuple[Stub, Recorder]]]:
     """Start plugins on a runtime, in the order of their indices; stop them at the end.
 
-    Blocks until they have been synchronized. A plugin has its stub, its configuration, its interceptors and its
-    hooks as in :func:`nri_sync.kit.run`.
+    Blocks until the plugins have been synchronized. A plugin gets its stub, its configuration, its interceptors
+    and its hooks as in :func:`nri_sync.kit.run`.
 
     Raises:
-        StartError, PluginError: one could not be started.
-        ConfigError: its configuration is wrong.
-        Unusable: there is a file of it, and the plugin takes no configuration.
+        StartError, PluginError: a plugin could not start.
+        ConfigError: its configuration is invalid.
+        Unusable: it has a configuration file, and takes no configuration.
         NotSynchronized: it has failed Synchronize.
     """
     running = []
@@ -145,7 +145,7 @@ def _start(
         socket_path=runtime.socket_path,
         dialer=None,
         connection=None,
-        # So that whoever waits for it on the runtime looks again.
+        # Wakes threads in FakeRuntime.wait_for(), so that they check their condition again.
         on_close=lambda _: runtime._notify(),
     )
     assembly.give(stub)

@@ -1,4 +1,4 @@
-"""What a simulation has shown: plain data, for people to look at and for JSON."""
+"""The report of a simulation: plain data, for printing and for JSON."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ __all__ = [
 
 
 class FailureKind(str, enum.Enum):
-    """Why an event has failed."""
+    """The reason why an event has failed."""
 
-    #: Two plugins want different things.
+    #: Two plugins set the same field.
     CONFLICT = "conflict"
-    #: A validator does not want what the others have asked for.
+    #: A validator rejects the adjustments of the other plugins.
     REJECTED = "rejected"
-    #: A plugin has answered with an error: its handler has raised.
+    #: A plugin has answered with an error, because its handler has raised.
     ERROR = "error"
-    #: A plugin has not answered in time, or at all.
+    #: A plugin has not answered in time, or not at all.
     NO_ANSWER = "no answer"
-    #: What plugins have asked for cannot be put into the specification.
+    #: The requested adjustments cannot be applied to the specification.
     SPEC = "specification"
 
 
@@ -49,47 +49,47 @@ class FailureKind(str, enum.Enum):
 class Failure:
     kind: FailureKind
     message: str
-    #: The full name of the plugin that is to blame; for a conflict, the one that came later.
+    #: The full name of the plugin that caused the failure; for a conflict, the later one.
     plugin: str = ""
-    #: Where its handler has raised, if it has.
+    #: The traceback of the handler, if it has raised.
     traceback: str = ""
 
 
 @dataclass(frozen=True)
 class UpdatedContainer:
-    """What plugins have asked to be changed in a container that exists."""
+    """The changes that plugins have requested in an existing container."""
 
     pod: str
     container: str
     id: str
     changes: Sequence[Change]
-    #: Whether there is no such container.
+    #: Whether the container does not exist.
     unknown: bool = False
 
 
 @dataclass(frozen=True)
 class Unsolicited:
-    """What a plugin has asked for by itself, outside of any event."""
+    """A request that a plugin has made on its own initiative, outside of events."""
 
     plugin: str
     updates: Sequence[UpdatedContainer] = ()
-    #: Ids of containers that are to be stopped, with the reason.
+    #: The ids of the containers to evict, with the reason.
     evictions: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Call:
-    """One plugin, asked about one event."""
+    """One call of one plugin for one event."""
 
     plugin: str
-    #: The RPC: what follows from an event, and validation, are calls of their own.
+    #: The RPC. Post-events and validation are separate calls.
     event: str
-    #: What its handler took; None if it has not returned. And all that the runtime has waited.
+    #: The time in the handler (None if it has not returned), and the time that the runtime has waited, in seconds.
     handler_seconds: float | None
     seconds: float
-    #: What it wants of a new container, as the message's fields; None where there is no such thing.
+    #: The requested adjustment of a new container, by the message's fields; None for other events.
     adjustment: Message | None = None
-    #: How many updates and evictions there are in its answer.
+    #: The numbers of updates and evictions in the answer.
     updates: int = 0
     evictions: int = 0
     error: str = ""
@@ -98,51 +98,51 @@ class Call:
 
 @dataclass(frozen=True)
 class ContainerReport:
-    """What has become of the specification of a new container."""
+    """The specification of a new container before and after the adjustments."""
 
     before: Mapping[str, Any]
-    #: None where the container has failed.
+    #: None if the container was not created.
     after: Mapping[str, Any] | None
     changes: Sequence[Change]
-    #: CDI devices by name, and who has asked for them. What they add is known where they are defined.
+    #: The requested CDI devices by name, with the plugin. The report does not know what a CDI device adds.
     cdi_devices: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass
 class Event:
-    """One event in the life of a pod: an RPC, and what belongs to it (CreateContainer and PostCreateContainer)."""
+    """One event in the lifecycle of a pod: an RPC, for example CreateContainer, together with its post-event."""
 
     name: str
     pod: str = ""
     container: str = ""
     id: str = ""
-    #: "init", "sidecar" or "ordinary"; "" if it is not about a container.
+    #: "init", "sidecar" or "ordinary"; empty if the event has no container.
     kind: str = ""
     calls: Sequence[Call] = ()
     failure: Failure | None = None
     created: ContainerReport | None = None
-    #: The container itself is among them, if it is being updated.
+    #: In an UpdateContainer, this includes the container itself.
     updates: Sequence[UpdatedContainer] = ()
     unsolicited: Sequence[Unsolicited] = ()
-    #: What the runtime has logged: what is lost, whom it has cut off.
+    #: The warnings of the runtime: settings that are lost, plugins that it has disconnected.
     warnings: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
 class PluginReport:
     name: str
-    #: The RPCs that it is subscribed to.
+    #: The subscribed RPCs.
     events: Sequence[str]
 
 
 @dataclass
 class PodReport:
-    """The life of one pod, from its workload."""
+    """The lifecycle of one pod, from its workload."""
 
     name: str
     source: str
     qos: str
-    #: What was assumed of it.
+    #: The assumptions about the pod.
     notes: Sequence[str]
     events: list[Event] = field(default_factory=list)
 
@@ -153,7 +153,7 @@ class PodReport:
 
 @dataclass(frozen=True)
 class Statistics:
-    """How long the handler of an event of a plugin took, in seconds, over all rounds."""
+    """The duration of a plugin's handler for one event, in seconds, over all rounds."""
 
     plugin: str
     event: str
@@ -166,35 +166,35 @@ class Statistics:
 
 @dataclass
 class Simulation:
-    """All of it."""
+    """The result of a simulation."""
 
     plugins: list[PluginReport] = field(default_factory=list)
-    #: What all of them have said to Synchronize, before all pods.
+    #: The answers of all plugins to Synchronize, before the first pod.
     synchronized: Event = field(default_factory=lambda: Event("Synchronize"))
-    #: Those of the first round.
+    #: The pods of the first round.
     pods: list[PodReport] = field(default_factory=list)
     statistics: list[Statistics] = field(default_factory=list)
     rounds: int = 0
-    #: Events of all rounds, how many of them failed, and how long it all took, in seconds.
+    #: The numbers of events and of failed events in all rounds, and the duration of the simulation in seconds.
     events: int = 0
     failed: int = 0
     seconds: float = 0.0
-    #: What plugins have asked for by themselves after the last event.
+    #: Requests that plugins have made on their own initiative after the last event.
     unsolicited: list[Unsolicited] = field(default_factory=list)
 
     @property
     def failures(self) -> list[Failure]:
-        """Those of the first round, in order."""
+        """The failures of the first round, in order."""
         return [failure for pod in self.pods for failure in pod.failures]
 
     def plain(self) -> dict[str, Any]:
-        """All of it, for JSON."""
+        """The whole simulation, for JSON."""
         found: dict[str, Any] = plain(self)
         return found
 
 
 def plain(value: Any) -> Any:
-    """What ``json.dumps`` takes."""
+    """Convert a value for ``json.dumps``."""
     if isinstance(value, Change):
         return value.plain()
     if isinstance(value, Message):
@@ -211,7 +211,7 @@ def plain(value: Any) -> Any:
 
 
 def statistics(calls: Iterable[tuple[str, str, float, bool]]) -> list[Statistics]:
-    """Of calls as plugin, event, seconds and whether it failed; in the order of their first mention."""
+    """Statistics of calls (plugin, event, seconds, whether it failed), in the order of first appearance."""
     found: dict[tuple[str, str], list[tuple[float, bool]]] = {}
     for plugin, event, seconds, failed in calls:
         found.setdefault((plugin, event), []).append((seconds, failed))
@@ -232,5 +232,5 @@ def _of(plugin: str, event: str, entries: Sequence[tuple[float, bool]]) -> Stati
 
 
 def _percentile(times: Sequence[float], share: float) -> float:
-    """The least that at least so many are not above (the nearest rank)."""
+    """The percentile by the nearest-rank method."""
     return times[max(0, math.ceil(share * len(times)) - 1)]

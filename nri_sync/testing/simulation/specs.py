@@ -1,4 +1,4 @@
-"""The specifications of the containers of a simulated node, as updates change them."""
+"""The specifications of the containers on a simulated node, with the updates applied."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from nri_sync.testing.simulation.report import UpdatedContainer
 
 __all__ = ["Specs"]
 
-#: What plugins have asked for, by their full names.
+#: The requested updates, by the full names of their plugins.
 Asked = Sequence[tuple[str, Iterable[ContainerUpdate]]]
 
 
 class Specs:
-    """By the ids of containers."""
+    """The specifications by container id."""
 
     def __init__(self) -> None:
         self._specs: dict[str, Mapping[str, Any]] = {}
@@ -40,7 +40,7 @@ class Specs:
         self._names.pop(id, None)
 
     def update(self, update: ContainerUpdate, asked: Asked) -> UpdatedContainer:
-        """Apply an update, and say what it has changed; what no plugin has ``asked`` for has no owner."""
+        """Apply an update, and return its changes. A change that no plugin has ``asked`` for has no owner."""
         id = update.container_id
         spec = self._specs.get(id)
         if spec is None:
@@ -54,15 +54,15 @@ class Specs:
         return UpdatedContainer(pod, container, id, changes)
 
 
-def _updated(spec: Mapping[str, Any], told: LinuxResources) -> Mapping[str, Any]:
+def _updated(spec: Mapping[str, Any], update: LinuxResources) -> Mapping[str, Any]:
     has = (spec.get("linux") or {}).get("resources") or {}
-    given = given_resources(told, bool(has.get("hugepageLimits")))
+    given = given_resources(update, bool(has.get("hugepageLimits")))
     linux = LinuxContainerAdjustment(resources=given)
     return adjust_spec(spec, ContainerAdjustment(linux=linux), resolve_rdt=rdt_class)
 
 
 def _owned(place: Place) -> Place:
-    """Whose owner counts: swap is set along with the limit."""
+    """The place whose owner counts for this place. For example, a runtime sets swap together with the limit."""
     if place.path == "linux.resources.memory.swap":
         return Place("linux.resources.memory.limit")
     if place.path == "linux.intelRdt.closID":
@@ -71,7 +71,7 @@ def _owned(place: Place) -> Place:
 
 
 def _owners(id: str, asked: Asked) -> dict[Place, str]:
-    """Which plugin has set what: two of them never set the same."""
+    """The plugin that has set each place. Two plugins never set the same place."""
     owners = {}
     for name, updates in asked:
         for update in updates:

@@ -1,4 +1,4 @@
-"""A runtime, a proxy in front of it, and what the proxy has seen."""
+"""A runtime, a proxy in front of it, and the entries of the proxy."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LONG = 20.0
 
 
 class Seen:
-    """Takes the entries of a proxy, on a thread of its own."""
+    """Collects the entries of a proxy on a separate thread."""
 
     def __init__(self, proxy: Proxy) -> None:
         self.proxy = proxy

@@ -72,7 +72,7 @@ def test_an_error(both: Both) -> None:
 def test_an_answer_to_nothing(both: Both) -> None:
     (response,) = both.tell(PLUGIN, answer(9, payload=b"x"))
     assert (response.rpc, response.payload) == ("", b"x")
-    assert "no request" in response.note
+    assert "without a recorded request" in response.note
 
 
 def test_a_method_of_the_future(both: Both) -> None:
@@ -100,8 +100,8 @@ def test_a_field_of_the_future(both: Both) -> None:
         (framed(ttrpc.REQUEST, 1, b"\xff"), "not a request"),
         (framed(ttrpc.DATA, 1, b"x"), "type 3"),
         (framed(77, 1, b"x"), "type 77"),
-        (answer(1), "no use"),
-        (b"\0\0\0\1\xff\xff\xff\xff", "not understood"),
+        (answer(1), "does not use"),
+        (b"\0\0\0\1\xff\xff\xff\xff", "not decodable"),
         (
             framed(
                 ttrpc.REQUEST,
@@ -113,7 +113,7 @@ def test_a_field_of_the_future(both: Both) -> None:
         (framed(ttrpc.REQUEST, 1, bytes(ttrpc.MESSAGE_MAX + 1)), "larger"),
     ],
 )
-def test_what_is_not_understood(both: Both, data: bytes, text: str) -> None:
+def test_undecodable_messages(both: Both, data: bytes, text: str) -> None:
     (entry,) = both.tell(RUNTIME, data)
     assert text in entry.note
 
@@ -132,6 +132,6 @@ def test_requests_without_an_answer_do_not_pile_up(both: Both) -> None:
     for stream in range(1, 4001, 2):
         both.tell(RUNTIME, encoded_request(stream, "Shutdown"))
     (forgotten,) = both.tell(PLUGIN, answer(1))
-    assert "no request" in forgotten.note
+    assert "without a recorded request" in forgotten.note
     (kept,) = both.tell(PLUGIN, answer(3999))
     assert kept.rpc == "Shutdown"

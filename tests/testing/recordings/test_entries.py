@@ -1,4 +1,4 @@
-"""What an entry says of a message."""
+"""The properties of an entry."""
 
 from __future__ import annotations
 

@@ -121,7 +121,7 @@ def line(**values: Any) -> str:
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("", "nothing is there"),
+        ("", "an empty recording"),
         ("hello", "not a recording"),
         ("hello\n", "line 1"),
         ("{}\n", "line 1: not a recording"),
@@ -165,7 +165,7 @@ def line(**values: Any) -> str:
         (HEAD + '{"kind":1,"kind":2}\n', 'line 2: the key "kind" appears twice'),
     ],
 )
-def test_what_is_no_recording(tmp_path: Path, text: str | bytes, problem: str) -> None:
+def test_invalid_files(tmp_path: Path, text: str | bytes, problem: str) -> None:
     path = tmp_path / "r.jsonl"
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(RecordingError) as caught:

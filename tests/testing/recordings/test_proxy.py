@@ -109,7 +109,7 @@ def test_no_runtime(socket_dir: Path) -> None:
 
 @pytest.fixture
 def ends(socket_dir: Path) -> Iterator[tuple[socket.socket, socket.socket, Seen]]:
-    """The two ends of a connection through a proxy, and what it has seen."""
+    """The two ends of a connection through a proxy, and the entries of the proxy."""
     with contextlib.ExitStack() as stack:
         listener = stack.enter_context(listen(str(socket_dir / "r")))
         proxy = stack.enter_context(Proxy(str(socket_dir / "t"), str(socket_dir / "r")))
@@ -164,14 +164,14 @@ def test_a_side_that_does_not_read_holds_up_the_other_only(ends: Any) -> None:
     plugin.sendall(b"hello")
     runtime.settimeout(LONG)
     assert exactly(runtime, 5) == b"hello"
-    # Data that is still in the kernel may make room for more meanwhile; what has been sent arrives.
+    # Meanwhile the kernel may forward buffered data and accept more. All sent data arrives.
     assert exactly(plugin, sent) == b"x" * sent
 
 
-def test_what_is_not_taken_is_counted(
+def test_dropped_entries_are_counted(
     monkeypatch: pytest.MonkeyPatch, runtime: FakeRuntime, proxy: Proxy
 ) -> None:
-    monkeypatch.setattr(proxy_module, "_WAITING_MAX", 2000)
+    monkeypatch.setattr(proxy_module, "_QUEUE_MAX", 2000)
     with plugged(runtime, proxy):
         pod = make_pod("web")
         runtime.run_pod(pod)

@@ -1,4 +1,4 @@
-"""Recordings played to plugins."""
+"""Recordings that are sent to plugins again."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Record = Callable[..., Path]
 
 
 class Tuner:
-    """Sets a variable, refuses a container, and asks for an update when one has started."""
+    """Sets a variable, rejects a container, and requests an update after the start of a container."""
 
     stub: Stub
 
@@ -48,7 +48,7 @@ class Tuner:
 
 @pytest.fixture
 def record(runtime: FakeRuntime, proxy: Proxy, seen: Seen, tmp_path: Path) -> Record:
-    """Has a runtime do a few things with a plugin; returns the recording."""
+    """A function that records a few events of a plugin on a runtime; returns the path of the recording."""
 
     def record(plugin: Any, name: str = "tuner") -> Path:
         stub = Stub(plugin, name=name, idx="20", socket_path=proxy.listen_path)
@@ -87,7 +87,7 @@ def test_the_same_plugin(record: Record) -> None:
     path = record(Tuner())
     plugin = Tuner()
     assert replay(path, plugin) == []
-    # It was told of the failure, as it was then.
+    # The plugin has received the recorded failure.
     assert [update.linux.resources.cpu.cpus for update in joined(plugin).failed] == ["0"]
 
 
@@ -136,7 +136,7 @@ def test_requests_that_are_new(record: Record) -> None:
         def create_container(self, pod: Any, container: Any) -> None:
             self.stub.update_containers([api.Update("x").set_cpu(cpus="0")])
 
-    # The stub of this runtime's name would refuse it in a handler, as containerd deadlocks.
+    # With containerd, such a call in a handler would deadlock, so the stub rejects it for a runtime of that name.
     path = record(Silent())
     text = path.read_text().replace('"runtime_name":"containerd"', '"runtime_name":"other"')
     path.write_text(text)
@@ -153,26 +153,6 @@ def test_a_plugin_that_cannot_be_configured(record: Record) -> None:
     found = replay(record(Silent()), Broken())
     assert found[0].what == "Configure"
     assert "no" in found[0].now
-
-
-def test_what_is_there_but_empty_is_the_same(record: Record) -> None:
-    class Empty:
-        def create_container(self, pod: Any, container: Any) -> Any:
-            adjustment = api.nri_pb2.ContainerAdjustment()
-            adjustment.linux.resources.cpu.SetInParent()
-            return adjustment
-
-    assert replay(record(Silent()), Empty()) == []
-
-
-def test_an_optional_zero_is_not(record: Record) -> None:
-    class Zero:
-        def create_container(self, pod: Any, container: Any) -> Any:
-            adjustment = api.nri_pb2.ContainerAdjustment()
-            adjustment.linux.resources.cpu.shares.value = 0
-            return adjustment
-
-    assert len(replay(record(Silent()), Zero())) == 2
 
 
 def test_updated(record: Record) -> None:
@@ -216,12 +196,12 @@ def test_which_connection(record: Record) -> None:
         replay(path, Silent(), connection=3)
 
 
-def test_what_cannot_be_replayed(record: Record) -> None:
+def test_invalid_recordings(record: Record) -> None:
     recording = Recording.read(record(Silent()))
     with pytest.raises(PluginError):
         replay(recording, object())
     recording.entries.append(Entry(LOST, 1, 99.0))
-    with pytest.raises(ValueError, match="not been recorded completely"):
+    with pytest.raises(ValueError, match="the recording of connection 1 is incomplete"):
         replay(recording, Silent())
     del recording.entries[:]
     with pytest.raises(ValueError, match="no plugin has registered"):
