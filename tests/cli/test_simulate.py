@@ -208,7 +208,7 @@ class TestRefused:
     ) -> None:
         code, err = refused(capsys, f"10-x={plugin}", f"10-x={plugin}", "-f", pod)
         assert code == ExitCode.USAGE
-        assert "two plugins are called 10-x" in err
+        assert "two plugins have the full name 10-x" in err
 
     def test_a_wrong_configuration(
         self, plugin: str, pod: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

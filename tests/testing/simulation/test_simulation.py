@@ -245,7 +245,7 @@ def test_counts(options: Any, text: str) -> None:
 
 def test_two_plugins_of_one_name() -> None:
     plugins = [SimulatedPlugin(Env(), "a"), SimulatedPlugin(Env(), "a")]
-    with pytest.raises(ValueError, match="two plugins are called 10-a"):
+    with pytest.raises(ValueError, match="two plugins have the full name 10-a"):
         simulate(plugins, [pod()])
 
 
