@@ -1,11 +1,11 @@
 """Threaded, synchronous NRI (Node Resource Interface) SDK for Python.
 
-A plugin is any object with handlers (see :class:`Plugin`); a :class:`Stub` connects it to a runtime, as often as
-the application wants. :mod:`nri_sync.api` has the messages and helpers on them, :mod:`nri_sync.errors` all
-exceptions, :mod:`nri_sync.ttrpc` is ttRPC on its own, :mod:`nri_sync.runtime` the runtime side.
+A plugin is any object with handlers (see :class:`Plugin`). A :class:`Stub` connects it to a runtime, any number of
+times. :mod:`nri_sync.api` has the messages and helpers for them, :mod:`nri_sync.errors` all exceptions,
+:mod:`nri_sync.ttrpc` ttRPC without NRI, and :mod:`nri_sync.runtime` the runtime side.
 
-Names are imported when they are first used: who needs only a part, such as :mod:`nri_sync.wire`, does not pay
-for grpcio and protobuf.
+Names are imported on first use. So an application that uses only a part, such as :mod:`nri_sync.wire`, does not
+load grpcio and protobuf.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ __all__ = [
 
 __version__ = "0.1.0.dev0"
 
-# Where the names above come from; what is not here is a submodule of its own name.
+# The modules of the names above. A name without an entry is a submodule.
 _HOMES = {
     "Backoff": "nri_sync.plugin.reconnect",
     "Counters": "nri_sync.plugin.counters",

@@ -1,4 +1,4 @@
-"""One time budget, carried through the several steps of a blocking call."""
+"""One time budget for all steps of a blocking call."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ __all__ = ["Deadline"]
 
 
 class Deadline:
-    """A point in time at which a call gives up, or never.
+    """The time at which a call gives up, or no limit.
 
-    Made once, where the caller's ``timeout`` comes in, and handed down instead of it, so that the steps
-    of a call share one budget. Immutable, hence usable from any thread.
+    Public functions make it once, from the caller's ``timeout``, and pass it down, so that the steps of a call
+    share one budget. Immutable, and so usable from any thread.
     """
 
     __slots__ = ("at",)
 
     def __init__(self, timeout: float | None) -> None:
-        """``timeout`` is in seconds from now; ``None`` is no limit, zero or less is already over.
+        """``timeout`` is in seconds from now; ``None`` is no limit, and zero or less has passed already.
 
-        More than a lock can wait for (some 292 years) is no limit either.
+        A timeout beyond the maximum of a lock (about 292 years) is no limit either.
         """
         if timeout is not None and timeout > threading.TIMEOUT_MAX:
             timeout = None
@@ -32,12 +32,12 @@ class Deadline:
         return cls(None if at is None else at - time.monotonic())
 
     def remaining(self) -> float | None:
-        """Seconds left, at least 0.0; ``None`` when there is no limit."""
+        """The remaining seconds, at least 0.0; ``None`` without a limit."""
         if self.at is None:
             return None
         return max(0.0, self.at - time.monotonic())
 
     @property
     def expired(self) -> bool:
-        """Whether no time is left."""
+        """Whether the deadline has passed."""
         return self.at is not None and time.monotonic() >= self.at

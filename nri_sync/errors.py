@@ -1,4 +1,4 @@
-"""Every exception that nri_sync raises of its own accord.
+"""All exceptions that nri_sync defines.
 
 ::
 
@@ -6,40 +6,40 @@
      +-- ProtocolError               bytes or calls that break the mux or ttRPC protocol
      |    +-- LocalProtocolError     by this side: a bug in the caller
      |    +-- RemoteProtocolError    by the peer
-     +-- ConnectionLost              a connection ended without this side asking for it
-     +-- PluginError (TypeError)     the plugin object has no handlers, or wrong ones
-     +-- IdentityError (ValueError)  plugin name, index or socket that cannot be used
+     +-- ConnectionLost              a connection ended, and this side did not request it
+     +-- PluginError (TypeError)     the plugin object has no handlers, or invalid ones
+     +-- IdentityError (ValueError)  a plugin name, index or socket that cannot be used
      +-- Reject                      a handler refuses a request, by the policy of its plugin
-     |    +-- AnnotationError (ValueError)   an annotation of a pod is not what the plugin expects
+     |    +-- AnnotationError (ValueError)   an annotation of a pod has an invalid form
      |    +-- NotAllowed (PermissionError)   a pod asks for a thing that the configuration does not allow
-     +-- ConfigError (ValueError)    a configuration that is not what the plugin expects
+     +-- ConfigError (ValueError)    a configuration has an invalid form
      +-- LifecycleError              a call that the state of the stub does not allow
      |    +-- AlreadyStarted         start() while a session is up
      |    +-- StubStopped            start() was ended by a stop()
      |    |    +-- StubClosed        start() after a close()
      |    +-- NotConnected           a call to the runtime without a session
      |    +-- WouldDeadlock          a blocking call that could never return
-     |    +-- RuntimeStopped         the Runtime is not started, or was stopped meanwhile
+     |    +-- RuntimeStopped         the Runtime is not started, or was stopped during the call
      |    +-- TurnTaken              another instance of the plugin has taken over
-     |    +-- QueueClosed            something new for a queue that has been closed
-     +-- QueueFull                   a queue holds as much as it may
+     |    +-- QueueClosed            a new entry for a closed queue
+     +-- QueueFull                   a queue has its largest number of entries
      +-- UpdateFailed                a queued update of a container was not applied
-     +-- StoreError                  the file that keeps what is known cannot be used
-     +-- OwnershipConflict (ValueError)   two plugins set the same thing in a container
-     +-- ConflictError               the answers of plugins do not go together
+     +-- StoreError                  the file of an inventory's store cannot be used
+     +-- OwnershipConflict (ValueError)   two plugins set the same field of a container
+     +-- ConflictError               the answers of two plugins conflict
      +-- SpecError (ValueError)      an adjustment cannot be applied to an OCI specification
-     +-- ValidationRejected          a validator refused what the plugins have set
+     +-- ValidationRejected          a validator rejected the adjustment of the plugins
      +-- CallFailed                  a call to the other side failed, with a StatusCode
-     +-- RequestFailed               a plugin has made a request of the Runtime fail
-     |    +-- NoAnswer               ... by not answering: too slow, disconnected, or not understood
-     +-- NoThread (RuntimeError)     the system has no thread to give
-     +-- RequestTimeout (TimeoutError)    the caller's own time for a request was over
-     +-- Unsupported (RuntimeError)  this process cannot use nri_sync, as under gevent's monkey-patching
-     +-- StartError                  start() failed; ``phase`` tells how far it got
-          +-- ConnectionSpent        there is nothing to connect to again
+     +-- RequestFailed               a plugin answered a request of the Runtime with an error
+     |    +-- NoAnswer               ... did not answer it: too slow, disconnected, or not understood
+     +-- NoThread (RuntimeError)     the system can start no more threads
+     +-- RequestTimeout (TimeoutError)    the caller's timeout for a request passed
+     +-- Unsupported (RuntimeError)  this process cannot use nri_sync, for example under gevent's monkey-patching
+     +-- StartError                  start() failed; ``phase`` is the failed step
+          +-- ConnectionSpent        the only connection of the stub has been used
           +-- StartTimeout (TimeoutError)
 
-Failures of calls on a channel of :mod:`nri_sync.ttrpc` are not here: they are ``grpc.RpcError``, as in grpcio.
+A failed call on a channel of :mod:`nri_sync.ttrpc` raises ``grpc.RpcError``, as in grpcio, and not one of these.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ if TYPE_CHECKING:
 
     from nri_sync.codes import StatusCode
 
-# The characters of the text of an error.
+# The largest number of characters in the text of an error.
 _LONGEST = 4000
 
 __all__ = [
@@ -97,9 +97,9 @@ __all__ = [
 
 
 class NRIError(Exception):
-    """Base of all exceptions that nri_sync defines.
+    """Base class of all exceptions that nri_sync defines.
 
-    ``str(error)`` is one printable line: a pod, a runtime or a plugin may have brought in parts of it.
+    ``str(error)`` is one printable line, because parts of it may come from a pod, a runtime or a plugin.
     """
 
     def __str__(self) -> str:
@@ -107,21 +107,21 @@ class NRIError(Exception):
 
 
 class ProtocolError(NRIError):
-    """The mux or ttRPC protocol was broken; never raised itself, only as one of its two kinds."""
+    """A violation of the mux or ttRPC protocol. Only its two subclasses are raised."""
 
 
 class LocalProtocolError(ProtocolError):
-    """This side tried something that the protocol forbids; nothing was sent."""
+    """This side tried to send a message that the protocol forbids. Nothing was sent."""
 
 
 class RemoteProtocolError(ProtocolError):
-    """The peer sent something after which its byte stream cannot be understood any more."""
+    """The peer sent bytes that violate the protocol, so that the rest of its byte stream cannot be parsed."""
 
 
 class ConnectionLost(NRIError):
-    """A connection ended without this side having asked for it.
+    """A connection ended, and this side did not request it.
 
-    ``phase`` is what the session was doing: ``"register"``, ``"configure"``, ``"synchronize"`` or
+    ``phase`` is the step of the session at that time: ``"register"``, ``"configure"``, ``"synchronize"`` or
     ``"serve"`` for a plugin, ``None`` for a plain ttRPC connection.
     """
 
@@ -131,34 +131,34 @@ class ConnectionLost(NRIError):
 
 
 class PluginError(NRIError, TypeError):
-    """The plugin object cannot be served: it has no handlers, or some of a wrong name or shape."""
+    """The plugin object cannot be served: it has no handlers, or handlers with a wrong name or signature."""
 
 
 class IdentityError(NRIError, ValueError):
-    """The plugin's name, index, or way to the runtime is missing or not usable."""
+    """The plugin's name, index, or path to the runtime is missing or invalid."""
 
 
 class Reject(NRIError):
-    """Raised by a handler to refuse a request: the policy of the plugin does not allow what the pod asks for.
+    """A handler raises it to refuse a request: the policy of the plugin does not allow the request of the pod.
 
-    The request fails with PERMISSION_DENIED and the text, which the events of the pod show; a validator rejects
-    with it. A refusal is no failure of the plugin: the stub logs one line at WARNING, without a traceback, and
-    counts it among the ``rejections``, not the ``errors``.
+    The request fails with PERMISSION_DENIED and the text, which the events of the pod show. A validator raises it
+    to reject an adjustment. A refusal is not a failure of the plugin: the stub logs one line at WARNING, without a
+    traceback, and counts it in ``rejections``, not in ``errors``.
     """
 
 
 class AnnotationError(Reject, ValueError):
-    """An annotation of a pod is not what the plugin expects."""
+    """An annotation of a pod does not have the form that the plugin expects."""
 
 
 class NotAllowed(Reject, PermissionError):
-    """A pod asks for a thing that the configuration of the plugin does not allow."""
+    """A pod requests a resource that the configuration of the plugin does not allow."""
 
 
 class ConfigError(NRIError, ValueError):
-    """A configuration is not what the plugin expects; the text has a line for each ``problem``.
+    """A configuration does not have the form that the plugin expects. The text has a line for each ``problem``.
 
-    ``source`` is where it came from, such as the path of a file.
+    ``source`` is the origin of the configuration, such as the path of a file.
     """
 
     def __init__(self, source: str, problems: tuple[str, ...]) -> None:
@@ -172,7 +172,7 @@ class ConfigError(NRIError, ValueError):
 
 
 class StoreError(NRIError):
-    """The file that keeps what is known across restarts cannot be used; the text has its path and the reason."""
+    """The file of an inventory's store cannot be used. The text has the path and the reason."""
 
 
 class LifecycleError(NRIError):
@@ -180,11 +180,11 @@ class LifecycleError(NRIError):
 
 
 class AlreadyStarted(LifecycleError):
-    """``start()`` was called while a session is starting, up, or ending."""
+    """``start()`` was called while a session starts, runs, or ends."""
 
 
 class StubStopped(LifecycleError):
-    """``start()`` was ended by a ``stop()`` from elsewhere."""
+    """A ``stop()`` from another place ended ``start()``."""
 
 
 class StubClosed(StubStopped):
@@ -192,35 +192,35 @@ class StubClosed(StubStopped):
 
 
 class NotConnected(LifecycleError):
-    """The call needs a session with the runtime, and there is none."""
+    """The call needs a session with the runtime, and the stub has none."""
 
 
 class WouldDeadlock(LifecycleError):
-    """The call could only return after the code that makes it has: a handler, or a callback."""
+    """The call could never return: it waits for the handler or callback that makes it."""
 
 
 class RuntimeStopped(LifecycleError):
-    """The Runtime is not started, or was stopped while it served this call."""
+    """The Runtime is not started, or was stopped during this call."""
 
 
 class TurnTaken(LifecycleError):
-    """Another instance of the plugin has taken over, as this one gave no sign of life (``nri_sync.Handover``)."""
+    """Another instance of the plugin has taken over, because this one gave no sign of life: see ``Handover``."""
 
 
 class QueueClosed(LifecycleError):
-    """An UpdateQueue, or Background, takes nothing more: it was closed."""
+    """The UpdateQueue or Background has been closed, and accepts no new entries."""
 
 
 class QueueFull(NRIError):
-    """An UpdateQueue, or Background, holds as much as it may."""
+    """The UpdateQueue or Background has its largest number of entries."""
 
 
 class UpdateFailed(NRIError):
-    """An update, or eviction, from an UpdateQueue was not applied, and will not be tried again.
+    """An update or eviction from an UpdateQueue was not applied, and will not be sent again.
 
-    ``reason`` is ``"refused"`` by the runtime, ``"removed"`` as the container is gone, or ``"closed"`` with the
-    queue. ``update`` and ``eviction`` are the messages of container ``container_id``, None where there is none.
-    ``__cause__`` is what the call raised, if it did.
+    ``reason`` is ``"refused"`` (by the runtime), ``"removed"`` (the container) or ``"closed"`` (the queue).
+    ``update`` and ``eviction`` are the messages for the container ``container_id``; one of them may be None.
+    ``__cause__`` is the exception of the call, if it raised one.
     """
 
     def __init__(
@@ -234,10 +234,10 @@ class UpdateFailed(NRIError):
 
 
 class CallFailed(NRIError):
-    """A call to the other side failed: it answered with an error, or did not answer.
+    """A call to the peer failed: the peer answered with an error, or did not answer.
 
-    ``method`` is the full name, ``/package.Service/Method``; ``rich`` is a serialized ``google.rpc.Status``, where
-    the peer sent more than code and text. ``__cause__`` is None if the peer answered with the error; otherwise it
+    ``method`` is the full name, ``/package.Service/Method``. ``rich`` is a serialized ``google.rpc.Status`` if the
+    peer sent details beyond code and text. ``__cause__`` is None if the peer answered with the error. Otherwise it
     is the reason why this side gave up: a TimeoutError, ConnectionLost or RemoteProtocolError.
     """
 
@@ -258,15 +258,16 @@ class CallFailed(NRIError):
         return self._code
 
     def details(self) -> str:
-        """The text that came with the code."""
+        """The text that the peer sent with the code."""
         return self._details
 
 
 class RequestFailed(NRIError):
-    """A plugin has made a request fail that the Runtime relayed: it answered with an error.
+    """A plugin answered a request of the Runtime with an error.
 
-    ``plugin`` is its full name, ``event`` the name of the RPC, ``reason`` what the plugin said. ``__cause__``
-    is a CallFailed with the status code, or what the handler of an in-process plugin has raised.
+    ``plugin`` is the full name of the plugin, ``event`` the name of the RPC, ``reason`` the text of the error.
+    ``__cause__`` is a CallFailed with the status code, or the exception of a handler of an in-process
+    plugin.
     """
 
     def __init__(self, message: str, *, plugin: str, event: str, reason: str) -> None:
@@ -277,21 +278,21 @@ class RequestFailed(NRIError):
 
 
 class NoAnswer(RequestFailed):
-    """A plugin did not answer, and its failure policy, or that it validates, makes the request fail.
+    """A plugin did not answer, and it is a validator or its failure policy fails the request.
 
-    ``__cause__`` tells why: a TimeoutError, ConnectionLost or RemoteProtocolError.
+    ``__cause__`` is the reason: a TimeoutError, ConnectionLost or RemoteProtocolError.
     """
 
 
 class RequestTimeout(NRIError, TimeoutError):
-    """The time that the caller gave for a request was over before all plugins had answered."""
+    """The caller's timeout for a request passed before all plugins had answered."""
 
 
 class StartError(NRIError):
-    """``start()`` failed and released everything; the stub, or Runtime, can be started again.
+    """``start()`` failed and released everything. The stub or Runtime can be started again.
 
-    ``phase`` is the step that failed: for a stub ``"dial"``, ``"register"`` or ``"configure"``, for a Runtime
-    ``"discover"``, ``"plugins"``, ``"synchronize"`` or ``"listen"``. The reason, where it was an exception, is
+    ``phase`` is the failed step: for a stub ``"dial"``, ``"register"`` or ``"configure"``, for a Runtime
+    ``"discover"``, ``"plugins"``, ``"synchronize"`` or ``"listen"``. If the reason is an exception, it is
     ``__cause__``.
     """
 
@@ -301,30 +302,30 @@ class StartError(NRIError):
 
 
 class NoThread(NRIError, RuntimeError):
-    """The system has no thread to give: a limit of processes or of memory is reached.
+    """The system can start no more threads, because a limit of processes or of memory is reached.
 
-    Such as ``ulimit -u``, ``pids.max`` of the cgroup or ``podPidsLimit`` of the kubelet. ``__cause__`` is Python's
-    own error.
+    Such limits are ``ulimit -u``, ``pids.max`` of the cgroup and ``podPidsLimit`` of the kubelet. ``__cause__`` is
+    Python's error.
     """
 
 
 class Unsupported(NRIError, RuntimeError):
-    """nri_sync cannot work in this process: a library has replaced threads and ``select`` by its own."""
+    """nri_sync cannot work in this process, because a library has replaced threads and ``select``."""
 
 
 class ConnectionSpent(StartError):
-    """The one connection that the stub was given, or inherited, has been used: each further start fails."""
+    """The only connection of the stub, passed to it or inherited, has been used. Each further start fails."""
 
 
 class StartTimeout(StartError, TimeoutError):
-    """``start()`` did not get through its ``phase`` before the deadline."""
+    """``start()`` did not finish its ``phase`` before the deadline."""
 
 
 class OwnershipConflict(NRIError, ValueError):
-    """Two plugins set the same thing in a container.
+    """Two plugins set the same field of a container.
 
-    ``plugin`` came later, ``other`` holds it, or has cleared it for itself. ``field`` is the number
-    of the api.Field, and ``key`` the entry if the field is a map or list, else None.
+    ``plugin`` is the later one. ``other`` owns the field, or has cleared it for itself. ``field`` is the number of
+    the api.Field. ``key`` is the entry if the field is a map or list, otherwise None.
     """
 
     def __init__(
@@ -338,10 +339,10 @@ class OwnershipConflict(NRIError, ValueError):
 
 
 class ConflictError(NRIError):
-    """The answer of ``plugin`` cannot be merged with those before it, so the request fails.
+    """The answer of ``plugin`` conflicts with the answer of an earlier plugin, so the request fails.
 
-    The text is the reference runtime's. ``__cause__`` is an OwnershipConflict if it was one; otherwise
-    the plugin wanted to update the container that is being created.
+    The text is that of the reference runtime. ``__cause__`` is the OwnershipConflict. It is None if the plugin
+    requested an update of the container that is being created.
     """
 
     def __init__(self, message: str, *, plugin: str) -> None:
@@ -354,9 +355,9 @@ class SpecError(NRIError, ValueError):
 
 
 class ValidationRejected(NRIError):
-    """A validator refused what the plugins have set; ``validator`` and ``reason`` tell the rest.
+    """The validator ``validator`` rejected the adjustment of the plugins, for the given ``reason``.
 
-    The text is the reference runtime's.
+    The text is that of the reference runtime.
     """
 
     def __init__(self, validator: str, reason: str) -> None:

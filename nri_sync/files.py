@@ -1,4 +1,4 @@
-"""Files in places where other users may have put something else: read, replaced, and checked for their writers.
+"""Reads, replaces and checks files at paths where other users may have put a different kind of file.
 
 An ordinary ``open()`` blocks on a named pipe, follows a symbolic link to any file of the system, and reads without
 end from a device.
@@ -21,10 +21,10 @@ __all__ = [
 
 
 def open_regular(path: str | os.PathLike[str], flags: int = os.O_RDONLY) -> int:
-    """A descriptor of a regular file, which child processes do not get. Never blocks on a named pipe.
+    """A descriptor of a regular file. Child processes do not inherit it. Never blocks on a named pipe.
 
     Raises:
-        OSError: it cannot be opened, or it is no regular file.
+        OSError: the file cannot be opened, or is not a regular file.
     """
     descriptor = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
     try:
@@ -37,10 +37,10 @@ def open_regular(path: str | os.PathLike[str], flags: int = os.O_RDONLY) -> int:
 
 
 def read_regular(path: str | os.PathLike[str], limit: int) -> bytes:
-    """The content of a regular file of ``limit`` bytes at most.
+    """The content of a regular file of at most ``limit`` bytes.
 
     Raises:
-        OSError: it cannot be read, it is no regular file, or it is larger (EFBIG).
+        OSError: the file cannot be read, is not a regular file, or is larger (EFBIG).
     """
     with open(open_regular(path), "rb") as file:
         data = file.read(limit + 1)
@@ -50,19 +50,20 @@ def read_regular(path: str | os.PathLike[str], limit: int) -> bytes:
 
 
 def replace_file(path: str | os.PathLike[str], data: bytes, mode: int = 0o600) -> None:
-    """Put a new file with that content in place of whatever the path names, as a whole.
+    """Replace the file at a path by a new one with this content, atomically.
 
-    A symbolic link is replaced, not followed. The content is first written beside it, to a file of this user only
-    that did not exist; after a failure that file is gone, and the old one as it was. Raises OSError.
+    A symbolic link is replaced, not followed. The content is first written to a new file in the same directory,
+    which only this user can read. After a failure, the new file is removed and the old one is unchanged. Raises
+    OSError.
     """
     name = os.fspath(path)
     directory, base = os.path.split(name)
     try:
-        import tempfile  # only here: 1 MB, with shutil, that a stub does not need
+        import tempfile  # here, because it takes 1 MB with shutil, which a stub does not need
 
         descriptor, beside = tempfile.mkstemp(prefix=f".{base}.", dir=directory or ".")
     except OSError as error:
-        # Not with a name that the user has never seen.
+        # Replace the name of the temporary file, which the user does not know.
         raise OSError(error.errno, error.strerror, name) from None
     try:
         with open(descriptor, "wb") as file:
@@ -83,16 +84,16 @@ def _remove(path: str) -> None:
 
 
 def hold_standard_descriptors() -> None:
-    """Open the null device in place of standard input, output and error where these are closed.
+    """Open the null device for each of standard input, output and error that is closed.
 
-    A connection that got one of their numbers would get all that the process prints. Raises OSError without a free
-    descriptor.
+    Otherwise a connection could get one of these numbers, and then all output of the process. Raises OSError
+    without a free descriptor.
     """
     for number in range(3):
         try:
             os.fstat(number)
         except OSError:
-            # The lowest free number, unless another thread takes that now.
+            # os.open() returns the lowest free number, unless another thread takes this number now.
             opened = os.open(os.devnull, os.O_RDWR)
             if opened == number:
                 os.set_inheritable(opened, True)
@@ -103,13 +104,15 @@ def hold_standard_descriptors() -> None:
 def check_writers(path: str | os.PathLike[str]) -> None:
     """Check that only root and this user can change a file, or replace it or a directory above it.
 
-    The members of root's group, and of the groups of this process, count as trusted. Symbolic links are resolved;
-    the directories of the link count as well as those of the target. A directory with the sticky bit protects
-    the entries of other users, but it counts for the file itself, whose like anyone could put there.
+    The members of root's group, and of the groups of this process, are trusted. Symbolic links are resolved, and
+    the directories of the link are checked as well as those of the target. A writable directory with the sticky
+    bit is accepted further up, because the bit protects the entries of other users. It is not accepted as the
+    directory of the file itself, where any user could create such a file.
 
     Raises:
-        PermissionError: names the file or directory, and its mode or owner.
-        OSError: it cannot be examined.
+        PermissionError: another user can change the file or a directory. The error names it, and its mode or
+            owner.
+        OSError: the file or a directory cannot be examined.
     """
     named = os.path.abspath(path)
     target = os.path.realpath(path)

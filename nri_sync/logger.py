@@ -1,6 +1,7 @@
-"""The loggers of nri_sync: what a pod, a runtime or a plugin brings into a record cannot forge lines of a log.
+"""The loggers of nri_sync. Text from a pod, a runtime or a plugin in a log record cannot forge lines of a log.
 
-That holds with every handler and formatter, so it is done to the record, before the first of them sees it.
+This has to work with every handler and formatter, so the logger changes the record before the first handler gets
+it.
 """
 
 from __future__ import annotations
@@ -14,15 +15,15 @@ from nri_sync.text import Lines, printable, quoted, traceback_lines
 
 __all__ = ["PrefixedLogger", "get_logger"]
 
-# Past the frame of PrefixedLogger.log(), which older releases count differently.
+# Skips the frame of PrefixedLogger.log(), which older Python releases count differently.
 _CALLER = 2 if sys.version_info >= (3, 11) else 3
 
-# What %-formatting shows as it is.
+# The types that %-formatting shows unchanged.
 _PLAIN = frozenset({bool, float, int, type(None), Lines})
 
 
 class _Shown:
-    """An argument of a record that is no text: its text is made printable when a handler asks for it."""
+    """An argument of a record that is not a str. Its text is made printable when a handler formats the record."""
 
     __slots__ = ("value",)
 
@@ -37,7 +38,7 @@ class _Shown:
 
 
 class _Printable(logging.Filter):
-    """Makes the arguments and the traceback of each record printable. Lets every record through."""
+    """Makes the arguments and the traceback of each record printable. Suppresses no record."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         if isinstance(record.args, Mapping):
@@ -45,7 +46,7 @@ class _Printable(logging.Filter):
         elif record.args:
             record.args = tuple(map(_safe, record.args))
         if record.exc_info and record.exc_info[0] is not None and not record.exc_text:
-            # Formatters of the standard library take this as it is. Others format ``exc_info`` by themselves.
+            # Formatters of the standard library use this text. Other formatters format ``exc_info`` themselves.
             record.exc_text = traceback_lines(record.exc_info)
         return True
 
@@ -54,14 +55,14 @@ _printable = _Printable()
 
 
 def get_logger(name: str) -> logging.Logger:
-    """The logger of this name, whose records are made printable. Idempotent."""
+    """The logger of this name, with printable records. Idempotent."""
     logger = logging.getLogger(name)
     logger.addFilter(_printable)
     return logger
 
 
 class PrefixedLogger(logging.LoggerAdapter):  # type: ignore[type-arg]  # generic from 3.11 on
-    """Puts ``prefix`` before each message, and makes the arguments printable, whatever logger it is given."""
+    """Puts ``prefix`` before each message, and makes the arguments printable, for any logger."""
 
     def __init__(self, logger: logging.Logger, prefix: str) -> None:
         super().__init__(logger, {})
@@ -78,7 +79,7 @@ class PrefixedLogger(logging.LoggerAdapter):  # type: ignore[type-arg]  # generi
 def _safe(value: Any) -> Any:
     if type(value) is str:
         return printable(value)
-    # A number of any other type (an enum) is formatted by %d, too.
+    # %d can also format a number of another type, such as an enum.
     if type(value) in _PLAIN or isinstance(value, (_Shown, int, float)):
         return value
     return _Shown(value)

@@ -26,7 +26,7 @@ __all__ = [
     "pytest_report_header",
 ]
 
-# The default of FakeRuntime, too.
+# This is also the default of FakeRuntime.
 _RUNTIME = "containerd:v2.4.2"
 _SETTINGS = (
     ("nri_runtime", "the runtime's name and version for nri_runtime", _RUNTIME),

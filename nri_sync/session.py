@@ -1,7 +1,7 @@
 """One NRI connection: a socket that carries two ttRPC connections, one in each direction.
 
-Both sides are the same but for the numbers: the plugin serves the Plugin service on logical connection 1
-and calls the Runtime service on 2, the runtime the other way round.
+The two sides differ only in the numbers: the plugin serves the Plugin service on logical connection 1 and calls
+the Runtime service on 2; the runtime serves on 2 and calls on 1.
 """
 
 from __future__ import annotations
@@ -26,10 +26,9 @@ logger = get_logger("nri_sync.session")
 
 
 class Session(Receiver):
-    """A connection between a runtime and a plugin, seen from either side. Owns the socket.
+    """A connection between a runtime and a plugin, for either side. Owns the socket.
 
-    Nothing is read before :meth:`Link.run` of :attr:`link` is called, so that no frame can come before
-    there is somebody to take it.
+    Reading begins with :meth:`Link.run` of :attr:`link`, so that no frame can arrive before the owner is ready.
     """
 
     def __init__(
@@ -48,10 +47,11 @@ class Session(Receiver):
         callers_read: bool = False,
         max_threads: int = 64,
     ) -> None:
-        """``serve`` and ``call`` are the ids of the logical connections; the last two are for the link.
+        """Make the connection; read nothing yet.
 
-        ``lost(cause)`` is called once, when the descriptors are closed; ``tick(now)`` as in
-        :meth:`Receiver.tick`.
+        ``serve`` and ``call`` are the ids of the logical connections. ``callers_read`` and ``max_threads`` are
+        arguments of the link. ``lost(cause)`` is called once, after the descriptors have been closed.
+        ``tick(now)`` is called as :meth:`Receiver.tick`.
         """
         self._on_lost = lost
         self._on_tick = tick
@@ -65,7 +65,7 @@ class Session(Receiver):
         self.client = ClientEnd(frame=functools.partial(frame_message, call), name=name)
         self._ends: dict[int, ServerEnd | ClientEnd] = {serve: self.server, call: self.client}
         self._decoder = FrameDecoder()
-        # Neither a frame nor a message has been begun.
+        # True if no frame and no message is incomplete.
         self._between = True
         self._discarded: dict[int, int] = {}
         self.link = Link(sock, self, name=name, callers_read=callers_read, max_threads=max_threads)
@@ -94,11 +94,11 @@ class Session(Receiver):
                 self._discard(connection_id, len(piece))
 
     def _discard(self, connection_id: int, length: int) -> None:
-        # As in the reference, and what makes the mux extensible. Known ids are few: so is what is counted.
+        # The reference does the same, which makes the mux extensible. At most 16 ids are counted separately.
         key = connection_id if len(self._discarded) < 16 else -1
         if key not in self._discarded:
             logger.warning(
-                "%s: data for connection %d, which nobody serves, is discarded",
+                "%s: data for connection %d, which has no service, is discarded",
                 self.link.name,
                 connection_id,
             )

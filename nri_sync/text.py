@@ -1,9 +1,9 @@
-"""Foreign text made fit for a terminal or a log.
+"""Makes foreign text safe for a terminal or a log.
 
-Names, annotations, environment variables, error texts and version strings come from authors of pods, from
-runtimes and from plugins. Shown raw, a line feed forges a line, an escape sequence writes to the terminal, and
-bidirectional or invisible characters hide or swap parts of a line. :func:`printable` escapes all of them. JSON
-needs none of this: ``json.dumps`` escapes by itself, as long as its ``ensure_ascii`` stays on.
+Names, annotations, environment variables, error texts and version strings come from authors of pods, from runtimes
+and from plugins. If such text is shown unchanged, a line feed forges a line, an escape sequence writes to the
+terminal, and bidirectional or invisible characters hide or swap parts of a line. :func:`printable` escapes all of
+these characters. JSON does not need this: ``json.dumps`` escapes them, if its ``ensure_ascii`` is on.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Union
 
 __all__ = ["LIMIT", "ExcInfo", "Lines", "indented", "printable", "quoted", "traceback_lines"]
 
-#: The characters that one piece of foreign text may have, if the caller gives no other limit.
+#: The default limit for one piece of foreign text, in characters.
 LIMIT = 1000
 
 #: The three values of ``sys.exc_info()``.
@@ -23,8 +23,9 @@ ExcInfo = Union[
     "tuple[type[BaseException], BaseException, TracebackType | None]", "tuple[None, None, None]"
 ]
 
-# Python takes these for printable, Unicode for Default_Ignorable_Code_Point: a terminal shows nothing. The others
-# of that property are format characters (Cf) or unassigned, which str.isprintable() refuses.
+# Python considers these characters printable, but their Unicode property is Default_Ignorable_Code_Point: a
+# terminal shows nothing. The other characters with that property are format characters (Cf) or unassigned, and
+# str.isprintable() is False for them.
 _INVISIBLE = (
     "\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180d\u180f\u2800\u3164\ufe00-\ufe0f\uffa0"
     "\U000e0100-\U000e01ef"
@@ -35,20 +36,20 @@ _ESCAPES = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
 
 class Lines(str):
-    """Text of several lines that is printable already: log records keep its line feeds."""
+    """Printable text of several lines. Log records keep its line feeds."""
 
     __slots__ = ()
 
 
 def printable(value: object, limit: int | None = LIMIT) -> str:
-    """One line that shows ``str(value)``, however hostile that is.
+    """``str(value)`` as one line that is safe to show.
 
-    Escapes, as Python's ``repr()`` writes them, line feeds and all other control characters (C0, DEL, C1), the
-    bidirectional controls, zero-width and other invisible characters, all spaces but the ordinary one, lone
-    surrogates, private and unassigned characters. A backslash stays as it is: the text cannot be read back, and
-    printable text stays the same.
+    These characters are escaped in the form of Python's ``repr()``: line feeds and all other control characters
+    (C0, DEL, C1), bidirectional controls, zero-width and other invisible characters, all spaces except the
+    ordinary one, lone surrogates, private and unassigned characters. A backslash stays unchanged: printable text
+    stays the same, and the result cannot be converted back.
 
-    With more than ``limit`` characters, the rest is left out and the length noted. Never raises.
+    If the text has more than ``limit`` characters, the result ends there and has the length. Never raises.
     """
     text = _text_of(value)
     cut = limit is not None and len(text) > limit
@@ -61,15 +62,15 @@ def printable(value: object, limit: int | None = LIMIT) -> str:
 
 
 def quoted(value: object, limit: int = 100) -> str:
-    """``repr(value)`` for an error message: one printable line of ``limit`` characters at most. Never raises."""
+    """``repr(value)`` for an error message: one printable line of at most ``limit`` characters. Never raises."""
     shown = printable(_repr_of(value), None)
     return shown if len(shown) <= limit else f"{shown[: limit - 3]}..."
 
 
 def indented(value: object, limit: int | None = None) -> Lines:
-    """``str(value)`` on lines of its own, printable otherwise; all but the first begin with four spaces.
+    """``str(value)`` with its line feeds, otherwise printable. All lines except the first begin with four spaces.
 
-    So no line that foreign text begins passes for one that the program begins. Never raises.
+    So no line of foreign text looks like a line of the program. Never raises.
     """
     text = _text_of(value)
     if limit is not None and len(text) > limit:
@@ -83,7 +84,7 @@ def indented(value: object, limit: int | None = None) -> Lines:
 
 
 def traceback_lines(exc_info: ExcInfo) -> Lines:
-    """The traceback of an exception, printable, all of its lines indented. Never raises."""
+    """The traceback of an exception, printable. All lines are indented. Never raises."""
     try:
         text = "".join(traceback.format_exception(*exc_info))
     except Exception as error:
@@ -106,7 +107,7 @@ def _text_of(value: object) -> str:
     if type(value) is str:
         return value
     try:
-        # A subclass may have overridden what is called here.
+        # A subclass of str may have overridden __str__.
         return str.__str__(value) if isinstance(value, str) else str(value)
     except Exception as error:
         return f"<{type(value).__name__} whose str() raises {type(error).__name__}>"

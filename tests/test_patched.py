@@ -72,5 +72,7 @@ def test_it_is_said_when_the_object_is_made(
     make: Callable[[Path], object], socket_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     patch(monkeypatch, "gevent.monkey", "is_module_patched", "select")
-    with pytest.raises(Unsupported, match="gevent has patched select: run the plugin in a process"):
+    with pytest.raises(
+        Unsupported, match="gevent has patched select: run the plugin in a separate process"
+    ):
         make(socket_dir)

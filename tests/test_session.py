@@ -167,7 +167,7 @@ def test_data_for_other_connections_is_discarded(
     warnings = [record for record in caplog.records if record.levelname == "WARNING"]
     # Not one for each of what may be a great many.
     assert len(warnings) <= 17
-    assert "end1: data for connection 3, which nobody serves, is discarded" in caplog.text
+    assert "end1: data for connection 3, which has no service, is discarded" in caplog.text
     sockets[1].close()
     end.lost.get(timeout=LONG)
     assert "end1: 10 bytes for connection 3 discarded" in caplog.text

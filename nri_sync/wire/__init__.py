@@ -1,4 +1,4 @@
-"""The wire formats, sans I/O: bytes in, events out. See :mod:`.mux`, :mod:`.ttrpc` and :mod:`.streams`."""
+"""The wire formats, without I/O: bytes in, events out. See :mod:`.mux`, :mod:`.ttrpc` and :mod:`.streams`."""
 
 from __future__ import annotations
 

@@ -1,17 +1,17 @@
-"""The mux: several logical connections on one byte stream (the trunk).
+"""The mux: several logical connections on one byte stream, that of the connection.
 
-A frame is an eight-byte header and its payload. There is no handshake, and no message that opens or closes
-a logical connection; an empty frame means "no bytes", never the end of anything::
+A frame is an eight-byte header and its payload. There is no handshake, and no message opens or closes a logical
+connection. An empty frame means "no bytes", and never the end of a logical connection::
 
     +----------------------+----------------------+------------------
     | connection id (32)   | payload length (32)  | payload ...
     +----------------------+----------------------+------------------
 
-Integers are big-endian. Frame boundaries carry no meaning: a ttRPC message may be cut anywhere, and
-:class:`FrameDecoder` hands on whatever part of a frame has arrived, so it never buffers a payload.
+Integers are big-endian. Frame boundaries have no meaning: a ttRPC message may be cut at any byte.
+:class:`FrameDecoder` passes on each part of a frame as it arrives, so it never buffers a payload.
 
-No I/O, threads or clock here: bytes in, pieces out. Source of the format: the ``net/multiplex`` package of
-the reference implementation.
+This module uses no I/O, threads or clock: bytes in, pieces out. Source of the format: the ``net/multiplex``
+package of the reference implementation.
 """
 
 from __future__ import annotations
@@ -35,18 +35,18 @@ __all__ = [
 
 Buffer = Union[bytes, bytearray, memoryview]
 
-#: Logical connection on which the runtime calls the plugin.
+#: The logical connection on which the runtime calls the plugin.
 PLUGIN_SERVICE = 1
-#: Logical connection on which the plugin calls the runtime.
+#: The logical connection on which the plugin calls the runtime.
 RUNTIME_SERVICE = 2
 
-#: Largest payload of a frame: a ttRPC message of 4 MiB with its header. A peer that claims more is
+#: The largest payload of a frame: a ttRPC message of 4 MiB with its header. A frame that claims more is
 #: refused, as the reference does since v0.12.5.
 FRAME_PAYLOAD_MAX = MESSAGE_MAX + HEADER_LENGTH
 
-#: A Go peer reads the start of each message through a 4,096-byte buffer, and fails for good when a frame
-#: that starts a message does not fit it. The rest may come as one frame of any size, and should: the peer
-#: queues at most 256 unread frames.
+#: A Go peer reads the start of each message through a 4,096-byte buffer. Its connection fails for good if a frame
+#: that starts a message does not fit the buffer. The rest of the message may come as one frame of any size. It
+#: should, because the peer queues at most 256 unread frames.
 FIRST_FRAME_MAX = 4096
 
 _HEADER = Struct(">II")
@@ -56,12 +56,12 @@ _new = tuple.__new__  # as in nri_sync.wire.ttrpc
 
 
 def frame_message(connection_id: int, header: bytes, payload: Buffer) -> list[Buffer]:
-    """Frame one message (its header and payload) in the one shape that every known peer accepts.
+    """Frame one message (its header and payload) in the one form that every known peer accepts.
 
-    Up to 4,096 bytes go in one frame; a longer message is cut once, after 4,096 bytes. A frame never holds
-    parts of two messages: a Go peer would lose the second. The buffers returned are to be written in
-    order, with nothing of the same trunk between them. ``header`` and ``payload`` together must not
-    exceed :data:`FRAME_PAYLOAD_MAX` + 4,096 bytes, which ttRPC's limit guarantees.
+    A message of at most 4,096 bytes is one frame. A longer message is cut once, after 4,096 bytes. A frame never
+    contains parts of two messages, because a Go peer would lose the second one. Write the returned buffers in
+    order, without other bytes of the same connection between them. ``header`` and ``payload`` together must not
+    exceed :data:`FRAME_PAYLOAD_MAX` + 4,096 bytes, which the limit of ttRPC guarantees.
     """
     size = len(header) + len(payload)
     if size <= FIRST_FRAME_MAX:
@@ -80,10 +80,10 @@ def frame_message(connection_id: int, header: bytes, payload: Buffer) -> list[Bu
 
 
 def decode_whole(data: memoryview) -> tuple[int, Message] | None:
-    """The message that ``data`` is, and its connection; ``None`` if it is anything but one frame with it.
+    """Decode ``data`` if it is exactly one frame with exactly one message; otherwise return ``None``.
 
-    What nearly everything that comes over a trunk is, taken apart in one step. Only where neither a frame
-    nor a message of that connection has been begun before.
+    Returns the id of the logical connection and the message. This is a fast path: most reads return such a frame.
+    Call it only between frames, and between the messages of all logical connections.
     """
     size = len(data)
     if size >= _HEADERS.size:
@@ -95,10 +95,10 @@ def decode_whole(data: memoryview) -> tuple[int, Message] | None:
 
 
 class FrameDecoder:
-    """Takes the bytes of a trunk apart.
+    """Splits the bytes of a connection into the byte streams of its logical connections.
 
-    Call :meth:`receive` with each chunk as it arrives and iterate over the result to its end before the
-    next call; :attr:`inside` tells whether the trunk may end there. Holds at most the eight bytes of an
+    Call :meth:`receive` with each chunk as it arrives, and iterate over the result to its end before the next
+    call. At the end of the connection, check :attr:`inside`. The decoder buffers at most the eight bytes of an
     incomplete header. Not thread-safe.
     """
 
@@ -112,11 +112,11 @@ class FrameDecoder:
     def receive(self, data: Buffer) -> Iterator[tuple[int, memoryview]]:
         """Yield ``(connection id, piece of its byte stream)`` in order of arrival.
 
-        The pieces are views of ``data``: use them up before its buffer is used again.
+        The pieces are views of ``data``: process them before you reuse its buffer.
 
         Raises:
-            RemoteProtocolError: a frame claims more than :data:`FRAME_PAYLOAD_MAX` bytes, after all that
-                came before it was yielded. The trunk cannot be used any further.
+            RemoteProtocolError: a frame claims more than :data:`FRAME_PAYLOAD_MAX` bytes. All bytes before this
+                frame have been yielded. The connection cannot be used any longer.
         """
         view = memoryview(data)
         position, end = 0, len(view)
@@ -148,5 +148,5 @@ class FrameDecoder:
 
     @property
     def inside(self) -> bool:
-        """Whether a frame has been begun: its end is missing if the trunk ends here."""
+        """Whether a frame is incomplete: if the connection ends now, the rest of the frame is missing."""
         return bool(self._partial or self._left)

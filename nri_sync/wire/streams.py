@@ -1,8 +1,9 @@
-"""The streams of one ttRPC connection: which message may follow which.
+"""The streams of one logical connection: the allowed order of their messages.
 
-Every stream is opened by a request of the client, under an odd number that only ever grows, and is in one
-of the states below until it is finished and forgotten. A unary stream carries one request and one response.
-The two tables are the whole lifecycle: what they do not list is not allowed, raises, and changes nothing.
+A request of the client opens a stream. The number of a stream is odd and greater than all earlier numbers. A
+stream is in one of the states below until it is finished and forgotten. A unary stream has one request and one
+response. The two tables are the whole lifecycle: a move that they do not list is not allowed, raises, and changes
+nothing.
 
 Client::                                        Server::
 
@@ -10,12 +11,12 @@ Client::                                        Server::
     OPEN        : send data, receive data           OPEN        : receive data, send data
     HALF_CLOSED : receive data                      HALF_CLOSED : send data
 
-HALF_CLOSED means that the client has sent its last data. There is no state for the opposite: a server that
-has said its last word has finished the stream, whatever the client still wanted to send.
+HALF_CLOSED means that the client has sent its last data. There is no state for the opposite: the last message of
+the server finishes the stream, even if the client has more data to send.
 
-:class:`ServerStreams` and :class:`ClientStreams` turn messages into events and keep the table of the live
-streams. No I/O, threads or clock; not thread-safe: the owner serializes all calls.
-Source: PROTOCOL.md of containerd/ttrpc, and its Go implementation for what is answered to a peer that errs.
+:class:`ServerStreams` and :class:`ClientStreams` turn messages into events and keep the states of the live
+streams. They use no I/O, threads or clock. They are not thread-safe: the owner serializes all calls. Source:
+PROTOCOL.md of containerd/ttrpc; for the answers to wrong messages of a peer, the Go implementation.
 """
 
 from __future__ import annotations
@@ -56,12 +57,12 @@ __all__ = [
     "StreamFailed",
 ]
 
-# Status codes of google.rpc.Code, as numbers: this layer knows nothing of gRPC.
+# Status codes of google.rpc.Code, as numbers, because this layer does not depend on gRPC.
 INVALID_ARGUMENT = 3
 RESOURCE_EXHAUSTED = 8
 INTERNAL = 13
 
-#: The last stream of a connection: ids are odd, and only grow.
+#: The number of the last possible stream of a connection: numbers are odd and increase.
 STREAM_ID_MAX = 0xFFFFFFFF
 _new = tuple.__new__  # as in nri_sync.wire.ttrpc
 
@@ -113,7 +114,7 @@ _REQUEST_STATES = (State.UNARY, State.HALF_CLOSED, State.OPEN, State.OPEN)
 
 
 class RequestReceived(NamedTuple):
-    """A call has begun; ``state`` tells whether it is unary and whether more data follows."""
+    """A call has begun. ``state`` shows whether it is unary, and whether more data follows."""
 
     stream_id: int
     data: bytes
@@ -121,7 +122,10 @@ class RequestReceived(NamedTuple):
 
 
 class DataReceived(NamedTuple):
-    """One more message of a stream. ``data`` is ``None`` if there is none; ``end``: it was the last."""
+    """A data message of a stream.
+
+    ``data`` is ``None`` for a message without data; ``end`` marks the last message.
+    """
 
     stream_id: int
     data: bytes | None
@@ -129,14 +133,14 @@ class DataReceived(NamedTuple):
 
 
 class ResponseReceived(NamedTuple):
-    """The final answer to a call; the stream is finished."""
+    """The response to a call. The stream is finished."""
 
     stream_id: int
     data: bytes
 
 
 class StreamFailed(NamedTuple):
-    """The peer broke the rules on a stream of this client: the call fails, the connection goes on."""
+    """The peer violated the protocol on a stream of this client. The call fails, and the connection continues."""
 
     stream_id: int
     code: int
@@ -144,9 +148,9 @@ class StreamFailed(NamedTuple):
 
 
 class Rejected(NamedTuple):
-    """A message that this server must answer with an error status, on the stream it came on.
+    """A message that this server must answer with an error status on the stream of the message.
 
-    ``finished`` tells that a live stream ended by it: its handler's answer is not wanted any more.
+    ``finished`` is True if the message ended a live stream. Discard the answer of its handler then.
     """
 
     stream_id: int
@@ -156,7 +160,7 @@ class Rejected(NamedTuple):
 
 
 class Ignored(NamedTuple):
-    """A message without effect, for the log: a late response, or a type that is not known."""
+    """A message without effect, to be logged: a late response, or an unknown type."""
 
     stream_id: int
     reason: str
@@ -173,8 +177,8 @@ def _oversized(message: Message) -> str:
 class ServerStreams:
     """The streams that a peer has opened on this server.
 
-    :meth:`receive` each message, in order, and act on the event it returns. Before anything is sent on a
-    stream, ask :meth:`send_data` or :meth:`send_response`, and send nothing when they say no.
+    Call :meth:`receive` for each message, in order, and act on the returned event. Before you send a message on a
+    stream, call :meth:`send_data` or :meth:`send_response`, and send it only if the method returns True.
     """
 
     def __init__(self) -> None:
@@ -182,11 +186,11 @@ class ServerStreams:
         self._last_id = 0
 
     def __len__(self) -> int:
-        """How many streams are live."""
+        """The number of live streams."""
         return len(self._states)
 
     def receive(self, message: Message) -> ServerEvent:
-        """What ``message`` means. Never raises: a peer's mistake is :class:`Rejected` or :class:`Ignored`."""
+        """The event of ``message``. Never raises: for a wrong message the event is Rejected or Ignored."""
         type, stream_id, flags, _, data = message
         if data is None:
             return self._reject(stream_id, RESOURCE_EXHAUSTED, _oversized(message))
@@ -198,7 +202,7 @@ class ServerStreams:
             )
         if type == REQUEST:
             if stream_id <= self._last_id:
-                # The live stream of that id, if any, is not to blame and goes on.
+                # A live stream with this id continues, because it is not at fault.
                 return Rejected(
                     stream_id,
                     INVALID_ARGUMENT,
@@ -234,14 +238,14 @@ class ServerStreams:
         return Rejected(stream_id, code, reason, finished)
 
     def send_response(self, stream_id: int) -> bool:
-        """Finish a stream with a response; False when it is gone and nothing may be sent."""
+        """Finish a stream with a response. Returns False if the stream has ended: send nothing then."""
         return self._states.pop(stream_id, None) is not None
 
     def send_data(self, stream_id: int, *, end: bool = False) -> bool:
-        """Send data, or with ``end`` the last of it; False when the stream is gone.
+        """Send data, or with ``end`` the last data. Returns False if the stream has ended: send nothing then.
 
         Raises:
-            LocalProtocolError: the stream is unary, and takes one response only.
+            LocalProtocolError: the stream is unary and has one response only.
         """
         state = self._states.get(stream_id)
         if state is None:
@@ -257,8 +261,9 @@ class ServerStreams:
 class ClientStreams:
     """The streams that this client has opened.
 
-    Allocate with :meth:`open` and send the request before the next one is allocated: the peer refuses ids
-    that do not grow. :meth:`receive` each message, in order. :meth:`forget` a call that nobody waits for.
+    Allocate a stream with :meth:`open`, and send its request before you allocate the next one, because the peer
+    refuses ids that do not increase. Call :meth:`receive` for each message, in order. Call :meth:`forget` for a
+    call without a waiting thread.
     """
 
     def __init__(self) -> None:
@@ -266,14 +271,14 @@ class ClientStreams:
         self._next_id = 1
 
     def __len__(self) -> int:
-        """How many streams are live."""
+        """The number of live streams."""
         return len(self._states)
 
     def open(self, state: State) -> int:
         """Allocate the id of a new stream.
 
         Raises:
-            LocalProtocolError: all ids of this connection are used up; it must be made anew.
+            LocalProtocolError: all ids of this connection are used. Make a new connection.
         """
         stream_id = self._next_id
         if stream_id > STREAM_ID_MAX:
@@ -283,7 +288,9 @@ class ClientStreams:
         return stream_id
 
     def send_data(self, stream_id: int, *, end: bool = False) -> bool:
-        """Send data, or say that there is no more; False when the stream is gone.
+        """Send data, or with ``end`` the end of the data.
+
+        Returns False if the stream has ended: send nothing then.
 
         Raises:
             LocalProtocolError: the end of the data has been sent before.
@@ -298,11 +305,11 @@ class ClientStreams:
         return True
 
     def forget(self, stream_id: int) -> bool:
-        """Drop a stream whose answer is not wanted; False when it was gone already. Sends nothing."""
+        """Remove a stream whose answer is not needed. Returns False if it has ended already. Sends nothing."""
         return self._states.pop(stream_id, None) is not None
 
     def receive(self, message: Message) -> ClientEvent:
-        """What ``message`` means. Never raises: a peer's mistake fails its stream or is ignored."""
+        """The event of ``message``. Never raises: a wrong message fails its stream or is ignored."""
         stream_id = message.stream_id
         state = self._states.get(stream_id)
         if state is None:

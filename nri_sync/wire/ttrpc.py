@@ -6,8 +6,8 @@ A message is a ten-byte header and its data; integers are big-endian::
     | data length (32)  | stream id (32)    | type (8) | flags (8) | data ...
     +-------------------+-------------------+----------+-----------+-----------
 
-No I/O, threads or clock here. What the data holds (protobuf envelopes) is not this module's business, nor is
-which message may follow which: see :mod:`nri_sync.wire.streams`. Source: PROTOCOL.md of containerd/ttrpc.
+This module uses no I/O, threads or clock. It does not parse the data, which is a protobuf envelope. The order of
+messages is checked by :mod:`nri_sync.wire.streams`. Source: PROTOCOL.md of containerd/ttrpc.
 """
 
 from __future__ import annotations
@@ -40,25 +40,25 @@ REQUEST = 1
 RESPONSE = 2
 DATA = 3
 
-# Flags. On a request, none at all means a unary call.
+# Flags. A request without flags is a unary call.
 REMOTE_CLOSED = 0x1
 REMOTE_OPEN = 0x2
 NO_DATA = 0x4
 
 HEADER_LENGTH = 10
-#: Most data that a message may carry, in bytes (that is, the envelope: the inner message is smaller).
+#: The largest data of a message, in bytes. The data is the envelope, so the message in it is smaller.
 MESSAGE_MAX = 4_194_304
 
 _HEADER = Struct(">IIBB")
-# Makes a named tuple without the function that namedtuple() generates, which costs more than the tuple.
+# Makes a named tuple without the generated __new__, which costs more than the tuple.
 _new = tuple.__new__
 
 
 class Message(NamedTuple):
-    """One message as it came from the peer.
+    """One message of the peer.
 
-    ``data`` is ``None`` when it was longer than allowed and has been skipped; ``length`` is its length
-    either way.
+    ``data`` is ``None`` if the data was longer than allowed and has been skipped. ``length`` is its length in both
+    cases.
     """
 
     type: int
@@ -87,13 +87,12 @@ _GROWTH = 8
 
 
 class MessageDecoder:
-    """Takes the byte stream of one ttRPC connection apart.
+    """Splits the byte stream of one ttRPC connection into messages.
 
-    Call :meth:`receive` with each chunk as it arrives and iterate over the result to its end before the
-    next call; :attr:`inside` tells whether the stream may end there. Memory stays below ``message_max`` and an
-    eighth, whatever lengths the peer claims: the data of a longer message is skipped as it arrives. A buffer takes
-    64 KiB at first, and then at most eight times the bytes that have come.
-    Not thread-safe.
+    Call :meth:`receive` with each chunk as it arrives, and iterate over the result to its end before the next
+    call. At the end of the connection, check :attr:`inside`. Memory stays below 9/8 of ``message_max`` for any
+    length that the peer claims: the data of a longer message is skipped as it arrives. A buffer takes 64 KiB at
+    first, and later at most eight times the bytes that have arrived. Not thread-safe.
     """
 
     __slots__ = (
@@ -111,7 +110,7 @@ class MessageDecoder:
     def __init__(self, message_max: int = MESSAGE_MAX) -> None:
         self._max = message_max
         self._partial = bytearray()
-        # The message whose data is arriving: _left bytes of it are still to come.
+        # The message whose data is arriving, and the number of its missing bytes.
         self._type = self._stream_id = self._flags = self._length = 0
         self._left = 0
         self._buffer: BytesIO | None = None
@@ -119,16 +118,16 @@ class MessageDecoder:
         self._room = 0
 
     def receive(self, data: Buffer) -> Iterator[Message]:
-        """Yield the messages that are complete with ``data``, in order.
+        """Yield the messages that ``data`` completes, in order.
 
-        Every sequence of bytes is a sequence of messages, so nothing is raised here; an oversized message
-        is yielded, without data, when the last byte of it has been skipped.
+        Never raises, because every sequence of bytes is a sequence of messages. An oversized message is yielded
+        without data, after its last byte has been skipped.
         """
         view = memoryview(data)
         if not self._left and not self._partial and len(view) >= HEADER_LENGTH:
             length, stream_id, type, flags = _HEADER.unpack_from(view)
             if length == len(view) - HEADER_LENGTH and length <= self._max:
-                # The usual case, one whole message, without the cost of a generator.
+                # The usual case is one whole message. This avoids the cost of a generator.
                 fields = type, stream_id, flags, length, bytes(view[HEADER_LENGTH:])
                 return iter((_new(Message, fields),))
         return self._receive(view)
@@ -154,7 +153,7 @@ class MessageDecoder:
                     self._partial.clear()
                 length, stream_id, type, flags = header
                 if length <= end - position and length <= self._max:
-                    # The whole message is here, and one copy makes it ours.
+                    # The whole message has arrived: copy it once.
                     message = Message(
                         type, stream_id, flags, length, bytes(view[position : position + length])
                     )
@@ -184,11 +183,11 @@ class MessageDecoder:
         return Message(self._type, self._stream_id, self._flags, self._length, data)
 
     def _grown(self, buffer: BytesIO, more: int) -> BytesIO:
-        """A larger buffer with the same content, and room for ``more`` bytes at least.
+        """A larger buffer with the same content, and room for at least ``more`` more bytes.
 
-        A length that is only claimed takes no memory: the allocator would clear a recycled block, and keep its
-        pages, for each thread. The last buffer has the size of the message, so that getvalue() hands on the bytes
-        themselves, without a copy.
+        The buffer does not have the claimed length from the start: the allocator would clear a recycled block and
+        keep its pages, for each thread. The last buffer has the size of the message, so that getvalue() returns
+        its bytes without a copy.
         """
         filled = buffer.tell()
         self._room = min(self._length, max(filled + more, _GROWTH * self._room))
@@ -199,5 +198,5 @@ class MessageDecoder:
 
     @property
     def inside(self) -> bool:
-        """Whether a message has been begun: its end is missing if the stream ends here."""
+        """Whether a message is incomplete: if the connection ends now, the rest of the message is missing."""
         return bool(self._partial or self._left)

@@ -1,4 +1,4 @@
-"""Protobuf's variable-length numbers: seven bits a byte, the lowest first. The last byte lacks the high bit.
+"""The variable-length integers of protobuf: seven bits a byte, the lowest first. The last byte has no high bit.
 
 Source: the "Encoding" page of protobuf's documentation.
 """
@@ -9,7 +9,7 @@ __all__ = ["decode_varint", "encode_varint"]
 
 
 def encode_varint(value: int, length: int = 1) -> bytes:
-    """The bytes of a number that is not negative; at least ``length`` of them, which is more than it may need."""
+    """The bytes of a non-negative number. They are padded to at least ``length`` bytes."""
     encoded = bytearray()
     while value > 0x7F or len(encoded) < length - 1:
         encoded.append(value & 0x7F | 0x80)
@@ -19,10 +19,10 @@ def encode_varint(value: int, length: int = 1) -> bytes:
 
 
 def decode_varint(data: bytes, position: int) -> tuple[int, int]:
-    """The number at ``position``, and the position behind it.
+    """The number at ``position``, and the position after it.
 
     Raises:
-        ValueError: the data ends inside it, or it is longer than protobuf allows.
+        ValueError: the data ends inside the number, or the number is longer than protobuf allows.
     """
     try:
         value = data[position]
