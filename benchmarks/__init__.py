@@ -1,4 +1,4 @@
-"""Speed and footprint, measured beside a peer in the same run: ``make bench``, or ``python -m benchmarks``."""
+"""Speed and footprint, measured next to other implementations in the same run: ``python -m benchmarks``."""
 
 from __future__ import annotations
 

@@ -14,11 +14,9 @@ from benchmarks.measure import measure
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("cases", nargs="*", metavar="CASE", help="which to run; all by default")
-    parser.add_argument("--rounds", type=int, default=5, help="how often each is run (default: 5)")
-    parser.add_argument(
-        "--quick", action="store_true", help="cases that take long in a shorter form"
-    )
+    parser.add_argument("cases", nargs="*", metavar="CASE", help="cases to run (default: all)")
+    parser.add_argument("--rounds", type=int, default=5, help="runs of each case (default: 5)")
+    parser.add_argument("--quick", action="store_true", help="run the shorter form of long cases")
     parser.add_argument(
         "--write", type=Path, metavar="FOLDER", help="write performance.md and plots there"
     )
@@ -26,7 +24,7 @@ def main() -> None:
     known = {case.name: case for case in CASES}
     unknown = [name for name in options.cases if name not in known]
     if unknown:
-        parser.error(f"no such case: {', '.join(unknown)}; there are: {', '.join(known)}")
+        parser.error(f"no such case: {', '.join(unknown)}; the cases are: {', '.join(known)}")
     outcomes = []
     for case in [known[name] for name in options.cases] or CASES:
         if options.quick and case.quick is not None:

@@ -1,7 +1,8 @@
-"""The least that a plugin in Python can be: ``python -m benchmarks.bare SOCKET IDX NAME ENV MOUNTS SIZE``.
+"""A minimal plugin in Python: ``python -m benchmarks.bare SOCKET IDX NAME ENV MOUNTS SIZE``.
 
-One thread reads, parses, calls the same handler, and writes: no concurrency, no deadlines, no end but the end
-of the process, frames of one shape only. What the stub takes on top of it is what its guarantees cost.
+One thread reads, parses, calls the same handler, and writes. The plugin has no concurrency and no deadlines, ends
+only with the process, and accepts one shape of frames. The additional time of the stub is the price of its
+guarantees.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from nri_sync.rpc import envelope_pb2
 
 __all__ = ["main"]
 
-# A frame of the mux that holds one ttRPC message: connection and length; length, stream, type and flags.
+# A mux frame that holds one ttRPC message: connection and length; then length, stream, type and flags.
 _HEADER = Struct(">IIIIBB")
 _REQUEST, _RESPONSE = 1, 2
 

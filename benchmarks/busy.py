@@ -1,4 +1,4 @@
-"""A plugin beside threads that never rest: how long answers take, and how many late ones come too late."""
+"""A plugin next to threads that never rest: the time of answers, and the late answers that come too late."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.interop.gopeer import Peer
 __all__ = ["BUSY"]
 
 _REQUEST = {"pod": as_json(POD), "container": as_json(CONTAINER)}
-# The busy threads and the switch interval in seconds, by contestant.
+# The number of busy threads and the switch interval in seconds, for each contestant.
 _BESIDE = {
     "no busy thread": (0, 0.005),
     "1 busy thread": (1, 0.005),
@@ -42,12 +42,12 @@ def _late(tries: int) -> Callable[[str], Mapping[str, float]]:
     def run(kind: str) -> Mapping[str, float]:
         with go_runtime() as runtime, plugin(OURS, runtime) as process:
             _begin(process, kind)
-            # Longer than the runtime waits: the stub answers.
+            # The handler takes longer than the runtime waits, so the stub answers in its place.
             process.call("slow", seconds=3.0)
             counters = {"requests": 0}
             while counters["requests"] < tries:
                 runtime.request("CreateContainer", pod=POD, container=CONTAINER)
-                # Where the answer came too late for the runtime, the plugin is on its way back.
+                # If the late answer came too late, the runtime has disconnected the plugin, which reconnects.
                 if runtime.take_events("closed"):
                     runtime.wait_connected("10-bench")
                 counters = process.call("counters", timeout=60.0)

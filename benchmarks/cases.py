@@ -1,4 +1,4 @@
-"""What is measured."""
+"""The cases of the benchmark."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def _on_a_thread(work: Callable[[], None]) -> None:
 
 
 def _echo(kind: str, *, main_thread: bool = False) -> Mapping[str, float]:
-    """Unary calls with 100 bytes, one after the other."""
+    """Sequential unary calls with 100 bytes each."""
     taken: list[float] = []
     with echo_server(kind) as path:
         call = echo.connect(kind, path)
@@ -70,7 +70,7 @@ def _request(
     if "Container" in op:
         container = nri_pb2.Container()
         container.CopyFrom(CONTAINER)
-        # A container that somebody has put large annotations on.
+        # A container with large annotations.
         container.annotations["large"] = "x" * annotation
         request["container"] = as_json(container)
 
@@ -98,7 +98,7 @@ def _synchronize(containers: int) -> Callable[[str], Mapping[str, float]]:
 
 
 def _start(kind: str) -> Mapping[str, float]:
-    """The first start() of a process that has everything loaded."""
+    """The first start() of a process that has imported all modules before."""
     taken = []
     with go_runtime() as runtime:
         for _ in range(8):
@@ -109,7 +109,7 @@ def _start(kind: str) -> Mapping[str, float]:
 
 
 def _reconnect(kind: str) -> Mapping[str, float]:
-    """From the moment that the runtime cuts a plugin off until it is back, synchronized."""
+    """The time from a disconnection by the runtime until the plugin is connected and synchronized again."""
     taken: list[float] = []
     with go_runtime() as runtime, plugin(kind, runtime, reconnect=True):
         for _ in range(150):
@@ -135,7 +135,7 @@ def _fleet(plugins: int) -> Callable[[str], Mapping[str, float]]:
 
 
 def _relay(plugins: int) -> Callable[[str], Mapping[str, float]]:
-    """The runtimes are compared here, each with the reference's plugins."""
+    """Compare the runtime sides, each with plugins of the Go implementation."""
 
     def run(kind: str) -> Mapping[str, float]:
         request = {"pod": as_json(POD), "container": as_json(CONTAINER)}

@@ -1,4 +1,4 @@
-"""The control protocol of the peers in tests/interop, for a program in Python: JSON lines on stdin and stdout."""
+"""The control protocol of the peers in tests/interop, for a Python program: JSON lines on stdin and stdout."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ def _write(message: Mapping[str, Any]) -> None:
 
 
 def emit(event: str, data: Any = None) -> None:
-    """Tell the other side that something happened."""
+    """Report an event to the other side."""
     _write({"event": event, "data": data})
 
 
 def serve(commands: Mapping[str, Callable[..., Any]]) -> None:
-    """Say that this program is ready, and serve commands until its input ends; then end it."""
+    """Report that this program is ready, and execute commands until its input ends; then end the program."""
     emit("ready")
     for line in sys.stdin:
         request = json.loads(line)

@@ -1,4 +1,4 @@
-"""An echo server, to measure ttRPC on its own: ``python -m benchmarks.echo KIND SOCKET``."""
+"""An echo server, to measure ttRPC alone: ``python -m benchmarks.echo KIND SOCKET``."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ METHOD = f"/{SERVICE}/Echo"
 
 
 def connect(kind: str, path: str) -> Any:
-    """A function that sends bytes and returns those that come back; ``close`` of it ends the connection."""
+    """A function that sends bytes and returns the answer. Its attribute ``close`` ends the connection."""
     if kind == "socket":
         sock = socket.socket(socket.AF_UNIX)
         sock.connect(path)

@@ -1,7 +1,8 @@
-"""What the example plugins need, of which the resources in their manifests are made.
+"""Measures the resources of the example plugins, from which their manifests' requests and limits follow.
 
-``python -m benchmarks.examples [NAME...]`` runs each as its container does, with the embedded runtime, and
-prints what a probe costs, and a row for docs/deploying.md: memory, and CPU time when idle and for 100 pods.
+``python -m benchmarks.examples [NAME...]`` runs each plugin as its container does, on the embedded runtime. It
+prints the cost of a probe, and a row of docs/deploying.md for each plugin: memory, and CPU time when idle and for
+100 pods.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from nri_sync.runtime import Runtime
 __all__ = ["main"]
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
-# These have no health; they are templates and tools.
+# These examples are templates and tools, and have no health file.
 WITHOUT_HEALTH = {"differ", "embedded_service", "self_stopping"}
 CONTAINERS = 100
 IDLE = 5.0
@@ -33,7 +34,7 @@ TIMEOUT = 30.0
 
 @contextlib.contextmanager
 def running(name: str, socket: str, health: str) -> Iterator[subprocess.Popen[bytes]]:
-    """The plugin, as a process."""
+    """Run the plugin as a process."""
     command = [sys.executable, str(EXAMPLES / name / "plugin.py"), "--socket", socket]
     if name not in WITHOUT_HEALTH:
         command.append(f"--health-file={health}")
@@ -50,12 +51,12 @@ def running(name: str, socket: str, health: str) -> Iterator[subprocess.Popen[by
 
 
 def create(runtime: Runtime, number: int) -> None:
-    """All that a runtime asks for a pod with a container, from its creation to its removal."""
+    """Send all events of a pod with one container, from its creation to its removal."""
     pod = api.PodSandbox(
         id=f"pod{number}", name=f"web-{number}", namespace="default", uid=f"u{number}"
     )
     container = api.Container(id=f"ctr{number}", pod_sandbox_id=pod.id, name="main", args=["sh"])
-    with contextlib.suppress(Exception):  # that one is refused is no matter
+    with contextlib.suppress(Exception):  # a plugin may reject the container
         runtime.run_pod_sandbox(pod)
         runtime.create_container(pod, container)
         for event in ("post_create_container", "start_container", "post_start_container"):
@@ -67,7 +68,7 @@ def create(runtime: Runtime, number: int) -> None:
 
 
 def measure(name: str) -> str:
-    """The row of a plugin."""
+    """Measure a plugin; returns its row of the table."""
     with tempfile.TemporaryDirectory(prefix="nri") as directory:
         socket, health = f"{directory}/s", f"{directory}/health"
         runtime = Runtime(
@@ -92,14 +93,14 @@ def measure(name: str) -> str:
 
 
 def probe() -> str:
-    """What one run of the exec probe takes: CPU milliseconds, and the most memory in MB."""
+    """Measure one run of the exec probe: CPU time in milliseconds, and peak memory in MB."""
     command = [sys.executable, "-m", "nri_sync.kit.probe", "/nonexistent"]
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     for _ in range(PROBES):
         subprocess.run(command, check=False, stderr=subprocess.DEVNULL)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    # Not of rusage, where a child begins with what its parent had.
+    # The peak of rusage includes the parent's memory at the fork, so read VmHWM.
     code = (
         "from nri_sync.kit import probe; probe.check('/nonexistent'); "
         "print(*[line for line in open('/proc/self/status') if 'VmHWM' in line])"
@@ -110,7 +111,7 @@ def probe() -> str:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Measure those that are named, or all."""
+    """Measure the named plugins, or all."""
     names = arguments or sorted(path.parent.name for path in EXAMPLES.glob("*/kustomization.yaml"))
     print(f"probe: {probe()}", flush=True)
     for name in names:

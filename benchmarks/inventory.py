@@ -1,4 +1,4 @@
-"""``python -m benchmarks.inventory [CONTAINERS]``: what an inventory of that many costs, by default 50,000."""
+"""Measures an inventory: ``python -m benchmarks.inventory [CONTAINERS]``, by default of 50,000 containers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _EACH = 4
 
 
 def pod(number: int) -> api.PodSandbox:
-    """One like the kubelet's."""
+    """A pod with the fields that the kubelet sets."""
     uid = f"{number:08x}-0000-4000-8000-000000000000"
     message = api.PodSandbox(
         id=f"{number:064x}",
@@ -40,7 +40,7 @@ def pod(number: int) -> api.PodSandbox:
 
 
 def container(number: int, running: bool = True) -> api.Container:
-    """One of pod ``number // 4``, some 3 kB without a seccomp filter."""
+    """A container of pod ``number // 4``, with about 3 kB and without a seccomp filter."""
     message = api.Container(
         id=f"{number:063x}c",
         pod_sandbox_id=f"{number // _EACH:064x}",
@@ -72,34 +72,34 @@ def container(number: int, running: bool = True) -> api.Container:
 
 
 def _resident() -> float:
-    """Megabytes."""
+    """The resident memory of this process in megabytes."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
-def _say(what: str, value: float, unit: str) -> None:
-    print(f"{what:64} {value:10.3f} {unit}", flush=True)
+def _say(name: str, value: float, unit: str) -> None:
+    print(f"{name:64} {value:10.3f} {unit}", flush=True)
 
 
 @contextmanager
-def _timed(what: str) -> Iterator[None]:
-    """How long it takes, and how much of that the processor works for it: the rest others have."""
+def _timed(name: str) -> Iterator[None]:
+    """Print the elapsed time and the CPU time of the block."""
     began, worked = time.perf_counter(), time.process_time()
     yield
-    _say(what, time.perf_counter() - began, "s")
-    _say(f"{what}, processor", time.process_time() - worked, "s")
+    _say(name, time.perf_counter() - began, "s")
+    _say(f"{name}, processor", time.process_time() - worked, "s")
 
 
-def _each(what: str, call: Callable[[int], object], numbers: range) -> None:
-    """Median and 99th percentile of the single calls."""
+def _each(name: str, call: Callable[[int], object], numbers: range) -> None:
+    """Print the median and the 99th percentile of single calls."""
     took = []
     for number in numbers:
         began = time.perf_counter()
         call(number)
         took.append((time.perf_counter() - began) * 1e6)
     took.sort()
-    _say(f"{what}, median", statistics.median(took), "us")
-    _say(f"{what}, 99 %", took[len(took) * 99 // 100], "us")
+    _say(f"{name}, median", statistics.median(took), "us")
+    _say(f"{name}, 99 %", took[len(took) * 99 // 100], "us")
 
 
 def _events(count: int) -> None:

@@ -1,9 +1,10 @@
-"""Many plugins, much to synchronize, many creations: our runtime side beside the reference's.
+"""Load on the runtime side, ours next to the Go implementation's: many plugins, containers and creations.
 
 ``make load``, or ``python -m benchmarks.load [--plugins N] [--containers N] [--creations N] [--write FOLDER]``.
 
-The runtime has a process of its own, so that its memory and CPU are; so have the plugins, which are on the
-reference's stub and the same for both sides. They connect one after the other, as fast as they get in.
+The runtime is a separate process, so that its memory and CPU time can be measured. The plugins are another
+process, with the stub of the Go implementation for both sides. They connect one after the other, as fast as they
+can.
 """
 
 from __future__ import annotations
@@ -22,12 +23,12 @@ from tests.interop.gopeer import Peer
 
 __all__ = ["load", "main"]
 
-# Longer than anything here takes, in seconds.
+# A time limit that no step reaches, in seconds.
 _LONG = 900.0
 
 
 def load(kind: str, plugins: int, containers: int, creations: int) -> Mapping[str, float]:
-    """The figures of one run."""
+    """One run; returns its figures."""
     state = {"make_pods": containers // 2, "make_containers": containers, "make_size": 1000}
     with runtime_side(kind, **state, request_timeout_ms=int(_LONG * 1000)) as process, Peer(
         "stubplugin", "-socket", process.socket_path, "-name", "load", "-idx", "00",
@@ -113,7 +114,7 @@ def main() -> None:
     parser.add_argument("--plugins", type=int, default=100)
     parser.add_argument("--containers", type=int, default=10_000)
     parser.add_argument("--creations", type=int, default=1_000)
-    parser.add_argument("--rounds", type=int, default=3, help="how often each is run (default: 3)")
+    parser.add_argument("--rounds", type=int, default=3, help="runs of each side (default: 3)")
     parser.add_argument("--write", type=Path, metavar="FOLDER", help="write load.md there")
     options = parser.parse_args()
     case = _case(options.plugins, options.containers, options.creations)

@@ -1,4 +1,4 @@
-"""Measuring several contestants in turn, and what their results say of each other."""
+"""Measures several contestants in turn, and compares their results."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ __all__ = ["Aim", "Case", "Outcome", "measure", "percentiles"]
 
 @dataclass(frozen=True)
 class Aim:
-    """A ratio of one metric between two contestants, and what it should not exceed."""
+    """A ratio of one metric between two contestants, with its limit."""
 
     metric: str
     ours: str
-    #: ``None``: the metric itself should not exceed it.
+    #: ``None``: the limit is for the metric itself.
     peer: str | None = None
     at_most: float | None = None
-    #: Larger is better, and the ratio should be at least that much instead.
+    #: The lower limit, for metrics whose larger values are better.
     at_least: float | None = None
 
     def met(self, result: float) -> bool:
-        """Whether such a ratio, or metric, is as it should be."""
+        """Whether a ratio or metric is within the limit."""
         return (self.at_most is None or result <= self.at_most) and (
             self.at_least is None or result >= self.at_least
         )
@@ -31,7 +31,7 @@ class Aim:
 
 @dataclass(frozen=True)
 class Case:
-    """One thing to measure: ``run(contestant)`` measures it once, in a fresh process, and returns metrics."""
+    """One case: ``run(contestant)`` measures it once, in a fresh process, and returns the metrics."""
 
     name: str
     title: str
@@ -40,17 +40,17 @@ class Case:
     contestants: Sequence[str]
     run: Callable[[str], Mapping[str, float]]
     aims: Sequence[Aim] = ()
-    #: Not more rounds than this, for what takes long.
+    #: The maximum number of rounds, for a case that takes long.
     rounds: int | None = None
-    #: What a reader of the table has to know.
+    #: An explanation for readers of the table.
     note: str = ""
-    #: A shorter form, for a first look.
+    #: A shorter form, for ``--quick``.
     quick: Case | None = None
 
 
 @dataclass
 class Outcome:
-    """The results of a case, a list of one value for each round."""
+    """The results of a case: for each contestant and metric, a list with one value for each round."""
 
     case: Case
     values: dict[str, dict[str, list[float]]] = field(default_factory=dict)
@@ -71,9 +71,9 @@ class Outcome:
         return len(self.values[self.case.contestants[0]][next(iter(self.case.units))])
 
     def result(self, aim: Aim) -> float:
-        """The median of the ratios of each round: what disturbs a round disturbs both of its sides.
+        """The median of the rounds' ratios. A disturbance of one round affects both sides of its ratio.
 
-        Of an aim without a peer, the median of the metric.
+        For an aim without a peer, the median of the metric.
         """
         if aim.peer is None:
             return self.median(aim.ours, aim.metric)
@@ -82,7 +82,7 @@ class Outcome:
 
 
 def measure(case: Case, rounds: int, say: Callable[[str], object]) -> Outcome:
-    """Run all contestants in turn, as many rounds as asked or fewer, every other round in reverse order."""
+    """Run all contestants in turn, at most ``rounds`` times. Every other round runs in reverse order."""
     outcome = Outcome(
         case, {name: {metric: [] for metric in case.units} for name in case.contestants}
     )
@@ -98,7 +98,7 @@ def measure(case: Case, rounds: int, say: Callable[[str], object]) -> Outcome:
 
 
 def percentiles(seconds: Sequence[float]) -> dict[str, float]:
-    """p50 and p99 in microseconds, and calls per second, of the durations of calls made one by one."""
+    """p50 and p99 in microseconds, and calls per second, from the durations of sequential calls."""
     ordered = sorted(seconds)
     return {
         "p50": ordered[len(ordered) // 2] * 1e6,

@@ -1,4 +1,4 @@
-"""The contestants, as processes that are started and ended: plugins on a Go runtime, and echo servers."""
+"""The contestants, as processes: plugins on a Go runtime, runtimes, and echo servers."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def as_json(message: Message) -> object:
 
 @contextlib.contextmanager
 def scratch() -> Iterator[Path]:
-    """A folder with a name short enough for sockets in it."""
+    """A folder whose name is short enough for sockets in it."""
     path = Path(tempfile.mkdtemp(prefix="nri"))
     try:
         yield path
@@ -79,14 +79,14 @@ def scratch() -> Iterator[Path]:
 
 @contextlib.contextmanager
 def go_runtime(**options: object) -> Iterator[GoRuntime]:
-    """The reference runtime side, of the newest release, started."""
+    """The runtime side of the newest Go release, started."""
     with scratch() as folder, GoRuntime(RELEASES[0], folder / "nri.sock") as runtime:
         runtime.start(**options)
         yield runtime
 
 
 class OurRuntime(Peer):
-    """Our runtime side, in a process of its own; not started yet. As GoRuntime, with fewer commands."""
+    """Our runtime side, in a separate process, not started yet. It has a part of GoRuntime's commands."""
 
     def __init__(self, socket_path: Path) -> None:
         super().__init__(Path(sys.executable), "-m", "benchmarks.runtime")
@@ -131,7 +131,7 @@ def plugin(
     health: bool = False,
     start: bool = True,
 ) -> Iterator[Peer]:
-    """A plugin of that kind, connected to the runtime; ``health``: one of ours with a health endpoint."""
+    """A plugin of that kind, connected to the runtime. ``health``: one of ours, with a health endpoint."""
     path = str(runtime.socket_path)
     if kind == FLOOR:
         process = Peer("floor", path, f"{idx:02d}", name)

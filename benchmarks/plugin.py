@@ -1,4 +1,4 @@
-"""A plugin as users write it: ``python -m benchmarks.plugin SOCKET IDX NAME ENV MOUNTS SIZE [HEALTH]``."""
+"""A plugin in the usual style: ``python -m benchmarks.plugin SOCKET IDX NAME ENV MOUNTS SIZE [HEALTH]``."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ __all__ = ["Adjuster", "main"]
 
 
 class Adjuster:
-    """Adjusts every container in the same way, and makes the adjustment anew each time."""
+    """Adjusts every container in the same way, and builds the adjustment again each time."""
 
     def __init__(self, env: int, mounts: int, size: int) -> None:
         self.env = env
         self.mounts = mounts
         self.padding = "x" * size
         self.containers: list[nri_pb2.Container] = []
-        #: Seconds that each container takes.
+        #: The time that the handler takes for each container, in seconds.
         self.seconds = 0.0
 
     def synchronize(
@@ -52,7 +52,7 @@ class Adjuster:
 
 
 def _watched(plugin: Adjuster, address: str, **options: Any) -> nri_sync.Stub:
-    # Only here: a plugin without it should not pay for it.
+    # Imported here, so that a plugin without a health endpoint does not load it.
     from nri_sync import kit
 
     health = kit.Health()
@@ -62,7 +62,7 @@ def _watched(plugin: Adjuster, address: str, **options: Any) -> nri_sync.Stub:
 
 
 def spin() -> None:
-    """A thread that never rests, as one that computes in Python."""
+    """Run without a pause, like a thread that computes in Python."""
     number = 0
     while True:
         number += 1

@@ -1,4 +1,4 @@
-"""What Linux counts of a process."""
+"""Counters that Linux keeps of a process."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def cpu_seconds(pid: int) -> float:
 
 
 def switches(pid: int) -> dict[int, int]:
-    """How often each thread of a process has stopped running, by itself or not: what runs at all, counts."""
+    """The number of context switches of each thread, voluntary or not. A thread that runs at all has one."""
     return {
         int(task.name): _field(task / "status", "voluntary_ctxt_switches")
         + _field(task / "status", "nonvoluntary_ctxt_switches")

@@ -1,4 +1,4 @@
-"""The results as a page of the documentation, with plots."""
+"""Writes the results as a page of the documentation, with plots."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ __all__ = ["columns", "machine", "page", "plots", "table"]
 
 
 def machine() -> str:
-    """The machine in a few words."""
+    """A short description of the machine."""
     model = "unknown processor"
     for line in Path("/proc/cpuinfo").read_text().splitlines():
         if line.startswith("model name"):
             model = line.partition(":")[2].strip()
             break
-    # Those of distributions, and of container images, are optimized with a profile; a plain build is not.
+    # Distributions and container images build Python with profile-guided optimization; a plain build has none.
     build = "the distribution's" if sys.base_prefix == "/usr" else "not the distribution's"
     return (
         f"{os.cpu_count()} logical cores of {model}, Linux {platform.release()}, "
@@ -45,7 +45,7 @@ def table(outcome: Outcome) -> list[str]:
 
 
 def columns(outcome: Outcome) -> list[str]:
-    """The same with a row for each metric, where there are many."""
+    """Like table(), but with a row for each metric, for cases with many metrics."""
     case = outcome.case
     lines = [f"| | {' | '.join(case.contestants)} |", "|---" * (len(case.contestants) + 1) + "|"]
     for head, metric in zip(_heads(case), case.units):

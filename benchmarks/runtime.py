@@ -21,7 +21,7 @@ _BY_RPC = {handler.rpc: handler for handler in HANDLERS}
 
 
 class _Arrivals(Metrics):
-    """Tells of each plugin when it has been synchronized."""
+    """Emits an event when a plugin has been synchronized."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -90,7 +90,7 @@ class _Driver:
                 relay(*arguments)
                 taken.append(time.perf_counter() - begin)
 
-        # As in a runtime: its main thread has other things to do.
+        # A real runtime sends events on other threads than its main thread.
         thread = threading.Thread(target=work)
         thread.start()
         thread.join()

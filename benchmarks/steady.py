@@ -1,4 +1,4 @@
-"""What should stay as it is: time with many containers, memory after many requests, a plugin without any."""
+"""Figures that should stay constant: time with many containers, memory after many requests, idle wake-ups."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["STEADY"]
 
 _REQUEST = {"pod": as_json(POD), "container": as_json(CONTAINER)}
 
-#: Longer than anything here takes, in seconds.
+#: A time limit that no step reaches, in seconds.
 _LONG = 600.0
 
 _KNOWN = (1, 1_000, 50_000)
@@ -35,7 +35,7 @@ def _growth(kind: str) -> Mapping[str, float]:
             )
             stack.enter_context(plugin(kind, runtime))
             runtimes[count] = runtime
-        # In turn, so that what else the machine does disturbs all of them.
+        # Alternate the runtimes, so that other load on the machine disturbs both.
         for _ in range(6):
             for count, runtime in runtimes.items():
                 result = runtime.call(
@@ -66,7 +66,7 @@ def _memory(kind: str, requests: int, restarts: int) -> Mapping[str, float]:
         def restart(count: int) -> None:
             for _ in range(count):
                 process.call("stop")
-                # The reference's stub does not bear to be started before its last connection is over.
+                # The Go stub must not be started again before its last connection has ended.
                 runtime.wait_event("closed", name="10-bench")
                 process.call("start")
                 runtime.wait_connected("10-bench")
@@ -118,7 +118,7 @@ def _idle(kind: str, seconds: int) -> Mapping[str, float]:
         plugin(GO if kind == GO else OURS, runtime, health=kind == _WITH_HEALTH) as process,
     ):
         runtime.call("bench", op="CreateContainer", request=_REQUEST, count=100, warmup=0)
-        # Seconds. By then the last looks at the time are over that a start and its requests have asked for.
+        # Seconds until the timer of the start, and of its requests, no longer wakes.
         settle = 8
         waiting = (
             process.begin("wait", timeout=settle + seconds + 1.0) if kind == _IN_WAIT else None
@@ -129,7 +129,7 @@ def _idle(kind: str, seconds: int) -> Mapping[str, float]:
         after = switches(process.pid)
         if waiting is not None:
             waiting.result(_LONG)
-    # A thread that has come or gone meanwhile has run as well.
+    # A thread that started or ended in the interval has also run.
     ran = {thread: after[thread] - before[thread] for thread in before.keys() & after.keys()}
     ran.update(dict.fromkeys(before.keys() ^ after.keys(), 1))
     main = ran.pop(process.pid)

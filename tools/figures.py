@@ -1,7 +1,7 @@
-"""Draw the figures of the documentation as SVG; ``--check`` compares only.
+"""Draws the figures of the documentation as SVG; ``--check`` only compares.
 
-The lifecycle is drawn from the transition table of :mod:`nri_sync.plugin.state`. The terminals show the real
-output of the commands; times differ from run to run, and are not compared. A test compares the layers with
+The lifecycle comes from the transition table of :mod:`nri_sync.plugin.state`. The terminals show the real output
+of the commands. Times differ from run to run, and are not compared. A test compares the layers with
 tests/test_layering.py.
 """
 
@@ -23,7 +23,7 @@ __all__ = ["DIRECTORY", "draw", "layers", "lifecycle", "main", "request", "termi
 
 ROOT = Path(__file__).resolve().parent.parent
 DIRECTORY = ROOT / "docs" / "figures"
-# Dark enough on a white page, light enough on a black one: each figure brings its own background.
+# The colours suit light and dark pages: each figure has its own background.
 PAPER, INK, LINE, BOX, ACCENT = "#f6f8fa", "#1f2328", "#57606a", "#ffffff", "#0969da"
 SCREEN, TEXT = "#161b22", "#e6edf3"
 ANSI = {
@@ -103,7 +103,7 @@ def _arrow(path: str) -> str:
     return f"<path d='{path}' fill='none' stroke='{LINE}' stroke-width='1.5' marker-end='url(#a)'/>"
 
 
-# The place of each state, and the name of each move: the calls and causes of docs/lifecycle.md.
+# The position of each state, and the name of each transition: the calls and causes of docs/lifecycle.md.
 _PLACES = {
     State.IDLE: (40, 110),
     State.STARTING: (290, 110),
@@ -116,7 +116,7 @@ _W, _H = 120, 50
 
 
 def _route(x1: int, y1: int, x2: int, y2: int) -> tuple[str, float, float]:
-    """The path of an arrow between two states, and the place of its name."""
+    """The path of an arrow between two states, and the position of its name."""
     middle, beside, between = (x1 + x2 + _W) / 2, x1 + _W / 2 + 26, (y1 + _H + y2) / 2 + 4
     if y1 == y2 and x2 > x1:
         return f"M{x1 + _W} {y1 + 18}H{x2 - 2}", middle, y1 + 11
@@ -132,7 +132,7 @@ def _route(x1: int, y1: int, x2: int, y2: int) -> tuple[str, float, float]:
 
 
 def lifecycle() -> str:
-    """The states of a stub and the moves between them, from the transition table."""
+    """The states of a stub and the transitions between them, from the transition table."""
     parts: list[str] = []
     for (state, move), target in TRANSITIONS.items():
         path, x, y = _route(*_PLACES[state], *_PLACES[target])
@@ -142,7 +142,7 @@ def lifecycle() -> str:
     return _svg(700, 330, "The lifecycle of a stub", parts)
 
 
-# From the top down: what imports what. Names in one row do not import each other.
+# From top to bottom, in the order of imports. The packages of one row do not import each other.
 _LAYERS = [
     [("cli", "the nri-sync command"), ("testing", "fake runtime, simulation")],
     [("kit", "inventory, updates, health, program")],
@@ -156,7 +156,7 @@ _LAYERS = [
 
 
 def layers() -> str:
-    """The packages, each above those that it imports."""
+    """The packages, each above the packages that it imports."""
     parts: list[str] = []
     for row, names in enumerate(_LAYERS):
         width = (600 - 12 * (len(names) - 1)) / len(names)
@@ -182,7 +182,7 @@ _WAY = [
 
 
 def request() -> str:
-    """The way of a request down to the handler, and of its answer back."""
+    """The path of a request to the handler, and of the answer back."""
     parts: list[str] = []
     for row, (name, work) in enumerate(_WAY):
         y = 40 + row * 62
@@ -227,7 +227,7 @@ def terminal(title: str, text: str) -> str:
 
 
 def readme_plugin() -> str:
-    """The plugin that the README shows: its first block of Python."""
+    """The plugin in the README, which is its first Python block."""
     found = re.search(r"^```python\n(.*?)^```$", (ROOT / "README.md").read_text(), re.M | re.S)
     assert found
     return found[1]
@@ -258,7 +258,7 @@ def _terminals() -> dict[str, str]:
         Path(directory, "pods.yaml").write_text(PODS)
         simulate = _printed("nri-sync simulate timezone.py -f pods.yaml", directory)
         demo = _printed("nri-sync demo", directory)
-    # The picture is of the difference; the plugin and the pod come before it.
+    # The picture shows the changes only; the plugin and the pod precede them.
     command, _, rest = demo.partition("\n")
     demo = f"{command}\n...\n{rest[rest.index('The changes') :]}"
     return {
@@ -278,7 +278,7 @@ def draw() -> dict[str, str]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Write the figures; with ``--check``, return 1 when one is not current."""
+    """Write the figures; with ``--check``, return 1 if one is not current."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--check", action="store_true", help="write nothing")
     arguments = parser.parse_args(argv)

@@ -1,11 +1,10 @@
-"""Regenerate the code that comes from the .proto files, or check that it is current.
+"""Generates code from the .proto files, or checks that the generated code is current.
 
     python tools/gen.py            write the generated files
     python tools/gen.py --check    exit with 1 and name the files that differ
 
-The generator's release is the floor of what users need: generated code refuses
-an older protobuf or grpcio. So it is an old one on purpose, and pinned; the
-`gen` environment of tox has it.
+Generated code rejects protobuf and grpcio releases that are older than its generator. The generator is therefore
+pinned to an old release, which is also the minimum for users. tox has it in the environment ``gen``.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from google.protobuf import descriptor_pb2
 ROOT = Path(__file__).resolve().parent.parent
 GENERATOR = "1.62.3"
 
-# Each .proto file, and whether its services are generated too.
+# Each .proto file, and whether its services are generated, too.
 SOURCES = {
     "nri_sync/api/nri.proto": True,
     "nri_sync/rpc/envelope.proto": False,
@@ -32,16 +31,16 @@ SOURCES = {
     "examples/shim/events.proto": False,
     "examples/shim/metrics.proto": False,
 }
-# The only message of another file that methods take or return, and the module that has it.
+# The only message from another file that methods accept or return, and its module.
 EMPTY = ".google.protobuf.Empty"
 
 
 def generate(target: Path) -> list[str]:
-    """Generate everything below *target*; return the paths relative to it."""
+    """Generate all files into the directory *target*; return their paths relative to it."""
     from grpc_tools import protoc
 
     names: list[str] = []
-    # The repository's root as the include root makes generated imports
+    # With the repository's root as the include root, generated imports are
     # absolute: `from nri_sync.api import nri_pb2`.
     includes = [f"-I{ROOT}", f"-I{resources.files('grpc_tools') / '_proto'}"]
     for source, services in SOURCES.items():
@@ -65,11 +64,10 @@ def generate(target: Path) -> list[str]:
 
 
 def strict_types(text: str) -> str:
-    """Repair what protoc writes so that a strict type checker reads it.
+    """Repair the output of protoc for strict type checkers.
 
-    An enum value `None` is declared, which is no syntax; getattr() and
-    Enum.Value() reach it. A field `class` leaves an untyped **kwargs, and the
-    dict that may stand for a message has no type arguments.
+    protoc declares an enum value `None`, which is a syntax error; getattr() and Enum.Value() can read that value.
+    For a field `class`, protoc writes an untyped **kwargs. A dict in place of a message has no type arguments.
     """
     lines = []
     for line in text.splitlines():
@@ -83,9 +81,9 @@ def strict_types(text: str) -> str:
 
 
 def grpc_types(module: str, file: descriptor_pb2.FileDescriptorProto) -> str:
-    """The types of the generated stubs and servicers, which protoc does not write.
+    """The types of the generated stubs and servicers. protoc does not write them.
 
-    Only unary methods, as that is all there is.
+    Only unary methods are supported, because the .proto files have no others.
     """
     package, _, messages = f"{module}_pb2".rpartition(".")
     lines = ["import grpc as _grpc"]

@@ -1,15 +1,15 @@
-"""Make the image of a plugin without Docker, a registry or a container runtime.
+"""Builds the image of a plugin without Docker, a registry or a container runtime.
 
     python tools/image.py examples/ulimit_adjuster plugin.tar
     python tools/image.py examples/ulimit_adjuster plugin.tar --name registry.internal/ulimits:1 --base root.tar
 
 The image has two layers: a root file system with Python, and the plugin's folder with nri_sync and the packages of
-its requirements.txt. PLUGIN is a folder with a plugin.py. The result is an archive as `docker save` writes it, for
-`ctr images import`, `podman load` or `skopeo copy docker-archive:plugin.tar docker://...`.
+its requirements.txt. PLUGIN is a folder with a plugin.py. The output is an archive in the format of `docker save`,
+for `ctr images import`, `podman load` or `skopeo copy docker-archive:plugin.tar docker://...`.
 
-The root file system is that of Debian, which mmdebstrap makes once, in two minutes; that takes root, or a user
-namespace. --base takes another one: a tar archive with a python3 in /usr/bin. Packages are wheels for that Python,
-from the index that pip is configured for.
+The root file system is Debian's. mmdebstrap creates it once, in two minutes, and needs root or a user namespace.
+--base names another one: a tar archive with a python3 in /usr/bin. The packages are wheels for that Python, from
+the index in pip's configuration.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ __all__ = ["debian_base", "main", "make"]
 ROOT = Path(__file__).resolve().parent.parent
 CACHE = ROOT / ".cache" / "image"
 SUITE = "bookworm"
-# The library is what grpcio's wheels need.
+# libstdc++6 is for the wheels of grpcio.
 _PACKAGES = ("python3", "libstdc++6")
 _UNUSED = ("doc", "info", "locale", "man")
-# What wheels of compiled packages are for.
+# The platform tags of compiled wheels.
 _PLATFORMS = ("manylinux_2_28", "manylinux_2_17", "manylinux2014")
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
-# As in examples/Dockerfile, but for the place of the packages.
+# As in examples/Dockerfile, except for the directory of the packages.
 _ENV = [
     "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
     "PYTHONPATH=/plugin:/plugin/packages",
@@ -53,7 +53,7 @@ _ENTRYPOINT = ["python", "/plugin/plugin.py"]
 
 
 def debian_base() -> Path:
-    """A root file system of Debian with Python, as a tar archive; made when it is missing."""
+    """A Debian root file system with Python, as a tar archive; created if it is missing."""
     base = CACHE / f"{SUITE}-{'-'.join(_PACKAGES)}.tar"
     if base.exists():
         return base
@@ -71,7 +71,7 @@ def debian_base() -> Path:
 def make(plugin: Path, target: Path, name: str, base: Path) -> None:
     """Write the image of the plugin in the folder ``plugin`` to ``target``.
 
-    Raises ValueError where the folder has no plugin, or the base no Python.
+    Raises ValueError if the folder has no plugin, or the base has no Python.
     """
     if not (plugin / "plugin.py").is_file():
         raise ValueError(f"{plugin} has no plugin.py")
@@ -81,7 +81,7 @@ def make(plugin: Path, target: Path, name: str, base: Path) -> None:
         _collect(plugin, tree, version, Path(directory))
         layer = Path(directory) / "layer.tar"
         with tarfile.open(layer, "w") as archive:
-            # Debian has python3 only.
+            # Debian has no command "python", only python3.
             link = tarfile.TarInfo("usr/local/bin/python")
             link.type, link.linkname = tarfile.SYMTYPE, f"/usr/bin/python{version}"
             archive.addfile(link)
@@ -100,10 +100,10 @@ def _python(base: Path) -> str:
 
 
 def _collect(plugin: Path, tree: Path, version: str, scratch: Path) -> None:
-    """Lay out /plugin: the folder of the plugin, what it imports, and the packages."""
+    """Fill the directory for /plugin: the plugin's folder, its imports, and the packages."""
     ignore = shutil.ignore_patterns("__pycache__")
     if plugin.resolve().parent == ROOT / "examples":
-        # Examples import each other as a package.
+        # The examples import each other as a package.
         place = tree / "examples" / plugin.name
         shutil.copytree(plugin, place, ignore=ignore)
         shutil.copy(ROOT / "examples" / "__init__.py", tree / "examples")
@@ -119,7 +119,8 @@ def _collect(plugin: Path, tree: Path, version: str, scratch: Path) -> None:
     requirements = plugin / "requirements.txt"
     more = ["--requirement", str(requirements)] if requirements.exists() else []
     subprocess.run([*command, f"nri_sync[yaml] @ {wheel.as_uri()}", *more], check=True)
-    # The root file system is read-only in the cluster: without caches a plugin starts some tenths later.
+    # The root file system is read-only in the cluster. Without caches in the image, a plugin starts 0.1 s or more
+    # later.
     compiler = shutil.which(f"python{version}")
     if compiler is not None:
         subprocess.run(
@@ -135,7 +136,7 @@ def _owned_by_root(member: tarfile.TarInfo) -> tarfile.TarInfo:
 
 
 def _write(target: Path, name: str, layers: list[Path]) -> None:
-    """An image in the format of `docker save`."""
+    """Write an image in the format of `docker save`."""
     digests = [_digest(layer) for layer in layers]
     config = json.dumps(
         {
@@ -167,7 +168,7 @@ def _digest(path: Path) -> str:
 
 @contextlib.contextmanager
 def _plain(base: Path) -> Iterator[Path]:
-    """The archive, unpacked if it is one of gzip."""
+    """The archive, decompressed if it is gzip."""
     with base.open("rb") as file:
         if file.read(2) != b"\x1f\x8b":
             yield base
@@ -180,11 +181,13 @@ def _plain(base: Path) -> Iterator[Path]:
 
 
 def main(arguments: list[str]) -> int:
-    """Make an image as the command line says, and return the exit code."""
+    """Build an image for the command line; returns the exit code."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("plugin", type=Path, help="the folder with plugin.py")
     parser.add_argument("target", type=Path, help="the archive to write")
-    parser.add_argument("--name", help="of the image; default: that of the example's manifests")
+    parser.add_argument(
+        "--name", help="name of the image (default: the name in the example's manifests)"
+    )
     parser.add_argument("--base", type=Path, help="a root file system; default: Debian's")
     parsed = parser.parse_args(arguments)
     default = f"registry.example.com/nri-plugin-{parsed.plugin.resolve().name.replace('_', '-')}"

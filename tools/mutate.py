@@ -1,14 +1,14 @@
-"""Change the core in small ways, one at a time, and count how many changes the nearest tests notice.
+"""Changes the core in small ways, one at a time, and counts the changes that the nearest tests notice.
 
     python tools/mutate.py [--each N] [--seed S] [--jobs J] [--write FILE] [PATH ...]
 
-A mutant is a copy of the package with one change: another comparison, a condition negated, ``and`` for ``or``, a
-number off by one, a statement or a ``return`` value left out, ``True`` for ``False``. The tests of the module come
-first, then those of its package; the first failure kills the mutant. Survivors are listed with file, line and
-change.
+A mutant is a copy of the package with one change: another comparison, a negated condition, ``and`` for ``or``, a
+number off by one, a removed statement or ``return`` value, ``True`` for ``False``. The tests of the module run
+first, then those of its package. The first failure kills the mutant. The output lists survivors with file, line
+and change.
 
-PATH is a module or a package below nri_sync; without one, those of CORE. ``--each`` draws N mutants a module
-(0: all), with ``--seed`` for the choice. Run it by hand: a mutant takes seconds, and all of them take hours.
+PATH is a module or a package below nri_sync; the default is CORE. ``--each`` selects N mutants a module (0: all),
+and ``--seed`` determines the selection. Run it by hand: a mutant takes seconds, and all mutants take hours.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ __all__ = ["CORE", "Mutant", "main", "mutants"]
 
 ROOT = Path(__file__).resolve().parent.parent
 CORE = ("wire", "net", "rpc", "ttrpc", "session.py", "plugin")
-# Seconds for the tests of one module. A mutant that hangs is killed by this, too.
+# Time limit for the tests of one module, in seconds. It also ends a mutant that hangs.
 TIMEOUT = 120.0
 
 _COMPARISONS: dict[type[ast.cmpop], type[ast.cmpop]] = {
@@ -42,13 +42,13 @@ _COMPARISONS: dict[type[ast.cmpop], type[ast.cmpop]] = {
 _OPERATORS: dict[type[ast.operator], type[ast.operator]] = {
     ast.Add: ast.Sub, ast.Sub: ast.Add, ast.BitAnd: ast.BitOr, ast.BitOr: ast.BitAnd,
 }  # fmt: skip
-# Statements whose loss a test can notice; those that only log are left out.
+# Statements whose removal a test can notice. Statements that only log are excluded.
 _REMOVABLE = (ast.Expr, ast.Assign, ast.AugAssign, ast.Delete, ast.Raise)
 
 
 @dataclass(frozen=True)
 class Mutant:
-    """One change of one module."""
+    """One change in one module."""
 
     module: Path
     line: int
@@ -60,7 +60,7 @@ class Mutant:
 
 
 def _changes(node: ast.AST) -> Iterator[tuple[str, ast.AST]]:
-    """What may stand in the place of ``node``, with a description."""
+    """The possible replacements of ``node``, each with a description."""
     new = copy.deepcopy(node)
     if isinstance(new, ast.Compare) and type(new.ops[0]) in _COMPARISONS:
         new.ops[0] = _COMPARISONS[type(new.ops[0])]()
@@ -104,7 +104,7 @@ def _is_for_types(node: ast.AST) -> bool:
 
 
 class _Replace(ast.NodeTransformer):
-    """Puts a node in the place of another."""
+    """Replaces a node by another."""
 
     def __init__(self, old: ast.AST, new: ast.AST) -> None:
         self._old, self._new = old, new
@@ -118,7 +118,7 @@ class _Replace(ast.NodeTransformer):
 
 
 def _inside_functions(tree: ast.Module) -> Iterator[ast.AST]:
-    """The nodes in bodies of functions, without annotations, docstrings and asserts."""
+    """The nodes in the bodies of functions, without annotations, docstrings and asserts."""
     functions = (
         n for n in ast.walk(tree) if isinstance(n, (ast.FunctionDef, ast.AsyncFunctionDef))
     )
@@ -133,7 +133,7 @@ def _inside_functions(tree: ast.Module) -> Iterator[ast.AST]:
         children = list(ast.iter_child_nodes(node))
         if isinstance(node, ast.AnnAssign):
             children.remove(node.annotation)
-        # A text in a message may change; the parts of an f-string are no code to test.
+        # Texts of messages may change. The parts of an f-string are not code to test.
         pending.extend(
             child for child in children if not isinstance(child, (ast.JoinedStr, ast.Raise))
         )
@@ -144,7 +144,7 @@ def mutants(module: Path) -> Iterator[Mutant]:
     source = module.read_text()
     count = len(list(_inside_functions(ast.parse(source))))
     for number in range(count):
-        # A tree of its own for each: nodes are found again by their number.
+        # Parse a new tree for each mutant. The number of a node identifies it in every tree.
         tree = ast.parse(source)
         node = list(_inside_functions(tree))[number]
         for change, new in _changes(node):
@@ -169,7 +169,7 @@ def _tests(module: Path) -> list[list[str]]:
 
 
 class _Checkout:
-    """A copy of the sources in which mutants run, one at a time."""
+    """A copy of the sources. It runs one mutant at a time."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -227,7 +227,7 @@ def _modules(paths: Sequence[str]) -> list[Path]:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run mutants as the command line says; prints survivors and the table; returns 0."""
+    """Run mutants for the command line; prints survivors and the table; returns 0."""
     parser = argparse.ArgumentParser(description="Count the mutants that the tests kill.")
     parser.add_argument(
         "--each", type=int, default=10, help="mutants a module; 0 for all (default: 10)"
@@ -249,7 +249,7 @@ def main(arguments: Sequence[str]) -> int:
     with tempfile.TemporaryDirectory() as directory:
         checkouts = [_Checkout(Path(directory) / str(job)) for job in range(options.jobs)]
 
-        # A list's append() and pop() are atomic: each thread takes a checkout of its own.
+        # A list's append() and pop() are atomic, so each thread gets a different checkout.
         def run(mutant: Mutant) -> bool:
             checkout = checkouts.pop()
             try:

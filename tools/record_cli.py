@@ -1,10 +1,11 @@
-"""Run the commands that docs/cli.md shows, and write what they print into it; ``--check`` compares only.
+"""Runs the commands in docs/cli.md, and writes their output into the page; ``--check`` only compares.
 
-A block that opens with ```` ```console recorded ```` has a command on each line that begins with ``$``; what
-follows is what it prints. All of them run in order, in one directory, beside a runtime that has its socket where
-``/var/run/nri`` stands in the page; the files of a node are where ``/host`` does, those of one with NRI disabled
-where ``/mnt/other`` does. While ``nri-sync trace`` or ``nri-sync events`` runs, there is a plugin, and a pod comes
-and goes; then it is interrupted. Times, process ids and sizes differ from run to run, and are not compared.
+A block that opens with ```` ```console recorded ```` has a command on each line that begins with ``$``; the lines
+after it are its output. All commands run in order, in one directory, next to a runtime whose socket replaces
+``/var/run/nri`` of the page. ``/host`` stands for the files of a node, ``/mnt/other`` for those of a node with NRI
+disabled. While ``nri-sync trace`` or ``nri-sync events`` runs, the script starts a plugin, creates a pod and
+removes it; then it interrupts the command. Times, process ids and sizes differ from run to run, and are not
+compared.
 """
 
 from __future__ import annotations
@@ -33,16 +34,16 @@ __all__ = ["lasting", "main", "record", "same"]
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "cli.md"
 BLOCK = re.compile(r"^(```console recorded\n)(.*?)(^```$)", re.MULTILINE | re.DOTALL)
 SOCKETS = "/var/run/nri"
-# Directories with the files of a node, and whether NRI is disabled there.
+# Directories for the files of a node, and the value of NRI's setting "disable" there.
 NODES = {"/host": "false", "/mnt/other": "true"}
-# Those which go on until they are interrupted: once they have printed that.
+# Commands that run until they are interrupted, and the output after which the script interrupts them.
 UNTIL_INTERRUPTED = {
     "nri-sync trace": " closed ",
     "nri-sync events": "RemovePodSandbox",
     "nri-sync run": "configured",
 }
 WITHIN = 20.0
-# What is not the same each time.
+# The parts of an output that differ from run to run.
 VARIABLE = [
     (re.compile(r"(\d{4}-\d\d-\d\dT)?\d\d:\d\d:\d\d\.\d{3}Z?"), "TIME"),
     (re.compile(r" *\b\d+(\.\d+)? (ms|s)\b"), " SECONDS"),
@@ -54,7 +55,7 @@ VARIABLE = [
 
 
 class Scene:
-    """Where the commands run."""
+    """The environment in which the commands run."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory / "w"
@@ -89,7 +90,7 @@ class Scene:
         )
 
     def run(self, command: str) -> str:
-        """What a command prints, as the page shows it."""
+        """Run a command; returns its output in the form of the page."""
         here = command
         for shown, path in self._shown.items():
             here = here.replace(shown, path)
@@ -151,7 +152,7 @@ def _wait(condition: Any) -> None:
 
 @contextlib.contextmanager
 def _scene() -> Iterator[Scene]:
-    # A short path, for the sockets.
+    # The path is short enough for sockets.
     directory = Path(tempfile.mkdtemp(prefix="nri", dir="/tmp"))
     try:
         scene = Scene(directory)
@@ -162,7 +163,7 @@ def _scene() -> Iterator[Scene]:
 
 
 def record(page: str) -> str:
-    """The page, with what its commands print now."""
+    """The page with the current outputs of its commands."""
     with _scene() as scene:
 
         def block(match: re.Match[str]) -> str:
@@ -174,7 +175,7 @@ def record(page: str) -> str:
 
 
 def same(one: str, other: str) -> list[str]:
-    """The lines in which two pages differ, times and the like aside."""
+    """The lines in which two pages differ, except for times and the like."""
     lines = difflib.unified_diff(
         lasting(one), lasting(other), "in the page", "now", lineterm="", n=0
     )
@@ -189,7 +190,7 @@ def lasting(text: str) -> list[str]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Write the page; with ``--check``, return 1 when it is not current."""
+    """Write the page; with ``--check``, return 1 if it is not current."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--check", action="store_true", help="write nothing")
     arguments = parser.parse_args(argv)

@@ -1,4 +1,4 @@
-"""Build a release and check it.
+"""Builds a release and checks it.
 
     python tools/release.py build            wheel and sdist into dist/, built twice and compared byte for byte
     python tools/release.py check            the files of dist/: metadata, contents, bill of materials, licences
@@ -6,8 +6,8 @@
     python tools/release.py rehearse         upload dist/ to an index on this machine, and install from there
 
 `make release` runs the first two and the last. tox has the packages that they need (`tox -e release`). Both builds
-start from the committed files; the time of the commit stands in the archives. `audit` asks the vulnerability
-service of the package index, and fails when the service does not answer.
+start from the committed files, and the archives have the time of the commit. `audit` queries the vulnerability
+service of the package index, and fails if the service does not answer.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ __all__ = ["main", "normalize"]
 
 ROOT = Path(__file__).resolve().parent.parent
 DIST = ROOT / "dist"
-# Those of the dependencies, as pip-licenses writes them.
+# The licences of the dependencies, as named by pip-licenses.
 LICENSES = (
     "3-Clause BSD License", "Apache Software License", "Apache-2.0", "Apache-2.0 AND BSD-2-Clause",
     "BSD License", "BSD-2-Clause", "BSD-3-Clause",
     "MIT", "MIT License", "MPL-2.0", "PSF-2.0",
 )  # fmt: skip
-# Seconds for the index on this machine to answer.
+# Time limit for the start of the index on this machine, in seconds.
 _INDEX_STARTS = 30.0
 
 
@@ -57,7 +57,7 @@ def _git(*arguments: str) -> bytes:
 
 
 def normalize(sdist: bytes, when: int) -> bytes:
-    """The same source distribution with nothing in it that depends on the build: order, owners, times."""
+    """The same source distribution, independent of the build: with fixed order, owners and times."""
     packed = io.BytesIO()
     with (
         tarfile.open(fileobj=io.BytesIO(sdist)) as before,
@@ -90,7 +90,7 @@ def _build(directory: Path, when: int) -> dict[str, bytes]:
 
 
 def build() -> None:
-    """Build twice; write the files to dist/ when both builds are equal."""
+    """Build twice; write the files to dist/ if both builds are equal."""
     when = int(_git("log", "-1", "--format=%ct"))
     with tempfile.TemporaryDirectory() as first, tempfile.TemporaryDirectory() as second:
         one, two = (_build(Path(directory) / "build", when) for directory in (first, second))
@@ -117,7 +117,7 @@ def _wheel() -> str:
 
 
 def _environment(directory: Path, *install: str) -> str:
-    """A virtual environment with these packages; returns its interpreter."""
+    """Create a virtual environment with these packages; returns its interpreter."""
     venv.create(directory, with_pip=True)
     python = str(directory / "bin" / "python")
     _run([python, "-m", "pip", "install", "--quiet", *install])
@@ -156,7 +156,7 @@ def check() -> None:
 
 
 def audit() -> None:
-    """Look for known vulnerabilities of the dependencies; a dependency that cannot be looked up is a failure."""
+    """Look for known vulnerabilities of the dependencies. A dependency without a result is a failure."""
     lowest = ROOT / "tools" / "lowest.txt"
     command = [sys.executable, "-m", "pip_audit", "--strict", "--progress-spinner=off"]
     with tempfile.TemporaryDirectory() as directory:
@@ -173,7 +173,7 @@ def audit() -> None:
 
 
 def rehearse() -> None:
-    """Upload to a package index on this machine, install from it, and run the command that was installed."""
+    """Upload to a package index on this machine, install from it, and run the installed command."""
     with tempfile.TemporaryDirectory() as directory:
         with socket.create_server(("127.0.0.1", 0)) as free:
             port = free.getsockname()[1]
@@ -229,7 +229,7 @@ STEPS = {"build": build, "check": check, "audit": audit, "rehearse": rehearse}
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run the steps named; returns 0, or leaves with the first failure."""
+    """Run the named steps; returns 0, or exits at the first failure."""
     parser = argparse.ArgumentParser(description="Build a release and check it.")
     parser.add_argument("steps", nargs="+", choices=STEPS, metavar="STEP", help=", ".join(STEPS))
     for step in parser.parse_args(arguments).steps:

@@ -1,18 +1,18 @@
-"""Run tox environments, two at a time, and add up the results of their tests.
+"""Runs tox environments, two at a time, and adds up the results of their tests.
 
-    python tools/run_tox.py [TOX ARGUMENT ...]             with the python that has tox installed
+    python tools/run_tox.py [TOX ARGUMENT ...]             with the Python that has tox
     python tools/run_tox.py --quick [TOX ARGUMENT ...]     the tests on this Python, style, types and documentation
-    python tools/run_tox.py --rest [TOX ARGUMENT ...]      all others
+    python tools/run_tox.py --rest [TOX ARGUMENT ...]      all other environments
 
-``-e`` among the arguments chooses the environments instead.
+``-e`` among the arguments selects environments instead.
 
-tox finds a Python by its name on PATH (``python3.9``). Where pyenv keeps the interpreters, PATH leads
-to shims, which refuse to run a version that is not selected; so pyenv's own directories are appended
-to PATH. A Python that is missing all the same is skipped, unless CI=true: there it is a failure.
+tox finds a Python by its name on PATH (``python3.9``). If pyenv manages the interpreters, PATH has pyenv's shims,
+which reject versions that are not selected. Therefore the script appends pyenv's own directories to PATH. If a
+Python is still missing, its environment is skipped; with CI=true it is a failure.
 
-In parallel, tox shows only the output of what failed. Test environments leave a JUnit file; the last
-line printed adds these up: ``N passed, N failed, N skipped``. An environment that failed without
-a failed test (a linter, or tests killed by their timeout) counts as one failure.
+In parallel, tox shows only the output of failed environments. Test environments write a JUnit file, and the last
+line of the output adds these up: ``N passed, N failed, N skipped``. An environment that failed without a failed
+test (a linter, or tests that a timeout has killed) counts as one failure.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ __all__ = ["count", "environments", "interpreters", "main", "split"]
 
 ROOT = Path(__file__).resolve().parent.parent
 WORK = ROOT / ".tox"
-# Beside the tests on one Python.
+# Run by --quick, together with the tests on one Python.
 _QUICK = ("lint", "types", "docs")
 
 
@@ -40,7 +40,7 @@ def interpreters(root: Path) -> list[str]:
 
 
 def count(report: Path) -> Counter[str]:
-    """How many tests in a JUnit file passed, failed and were skipped."""
+    """The numbers of passed, failed and skipped tests in a JUnit file."""
     totals: Counter[str] = Counter()
     for suite in ET.parse(report).iter("testsuite"):
         failed = int(suite.get("failures", 0)) + int(suite.get("errors", 0))
@@ -59,15 +59,15 @@ def environments() -> list[str]:
 
 
 def split(names: list[str]) -> tuple[list[str], list[str]]:
-    """The environments for a quick answer with the Python at hand, and the others."""
+    """The environments of --quick, for the Python that runs this script, and the others."""
     at_hand = "py{}{}".format(*sys.version_info)
     quick = [at_hand, *(name for name in names if name in _QUICK)]
     return quick, [name for name in names if name not in quick]
 
 
 def main(args: list[str]) -> int:
-    """Run tox with ``args``, print the totals, and return tox's exit code."""
-    # The parent may ignore SIGINT, as shells do for background jobs, and tests would inherit that.
+    """Run tox with ``args``, and print the totals; returns tox's exit code."""
+    # A parent may ignore SIGINT, as shells do for background jobs. The tests would inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     environ = dict(os.environ)
     left_out: list[str] = []

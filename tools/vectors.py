@@ -1,6 +1,6 @@
-"""Write the test vectors of docs/vectors with the encoders of this package; ``--check`` compares only.
+"""Writes the test vectors in docs/vectors with the encoders of this package; ``--check`` only compares.
 
-docs/vectors/check.py, which shares no code with this package, checks that they are right.
+docs/vectors/check.py, which shares no code with this package, verifies the vectors.
 """
 
 from __future__ import annotations
@@ -138,7 +138,7 @@ def _call(method: str, message: Message, answer: Message, stream: int, seconds: 
 
 
 def _session() -> dict[str, Any]:
-    """The messages in the life of a session: a line about each vector, and its steps."""
+    """The messages of a session: each vector has a line of text, and its steps."""
     register = api.RegisterPluginRequest(
         plugin_name="example", plugin_idx="10", NRI_version="v0.12.5"
     )
@@ -193,7 +193,7 @@ def _session() -> dict[str, Any]:
 
 
 def _wire() -> dict[str, Any]:
-    """Shapes of the wire, and traps."""
+    """The forms of frames and messages, and common mistakes."""
     large = api.Adjustment().add_annotation("example.com/large", "x" * 5000).message
     small, answer = _response(api.Empty(), 9)
     inner = small[8:]
@@ -259,7 +259,7 @@ def vectors() -> dict[str, str]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Write the vectors; with ``--check``, return 1 when one is not current."""
+    """Write the vectors; with ``--check``, return 1 if one is not current."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--check", action="store_true", help="write nothing")
     arguments = parser.parse_args(argv)

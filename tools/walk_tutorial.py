@@ -1,8 +1,9 @@
-"""Walk through the tutorial as a newcomer does, and write what its commands print; ``--check`` compares only.
+"""Follows the tutorial like a newcomer, and writes the output of its commands; ``--check`` only compares.
 
-The pages of docs/tutorial are one story, in one directory. A block with ``file=NAME`` after its language is that
-file. In a ``console walk`` block each ``$`` line is run by a shell, and followed by its output; an output that
-contains ``...`` is written by hand, and only has to match. Blocks with neither mark need a node or a network.
+The pages in docs/tutorial are one story, in one directory. A block with ``file=NAME`` after its language is the
+content of that file. In a ``console walk`` block, each ``$`` line is a command for a shell, and its output
+follows. An output with ``...`` is written by hand, and only has to match. Blocks without a mark need a node or a
+network.
 """
 
 from __future__ import annotations
@@ -25,13 +26,13 @@ PAGES = [
     ROOT / "docs" / "tutorial" / f"{name}.md" for name in ("plugin", "test", "simulate", "deploy")
 ]
 BLOCK = re.compile(r"^```(?P<info>[^\n`]+)\n(?P<body>.*?)^```$", re.MULTILINE | re.DOTALL)
-# pytest prints it without a blank.
+# pytest prints this duration without a leading blank.
 PYTEST_TIME = re.compile(r" in \d+\.\d+s\b")
 WITHIN = 60.0
 
 
 class Walk:
-    """The newcomer's directory, and the differences between the pages and the outputs so far."""
+    """The newcomer's directory, and the differences found between the pages and the outputs."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -49,12 +50,12 @@ class Walk:
             "PYTHONDONTWRITEBYTECODE": "1",
             "COLUMNS": "100",
         }
-        # Those of a test run that this one may be a part of.
+        # Variables of a test run that started this script would change the inner test run.
         for name in ("PYTEST_ADDOPTS", "PYTEST_CURRENT_TEST", "PYTEST_XDIST_WORKER"):
             self._environment.pop(name, None)
 
     def page(self, text: str) -> str:
-        """Follow a page; returns its text with the outputs of now."""
+        """Follow a page; returns its text with the current outputs."""
         return BLOCK.sub(self._block, text)
 
     def _block(self, block: re.Match[str]) -> str:
@@ -94,7 +95,7 @@ class Walk:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Write the pages; with ``--check``, return 1 when they are not current."""
+    """Write the pages; with ``--check``, return 1 if they are not current."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--check", action="store_true", help="write nothing")
     arguments = parser.parse_args(argv)
