@@ -1,4 +1,4 @@
-"""What the tests of the kit share that need a runtime: a node with one, which can be stopped and started again."""
+"""A node with a runtime that can be stopped and started again, for tests of the kit."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from nri_sync.runtime import Runtime
 
 __all__ = ["CONTAINER", "LONG", "POD", "Node", "PluginWith", "eventually"]
 
-#: Longer than anything here takes; a test that gets this far has failed. In seconds.
+#: The limit of every wait, in seconds: longer than any step takes. A test that reaches it has failed.
 LONG = 20.0
 
 POD = api.PodSandbox(id="pod0", name="web", namespace="default")
@@ -23,14 +23,14 @@ CONTAINER = api.Container(id="ctr0", pod_sandbox_id="pod0", name="nginx")
 
 
 class PluginWith:
-    """A plugin with the given handlers: ``PluginWith(run_pod_sandbox=function)``."""
+    """Return a plugin with the given handlers: ``PluginWith(run_pod_sandbox=function)``."""
 
     def __init__(self, **handlers: Any) -> None:
         self.__dict__.update(handlers)
 
 
 def eventually(condition: Callable[[], object], what: str = "it") -> None:
-    """Wait for what nothing announces."""
+    """Wait for a condition that no event announces."""
     give_up = time.monotonic() + LONG
     while not condition():
         assert time.monotonic() < give_up, f"{what} has not come about"
@@ -40,7 +40,7 @@ def eventually(condition: Callable[[], object], what: str = "it") -> None:
 class Node:
     """A runtime on a socket, with one pod and one container, and the stubs that connect to it.
 
-    While ``may_synchronize`` is not set, plugins are configured, and not told what exists.
+    While ``may_synchronize`` is not set, plugins are configured but not synchronized.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -71,25 +71,25 @@ class Node:
             self._is_starting = False
 
     def _synchronize(self, deliver: Callable[..., Any]) -> None:
-        # The first time is for the plugins of the start, of which there are none.
+        # The first call is for the plugins that the runtime launches, and there are none.
         assert self._is_starting or self.may_synchronize.wait(LONG)
         deliver([POD], [CONTAINER])
 
     def stub(self, plugin: object, **options: Any) -> nri_sync.Stub:
-        """One that would connect to it, called ``10-test``."""
+        """Return a stub for this runtime, named ``10-test``."""
         options = {"name": "test", "idx": "10", "socket_path": self.path, **options}
         self._stubs.append(nri_sync.Stub(plugin, **options))
         return self._stubs[-1]
 
     def connect(self, stub: nri_sync.Stub) -> None:
-        """Start a stub, and wait until it gets events."""
-        # Until a session before this one is gone for the runtime, it may send events there.
+        """Start a stub, and wait until it receives events."""
+        # Until the runtime has removed the former session, it may send events there.
         assert self.runtime.wait_for_plugins(lambda names: stub.name not in names, LONG)
         stub.start(LONG)
         assert self.runtime.wait_for_plugins(lambda names: stub.name in names, LONG)
 
     def create_container(self) -> None:
-        """Have the container created, by a thread: for handlers that do not return."""
+        """Create the container on a thread, for handlers that do not return."""
 
         def create() -> None:
             with contextlib.suppress(NRIError):
@@ -99,7 +99,7 @@ class Node:
         self._threads[-1].start()
 
     def lose(self, stub: nri_sync.Stub) -> None:
-        """Stop the runtime, and wait until the stub knows."""
+        """Stop the runtime, and wait until the stub has noticed."""
         self.runtime.stop()
         assert stub.wait(LONG)
 

@@ -1,4 +1,4 @@
-"""Plugins as processes of their own, on a runtime of this one."""
+"""Plugins in separate processes, on a runtime in this process."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = ["PLUGIN", "ROOT", "Program", "program", "serving"]
 
 ROOT = Path(__file__).resolve().parents[2]
 
-#: A plugin that does what it is configured to.
+#: A plugin whose configuration sets its behaviour.
 PLUGIN = '''
 import sys, threading, time
 from dataclasses import dataclass, field
@@ -74,7 +74,7 @@ MAIN = 'kit.main(Plugin, config=Config, name="test", idx=10)'
 
 
 class Program:
-    """A process, and what it prints."""
+    """A process, and its output."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self.process = process
@@ -92,7 +92,7 @@ class Program:
         self._new.put(None)
 
     def expect(self, text: str) -> str:
-        """Wait for a line with ``text`` in it that has not been waited for yet."""
+        """Wait for a line with ``text`` that no earlier call has returned."""
         give_up = time.monotonic() + LONG
         while True:
             try:
@@ -108,7 +108,7 @@ class Program:
         self.process.send_signal(number)
 
     def wait(self) -> int:
-        """Its exit code, once it has ended."""
+        """Wait for the end of the process; returns its exit code."""
         code = self.process.wait(LONG)
         self._reader.join(LONG)
         with contextlib.suppress(queue.Empty):
@@ -130,7 +130,7 @@ def program(
     main: str = MAIN,
     environ: dict[str, str] | None = None,
 ) -> Iterator[Program]:
-    """Run a plugin against the socket in ``directory``; it is killed in the end, if need be."""
+    """Run a plugin against the socket in ``directory``; kills it at the end if necessary."""
     script = directory / "plugin.py"
     script.write_text(textwrap.dedent(source) + "\n" + main + "\n")
     variables = {
@@ -149,7 +149,7 @@ def program(
     try:
         yield running
     finally:
-        # With all that it has started, which may have the other end of its output.
+        # Also its children, which may hold the other end of its output.
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         running.wait()

@@ -25,7 +25,7 @@ EVENT_HANDLERS = [handler for handler in HANDLERS if handler.name != "configure"
 
 
 def recording(calls: list[Any], who: str, *names: str, **replies: Any) -> PluginWith:
-    """A plugin with the handlers ``names`` and ``replies``, which notes its calls."""
+    """A plugin with the handlers ``names`` and ``replies``, which records its calls."""
 
     def handler(name: str) -> Any:
         def call(*arguments: Any) -> Any:
@@ -114,7 +114,7 @@ class TestCalling:
 
 
 def answer(name: str, *plugins: object) -> Any:
-    """The response that comes of a chain's handler, as the stub makes it."""
+    """Return the response that the stub makes of a chain's result."""
     handler = next(handler for handler in HANDLERS if handler.name == name)
     arguments = [api.PodSandbox(id="pod0"), api.Container(id="ctr0"), None][
         : len(handler.parameters)
@@ -131,7 +131,7 @@ class TestAnswers:
             recording([], "b", **{name: None}),
             recording([], "c", **{name: iter([two, one])}),
         ]
-        # Where a runtime carries them out in turn, one may come twice.
+        # A runtime may apply updates one after the other, so one container may appear twice.
         again = [one] if name == "synchronize" else []
         assert list(answer(name, *plugins).update) == [one, two, *again]
 
@@ -149,7 +149,7 @@ class TestAnswers:
         plugins = [recording([], "a", update_container=reply) for reply in (first, second)]
         united = answer("update_container", *plugins)
         assert [eviction.container_id for eviction in united.evict] == ["ctr1", "ctr2"]
-        # The messages that the plugins have returned are theirs.
+        # The chain does not change the messages that the plugins have returned.
         assert len(first.evict) == 1
 
     @pytest.mark.parametrize("position", [0, 1, 2])
@@ -207,7 +207,7 @@ class TestEvents:
         observer = recording(calls, "observer", "stop_container", "remove_container")
         both: Any = chain(observer, choosing)
         assert configure(both) == EventMask.parse("startcontainer,stopcontainer,removecontainer")
-        # The one that has chosen does not hear of what only the observer wants.
+        # The plugin that has chosen is not called for events that only the observer has chosen.
         calls.clear()
         for name in ("start_container", "stop_container", "remove_container"):
             getattr(both, name)(POD, CONTAINER)
@@ -260,7 +260,7 @@ class TestEvents:
 
 
 class TestPrograms:
-    """What ``kit.main`` gives to a plugin."""
+    """The attributes and calls that ``kit.main`` gives to a plugin."""
 
     def test_attributes_reach_all(self) -> None:
         class Roomless:

@@ -1,4 +1,4 @@
-"""Futures that a signal cannot break: what they do on the main thread and on others."""
+"""Futures that signals cannot break, on the main thread and on others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the requests of the runtime are about."""
+"""The subjects of the runtime's requests."""
 
 from __future__ import annotations
 

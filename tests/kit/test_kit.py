@@ -1,4 +1,4 @@
-"""The names of the kit lead where they should, whatever was imported before."""
+"""The names of the kit refer to the right objects, with any modules imported before."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_every_name_leads_to_what_its_module_exports(name: str) -> None:
 
 
 def test_no_name_is_that_of_a_module() -> None:
-    # When a submodule has been imported, Python binds it in its package.
+    # After the import of a submodule, Python binds it in its package.
     modules = {module.name for module in pkgutil.iter_modules(kit.__path__)}
     assert not modules & set(kit.__all__)
 

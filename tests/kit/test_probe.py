@@ -44,7 +44,7 @@ def test_a_process_that_is_gone(path: Path) -> None:
     age(path, 100)
     assert probe.check(path).startswith(f"{path}: no heartbeat for 100 s")
     assert probe.check(path, max_age=200) == ""
-    # The clock was set back after the process has ended.
+    # The clock was set back after the process had ended.
     age(path, -100)
     assert probe.check(path).startswith(f"{path}: no heartbeat for 100 s")
 

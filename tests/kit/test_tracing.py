@@ -26,7 +26,7 @@ CONTAINER = api.Container(id="ctr0", pod_sandbox_id="pod0", name="nginx")
 
 
 class Spans:
-    """A provider of tracers, and where its spans end up."""
+    """Return a provider of tracers, and the exporter that receives its spans."""
 
     def __init__(self) -> None:
         self._exporter = InMemorySpanExporter()
@@ -95,7 +95,7 @@ def test_a_request_is_a_span_and_what_its_handler_traces_is_below(
         "k8s.container.name": "nginx",
     }
     assert span.status.is_ok or span.status.is_unset
-    # One that is about no pod.
+    # A request without a pod.
     assert "k8s.pod.name" not in spans.named("nri.Configure").attributes
 
 

@@ -1,4 +1,4 @@
-"""What is to do in the background, and in which order: without threads, and with the time passed in."""
+"""The work of a Background and its order, without threads, and with the time passed in."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def call(*args: Any) -> Call:
 
 
 def began(agenda: Agenda, thread: int = 1, now: float = 0.0) -> tuple[Any, ...] | None:
-    """The arguments of what begins."""
+    """Return the arguments of the item that begins."""
     found = agenda.begin(thread, now)
     return None if found is None else found[1].args
 

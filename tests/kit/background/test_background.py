@@ -46,7 +46,7 @@ def make() -> Iterator[Make]:
 
 
 class Gate:
-    """A function that tells when it is called, and returns when it may."""
+    """A function that reports each call, and returns when the test lets it."""
 
     def __init__(self) -> None:
         self.entered: queue.SimpleQueue[tuple[Any, ...]] = queue.SimpleQueue()
@@ -67,11 +67,11 @@ class Gate:
         return args
 
     def wait(self) -> tuple[Any, ...]:
-        """Until it is called; returns its arguments."""
+        """Wait for a call; returns its arguments."""
         return self.entered.get(timeout=LONG)
 
     def open(self, error: BaseException | None = None) -> None:
-        """Let one call go on."""
+        """Let one call return."""
         self._leave.put(error)
 
 
@@ -101,7 +101,7 @@ class TestSubmitting:
         background = make(name="sweeper")
         thread = background.submit(threading.current_thread).result(LONG)
         assert (thread.name, thread.daemon) == ("sweeper-1", True)
-        # It is there for the next one.
+        # The thread is free for the next call.
         eventually(lambda: not background.counters.running)
         assert background.submit(threading.current_thread).result(LONG) is thread
 
@@ -157,7 +157,7 @@ class TestSubmitting:
         assert gate.wait() == (1,)
         with monkeypatch.context() as patch:
             patch.setattr("nri_sync.kit.background.pool.spawn", spawn)
-            # There is one that will come to it.
+            # A thread will take it.
             future = background.submit(gate, 2)
         gate.open()
         assert gate.wait() == (2,)
@@ -286,7 +286,7 @@ class TestLatest:
         background.submit(gate, "fills the queue")
         task = background.latest(gate)
         for number in range(5):
-            task(number)  # takes no room
+            task(number)  # tasks take no room
         for expected in ("fills the queue", 4):
             gate.open()
             assert gate.wait() == (expected,)
@@ -379,7 +379,7 @@ class TestLatest:
         assert seen.get(timeout=LONG) == (one, "pods", "containers")
         two.synchronize("other", containers=1)
         assert seen.get(timeout=LONG) == (two, "other", 1)
-        # A stub takes it for the handler that it is.
+        # The stub finds it as a handler.
         nri_sync.Stub(one, name="test", idx="10", socket_path="/nowhere")
 
     def test_several_threads_get_the_same_one(self, make: Make) -> None:
@@ -431,12 +431,12 @@ class TestLatest:
         path = str(socket_dir / "nri.sock")
         stub = nri_sync.Stub(Plugin(), name="test", idx="10", socket_path=path)
         with runtime, stub:
-            # It is among the plugins, while its reconciliation goes on.
+            # The stub receives events while the reconciliation runs.
             assert runtime.wait_for_plugins(lambda plugins: plugins == ("10-test",), LONG)
             assert gate.wait() == (["ctr0"],)
             assert stub.counters.late_replies == 0
             stub.stop()
-            # Another session: what it is told waits for its turn.
+            # Another session: its reconciliation waits for the running one.
             stub.start()
             assert runtime.wait_for_plugins(bool, LONG)
             gate.open()
@@ -460,7 +460,7 @@ class TestEvery:
         assert gate.entered.empty()
         task()
         assert gate.wait() == ()
-        # It runs: once more after that, however often it is asked for.
+        # It runs. Any number of further calls gives one more run.
         task()
         task()
         gate.open()
@@ -468,7 +468,7 @@ class TestEvery:
         gate.open()
         eventually(lambda: not background.counters.running)
         assert gate.entered.empty()
-        # One run is due, 1,000 s from now.
+        # One run is due, in 1,000 s.
         assert [entry[2] for entry in background._pool._agenda._due].count(
             task._state.generation
         ) == 1
@@ -532,7 +532,7 @@ class TestEvery:
     def test_a_thread_that_was_watching_is_replaced(self, make: Make, gate: Gate) -> None:
         background = make(threads=2)
         ran = threading.Event()
-        # One thread watches for both, and is busy with the first.
+        # One thread waits for both due times, and is busy with the first.
         first, second = background.every(0.05, gate), background.every(0.06, ran.set)
         gate.wait()
         assert ran.wait(LONG)
@@ -548,7 +548,7 @@ class TestEvery:
         task = background.every(1000.0, gate, jitter=1.0)
         task()
         gate.wait()
-        background.submit(len, "")  # somebody else keeps watch
+        background.submit(len, "")  # makes another thread wait for the due time
         eventually(lambda: not background._pool._agenda._due)
         gate.open()
         eventually(lambda: not background.counters.running)
@@ -559,7 +559,7 @@ class TestEvery:
         background = make(threads=2)
         ran = threading.Event()
         task = background.every(0.05, ran.set)
-        # The one that watches takes this.
+        # The waiting thread takes this.
         background.submit(gate)
         gate.wait()
         assert ran.wait(LONG)

@@ -1,4 +1,4 @@
-"""JSON, TOML and YAML: the same data, the formats told apart, and what is said of broken ones."""
+"""JSON, TOML and YAML: the same data, the recognised formats, and the messages for broken documents."""
 
 from __future__ import annotations
 

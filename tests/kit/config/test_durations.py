@@ -1,4 +1,4 @@
-"""Durations: what Go's time.ParseDuration takes, and plain numbers of seconds."""
+"""Durations: the notation of Go's time.ParseDuration, and plain numbers of seconds."""
 
 from __future__ import annotations
 

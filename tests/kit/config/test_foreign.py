@@ -1,4 +1,4 @@
-"""JSON from outside: what its values are, and what it may cost; and files."""
+"""JSON from outside: its values, and the bounds of its cost; and files."""
 
 from __future__ import annotations
 

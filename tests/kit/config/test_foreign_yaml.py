@@ -1,4 +1,4 @@
-"""YAML from outside: what its values are, and what it may cost."""
+"""YAML from outside: its values, and the bounds of its cost."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SMALL = Bounds(bytes=1000, values=100, depth=10)
 
 @pytest.fixture(params=["libyaml", "Python"])
 def parser(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Both parsers of PyYAML; the slow one is there where it was built without libyaml."""
+    """Both parsers of PyYAML. Without libyaml only the slow one exists."""
     if request.param == "Python":
         monkeypatch.delattr(importlib.import_module("yaml"), "CSafeLoader", raising=False)
     return str(request.param)
@@ -205,7 +205,7 @@ def test_what_is_just_within_them(parser: str) -> None:
     ids=range(13),
 )  # fmt: skip
 def test_hostile_texts_are_cheap(text: str) -> None:
-    """Processor time, which other programs do not change; the slowest takes a tenth of a second."""
+    """Processor time, so that other programs do not change it. The slowest case takes a tenth of a second."""
     before = time.process_time()
     with contextlib.suppress(ValueError):
         list(yaml_documents(text, ANNOTATION))

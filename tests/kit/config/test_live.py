@@ -82,7 +82,7 @@ def test_what_is_refused_changes_nothing(text: str, told: str) -> None:
         live.read_text(text)
     assert str(error.value).startswith(told)
     assert plugin.config == Config("a")
-    # It is not forgotten either that this one has not been applied.
+    # The failed text is not stored, so it is applied again.
     with pytest.raises(ConfigError):
         live.read_text(text)
 

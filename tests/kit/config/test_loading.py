@@ -1,4 +1,4 @@
-"""Configuration: from a document to a dataclass, and every mistake as its user sees it."""
+"""Configuration: from a document to a dataclass, and the messages for every mistake."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Each type: what it takes, what it becomes, and what is said of anything else."""
+"""Each type: the accepted values, the results, and the messages for other values."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Keyed:
 
 
 def read(hint: Any, value: Any) -> tuple[Any, list[str]]:
-    """``value`` as the field ``it`` of a dataclass, and the problems."""
+    """Read ``value`` as the field ``it`` of a dataclass; returns the result and the problems."""
     holder: Any = dataclass(type("Holder", (), {"__annotations__": {"it": hint}}))
     place = Place("", [])
     result = reader_of(holder)({"it": value}, place)
@@ -147,7 +147,7 @@ def test_what_does_not_fit(hint: Any, value: Any, problem: str) -> None:
 
 
 def test_what_a_set_cannot_hold() -> None:
-    # The words around these are Python's, and differ between its versions.
+    # Python's own words, which differ between its versions, surround these.
     value, (problem,) = read("set[Any]", [[]])
     assert value is None
     assert problem.startswith("it: ")

@@ -56,7 +56,7 @@ def test_the_most_specific_form_counts() -> None:
 
 
 def test_specificity_comes_before_the_order_of_domains() -> None:
-    # As the reference's device-injector has it, with its two domains.
+    # As in the reference's device-injector, with its two domains.
     devices = Annotations("noderesource.dev", "nri.io").declare("devices", str)
     pod = a_pod()
     for key in ("devices.nri.io", "devices.noderesource.dev", "devices.nri.io/pod", "devices.noderesource.dev/pod",
@@ -329,7 +329,7 @@ def test_yaml_needs_a_package(monkeypatch: pytest.MonkeyPatch) -> None:
     assert parse_yaml('["a"]') == ["a"], "JSON is read without it"
 
 
-# What anybody who may create a pod can write into an annotation.
+# Values that any user who may create a pod can write into an annotation.
 BOMB = "\n".join(
     ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
     + [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 10)]

@@ -20,7 +20,7 @@ def test_a_character_device() -> None:
 
 
 def test_a_block_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Machines of tests have none that can be counted on."""
+    """Test machines have no device that a test can rely on."""
     fields: list[Any] = list(os.stat("/dev/null"))
     fields[0] = stat.S_IFBLK | 0o660
     status = os.stat_result(fields, {"st_rdev": os.makedev(259, 3)})

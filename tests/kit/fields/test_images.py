@@ -33,7 +33,7 @@ DOCKER = "docker.io"
         ("[::1]:5000/x", ImageReference("[::1]:5000", "x"), None),
         ("Mirror/x", ImageReference("Mirror", "x"), None),
         ("a.b/c__d/e--f", ImageReference("a.b", "c__d/e--f"), None),
-        # No registry without a dot, a port or a slash behind it.
+        # Not a registry without a dot, a port, or a slash behind it.
         ("localhost:5000", ImageReference(DOCKER, "library/localhost", "5000"), "localhost:5000"),
     ],
 )
@@ -87,7 +87,7 @@ def crio(**notes: str) -> Container:
 @pytest.mark.parametrize(
     ("runtime", "container", "image"),
     [
-        # containerd 2.4, with NRI 0.12.3: a name of the image, and what the pod asks for.
+        # containerd 2.4, with NRI 0.12.3: a name of the image, and the name that the pod requests.
         (
             CONTAINERD,
             Container(
@@ -96,7 +96,7 @@ def crio(**notes: str) -> Container:
             ),
             ContainerImage(PAUSE, SHA, ID, WEB_TAG),
         ),
-        # containerd before that.
+        # Earlier releases of containerd.
         (
             CONTAINERD,
             Container(annotations={NAME: "registry.k8s.io/pause:3.10"}),
@@ -105,7 +105,7 @@ def crio(**notes: str) -> Container:
         (CONTAINERD, Container(annotations={NAME: str(WEB)}), ContainerImage(WEB, SHA, requested=WEB)),
         (CONTAINERD, Container(annotations={NAME: ID}), ContainerImage(id=ID)),
         (CONTAINERD, Container(annotations={NAME: "no name"}), ContainerImage()),
-        # CRI-O up to 1.35: the kubelet asks by the digest that the pull of a tag or a digest returned.
+        # CRI-O up to 1.35: the kubelet requests the digest that the pull of a tag or a digest has returned.
         (
             OLD_CRIO,
             crio(Image=str(WEB), ImageName="quay.io/shop/web:1", ImageRef=ID[7:]),
@@ -117,25 +117,25 @@ def crio(**notes: str) -> Container:
             crio(Image=str(WEB), ImageName="registry.k8s.io/pause:3.10", ImageRef=ID[7:]),
             ContainerImage(PAUSE, None, ID, None),
         ),
-        # No tag leads to it.
+        # No tag refers to it.
         (
             OLD_CRIO,
             crio(Image=str(WEB), ImageName=str(WEB), ImageRef=ID[7:]),
             ContainerImage(WEB, SHA, ID, WEB),
         ),
-        # CRI-O from 1.36 on: the kubelet asks by the id.
+        # CRI-O from 1.36 on: the kubelet requests the id.
         (
             NEW_CRIO,
             crio(Image=ID[7:], ImageName=str(WEB), ImageRef=ID[7:], ImageRepoDigests=str(WEB)),
             ContainerImage(WEB, SHA, ID, WEB),
         ),
-        # crictl asks by a tag.
+        # crictl requests a tag.
         (
             OLD_CRIO,
             crio(Image="quay.io/shop/web:1", ImageName="registry.k8s.io/pause:3.10"),
             ContainerImage(PAUSE, requested=WEB_TAG),
         ),
-        # An image that was asked for by its id and has no name.
+        # An image that was requested by its id and has no name.
         (OLD_CRIO, crio(Image=ID[7:], ImageName="", ImageRef=ID[7:]), ContainerImage(id=ID)),
         # Old releases have a name with digest in ImageRef.
         (OLD_CRIO, crio(ImageRef=str(WEB)), ContainerImage(WEB, SHA)),
@@ -173,9 +173,9 @@ WEB_2 = ImageReference("quay.io", "shop/web", None, SHA_2)
             crio(ImageName=str(WEB_TAG), ImageRepoDigests=f"{WEB_2},{WEB}"),
             ContainerImage(WEB_TAG, SHA_2),
         ),
-        # The image that is there, then the one that was asked for.
+        # The image of the node, then the requested one.
         (OLD_CRIO, crio(Image=ID_2[7:], ImageRef=ID[7:]), ContainerImage(id=ID)),
-        # The field; the digest in its name first.
+        # First the field, and the digest in its name.
         (CONTAINERD, Container(image=Image(name=str(WEB), digest=SHA_2)), ContainerImage(WEB, SHA)),
         (CONTAINERD, Container(image=Image(name=ID_2, config_digest=ID)), ContainerImage(id=ID)),
         (
@@ -238,7 +238,7 @@ def test_repo_digests_count_where_the_release_writes_them(version: str, counts: 
 def test_repo_digests_that_the_pod_has_are_its_authors(
     of_pod: dict[str, str], digest: str | None
 ) -> None:
-    """The pod shows it whatever the release: CRI-O does not write the key of an image without digests."""
+    """The pod shows it for any release: CRI-O does not write the key for an image without digests."""
     container = crio(ImageName="quay.io/shop/web:1", ImageRepoDigests=str(WEB))
     for runtime in (OLD_CRIO, NEW_CRIO):
         image = container_image(container, PodSandbox(annotations=of_pod), runtime=runtime)
@@ -247,7 +247,7 @@ def test_repo_digests_that_the_pod_has_are_its_authors(
 
 @given(st.dictionaries(st.sampled_from([NAME, DIGESTS, "image", f"{CRIO}x"]), st.just(str(WEB))))
 def test_an_author_changes_nothing_on_crio(notes: dict[str, str]) -> None:
-    """Whatever of the keys that CRI-O 1.34 does not write stands in the annotations of a pod."""
+    """A pod has all the keys in its annotations that CRI-O 1.34 does not write."""
     own = crio(Image=ID[7:], ImageName="registry.k8s.io/pause:3.10", ImageRef=ID[7:])
     expected = container_image(own, runtime=OLD_CRIO)
     forged = Container(annotations={**notes, **own.annotations})

@@ -14,7 +14,7 @@ KUBERNETES = {"io.kubernetes.container.name": "web"}
     ("container", "name"),
     [
         (Container(name="web", labels={"io.kubernetes.container.name": "other"}), "web"),
-        # CRI-O 1.34 in CreateContainer, and what it has later.
+        # CRI-O 1.34: in CreateContainer, and later.
         (Container(labels=KUBERNETES), "web"),
         # On CRI-O a pod's author can write any annotation of a container.
         (Container(annotations=KUBERNETES), ""),

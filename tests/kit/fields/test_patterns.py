@@ -1,4 +1,4 @@
-"""Regular expressions in linear time: the same answers as Python's, which has the same syntax for this part."""
+"""Regular expressions in linear time: the same answers as Python's ``re``, whose syntax this part shares."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _of_parts(parts: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
 
 
 PATTERNS = st.recursive(st.sampled_from(_ITEMS), _of_parts, max_leaves=8)
-# Python before 3.14 finds no \B in an empty text.
+# Before Python 3.14, \B does not match in an empty text.
 TEXTS = st.text(st.sampled_from("aabbcAB01_ .-{}x\né\0"), min_size=1, max_size=12)
 
 

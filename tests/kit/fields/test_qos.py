@@ -44,7 +44,7 @@ def with_score(score: int | None) -> Container:
             f"/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod{ESCAPED}.slice",
             QoS.BURSTABLE,
         ),
-        # What CRI-O makes of it, and a node in a container (kind).
+        # The path in CRI-O, and on a node in a container (kind).
         (f"kubepods-besteffort-pod{ESCAPED}.slice", QoS.BEST_EFFORT),
         (
             f"/kubelet.slice/kubelet-kubepods.slice/kubelet-kubepods-pod{ESCAPED}.slice",
@@ -80,7 +80,7 @@ def test_the_class_by_oom_score(score: int | None, qos: QoS | None) -> None:
 
 
 def test_the_parent_comes_before_the_score() -> None:
-    # A node-critical pod, whatever its class.
+    # A node-critical pod of any class.
     assert container_qos(pod_in("/kubepods/burstable/podx"), with_score(-997)) is QoS.BURSTABLE
 
 
@@ -115,7 +115,7 @@ def test_the_class_of_resources(
 
 
 def test_a_request_of_nothing_is_not_left_out() -> None:
-    """Only a request that is missing becomes the limit (``SetDefaults_Pod``)."""
+    """Only a missing request defaults to the limit (``SetDefaults_Pod``)."""
     limits = {"cpu": "1500m", "memory": "1.5Gi"}
     assert qos_of_resources([({}, limits)]) is QoS.GUARANTEED
     for request in ({"cpu": "0"}, {"memory": 0}, {"cpu": "0", "memory": "0"}):

@@ -15,7 +15,7 @@ WITHIN = 20.0
 
 
 class Asks:
-    """Asks in a handler, on a thread of a pool, and on a thread without the context of the request."""
+    """Calls it in a handler, on a thread of a pool, and on a thread without the context of the request."""
 
     def __init__(self) -> None:
         self.background = kit.Background(threads=1)
@@ -51,7 +51,7 @@ def test_the_runtime_of_a_request() -> None:
 
 
 def test_two_runtimes_in_one_process() -> None:
-    """Each request knows its own."""
+    """Each request has its own runtime."""
     one, other = Asks(), Asks()
     crio, containerd = FakeRuntime("cri-o", "1.34.0"), FakeRuntime("containerd", "2.1.0")
     with crio, containerd, crio.run_plugin(one), containerd.run_plugin(other):

@@ -21,7 +21,7 @@ def connect(server: HealthServer) -> socket.socket:
 
 
 def received(sock: socket.socket) -> bytes:
-    """All until the end."""
+    """Receive until the end."""
     data = b""
     while piece := sock.recv(65536):
         data += piece
@@ -29,14 +29,14 @@ def received(sock: socket.socket) -> bytes:
 
 
 def send(server: HealthServer, data: bytes) -> bytes:
-    """The whole answer to these bytes."""
+    """Send these bytes, and return the whole response."""
     with connect(server) as sock:
         sock.sendall(data)
         return received(sock)
 
 
 def get(server: HealthServer, target: str) -> tuple[int, str]:
-    """Status and body, by a client that somebody else wrote."""
+    """Return status and body, by a client of the standard library."""
     host, _, port = server.address.rpartition(":")
     connection = http.client.HTTPConnection(host, int(port), timeout=LONG)
     with contextlib.closing(connection):

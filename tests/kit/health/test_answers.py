@@ -1,4 +1,4 @@
-"""How many of the recent answers of a plugin were late or failed."""
+"""The number of late and failed answers among the recent answers of a plugin."""
 
 from __future__ import annotations
 

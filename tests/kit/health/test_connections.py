@@ -169,7 +169,7 @@ class TestClients:
         assert get(server, "/livez")[0] == 200
 
     def test_a_body_that_goes_on(self, server: HealthServer) -> None:
-        # The answer arrives although the client goes on sending.
+        # The response arrives although the client continues to send.
         with connect(server) as sock:
             sock.sendall(b"POST /livez HTTP/1.1\r\nContent-Length: 9999999\r\n\r\n")
             sock.sendall(b"x" * 1_000_000)
@@ -184,7 +184,7 @@ class TestClients:
                     sock.sendall(b"GET /livez HT")
             for _ in range(10):
                 assert get(server, "/livez")[0] == 200
-            # The oldest have made room.
+            # The server has closed the oldest.
             with contextlib.suppress(ConnectionResetError):
                 assert slow[0].recv(1) == b""
 
@@ -192,7 +192,7 @@ class TestClients:
     def test_a_connection_has_its_time(self, health: kit.Health, head: bytes) -> None:
         with HealthServer(health, "127.0.0.1:0", timeout=0.05) as server, connect(server) as sock:
             sock.sendall(head)
-            text = received(sock)  # to the end, though nothing more was sent
+            text = received(sock)  # to the end, although the client sent no more
             assert text.startswith(b"HTTP/1.1 200 ") == head.endswith(b"\r\n\r\n")
 
     def test_a_client_that_trickles_has_no_more(self, health: kit.Health) -> None:

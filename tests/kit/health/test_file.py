@@ -88,7 +88,7 @@ def test_what_handlers_change_is_written_without_a_heartbeat(node: Node, path: P
         node.connect(stub)
         eventually(lambda: fields(path)["state"] == "synchronized")
         node.lose(stub)
-        file.beat()  # as an application does that knows
+        file.beat()  # as an application that knows of a change
         eventually(lambda: fields(path)["state"] == "connecting")
 
 
@@ -98,7 +98,7 @@ def test_the_heartbeat(path: Path) -> None:
         os.utime(path, (0, 0))
         eventually(lambda: check(path) == "")
         assert abs(path.stat().st_mtime - time.time()) < LONG
-        assert path.stat().st_ino == inode  # touched only
+        assert path.stat().st_ino == inode  # only touched
 
 
 def test_a_file_that_was_removed_comes_back(path: Path) -> None:
@@ -164,7 +164,7 @@ def test_what_others_put_there_later_is_replaced(kind: str, path: Path) -> None:
             else:
                 os.mkfifo(path)
         except FileExistsError:
-            pass  # a heartbeat was faster
+            pass  # a heartbeat came first
         eventually(lambda: path.exists() and not path.is_symlink() and check(path) == "")
     assert not target.exists()
 

@@ -1,4 +1,4 @@
-"""Every state that a plugin can be in, reached and left, on a real stub."""
+"""Each state of a plugin, entered and left, on a real stub."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def is_now(health: kit.Health, state: HealthState, *, ready: bool = False) -> st
 
 
 class Held:
-    """A handler that does not return until it may."""
+    """A handler that returns when the test lets it."""
 
     def __init__(self) -> None:
         self.inside = threading.Event()
@@ -102,7 +102,7 @@ def test_a_validator_that_the_runtime_cannot_call(socket_dir: Path, allowed: boo
 
 
 class Answering:
-    """A handler that answers as it is told."""
+    """A handler whose outcome the test sets."""
 
     def __init__(self) -> None:
         self.how = "well"
@@ -129,7 +129,7 @@ class TestAnswers:
 
     @contextmanager
     def served(self, runtime: FakeRuntime, **options: Any) -> Iterator[tuple[kit.Health, Any]]:
-        """The health of a plugin that is synchronized, and what makes it answer requests."""
+        """Return the health of a synchronized plugin, and a function that makes it answer requests."""
         plugin, health = Answering(), kit.Health(**options)
 
         def ask(*how: str) -> None:
@@ -137,7 +137,7 @@ class TestAnswers:
                 pod = make_pod()
                 runtime.run_pod(pod)
                 runtime.create_container(pod, make_container(pod), check=False)
-                # Late ones count when the handler has returned.
+                # A late answer counts when the handler has returned.
                 eventually(lambda: not health.requests.running())
 
         with nri_sync.Stub(
@@ -161,7 +161,7 @@ class TestAnswers:
             if how == "late":
                 assert health.stub is not None
                 assert health.stub.late_by_event == {"CreateContainer": 3}
-            # With good ones it is ready again.
+            # After good answers the plugin is ready again.
             ask("well", "well", "well", "well")
             is_now(health, SYNCHRONIZED, ready=True)
 
@@ -230,13 +230,13 @@ def test_a_wedged_handler_and_its_return(node: Node) -> None:
     node.start(request_timeout=1.0)
     node.connect(stub)
     assert health.wedged_after == 2.0
-    node.runtime.create_container(POD, CONTAINER)  # answered for
+    node.runtime.create_container(POD, CONTAINER)  # the stub gives a late answer
     assert handler.inside.is_set()
     eventually(lambda: health.report().state is WEDGED)
     reason = is_now(health, WEDGED)
     assert reason.startswith("handlers have been running for more than 2 s: CreateContainer of ")
     assert "default/web:nginx for " in reason
-    assert stub.started  # only the probe knows
+    assert stub.started  # only the probe shows it
     handler.may_return.set()
     eventually(lambda: health.report().state is not WEDGED)
     is_now(health, SYNCHRONIZED, ready=True)
@@ -254,7 +254,7 @@ def test_a_handler_that_is_slow_is_not_wedged(node: Node) -> None:
 
 
 def test_wedged_while_the_session_is_lost(node: Node) -> None:
-    # The runtime cuts it off, and it may come back: the thread hangs all the same.
+    # The runtime closes the connection, and the plugin may reconnect. The thread still hangs.
     handler = Held()
     health, stub = make(
         node, PluginWith(create_container=handler), late_reply=False, wedged_after=0.01
@@ -383,7 +383,7 @@ def test_listeners_are_told(node: Node, caplog: pytest.LogCaptureFixture) -> Non
     health.on_change(note)
     node.start()
     node.connect(stub)
-    # (On a machine that is busy enough, Configure is wedged for a moment, and tells twice.)
+    # (On a very busy machine, Configure is wedged for a moment, and notifies twice.)
     assert list(dict.fromkeys(states)) == [REGISTERED, SYNCHRONIZED]
     told = len(states)
     node.create_container()

@@ -26,7 +26,7 @@ CREATE = api.CreateContainerRequest(pod=POD, container=CONTAINER)
 
 
 class Context:
-    """Stands in for that of a request."""
+    """Replaces the context of a request."""
 
     def __init__(self, code: Any = None, active: bool = True) -> None:
         self._code = code
@@ -40,7 +40,7 @@ class Context:
 
 
 class Clock:
-    """Stands in for the time that passes."""
+    """Replaces the clock."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 1000.0
@@ -94,7 +94,7 @@ class TestRequests:
 
     def test_durations(self, clock: Clock) -> None:
         requests = RequestMetrics(buckets=(0.25, 1, 4))
-        for seconds in (0.125, 0.25, 0.5, 2, 8):  # exact in binary, as is the clock
+        for seconds in (0.125, 0.25, 0.5, 2, 8):  # exact in binary, like the clock
             serve(requests, clock, seconds)
         assert requests.figures()["CreateContainer"] == Figures(
             {"ok": 5}, {0.25: 2, 1: 3, 4: 4, math.inf: 5}, 10.875
@@ -228,7 +228,7 @@ def test_a_real_session(node: Node) -> None:
         node.runtime.stop_container(POD, CONTAINER)
     with pytest.raises(ValidationRejected):
         node.runtime.create_container(POD, CONTAINER)
-    node.runtime.run_pod_sandbox(POD)  # answered for
+    node.runtime.run_pod_sandbox(POD)  # the stub gives a late answer
     assert inside.wait(LONG)
     assert [running.event for running in requests.running()] == ["RunPodSandbox"]
     assert requests.longest() > 0.0

@@ -1,4 +1,4 @@
-"""The metrics of a plugin, read with the parsers of prometheus_client, and what happens without that package."""
+"""The metrics of a plugin, read with the parsers of prometheus_client, and the behaviour without that package."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def registry() -> Any:
 
 
 def read(health: kit.Health, accept: str = "") -> dict[tuple[str, frozenset[Any]], float]:
-    """The samples of an exposition by name and labels."""
+    """Return the samples of an exposition by name and labels."""
     from prometheus_client.openmetrics import parser as openmetrics
     from prometheus_client.parser import text_string_to_metric_families
 
@@ -144,7 +144,7 @@ def test_a_registry_that_fails(registry: Any, wrong: str, caplog: pytest.LogCapt
 
 def test_odd_names_of_runtimes(node: Node, registry: Any) -> None:
     class Odd:
-        """What _of_stub() reads of a stub."""
+        """The attributes of a stub that _of_stub() reads."""
 
         name = "10-\udcff"
         plugin_nri_version = runtime_version = runtime_nri_version = "v1"

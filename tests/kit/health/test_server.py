@@ -82,7 +82,7 @@ class TestLifecycle:
         server = HealthServer(health, "127.0.0.1:0", timeout=LONG)
         server.start()
         with connect(server) as sock:
-            get(server, "/livez")  # so that the one before it is accepted
+            get(server, "/livez")  # so that the connection before it is accepted
             server.stop()
             with contextlib.suppress(ConnectionResetError):
                 assert sock.recv(1) == b""

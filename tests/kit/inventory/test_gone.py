@@ -1,4 +1,4 @@
-"""What an inventory remembers of pods that went, and which events add them again."""
+"""The remembered records of removed pods, and the events that add them again."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class TestGone:
         assert "a" not in gone
 
     def test_ended_early(self, gone: Gone[PodRecord]) -> None:
-        """The outstanding first event is late; one more begins a new life."""
+        """The outstanding first event is late. One more first event begins a new life."""
         gone.ended("a")
         assert gone.record("a") is None
         events = (LATER, FIRST, LATER, FIRST)

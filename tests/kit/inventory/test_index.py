@@ -1,4 +1,4 @@
-"""Snapshots and the drafts that they are made by."""
+"""Snapshots, and the drafts that make them."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ class TestLookups:
         assert self.ALL.pod_by_cgroup(path) is self.WEB
 
     def test_a_process_cannot_pass_for_another_container(self) -> None:
-        """A process that may make cgroups below its own gives them any name: the outermost one counts."""
+        """A process may give cgroups below its own any name, so the outermost match counts."""
         other = self.APP._replace(
             id="c9", pod_id="p2", name="evil", cgroups_path="/kubepods/podu2/c9", pid=9, sequence=9
         )
@@ -93,7 +93,7 @@ class TestLookups:
             path = f"/kubepods/podu2/c9/{below}"
             assert everything.container_by_cgroup(path) is other
             assert everything.pod_by_cgroup(path) is self.DB
-        # Nor for a pod, where its container is not known.
+        # Nor for a pod if its container is unknown.
         forged = "/kubepods/podu2/unknown/kubepods.slice/kubepods-podu1.slice"
         assert everything.pod_by_cgroup(forged) is self.DB
 

@@ -1,4 +1,4 @@
-"""The view of pods and containers that events feed."""
+"""The inventory, fed by events."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def container(name: str, pod_id: str = "p1", **fields: Any) -> api.Container:
 
 
 class Told:
-    """Collects what an inventory tells."""
+    """Collects the changes that an inventory reports."""
 
     def __init__(self) -> None:
         self.changes: list[Changes] = []
@@ -45,7 +45,7 @@ class Told:
         self.changes.append(changes)
 
     def take(self) -> list[tuple[str, str]]:
-        """What was told since the last call: the event, and each thing with + for appeared and so on."""
+        """The changes since the last call: the event, and each record with + for appeared and so on."""
         taken, self.changes = self.changes, []
         return [(changes.event, summary(changes)) for changes in taken]
 
@@ -179,7 +179,7 @@ class TestSynchronize:
             [pod("p2"), pod("p3")], [container("c2", "p2", pid=7), container("c3", "p3")]
         )
         inventory.synchronize([], [])
-        # It is told of, even if nothing has changed.
+        # on_change is called, even if nothing has changed.
         inventory.synchronize([], [])
         assert told.take() == [
             ("synchronize", "+p1 +p2 +c1 +c2"),
@@ -264,7 +264,7 @@ class TestSynchronize:
 
 
 class TestEventsDuringASynchronize:
-    """From Configure on, what an event tells is newer than the lists that the runtime has made."""
+    """From Configure on, an event is newer than the lists that the runtime has collected."""
 
     def begin(self, inventory: Inventory) -> None:
         inventory.synchronize([pod("p1"), pod("p2")], [container("c1"), container("c2")])
@@ -277,7 +277,7 @@ class TestEventsDuringASynchronize:
         inventory.synchronize([pod("p1")], [container("c1")])
         assert told.take() == [("synchronize", "-p2 -c2")]
         assert set(inventory.snapshot().containers) == {"c1", "c3"}
-        # Once.
+        # Only once.
         inventory.synchronize([pod("p1")], [container("c1")])
         assert told.take() == [("synchronize", "-p3 -c3")]
 
@@ -365,7 +365,7 @@ class TestLateEvents:
         told.take()
         if late != "create_container":
             self.send(inventory, late)
-        # Of a container of the pod that was not known.
+        # For an unknown container of the pod.
         if late.endswith("_container"):
             self.send(inventory, late, c="c2")
         assert told.take() == []
@@ -400,7 +400,7 @@ class TestLateEvents:
         self.send(inventory, "post_update_container")
         self.send(inventory, "post_update_pod_sandbox")
         assert not inventory.snapshot().pods
-        # A container is created in it: it exists, whatever the list left out.
+        # The runtime creates a container in it, so it exists, although the list left it out.
         self.send(inventory, "create_container", c="c2")
         assert set(inventory.snapshot().pods) | set(inventory.snapshot().containers) == {"p1", "c2"}
 
@@ -449,7 +449,7 @@ class TestTelling:
         seen: list[Any] = []
 
         def on_change(changes: Changes) -> None:
-            # Another thread can look things up, and change them, meanwhile.
+            # Meanwhile another thread can look up records, and change them.
             done = on_thread(lambda: view.snapshot())()
             seen.append((threading.current_thread(), done is changes.after))
 
@@ -462,7 +462,7 @@ class TestTelling:
 
         on_thread(handle)()
         assert seen == [(handler[0], True)]
-        # The main thread is one that signals interrupt: it has another one do this.
+        # Signals interrupt the main thread, so another thread does this for it.
         view.run_pod_sandbox(pod("p2"))
         assert [done for _, done in seen] == [True, True]
         assert seen[1][0] is not threading.main_thread()
@@ -486,7 +486,7 @@ class TestTelling:
             )
             threads.append(thread)
             thread.start()
-            # What it has changed can be seen before it is told.
+            # The change is visible before on_change is called.
             while f"p{number}" not in inventory.snapshot().pods:
                 first_is_told.wait(0.001)
         assert first_is_told.wait(LONG)
@@ -507,7 +507,7 @@ class TestTelling:
         inventory = Inventory(on_change)
         with pytest.raises(LookupError, match="no such thing"):
             inventory.run_pod_sandbox(pod("p1"))
-        # It is known all the same, and the next one is not held up.
+        # The record is kept, and the next event does not wait.
         inventory.run_pod_sandbox(pod("p2"))
         assert set(inventory.snapshot().pods) == {"p1", "p2"}
 
@@ -553,7 +553,7 @@ class TestTelling:
 
 
 class Cluster(Host):
-    """A runtime with pods that come and go, and a plugin that is connected to it."""
+    """A runtime whose pods come and go, and a connected plugin."""
 
     def __init__(self, directory: Path, plugin: Any) -> None:
         super().__init__()
@@ -563,7 +563,7 @@ class Cluster(Host):
         self.replace(plugin)
 
     def replace(self, plugin: Any) -> None:
-        """Another plugin takes the place of this one, which is not connected."""
+        """Another plugin replaces this one, which is not connected."""
         self.stub = nri_sync.Stub(plugin, name="test", idx="10", socket_path=self._path)
 
     def start(self) -> None:
@@ -593,7 +593,7 @@ class Cluster(Host):
                 self.containers.append(c)
 
     def remove(self, p: api.PodSandbox) -> None:
-        """As some runtimes do it: nothing is said of the containers, nor of the addresses."""
+        """As in some runtimes: no events for the containers, and no addresses."""
         with self.runtime.block_plugin_sync():
             self.pods.remove(p)
             self.containers = [c for c in self.containers if c.pod_sandbox_id != p.id]
@@ -605,7 +605,7 @@ class TestWithARuntime:
         addresses: list[tuple[str, ...]] = []
 
         def create_container(p: api.PodSandbox, c: api.Container) -> None:
-            # What the plugin is called for, it finds.
+            # The plugin's handler finds the record.
             assert view.snapshot().containers[c.id].pod_id == p.id
 
         def remove_pod_sandbox(p: api.PodSandbox) -> None:
@@ -627,7 +627,7 @@ class TestWithARuntime:
             cluster.remove(p1)
             assert addresses == [("10.0.0.1",)]
             told.take()
-            # The runtime restarts; meanwhile one pod goes, and one comes.
+            # The runtime restarts. Meanwhile one pod goes, and one comes.
             cluster.runtime.stop()
             assert cluster.stub.wait(LONG)
             cluster.pods, cluster.containers = [p3], [container("c3", "p3", pid=9)]
@@ -635,7 +635,7 @@ class TestWithARuntime:
             cluster.connect()
             assert told.take() == [("synchronize", "+p3 -p2 +c3 -c2")]
             assert view.snapshot().container_by_pid(9) is not None
-            # The plugin stops and starts its stub; nothing has changed.
+            # The plugin stops and starts its stub. Nothing has changed.
             cluster.disconnect()
             assert not view.snapshot().stale
             cluster.connect()

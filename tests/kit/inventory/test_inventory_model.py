@@ -1,6 +1,6 @@
 """An inventory beside a naive model, under random events: one by one, and from several threads at once.
 
-``NRI_SYNC_INVENTORY_EVENTS`` sets how many there are, by default 2,000 in each test.
+``NRI_SYNC_INVENTORY_EVENTS`` sets the number of events, by default 2,000 in each test.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ Fields = dict[str, Any]
 
 
 def fields_of(message: Any, prefix: str = "") -> Fields:
-    """What a message says, by the paths of its fields; namespaces by type."""
+    """Return the content of a message, by the paths of its fields; namespaces by type."""
     found: Fields = {}
     for field, value in message.ListFields():
         if field.name == "linux":
@@ -61,7 +61,7 @@ def fields_of(message: Any, prefix: str = "") -> Fields:
 
 
 def merged(old: Fields, new: Fields) -> Fields:
-    """The rule, in plain words: what is left out stays."""
+    """The rule, in its simplest form: a missing field keeps its value."""
     result = {**old, **new}
     spaces = "linux.namespaces"
     if spaces in old or spaces in new:
@@ -71,7 +71,7 @@ def merged(old: Fields, new: Fields) -> Fields:
 
 
 class Model:
-    """What an inventory should know, in the simplest way that there is."""
+    """The records that an inventory should have, in the simplest form."""
 
     def __init__(self) -> None:
         #: By id, in the order of appearance.
@@ -79,9 +79,9 @@ class Model:
         self.containers: dict[str, Fields] = {}
         self.stopped: set[str] = set()
         self.since: set[tuple[str, str]] | None = None
-        #: How pods and containers ended that are not there: "removed", "vanished", or "early".
+        #: How pods and containers that do not exist have ended: "removed", "vanished", or "early".
         self.gone: dict[str, str] = {}
-        #: Those that are there before their first event.
+        #: Ids that exist before their first event.
         self.overtaken: set[str] = set()
 
     def configure(self) -> None:
@@ -166,7 +166,7 @@ class Model:
             self._end(container.id, False)
 
     def _end(self, what: str, was_known: bool) -> None:
-        """Its id may be used again, after its first event, which is yet to come for one that ended early."""
+        """The id may be used again after its first event. That event is outstanding for an id that ended early."""
         if was_known:
             self.gone[what] = "early" if what in self.overtaken else "removed"
             self.overtaken.discard(what)
@@ -174,7 +174,7 @@ class Model:
             self.gone[what] = "removed" if what in self.gone else "early"
 
     def _begins(self, event: str, what: str, first: str) -> bool:
-        """Whether an event adds what is not known."""
+        """Return whether an event adds an unknown id."""
         how = self.gone.get(what)
         if event.startswith("stop_"):
             return False
@@ -211,7 +211,7 @@ class Model:
         self.containers[container.id] = new
 
     def newest_pod(self, wanted: Fields, running: bool = False) -> str | None:
-        """The last one with these fields; ``running`` passes over those that are stopped."""
+        """Return the last one with these fields; ``running`` skips stopped ones."""
         for pod_id, fields in reversed(self.pods.items()):
             if wanted.items() <= fields.items() and not (running and pod_id in self.stopped):
                 return pod_id
@@ -227,7 +227,7 @@ class Model:
 
 
 class World:
-    """Makes random messages about a few pods, which share names and addresses, and containers."""
+    """Makes random messages about a few pods, which share names and addresses, and their containers."""
 
     def __init__(self, chance: random.Random, prefix: str = "") -> None:
         self.chance = chance
@@ -237,7 +237,7 @@ class World:
         return f"{self.prefix}p{self.chance.randrange(12)}"
 
     def pod(self, pod_id: str) -> api.PodSandbox:
-        """A message that leaves out what it likes."""
+        """Return a message that leaves out random fields."""
         chance, number = self.chance, int(pod_id.rpartition("p")[2])
         message = api.PodSandbox(id=pod_id)
         if chance.random() < 0.8:
@@ -277,7 +277,7 @@ class World:
         return f"{self.pod_id()}c{self.chance.randrange(4)}"
 
     def everything(self, of: Model) -> tuple[list[api.PodSandbox], list[api.Container]]:
-        """Lists for a Synchronize: most of what there is, and something new, in any order."""
+        """Return lists for a Synchronize: most existing items, and a new one, in any order."""
         chance = self.chance
         pods = {p for p in of.pods if chance.random() < 0.8} | {self.pod_id()}
         containers = {c for c in of.containers if chance.random() < 0.8} | {self.container_id()}
@@ -288,7 +288,7 @@ class World:
 
 
 def check(snapshot: Snapshot, model: Model) -> None:
-    """The snapshot knows what the model does, and finds it as the model finds it."""
+    """The snapshot has the model's records, and its lookups give the model's results."""
     assert set(snapshot.pods) == set(model.pods)
     assert set(snapshot.containers) == set(model.containers)
     for pod_id, fields in model.pods.items():
@@ -350,7 +350,7 @@ def test_beside_the_model(seed: int) -> None:
                 name = "remove_container" if kind < 0.35 else chance.choice(CONTAINER_EVENTS)
             model.event(name, *arguments)
             getattr(inventory, name)(*arguments)
-        # What is told is how the two snapshots differ.
+        # The reported changes are the differences of the two snapshots.
         now: dict[str, Any] = {**inventory.snapshot().pods, **inventory.snapshot().containers}
         appeared, vanished, changed = set(), set(), set()
         for changes in told:
@@ -367,10 +367,10 @@ def test_beside_the_model(seed: int) -> None:
 
 
 class Truth:
-    """A runtime's own idea of what exists, which several threads change."""
+    """The pods and containers of a runtime, which several threads change."""
 
     def __init__(self) -> None:
-        # Guards what follows.
+        # Guards the attributes below.
         self.lock = threading.Lock()
         self.pods: dict[str, api.PodSandbox] = {}
         self.containers: dict[str, api.Container] = {}
@@ -381,7 +381,7 @@ class Truth:
 
 
 def live(truth: Truth, inventory: Inventory, seed: int, stop: threading.Event) -> None:
-    """Pods of one thread come and go. As in a runtime, first it is so, then it is told."""
+    """Pods of one thread come and go. As in a runtime, the state changes before its event."""
     chance = random.Random(seed)
     pods: list[api.PodSandbox] = []
     containers: dict[str, list[api.Container]] = {}
@@ -434,7 +434,7 @@ def live(truth: Truth, inventory: Inventory, seed: int, stop: threading.Event) -
 
 
 def reconnect(truth: Truth, inventory: Inventory, stop: threading.Event) -> int:
-    """Session after session; nobody holds the events while the lists are on their way."""
+    """Session after session, with events while the lists are on their way."""
     sessions = 0
     while not stop.is_set() or sessions < 3:
         inventory.configure("", "", "")
@@ -444,7 +444,7 @@ def reconnect(truth: Truth, inventory: Inventory, stop: threading.Event) -> int:
 
 
 def read(inventory: Inventory, stop: threading.Event) -> int:
-    """Each snapshot agrees with itself, and none is older than the one before."""
+    """Each snapshot is consistent, and not older than the one before."""
     version = snapshots = 0
     while not stop.is_set() or snapshots < 3:
         snapshot = inventory.snapshot()
@@ -474,7 +474,7 @@ def test_from_several_threads() -> None:
     kept: dict[str, Any] = {}
 
     def follow(changes: Changes) -> None:
-        """Whoever follows the changes knows what the inventory knows."""
+        """A reader that follows the changes has the inventory's records."""
         versions.append(changes.after.version)
         for part in (changes.pods, changes.containers):
             for record in part.appeared:
@@ -493,7 +493,7 @@ def test_from_several_threads() -> None:
             threads.submit(read, inventory, stop),
         ]
         for other in others:
-            other.add_done_callback(lambda _: stop.set())  # one that fails ends it for all
+            other.add_done_callback(lambda _: stop.set())  # a failed thread ends all
         lives = [threads.submit(live, truth, inventory, seed, stop) for seed in range(4)]
         try:
             for life in lives:

@@ -1,4 +1,4 @@
-"""What is kept of a message, and what of the one before."""
+"""The fields that a record takes from a message, and those that it keeps from the one before."""
 
 from __future__ import annotations
 
@@ -152,7 +152,7 @@ class TestContainers:
             (RUNNING, "update_container", PAUSED, PAUSED),
             (PAUSED, "update_container", UNKNOWN, PAUSED),
             (RUNNING, "stop_container", RUNNING, STOPPED),
-            # It has ended at once, and that came first.
+            # It has ended at once, and its stop event came first.
             (STOPPED, "post_start_container", RUNNING, STOPPED),
             (STOPPED, "synchronize", RUNNING, RUNNING),
             (STOPPED, "synchronize", UNKNOWN, STOPPED),

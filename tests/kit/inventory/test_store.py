@@ -1,4 +1,4 @@
-"""What an inventory knows, across restarts of the plugin."""
+"""The records of an inventory across restarts of the plugin."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def opened(path: Path) -> Iterator[Open]:
-    """Opens the store, which writes at once; closed at the end."""
+    """Opens the store, which writes at once; closes it at the end."""
     made: list[InventoryStore] = []
 
     def make(**options: Any) -> InventoryStore:
@@ -51,7 +51,7 @@ def opened(path: Path) -> Iterator[Open]:
 
 
 def rows(path: Path, statement: str) -> list[Any]:
-    """What is in the file, when no store has it open."""
+    """Return the content of the file while no store has it open."""
     with closing(sqlite3.connect(path)) as connection:
         return connection.execute(statement).fetchall()
 
@@ -113,7 +113,7 @@ class TestRestarts:
         )
         assert told.take() == [("synchronize", "+p4 -p3 +c4 -c3 ~c1")]
         assert not after.snapshot().stale
-        # Those that are new are newer than those that were there.
+        # New records have greater numbers than the loaded ones.
         known = after.snapshot().pods
         assert known["p4"].sequence > known["p1"].sequence
 
@@ -156,7 +156,7 @@ class TestRestarts:
                     cluster.run(pod(f"p{number}"), container(f"c{number}", f"p{number}"))
                     cluster.disconnect()
                 assert told.take() == expected
-                # Meanwhile, all is replaced.
+                # Meanwhile all records are replaced.
                 cluster.pods, cluster.containers = [pod("p9")], [container("c9", "p9")]
         finally:
             cluster.stop()
@@ -304,7 +304,7 @@ class TestDamage:
         return path
 
     def damaged(self, path: Path, opened: Open, caplog: pytest.LogCaptureFixture) -> None:
-        """It is set aside, and all begins anew."""
+        """The store renames the file, and creates a new one."""
         told = Told()
         with opened() as store:
             inventory = Inventory(told, store=store)
@@ -354,7 +354,7 @@ class TestDamage:
         self.damaged(filled, opened, caplog)
 
     def test_a_journal_that_was_being_written_is_ignored(self, filled: Path, opened: Open) -> None:
-        # What a power failure leaves: a frame whose checksum is wrong.
+        # The result of a power failure: a frame with a wrong checksum.
         filled.with_name("inventory.db-wal").write_bytes(b"\x37\x7f\x06\x82" + b"\x5a" * 40_000)
         stored = opened().load()
         assert (len(stored.pods), len(stored.containers)) == (50, 200)
@@ -419,7 +419,7 @@ class TestWriting:
         assert not store.flush(0.01)
         connection.release.set()
         assert store.flush(LONG)
-        # The first one, and then all others together.
+        # The first snapshot, and then all others together.
         assert connection.transactions <= 3
         store.close()
         assert len(opened().load().pods) == 100

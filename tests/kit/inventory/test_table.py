@@ -1,4 +1,4 @@
-"""The immutable mapping below an inventory, beside a dict."""
+"""The immutable mapping of the inventory, beside a dict."""
 
 from __future__ import annotations
 

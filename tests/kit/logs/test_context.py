@@ -1,4 +1,4 @@
-"""What records are about."""
+"""The context of log records."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def node(socket_dir: Path) -> Iterator[Node]:
 
 
 def during_a_request(node: Node, call: Callable[[], Any]) -> Any:
-    """What ``call()`` returns in a handler of CreateContainer."""
+    """Return the result of ``call()`` in a handler of CreateContainer."""
     outcome: queue.SimpleQueue[Any] = queue.SimpleQueue()
     plugin = PluginWith(create_container=lambda pod, container: outcome.put(call()))
     requests = kit.RequestLogging()
@@ -76,7 +76,7 @@ class TestRequests:
         here, given, not_given = during_a_request(node, look)
         assert here is not None
         assert given == here
-        assert not_given is None or not_given == here  # threads of 3.14 may inherit it
+        assert not_given is None or not_given == here  # threads of Python 3.14 may inherit it
 
     def test_a_thread_keeps_it_after_the_request(self, node: Node) -> None:
         answered = threading.Event()
@@ -103,7 +103,7 @@ class TestRequests:
         assert log_context() is None
         scope = RequestScope("10-test", "CreateContainer", api.CreateContainerRequest(pod=POD))
         scope.enter()
-        scope.leave_failed()  # and not served by a stub, which would log more
+        scope.leave_failed()  # without a stub, which would log more
         assert log_context() is None
 
     def test_what_the_stub_logs_of_a_failure_has_it(
@@ -123,7 +123,7 @@ class TestRequests:
         assert logged.name == "nri_sync.ttrpc"
         assert context_of(logged).event == "StopContainer"  # type: ignore[union-attr]
         assert logged.__dict__["pod"] == "web"
-        # And nothing of the next request, nor of the end, has it.
+        # The records of the next request, and those at the end, do not have it.
         node.runtime.run_pod_sandbox(POD)
         assert served.wait(LONG)
         node.runtime.stop()
@@ -135,7 +135,7 @@ class TestRequests:
         together = threading.Barrier(2)
 
         def look(request: Any) -> None:
-            together.wait(LONG)  # both are being served
+            together.wait(LONG)  # both requests are being served
             context = log_context()
             assert context is not None
             seen.append(context.plugin)
@@ -215,14 +215,14 @@ class TestScopes:
 class TestInContext:
     def test_it_is_the_function(self) -> None:
         def work(a: int, *, b: int) -> int:
-            """Says so."""
+            """Return the text."""
             return a + b
 
         wrapped = in_context(work)
         assert (wrapped(1, b=2), wrapped.__name__, wrapped.__doc__) == (3, "work", "Says so.")
         with pytest.raises(ZeroDivisionError):
             in_context(lambda: 1 / 0)()
-        assert in_context(dict)() == {}  # a class, too
+        assert in_context(dict)() == {}  # also for a class
 
     def test_many_threads_at_once(self) -> None:
         together = threading.Barrier(4)
@@ -247,7 +247,7 @@ class TestFilter:
         assert made.__dict__["namespace"] == "default"
         assert made.__dict__["pod"] == "theirs"
         assert context_of(made) == LogContext("", "", "default", "web", "", "a-1")
-        # A second one, in another thread for example, changes nothing.
+        # A second filter, for example in another thread, changes nothing.
         assert kit.ContextFilter().filter(made)
         assert made.__dict__["operation"] == "a-1"
 

@@ -112,7 +112,7 @@ def test_dumps_as_text(node: Node) -> None:
 
 @pytest.mark.parametrize("format", ["text", "json"])
 def test_dumps_leave_secrets_out(format: str, node: Node) -> None:
-    # The plugin answers with a variable A, and its name decides.
+    # The plugin answers with a variable A, whose name matches the pattern.
     assert "(masked)" not in "\n".join(run(node, format, dump="createcontainer"))
     assert "(masked)" in "\n".join(run(node, format, dump="createcontainer", mask=["a"]))
     with pytest.raises(TypeError, match="list of texts"):

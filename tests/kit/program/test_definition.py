@@ -1,4 +1,4 @@
-"""One definition of a program, and every way to run it: the plugin has the same around it in each."""
+"""One definition of a program, and every way to run it: each way gives the plugin the same environment."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tests.runtime.rig import LONG, POD
 
 __all__: list[str] = []
 
-# What happens is written to a file, as some ways run the plugin in another process.
+# The plugin writes its calls to a file, because some ways run it in another process.
 PLUGIN = """
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,7 +102,7 @@ def place(tmp_path: Path) -> Path:
 
 
 def log(place: Path) -> list[str]:
-    """The lines, in order; a container that was created several times counts once."""
+    """Return the lines in order; a container that was created several times counts once."""
     return list(dict.fromkeys((place / "log").read_text().splitlines()))
 
 
@@ -111,7 +111,7 @@ def loaded(place: Path) -> kit.Program:
 
 
 def as_process(place: Path, socket_dir: Path, *command: str) -> str:
-    """The answer of the plugin as a process that SIGTERM ends."""
+    """Return the answer of the plugin as a process that SIGTERM ends."""
     socket = str(socket_dir / "nri.sock")
     with serving(socket_dir) as runtime:
         process = subprocess.Popen(
@@ -169,7 +169,7 @@ class TestAlike:
 
 
 def recorded(place: Path) -> Path:
-    """What a runtime and a plugin of that name and index have said."""
+    """Return the messages between a runtime and a plugin with that name and index."""
     path = place / "recording.jsonl"
     with FakeRuntime() as runtime, path.open("w") as file:
         listen = runtime.socket_path + ".trace"
@@ -189,7 +189,7 @@ def recorded(place: Path) -> Path:
 
 
 class Recorded:
-    """Asked about the same events as the plugin."""
+    """An interceptor for the same events as the plugin."""
 
     def run_pod_sandbox(self, pod: api.PodSandbox) -> None:
         pass

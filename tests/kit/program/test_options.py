@@ -1,4 +1,4 @@
-"""The options: flags over variables over defaults, and what is said of wrong ones."""
+"""The options: flags over variables over defaults, and the messages for wrong ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Plugins as programs: each way to begin, each way to end, and what their users are told."""
+"""Plugins as programs: each way to begin, each way to end, and the messages for users."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ __all__: list[str] = []
 
 
 def create(runtime: Runtime, name: str = "c") -> str:
-    """Create a container; returns what the plugin has annotated it with."""
+    """Create a container; returns the plugin's annotation."""
     container = api.Container(id=name, pod_sandbox_id=POD.id, name=name)
     return runtime.create_container(POD, container).adjust.annotations["value"]
 
@@ -43,7 +43,7 @@ def registered(runtime: Runtime, name: str = "10-test") -> None:
 
 
 def error_of(plugin: Program) -> str:
-    """The message of the line that tells why it has ended."""
+    """Return the message of the line with the reason of the end."""
     found = re.findall(
         r"^\S+ CRITICAL nri_sync\.kit\.program: (.*(?:\n(?!\S+ [A-Z]+ ).*)*)", plugin.output, re.M
     )
@@ -340,7 +340,7 @@ class TestConfiguration:
 
 
 class TestLaunched:
-    """By the runtime, which leaves three variables in the environment, and nothing else."""
+    """The runtime launches the program, with three variables in the environment, and nothing else."""
 
     @pytest.fixture
     def plugins(self, socket_dir: Path) -> Path:
@@ -363,7 +363,7 @@ class TestLaunched:
         with serving(socket_dir) as runtime:
             registered(runtime, "20-other")
             assert create(runtime) == "sent"
-        # It ends with the runtime, by itself.
+        # The program ends with the runtime, by itself.
         assert f"exited with status {ExitCode.LOST.value}" in caplog.text
         assert "sending SIGTERM" not in caplog.text
         assert "disconnected ConnectionLost" in caplog.text

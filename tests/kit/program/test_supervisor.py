@@ -1,4 +1,4 @@
-"""Signals while work is being done; in processes of their own, as there is one main thread in each."""
+"""Signals during work, in separate processes, because each process has one main thread."""
 
 from __future__ import annotations
 
@@ -172,7 +172,7 @@ def test_the_watchdog_is_fed_while_there_is_life() -> None:
         eventually(lambda: len(beats) > 3)
         alive = False
         before = len(beats)
-        # One may have been asked for just before.
+        # A report may have been requested just before.
         assert not enough.wait(0.2)
         assert len(beats) <= before + 1
 

@@ -1,4 +1,4 @@
-"""The notify protocol: what a socket in systemd's place receives."""
+"""The notify protocol: the messages at a socket in systemd's place."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ __all__: list[str] = []
 
 
 class Listener:
-    """Stands in for systemd."""
+    """Replaces systemd."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
         sock.settimeout(LONG)
 
     def receive(self) -> list[str]:
-        """The lines of the next message."""
+        """Return the lines of the next message."""
         return self._sock.recv(4096).decode().split("\n")
 
     def expect(self, line: str) -> list[str]:
-        """The next message that begins with ``line``. A status may come at any time before it."""
+        """Return the next message that begins with ``line``. A status may come at any time before it."""
         while True:
             message = self.receive()
             if message[0] == line:
@@ -153,7 +153,7 @@ def test_the_watchdog_of_a_program_starves_when_a_handler_is_wedged(
     listener: Listener, environ: dict[str, str], socket_dir: Path
 ) -> None:
     environ["WATCHDOG_USEC"] = "100000"
-    # What the plugin is asked, it never answers: it counts as wedged after twice the runtime's patience.
+    # The plugin never answers, so it is wedged after twice the request timeout.
     main = f"""
 def wedge(self, pods, containers):
     say("wedged")
@@ -172,7 +172,7 @@ Plugin.synchronize = wedge
 
 
 def _until_quiet(listener: Listener) -> None:
-    """Nothing comes for ten times as long as a beat takes."""
+    """No message comes within ten intervals."""
     listener._sock.settimeout(1.0)
     give_up = time.monotonic() + LONG
     while True:

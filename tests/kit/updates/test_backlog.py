@@ -1,4 +1,4 @@
-"""What an update queue holds, without its threads."""
+"""The backlog of an update queue, without its threads."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ class TestAccepting:
         assert put(backlog, "c") is None
         assert put(backlog, "a", 5) is not None  # merged
         batch = backlog.pick(0.0)
-        assert put(backlog, "a") is None  # a second one
+        assert put(backlog, "a") is None  # a second entry
         backlog.answered(batch[:1], (), 0.0)
         assert put(backlog, "a") is not None
         assert (len(backlog), backlog.tally["put"]) == (2, 4)
@@ -162,7 +162,7 @@ class TestGivingUp:
         put(backlog, "b", 2)
         batch = backlog.pick(0.0)
         put(backlog, "a", 3)
-        # What is in flight will be answered.
+        # The runtime will answer the entry in flight.
         assert described(backlog.drop("a")) == [("a", 3)]
         assert backlog.drop("a") == []
         backlog.answered(batch, {"a", "b"}, 0.0)
@@ -196,7 +196,7 @@ class TestGivingUp:
         put(backlog, "g", session=1)
         put(backlog, "g", session=2)
         gone = backlog.drop_unlisted({"a", "x"}, 2)
-        # c and d are in flight; f and g were asked for in this session.
+        # c and d are in flight; f and g were put in this session.
         assert {entry.container_id for entry in gone} == {"b", "e"}
         assert {entry.container_id for entry in backlog} == {"a", "c", "d", "f", "g"}
 

@@ -27,7 +27,7 @@ class TestOverlay:
     @pytest.mark.parametrize(
         ("first", "later", "wanted"),
         [
-            # The later one wins, field by field.
+            # The later value wins, field by field.
             (
                 update().set_cpu(shares=5, cpus="0-3").set_memory(limit=7),
                 update().set_cpu(shares=6, mems="1").set_memory(swap=8),
@@ -94,7 +94,7 @@ class TestOverlay:
         assert merged.ignore_failure is (first and later)
 
     def test_every_resource_is_known_here(self) -> None:
-        # A field that the protocol gains has to be merged, too.
+        # New fields of the protocol must be merged, too.
         assert {field.name for field in nri_pb2.LinuxResources.DESCRIPTOR.fields} == {
             "memory", "cpu", "hugepage_limits", "blockio_class", "rdt_class", "unified", "devices", "pids",
         }  # fmt: skip

@@ -1,4 +1,4 @@
-"""The outcome of an update: waiting for it."""
+"""The outcome of an update, and the wait for it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The queue for updates, with a scripted stub where the order of things matters, and with a runtime."""
+"""The queue for updates: with a scripted stub where the order matters, and with a runtime."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ def described(updates: list[ContainerUpdate]) -> list[tuple[str, int]]:
 
 
 def refusal(text: str = "no") -> CallFailed:
-    """What a runtime answers with."""
+    """An error in the runtime's answer."""
     return CallFailed("/UpdateContainers", StatusCode.UNKNOWN, text)
 
 
 def loss() -> CallFailed:
-    """What ends a call when the connection does."""
+    """The error of a call that ends with its connection."""
     error = CallFailed("/UpdateContainers", StatusCode.UNAVAILABLE, "lost")
     error.__cause__ = errors.ConnectionLost("lost")
     return error
@@ -81,7 +81,7 @@ class Call:
 
 
 class Context:
-    """Of a request; ends when the test says so."""
+    """The context of a request, which ends when the test ends it."""
 
     def __init__(self) -> None:
         self.active = True
@@ -102,7 +102,7 @@ class Context:
 
 
 class Script:
-    """Stands in for a stub, and for the runtime behind it."""
+    """Replaces a stub, and the runtime behind it."""
 
     name = "10-test"
 
@@ -114,7 +114,7 @@ class Script:
         self.interceptors = [self.queue]
         self.calls: queue.SimpleQueue[Call] = queue.SimpleQueue()
         self.made: list[Call] = []
-        #: The requests there were, and calls that were begun before these were answered.
+        #: The number of requests, and of calls that began before these were answered.
         self.contexts: list[Context] = []
         self.overlaps: list[Call] = []
         self.queue.attach(self)  # type: ignore[arg-type]
@@ -131,7 +131,7 @@ class Script:
         return call.result()
 
     def call(self, *updates: tuple[str, int]) -> Call:
-        """The next call, which must be for these."""
+        """Return the next call, which must be for these containers."""
         call = self.calls.get(timeout=LONG)
         assert call.updates == list(updates)
         return call
@@ -143,7 +143,7 @@ class Script:
         handler: Callable[[], object] = lambda: None,
         context: Context | None = None,
     ) -> None:
-        """A request of the runtime, which ends when its handler does, unless it has a context."""
+        """A request of the runtime. It ends when its handler returns, unless it has a context."""
         own = context or Context()
         self.contexts.append(own)
         self.queue.serve(event, request, own, lambda _request, _context: handler())  # type: ignore[arg-type]
@@ -160,7 +160,7 @@ class Script:
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
-        """No call is begun inside of this."""
+        """Fail if a call begins inside of this block."""
         context = Context()
         self.request("Event", context=context)
         yield
@@ -170,7 +170,7 @@ class Script:
         return self.queue.put(update(container_id, shares), **options)
 
     def failure(self, future: PendingUpdate) -> errors.UpdateFailed:
-        """Why it failed; told of in both ways."""
+        """Return the failure, which must be reported in both ways."""
         error = future.exception(LONG)
         assert isinstance(error, errors.UpdateFailed)
         assert self.failures.get(timeout=LONG) is error
@@ -244,7 +244,7 @@ class TestSending:
         assert script.calls.empty()
         call.answer()
         assert_applied(first)
-        # b waited for nothing else.
+        # b had no other reason to wait.
         call = script.call(("b", 3), ("a", 4))
         assert not second.done()
         call.answer()
@@ -288,7 +288,7 @@ class TestHandlers:
 
         context = Context()
         script.request("CreateContainer", handler=handler, context=context)
-        # It has returned, but is not answered.
+        # The handler has returned, but the request is not answered.
         assert script.queue.counters.calls == 0
         other = Context()
         script.request("ValidateContainerAdjustment", context=other)
@@ -307,7 +307,7 @@ class TestHandlers:
             future = script.put("a")
             entered.set()
             leave.wait(LONG)
-            # Now it may wait for it.
+            # Now waiting is possible.
             with pytest.raises(concurrent.futures.TimeoutError):
                 future.result(0.0)
 
@@ -516,14 +516,14 @@ class TestSessions:
         call = script.call(("a", 1))
         script.new_session("a")
         call.fail(loss())
-        # There is nothing to wait for any more.
+        # No request is outstanding any more.
         script.call(("a", 1)).answer()
         assert_applied(future)
 
     def test_a_session_that_is_lost_while_it_is_synchronized(self, scripted: Make) -> None:
         script = scripted(synchronized=False)
         future = script.put("a", 1)
-        script.new_session("a")  # as far as the queue can see
+        script.new_session("a")  # as the queue sees it
         script.call(("a", 1)).fail(errors.NotConnected("lost"))
         eventually(lambda: script.queue.counters.calling_for == 0.0)
         script.new_session("a")
@@ -572,7 +572,7 @@ class TestRemoved:
         assert script.failure(waiting).reason == "removed"
         script.call(("b", 3)).answer()
         assert_applied(other)
-        # It was in flight; now it was refused, and will be tried again.
+        # The entry was in flight. The runtime refuses it, and it becomes due again.
         script.call(("a", 1)).answer()
         assert_applied(sent)
 
@@ -680,7 +680,7 @@ class TestClosing:
             "the queue was closed before the runtime answered: it may have been applied"
         )
         assert str(told[1]) == "update of container b failed: the queue was closed"
-        # The answer comes too late; the thread ends all the same.
+        # The answer comes too late. The thread ends in any case.
         call.answer()
         assert script.queue._over.wait()
         assert script.queue.counters[:6] == (3, 0, 0, 0, 0, 3)
@@ -789,7 +789,7 @@ class TestAttaching:
         closing: list[Callable[[], bool]] = []
 
         def spawn(*_arguments: Any) -> None:
-            # While the thread is being started, close() waits for its end.
+            # close() waits for the end of the thread while it is being started.
             closing.append(on_thread(lambda: script.queue.close(None)))
             eventually(lambda: script.queue._closed)
             raise MemoryError
@@ -825,14 +825,14 @@ def test_counters(scripted: Make) -> None:
 
 
 class Node(Host):
-    """A machine with containers and a container runtime, which may fail, be slow, and restart."""
+    """A machine with containers and a runtime, which may fail, be slow, and restart."""
 
     def __init__(self, directory: Path, seed: int = 0, **options: Any) -> None:
         super().__init__()
         self.chance = random.Random(seed)
         self.containers = [nri_pb2.Container(id=f"c{n}", pod_sandbox_id="pod0") for n in range(6)]
         self.lock = threading.Lock()
-        #: What was applied, in order, by container.
+        #: The applied updates in order, by container.
         self.applied: dict[str, list[int]] = defaultdict(list)
         self.outcomes: Counter[str] = Counter()
         self.refused: set[str] = set()
@@ -843,7 +843,7 @@ class Node(Host):
         self.runtime = self._born()
 
     def _born(self) -> Runtime:
-        """The process of a runtime: what one was about to do, the next one does not."""
+        """The process of a runtime: the next process does not complete the work of the one before."""
         update_containers = functools.partial(self._update, self._life)
         return Runtime(
             "containerd", "v2.4.0", **{**self._options, "update_containers": update_containers}
@@ -913,7 +913,7 @@ class Plugin:
 
 @contextlib.contextmanager
 def running(node: Node, plugin: Plugin) -> Iterator[nri_sync.Stub]:
-    """A stub of the plugin that is kept connected."""
+    """A stub of the plugin that stays connected."""
     stub = nri_sync.Stub(
         plugin,
         name="test",
@@ -957,7 +957,7 @@ class TestWithARuntime:
         with node, running(node, plugin) as stub:
             node.runtime.post_start_container(POD, node.containers[0])
             assert stub.counters.late_replies == 1
-            # It still runs.
+            # The container still runs.
             assert_applied(plugin.futures.get(timeout=LONG))
 
     def test_removal(self, node: Node) -> None:
@@ -965,7 +965,7 @@ class TestWithARuntime:
         with running(node, plugin):
             on_thread(lambda: node.runtime.post_start_container(POD, node.containers[0]))
             assert plugin.entered.wait(LONG)
-            # The runtime relays one event at a time; the queue sees the next one before it may send.
+            # The runtime relays one event at a time. The queue sees the next request before it may send.
             removed = on_thread(lambda: node.runtime.remove_container(POD, node.containers[0]))
             other = plugin.updates.put(update("c1", 5))
             plugin.leave.set()
@@ -998,7 +998,7 @@ class TestWithARuntime:
         node.trouble = 0.5
         plugin = Plugin()
         plugin.leave.set()
-        # Held for one put: what its number says of the order is true.
+        # Held for one put, so that its number gives the true order.
         locks = [threading.Lock() for _ in node.containers]
         last = [0] * len(locks)
         futures: list[set[PendingUpdate]] = [set() for _ in locks]
