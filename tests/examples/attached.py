@@ -17,7 +17,7 @@ __all__ = ["run_attached", "run_program", "wait_until_asked"]
 
 @contextlib.contextmanager
 def run_attached(runtime: FakeRuntime, plugin: object, *interceptors: Any) -> Iterator[Stub]:
-    """Started, and asked for events; stopped at the end of the block."""
+    """Start a stub, and wait until it receives events; stops it at the end of the block."""
     path = runtime.socket_path
     stub = Stub(plugin, name="test", idx="10", socket_path=path, interceptors=interceptors)
     with contextlib.closing(stub):
@@ -27,13 +27,13 @@ def run_attached(runtime: FakeRuntime, plugin: object, *interceptors: Any) -> It
 
 
 def wait_until_asked(runtime: FakeRuntime) -> None:
-    """Until the runtime has synchronized a plugin."""
+    """Wait until the runtime has synchronized a plugin."""
     runtime.wait_for(lambda: runtime.plugins)
 
 
 @contextlib.contextmanager
 def run_program(runtime: FakeRuntime, example: str, *options: str) -> Iterator[None]:
-    """An example as a process, synchronized in the block; SIGTERM has to end it well."""
+    """Run an example as a process, which is synchronized in the block. SIGTERM must end it with exit code 0."""
     program = Path(__file__).resolve().parents[2] / "examples" / example / "plugin.py"
     command = [sys.executable, str(program), "--socket", runtime.socket_path, *options]
     process = subprocess.Popen(command)

@@ -1,7 +1,8 @@
-"""What containers are created with, to compare the examples with the plugins of the reference that they replace.
+"""Requests for containers, by which the examples are compared with the plugins of the reference that they replace.
 
-``reference.json`` has what those answer, by example and case: recorded with the plugins in Go of revision 8ec8b28
-(after v0.12.2), built from their sources, on the runtime side of v0.12.5 (``python -m tests.interop.record``).
+``reference.json`` has the answers of those plugins, by example and case. They were recorded from the plugins in Go
+of revision 8ec8b28 (after v0.12.2), built from their sources, on the runtime side of v0.12.5
+(``python -m tests.interop.record``).
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ def of(key: str, text: str) -> Case:
     return Case({key: text})
 
 
-#: What the hooks of the cases are, by the names of their files.
+#: The hooks of the cases, by the names of their files.
 HOOKS: dict[str, Any] = {
     "always.json": {
         "version": "1.0.0",
@@ -91,7 +92,7 @@ OPTIONS: dict[str, list[str]] = {
     "hook_injector": ["--hooks-dir", "HOOKS"],
 }
 
-#: What our plugins need to be allowed, and the reference's do not have: a configuration file, or options.
+#: The configuration file or the options by which our plugins allow the requests; the reference's have none.
 CONFIGURATIONS: dict[str, Any] = {
     "device_injector": {
         "devices": ["[bc] *"], "cdi_devices": ["*"], "mounts": [{"source": "/home"}],
@@ -228,7 +229,7 @@ def files(scratch: Path) -> None:
 
 
 def as_recorded(adjust: api.ContainerAdjustment | None) -> dict[str, Any]:
-    """An adjustment as ``reference.json`` has it: without what is empty, and without process ids."""
+    """Return an adjustment in the form of ``reference.json``: without empty parts, and without process ids."""
     stripped = None if adjust is None else api.strip(adjust)
     if stripped is None:
         return {}
@@ -238,6 +239,6 @@ def as_recorded(adjust: api.ContainerAdjustment | None) -> dict[str, Any]:
 
 
 def recorded(example: str) -> dict[str, Any]:
-    """By case: ``{"adjust": ...}``, or ``{"error": text}``."""
+    """Return the answers by case: ``{"adjust": ...}``, or ``{"error": text}``."""
     found: dict[str, Any] = json.loads(REFERENCE.read_text())[example]
     return found

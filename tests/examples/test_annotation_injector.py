@@ -1,4 +1,4 @@
-"""Environment variables and devices for those who may have them."""
+"""Environment variables and devices for the namespaces that may have them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The lines that docs/before-and-after.md counts are those that it shows."""
+"""The line counts in docs/before-and-after.md are those of its code."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_the_numbers_of_the_page() -> None:
     ]
     table = re.findall(r"^\| \[.*\| (\d+) \| (\d+) \|$", page, re.M)
     assert [int(row[1]) for row in table] == after
-    # What the second table says where the lines before are adds up.
+    # The numbers in the second table add up to the first table's lines before.
     names = re.findall(r"^\| \[(\S+)\]", page, re.M)
     for name, (before, _) in zip(names, table):
         rows = re.findall(rf"^\| {name}, `[^`]*` \| (.*) \|$", page, re.M)

@@ -1,4 +1,4 @@
-"""Certificates for containers, and what happens when there are none."""
+"""Certificates for containers, and the behaviour without a bundle."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__: list[str] = []
 
 ENABLED = "enabled.ca.example.com"
 
-# A CA that nobody has the key of, good for a hundred years.
+# A CA whose key is deleted, valid for a hundred years.
 CERTIFICATE = """\
 -----BEGIN CERTIFICATE-----
 MIIBgTCCASegAwIBAgIUNY8ItXGkZP3iNjCNGrEgM9nCk3QwCgYIKoZIzj0EAwIw
@@ -57,7 +57,7 @@ def changes(plugin: CABundles, namespace: str = "default", enabled: str | None =
 def test_what_is_injected(plugin: CABundles, bundle: Path) -> None:
     plugin.config.system_files.append("/etc/ssl/certs/ca-certificates.crt")
     found = changes(plugin, enabled="true")
-    # What the container sets is its own business.
+    # The plugin does not change variables of the container.
     assert set(found.env) == set(VARIABLES) - {"SSL_CERT_FILE"}
     assert set(found.env.values()) == {"/run/ca-bundles/ca.pem"}
     directory = found.mounts["/run/ca-bundles"]

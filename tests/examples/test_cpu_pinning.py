@@ -1,4 +1,4 @@
-"""Exclusive and shared CPUs: given, taken back, asserted again, and found again after restarts."""
+"""Exclusive and shared CPUs: given, released, set again after updates, and found again after restarts."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ KEY = "exclusive-cpus.pinning.example.com"
 
 @pytest.fixture
 def sys(tmp_path: Path) -> Path:
-    """Two nodes with four CPUs each, two to a core; CPU 7 is off, and node 2 has memory only."""
+    """Two nodes with four CPUs each, two to a core; CPU 7 is off, and node 2 has only memory."""
     (tmp_path / "devices/system/cpu").mkdir(parents=True)
     (tmp_path / "devices/system/cpu/online").write_text("0-6\n")
     for cpu in range(8):
@@ -148,7 +148,7 @@ class TestOnARuntime:
     def test_a_crash_without_a_stop(self, nri_runtime: FakeRuntime, plugin: CPUPinning) -> None:
         shared, pinned = created(nri_runtime), created(nri_runtime, 2)
         pod = nri_runtime.pod(pinned.pod_sandbox_id)
-        plugin.remove_pod_sandbox(pod)  # what the runtime calls, without the events before it
+        plugin.remove_pod_sandbox(pod)  # called by the runtime without the events before it
         nri_runtime.wait_for(lambda: cpus(nri_runtime, shared) == ("0-6", "0-1"))
 
 
@@ -159,7 +159,7 @@ class TestRestarts:
         nri_runtime.stop()
         nri_runtime.wait_for(lambda: not stub.started)
         nri_runtime.start()
-        # While the plugin is not connected, one ends, and another one comes.
+        # While the plugin is not connected, one container ends, and another one starts.
         nri_runtime.remove_container(leaving)
         late = created(nri_runtime, 1)
         stub.start()
@@ -179,7 +179,7 @@ class TestRestarts:
         again = new_plugin(sys, queue)
         with nri_runtime.run_plugin(again):
             assert [cpus(nri_runtime, item) for item in (shared, first, second)] == before
-        # Nobody is updated who has what is due.
+        # A container with the right CPUs is not updated.
         assert again.synchronize(nri_runtime.pods, nri_runtime.containers) == []
 
     def test_what_cannot_be_kept(
@@ -187,7 +187,7 @@ class TestRestarts:
     ) -> None:
         pods = [make_pod(annotations={KEY: text}) for text in ("2", "2", "4", "many")]
         containers = [make_container(pod) for pod in pods]
-        for container in containers[:2]:  # both have the same
+        for container in containers[:2]:  # both have the same CPUs
             container.linux.resources.cpu.cpus = "1-2"
         nri_runtime.add(*pods, *containers)
         with nri_runtime.run_plugin(new_plugin(sys, queue)):
@@ -195,7 +195,7 @@ class TestRestarts:
         assert found[0] == {1, 2}
         assert len(found[1]) == 2
         assert not found[0] & found[1]
-        # There are not enough for the third, and the last does not say how many.
+        # The third finds too few CPUs, and the last has no valid number.
         assert found[2] == found[3] == set(range(7)) - found[0] - found[1]
 
 

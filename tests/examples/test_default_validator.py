@@ -1,4 +1,4 @@
-"""The default validator as a plugin rejects what the one of the runtime rejects."""
+"""The default validator as a plugin rejects the same changes as the runtime's built-in validator."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the device injector does that its predecessor does not; test_reference.py has the rest."""
+"""The features that the predecessor of the device injector lacks; test_reference.py has the rest."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__: list[str] = []
 
 
 def created(runtime: FakeRuntime, key: str, text: str) -> object:
-    """The adjustment, as text; or the error."""
+    """Return the adjustment as text, or the error."""
     pod = make_pod("web", namespace="shop", annotations={key: text})
     runtime.run_pod(pod)
     result = runtime.create_container(pod, make_container(pod, "c0"), check=False)
@@ -84,7 +84,7 @@ def test_a_misspelt_annotation_is_logged(
 
 
 ALLOWED = [
-    ("devices", "[{path: /dev/zero, type: c, major: 1, minor: 3}]"),  # it is /dev/null, by any name
+    ("devices", "[{path: /dev/zero, type: c, major: 1, minor: 3}]"),  # the numbers are /dev/null's
     ("devices", "[{path: /dev/a, type: b, major: 7, minor: 5}]"),
     ("cdi-devices", "[vendor.com/gpu=0]"),
     ("mounts", "[{source: /home, destination: /a, type: bind, options: [ro]}]"),

@@ -1,4 +1,4 @@
-"""The differ says what plugins between its indices have changed."""
+"""The differ shows the changes of the plugins between its indices."""
 
 from __future__ import annotations
 

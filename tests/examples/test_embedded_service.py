@@ -76,7 +76,7 @@ def test_the_runtime_is_restarted(nri_runtime: FakeRuntime, service: LimitServic
         assert answer["applied"] is False
         nri_runtime.start()
         wait_until_asked(nri_runtime)
-        # It was told by Synchronize.
+        # Synchronize listed it.
         assert limit(nri_runtime, container) == number << 30
     assert ask(service, "PUT", "/shop", "1Gi")["applied"]
 
@@ -88,7 +88,7 @@ def test_pauses(nri_runtime: FakeRuntime, service: LimitService) -> None:
     nri_runtime.wait_for(lambda: not nri_runtime.plugins)
     container = created(nri_runtime)
     assert limit(nri_runtime, container) is None
-    nri_runtime.restart()  # nobody comes
+    nri_runtime.restart()  # the plugin does not reconnect
     assert not service.stub.started
     ask(service, "POST", "/resume")
     wait_until_asked(nri_runtime)

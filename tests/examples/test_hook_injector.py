@@ -1,4 +1,4 @@
-"""How files of hooks are read, and read again; test_reference.py has what is injected."""
+"""Reading files of hooks, also again after changes; test_reference.py has the injected hooks."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def test_the_later_directory_counts_and_the_order_is_that_of_names(tmp_path: Pat
             written(where / f"{name}.json", hook={"path": "/bin/true", "args": [where.name + name]})
     (second / "README").write_text("no hook")
     hooks = HookDirectories([first, second, tmp_path / "missing"]).hooks()
-    assert [hook.args for hook in hooks] in (  # which of "b" and "B" is first is open
+    assert [hook.args for hook in hooks] in (  # "b" and "B" may come in either order
         [["1a"], ["2b"], ["2B"], ["2c"]],
         [["1a"], ["2B"], ["2b"], ["2c"]],
     )

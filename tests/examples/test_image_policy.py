@@ -1,4 +1,4 @@
-"""What may run, and what becomes of it when that cannot be told."""
+"""The images that may run, and the behaviour if the plugin cannot decide."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def plugin() -> Iterator[ImagePolicy]:
 
 
 class Verifier:
-    """The service that is asked; ``answer`` is what it says, or None for nothing."""
+    """A verifier; ``answer`` is its answer, or None for none."""
 
     def __init__(self) -> None:
         self.answer: Any = {"allowed": True}
@@ -73,7 +73,7 @@ def verifier(plugin: ImagePolicy) -> Iterator[Verifier]:
 
 
 def refusal(plugin: ImagePolicy, image: api.Image | str = "nginx", namespace: str = "shop") -> str:
-    """What the plugin says against it; empty if it may run."""
+    """Return the plugin's objection; empty if the image may run."""
     pod = make_pod(namespace=namespace)
     try:
         plugin.create_container(pod, make_container(pod, image=image))
@@ -132,7 +132,7 @@ def of_crio(name: str, asked: str = "1" * 64) -> dict[str, str]:
 @pytest.mark.parametrize(
     ("runtime", "image", "annotations", "refused"),
     [
-        # What the pod asks for counts, not what containerd has for it.
+        # The pod's request counts, not containerd's digest for it.
         ("containerd", api.Image(name=PINNED, digest=DIGEST), {NAME: GOOD}, "by its digest"),
         ("containerd", api.Image(name=GOOD, digest=DIGEST), {NAME: PINNED}, ""),
         ("containerd", None, {NAME: PINNED}, ""),
@@ -142,7 +142,7 @@ def of_crio(name: str, asked: str = "1" * 64) -> dict[str, str]:
         ("containerd", None, of_crio(PINNED, PINNED), "undecided"),
         ("cri-o", None, of_crio(PINNED), ""),
         ("cri-o", None, of_crio(PINNED, PINNED), ""),
-        # The kubelet asks CRI-O by the digest that it found for a tag.
+        # The kubelet requests from CRI-O the digest that it found for a tag.
         ("cri-o", None, of_crio(GOOD, PINNED), "by its digest"),
         ("cri-o", None, {NAME: PINNED, **of_crio(EVIL)}, "not allowed"),
         ("cri-o", None, {NAME: PINNED, **of_crio(GOOD)}, "by its digest"),
@@ -178,9 +178,9 @@ def test_the_verifier_decides(plugin: ImagePolicy, verifier: Verifier) -> None:
     question = {"namespace": "shop", "image": "docker.io/library/nginx:1", "digest": DIGEST}
     assert verifier.questions == [question]
     verifier.answer = {"allowed": False, "reason": "no signature"}
-    plugin.config.fail = "open"  # which is for doubts, not for this
+    plugin.config.fail = "open"  # applies only if the plugin cannot decide
     assert "not verified: no signature" in refusal(plugin, image)
-    # Those that no pattern allows are not asked about.
+    # The plugin does not call the verifier for images that no pattern allows.
     assert "not allowed" in refusal(plugin, "evil/nginx")
     assert len(verifier.questions) == 2
 

@@ -21,7 +21,7 @@ def test_an_example_is_complete(folder: str) -> None:
     where = EXAMPLES / folder
     assert (where / "README.md").is_file()
     assert (where / "pod.yaml").is_file() is (folder not in WITHOUT_POD)
-    # A reader understands the example before copying it. The definition of the program is some ten lines of it.
+    # A reader understands the example before copying it. The definition of the program takes about ten lines.
     assert len((where / "plugin.py").read_text().splitlines()) <= 230
 
 

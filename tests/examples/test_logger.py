@@ -1,4 +1,4 @@
-"""What the logger subscribes to, where it logs, and how its marks meet those of others."""
+"""The subscriptions of the logger, its log file, and the conflicts of its marks with other plugins."""
 
 from __future__ import annotations
 

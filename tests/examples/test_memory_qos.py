@@ -1,4 +1,4 @@
-"""Classes and files of memory, as the Go plugin has them."""
+"""Classes and files of memory, as in the Go plugin."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_files_win_over_the_class(plugin: MemoryQoS) -> None:
 
 
 def test_amounts_are_exact(plugin: MemoryQoS) -> None:
-    # In 32-bit floating point it would be some hundred bytes off.
+    # In 32-bit floating point the error would be a few hundred bytes.
     assert settings(plugin, limit=(10 << 30) + 2, cls="bronze")["memory.high"] == str((5 << 30) + 1)
 
 
@@ -83,7 +83,7 @@ def test_mistakes_in_annotations(plugin: MemoryQoS) -> None:
         settings(plugin, limit=None, cls="bronze")
     with pytest.raises(Reject, match=r"memory\.higher.*is memory\.high\.memory-qos.* meant"):
         settings(plugin, wrong="1")
-    # It may not be set where the configuration does not say so.
+    # The configuration does not allow the file.
     plugin.config.unified.remove("memory.high")
     with pytest.raises(Reject, match="not understood"):
         settings(plugin, high="1")

@@ -1,4 +1,4 @@
-"""Which devices are moved, and when; tests/e2e moves real ones."""
+"""The devices that are moved, and the time of the moves; tests/e2e moves real devices."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def a_pod(key: str = KEY, text: str = "[{name: eth7}]", path: str | None = NETNS
 
 @pytest.fixture
 def moves(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """What is moved; a device called "stuck" cannot be."""
+    """Records the moves. A device named "stuck" cannot be moved."""
     found: list[Any] = []
 
     def move_in(device: NetworkDevice, namespace: str) -> None:

@@ -1,4 +1,4 @@
-"""Questions about pods, and that restarts do not make the answers wrong."""
+"""Requests about pods, and correct responses across restarts."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Client:
         self.stale = ""
 
     def get(self, path: str) -> Any:
-        """The answer; its status instead if it is an error."""
+        """Return the response, or its status if it is an error."""
         try:
             with urllib.request.urlopen(f"http://{self.address}{path}") as response:
                 self.stale = response.headers["X-Stale"]
@@ -112,7 +112,7 @@ def test_the_runtime_is_restarted(
             nri_runtime.run_pod(pod)
         nri_runtime.stop()
         stub.wait()
-        # What was known is served on.
+        # The former state is still served.
         assert client.name("/ip/10.0.0.2") == "goes"
         nri_runtime.start()
         nri_runtime.remove_pod(goes)

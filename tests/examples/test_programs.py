@@ -20,13 +20,13 @@ __all__: list[str] = []
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 CONFIGURED = sorted(path.parent.name for path in EXAMPLES.glob("*/config.yaml"))
-# Those that find in this machine, or in the pod, what they refuse.
+# Examples that refuse the sample pod because of this machine, or of the pod.
 REFUSING = {"cpu_pinning", "default_validator", "image_policy", "network_device_injector"}
 
 
 @pytest.fixture(autouse=True)
 def _modules_of_this_test_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    # The name under which the file of each is loaded. It is taken away again in the end.
+    # The module name of each example's file. It is removed at the end.
     monkeypatch.setitem(sys.modules, "plugin", sys)
     monkeypatch.setattr(sys, "path", list(sys.path))
 

@@ -1,4 +1,4 @@
-"""What the RDT plugin says of mistakes; test_reference.py has the rest."""
+"""The RDT plugin's messages for mistakes; test_reference.py has the rest."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The examples answer what the plugins of the reference answer that they replace, on the embedded runtime."""
+"""The examples give the answers of the reference's plugins that they replace, on the embedded runtime."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_the_same_answers(
     for name, case in CASES[example].items():
         found = answer(nri_runtime, case)
         if "error" in expected[name]:
-            # In other words, but an error.
+            # The words differ, but both are errors.
             assert "error" in found, f"{name}: {found}"
         else:
             assert found == expected[name], name

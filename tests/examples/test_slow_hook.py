@@ -1,4 +1,4 @@
-"""The plugin answers at once; the hook, which is run here as a runtime does, waits."""
+"""The plugin answers at once, and the hook waits. The tests run the hook as a runtime does."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from nri_sync.testing import FakeRuntime, Result, StartPlugin, make_container, m
 __all__: list[str] = []
 
 KEY = "set.data.example.com"
-# Waits for a file beside the directory of the set; what is in there is its exit code.
+# Waits for a file beside the directory of the set. The file has the exit code.
 SLOW = """
 import pathlib, sys, time
 name, directory = sys.argv[1:]
@@ -51,7 +51,7 @@ def plugin(config: Config) -> Iterator[SlowHook]:
 
 
 def done(config: Config, name: str = "weather", code: str = "0") -> None:
-    """The fetching of a set is over from here on."""
+    """Let the fetching of a set end."""
     beside = config.data / f"{name}.new"
     beside.write_text(code)
     beside.rename(config.data / f"{name}.ready")
@@ -81,7 +81,7 @@ def test_the_hook_waits(
     nri_runtime: FakeRuntime, nri_plugin: StartPlugin, plugin: SlowHook, config: Config
 ) -> None:
     nri_plugin(plugin)
-    container, created = create(nri_runtime)  # at once: nothing is there yet
+    container, created = create(nri_runtime)  # at once, without the data
     mount = created.mounts["/data"]
     assert mount is not None
     assert (mount.source, "ro" in mount.options) == (str(config.data / "weather"), True)
@@ -91,7 +91,7 @@ def test_the_hook_waits(
     done(config)
     assert outcome_of(hook) == outcome_of(run_hook(other)) == (0, "")
     assert Path(mount.source, "data").read_text() == "weather"
-    # Fetched once, for both; and for those that come later.
+    # Fetched once for both, and for later containers.
     assert outcome_of(run_hook(create(nri_runtime)[1])) == (0, "")
     assert (config.data / "log").read_text() == "weather\n"
     nri_runtime.remove_container(container)
@@ -106,7 +106,7 @@ def test_what_fails(
     done(config, code="7")
     code, said = outcome_of(run_hook(created))
     assert (code, "the data are missing" in said, "exit status 7" in said) == (1, True, True)
-    # The next one tries again.
+    # The next container tries again.
     done(config, code="0")
     assert outcome_of(run_hook(create(nri_runtime)[1])) == (0, "")
 
@@ -118,7 +118,7 @@ def test_the_hook_does_not_wait_for_ever(
     config.timeout = 1
     _, created = create(nri_runtime)
     code, said = outcome_of(run_hook(created))
-    # Either is too late: the command, or the hook.
+    # Either the command is too late, or the hook.
     assert code == 1
     assert "in time" in said or "timed out" in said
 
@@ -147,7 +147,7 @@ def test_the_plugin_is_restarted_while_a_hook_waits(
         created = nri_runtime.create_container(pod, container)
     first.on_stop()
     config.timeout = 20
-    # As if it had been killed: no outcome.
+    # As after a kill: no outcome.
     (config.outcomes / container.id).unlink(missing_ok=True)
     (hook,) = created.adjustment.hooks.create_runtime
     hook.args[-1] = "200"
@@ -177,6 +177,6 @@ def test_sets_that_pods_may_not_have(plugin: SlowHook, config: Config) -> None:
     container = make_container(pod)
     with pytest.raises(PermissionError, match="the data set 'secrets' is not among those"):
         plugin.create_container(pod, container)
-    # One that has been created before the list was shortened keeps no plugin from being synchronized.
+    # A container from before the list was shortened does not fail the synchronization.
     plugin.synchronize([pod], [container])
     assert not (config.data / "secrets").exists()

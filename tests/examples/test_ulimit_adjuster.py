@@ -1,4 +1,4 @@
-"""What the ulimit adjuster says of mistakes; test_reference.py has the rest."""
+"""The ulimit adjuster's messages for mistakes; test_reference.py has the rest."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What plugins of NRI 0.1.0 are told, and what their answers do."""
+"""The input of plugins of NRI 0.1.0, and the effects of their answers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.plugin.harness import eventually
 
 __all__: list[str] = []
 
-# Appends what it is told to a file, and answers as the configuration says.
+# Appends its input to a file, and answers as the configuration says.
 PROGRAM = """#!{python} -S
 import json, sys
 request = json.load(sys.stdin)
@@ -28,7 +28,7 @@ print(request.get("conf", {{}}).get("answer", '{{"plugin": "p", "version": "0.1"
 
 
 class Plugins:
-    """A configuration, and programs that put down what they are told."""
+    """A configuration, and programs that write down their input."""
 
     def __init__(self, where: Path) -> None:
         self.config = where / "conf.json"

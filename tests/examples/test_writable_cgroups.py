@@ -1,4 +1,4 @@
-"""When cgroups may be writable; test_reference.py has the rest."""
+"""The conditions for writable cgroups; test_reference.py has the rest."""
 
 from __future__ import annotations
 
