@@ -99,7 +99,7 @@ def test_no_namespace_is_served_by_an_empty_list(plugin: AnnotationInjector) -> 
 @pytest.mark.parametrize(
     ("key", "text", "problem"),
     [
-        ("env", '{"A=B": "1"}', "environment key 'A=B' has a '='"),
+        ("env", '{"A=B": "1"}', "environment key 'A=B' contains a '='"),
         ("env", '{"": "1"}', "environment key '' is empty"),
         ("cdi_devices", "all", "CDI device 'all' is not of the form 'vendor.com/class=name'"),
         ("cdi_devices", "vendor.com/gpu=*", "CDI device 'vendor.com/gpu=*' is not of the form"),

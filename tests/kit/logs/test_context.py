@@ -219,7 +219,11 @@ class TestInContext:
             return a + b
 
         wrapped = in_context(work)
-        assert (wrapped(1, b=2), wrapped.__name__, wrapped.__doc__) == (3, "work", "Says so.")
+        assert (wrapped(1, b=2), wrapped.__name__, wrapped.__doc__) == (
+            3,
+            "work",
+            "Return the text.",
+        )
         with pytest.raises(ZeroDivisionError):
             in_context(lambda: 1 / 0)()
         assert in_context(dict)() == {}  # also for a class

@@ -24,6 +24,7 @@ from nri_sync.testing.recordings.proxy import Proxy
 from nri_sync.testing.recordings.replaying import replay
 from nri_sync.testing.simulation import SimulatedPlugin, simulate
 from tests.kit.programs import ROOT, program, serving
+from tests.plugin.harness import eventually
 from tests.runtime.rig import LONG, POD
 
 __all__: list[str] = []
@@ -120,6 +121,8 @@ def as_process(place: Path, socket_dir: Path, *command: str) -> str:
         )  # fmt: skip
         try:
             assert runtime.wait_for_plugins(lambda names: "42-alike" in names, LONG)
+            # on_connected runs after Synchronize, at the same time as the first events.
+            eventually(lambda: "connected True" in log(place))
             runtime.run_pod_sandbox(POD)
             container = api.Container(id="c", pod_sandbox_id=POD.id, name="c")
             [env] = runtime.create_container(POD, container).adjust.env
