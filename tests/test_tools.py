@@ -259,6 +259,38 @@ class TestImage:
             assert layer.getmember("usr/local/bin/python").linkname == "/usr/bin/python3.12"
             assert layer.getmember("plugin/plugin.py").uid == 0
 
+    @pytest.mark.parametrize(("version", "suite"), sorted(image.SUITES.items()))
+    def test_the_release_of_debian_that_has_the_python(
+        self,
+        version: str,
+        suite: str,
+        tmp_path: Path,
+        plugin: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        def debootstrap(command: list[str], check: bool) -> None:
+            assert command[-2] == suite
+            assert f"--include=python{version},libstdc++6" in command
+            with tarfile.open(command[-1], "w") as archive:
+                archive.addfile(tarfile.TarInfo(f"./usr/bin/python{version}"))
+
+        collected = []
+
+        def collect(plugin: Path, tree: Path, version: str, scratch: Path) -> None:
+            collected.append(version)
+            tree.mkdir()
+
+        monkeypatch.setattr(image, "CACHE", tmp_path / "cache")
+        monkeypatch.setattr(image, "_collect", collect)
+        monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}")
+        monkeypatch.setattr(subprocess, "run", debootstrap)
+        arguments = [str(plugin), str(tmp_path / "image.tar"), "--python", version]
+        assert image.main(arguments) == 0
+        # The second call finds the root file system of the first.
+        monkeypatch.setattr(subprocess, "run", None)
+        assert image.main(arguments) == 0
+        assert collected == [version, version]
+
     def test_a_packed_base(
         self, tmp_path: Path, base: Path, plugin: Path, monkeypatch: Any
     ) -> None:

@@ -1,15 +1,16 @@
 """Builds the image of a plugin without Docker, a registry or a container runtime.
 
     python tools/image.py examples/ulimit_adjuster plugin.tar
+    python tools/image.py examples/ulimit_adjuster plugin.tar --python 3.14
     python tools/image.py examples/ulimit_adjuster plugin.tar --name registry.internal/ulimits:1 --base root.tar
 
 The image has two layers: a root file system with Python, and the plugin's folder with nri_sync and the packages of
 its requirements.txt. PLUGIN is a folder with a plugin.py. The output is an archive in the format of `docker save`,
 for `ctr images import`, `podman load` or `skopeo copy docker-archive:plugin.tar docker://...`.
 
-The root file system is Debian's. mmdebstrap creates it once, in two minutes, and needs root or a user namespace.
---base names another one: a tar archive with a python3 in /usr/bin. The packages are wheels for that Python, from
-the index in pip's configuration.
+The root file system is that of the Debian release that has the chosen Python. mmdebstrap creates it once, in two
+minutes, and needs root or a user namespace. --base names another one: a tar archive with a python3 in /usr/bin. The
+packages are wheels for that Python, from the index in pip's configuration.
 """
 
 from __future__ import annotations
@@ -34,9 +35,13 @@ __all__ = ["debian_base", "main", "make"]
 
 ROOT = Path(__file__).resolve().parent.parent
 CACHE = ROOT / ".cache" / "image"
-SUITE = "bookworm"
-# libstdc++6 is for the wheels of grpcio.
-_PACKAGES = ("python3", "libstdc++6")
+#: The releases of Debian, by their versions of Python.
+SUITES = {"3.11": "bookworm", "3.13": "trixie", "3.14": "forky", "3.15": "forky"}
+DEFAULT = "3.11"
+# For the wheels of grpcio.
+_LIBRARY = "libstdc++6"
+# The index of a suite before its release may be past its date.
+_APT_OPTION = 'Acquire::Check-Valid-Until "false"'
 _UNUSED = ("doc", "info", "locale", "man")
 # The platform tags of compiled wheels.
 _PLATFORMS = ("manylinux_2_28", "manylinux_2_17", "manylinux2014")
@@ -52,18 +57,19 @@ _USER = "65532:65532"
 _ENTRYPOINT = ["python", "/plugin/plugin.py"]
 
 
-def debian_base() -> Path:
-    """A Debian root file system with Python, as a tar archive; created if it is missing."""
-    base = CACHE / f"{SUITE}-{'-'.join(_PACKAGES)}.tar"
+def debian_base(version: str = DEFAULT) -> Path:
+    """A Debian root file system with a version of Python, as a tar archive; created if it is missing."""
+    base = CACHE / f"{SUITES[version]}-python{version}.tar"
     if base.exists():
         return base
     if shutil.which("mmdebstrap") is None:
         raise RuntimeError("mmdebstrap is needed: `apt-get install mmdebstrap`; or pass --base")
     CACHE.mkdir(parents=True, exist_ok=True)
     partial = base.with_suffix(".partial.tar")
-    command = ["mmdebstrap", "--variant=essential", f"--include={','.join(_PACKAGES)}", "--quiet"]
+    command = ["mmdebstrap", "--variant=essential", f"--include=python{version},{_LIBRARY}"]
+    command += ["--quiet", f"--aptopt={_APT_OPTION}"]
     command += [f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in _UNUSED]
-    subprocess.run([*command, SUITE, str(partial)], check=True)
+    subprocess.run([*command, SUITES[version], str(partial)], check=True)
     partial.rename(base)
     return base
 
@@ -188,11 +194,18 @@ def main(arguments: list[str]) -> int:
     parser.add_argument(
         "--name", help="name of the image (default: the name in the example's manifests)"
     )
-    parser.add_argument("--base", type=Path, help="a root file system; default: Debian's")
+    root = parser.add_mutually_exclusive_group()
+    root.add_argument("--base", type=Path, help="a root file system (default: Debian's)")
+    root.add_argument(
+        "--python",
+        choices=SUITES,
+        default=DEFAULT,
+        help="version in Debian's (default: %(default)s)",
+    )
     parsed = parser.parse_args(arguments)
     default = f"registry.example.com/nri-plugin-{parsed.plugin.resolve().name.replace('_', '-')}"
     try:
-        with _plain(parsed.base or debian_base()) as base:
+        with _plain(parsed.base or debian_base(parsed.python)) as base:
             make(parsed.plugin, parsed.target, parsed.name or f"{default}:0.1.0", base)
     except (OSError, RuntimeError, ValueError, subprocess.CalledProcessError) as error:
         print(f"image: {error}", file=sys.stderr)
