@@ -8,9 +8,9 @@ The image has two layers: a root file system with Python, and the plugin's folde
 its requirements.txt. PLUGIN is a folder with a plugin.py. The output is an archive in the format of `docker save`,
 for `ctr images import`, `podman load` or `skopeo copy docker-archive:plugin.tar docker://...`.
 
-The root file system is that of the Debian release that has the chosen Python. mmdebstrap creates it once, in two
-minutes, and needs root or a user namespace. --base names another one: a tar archive with a python3 in /usr/bin. The
-packages are wheels for that Python, from the index in pip's configuration.
+The root file system is that of the Debian release with the chosen Python. mmdebstrap creates it once, in two
+minutes, and needs root or a user namespace. --base names another one: a tar archive with a python3 in /usr/bin.
+The packages are wheels for that Python, from the index in pip's configuration.
 """
 
 from __future__ import annotations
