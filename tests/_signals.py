@@ -1,4 +1,4 @@
-"""Interrupts objects with locks on the main thread, and checks their state; run in a process of its own.
+"""Interrupts objects with locks on the main thread, and checks their state. Runs in a separate process.
 
 For each call of a subject, and before each bytecode that the main thread executes in the package, in ``threading``
 and in ``concurrent.futures``: a signal handler makes all calls of the subject (``reenter``), or raises
@@ -46,7 +46,7 @@ CONTAINER = api.Container(id="c", pod_sandbox_id="p", name="container")
 
 
 class WideStepper(Stepper):
-    """Counts the bytecodes of the standard library, too, where that takes locks."""
+    """Also counts the bytecodes of standard-library code that takes locks."""
 
     within = (_PACKAGE, str(threading.__file__), str(_base.__file__))
 
@@ -68,16 +68,16 @@ class Answered(RequestContext):
 
 
 class Subject:
-    """An object, and its calls that a signal handler may make."""
+    """An object, and the calls that a signal handler may make on it."""
 
     def __init__(self) -> None:
-        #: By name. Each may be made any number of times.
+        #: The calls by name. Each may be made any number of times.
         self.calls: dict[str, Callable[[], Any]] = {}
-        #: Objects whose attributes may be locks.
+        #: The objects whose attributes may be locks.
         self.parts: list[object] = []
 
     def check(self) -> None:
-        """Raise AssertionError if something is lost, or left in between. Called on another thread."""
+        """Raise AssertionError if a value is lost or incomplete. Called on another thread."""
 
     def close(self) -> None: ...
 
@@ -96,7 +96,7 @@ class Subject:
 
 
 class Queue(Subject):
-    """Without a session, so that all that was put is there at the end."""
+    """A queue without a session, so that all entries are still there at the end."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -129,7 +129,7 @@ class Queue(Subject):
     def check(self) -> None:
         counters = self.queue.counters
         assert counters.put == sum(counters[1:6]) + counters.pending, counters
-        # An interrupted put() has happened, or not.
+        # After an interrupt, put() has either taken effect or not.
         assert len(self.futures) <= counters.put <= self.number, (counters, self.number)
         eventually(lambda: self.failures == self.queue.counters.removed, "a report of all failures")
 
@@ -144,7 +144,7 @@ class Queue(Subject):
 
 
 class ClosedQueue(Queue):
-    """Is closed in each case, with something in it, or while it closes."""
+    """Each case closes the queue, with an entry in it or during its close()."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -194,7 +194,7 @@ class Background(Subject):
 
 
 class ClosedBackground(Background):
-    """Is closed in each case, with work that has not begun."""
+    """Each case closes the background, with jobs that have not begun."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -250,7 +250,7 @@ class Future(Subject):
 
 
 class Inventory(Subject):
-    """With a listener that takes each change, and a store."""
+    """An inventory with a listener that takes each change, and with a store."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -302,7 +302,7 @@ class Inventory(Subject):
 
 
 class ClosedStore(Subject):
-    """Is closed in each case, with something to write."""
+    """Each case closes the store, with a pending write."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -342,7 +342,7 @@ class LiveConfig(Subject):
 
     def check(self) -> None:
         assert not self.plugin.applying
-        # The last one that was begun is the last one that was applied.
+        # The last apply that began is the last one that finished.
         assert self.plugin.config is None or self.plugin.config is self.plugin.last
         self.of_file.read_file()
         assert self.plugin.config is self.plugin.last
@@ -412,7 +412,7 @@ class Health(Subject):
 
 
 class Server(Subject):
-    """Is stopped in each case."""
+    """Each case stops it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -424,18 +424,18 @@ class Server(Subject):
 
     def add(self) -> None:
         self.number += 1
-        with contextlib.suppress(RuntimeError):  # it was stopped
+        with contextlib.suppress(RuntimeError):  # the call stopped it
             self.server.add_insecure_port(f"unix://{self.directory.name}/{self.number}")
 
     def start(self) -> None:
-        with contextlib.suppress(ValueError):  # it was started, or stopped
+        with contextlib.suppress(ValueError):  # the call started or stopped it
             self.server.start()
 
     def stop(self) -> None:
         self.server.stop(None)
 
     def check(self) -> None:
-        # So that this finds a socket of the server in most cases.
+        # Makes this find a socket of the server in most cases.
         self.add()
         assert self.server.stop(None).wait(LONG)
         eventually(lambda: not os.listdir(self.directory.name), "the removal of all sockets")
@@ -495,12 +495,12 @@ SUBJECTS: dict[str, Callable[[], Subject]] = {
     "server": Server,
     "fake runtime": Fake,
 }
-#: The subjects that each case needs anew.
+#: The subjects that need a new object for each case.
 ANEW = {"closed queue", "closed background", "future", "closed store", "server"}
 
 
 def elsewhere(function: Callable[[], Any]) -> None:
-    """Call it on another thread; raise what it raises, or AssertionError if it does not return."""
+    """Run a call on another thread. Raises its exception, or AssertionError if it does not return."""
     failure: list[BaseException] = []
 
     def run() -> None:
@@ -519,7 +519,7 @@ def elsewhere(function: Callable[[], Any]) -> None:
 
 @contextmanager
 def without_collector() -> Iterator[None]:
-    """A finalizer that ran in between would be no part of the call, and would lose the interrupt."""
+    """A finalizer that ran during the call would not be a part of it, and would lose the interrupt."""
     gc.disable()
     try:
         yield
@@ -528,7 +528,7 @@ def without_collector() -> Iterator[None]:
 
 
 def run_case(subject: Subject, call: str, event: str, at: int) -> bool:
-    """Returns whether there were so many bytecodes."""
+    """Returns whether the call had that many bytecodes."""
 
     def strike() -> None:
         if event == "raise":
@@ -570,7 +570,7 @@ def run(name: str, stride: int) -> collections.Counter[str]:
                     subject = make()
                 faulthandler.dump_traceback_later(3 * LONG, exit=True)
             elsewhere(subject.close)
-            # Those that were started for calls of the main thread have ended.
+            # The threads of calls on the main thread have ended.
             eventually(lambda: tasks() <= threads, f"the end of all threads of {name}")
     return figures
 
@@ -599,4 +599,4 @@ if __name__ == "__main__":
         main()
     except BaseException:
         traceback.print_exc()
-        os._exit(1)  # a thread that is left over may hang
+        os._exit(1)  # a remaining thread may hang

@@ -1,4 +1,4 @@
-"""What all tests share: a short directory for sockets, and a check that no thread is left behind."""
+"""Fixtures of all tests: a short directory for sockets, and a check that no thread outlives its test."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ __all__: list[str] = []
 # Seconds that the threads of a test have to end once it is over.
 THREADS_END_WITHIN = 5.0
 
-# How long a test and the making of its data take depends on what else the machine does.
+# The duration of a test and of its data depends on the load of the machine.
 _LOCAL = hypothesis.settings(deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.register_profile("local", _LOCAL)
-# A failure in CI is one that anybody can repeat.
+# Every failure in CI can be reproduced.
 hypothesis.settings.register_profile("ci", _LOCAL, derandomize=True, database=None)
 hypothesis.settings.load_profile("ci" if os.environ.get("CI") == "true" else "local")
 
@@ -36,7 +36,8 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers", "leaves_threads: threads that the test has started may outlive it"
     )
-    # A script's shell has what it runs in the background ignore interrupts, and so would all that tests start.
+    # A shell script starts background processes with ignored interrupts, and the processes of the tests would
+    # inherit that.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -48,7 +49,7 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_unconfigure(config: pytest.Config) -> None:
-    """Let no thread keep the process that a failed test has left: Python waits for those that are no daemons."""
+    """Do not let threads of a failed test keep the process alive: Python waits for threads that are no daemons."""
     main = threading.main_thread()
     left = [t.name for t in threading.enumerate() if t is not main and not t.daemon]
     status = config.stash.get(_STATUS, 1)
@@ -61,7 +62,7 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 @pytest.fixture
 def socket_dir() -> Iterator[Path]:
-    """A directory with a short path, as the path of a unix socket has room for 108 bytes only."""
+    """A directory with a short path, because the path of a Unix socket may have at most 108 bytes."""
     path = Path(tempfile.mkdtemp(prefix="nri"))
     yield path
     shutil.rmtree(path)
@@ -69,7 +70,7 @@ def socket_dir() -> Iterator[Path]:
 
 @pytest.fixture(autouse=True)
 def _logging_as_it_was() -> Iterator[None]:
-    """Undo what a test sets up for the whole process, as programs do."""
+    """Undo the settings of a test that affect the whole process."""
     root = logging.getLogger()
     level = root.level
     yield
@@ -81,10 +82,10 @@ def _logging_as_it_was() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def _no_thread_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Fail a test whose threads do not end with it."""
+    """Fail a test whose threads do not end with the test."""
     before = set(threading.enumerate())
     yield
-    # Those that were not started by threading cannot be joined; before Python 3.13 they are never forgotten.
+    # Threads that threading did not start cannot be joined, and before Python 3.13 threading never forgets them.
     before.update(t for t in threading.enumerate() if isinstance(t, threading._DummyThread))
     if request.node.get_closest_marker("leaves_threads"):
         return
@@ -95,5 +96,5 @@ def _no_thread_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
             pytest.fail(f"the test is over, but its thread {thread.name!r} still runs")
         try:
             thread.join(give_up - time.monotonic())
-        except RuntimeError:  # another thread is starting it just now
+        except RuntimeError:  # another thread starts it at this moment
             time.sleep(0.001)

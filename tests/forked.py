@@ -1,4 +1,4 @@
-"""Running a part of a test in a forked child."""
+"""Runs a part of a test in a forked child."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import pytest
 
 __all__ = ["WARNS", "in_child"]
 
-#: Python 3.12 and newer warn of what these tests are about.
+#: Python 3.12 and newer warn of a fork with threads, which these tests need.
 WARNS = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 
-# A child that has not ended by then hangs.
+# A child that has not ended after this time hangs. Seconds.
 _WITHIN = 20.0
 
 

@@ -11,7 +11,7 @@ __all__ = ["RANKS", "RankedLock", "violations", "with_ranks"]
 
 ROOT = Path(__file__).resolve().parent.parent
 
-#: By class and attribute. A lock of a higher rank is taken first.
+#: The ranks by class and attribute. A thread takes a lock of a higher rank first.
 RANKS: dict[str, int] = {
     name: int(rank)
     for name, rank in re.findall(
@@ -21,7 +21,7 @@ RANKS: dict[str, int] = {
     )
 }
 
-#: What was wrong, in the words of a message.
+#: The violations, as messages.
 violations: list[str] = []
 
 _held = threading.local()
@@ -74,7 +74,7 @@ class RankedLock:
 
 
 def with_ranks(cls: type) -> Any:
-    """The constructor of ``cls``, with ranked locks in place of its own; a condition over ``_lock`` follows."""
+    """The constructor of ``cls`` with ranked locks. Conditions use the ranked lock."""
     original: Any = cls.__init__  # type: ignore[misc]
 
     def init(self: Any, *args: Any, **kwargs: Any) -> None:

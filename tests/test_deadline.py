@@ -1,4 +1,4 @@
-"""Deadlines, on a clock that stands still until it is moved."""
+"""Deadlines, on a clock that the test moves."""
 
 from __future__ import annotations
 

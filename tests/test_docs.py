@@ -1,10 +1,10 @@
-"""The documentation works: its examples run, its commands print what it says, its links lead somewhere.
+"""The documentation works: examples run, commands print the documented output, links have targets.
 
 A ``python`` block of README.md or docs/ is executed. The blocks of one page run in order and share a
 namespace, like the cells of a notebook; the current directory is an empty one. A block that opens
 with ```` ```python no-run ```` is only compiled, as is one that opens with ```` ```python needs=package ````
 where the package is not installed. In a ``console run`` block each ``$`` line is
-run by the shell, and must succeed and print what follows it, where ``...`` stands for anything.
+run by the shell. It must succeed and print the lines after it; ``...`` stands for any text.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ LINK = re.compile(r"(?<!!)\[[^\]]*\]\((?P<target>[^)\s]+)\)")
 
 
 class Block(NamedTuple):
-    """A fenced block: the words after the fence, the line that its text starts on, and the text."""
+    """A fenced block: the words after the fence, the line number of its text, and the text."""
 
     info: list[str]
     line: int
@@ -43,7 +43,7 @@ class Block(NamedTuple):
 
 
 def blocks(text: str, language: str) -> list[Block]:
-    """The fenced blocks of a page that are in ``language``."""
+    """The fenced blocks of a page in ``language``."""
     found = []
     for match in BLOCK.finditer(text):
         info = match["info"].split()
@@ -65,7 +65,7 @@ def page_id(page: object) -> str:
 
 
 def missing(block: Block) -> list[str]:
-    """The packages that a block needs and that are not installed; none in the environment that has all of them."""
+    """The missing packages that a block needs. An environment with all packages has none."""
     needed = [word[len("needs=") :] for word in block.info if word.startswith("needs=")]
     if os.environ.get("NRI_SYNC_RECIPES"):
         return []
@@ -75,12 +75,12 @@ def missing(block: Block) -> list[str]:
 @pytest.mark.parametrize("page", pages_with("python"), ids=page_id)
 def test_python_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    # With a spec, as of an imported module: tracebacks of Python 3.15 look for one.
+    # The module needs a spec, because tracebacks of Python 3.15 look for one.
     module = module_from_spec(ModuleSpec(f"page_{page.stem}", None))
     monkeypatch.setitem(sys.modules, module.__name__, module)
     left_out: set[str] = set()
     for block in blocks(page.read_text(), "python"):
-        # The empty lines in front make a traceback show the line of the page.
+        # Empty lines in front make a traceback show the line of the page.
         code = compile("\n" * (block.line - 1) + block.body, str(page), "exec", dont_inherit=True)
         left_out.update(missing(block))
         if "no-run" not in block.info and not missing(block):
@@ -126,7 +126,7 @@ def test_a_failing_example_would_be_noticed() -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=page_id)
 def test_a_code_host_can_show_the_page(page: Path) -> None:
-    """No link without a text, no role or label of MyST, and no directive but in the reference of names."""
+    """Pages have no empty link texts, no roles or labels of MyST, and no directives except in the reference."""
     text = BLOCK.sub("", page.read_text())
     assert re.findall(r"(?<!!)\[\]\([^)]*\)", text) == []
     assert re.findall(r"(?<![`_])\{[a-z]+\}`[^`]+`|^\([\w-]+\)=$", text, re.MULTILINE) == []
@@ -165,7 +165,7 @@ def test_the_test_of_the_readme_passes(nri_runtime: Any, nri_plugin: Any) -> Non
 
 
 def test_the_figures_of_the_readme_are_measured() -> None:
-    """Each number of its comparison stands in the row of docs/performance.md that it is taken from."""
+    """Each number of its comparison is in the row of docs/performance.md that it is taken from."""
     measured = (ROOT / "docs" / "performance.md").read_text()
 
     def row(section: str, contestant: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""The tree of exceptions is the one that the module's docstring draws."""
+"""The tree in the module's docstring has all exceptions, with their bases."""
 
 from __future__ import annotations
 

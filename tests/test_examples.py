@@ -1,4 +1,4 @@
-"""The examples do what their pages say."""
+"""The examples behave as their pages say."""
 
 from __future__ import annotations
 

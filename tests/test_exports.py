@@ -1,4 +1,4 @@
-"""The top level of the package is what the reference documents, no more and no less."""
+"""The top level of the package has exactly the names that the reference documents."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ REFERENCE = Path(__file__).resolve().parent.parent / "docs" / "reference.md"
 
 
 def documented() -> set[str]:
-    """The names that headings of the reference introduce: ``### `nri_sync.Stub` `` and the like."""
+    """The names in headings of the reference, such as ``### `nri_sync.Stub` ``."""
     text = REFERENCE.read_text()
     return set(re.findall(r"^#+ `nri_sync\.(\w+)[^`]*`", text, re.MULTILINE))
 
@@ -37,7 +37,7 @@ def test_all_that_is_exported_exists() -> None:
 
 
 def test_the_stub_has_the_public_names_that_are_documented_and_no_others() -> None:
-    """The reference takes all members of the class with a docstring; there are no others."""
+    """The reference includes all members of a class that have a docstring; there are no others."""
     entry = REFERENCE.read_text().split("## `nri_sync.Stub`")[1].split("##")[0]
     assert ":members:" in entry
     assert "exclude-members" not in entry
@@ -46,7 +46,7 @@ def test_the_stub_has_the_public_names_that_are_documented_and_no_others() -> No
     public = {name for name in dir(stub) if not name.startswith("_")}
     assert public == {name for name in vars(nri_sync.Stub) if not name.startswith("_")}
     assert [name for name in sorted(public) if not getattr(nri_sync.Stub, name).__doc__] == []
-    # Each is one more that has to be kept.
+    # Each further name has to be kept in later releases.
     assert sorted(public) == [
         "base_name", "close", "close_reason", "counters", "events", "handover", "idx", "interceptors",
         "is_closed", "late_by_event", "missing_events", "name", "plugin_nri_version", "registration_timeout",
@@ -70,7 +70,7 @@ def test_a_part_does_not_load_the_rest() -> None:
 
 
 def test_a_stub_does_not_load_what_it_hardly_ever_needs() -> None:
-    """By nri_sync itself: what grpcio and protobuf load is theirs. Each takes up to 4 MB."""
+    """The modules of nri_sync itself. The modules of grpcio and protobuf do not count. Each takes up to 4 MB."""
     code = """
 import builtins, sys
 original, found = builtins.__import__, set()

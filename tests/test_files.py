@@ -1,4 +1,4 @@
-"""Files in places where other users may have put something else."""
+"""Files at paths where other users may have put a different kind of file."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ class TestWriters:
         path.parent.parent.chmod(0o777)
         with pytest.raises(PermissionError, match=r"others can write it \(mode 0777\): '.*/above'"):
             files.check_writers(path)
-        # As /tmp: nobody can rename what belongs to this user.
+        # A directory such as /tmp: no other user can rename the entries of this user.
         path.parent.parent.chmod(0o1777)
         files.check_writers(path)
 

@@ -1,4 +1,4 @@
-"""The modules that a plugin loads: each takes memory on every node, and time in every start."""
+"""The modules that a plugin loads: each one takes memory on every node, and time in every start."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.runtime.rig import CONTAINER, LONG, POD, Host, host_options
 
 __all__: list[str] = []
 
-# The plugin of each program notes the modules when it is told to end, after it has served requests.
+# The plugin of each program records the modules when its end is requested, after it has served requests.
 PLUGIN = """
 import json, sys, threading, nri_sync
 
@@ -80,7 +80,7 @@ note()
 
 
 def modules_of(program: str, socket_dir: Path) -> set[str]:
-    """The modules of a plugin that a runtime of this process has served."""
+    """The modules of a plugin that has served a runtime of this process."""
     options = host_options(Host(), socket_dir)
     with Runtime("runtime", "1", **options) as runtime:
         process = subprocess.Popen(

@@ -1,4 +1,4 @@
-"""The registry of what a forked child resets, and what the whole package does in one."""
+"""The registry of resets in a forked child, and the behaviour of the whole package in a child."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_there_is_no_other_registry() -> None:
     assert found == ["fork.py"]
 
 
-# A process with a server, a runtime with a plugin, and a channel of its own to the server, all of them up.
+# A process with a server, a runtime with a plugin, and a channel to the server, all of them connected.
 _PROCESS = """
 import multiprocessing, os, signal, sys, tempfile
 import grpc

@@ -16,8 +16,8 @@ TESTS = Path(__file__).resolve().parent
 ROOT = TESTS.parent
 PACKAGE = "nri_sync"
 
-# From the bottom up: a module imports from layers below its own. What stands in one layer may import
-# each other (not in a circle), except PEERS, which never do.
+# From the bottom up: a module imports only from layers below its own. Modules of one layer may import
+# each other (not in a circle), except PEERS.
 LAYERS = [
     {"codes", "errors", "deadline", "threads", "text", "files", "logger", "fork", "patched"},
     {"wire", "api"},
@@ -26,13 +26,13 @@ LAYERS = [
     # Two uses of the calls: an NRI connection, and the interfaces of grpcio.
     {"session", "ttrpc"},
     {"plugin", "runtime"},
-    # The kit stands on what the top level exports.
+    # The kit uses the exports of the top level.
     {"__init__", "kit"},
     {"testing", "cli"},
     {"pytest_plugin", "__main__"},
 ]
 PEERS = [{"wire", "api"}, {"session", "ttrpc"}, {"plugin", "runtime"}]
-# Usable without NRI: nothing of its schema.
+# Usable without NRI, so without its schema.
 WITHOUT_API = {"net", "rpc", "ttrpc"}
 
 # The package with the interfaces of grpcio is for users. The modules of this package that import it all the same,
@@ -40,18 +40,18 @@ WITHOUT_API = {"net", "rpc", "ttrpc"}
 FACE = f"{PACKAGE}.ttrpc"
 USES_THE_FACE = {PACKAGE, f"{PACKAGE}.plugin.interceptors"}
 
-# All that the protocol core may have from outside: no I/O, no threads, no clock, no gRPC, no protobuf.
+# The only outside modules of the protocol core: no I/O, threads, clock, gRPC or protobuf.
 WIRE_MAY_IMPORT = {
     "__future__", "abc", "collections", "dataclasses", "enum", "functools", "io", "itertools", "struct",
     "typing",
 }  # fmt: skip
-# Of io, a buffer in memory only.
+# From io, only a buffer in memory.
 WIRE_MAY_IMPORT_OF_IO = "from io import BytesIO"
 
 GENERATED = ("_pb2.py", "_pb2_grpc.py")
-# Modules without tests of their own name, and why.
+# Modules without a test file of the same name, with the reason.
 UNTESTED: dict[str, str] = {}
-# Test files that belong to no single module, and why.
+# Test files that belong to no single module, with the reason.
 SHARED = {
     "cli/test_hostile.py": "the worst text through every command, and the formats of the log",
     "test_signals.py": "signals during the calls of objects with locks, other than a stub",
@@ -69,7 +69,7 @@ SHARED = {
 
 
 def modules() -> dict[str, Path]:
-    """Every module that is written by hand, by its dotted name."""
+    """Every hand-written module, by its dotted name."""
     found = {}
     for path in sorted((ROOT / PACKAGE).rglob("*.py")):
         if not path.name.endswith(GENERATED):
@@ -79,7 +79,7 @@ def modules() -> dict[str, Path]:
 
 
 MODULES = modules()
-# What an imported name is measured against; generated modules are modules too.
+# The modules that imported names are compared with; generated modules count, too.
 IMPORTABLE = set(MODULES) | {
     ".".join(path.relative_to(ROOT).with_suffix("").parts)
     for path in (ROOT / PACKAGE).rglob("*_pb2*.py")
@@ -87,7 +87,7 @@ IMPORTABLE = set(MODULES) | {
 
 
 def owner(name: str) -> str:
-    """The module that an imported dotted name leads to: the name itself, or where it is defined."""
+    """The module of an imported dotted name: the name itself, or the module that defines it."""
     while name not in IMPORTABLE and "." in name:
         name = name.rpartition(".")[0]
     return name
@@ -99,13 +99,13 @@ def is_for_types(node: ast.AST) -> bool:
 
 @functools.cache
 def tree(module: str) -> ast.Module:
-    """The module's syntax tree; every check below needs it, and parsing is slow."""
+    """The module's syntax tree. Cached, because every check needs it, and parsing is slow."""
     return ast.parse(MODULES[module].read_text(), str(MODULES[module]))
 
 
 @functools.cache
 def imports(module: str, types_too: bool = True) -> tuple[tuple[int, str], ...]:
-    """Line and full name of each import in ``module``, wherever it stands in the file."""
+    """Line and full name of each import in ``module``, at any place in the file."""
     package = module if MODULES[module].name == "__init__.py" else module.rpartition(".")[0]
     found: list[tuple[int, str]] = []
     pending: list[ast.AST] = [tree(module)]
@@ -132,7 +132,7 @@ def imported(node: ast.Import | ast.ImportFrom) -> list[str]:
 
 
 def part(module: str) -> str:
-    """The part of the package that a module belongs to, as LAYERS names it."""
+    """The part of the package that contains a module, with its name in LAYERS."""
     names = module.split(".")
     return names[1] if len(names) > 1 else "__init__"
 
@@ -155,7 +155,7 @@ def is_allowed(importer: str, imported: str) -> bool:
 
 @pytest.mark.parametrize("module", MODULES)
 def test_imports_go_down(module: str) -> None:
-    layer(module)  # it must have one, even when it imports nothing
+    layer(module)  # it must have one, even without imports
     wrong = [
         f"{MODULES[module].relative_to(ROOT)}:{line}: {module} may not import {name}"
         for line, name in imports(module)
@@ -181,7 +181,7 @@ def test_the_interfaces_of_grpcio_are_imported_when_they_are_needed() -> None:
 
 
 def names_imported(module: str) -> set[str]:
-    """The full names of the imports from the package, as they are written."""
+    """The full names of the imports from the package, in their written form."""
     return {
         f"{node.module}.{alias.name}" if isinstance(node, ast.ImportFrom) else alias.name
         for node in ast.walk(tree(module))
@@ -215,7 +215,7 @@ def test_the_kit_stands_on_public_names() -> None:
 
 
 def test_modules_do_not_import_each_other_in_a_circle() -> None:
-    # Two modules of one layer may know each other's types, which they import for the checker only.
+    # Two modules of one layer may import each other's types for the type checker only.
     graph = {
         module: {name for _, name in imports(module, types_too=False) if name in MODULES} - {module}
         for module in MODULES
@@ -280,7 +280,7 @@ def test_every_test_file_belongs_to_a_module() -> None:
 
 
 def test_the_tests_are_packages() -> None:
-    # Otherwise two test files of one name in different directories clash.
+    # Otherwise two test files with one name in different directories clash.
     wanted = {path.parent.relative_to(ROOT / PACKAGE) for path in MODULES.values()}
     missing = [str(p) for p in wanted if not (TESTS / p / "__init__.py").exists()]
     assert not missing, f"tests/{missing[0]} needs an __init__.py"
@@ -298,7 +298,7 @@ def test_a_helper_that_needs_a_lock_asserts_it() -> None:
 
 
 def test_the_parts_of_a_connection_do_not_import_each_other() -> None:
-    """Of the three, only the connection knows the others; not even types go the other way."""
+    """Of the three modules, only the connection may import the others, even for types."""
     parts = [f"{PACKAGE}.plugin.{name}" for name in ("connection", "lifecycle", "servicer")]
     known = {module: {name for _, name in imports(module)} & set(parts) for module in parts}
     assert known[parts[1]] == known[parts[2]] == set()

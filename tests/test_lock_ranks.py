@@ -1,4 +1,4 @@
-"""Locks are taken in the order of docs/locks.md."""
+"""Threads take locks in the order of docs/locks.md."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def test_calls_streams_and_stops() -> None:
         assert calls.collect("Total")(map(text, "abc"), timeout=LONG).value == "abc"
         stream = calls.stream("Count")(text("20"), timeout=LONG)
         assert next(stream).value == "0"
-        # Cancelled, left, timed out, consumed.
+        # Calls that were cancelled, abandoned, timed out, and consumed.
         stream.cancel()
         for _ in calls.stream("Count")(text("20")):
             break

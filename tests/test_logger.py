@@ -1,4 +1,4 @@
-"""The loggers of nri_sync, with handlers and formatters that know nothing of them."""
+"""The loggers of nri_sync, with handlers and formatters that are not prepared for them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SHOWN = "x\\nFORGED \\x1b[2J\\x9b31m\\u202e\\u200b\\udcff\\x00"
 
 @pytest.fixture
 def printed() -> Iterator[io.StringIO]:
-    """What a handler of the standard library writes of ``nri_sync.test``."""
+    """The output of a standard handler for ``nri_sync.test``."""
     stream = io.StringIO()
     handler = logging.StreamHandler(stream)
     handler.setFormatter(logging.Formatter("%(levelname)s %(filename)s %(message)s"))
@@ -93,7 +93,7 @@ def test_a_logger_that_was_given(printed: io.StringIO) -> None:
 
 
 def test_every_logger_of_the_package_is_one_of_these() -> None:
-    """But for those that it does not log to."""
+    """Except loggers that the package adds handlers to, and does not log to."""
     own = re.compile(r"logging\.getLogger\(|LoggerAdapter\(")
     found = {
         path.name

@@ -1,6 +1,6 @@
-"""Faults of the machine: each has a promise, which docs/reliability.md lists.
+"""Faults of the machine: docs/reliability.md has a promise for each of them.
 
-Most of these tests have a process of their own, which the fault would outlive otherwise.
+Most of these tests run in a separate process, because the fault would outlive the test.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ __all__: list[str] = []
 ROOT = Path(__file__).resolve().parents[1]
 LONG = 60.0
 
-#: A process that has a runtime and a plugin, and makes each answer for a container.
+#: A process with a runtime and a plugin, which answers requests for a container.
 SESSION = """
 import os, resource, signal, sys, threading, time
 import nri_sync
@@ -58,7 +58,7 @@ def session():
 
 
 def run(code: str, *command: str, **options: Any) -> str:
-    """Run code in a process, and return its output. It must succeed, and print nothing to standard error."""
+    """Run code in a process, and return its output. It must succeed and write nothing to standard error."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
     done: subprocess.CompletedProcess[str] = subprocess.run(
         [*command, sys.executable, "-c", textwrap.dedent(code)],
@@ -89,7 +89,7 @@ def open_descriptors() -> set[str]:
 
 @contextlib.contextmanager
 def descriptors_left(count: int) -> Iterator[None]:
-    """While the block lasts, this process can open ``count`` more descriptors."""
+    """Limit this process to ``count`` more descriptors during the block."""
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     used = sorted(map(int, open_descriptors()))
     free = [number for number in range(max(used) + count + 2) if number not in used]
@@ -158,7 +158,10 @@ PARTS = [the_stub, the_health_server, the_health_file, the_store, the_runtime]
 
 @pytest.mark.parametrize("part", PARTS)
 def test_no_descriptors_at_any_step(part: Any, socket_dir: Path) -> None:
-    """It works, or raises an error of its own or OSError; then it works, and no descriptor is left."""
+    """The call works, or raises an error of the package or OSError.
+
+    After that it works, and no descriptor is left.
+    """
     with FakeRuntime(registration_timeout=2.0, request_timeout=2.0) as runtime:
         start = part(runtime, socket_dir)
         start()
@@ -180,7 +183,7 @@ def test_no_descriptors_at_any_step(part: Any, socket_dir: Path) -> None:
 
 @contextlib.contextmanager
 def threads_left(count: int) -> Iterator[None]:
-    """While the block lasts, this process can start ``count`` more threads."""
+    """Limit this process to ``count`` more threads during the block."""
     left = [None] * count
 
     def counted(start: Callable[..., Any]) -> Callable[..., Any]:
@@ -194,7 +197,7 @@ def threads_left(count: int) -> Iterator[None]:
         return start_if_left
 
     with pytest.MonkeyPatch.context() as patch:
-        # threading has the second one before Python 3.13, and the third one since.
+        # threading has the second name before Python 3.13, and the third name since then.
         for module, name in (
             (_thread, "start_new_thread"),
             (threading, "_start_new_thread"),
@@ -207,7 +210,7 @@ def threads_left(count: int) -> Iterator[None]:
 
 @pytest.mark.parametrize("part", [the_stub, the_health_file, the_store])
 def test_no_threads_at_any_step(part: Any, socket_dir: Path) -> None:
-    """It works, or raises an error of its own; then it works, and no thread is left."""
+    """The call works, or raises an error of the package. After that it works, and no thread is left."""
     with FakeRuntime() as runtime:
         start = part(runtime, socket_dir)
         start()
@@ -223,7 +226,7 @@ def test_no_threads_at_any_step(part: Any, socket_dir: Path) -> None:
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of its own, of 1 MB."""
+    """A separate file system of 1 MB."""
     path = tmp_path / "disk"
     path.mkdir()
     mounted = subprocess.run(
@@ -249,7 +252,7 @@ def remount(disk: Path, mode: str) -> None:
 
 
 def test_the_store_on_a_full_disk(disk: Path) -> None:
-    """What is there stays, and the rest is written when there is room."""
+    """The old content stays, and the rest is written as soon as there is space."""
     with kit.InventoryStore(disk / "inventory.db", interval=0.0) as store:
         inventory = kit.Inventory(store=store)
         inventory.synchronize([make_pod(name="first")], [])
@@ -297,7 +300,7 @@ def test_what_cannot_be_begun(state: str, disk: Path) -> None:
 
 @pytest.mark.parametrize("state", ["full", "read-only"])
 def test_a_health_file_goes_on_when_there_is_room(state: str, disk: Path) -> None:
-    """On a full disk the heartbeat goes on, too, as it takes no room."""
+    """On a full disk the heartbeat continues, because it needs no space."""
     health = kit.Health()
     with kit.HealthFile(health, disk / "health", interval=0.01):
         before = (disk / "health").read_bytes()
@@ -338,7 +341,7 @@ def test_a_recording_stays_as_it_was(state: str, disk: Path) -> None:
 
 # Clocks
 
-# Of wall clocks: what is shown to people, and compared with the times of files.
+# The wall clock: it is for display, and for comparisons with the times of files.
 _SHOWN = {
     "kit/health/metrics.py",
     "kit/probe.py",
@@ -388,7 +391,7 @@ def test_a_health_file_after_a_jump_counts_from_the_next_heartbeat(
 
 
 def test_stopped_and_continued() -> None:
-    """A plugin that stands still for longer than the runtime waits loses its session, and comes back."""
+    """A plugin that stops for longer than the runtime waits loses its session, and reconnects."""
     code = (
         SESSION
         + """
@@ -446,7 +449,7 @@ print("done")
 
 @pytest.mark.parametrize("closed", [(0,), (1,), (2,), (0, 1, 2)])
 def test_closed_standard_descriptors(closed: tuple[int, ...], tmp_path: Path) -> None:
-    """What is printed goes nowhere, and never into a connection."""
+    """Output goes nowhere, and never into a connection."""
     code = (
         SESSION
         + """
@@ -480,7 +483,7 @@ open(os.environ["DONE"], "w").close()
 
 @pytest.mark.parametrize("method", ["spawn", "forkserver"])
 def test_processes_of_multiprocessing(method: str, tmp_path: Path) -> None:
-    """A handler may start them; they have none of the plugin's sockets."""
+    """A handler may start processes, which do not inherit the sockets of the plugin."""
     path = tmp_path / "program.py"
     path.write_text(
         SESSION
@@ -525,7 +528,7 @@ if __name__ == "__main__":
 @pytest.mark.parametrize("how", ["end", "os._exit(0)"])
 @pytest.mark.parametrize("started", ["session", "run_forever", "start"])
 def test_the_interpreter_ends_at_any_moment(started: str, how: str) -> None:
-    """Within seconds, without a message, whatever threads are doing."""
+    """Within seconds, without a message, for any state of the threads."""
     code = (
         SESSION
         + f"""

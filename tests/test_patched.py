@@ -1,4 +1,4 @@
-"""What is said where a library of green threads has patched the standard library."""
+"""The errors if a library of green threads has patched the standard library."""
 
 from __future__ import annotations
 

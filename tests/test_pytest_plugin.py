@@ -1,4 +1,4 @@
-"""The fixtures for tests of plugins, in pytest runs of their own."""
+"""The fixtures for tests of plugins, in separate pytest runs."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Labeller:
 
 
 def entry_point() -> dict[str, str]:
-    """What setup.cfg announces to pytest."""
+    """The entry point of setup.cfg."""
     config = configparser.ConfigParser()
     config.read(ROOT / "setup.cfg")
     lines = config["options.entry_points"]["pytest11"].split("\n")
@@ -75,13 +75,13 @@ class Author:
         self._pytester.makeini(f"[pytest]\n{lines}")
 
     def run_apart(self, *arguments: str) -> pytest.RunResult:
-        """Run pytest in a process of its own, where nothing is imported yet."""
+        """Run pytest in a separate process, which has imported no module yet."""
         return self._pytester.runpytest_subprocess("-p", NAME, *arguments, timeout=50)
 
 
 @pytest.fixture
 def author(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Author:
-    # The same whether the package is installed or not.
+    # The same with an installed package and without.
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     return Author(pytester)
@@ -97,7 +97,7 @@ class TestLoading:
     def test_found_by_pytest(
         self, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """With the metadata that an installed package has, and nothing else."""
+        """The directory with the metadata of an installed package, and no other files."""
         [(key, value)] = entry_point().items()
         metadata = pytester.mkdir("nri_sync_of_test-1.dist-info")
         (metadata / "METADATA").write_text(
@@ -209,7 +209,7 @@ class TestUse:
 
 
 class TestFailures:
-    """What goes wrong is told where it happened, and nothing is left behind."""
+    """A failure is reported where it happened, and no thread or process is left."""
 
     def test_a_handler_that_raises(self, author: Author) -> None:
         result = author.run(
@@ -221,7 +221,7 @@ class TestFailures:
                 nri_runtime.create_container(pod, make_container(pod, "bad"))
             """
         )
-        # Once, and with the line of the plugin.
+        # The text occurs once, with the line of the plugin.
         result.assert_outcomes(failed=1)
         result.stdout.fnmatch_lines(
             [
@@ -232,7 +232,7 @@ class TestFailures:
         )
 
     def test_a_handler_that_raises_is_shown_in_a_dozen_lines(self, author: Author) -> None:
-        """Its frames and the test's, without the pods and containers that are their arguments."""
+        """The report has the frames of the plugin and the test, without their arguments: pods and containers."""
         shown = author.run(
             """
             class Bad:
@@ -369,7 +369,7 @@ class TestFailures:
         )
 
     def test_nothing_is_left_behind(self, author: Author) -> None:
-        """Also by the fixtures that check the threads and descriptors of this test itself."""
+        """The fixtures for threads and descriptors of this test itself also check that."""
         result = author.run(
             """
             import os
@@ -398,13 +398,13 @@ class TestFailures:
 
 
 def test_the_page_of_the_documentation(author: Author, pytester: pytest.Pytester) -> None:
-    """Its examples are tests, which pytest can run as they stand."""
+    """The examples of the page are tests, which pytest can run unchanged."""
     page = (ROOT / "docs" / "testing.md").read_text()
     pytester.makepyfile("\n\n".join(block.body for block in blocks(page, "python")))
     result = pytester.runpytest_inprocess(plugins=[importlib.import_module(NAME)])
     outcomes = result.parseoutcomes()
     assert outcomes.keys() == {"passed"}
-    # Two of its examples are parametrized: by hostile sessions, and by 18 offsets and both senders of a cut.
+    # Two of the examples are parametrized: by hostile sessions, and by 18 offsets and both senders of a cut.
     assert outcomes["passed"] == 11 + len(hostile_sessions()) + 18 * 2
 
 

@@ -1,4 +1,4 @@
-"""What docs/cli.md shows is what the commands print."""
+"""The outputs in docs/cli.md are those of the commands."""
 
 from __future__ import annotations
 

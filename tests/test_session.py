@@ -30,7 +30,7 @@ LONG = 20.0
 
 
 class End:
-    """One side of a connection, which answers ``/test/Echo`` and does ``/test/Call`` by calling back."""
+    """One side of a connection. It answers ``/test/Echo``, and calls back for ``/test/Call``."""
 
     def __init__(self, sock: socket.socket, serve: int, call: int, **options: Any) -> None:
         self.lost: queue.SimpleQueue[NRIError | None] = queue.SimpleQueue()
@@ -94,7 +94,7 @@ def ends(sockets: tuple[socket.socket, socket.socket]) -> Iterator[tuple[End, En
 
 @pytest.fixture
 def make_end(sockets: tuple[socket.socket, socket.socket]) -> Iterator[Callable[..., End]]:
-    """Makes the plugin's end; the other one is the bare socket."""
+    """Makes the plugin's end. The other end is the bare socket."""
     made: list[End] = []
 
     def make(**options: Any) -> End:
@@ -161,11 +161,11 @@ def test_data_for_other_connections_is_discarded(
     caplog.set_level("DEBUG", "nri_sync.session")
     for connection_id in (0, 3, 3, 2**32 - 1, *range(100, 140)):
         sockets[1].sendall(connection_id.to_bytes(4, "big") + b"\0\0\0\5" + b"hello")
-    # It goes on: a request for an unknown method is answered.
+    # The connection continues: a request for an unknown method gets an answer.
     sockets[1].sendall(encoded(1, 1, 1, request("Nothing")))
     assert sockets[1].recv(8)[:4] == b"\0\0\0\1"
     warnings = [record for record in caplog.records if record.levelname == "WARNING"]
-    # Not one for each of what may be a great many.
+    # One warning for each id would be too many.
     assert len(warnings) <= 17
     assert "end1: data for connection 3, which has no service, is discarded" in caplog.text
     sockets[1].close()
@@ -198,7 +198,7 @@ def test_the_clock_ticks_for_the_owner(make_end: Callable[..., End]) -> None:
 
     def tick(now: float) -> float:
         ticks.put(now)
-        # Twice at the start, and then as asked for.
+        # Twice at the start, and then at the requested times.
         return now + 0.01 if ticks.qsize() < 4 else math.inf
 
     make_end(tick=tick)
@@ -212,7 +212,7 @@ _SIZES = st.one_of(st.integers(0, 60), st.just(4086), st.just(9000))
 
 @given(
     messages=st.lists(st.tuples(st.sampled_from((1, 2, 9)), _SIZES), max_size=6),
-    # Most reads end where a message does.
+    # Most reads end at the end of a message.
     cuts=st.lists(st.one_of(st.none(), st.integers(1, 5000)), max_size=8),
 )
 def test_the_cuts_between_reads_do_not_matter(

@@ -24,7 +24,7 @@ _ROOT = Path(__file__).parents[1]
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("subject", SUBJECTS)
 def test_signals_at_every_bytecode(subject: str) -> None:
-    """In a process of its own, which the first case that goes wrong ends."""
+    """Runs in a separate process, which ends with the first failing case."""
     done = subprocess.run(
         [sys.executable, "-m", "tests._signals", subject, "--stride", "1" if _FULL else "7"],
         cwd=_ROOT,

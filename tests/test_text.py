@@ -1,4 +1,4 @@
-"""Foreign text made fit for a terminal or a log."""
+"""Foreign text for a terminal or a log."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from nri_sync.text import Lines, indented, printable, quoted, traceback_lines
 
 __all__: list[str] = []
 
-#: A text, and what is shown of it.
+#: A text, and its printable form.
 SHOWN = {
     "nginx": "nginx",
     "": "",

@@ -43,18 +43,18 @@ from nri_sync.threads import (
 )
 from tests.forked import WARNS
 
-#: Longer than anything here takes; a test that gets this far has failed.
+#: Seconds that no wait in these tests should reach: a test that reaches it has failed.
 LONG = 20.0
 
 
 class Interrupt(BaseException):
-    """What a signal handler raises."""
+    """The exception of a signal handler."""
 
 
 class Stepper:
     """Runs a function; before the ``at``-th bytecode of the code under test, ``event`` happens.
 
-    ``happened`` tells whether there were so many bytecodes.
+    ``happened`` is True if the function had that many bytecodes.
     """
 
     FILES = frozenset({threads.__file__, deadline.__file__, threading.__file__})
@@ -66,7 +66,7 @@ class Stepper:
 
     def run(self, function: Callable[..., Any], *arguments: object) -> Any:
         previous = sys.gettrace()
-        # Python 3.12 sends no such events to a trace function that was set before any frame asked for them.
+        # Python 3.12 sends no such events to a trace function that was set before the first frame requested them.
         sys._getframe().f_trace_opcodes = True
         sys.settrace(self._trace)
         try:
@@ -78,7 +78,7 @@ class Stepper:
         if frame.f_code.co_filename not in self.FILES or self.happened:
             return None
         if event == "call":
-            # In this order: Python 3.13 turns on the events of a frame that has a trace function.
+            # This order matters: Python 3.13 enables the events of a frame that has a trace function.
             frame.f_trace = self._trace
             frame.f_trace_lines = False
             frame.f_trace_opcodes = True
@@ -96,7 +96,7 @@ def raise_interrupt() -> None:
 
 
 class WatchedLock:
-    """A lock that says when a thread is about to block on it, and does not block for ever."""
+    """A lock that reports a thread that is about to block on it, and does not block for ever."""
 
     def __init__(self, watch: Watch) -> None:
         self._lock = _thread.allocate_lock()
@@ -117,7 +117,7 @@ class WatchedLock:
 
 
 class Watch:
-    """Stands in for the module ``_thread`` in the module under test, and reports what it is used for."""
+    """Replaces the module ``_thread`` in the module under test, and reports the calls."""
 
     get_ident = staticmethod(_thread.get_ident)
 
@@ -143,7 +143,7 @@ def watch(monkeypatch: pytest.MonkeyPatch) -> Watch:
 
 @pytest.fixture
 def not_main(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The main thread is taken for another: it does not look again now and then, which hid a lost wake-up."""
+    """The main thread waits as another thread: its regular polling would hide a lost wake-up."""
     monkeypatch.setattr(threads, "on_main_thread", lambda: False)
 
 
@@ -268,7 +268,7 @@ class TestLatch:
 
     def test_a_waiter_that_was_interrupted_is_passed_over(self) -> None:
         latch = Latch()
-        # One that is gone, although nobody has been told yet: as seen by set() on another thread.
+        # A waiter that has gone, but whose weak reference still exists, as set() on another thread may see it.
         waiter = Target()
         latch._waiters.add(weakref.ref(waiter))
         del waiter
@@ -310,7 +310,7 @@ class TestLatch:
     def test_the_main_thread_looks_again_now_and_then(
         self, watch: Watch, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        # As after a signal that came just before the thread blocked, whose handler runs when it wakes.
+        # As after a signal just before the thread blocked: its handler runs when the thread wakes.
         monkeypatch.setattr(threads, "_MAIN_THREAD_SLICE", 0.01)
         latch = Latch()
 
@@ -336,7 +336,7 @@ def after(barrier: threading.Barrier, function: Callable[..., object], *argument
 
 
 class Target:
-    """Something to run on a thread: counts its runs, and remembers the last one's thread and arguments."""
+    """A function for a thread: it counts its runs, and stores the thread and the arguments of the last one."""
 
     def __init__(self) -> None:
         self.runs = 0
@@ -351,7 +351,7 @@ class Target:
         self._ran.set()
 
     def wait(self) -> threading.Thread:
-        """Wait until it has run, and its thread, if another one, is over."""
+        """Wait until it has run and its thread, if it is another one, has ended."""
         assert self._ran.wait(LONG)
         assert self.thread is not None
         if self.thread is not threading.current_thread():
@@ -386,12 +386,12 @@ def test_spawn_runs_the_target_on_a_named_daemon_thread(caller: str) -> None:
     assert thread is not threading.main_thread()
     assert target.arguments == (1, "two")
     assert target.runs == 1
-    # The thread that started it is known to nobody and leaves no dummy behind.
+    # threading does not know the starting thread, so it leaves no dummy thread behind.
     assert set(threading.enumerate()) == before
 
 
 def test_spawn_does_not_wait_until_the_thread_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The starter would have to give up the processor and the GIL, and get both back, for nothing."""
+    """Otherwise the starting thread would release the processor and the GIL, and take both again, without need."""
     go_on = threading.Event()
     bootstrap = threading.Thread._bootstrap  # type: ignore[attr-defined]
 
@@ -440,7 +440,7 @@ def test_what_a_spawned_target_raises_goes_to_the_excepthook(
 
 @pytest.fixture
 def watchdog() -> Iterator[None]:
-    """Ends the process when a test hangs: without Python's locks, which a mistake may leave held."""
+    """Ends the process if a test hangs, without Python's locks, because a bug may leave them held."""
     with open(os.dup(2), "w", encoding="utf-8") as file:
         faulthandler.dump_traceback_later(LONG, exit=True, file=file)
         yield
@@ -535,7 +535,7 @@ def test_a_finalizer_can_start_a_thread_while_locks_of_threading_are_held(caller
     ran = threading.Event()
 
     def start() -> None:
-        # Not re-entrant in the first releases of Python 3.9.
+        # In the first releases of Python 3.9 this lock is not re-entrant.
         with threading._active_limbo_lock:  # type: ignore[attr-defined]
             spawn_anywhere("finalizer", ran.set)
 
@@ -681,7 +681,7 @@ class TestCallOffMain:
             call_off_main("10-test-call", call, undo)
         go.set()
         assert undone.wait(LONG)
-        # It may have been called meanwhile as well, to cut the call short.
+        # undo() may also run during the call, to shorten it.
         assert order.count("made") == 1
         assert order[-1] == "undone"
 
@@ -704,12 +704,12 @@ class TestCallOffMain:
             eventually_no_more_than(before)
             at, happened = at + 1, stepper.happened
         assert at > 50
-        # As it returns: what strikes then might as well strike a moment later, in the caller.
+        # The last bytecode returns: an interrupt there is the same as one in the caller.
         assert left <= 3
 
 
 def undone_soon(order: list[str]) -> bool:
-    """Whether that is the last thing to happen; a thread of before may have ended, and one of now not yet."""
+    """Whether undo comes last. The thread of the call may have ended earlier than the thread of undo."""
     give_up = time.monotonic() + 0.5
     while order[-1] != "undone" and time.monotonic() < give_up:
         time.sleep(0.001)
@@ -717,7 +717,7 @@ def undone_soon(order: list[str]) -> bool:
 
 
 def eventually_no_more_than(tasks: int) -> None:
-    """Wait for the end of all other threads, those included that are being started."""
+    """Wait for the end of all other threads, including threads that are being started."""
     give_up = time.monotonic() + LONG
     while len(os.listdir("/proc/self/task")) > tasks:
         assert time.monotonic() < give_up
@@ -746,7 +746,7 @@ class TestSignalSafe:
             signal_safe(raise_interrupt)()
 
     def test_a_signal_handler_may_call_it_meanwhile(self) -> None:
-        """The lock that it takes is not the main thread's."""
+        """Another thread takes the lock of the call, so the main thread does not hold it."""
         lock = threading.Lock()
         calls: list[int] = []
 
@@ -764,7 +764,7 @@ class TestSignalSafe:
         assert len(calls) == 2 * at - 1
 
     def test_an_interrupted_call_is_made_as_a_whole_or_not_at_all(self) -> None:
-        """And when the interrupt is seen, nothing is made any more."""
+        """After the interrupt has been raised, no call runs any longer."""
         lock = threading.Lock()
         begun: list[int] = []
         ended: list[int] = []
@@ -827,7 +827,7 @@ class TestSignalSafe:
 
     @WARNS
     def test_a_forked_child_knows_its_main_thread(self) -> None:
-        """That is the thread that has forked."""
+        """The thread that has forked."""
         seen: list[int] = []
 
         def fork() -> None:
@@ -843,7 +843,7 @@ class TestSignalSafe:
     def test_an_interrupted_call_leaves_no_garbage(
         self, interrupt: Callable[[], object], monkeypatch: pytest.MonkeyPatch, fails: str
     ) -> None:
-        """An interrupt that strikes as the main thread collects garbage would get lost."""
+        """An interrupt during a garbage collection of the main thread would be lost."""
 
         class Failure(Exception):
             pass

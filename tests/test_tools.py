@@ -1,4 +1,4 @@
-"""What the tools behind `make test` work out by themselves."""
+"""The decisions of the tools of `make test`."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ class TestLowest:
         lower = check_lowest.bounds((check_lowest.ROOT / "setup.cfg").read_text())
         pinned = check_lowest.pins(check_lowest.CONSTRAINTS.read_text())
         assert {"protobuf", "grpcio", "pyyaml", "pytest"} <= lower.keys()
-        # What is installed aside, which is the environment's to have.
+        # Packages that are installed separately, which the environment provides.
         assert list(check_lowest.differences(lower, pinned, dict(pinned))) == []
 
     def test_tox_installs_them_and_checks_it(self) -> None:
@@ -218,7 +218,7 @@ def limit(size, most):
 class TestImage:
     @pytest.fixture
     def base(self, tmp_path: Path) -> Path:
-        """A root file system that has a Python, as far as its name tells."""
+        """A root file system with a Python, judged by its name."""
         path = tmp_path / "base.tar"
         with tarfile.open(path, "w") as archive:
             for name in (

@@ -1,4 +1,4 @@
-"""What a type checker says of programs that use the package: mypy is run on small ones."""
+"""The errors of a type checker for programs that use the package: mypy checks small ones."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__: list[str] = []
 
 api = pytest.importorskip("mypy.api", reason="mypy is not installed here")
 
-# A comment tells which error a line has; lines without one must be right.
+# A comment has the expected error of a line. Lines without a comment must be correct.
 HEAD = """\
 from __future__ import annotations
 
@@ -125,12 +125,12 @@ class Mixed(nri_sync.Plugin, Mixin):
 
 @pytest.fixture(scope="module")
 def reported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[int, set[str]]]:
-    """The errors of each program, by line; of one run for all of them."""
+    """The errors of each program by line, from one run for all programs."""
     directory = tmp_path_factory.mktemp("programs")
     for name, program in PROGRAMS.items():
         (directory / f"program_{name}.py").write_text(HEAD + program)
     config = directory / "mypy.ini"
-    # What is wrong in the package itself is for its own check.
+    # The package's own check covers errors in the package itself.
     config.write_text("[mypy]\nstrict = True\n[mypy-nri_sync.*]\nfollow_imports = silent\n")
     files = sorted(map(str, directory.glob("program_*.py")))
     out, err, _ = api.run(

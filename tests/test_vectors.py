@@ -1,4 +1,4 @@
-"""The test vectors of the protocol: current, right for a checker without this package, and read here as well."""
+"""The test vectors of the protocol: current, and valid for a checker without this package and for the package."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CHECKER = vectors.DIRECTORY / "check.py"
 
 
 def run_checker(*arguments: str) -> subprocess.CompletedProcess[str]:
-    # Isolated and without site-packages: nothing of this package can be imported.
+    # Isolated and without site-packages, so that no part of this package can be imported.
     return subprocess.run(
         [sys.executable, "-I", "-S", str(CHECKER), *arguments],
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False, timeout=60,

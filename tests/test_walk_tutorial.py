@@ -1,4 +1,4 @@
-"""The tutorial works when a newcomer follows it, and shows what its commands print."""
+"""A newcomer can follow the tutorial, which shows the output of its commands."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A process whose system has no more threads to give."""
+"""A process whose system can start no more threads."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def _refuse(*_: object, **__: object) -> int:
 
 @contextlib.contextmanager
 def no_threads() -> Iterator[None]:
-    """While the block lasts, no thread can be started, whichever way is taken."""
+    """During the block no thread can be started, by any function."""
     start_new_thread, start = _thread.start_new_thread, threading.Thread.start
     _thread.start_new_thread = _refuse
     threading.Thread.start = _refuse  # type: ignore[method-assign, assignment]

@@ -43,7 +43,7 @@ def test_knows() -> None:
     assert knows("v0.11.0", "Container.user")
     assert knows("0.12.5", "Container.user")
     assert not knows("v0.10.0", "Container.user")
-    # A build on the way to v0.9.1 is older than v0.10.0.
+    # A build before v0.9.1 is older than v0.10.0.
     assert not knows("v0.9.1-0.20250219030224-e597e7849f24", "ContainerAdjustment.args")
     assert knows("v0.9.1-0.20250219030224-e597e7849f24", "PodSandbox.ips")
 
@@ -74,7 +74,7 @@ def test_unknown_fields_in_a_list() -> None:
 
 @pytest.mark.parametrize("release", [None, "unknown", "v0.2.0", "v0.6.1", "v0.11.0", "v0.12.5"])
 def test_unknown_fields_are_found_by_looking_at_each(release: str | None) -> None:
-    """The tables of what is unknown agree with knows(), for all fields of all messages."""
+    """The sets of unknown fields agree with knows(), for all fields of all messages."""
     for name, kind in nri_pb2.DESCRIPTOR.message_types_by_name.items():
         expected = [
             field.name

@@ -161,7 +161,7 @@ OLD = EventMask.CREATE_CONTAINER
         (EventMask.POD, 0),
         (EventMask.CONTAINER, 0),
         (EventMask.ALL, 0),
-        # A number that is a group's is the group.
+        # The number of a group means the group.
         (EventMask(0x1807), 0),
         (EventMask.parse("all"), 0),
         (EventMask.parse("pod"), 0),

@@ -1,4 +1,4 @@
-"""Which handlers a plugin has, and what becomes of what they return."""
+"""The handlers of a plugin, and the responses for their return values."""
 
 from __future__ import annotations
 
@@ -303,7 +303,7 @@ class TestRefusing:
         def lists(one: list[nri_pb2.Container], two: Any) -> None: ...
         def late(one: Any, two: Any, three: api.Container | None) -> None: ...
 
-        late.__annotations__["three"] = Optional[api.Container]  # no text
+        late.__annotations__["three"] = Optional[api.Container]  # not a str
         cases = {"create_container": swapped, "synchronize": lists, "update_container": late}
         for name, handler in cases.items():
             with pytest.raises(PluginError, match="in another order, by position"):
@@ -488,7 +488,7 @@ class TestAskedEvents:
 
 
 class TestPlainHandlers:
-    """Those that are known to be right without a look at their signature, for which inspect is loaded."""
+    """Plain handlers need no check of their signature, for which inspect would be loaded."""
 
     PROGRAM = """
 import sys

@@ -12,7 +12,7 @@ def test_indices(index: str) -> None:
     assert check_index(index) == index
 
 
-# The last two are digits, and two bytes, in other alphabets.
+# The last two contain digits of other alphabets, one of them with two bytes.
 @pytest.mark.parametrize("index", ["", "5", "005", "1a", "-1", " 1", "10\n", "٣٣", "é"])
 def test_bad_indices(index: str) -> None:
     with pytest.raises(ValueError, match=r"plugin index .* is not two decimal digits") as error:
@@ -61,7 +61,7 @@ def test_full_names() -> None:
     [
         ("10-device", "10", "device"),
         ("10-foo-bar", "10", "foo-bar"),
-        # Runtimes accept these two.
+        # Runtimes accept these two names.
         ("10-", "10", ""),
         ("10-a b", "10", "a b"),
     ],

@@ -9,7 +9,7 @@ from nri_sync.api import KeyValue, LinuxScheduler, LinuxSeccomp, MpolFlag, MpolM
 
 __all__: list[str] = []
 
-# Both ways: what each pair of functions reads and writes again.
+# Each case is converted in both directions.
 PARTS: list[tuple[Callable[[Any], Any], Callable[[Any], Any], Any]] = [
     (oci.env_from_oci, oci.env_to_oci, ["A=1", "B=", "=x", "C=a=b"]),
     (

@@ -9,7 +9,7 @@ from nri_sync.api import nri_pb2, optional
 
 __all__: list[str] = []
 
-# A field of each kind that the protocol's messages have.
+# A field of each kind of optional value in the protocol.
 FIELDS: list[tuple[type[Message], str, Any, Any]] = [
     (nri_pb2.LinuxResources, "blockio_class", "gold", ""),
     (nri_pb2.LinuxRdt, "schemata", ["L3:0=f", "MB:0=50"], []),

@@ -27,7 +27,7 @@ def test_claim_conflict_and_clear(field: int, key: str | None) -> None:
     assert owners.owner("c", field, key) == "10-a"
     assert owners.owner("d", field, key) is None
     owners.claim("d", field, "20-b", key)
-    # The same plugin conflicts as well.
+    # A second claim of the same plugin also conflicts.
     for plugin in ("20-b", "10-a"):
         conflict = owners.conflict("c", field, plugin, key)
         assert conflict is not None

@@ -1,4 +1,4 @@
-"""The base class has every handler, with the arguments that it gets."""
+"""The base class has every handler, with its arguments."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Equal repeats are merged; different ones name the key and both values."""
+"""Equal repeated entries are merged. The error for different ones has the key and both values."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__: list[str] = []
 
 Call = Callable[[Any], Any]
 
-# An entry, another of its key, what the error says of both, and the removal of the key.
+# An entry, another entry of the same key, the text of the error for both, and the removal of the key.
 KINDS: dict[str, tuple[Call, Call, str, Call | None]] = {
     "annotation": (
         lambda a: a.add_annotation("a", "1"),
@@ -103,7 +103,7 @@ def test_setters(kind: str) -> None:
     assert str(error.value).startswith(text)
     assert adjustment.message == once
     if remove is not None:
-        # A removal takes the thing over from another plugin; it repeats nothing.
+        # A removal takes an entry over from another plugin, and is not a repeated entry.
         assert remove(one(Adjustment())).message != once
         assert remove(remove(one(Adjustment()))).message == remove(one(Adjustment())).message
         one(remove(Adjustment()))
@@ -124,7 +124,7 @@ REPEATED = ("mount", "env", "rlimit", "device", "namespace", "hugepage")
 
 
 def raw(*calls: Call) -> nri_pb2.ContainerAdjustment:
-    """The messages of the calls in one: fields that are lists are concatenated."""
+    """One message with the settings of all calls: repeated fields are concatenated."""
     message = nri_pb2.ContainerAdjustment()
     for call in calls:
         message.MergeFrom(call(Adjustment()).message)
@@ -245,7 +245,7 @@ def test_rules_for_devices_add_up() -> None:
 
 
 def test_every_field_of_resources_is_joined() -> None:
-    """A field that the protocol adds must be looked at here."""
+    """If the protocol gets a new repeated field, this test has to cover it."""
     full = update(CPUS, MEMORY, FILES, OTHERS, lambda u: u.set_blockio_class("x"))
     full.linux.resources.devices.add(type="a", access="r")
     names = {field.name for field, _ in full.linux.resources.ListFields()}
@@ -261,7 +261,7 @@ def test_a_message_that_is_changed_elsewhere() -> None:
     adjustment.add_env("A", "2")
     with pytest.raises(ValueError, match="'B' is set twice"):
         adjustment.add_env("B", "2")
-    # The same number of entries, and other keys.
+    # The same number of entries, with other keys.
     adjustment.message.env[0].key = "C"
     adjustment.add_env("B", "2")
     assert {entry.key: entry.value for entry in adjustment.message.env} == {
@@ -275,7 +275,7 @@ def test_a_message_that_is_changed_elsewhere() -> None:
 
 
 def test_many_entries_take_no_longer_than_few() -> None:
-    """A tenth of a million of them would take an hour, if each were compared with all before it."""
+    """100,000 entries would take an hour if each entry were compared with all earlier ones."""
     adjustment = Adjustment()
     for number in range(100_000):
         adjustment.add_env(f"A{number}", "1")

@@ -1,4 +1,4 @@
-"""The rules for resources hold for adjustments and updates, and for raw messages of both."""
+"""The rules for resources apply to adjustments and updates, and to raw messages of both."""
 
 from __future__ import annotations
 
@@ -164,7 +164,7 @@ def test_values_of_cgroup_files(builder: Builder, value: str, text: str) -> None
 def test_classes(builder: Builder, name: str) -> None:
     with pytest.raises(ValueError, match="class 'a\\\\x00' has a NUL"):
         getattr(builder, name)("a\0")
-    # An empty one takes the class away.
+    # An empty class name removes the class.
     getattr(builder, name)("")
     assert impossible(builder.message) == []
 

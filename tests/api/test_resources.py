@@ -1,4 +1,4 @@
-"""The setters that Adjustment and Update share: everything here runs for both."""
+"""The setters that Adjustment and Update share. Every test runs for both classes."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_later_calls_replace_what_they_name_and_keep_the_rest(builder: Builder) 
         ("set_memory", {"limit": 2**63}, "LinuxMemory.limit"),
         ("set_memory", {"swap": -(2**63) - 1}, "LinuxMemory.swap"),
         ("set_memory", {"swappiness": -1}, "LinuxMemory.swappiness"),
-        # Go takes an int64 here and sends what it is modulo 2**64.
+        # Go accepts an int64 here and sends it modulo 2**64.
         ("set_cpu", {"period": -5}, "LinuxCPU.period"),
         ("set_cpu", {"shares": -1}, "LinuxCPU.shares"),
         ("set_cpu", {"quota": 2**63}, "LinuxCPU.quota"),

@@ -1,4 +1,7 @@
-"""Each value that no runtime takes is refused by its setter and found in a raw message; others pass."""
+"""The setter refuses each value that no runtime accepts, and impossible() finds it in a raw message.
+
+Other values pass.
+"""
 
 from __future__ import annotations
 
@@ -250,7 +253,7 @@ def test_it_is_found_in_a_raw_message(
         call(adjustment)
     found = impossible(adjustment.message)
     if "sets nothing" in text and not adjustment.message.linux.sysctl:
-        # What is empty in a message is the same as what is not set.
+        # An empty field of a message is the same as an unset one.
         assert len(found) == bool(adjustment.message.args)
     else:
         (line,) = found

@@ -1,4 +1,4 @@
-"""The table of services beside what grpcio's generator made of the same file."""
+"""The table of services agrees with the code that grpcio's generator made of the same file."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__: list[str] = []
 
 
 class Calls:
-    """A channel that notes what a generated stub makes of it."""
+    """A channel that records the methods of a generated stub."""
 
     def __init__(self) -> None:
         self.methods: dict[str, tuple[Any, Any]] = {}

@@ -84,7 +84,7 @@ def test_pre_releases(rest: str) -> None:
     [
         *("", "-0", "-1", "-01", "-1.el9", "-0ubuntu1~24.04.1", "~ds1", "-k3s1", "-k3s2.27", "-"),
         *("-225-ge9dc15b7a", "-deb13u1", "-1.git1234", "-2.rhaos4.21.git0dev123.el9", "-devuan1"),
-        # A packager's own candidate of a release, and a word that only begins like one.
+        # A packager's candidate of a release, and a word that only begins like a known one.
         *("-k3s1-rc1", "-1~rc1", "-0ubuntu1~dev1", "-rcos1", "-prefix", "+rc.1", "-alpine3.20"),
         *("-a..b", "+", "-d2iq.1", "-tke.2", "-bd1.34", "-4.aa4f43777b7.el8", "-dirty", ".m"),
     ],
@@ -95,7 +95,7 @@ def test_what_a_packager_appends(rest: str) -> None:
 
 @given(st.from_regex(r"[-~+][0-9][!-~]{0,30}", fullmatch=True))
 def test_a_number_begins_a_packagers_revision(rest: str) -> None:
-    """But for RPM's 0., Go's pseudo-versions and Debian's +really."""
+    """Except RPM's 0., Go's pseudo-versions and Debian's +really."""
     if not re.match(r"-0[.-]|.*[0-9]{14}-|.*\+really", rest):
         assert Version.parse(f"2.2.0{rest}") == Version.parse("2.2.0")
 
@@ -109,7 +109,7 @@ def test_a_number_begins_a_packagers_revision(rest: str) -> None:
         *("e9dc15b7a", "9dc15b7ae", "1-gabc"),
         # A digit of another alphabet.
         "\u0661.2.3",
-        # It would take a while to read.
+        # A text that would take long to parse.
         "1.2." + "3" * 300,
     ],
 )
@@ -138,7 +138,7 @@ def test_no_versions(text: str) -> None:
         ("containerd", "1.6.9", None),
         ("containerd", "02.2.0", None),
         ("containerd", "", None),
-        # Pre-releases have what their own module files name.
+        # The module files of pre-releases name these releases.
         ("containerd", "1.7.0-beta.0", None),
         ("containerd", "1.7.0-beta.1", "v0.2.0"),
         ("containerd", "1.7.0-rc.1", "v0.3.0"),
@@ -172,7 +172,7 @@ def test_inference_with_and_without_v(runtime: str, version: str, nri: str | Non
     assert infer_nri_version(runtime, f"v{version}") == nri
 
 
-# As nodes and packages show them.
+# Versions as nodes and packages show them.
 CONTAINERD_OF_DISTRIBUTIONS = [
     # Debian, and Raspberry Pi OS
     ("1.6.20~ds1", None),
@@ -247,7 +247,7 @@ CONTAINERD_OF_DISTRIBUTIONS = [
     ("1.7.27-d2iq.1", "v0.8.0"),
     ("1.7.28-tke.2", "v0.8.0"),
     ("2.2.2-bd1.34", "v0.11.0"),
-    # Own builds
+    # Custom builds
     ("1.7.28+unknown", "v0.8.0"),
     ("1.7.28.m", "v0.8.0"),
     ("2.2.0-45-g1c4457e00.m", "v0.10.0"),

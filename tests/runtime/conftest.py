@@ -43,7 +43,7 @@ def host() -> Host:
 
 @pytest.fixture
 def make_runtime(socket_dir: Path, host: Host) -> Iterator[Callable[..., Runtime]]:
-    """Makes a Runtime of the host; stopped at the end."""
+    """Makes a Runtime of the host, and stops it after the test."""
     made: list[Runtime] = []
 
     def make(**options: Any) -> Runtime:
@@ -57,7 +57,7 @@ def make_runtime(socket_dir: Path, host: Host) -> Iterator[Callable[..., Runtime
 
 @pytest.fixture
 def start_runtime(make_runtime: Callable[..., Runtime]) -> Callable[..., Runtime]:
-    """Makes a Runtime, and starts it."""
+    """Makes a Runtime and starts it."""
 
     def start(**options: Any) -> Runtime:
         runtime = make_runtime(**options)
@@ -69,7 +69,7 @@ def start_runtime(make_runtime: Callable[..., Runtime]) -> Callable[..., Runtime
 
 @pytest.fixture
 def connect(socket_dir: Path) -> Iterator[Callable[..., nri_sync.Stub]]:
-    """Connects a plugin to the runtime, and waits until it gets events; stopped at the end."""
+    """Connects a plugin to the runtime, waits until it receives events, and stops it after the test."""
     made: list[nri_sync.Stub] = []
 
     def connect(
@@ -91,7 +91,7 @@ def connect(socket_dir: Path) -> Iterator[Callable[..., nri_sync.Stub]]:
 
 @pytest.fixture
 def raw(socket_dir: Path) -> Iterator[Callable[..., RawPlugin]]:
-    """Makes a RawPlugin that is connected, but not registered; closed at the end."""
+    """Makes a connected but unregistered RawPlugin, and closes it after the test."""
     made: list[RawPlugin] = []
 
     def make(**options: Any) -> RawPlugin:
@@ -105,7 +105,7 @@ def raw(socket_dir: Path) -> Iterator[Callable[..., RawPlugin]]:
 
 @pytest.fixture
 def join(raw: Callable[..., RawPlugin]) -> Callable[..., RawPlugin]:
-    """Makes a RawPlugin, registers it, and waits until it gets events."""
+    """Makes a RawPlugin, registers it, and waits until it receives events."""
 
     def join(runtime: Runtime, name: str = "10-raw", **options: Any) -> RawPlugin:
         plugin = raw(**options)

@@ -1,4 +1,4 @@
-"""What the tests of the runtime side share: a host that has a Runtime, and plugins that are told what to do."""
+"""Helpers for the tests of the runtime side: a host with a Runtime, and plugins with a given behaviour."""
 
 from __future__ import annotations
 
@@ -45,9 +45,9 @@ __all__ = [
     "update_of",
 ]  # fmt: skip
 
-#: Longer than anything here takes; a test that gets this far has failed. In seconds.
+#: Seconds that no wait in these tests should reach: a test that reaches it has failed.
 LONG = 20.0
-#: Shorter than it takes to notice; for plugins that do not answer.
+#: A short timeout in seconds, for plugins that do not answer.
 SHORT = 0.05
 
 POD = nri_pb2.PodSandbox(id="pod0", name="pod", namespace="default")
@@ -72,7 +72,10 @@ class PluginWith:
 
 
 def on_thread(call: Callable[[], Any]) -> Callable[[], Any]:
-    """Make a call on a thread of its own; what is returned waits for its result, or raises what it raised."""
+    """Run a call on a new thread.
+
+    The returned function waits for the result, or raises the exception of the call.
+    """
     outcome: queue.SimpleQueue[tuple[Any, BaseException | None]] = queue.SimpleQueue()
 
     def run() -> None:
@@ -93,13 +96,15 @@ def on_thread(call: Callable[[], Any]) -> Callable[[], Any]:
 
 
 class Interrupt(BaseException):
-    """What a signal handler raises."""
+    """The exception of a signal handler."""
 
 
 def interrupted_at(number: int, call: Callable[[], Any], within: str = _PACKAGE) -> bool:
-    """Make a call, and raise before that bytecode of the package; False if there are not so many.
+    """Run a call, and raise before bytecode ``number`` of the package.
 
-    ``within`` is how the paths of other code begin: "" is all there is, Python's own library too.
+    Returns False if the call has fewer bytecodes.
+
+    ``within`` is the prefix of the paths of traced code. "" traces all code, including Python's own library.
     """
     left = number
 
@@ -108,7 +113,7 @@ def interrupted_at(number: int, call: Callable[[], Any], within: str = _PACKAGE)
         if not frame.f_code.co_filename.startswith(within) or left < 0:
             return None
         if event == "call":
-            # In this order: Python 3.13 turns on the events of a frame that has a trace function.
+            # This order matters: Python 3.13 enables the events of a frame that has a trace function.
             frame.f_trace = trace
             frame.f_trace_lines = False
             frame.f_trace_opcodes = True
@@ -121,7 +126,7 @@ def interrupted_at(number: int, call: Callable[[], Any], within: str = _PACKAGE)
 
     sys._getframe().f_trace_opcodes = True
     before = sys.gettrace()
-    # What would be run in between, to finalize what others have left, is no part of the call.
+    # Finalizers of garbage from other code would run as a part of the call.
     gc.disable()
     sys.settrace(trace)
     try:
@@ -135,7 +140,7 @@ def interrupted_at(number: int, call: Callable[[], Any], within: str = _PACKAGE)
 
 
 class Figures(Metrics):
-    """Keeps what it is told, in order."""
+    """Stores the figures in the order of the calls."""
 
     def __init__(self) -> None:
         self.calls: list[tuple[Any, ...]] = []
@@ -165,12 +170,12 @@ class Figures(Metrics):
 
 
 class Host:
-    """A container runtime: what it has, and what it was asked for."""
+    """A container runtime: its pods and containers, and the requests that it gets."""
 
     def __init__(self) -> None:
         self.pods: list[nri_pb2.PodSandbox] = [POD]
         self.containers: list[nri_pb2.Container] = [OTHER]
-        #: What synchronizations came to: updates, or an exception.
+        #: The result of each synchronization: updates, or an exception.
         self.synchronized: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self.unsolicited: queue.SimpleQueue[tuple[Any, Any]] = queue.SimpleQueue()
         self.failing: Iterable[nri_pb2.ContainerUpdate] = ()
@@ -188,7 +193,7 @@ class Host:
 
 
 def host_options(host: Host, directory: Path, **options: Any) -> dict[str, Any]:
-    """Arguments for a Runtime of that host, with everything below a directory."""
+    """The arguments for a Runtime of the host, with all paths below a directory."""
     return {
         "synchronize": host.synchronize,
         "update_containers": host.update_containers,
@@ -202,12 +207,12 @@ def host_options(host: Host, directory: Path, **options: Any) -> dict[str, Any]:
 
 
 class Never:
-    """A handler that does not return before the test is over, or wants it to; ``called`` is set when it is in."""
+    """A handler that returns after ``release``, or at the end of the test. ``called`` is set when it begins."""
 
     def __init__(self) -> None:
         self.called = threading.Event()
         self.release = threading.Event()
-        #: How often it was called.
+        #: The number of calls.
         self.calls = 0
 
     def __call__(self, *_arguments: Any) -> Any:
@@ -217,10 +222,10 @@ class Never:
 
 
 class RawPlugin:
-    """A plugin's end of a connection, which can do everything wrong.
+    """A plugin's end of a connection, which can violate every rule.
 
-    ``handlers`` are by RPC, called with the serialized request and the context; what they return is sent, a
-    message or any bytes. Other RPCs are answered with an empty message, but for those in ``unknown``.
+    ``handlers`` maps RPCs to functions of the serialized request and the context. A function returns the response,
+    as a message or as bytes. Other RPCs get an empty message, except those in ``unknown``.
     """
 
     def __init__(
@@ -233,7 +238,7 @@ class RawPlugin:
         **handlers: Callable[[bytes, Any], Any],
     ) -> None:
         self.answer = nri_pb2.ConfigureResponse(events=events, failure_policy=policy)
-        #: The RPCs that came, in order.
+        #: The RPCs that the plugin received, in order.
         self.calls: queue.SimpleQueue[str] = queue.SimpleQueue()
         self.configured: nri_pb2.ConfigureRequest | None = None
         self.lost = Latch()
@@ -282,7 +287,7 @@ class RawPlugin:
         return method(message, LONG)
 
     def register(self, name: str = "raw", idx: str = "10") -> RawPlugin:
-        """Register; raises CallFailed if that is refused."""
+        """Register. Raises CallFailed if the runtime refuses the registration."""
         request = nri_pb2.RegisterPluginRequest(
             plugin_name=name, plugin_idx=idx, NRI_version=api.NRI_VERSION
         )
@@ -294,11 +299,11 @@ class RawPlugin:
         return self._call("UpdateContainers", request, nri_pb2.UpdateContainersResponse)
 
     def expect(self, *rpcs: str) -> None:
-        """The next calls are these."""
+        """Assert that the next calls are these."""
         assert [self.calls.get(timeout=LONG) for _ in rpcs] == list(rpcs)
 
     def close(self) -> None:
-        """Close the connection, and wait until that is done."""
+        """Close the connection, and wait for its end."""
         self.session.link.close()
         assert self.lost.wait(Deadline(LONG))
 
@@ -308,7 +313,10 @@ def _bytes(message: Any) -> bytes:
 
 
 def set_request_timeout(runtime: Runtime, seconds: float) -> None:
-    """From now on; so that only what is to take too long meets a short one, whatever else the machine does."""
+    """Change the request timeout from now on.
+
+    So only the requests that have to be late get a short timeout, even on a busy machine.
+    """
     serving = runtime._serving
     assert serving is not None
     serving.relay._request_timeout = seconds

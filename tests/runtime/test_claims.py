@@ -1,4 +1,4 @@
-"""A plugin's claims: claims, with the reference's words for conflicts."""
+"""Ownership claims of a plugin, and the texts of conflicts, which are the reference's."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def test_a_claim_is_noted() -> None:
 
 
 @pytest.mark.parametrize(
-    # Without a key there is a space at the end.
+    # Without a key the text ends with a space.
     ("field", "key", "what"),
     [(Field.Args, None, "Args "), (Field.Env, "HOME", "Env HOME")],
 )

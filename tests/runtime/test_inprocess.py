@@ -1,4 +1,4 @@
-"""A plugin in the runtime's process: its handlers are called, on copies, without a socket."""
+"""A plugin in the runtime's process: handlers get copies of messages, without a socket."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Installed plugins: which files are launched, what their processes get, and how they end."""
+"""Installed plugins: the files that are launched, the environment of their processes, and their end."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ Launch = Callable[..., Process]
 class TestLaunch:
     @pytest.fixture
     def launch(self, plugins: Path) -> Iterator[Launch]:
-        """Launches a shell script; the processes are killed at the end."""
+        """Launches a shell script, and kills the processes after the test."""
         made: list[Process] = []
 
         def run(text: str, *, name: str = "10-test", grace: float = LONG) -> Process:
@@ -190,14 +190,14 @@ class TestLaunch:
         assert not int(found["SigIgn"], 16) & (1 << signal.SIGPIPE - 1 | 1 << signal.SIGXFSZ - 1)
 
     def test_other_children_do_not_get_its_descriptors(self, plugins: Path) -> None:
-        # Those that another thread starts meanwhile.
+        # Child processes that another thread starts during the launch.
         spawn = os.posix_spawn
         found = []
 
         def inheritable() -> set[int]:
             inherited = set()
             for fd in map(int, os.listdir("/proc/self/fd")):
-                with contextlib.suppress(OSError):  # that of the listing
+                with contextlib.suppress(OSError):  # the descriptor of the listing
                     if os.get_inheritable(fd):
                         inherited.add(fd)
             return inherited

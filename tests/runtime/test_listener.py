@@ -1,4 +1,4 @@
-"""The socket that plugins connect to: its directory, its place, its end."""
+"""The socket for plugins: its directory, its path, its end."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def listen(arrived: queue.SimpleQueue[socket.socket]) -> Iterator[Listen]:
     for listener in made:
         listener.close()
         listener.wait_closed()
-    while not arrived.empty():  # whoever looked whether somebody listens
+    while not arrived.empty():  # connections of probes for a listener
         arrived.get().close()
 
 

@@ -1,4 +1,4 @@
-"""Adjustments: what later plugins see, what the runtime gets, and what gets lost."""
+"""Adjustments: the container for later plugins, the adjustment for the runtime, and the lost changes."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Scene:
 
     @property
     def result(self) -> Adjustment:
-        """What the runtime gets, without what is empty."""
+        """The adjustment for the runtime, without empty parts."""
         copy = ContainerAdjustment()
         copy.CopyFrom(self.reply)
         api.strip(copy)
@@ -51,7 +51,7 @@ def seccomp(action: str = "SCMP_ACT_ERRNO") -> LinuxSeccomp:
     return LinuxSeccomp(default_action=action)
 
 
-# Each: what is set, and its name in a conflict.
+# For each case, the setter and the name of the field in a conflict.
 SETTINGS: list[tuple[Adjustment, str]] = [
     (Adjustment().add_annotation("k", "v"), "Annotations k"),
     (Adjustment().add_mount("/m", source="/s"), "Mounts /m"),
@@ -83,7 +83,7 @@ def test_a_setting_gets_to_the_runtime_and_has_one_owner(adjustment: Adjustment,
     scene.merge("10-a", adjustment)
     reply = scene.reply
     if not adjustment.message.linux.HasField("rdt"):
-        # The reference adds it where there is any Linux setting.
+        # The reference adds this message with any Linux setting.
         assert reply.linux.HasField("rdt") == adjustment.message.HasField("linux")
         reply.linux.ClearField("rdt")
     if not adjustment.message.HasField("linux"):
@@ -113,7 +113,7 @@ def test_later_plugins_see_most_of_it() -> None:
     assert seen.linux.sysctl == {"k": "v"}
     assert seen.linux.net_devices["eth0"].name == "n"
     assert [rlimit.type for rlimit in seen.rlimits] == ["RLIMIT_AS"]
-    # But not of these.
+    # Later plugins do not see these two.
     assert not seen.CDI_devices
     assert not seen.linux.HasField("rdt")
 

@@ -1,4 +1,4 @@
-"""Maps and lists whose entries have a key: owners, removals, take-overs."""
+"""Maps and lists with keyed entries: owners, removals, replacements of another plugin's entries."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__: list[str] = []
 
 
 class Maps:
-    """A map of the container and that of the reply."""
+    """A map of the container, and the map of the reply."""
 
     def __init__(self, **seen: str) -> None:
         self.owners = Owners()

@@ -1,4 +1,4 @@
-"""Resources: every setting has one owner, and presence is what counts."""
+"""Resources: every setting has one owner, and a setting counts if it is present."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Metrics: what the base class takes, and that failures of them change nothing."""
+"""Metrics: the methods of the base class, and failures of the application's metrics."""
 
 from __future__ import annotations
 

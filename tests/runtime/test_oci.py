@@ -18,7 +18,7 @@ Spec = dict[str, Any]
 
 
 def apply(spec: Spec, adjustment: Adjustment, **callbacks: Any) -> Spec:
-    """The new specification; checks that nothing else has changed and that it is JSON."""
+    """The new specification. Checks that the arguments have not changed and that the result is JSON."""
     before = copy.deepcopy(spec)
     message = adjustment.message.SerializeToString(deterministic=True)
     new = adjust_spec(spec, adjustment.message, **callbacks)
@@ -51,7 +51,7 @@ def test_nulls_are_nothing() -> None:
 class TestMaps:
     def test_annotations(self) -> None:
         adjustment = Adjustment().add_annotation("a", "1").remove_annotation("b")
-        # What a take-over leaves: the new entry stays, whatever the order.
+        # A removal and a new entry of one key: the new entry stays, in either order.
         adjustment.remove_annotation("c").add_annotation("c", "3")
         new = apply({"annotations": {"b": "0", "c": "0", "d": "0"}}, adjustment)
         assert new["annotations"] == {"a": "1", "c": "3", "d": "0"}
@@ -104,7 +104,7 @@ class TestEnv:
     def test_the_last_entry_of_a_key_counts(self) -> None:
         adjustment = Adjustment().add_env("A", "1").remove_env("A")
         assert apply({"process": {"env": ["A=0"]}}, adjustment)["process"]["env"] == []
-        # But not of one that was not there before.
+        # Without the variable, the removal has no effect, and the addition stays.
         assert apply({"process": {}}, adjustment)["process"]["env"] == ["A=1"]
 
     def test_entries_without_a_value_are_lost(self, caplog: pytest.LogCaptureFixture) -> None:
@@ -216,7 +216,7 @@ class TestProcess:
         spec = {"process": {"rlimits": [{"type": "RLIMIT_AS", "hard": 9, "soft": 9}]}}
         new = apply(spec, Adjustment().add_rlimit("RLIMIT_AS", hard=2, soft=1))
         assert [rlimit["hard"] for rlimit in new["process"]["rlimits"]] == [9, 2]
-        # Where the reference crashes.
+        # The reference crashes for this case.
         assert (
             "rlimits" in apply({}, Adjustment().add_rlimit("RLIMIT_AS", hard=2, soft=1))["process"]
         )
@@ -230,7 +230,7 @@ class TestLinux:
     def test_seccomp(self, caplog: pytest.LogCaptureFixture) -> None:
         policy = LinuxSeccomp(default_action="SCMP_ACT_ERRNO", architectures=["SCMP_ARCH_X86"])
         policy.default_errno.value = 1
-        # Without linux the reference crashes.
+        # Without linux, the reference crashes.
         assert apply({}, Adjustment().set_seccomp_policy(policy)) == {
             "linux": {
                 "seccomp": {
@@ -354,7 +354,7 @@ class TestClasses:
     def test_a_class(self, resolver: str, change: Any, path: tuple[str, ...]) -> None:
         new = apply({}, change(Adjustment(), "gold"), **{resolver: lambda name: {"x": name}})
         assert self.at(new, path) == {"x": "gold"}
-        # Without a name it is cleared, and nobody is asked.
+        # An empty class name clears the settings, without a callback.
         new = apply(new, change(Adjustment(), ""), **{resolver: None})
         assert self.at(new, path) == {"x": "gold"}
         new = apply(new, change(Adjustment(), ""), **{resolver: pytest.fail})

@@ -1,4 +1,4 @@
-"""A container's message after an adjustment: what its OCI specification then has."""
+"""A container's message after an adjustment: the values of its OCI specification."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__: list[str] = []
 
 
 def container() -> Container:
-    """One with some of everything."""
+    """A container with a value in every kind of field."""
     made = Container(
         id="c",
         name="app",
@@ -66,7 +66,7 @@ def memory(name: str) -> Any:
     return lambda made: optional.get(made.linux.resources.memory, name)
 
 
-# The adjustment as a runtime gets it, what is looked at, and the value of the container that it makes.
+# The merged adjustment, the field under test, and its value in the container that a runtime makes.
 SETTINGS: dict[str, tuple[Adjustment, Any, Any]] = {
     "args": (Adjustment().set_args(["run"]), lambda made: list(made.args), ["run"]),
     "annotation": (
@@ -206,7 +206,7 @@ def test_what_fits_no_specification() -> None:
 
 @pytest.mark.parametrize("seed", range(300))
 def test_any_container_with_any_adjustment(seed: int) -> None:
-    """The specification that the new message tells of is the one that a runtime makes."""
+    """The specification of the new message is the one that a runtime makes."""
     chance = random.Random(seed)
     maker = Maker(chance, density=chance.choice([0.1, 0.3, 0.7]), marks=0.3)
     before, adjustment = maker.make(Container), maker.make(ContainerAdjustment)
@@ -219,13 +219,13 @@ def test_any_container_with_any_adjustment(seed: int) -> None:
 
 
 def plain(spec: dict[str, Any]) -> dict[str, Any]:
-    """Without empty objects, and without what a message cannot say."""
+    """The specification without empty objects, and without keys that a message does not have."""
     linux = spec["linux"]
-    # A container has no such fields.
+    # A container message has no such fields.
     linux.pop("memoryPolicy", None)
     linux.pop("rootfsPropagation", None)
     pids = linux.get("resources", {}).get("pids", {})
-    # No limit is 0 in a message.
+    # A missing limit is 0 in a message.
     if pids.get("limit") == 0:
         del pids["limit"]
     filled: dict[str, Any] = _filled(spec)

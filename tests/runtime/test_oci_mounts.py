@@ -48,7 +48,7 @@ def test_a_mount_is_replaced() -> None:
 
 def test_a_mount_is_removed() -> None:
     new = spec("/a", "/b", "/a")
-    # The first of that destination.
+    # Only the first mount of the destination.
     assert adjusted(new, Adjustment().remove_mount("/a").remove_mount("/c")) == ["/a", "/b"]
 
 

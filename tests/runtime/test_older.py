@@ -17,12 +17,12 @@ from tests.runtime.rig import LONG
 
 __all__: list[str] = []
 
-# Releases of containerd, and the NRI releases they have.
+# Releases of containerd, and their NRI releases.
 RELEASES = [("1.7.20", "v0.6.1"), ("v2.1.0", "v0.8.0"), ("v2.2.1", "v0.11.0")]
 
 
 class Methods(grpc.ServerInterceptor):
-    """Notes which methods are called."""
+    """Records the methods that are called."""
 
     def __init__(self) -> None:
         self.called: list[str] = []
@@ -33,7 +33,7 @@ class Methods(grpc.ServerInterceptor):
 
 
 class Everything:
-    """Notes what it gets, and asks for something that is old and something that is new."""
+    """Records its handlers' calls, and requests one old and one new field."""
 
     def __init__(self) -> None:
         self.calls: list[str] = []
@@ -113,7 +113,7 @@ def test_it_refuses_events_that_it_does_not_have() -> None:
         def configure(self, config: str, runtime: str, version: str) -> EventMask:
             return EventMask.POST_UPDATE_POD_SANDBOX
 
-    # The plugin cannot know the release of this one, and asks.
+    # The plugin cannot infer the release of this runtime, so it subscribes to the event.
     with FakeRuntime("unheard-of", version="1.7.20", nri_version="v0.6.1") as runtime:
         with Stub(Eager(), name="test", idx="10", socket_path=runtime.socket_path) as stub:
             assert stub.wait(LONG)

@@ -40,7 +40,7 @@ Pair = Callable[..., "tuple[Peer, RawPlugin]"]
 
 @pytest.fixture
 def pair(socket_dir: Path) -> Iterator[Pair]:
-    """Makes a peer, with options ``peer``, and a plugin at its other end; nothing is asked yet."""
+    """Makes a peer with the options ``peer``, and a plugin at its other end, before any request."""
     made: list[tuple[Peer, RawPlugin]] = []
     path = str(socket_dir / "s")
     with listen(path) as listener:
@@ -101,7 +101,7 @@ class TestRegistration:
         with pytest.raises(CallFailed, match=text) as error:
             result()
         assert error.value.code() is StatusCode.UNKNOWN
-        # What was refused once has no second chance.
+        # A refused connection cannot register again.
         with pytest.raises(CallFailed) as error:
             plugin.register()
         assert error.value.code() is StatusCode.FAILED_PRECONDITION
@@ -116,7 +116,7 @@ class TestRegistration:
     def test_only_once(self, pair: Pair) -> None:
         peer, plugin = pair()
         _ready(peer, plugin)
-        for _ in range(3):  # the reference takes the second, and never answers the third
+        for _ in range(3):  # The reference accepts the second request, and never answers the third.
             with pytest.raises(CallFailed, match="10-raw is registered already"):
                 plugin.register("other", "20")
         assert peer.name == "10-raw"
@@ -203,7 +203,7 @@ class TestSynchronize:
 
     @pytest.mark.parametrize("pods", [0, 40])
     def test_in_parts(self, pods: int, pair: Pair) -> None:
-        # With no pods at all, the reference crashes here.
+        # Without pods, the reference crashes here.
         got: list[nri_pb2.SynchronizeRequest] = []
 
         def synchronize(request: bytes, context: Any) -> Any:
@@ -261,7 +261,7 @@ class TestRelay:
         for rpc in (first, *BY_STATE_CHANGE, first):
             response = peer.request(_request(rpc), Deadline(LONG))
             assert type(response).__name__ == f"{rpc}Response"
-        # Even what it has a method for.
+        # After the first StateChange, the peer uses no other RPC for events, even one that the plugin has.
         plugin.expect(*["StateChange"] * 11)
         expected = []
         for rpc in (first, *BY_STATE_CHANGE, first):
@@ -269,7 +269,7 @@ class TestRelay:
             event = BY_RPC[rpc].event
             expected.append(nri_pb2.StateChangeEvent(event=event, pod=POD, container=container))  # type: ignore[arg-type]
         assert got == expected
-        # Told once for each.
+        # Each event is logged once.
         assert len([m for m in caplog.messages if "deprecated StateChange" in m]) == 9
 
     @pytest.mark.parametrize("rpc", ["CreateContainer", "UpdateContainer", "StopContainer"])

@@ -9,7 +9,7 @@ from nri_sync.runtime.quoting import go_quote
 __all__: list[str] = []
 
 
-# What fmt.Sprintf("%q") makes of them.
+# The results of fmt.Sprintf("%q").
 @pytest.mark.parametrize(
     ("text", "quoted"),
     [

@@ -1,4 +1,4 @@
-"""Plugins that come and go: in any number, slow or silent or hostile, connected or launched."""
+"""Many plugins at once: slow, silent and hostile ones, connected and launched ones."""
 
 from __future__ import annotations
 
@@ -67,7 +67,8 @@ class TestArrival:
         self, start_runtime: Start, connect: Connect, host: Host
     ) -> None:
         runtime = start_runtime()
-        assert host.synchronized.get(timeout=LONG) == []  # of the start, without plugins
+        # The synchronization of the start, without plugins.
+        assert host.synchronized.get(timeout=LONG) == []
         told: list[Any] = []
 
         def synchronize(pods: Any, containers: Any) -> Any:
@@ -146,7 +147,7 @@ class TestArrival:
         assert runtime.plugins == ()
 
     def test_a_refused_one_is_told_and_closed(self, start_runtime: Start, raw: Raw) -> None:
-        # The reference leaves the connection open, and takes updates over it.
+        # The reference keeps the connection open, and applies updates from it.
         start_runtime()
         plugin = raw()
         with pytest.raises(CallFailed, match="invalid plugin name"):
@@ -247,11 +248,11 @@ class TestBlocking:
 
 
 class TestHostility:
-    """What one connection does is no trouble to others."""
+    """A misbehaving connection does not affect the others."""
 
     @pytest.fixture
     def good(self, start_runtime: Start, connect: Connect) -> Callable[[], None]:
-        """A runtime with a plugin; what is returned checks that both work."""
+        """A runtime with a plugin. The returned function checks that both work."""
         calls: queue.SimpleQueue[str] = queue.SimpleQueue()
         self.runtime = start_runtime(max_unregistered=4)
         connect(self.runtime, PluginWith(run_pod_sandbox=lambda pod: calls.put(pod.id)), "50-good")
@@ -284,7 +285,7 @@ class TestHostility:
             socks.append(sockets.connect(str(socket_dir / "nri.sock"), Deadline(LONG)))
         connect(self.runtime, PluginWith(run_pod_sandbox=lambda pod: None), "60-late")
         good()
-        # Of those there are four, and a few that are about to end.
+        # Four unregistered connections have threads, and a few threads are about to end.
         eventually(lambda: threading.active_count() - before < 40, "the end of their threads")
         for sock in socks:
             sock.close()
@@ -352,10 +353,10 @@ class TestHostility:
     ) -> None:
         never = Never()
         plugin = join(self.runtime, "10-deaf")
-        plugin.session.receive = lambda data, jobs: never()  # the one that reads there
+        plugin.session.receive = lambda data, jobs: never()  # the reader of that connection
         pod = nri_pb2.PodSandbox(id=POD.id, annotations={"padding": "x" * 3_000_000})
         set_request_timeout(self.runtime, 0.2)
-        self.runtime.stop_pod_sandbox(pod)  # the good one has not asked for that
+        self.runtime.stop_pod_sandbox(pod)  # the good plugin is not subscribed to this
         set_request_timeout(self.runtime, LONG)
         assert self.runtime.wait_for_plugins(lambda names: names == ("50-good",), LONG)
         never.release.set()
@@ -363,7 +364,7 @@ class TestHostility:
 
 
 class _Iterated:
-    """Updates that a call has to wait for."""
+    """Updates that make a call wait."""
 
     def __init__(self, never: Never) -> None:
         self._never = never
@@ -488,7 +489,7 @@ class TestStart:
         names = ["20-b", "10-a", "30-c"]
         runtime = make_runtime(plugins={name: plugin(name) for name in names})
         with runtime:
-            # In the order in which they are given; none is merged with another.
+            # In the given order, without merging.
             updates = host.synchronized.get(timeout=LONG)
             assert [update.container_id for update in updates] == names
             assert host.synchronized.empty()

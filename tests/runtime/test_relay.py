@@ -1,4 +1,4 @@
-"""What becomes of a request when plugins fail: the failure policies, exactly."""
+"""The result of a request after plugins have failed: every case of the failure policies."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ VALIDATES = EventMask.VALIDATE_CONTAINER_ADJUSTMENT
 
 
 class Scripted:
-    """A plugin that answers, or raises, what it is told."""
+    """A plugin with a given answer or exception."""
 
     def __init__(
         self,
@@ -58,7 +58,7 @@ class Scripted:
         self.outcome = outcome
         self.closed = False
         self.closed_for: NRIError | None = None
-        #: What it was asked, and how much time it had.
+        #: The messages of its requests, and the remaining time of each.
         self.asked: list[Any] = []
         self.limits: list[Deadline] = []
 
@@ -89,21 +89,21 @@ def _relay(
 
 
 def _silent(cause: Exception, code: StatusCode = StatusCode.UNAVAILABLE) -> CallFailed:
-    """The failure of a call that this side gave up on."""
+    """The failure of a call that this side gave up."""
     error = CallFailed("/method", code, str(cause))
     error.__cause__ = cause
     return error
 
 
 def _told(code: StatusCode, text: str = "boom") -> CallFailed:
-    """The failure of a call that the plugin has answered with an error."""
+    """The failure of a call that the plugin answered with an error."""
     return CallFailed("/method", code, text)
 
 
 TIMEOUT = _silent(TimeoutError("no answer before the deadline"), StatusCode.DEADLINE_EXCEEDED)
 LOST = _silent(ConnectionLost("the peer closed the connection"))
 BROKEN = _silent(RemoteProtocolError("garbage"))
-#: By what it is, whether keep_connected keeps the plugin for all that.
+#: For each cause, whether keep_connected keeps the plugin.
 FATAL = {"timeout": (TIMEOUT, True), "lost": (LOST, False), "broken": (BROKEN, False)}
 OTHER = {
     "an error": _told(StatusCode.UNKNOWN),
@@ -362,7 +362,7 @@ class TestValidation:
         assert list(request.container.env) == []
         assert request.adjust == reply.adjust
         assert request.owners.owners["ctr1"].compound[nri_pb2.Field.Env].owners == {"A": "10-a"}
-        # Those that have had their say: the reference has 30-slow and 40-kept, too.
+        # The consulted plugins. The reference also lists 30-slow and 40-kept.
         consulted = [(plugin.index, plugin.name) for plugin in request.plugins]
         assert consulted == [("10", "a"), ("20", "deaf"), ("90", "v")]
 
@@ -407,7 +407,7 @@ class TestValidation:
 
 
 class TestRequired:
-    """A plugin that has not handled the pod was not consulted for its containers, whatever it answers for them."""
+    """A plugin that failed to handle a pod does not count as consulted for its containers."""
 
     REMOVED = nri_pb2.RemovePodSandboxRequest(pod=POD)
 
@@ -448,7 +448,7 @@ class TestRequired:
         assert "a" in self.consulted(relay, validator)
 
     def test_a_plugin_that_comes_again(self) -> None:
-        """It was told of the pod by Synchronize."""
+        """A new connection received the pod with Synchronize."""
         plugin = Scripted("10-a", TIMEOUT, policy=POLICIES["keep"])
         validator = Scripted("99-v", _accepted, events=VALIDATES)
         members: list[Member] = [plugin, validator]

@@ -1,4 +1,4 @@
-"""Requests on their way to plugins: serialized once, and split where they are too large."""
+"""Requests to plugins: serialized once, and split if they are too large."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The results of requests: what later plugins see, the reply, the owners."""
+"""The results of requests: the container for later plugins, the reply, the owners."""
 
 from __future__ import annotations
 
@@ -207,7 +207,7 @@ class TestUpdate:
         (message,) = caplog.messages
         assert message.startswith("plugin 20-b, container c2: the update is lost: ")
         assert "both tried to set CPUShares" in message
-        # What it has claimed before it came to the conflict stays claimed.
+        # The claims before the conflict stay.
         with pytest.raises(ConflictError, match=r'plugins "30-c" and "20-b" .* MemLimit'):
             result.apply("30-c", updating(Update("c2").set_memory(limit=3)))
 

@@ -1,4 +1,4 @@
-"""The runtime as a whole: its life, and each test of the reference's own suite in one form or another."""
+"""The runtime as a whole: its lifecycle, and each test of the reference's suite in some form."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ UPDATE_POD = (POD, nri_pb2.LinuxResources(cpu=nri_pb2.LinuxCPU(cpus="7")), RESOU
 
 
 def tell(runtime: Runtime, rpc: str, **options: Any) -> Any:
-    """Tell of an event by its RPC."""
+    """Send an event by the name of its RPC."""
     name = EVENTS[rpc].name
     if rpc == "UpdatePodSandbox":
         return getattr(runtime, name)(*UPDATE_POD, **options)
@@ -65,7 +65,7 @@ def tell(runtime: Runtime, rpc: str, **options: Any) -> Any:
 
 
 class Noting:
-    """A plugin that puts down its calls; a subset of the handlers if ``events`` are given."""
+    """A plugin that records its calls. With ``events``, it has only these handlers."""
 
     def __init__(self, events: EventMask | None = None) -> None:
         self.events = events
@@ -190,7 +190,7 @@ class TestLife:
         callback.release.set()
         with pytest.raises(RuntimeStopped):
             start()
-        # It has left alone what belongs to the second one.
+        # The first start has not removed the socket of the second one.
         connect(runtime, Noting())
         assert runtime.started
         runtime.stop()
@@ -250,7 +250,7 @@ class TestLife:
                     with runtime.block_plugin_sync():
                         runtime.create_container(POD, CONTAINER)
                 except ConflictError:
-                    pass  # two of them were there
+                    pass  # two plugins were connected
 
         going = [on_thread(lambda n=n: come_and_go(n)) for n in range(4)]  # type: ignore[misc]
         working = [on_thread(work) for _ in range(2)]
@@ -281,7 +281,7 @@ class TestLife:
 
 
 class TestEvents:
-    """Events get to those that subscribe to them, in order, over the wire and within the process."""
+    """Subscribed plugins receive events in order, over the socket and in the process."""
 
     def test_without_plugins(self, start_runtime: Start) -> None:
         runtime = start_runtime()
@@ -303,7 +303,8 @@ class TestEvents:
             if rpc == "UpdatePodSandbox":
                 assert arguments == UPDATE_POD
             elif "Container" in rpc:
-                arguments[1].ClearField("hooks")  # CreateContainer has these, empty
+                # CreateContainer has empty hooks.
+                arguments[1].ClearField("hooks")
                 arguments[1].ClearField("linux")
                 assert arguments[1] == CONTAINER
         assert plugin.calls.empty()
@@ -341,7 +342,7 @@ class TestEvents:
 
 
 def _subjects() -> Iterator[tuple[str, Callable[[Adjustment], Any], bool]]:
-    """What an adjustment can set, and whether two plugins that both do so conflict."""
+    """The settings of an adjustment, and whether two plugins with the same setting conflict."""
     yield "annotation", lambda a: a.add_annotation("key", "value"), True
     yield "mount", lambda a: a.add_mount("/mnt", source="/src", type="bind"), True
     yield "env", lambda a: a.add_env("key", "value"), True
@@ -464,7 +465,7 @@ class TestUpdates:
     def test_that_was_asked_for(self, update: Update, make_runtime: Start) -> None:
         with make_runtime(plugins={"10-foo": _updating(update.message)}) as runtime:
             [merged] = runtime.update_container(POD, OTHER, RESOURCES).update
-        # What the request itself sets, and over that what the plugin wants.
+        # The resources of the request, changed by the resources of the plugin.
         expected = nri_pb2.ContainerUpdate()
         expected.CopyFrom(update.message)
         expected.linux.resources.cpu.cpus = "0-3"
@@ -602,7 +603,7 @@ class TestValidation:
     def test_a_required_one_that_does_not_answer_is_missing(
         self, make_runtime: Start, join: Any
     ) -> None:
-        # The reference creates the container all the same.
+        # The reference creates the container nevertheless.
         never = Never()
         with make_runtime(default_validator=_default(required_plugins=["slow"])) as runtime:
             join(runtime, "10-slow", CreateContainer=lambda request, context: never() or b"")
@@ -628,7 +629,7 @@ FAIL_AND_KEEP = nri_pb2.FailurePolicy(fail_request=True, keep_connected=True)
 
 
 class TestFailures:
-    """Over the wire; test_relay.py has all combinations."""
+    """Policies over the socket; test_relay.py has all combinations."""
 
     @pytest.fixture
     def asked(self) -> list[str]:
@@ -636,7 +637,7 @@ class TestFailures:
 
     @pytest.fixture
     def runtime(self, make_runtime: Start, asked: list[str]) -> Iterator[Runtime]:
-        """A runtime with a plugin 20-later in its process that has every handler."""
+        """A runtime with an in-process plugin 20-later that has every handler."""
 
         def note(name: str) -> Any:
             return lambda *arguments: asked.append(name)
@@ -657,7 +658,7 @@ class TestFailures:
         runtime.run_pod_sandbox(POD)
         assert asked == ["RunPodSandbox"]
         assert runtime.wait_for_plugins(lambda names: names == ("20-later",), LONG)
-        # And again, for the next instance of it.
+        # Once more, for the next instance of the plugin.
         join(runtime, RunPodSandbox=lambda request, context: never() or b"")
         runtime.run_pod_sandbox(POD)
         assert runtime.wait_for_plugins(lambda names: names == ("20-later",), LONG)

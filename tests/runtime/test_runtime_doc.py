@@ -1,4 +1,4 @@
-"""The tests that docs/runtime.md refers to are there."""
+"""The tests exist that docs/runtime.md refers to."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Interrupts on the main thread, at every bytecode of the methods that it may call.
+"""Interrupts on the main thread, at every bytecode of the methods that the main thread may call.
 
-By default a sample; all of it with ``NRI_SYNC_SIGNALS=full`` in the environment.
+By default a sample; all bytecodes with ``NRI_SYNC_SIGNALS=full`` in the environment.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def make(host: Host, directory: Path) -> Runtime:
 
 
 def check(runtime: Runtime, connect: Callable[[], nri_sync.Stub]) -> None:
-    """Nothing is held that anybody would wait for."""
+    """The runtime works: no call waits for a lock that the interrupt has left held."""
     for _ in range(2):
         runtime.stop()
         assert not runtime.started
@@ -77,7 +77,7 @@ def test_it_can_be_used_on(call: str, host: Host, socket_dir: Path) -> None:
             runtime.start()
         if not interrupted_at(number, partial(CALLS[call], runtime)):
             break
-        # On another thread: a lock that the main thread has left held would stop it.
+        # On another thread, which would wait for a lock that the main thread has left held.
         on_thread(lambda: check(runtime, connect))()
         runtime.stop()
         number += _STRIDE

@@ -1,4 +1,4 @@
-"""Many plugins, much to synchronize, many creations: a small load by default, any by the environment.
+"""Many plugins, a large state, many creations: a small load by default, a larger one by the environment.
 
 ``NRI_SYNC_LOAD=100,10000,1000`` is 100 plugins, 10,000 containers and 1,000 creations; ``pytest -s`` shows the
 figures.
@@ -23,7 +23,7 @@ from tests.runtime.rig import CONTAINER, POD, Host, PluginWith
 __all__: list[str] = []
 
 PLUGINS, CONTAINERS, CREATIONS = map(int, os.environ.get("NRI_SYNC_LOAD", "8,500,20").split(","))
-# All share one interpreter here.
+# All plugins share one interpreter here.
 PATIENCE = 600.0
 
 

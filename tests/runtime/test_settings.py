@@ -1,4 +1,4 @@
-"""The arguments of a runtime, and its callback for what exists."""
+"""The arguments of a runtime, and the call of its ``synchronize`` callback."""
 
 from __future__ import annotations
 

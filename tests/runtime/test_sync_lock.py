@@ -1,4 +1,4 @@
-"""Who is let in: the runtime's operations, or plugins that are being synchronized; never both."""
+"""The two sides of the lock: operations of the runtime, or synchronizations of plugins, and never both."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__: list[str] = []
 
 
 def _waiting(sync_lock: SyncLock, side: int, count: int) -> None:
-    """Wait until so many wait on that side: nothing announces it."""
+    """Wait until ``count`` threads wait on a side. Polls, because no event reports it."""
     with sync_lock._changed:
         while sync_lock._waiting[side] != count:
             sync_lock._changed.wait(0.001)
@@ -201,5 +201,5 @@ def test_a_block_that_an_interrupt_has_kept_back_is_lifted() -> None:
         sync_lock = SyncLock()
     assert sync_lock._inside == [1, 0]
     assert number > 100
-    # As it returns: what strikes then might as well strike a moment later, in the caller.
+    # The last bytecode returns: an interrupt there is the same as one in the caller.
     assert left <= 9

@@ -1,4 +1,4 @@
-"""Validation requests, and the default validator's reasons to reject."""
+"""Validation requests, and the reasons why the default validator rejects."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def request(
     profile: int | None = None,
     plugins: tuple[str, ...] = (),
 ) -> ValidateContainerAdjustmentRequest:
-    """What validators get once plugins 10-a, 10-b and so on have made the adjustments."""
+    """The request to validators after plugins 10-a, 10-b and so on have made the adjustments."""
     creation = CreateContainerRequest(container=Container(id="c1", name="web"))
     creation.pod.annotations.update(annotations or {})
     if profile is not None:
@@ -49,7 +49,7 @@ def request(
 
 
 def reason(asked: ValidateContainerAdjustmentRequest, **config: Any) -> str | None:
-    """Why the default validator rejects, if it does."""
+    """The text of the default validator's rejection; None if it accepts."""
     validator = DefaultValidator(DefaultValidatorConfig(**config))
     try:
         validator.validate_container_adjustment(asked)
@@ -70,7 +70,7 @@ class TestRequest:
         result.apply("10-a", answer)
         asked = validation_request(result, [PluginId("10", "a"), PluginId("20", "b")])
         assert asked.pod.id == "p"
-        # As it was, but for what is always there.
+        # The original container, with the messages that are always present.
         assert asked.container.env == ["A=0"]
         assert asked.container.linux.resources.HasField("memory")
         assert asked.adjust == result.reply.adjust
@@ -267,7 +267,7 @@ class TestRequiredPlugins:
         asked = request(annotations=annotations)
         tolerant = {"tolerate_missing_plugins_annotation": TOLERATE}
         assert reason(asked, required_plugins=["x"], **tolerant) is None
-        # Only where the annotation is one that the runtime knows.
+        # Only if the annotation is one that the runtime knows.
         assert reason(asked, required_plugins=["x"]) is not None
 
     @pytest.mark.parametrize("value", ["0", "f", "F", "FALSE", "false", "False"])

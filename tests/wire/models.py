@@ -1,6 +1,6 @@
-"""The wire formats told again, as plainly as can be, for the decoders to be compared with.
+"""Simple implementations of the wire formats, which the tests compare with the decoders.
 
-Everything here works on a whole byte string at once: no state between calls, nothing skipped or cut.
+Each function takes a whole byte string: it has no state between calls, and skips and cuts nothing.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ __all__ = ["chunked", "cut", "joined", "parse_frames", "parse_messages"]
 
 
 def parse_frames(trunk: bytes) -> tuple[list[tuple[int, bytes]], str]:
-    """The frames of ``trunk`` with their ids, and how it ends: ``""``, ``"cut off"`` or ``"too long"``."""
+    """The frames of ``trunk`` with their ids, and its end: ``""``, ``"cut off"`` or ``"too long"``."""
     frames: list[tuple[int, bytes]] = []
     while trunk:
         if len(trunk) < 8:
@@ -29,7 +29,7 @@ def parse_frames(trunk: bytes) -> tuple[list[tuple[int, bytes]], str]:
 
 
 def parse_messages(stream: bytes, limit: int = MESSAGE_MAX) -> tuple[list[Message], str]:
-    """The complete messages of ``stream``, and how it ends: ``""`` or ``"cut off"``."""
+    """The complete messages of ``stream``, and the state at its end: ``""`` or ``"cut off"``."""
     messages: list[Message] = []
     while stream:
         length = int.from_bytes(stream[:4], "big")
@@ -43,7 +43,7 @@ def parse_messages(stream: bytes, limit: int = MESSAGE_MAX) -> tuple[list[Messag
 
 
 def joined(pieces: list[tuple[int, bytes]]) -> list[tuple[int, bytes]]:
-    """Pieces of logical connections without the cuts in them: neighbours of one id made one, none empty."""
+    """Pieces of logical connections: adjacent pieces of one id are joined, and empty ones dropped."""
     result: list[tuple[int, bytes]] = []
     for connection_id, piece in pieces:
         if not piece:
@@ -55,7 +55,7 @@ def joined(pieces: list[tuple[int, bytes]]) -> list[tuple[int, bytes]]:
 
 
 def cut(data: bytes, sizes: list[int]) -> list[bytes]:
-    """``data`` in chunks of these sizes, over and over; in one when there are none, or all are zero."""
+    """``data`` in chunks of these sizes, repeated; in one chunk without sizes, or if all sizes are zero."""
     if not any(sizes):
         return [data]
     chunks = []
@@ -67,6 +67,6 @@ def cut(data: bytes, sizes: list[int]) -> list[bytes]:
 
 
 def chunked(data: bytes) -> list[bytes]:
-    """A fuzzer's input, cut as its first bytes say: how many sizes (0 to 3), the sizes, and then the data."""
+    """The input of a fuzzer, cut by its first bytes: the number of sizes (0 to 3), the sizes, then the data."""
     count = data[0] % 4 if data else 0
     return cut(data[1 + count :], list(data[1 : 1 + count]))

@@ -1,4 +1,4 @@
-"""What the fuzz targets found or start from, replayed."""
+"""Replays the inputs that the fuzz targets start from or have found."""
 
 from __future__ import annotations
 

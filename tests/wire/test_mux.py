@@ -1,4 +1,4 @@
-"""The mux, fed byte literals whole and one byte at a time, and anything at all by hypothesis."""
+"""The mux: byte literals, fed whole and one byte at a time, and random bytes from hypothesis."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The page about the protocol says what the code does: its tables are the code's."""
+"""The page about the protocol agrees with the code: its tables are those of the code."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TEXT = PAGE.read_text(encoding="utf-8")
 
 
 def rows_after(title: str) -> list[list[str]]:
-    """The cells of the first table behind ``title``, without its heading."""
+    """The cells of the first table after ``title``, without its heading."""
     found = re.search(rf"{re.escape(title)}.*?\n\n((?:\|[^\n]*\n)+)", TEXT, re.DOTALL)
     assert found
     table = found[1]
@@ -26,7 +26,7 @@ def rows_after(title: str) -> list[list[str]]:
 
 
 def moves_table(table: dict[tuple[State, Move], State]) -> str:
-    """A transition table as the page shows it."""
+    """A transition table in the form of the page."""
     moves = [move for move in Move if any(move is allowed for _, allowed in table)]
     lines = [["", *(move.value for move in moves)]]
     for state in State:
@@ -52,7 +52,7 @@ def test_the_transition_tables_are_those_of_the_code(
 
 
 def test_the_picture_of_the_states_shows_every_way() -> None:
-    # The moves by which a stream changes its state, on either side.
+    # The moves that change the state of a stream, on either side.
     ways = {
         (state, after)
         for table in (CLIENT_MOVES, SERVER_MOVES)

@@ -1,4 +1,4 @@
-"""The streams of a connection: every move of the tables, legal and not, and every mistake of a peer."""
+"""The streams of a connection: every move of the tables, every other move, and every mistake of a peer."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def oversized(type: int, stream_id: int) -> Message:
 
 
 def server_with(state: State) -> ServerStreams:
-    """A server with stream 1 in ``state``, or without it if that is FINISHED."""
+    """A server with stream 1 in ``state``; without the stream if ``state`` is FINISHED."""
     server = ServerStreams()
     begun = State.UNARY if state is State.FINISHED else state
     assert server.receive(message(REQUEST, 1, FLAGS[begun])) == RequestReceived(1, b"data", begun)
@@ -64,7 +64,7 @@ def server_with(state: State) -> ServerStreams:
 
 
 def client_with(state: State) -> ClientStreams:
-    """A client with stream 1 in ``state``, or without it if that is FINISHED."""
+    """A client with stream 1 in ``state``; without the stream if ``state`` is FINISHED."""
     client = ClientStreams()
     assert client.open(State.UNARY if state is State.FINISHED else state) == 1
     if state is State.FINISHED:
@@ -73,7 +73,7 @@ def client_with(state: State) -> ClientStreams:
 
 
 def state_of(side: Side) -> State:
-    """The state of stream 1, told from outside by what may be sent on it."""
+    """The state of stream 1, found by the moves that it allows."""
     if not len(side):
         return State.FINISHED
     if isinstance(side, ServerStreams):
@@ -118,7 +118,7 @@ class TestTables:
 
 
 class TestServerMoves:
-    """Every move in every state, in the table or not."""
+    """Every move in every state, whether the table has it or not."""
 
     @pytest.mark.parametrize("state", [*LIVE, State.FINISHED])
     def test_send_response(self, state: State) -> None:
@@ -270,7 +270,7 @@ class TestServerReceives:
 
 
 class TestClientMoves:
-    """Every move in every state, in the table or not."""
+    """Every move in every state, whether the table has it or not."""
 
     @pytest.mark.parametrize("move", [Move.SEND_DATA, Move.SEND_CLOSE])
     @pytest.mark.parametrize("state", LIVE)

@@ -1,4 +1,4 @@
-"""ttRPC messages, fed byte literals whole and one byte at a time, and anything at all by hypothesis."""
+"""ttRPC messages: byte literals, fed whole and one byte at a time, and random bytes from hypothesis."""
 
 from __future__ import annotations
 
@@ -159,12 +159,12 @@ class TestLimit:
                     messages += decoder.receive(chunk)
                 assert [message.length for message in messages] == [MESSAGE_MAX]
                 del messages
-            # And an eighth, while the buffer grows for the last time.
+            # Plus an eighth, during the last growth of the buffer.
             assert MESSAGE_MAX <= peak() < MESSAGE_MAX * 9 // 8 + 5000
 
     @pytest.mark.parametrize("arrived", [0, 1, 65536, 65537, 524288, 524289])
     def test_a_claimed_length_takes_eight_times_what_has_come(self, arrived: int) -> None:
-        """An allocator that has to clear a recycled block takes its pages, and may keep them."""
+        """An allocator that clears a recycled block touches its pages, and may keep them."""
         chunk = bytes(4096)
         with traced() as peak:
             decoder = MessageDecoder()
@@ -185,7 +185,7 @@ class TestLimit:
 
 
 class traced:
-    """Counts memory; ``peak()`` is the most, in bytes, that was allocated at one time since."""
+    """Counts memory. ``peak()`` is the largest number of bytes that were allocated at one time since then."""
 
     def __enter__(self) -> Any:
         tracemalloc.start()
@@ -246,7 +246,7 @@ def test_any_bytes_stay_within_the_bound(chunks: list[bytes]) -> None:
     limit = 10_000
     decoder = MessageDecoder(limit)
     with traced() as peak:
-        # Claims just below the limit, of which little ever arrives.
+        # Claims just below the limit, with little data.
         for chunk in [(limit - 1).to_bytes(4, "big"), *chunks]:
             for message in decoder.receive(chunk):
                 del message

@@ -1,4 +1,4 @@
-"""Numbers as protobuf writes them."""
+"""The variable-length integers of protobuf."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ NUMBERS = [
 @pytest.mark.parametrize("number", NUMBERS)
 def test_as_protobuf_writes_it(number: int) -> None:
     message = UInt64Value(value=number).SerializeToString()
-    # A field of the value 0 is not written at all.
+    # protobuf does not write a field with the value 0.
     assert encode_varint(number) == (message[1:] or b"\0")
 
 
