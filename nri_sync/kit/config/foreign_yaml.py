@@ -1,6 +1,6 @@
 """Parses YAML from untrusted authors: see :mod:`.foreign`.
 
-The result is that of Kubernetes, which uses sigs.k8s.io/yaml on go.yaml.in/yaml/v2: "yes" and "on" are true, 010
+It is read as Kubernetes reads it, with sigs.k8s.io/yaml on go.yaml.in/yaml/v2: "yes" and "on" are true, 010
 and 0o10 are 8, and 22:22 and 2025-03-01 are texts. Tags outside YAML's core schema are errors.
 """
 
