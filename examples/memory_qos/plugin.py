@@ -66,7 +66,7 @@ class MemoryQoS(nri_sync.Plugin):
 
         for key, likely in annotations.misspelt(pod).items():
             if key.endswith((DOMAIN, f"{DOMAIN}/{kit.container_name(container)}")):
-                advice = f"; is {likely} meant?" if likely else ""
+                advice = f"; did you mean {likely}?" if likely else ""
                 raise Reject(f"annotation {key} is not understood{advice}")
         name = by_class.get(pod, container)
         settings = {} if name is None else classes[name].settings(container)

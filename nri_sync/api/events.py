@@ -147,7 +147,7 @@ class EventMask(enum.IntFlag):
                     import difflib  # here, so that it is loaded only after a mistake
 
                     close = difflib.get_close_matches(name, _BY_NAME, 1)
-                    hint = f", is {close[0]!r} meant?" if close else ""
+                    hint = f"; did you mean {close[0]!r}?" if close else ""
                     raise ValueError(
                         f"unknown event {_check.show(name)} in {_check.show(listed)}{hint}"
                     )

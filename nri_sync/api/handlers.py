@@ -412,6 +412,6 @@ def _check_spelling(plugin: object, name: str) -> None:
         likely = _BY_NAME[close[0]] if close else None
     if likely is not None and callable(getattr(plugin, name, None)):
         raise PluginError(
-            f"{_describe(plugin)}: {name} is not a handler, is {likely.signature} meant? "
+            f"{_describe(plugin)}: {name} is not a handler; did you mean {likely.signature}? "
             "(a method for another purpose needs another name, or a leading underscore)"
         )

@@ -76,7 +76,7 @@ def _failed(command: str | None, error: CommandError, arguments: Collection[str]
 
 def _no_command(word: str) -> str:
     meant = _alike(word, COMMANDS)
-    hint = f"; is {meant} meant?" if meant else f"; the commands are: {', '.join(COMMANDS)}"
+    hint = f"; did you mean {meant}?" if meant else f"; the commands are: {', '.join(COMMANDS)}"
     return f"there is no command {printable(word, 100)}{hint}"
 
 
@@ -115,7 +115,7 @@ class _Parser(argparse.ArgumentParser):
         meant = ", ".join(hint for hint in hints if hint)
         self.error(
             f"unrecognized arguments: {' '.join(printable(word) for word in unknown)}"
-            + (f"; is {meant} meant?" if meant else "")
+            + (f"; did you mean {meant}?" if meant else "")
         )
 
 

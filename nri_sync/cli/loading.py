@@ -104,7 +104,7 @@ def _load_module(where: str) -> ModuleType:
     except ModuleNotFoundError as error:
         if error.name and (where == error.name or where.startswith(error.name + ".")):
             file = Path(f"{where.replace('-', '_')}.py")
-            hint = f"; is {file} meant?" if file.exists() else ""
+            hint = f"; did you mean {file}?" if file.exists() else ""
             raise CommandError(
                 f"{where}: there is no module of this name on the Python path{hint}",
                 ExitCode.PLUGIN,
@@ -208,7 +208,7 @@ def _refuse_misspelt(module: ModuleType, where: str) -> None:
             close = difflib.get_close_matches(name, _HANDLER_NAMES, 1, _ALIKE)
             if close:
                 raise CommandError(
-                    f"{where}: has no plugin: {kind.__qualname__}.{name} is no handler, is {close[0]} meant?",
+                    f"{where}: has no plugin: {kind.__qualname__}.{name} is no handler; did you mean {close[0]}?",
                     ExitCode.PLUGIN,
                 )
 

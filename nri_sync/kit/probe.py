@@ -33,7 +33,7 @@ def check(path: str | os.PathLike[str], *, ready: bool = False, max_age: float =
         with open(descriptor, encoding="utf-8", errors="replace") as file:
             found = os.fstat(descriptor)
             if not stat.S_ISREG(found.st_mode):
-                return f"{os.fspath(path)}: this is no health file: not a regular file"
+                return f"{os.fspath(path)}: this is not a health file: not a regular file"
             age = time.time() - found.st_mtime
             lines = file.read(_READ_MAX).splitlines()
     except OSError as error:
@@ -48,7 +48,7 @@ def check(path: str | os.PathLike[str], *, ready: bool = False, max_age: float =
     if fields.get(wanted) == "yes":
         return ""
     if wanted not in fields:
-        return f"{os.fspath(path)}: this is no health file"
+        return f"{os.fspath(path)}: this is not a health file"
     return f"not {wanted}: {fields.get('state', 'unknown')}: {fields.get('reason', '')}"
 
 

@@ -38,5 +38,5 @@ def check_options(function: str, options: Mapping[str, Any], more: Sequence[str]
             import difflib  # only here: 0.2 MB that hardly any program needs
 
             close = difflib.get_close_matches(name, sorted(known), 1)
-            hint = f"is {close[0]} meant?" if close else f"it has: {', '.join(sorted(known))}"
+            hint = f"did you mean {close[0]}?" if close else f"it has: {', '.join(sorted(known))}"
             raise TypeError(f"{function}() has no option {name!r}; {hint}")

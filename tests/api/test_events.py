@@ -87,8 +87,8 @@ def test_parse_refuses(text: str) -> None:
 def test_parse_names_the_item_and_guesses() -> None:
     with pytest.raises(
         ValueError,
-        match=r"^unknown event 'createcontaner' in 'pod,CreateContaner', "
-        r"is 'createcontainer' meant\?$",
+        match=r"^unknown event 'createcontaner' in 'pod,CreateContaner'; "
+        r"did you mean 'createcontainer'\?$",
     ):
         EventMask.parse("pod,CreateContaner")
 

@@ -219,7 +219,7 @@ class TestRefusing:
         plugin = PluginWith(**{wrong: lambda *arguments: None, "stop_container": lambda p, c: None})
         with pytest.raises(PluginError) as caught:
             find_handlers(plugin)
-        assert f"{wrong} is not a handler, is {meant} meant?" in str(caught.value)
+        assert f"{wrong} is not a handler; did you mean {meant}?" in str(caught.value)
 
     @pytest.mark.parametrize(
         "name", ["_create_container_", "containers", "update", "start", "run", "main", "on_close"]

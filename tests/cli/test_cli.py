@@ -57,7 +57,7 @@ def test_the_page_has_each(name: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        (["simulat", "x"], "nri-sync: there is no command simulat; is simulate meant?\n"),
+        (["simulat", "x"], "nri-sync: there is no command simulat; did you mean simulate?\n"),
         (["xyz"], "nri-sync: there is no command xyz; the commands are: demo, init, "),
         (["\x1b[31m"], r"nri-sync: there is no command \x1b[31m; the commands are"),
     ],
@@ -74,7 +74,7 @@ def test_no_such_option(capsys: pytest.CaptureFixture[str]) -> None:
         main(["replay", "--conection=3", "a", "b"])
     assert end.value.code == ExitCode.USAGE
     assert capsys.readouterr().err.endswith(
-        "nri-sync replay: error: unrecognized arguments: --conection=3; is --connection meant?\n"
+        "nri-sync replay: error: unrecognized arguments: --conection=3; did you mean --connection?\n"
     )
 
 

@@ -143,12 +143,12 @@ class TestNotFound:
     def test_a_handler_that_is_misspelt(self, tmp_path: Path) -> None:
         text = "class Tuner:\n    def create_containers(self, pod, container):\n        pass\n"
         assert failure(written(tmp_path, text)).endswith(
-            "Tuner.create_containers is no handler, is create_container meant?"
+            "Tuner.create_containers is no handler; did you mean create_container?"
         )
 
     def test_the_place_is_the_users(self, tmp_path: Path) -> None:
         text = "from nri_sync import kit\nP = kit.Program(int, confg=1)\n"
-        assert failure(written(tmp_path, text)).endswith("is config meant? (tuner.py, line 2)")
+        assert failure(written(tmp_path, text)).endswith("did you mean config? (tuner.py, line 2)")
 
     def test_no_file(self, tmp_path: Path) -> None:
         assert "there is no such Python file" in failure(str(tmp_path / "none.py"))
@@ -192,7 +192,7 @@ class TestNotFound:
 
     def test_a_misspelt_handler(self, tmp_path: Path) -> None:
         text = PLUGIN.format(name="Tuner") + "    def runpodsandbox(self, pod):\n        pass\n"
-        assert "is run_pod_sandbox(pod) meant?" in failure(written(tmp_path, text))
+        assert "did you mean run_pod_sandbox(pod)?" in failure(written(tmp_path, text))
 
 
 @pytest.mark.parametrize(

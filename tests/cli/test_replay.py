@@ -128,7 +128,7 @@ def test_with_its_configuration(
     capsys.readouterr()
     config.write_text('{"nmae": "POD"}')
     assert main([*arguments, "--config", str(config)]) == ExitCode.CONFIG
-    assert 'is "name" meant?' in capsys.readouterr().err
+    assert 'did you mean "name"?' in capsys.readouterr().err
 
 
 def test_what_cannot_be(

@@ -217,7 +217,7 @@ class TestRefused:
         config.write_text('{"nmae": "COLOUR"}')
         code, err = refused(capsys, plugin, "-f", pod, "--config", str(config))
         assert code == ExitCode.CONFIG
-        assert 'is "name" meant?' in err
+        assert 'did you mean "name"?' in err
 
     def test_a_configuration_of_nobody(
         self, plugin: str, pod: str, capsys: pytest.CaptureFixture[str]

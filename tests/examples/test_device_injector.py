@@ -44,7 +44,7 @@ def plugin(nri_plugin: StartPlugin) -> DeviceInjector:
 @pytest.mark.parametrize(
     ("key", "text", "says"),
     [
-        ("devices", "[{pth: /dev/a, type: c}]", '[0].pth: unknown key; is "path" meant?'),
+        ("devices", "[{pth: /dev/a, type: c}]", '[0].pth: unknown key; did you mean "path"?'),
         ("devices", "[{path: /dev/a}]", "[0].type: missing; expected text"),
         ("io-priority", "{class: IOPRIO_CLASS_FAST}", "IOPRIO_CLASS_FAST"),
         ("scheduling-policy", "{policy: SCHED_FIVO}", "SCHED_FIVO"),

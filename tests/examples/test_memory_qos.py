@@ -81,7 +81,7 @@ def test_mistakes_in_annotations(plugin: MemoryQoS) -> None:
         settings(plugin, cls="gold")
     with pytest.raises(Reject, match="'bronze' needs a container with a memory limit"):
         settings(plugin, limit=None, cls="bronze")
-    with pytest.raises(Reject, match=r"memory\.higher.*is memory\.high\.memory-qos.* meant"):
+    with pytest.raises(Reject, match=r"memory\.higher.*did you mean memory\.high\.memory-qos.*"):
         settings(plugin, wrong="1")
     # The configuration does not allow the file.
     plugin.config.unified.remove("memory.high")

@@ -35,7 +35,7 @@ def test_limits() -> None:
             '"RLIMIT_NOFILE" must have hard limit >= soft limit',
         ),
         ("[{type: nofile, hard: 1, soft: -1}]", '"RLIMIT_NOFILE" must not be negative'),
-        ("[{type: nofile, hrad: 1}]", 'hrad: unknown key; is "hard" meant?'),
+        ("[{type: nofile, hrad: 1}]", 'hrad: unknown key; did you mean "hard"?'),
         ("[{hard: 1}]", "type: missing"),
     ],
 )

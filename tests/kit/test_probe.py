@@ -54,9 +54,9 @@ def test_what_is_no_health_file(path: Path, tmp_path: Path) -> None:
     assert "Is a directory" in probe.check(tmp_path)
     for text in (b"", b"\xff\x00: \n", b"live\n", b"live:yes\n"):
         path.write_bytes(text)
-        assert probe.check(path) == f"{path}: this is no health file"
+        assert probe.check(path) == f"{path}: this is not a health file"
     path.write_text("x" * 1_000_000)
-    assert "no health file" in probe.check(path)
+    assert "not a health file" in probe.check(path)
     path.write_text("live: no\n")
     assert probe.check(path) == "not live: unknown: "
 
@@ -97,5 +97,5 @@ def test_a_named_pipe_does_not_block(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     assert (
         probe.check(tmp_path / "pipe")
-        == f"{tmp_path}/pipe: this is no health file: not a regular file"
+        == f"{tmp_path}/pipe: this is not a health file: not a regular file"
     )

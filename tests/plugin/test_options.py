@@ -26,8 +26,8 @@ def test_they_are_those_of_the_stub() -> None:
 @pytest.mark.parametrize(
     ("name", "text"),
     [
-        ("interceptor", "make() has no option 'interceptor'; is interceptors meant?"),
-        ("late_replies", "make() has no option 'late_replies'; is late_reply meant?"),
+        ("interceptor", "make() has no option 'interceptor'; did you mean interceptors?"),
+        ("late_replies", "make() has no option 'late_replies'; did you mean late_reply?"),
         ("foo", "make() has no option 'foo'; it has: config, connection, dialer, failure_policy, "),
     ],
 )

@@ -132,7 +132,7 @@ class Pool:
         if here not in self._threads:
             self._over.wait(Deadline(timeout))
         waiting, running = self._abandon(here)
-        for what, items in (("not begun any more", waiting), ("still running", running)):
+        for what, items in (("not started", waiting), ("still running", running)):
             if items:
                 names = ", ".join(sorted({name_of(item.function) for item in items}))
                 logger.warning("%s is closed; %s: %s", self._name, what, names)

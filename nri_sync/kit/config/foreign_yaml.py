@@ -104,7 +104,7 @@ def yaml_documents(text: str, bounds: Bounds = FILE, *, in_order: bool = False) 
         yaml = importlib.import_module("yaml")
     except ImportError:
         raise NotInstalled(
-            "YAML needs the package PyYAML: pip install 'nri_sync[yaml]' (JSON needs nothing)"
+            "YAML needs the package PyYAML: pip install 'nri_sync[yaml]' (JSON needs no package)"
         ) from None
     count = Count(bounds)
     try:
@@ -208,7 +208,7 @@ class _Builder:
         try:
             self._count.add(anchored.values, anchored.characters)
         except OutOfBounds as error:
-            raise OutOfBounds(f"{error}, with its aliases written out") from None
+            raise OutOfBounds(f"{error}, with its aliases expanded") from None
         self._count.check_depth(len(self._open) + anchored.height)
         self._put(anchored.value, event.start_mark, anchored.height)
 

@@ -223,7 +223,7 @@ def _choice(choices: dict[str, Any]) -> _Reader:
         if shown in choices:
             return choices[shown]
         close = difflib.get_close_matches(shown or "", choices, 1, _ALIKE)
-        likely = f"; is {close[0]} meant?" if close else ""
+        likely = f"; did you mean {close[0]}?" if close else ""
         place.wrong(f"expected {expected}, not {_show(value)}{likely}")
 
     return _Reader(expected, read)
@@ -306,7 +306,11 @@ def _dataclass(cls: type, known: _Known) -> _Reader:
             else:
                 likely = _likely(key, readers)
                 missing.discard(likely)
-                hint = f'is "{likely}" meant?' if likely else f"known are: {', '.join(readers)}"
+                hint = (
+                    f'did you mean "{likely}"?'
+                    if likely
+                    else f"the known keys are: {', '.join(readers)}"
+                )
                 place.key(key).wrong(f"unknown key; {hint}")
         for key in readers:
             if key in missing:

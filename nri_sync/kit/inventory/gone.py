@@ -30,9 +30,9 @@ class _Entry(NamedTuple):
 class Gone(Generic[_Record]):
     """Remembers the 1,000 records that were removed last. Not locked, but any thread may call :meth:`record`.
 
-    A stub runs each handler on a thread, and a runtime continues after a timeout. So the plugin can handle an event
-    after the removal of its pod or container. Such a late event must not add the record again, because no second
-    removal would follow.
+    A stub runs each handler on a thread, and a runtime continues after a timeout. So the plugin can handle an
+    event after the removal of its pod or container. Such a late event must not add the record again, because no
+    second removal would follow.
     """
 
     def __init__(self, first: str) -> None:

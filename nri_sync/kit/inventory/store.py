@@ -250,14 +250,14 @@ class InventoryStore(Interceptor):
                 if found.st_mode & 0o077:
                     os.fchmod(descriptor, 0o600)
                     logger.warning(
-                        "%s had mode %04o, and has 0600 now: it holds the environment of all containers",
+                        "%s had mode %04o, and has 0600 now: it may hold the environment of all containers",
                         self.path, found.st_mode & 0o7777,
                     )  # fmt: skip
         try:
             check_writers(self.path)
         except PermissionError as error:
             logger.warning(
-                "%s: %s; choose a directory that is for this user only", self.path, error
+                "%s: %s; choose a directory that only this user can write", self.path, error
             )
 
     def _connect(self) -> sqlite3.Connection:
@@ -330,7 +330,10 @@ class InventoryStore(Interceptor):
         """Rename the damaged file. The caller must have closed it."""
         damaged = f"{self.path}.damaged"
         logger.warning(
-            "%s is damaged (%s); it is kept as %s, and begun anew", self.path, error, damaged
+            "%s is damaged (%s); it was renamed to %s, and a new file is created",
+            self.path,
+            error,
+            damaged,
         )
         os.replace(self.path, damaged)
         with suppress(FileNotFoundError):

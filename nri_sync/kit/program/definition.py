@@ -242,7 +242,7 @@ def check_hooks(plugin: object) -> None:
             close = difflib.get_close_matches(name, _HOOKS, 1, _ALIKE)
             if close:
                 raise PluginError(
-                    f"{type(plugin).__qualname__}.{name} is never called, is {close[0]} meant? "
+                    f"{type(plugin).__qualname__}.{name} is never called; did you mean {close[0]}? "
                     "(rename the method if it is not a hook)"
                 )
 

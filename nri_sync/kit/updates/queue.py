@@ -163,7 +163,7 @@ class UpdateQueue(Interceptor):
         try:
             spawn(f"{stub.name}-updates", self._run)
         except (RuntimeError, MemoryError) as error:
-            logger.error("%s: no thread to send updates by: %s", stub.name, error)
+            logger.error("%s: no thread to send updates: %s", stub.name, error)
             self._thread_failed()
 
     def _thread_failed(self) -> None:

@@ -665,7 +665,7 @@ class TestClosing:
         assert concurrent.futures.wait([waiting], 0).done == {waiting}
         messages = [record.getMessage() for record in caplog.records]
         assert len(messages) == 2
-        assert messages[0].startswith("background is closed; not begun any more: ")
+        assert messages[0].startswith("background is closed; not started: ")
         assert messages[1].startswith("background is closed; still running: ")
         gate.open()
         gate.open()

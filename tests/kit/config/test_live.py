@@ -70,7 +70,7 @@ def test_what_the_runtime_sends(caplog: pytest.LogCaptureFixture) -> None:
             "{",
             "the configuration from the runtime: is not JSON (guessed from its first line): line 1",
         ),
-        ("val: x", 'the configuration from the runtime: val: unknown key; is "value" meant?'),
+        ("val: x", 'the configuration from the runtime: val: unknown key; did you mean "value"?'),
         ("value: refused", "the configuration from the runtime: not that one"),
     ],
 )

@@ -72,14 +72,14 @@ def test_all_mistakes_at_once_each_with_its_place(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as error:
         load(Config, path)
     assert str(error.value).replace(str(path), "config.yaml").splitlines() == [
-        'config.yaml: nam: unknown key; is "name" meant?',
+        'config.yaml: nam: unknown key; did you mean "name"?',
         'config.yaml: devices[0].count: expected a whole number, not "two"',
-        'config.yaml: devices[1].Path: unknown key; is "path" meant?',
+        'config.yaml: devices[1].Path: unknown key; did you mean "path"?',
         'config.yaml: devices[2]: expected a mapping, not "/dev/net/tun"',
         'config.yaml: interval: \'5 minutes\' is not a duration such as "1.5s", "2m30s" or "300ms"',
         'config.yaml: memory: \'lots\' is not a quantity such as "2", "500m", "1.5Gi" or "1e3"',
         "config.yaml: cpus: a quantity must be a str or a number, not list",
-        "config.yaml: colour: unknown key; known are: name, devices, interval, memory, cpus",
+        "config.yaml: colour: unknown key; the known keys are: name, devices, interval, memory, cpus",
     ]
     assert error.value.source == str(path)
     assert len(error.value.problems) == 8

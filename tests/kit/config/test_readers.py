@@ -127,10 +127,10 @@ DOES_NOT = [
     (Path, "", 'expected a path, not ""'),
     (Optional[int], "x", 'expected a whole number or null, not "x"'),
     (Union[int, str], [], "expected a whole number or text, not a list of 0"),
-    (Literal["rw", "r"], "w", 'expected one of "rw", "r", not "w"; is "rw" meant?'),
+    (Literal["rw", "r"], "w", 'expected one of "rw", "r", not "w"; did you mean "rw"?'),
     (Literal["on"], {}, 'expected "on", not a mapping'),
     (Literal[1], True, "expected 1, not true"),
-    (Color, "bleu", 'expected one of "red", "blue", not "bleu"; is "blue" meant?'),
+    (Color, "bleu", 'expected one of "red", "blue", not "bleu"; did you mean "blue"?'),
     (Level, 1, 'expected one of "LOW", "HIGH", not 1'),
     (list[str], "abc", 'expected a list, not "abc"'),
     ("tuple[int, str]", [1], "expected a list of 2: a whole number, text, not a list of 1"),
@@ -161,7 +161,7 @@ INSIDE = [
     (dict[str, int], {"a.b/c": "x"}, ['it["a.b/c"]: expected a whole number, not "x"']),
     (dict[str, int], {5: 5}, ["it[5]: expected text, not 5; write it in quotes"]),
     (dict[Color, int], {"green": 1}, ['it.green: expected one of "red", "blue", not "green"']),
-    (Node, {"parent": {"nmae": "x"}}, ['it.parent.nmae: unknown key; is "name" meant?']),
+    (Node, {"parent": {"nmae": "x"}}, ['it.parent.nmae: unknown key; did you mean "name"?']),
     (Union[str, list[Node]], [{"name": 1}], ["it[0].name: expected text, not 1; write it in quotes"]),
 ]  # fmt: skip
 
@@ -178,8 +178,13 @@ def of_class(cls: Any, value: Any) -> tuple[Any, list[str]]:
 
 def test_a_key_of_another_name() -> None:
     assert of_class(Keyed, {"class": "x"}) == (Keyed("x"), [])
-    assert of_class(Keyed, {"kind": "x"}) == (None, ["kind: unknown key; known are: class"])
-    assert of_class(Keyed, {"computed": 1})[1] == ["computed: unknown key; known are: class"]
+    assert of_class(Keyed, {"kind": "x"}) == (
+        None,
+        ["kind: unknown key; the known keys are: class"],
+    )
+    assert of_class(Keyed, {"computed": 1})[1] == [
+        "computed: unknown key; the known keys are: class"
+    ]
 
 
 @dataclass
@@ -190,7 +195,7 @@ class Required:
 
 @pytest.mark.parametrize("key", ["maxDevices", "max-devices", "MAX_DEVICES", "max_device"])
 def test_a_key_in_another_style(key: str) -> None:
-    problem = f'{key}: unknown key; is "max_devices" meant?'
+    problem = f'{key}: unknown key; did you mean "max_devices"?'
     assert of_class(Required, {key: 1}) == (None, [problem, "path: missing; expected text"])
 
 

@@ -44,7 +44,7 @@ class TestSelection:
         }
 
     def test_what_there_is_not(self) -> None:
-        with pytest.raises(ValueError, match="is 'createcontainer' meant"):
+        with pytest.raises(ValueError, match="did you mean 'createcontainer'"):
             selected_events("configure,createcontainers")
 
 

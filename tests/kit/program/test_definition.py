@@ -273,7 +273,9 @@ class TestProgram:
         assert program.assemble().plugin is not program.assemble().plugin
 
     def test_an_option_that_there_is_not(self) -> None:
-        with pytest.raises(TypeError, match=r"Program\(\) has no option 'confg'; is config meant"):
+        with pytest.raises(
+            TypeError, match=r"Program\(\) has no option 'confg'; did you mean config"
+        ):
             kit.Program(Labels, confg=1)  # type: ignore[call-arg]
 
     def test_the_functions_take_it_alone(self) -> None:
@@ -287,7 +289,9 @@ class TestProgram:
             def on_stoping(self) -> None:
                 pass
 
-        with pytest.raises(PluginError, match="on_stoping is never called, is on_stopping meant"):
+        with pytest.raises(
+            PluginError, match="on_stoping is never called; did you mean on_stopping"
+        ):
             kit.Program(Misspelt).assemble()
 
     def test_both_of_two_functions_for_the_end(self, nri_runtime: FakeRuntime) -> None:

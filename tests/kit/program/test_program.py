@@ -271,7 +271,7 @@ class TestConfiguration:
             ("c.json", '{"value" "x"}', ["c.json: is not JSON: line 1, column 10: expecting ':' delimiter"]),
             ("c.json", "[]", ["c.json: expected a mapping, not a list of 0"]),
             ("c.yaml", "vlaue: x\ndevices: [{path: 5}]\n",
-             ['c.yaml: vlaue: unknown key; is "value" meant?',
+             ['c.yaml: vlaue: unknown key; did you mean "value"?',
               "c.yaml: devices[0].path: expected text, not 5; write it in quotes"]),
             ("c.yaml", "devices:\n- {}\n", ["c.yaml: devices[0].path: missing; expected text"]),
             ("c.yaml", "value: refused\n", ["c.yaml: value: not today"]),
@@ -313,7 +313,7 @@ class TestConfiguration:
             plugin.expect("config one")
             for text, told in (
                 ("value: [", f"{path}: is not YAML: line "),
-                ("valeu: two", f'{path}: valeu: unknown key; is "value" meant?'),
+                ("valeu: two", f'{path}: valeu: unknown key; did you mean "value"?'),
                 ("value: refused", f"{path}: value: not today"),
                 ("value: bug", "on_config failed"),
             ):
@@ -374,7 +374,7 @@ class TestLaunched:
         caplog.set_level("INFO")
         self.install(plugins)
         (socket_dir / "conf.d" / "test.conf").write_text("vlaue: sent\n")
-        told = 'the configuration from the runtime: vlaue: unknown key; is "value" meant?'
+        told = 'the configuration from the runtime: vlaue: unknown key; did you mean "value"?'
         with serving(socket_dir) as runtime:
             assert runtime.plugins == ()
             eventually(lambda: f"exited with status {ExitCode.CONFIG.value}" in caplog.text)
@@ -464,7 +464,9 @@ class TestTheRest:
         main = f"Plugin.on_stopp = lambda self: None\n{MAIN}"
         with program(socket_dir, main=main) as plugin:
             assert plugin.wait() == ExitCode.CRASHED
-            assert error_of(plugin).startswith("Plugin.on_stopp is never called, is on_stop meant?")
+            assert error_of(plugin).startswith(
+                "Plugin.on_stopp is never called; did you mean on_stop?"
+            )
 
     @pytest.mark.parametrize(("given", "seen"), [(None, 0.001), (0.002, 0.002), (0.0, 0.004)])
     def test_the_switch_interval_while_it_runs(

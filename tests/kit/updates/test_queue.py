@@ -780,7 +780,7 @@ class TestAttaching:
             patch.setattr("nri_sync.kit.updates.queue.spawn", spawn)
             script.new_session()
             script.put("a")
-        assert "10-test: no thread to send updates by: can't start new thread" in caplog.text
+        assert "10-test: no thread to send updates: can't start new thread" in caplog.text
         # The next request tries again.
         script.request("StopContainer")
         script.call(("a", 1)).answer()
