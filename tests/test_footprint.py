@@ -103,6 +103,17 @@ def modules_of(program: str, socket_dir: Path) -> set[str]:
     return set(found)
 
 
+# What Python and protobuf load for themselves, and argparse for a program.
+BASE = "import argparse, json, logging, socket, sys, threading, google.protobuf.any_pb2\n"
+# Modules that a plugin needs at most for a feature that it uses. Those for TLS and HTTP take 6 MB.
+RARE = {
+    "asyncio", "concurrent.futures", "ctypes", "dataclasses", "email", "fractions", "hashlib", "html",
+    "http", "http.client", "http.server", "inspect", "logging.config", "multiprocessing", "pathlib", "random",
+    "secrets", "socketserver", "ssl", "subprocess", "tempfile", "unittest", "urllib.request", "uuid", "xml",
+    "google.protobuf.json_format",
+}  # fmt: skip
+
+
 def of_grpc(modules: set[str]) -> set[str]:
     return {
         name
@@ -112,10 +123,15 @@ def of_grpc(modules: set[str]) -> set[str]:
 
 
 @pytest.mark.parametrize("program", [STUB, MAIN], ids=["a stub", "kit.main"])
-def test_a_plugin_does_not_load_grpc(program: str, socket_dir: Path) -> None:
+def test_a_plugin_loads_neither_grpc_nor_what_it_rarely_needs(
+    program: str, socket_dir: Path
+) -> None:
     modules = modules_of(program, socket_dir)
     assert "nri_sync.rpc.server_call" in modules
     assert of_grpc(modules) == set()
+    bare = [sys.executable, "-c", BASE + "print(json.dumps(sorted(sys.modules)))"]
+    before = json.loads(subprocess.run(bare, capture_output=True, check=True, text=True).stdout)
+    assert modules & RARE - set(before) == set()
 
 
 def test_the_runtime_side_and_the_test_kit_do_not_load_grpc() -> None:

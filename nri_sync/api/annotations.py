@@ -6,7 +6,6 @@ An annotation has three forms: ``example.com`` and ``example.com/pod`` for the p
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable
 
@@ -83,4 +82,6 @@ def _scalar(item: str, value: str) -> str:
 
 def format_required_plugins(names: Iterable[str]) -> str:
     """The value of the annotation that requires these plugins."""
+    import json  # only here: hardly any plugin writes this annotation
+
     return json.dumps(_check.texts("required plugins", names))

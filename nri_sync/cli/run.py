@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 
 from nri_sync import kit
 from nri_sync.cli.loading import PLUGIN_HELP, identity, load_program
@@ -21,5 +20,5 @@ def run(arguments: argparse.Namespace) -> int:
     program = load_program(arguments.plugin)
     idx, name = identity(arguments.plugin, program)
     options = kit.Options.of(arguments)
-    options = dataclasses.replace(options, name=options.name or name, idx=options.idx or idx)
+    options = options._replace(name=options.name or name, idx=options.idx or idx)
     return kit.run(program, options)

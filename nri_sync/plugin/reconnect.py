@@ -8,11 +8,9 @@ makes a new socket, as it does when it starts.
 from __future__ import annotations
 
 import functools
-import random
 import threading
 import time
-from dataclasses import dataclass
-from typing import Callable
+from typing import Callable, NamedTuple
 
 from nri_sync.deadline import Deadline
 from nri_sync.errors import (
@@ -40,22 +38,38 @@ _NAP = 0.1
 _LOOK = 0.1
 
 
-@dataclass(frozen=True)
-class Backoff:
-    """How long to wait before the next attempt: ``first`` seconds, then ``factor`` times as long, up to ``most``.
+class _Backoff(NamedTuple):
+    first: float
+    factor: float
+    most: float
+    jitter: float
+    stable: float
 
-    Each wait is shortened at random by up to the share ``jitter``, so that the plugins of a node, or the nodes
-    of a cluster, do not all come back at once. A session that was synchronized and lasted ``stable`` seconds
-    starts it anew; so does a restart of the runtime.
+
+class Backoff(_Backoff):
+    """The pauses between attempts: ``first`` seconds, then ``factor`` times as long, up to ``most``. Immutable.
+
+    Each pause is shortened at random by up to the share ``jitter``, so that the plugins of a node, or the nodes
+    of a cluster, do not all come back at once. After a restart of the runtime the next pause is the first one
+    again, and so it is after a session that was synchronized and lasted ``stable`` seconds.
     """
 
-    first: float = 0.2
-    factor: float = 2.0
-    most: float = 30.0
-    jitter: float = 0.5
-    stable: float = 5.0
+    __slots__ = ()
 
-    def __post_init__(self) -> None:
+    def __new__(
+        cls,
+        first: float = 0.2,
+        factor: float = 2.0,
+        most: float = 30.0,
+        jitter: float = 0.5,
+        stable: float = 5.0,
+    ) -> Backoff:
+        """Raises ValueError for values that contradict each other."""
+        self = super().__new__(cls, first, factor, most, jitter, stable)
+        self._check()
+        return self
+
+    def _check(self) -> None:
         if not (self.first > 0 and self.factor >= 1 and self.most >= self.first):
             raise ValueError(
                 f"{self} does not make sense: 0 < first <= most and factor >= 1 are needed"
@@ -71,6 +85,8 @@ class Backoff:
             longest = min(self.most, self.first * self.factor ** (attempt - 1))
         except OverflowError:
             longest = self.most
+        import random  # only here: a plugin that stays connected does not need it
+
         return longest * (1 - self.jitter * random.random())
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import os
 from types import CodeType, TracebackType
 
 __all__ = ["calls_handlers", "own_frames"]
 
-_PACKAGE = str(Path(__file__).parent.parent) + "/"
+_PACKAGE = os.path.dirname(os.path.dirname(__file__)) + os.sep
 
 # Functions that call a handler, or an interceptor around one.
 _callers: set[CodeType] = set()

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import concurrent.futures
 import contextlib
 from typing import Any, NamedTuple
 
 from nri_sync.codes import StatusCode
 from nri_sync.errors import CallFailed, Reject
 from nri_sync.rpc import envelope_pb2
-from nri_sync.rpc.grpcio import grpc_classes
+from nri_sync.rpc.grpcio import grpc_classes, loaded_classes
 
 __all__ = ["DETAILS_KEY", "Status", "code_of", "from_exception", "status_of"]
 
@@ -18,11 +17,11 @@ DETAILS_KEY = "grpc-status-details-bin"
 
 _BY_NUMBER = {int(code): code for code in StatusCode}
 
+_FUTURES = "concurrent.futures"
+
 # The Go implementation maps its standard errors the same way.
 _BY_EXCEPTION = (
     (Reject, StatusCode.PERMISSION_DENIED),
-    (concurrent.futures.CancelledError, StatusCode.CANCELLED),
-    (concurrent.futures.TimeoutError, StatusCode.DEADLINE_EXCEEDED),
     (TimeoutError, StatusCode.DEADLINE_EXCEEDED),
     (FileExistsError, StatusCode.ALREADY_EXISTS),
     (FileNotFoundError, StatusCode.NOT_FOUND),
@@ -117,6 +116,12 @@ def from_exception(error: BaseException) -> Status:
     if failed is not None:
         code = failed.code
         text = failed.details or text
+    elif isinstance(error, loaded_classes(_FUTURES, "CancelledError")):
+        code = StatusCode.CANCELLED
+    elif isinstance(error, loaded_classes(_FUTURES, "TimeoutError")):
+        code = (
+            StatusCode.DEADLINE_EXCEEDED
+        )  # before Python 3.11 it is not the built-in TimeoutError
     else:
         for kind, mapped in _BY_EXCEPTION:
             if isinstance(error, kind):

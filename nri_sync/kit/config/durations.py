@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import math
 import re
-from decimal import Decimal
 
 from nri_sync.text import quoted
 
 __all__ = ["parse_duration"]
 
+# The seconds of each unit, exactly.
 _SECONDS = {
-    "ns": Decimal("1e-9"), "us": Decimal("1e-6"), "µs": Decimal("1e-6"), "μs": Decimal("1e-6"),
-    "ms": Decimal("1e-3"), "s": Decimal(1), "m": Decimal(60), "h": Decimal(3600),
+    "ns": "1e-9", "us": "1e-6", "µs": "1e-6", "μs": "1e-6", "ms": "1e-3", "s": "1", "m": "60", "h": "3600",
 }  # fmt: skip
 # Longer units first, so that "ms" does not match as "m" and "s".
 _UNITS = "|".join(sorted(_SECONDS, key=len, reverse=True))
@@ -35,7 +34,9 @@ def parse_duration(value: str | float) -> float:
             return float(value)
         found = _DURATION.fullmatch(value)
         if found is not None:
+            from decimal import Decimal  # only here: 0.3 MB that most programs do not need
+
             parts = _PART.findall(found[2])
-            seconds = sum(Decimal(number) * _SECONDS[unit] for number, unit in parts)
+            seconds = sum(Decimal(number) * Decimal(_SECONDS[unit]) for number, unit in parts)
             return float(-seconds if found[1] == "-" else seconds)
     raise ValueError(f'{quoted(value)} is not a duration such as "1.5s", "2m30s" or "300ms"')

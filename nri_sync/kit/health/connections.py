@@ -17,20 +17,19 @@ import json
 import socket
 import threading
 import urllib.parse
-from typing import Any, NamedTuple, Union
+from typing import Any, NamedTuple
 
 from nri_sync.deadline import Deadline
 from nri_sync.errors import NoThread
+from nri_sync.kit.health.address import Address
 from nri_sync.kit.health.health import Health
 from nri_sync.logger import get_logger
 from nri_sync.net import sockets
 from nri_sync.threads import Latch, spawn
 
-__all__ = ["Acceptor", "Address", "Reply", "answer"]
+__all__ = ["Acceptor", "Reply", "answer"]
 
 logger = get_logger("nri_sync.kit.health")
-
-Address = Union[str, "tuple[Any, ...]"]
 
 # The greatest number of bytes of a request's head. Kubelets and Prometheus send about 300.
 _HEAD_MAX = 16384

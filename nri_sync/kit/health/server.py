@@ -8,20 +8,20 @@ from __future__ import annotations
 
 import errno
 import importlib.util
-import os
 import socket
 import threading
 from collections.abc import Iterable
 
 from nri_sync import fork
 from nri_sync.deadline import Deadline
-from nri_sync.kit.health.connections import Acceptor, Address
+from nri_sync.kit.health.address import Address, parse_address, text_of
+from nri_sync.kit.health.connections import Acceptor
 from nri_sync.kit.health.health import Health
 from nri_sync.logger import get_logger
 from nri_sync.net import sockets
 from nri_sync.threads import signal_safe, spawn
 
-__all__ = ["HealthServer", "parse_address"]
+__all__ = ["HealthServer"]
 
 logger = get_logger("nri_sync.kit.health")
 
@@ -82,7 +82,7 @@ class HealthServer:
         try:
             self._start(made)
             for acceptor in made:
-                logger.info("serving probes and metrics on %s", _text_of(acceptor.bound))
+                logger.info("serving probes and metrics on %s", text_of(acceptor.bound))
                 if not _have_metrics():
                     logger.info(
                         "/metrics is not served; to serve it: pip install 'nri_sync[metrics]'"
@@ -141,7 +141,7 @@ class HealthServer:
     def address(self) -> str:
         """The listener's address in the form for clients: ``"127.0.0.1:8080"`` or ``"unix:/path"``."""
         acceptor = self._acceptors.get(None)
-        return _text_of(self._target[1] if acceptor is None else acceptor.bound)
+        return text_of(self._target[1] if acceptor is None else acceptor.bound)
 
     def _after_fork_in_child(self) -> None:
         self._starting = threading.Lock()
@@ -158,37 +158,6 @@ def _have_metrics() -> bool:
         return False
 
 
-def parse_address(address: str) -> tuple[socket.AddressFamily, Address]:
-    """Return the family and address of the socket that an address of :class:`HealthServer` describes.
-
-    Raises ValueError for any other text.
-    """
-    if address.startswith(("unix:", "unix-abstract:", "/")):
-        try:
-            return socket.AF_UNIX, sockets.parse_target(address)
-        except ValueError as error:
-            raise ValueError(f"{error}; for example: unix:///absolute/path") from None
-    host, colon, port = address.rpartition(":")
-    if not colon or not host or not port.isdecimal() or int(port) > 65535:
-        raise ValueError(
-            f"{address!r} is not an address; for example: 127.0.0.1:8080, 0.0.0.0:8080 for all interfaces, "
-            "or unix:///path"
-        )
-    if host.startswith("[") and host.endswith("]"):
-        return socket.AF_INET6, (host[1:-1], int(port))
-    if ":" in host:
-        raise ValueError(f"{address!r}: write an IPv6 address in brackets, as in [::1]:8080")
-    return socket.AF_INET, (host, int(port))
-
-
-def _text_of(address: Address) -> str:
-    if isinstance(address, (str, bytes)):
-        path = os.fsdecode(address)
-        return f"unix-abstract:{path[1:]}" if path.startswith("\0") else f"unix:{path}"
-    host = f"[{address[0]}]" if ":" in address[0] else address[0]
-    return f"{host}:{address[1]}"
-
-
 def _listen(target: tuple[socket.AddressFamily, Address], mode: int) -> socket.socket:
     family, address = target
     try:
@@ -197,7 +166,7 @@ def _listen(target: tuple[socket.AddressFamily, Address], mode: int) -> socket.s
             return sockets.listen(address, _BACKLOG, mode=mode)
         return _listen_tcp(family, address)
     except OSError as error:
-        text = f"cannot listen for probes on {_text_of(address)}: {error.strerror or error}"
+        text = f"cannot listen for probes on {text_of(address)}: {error.strerror or error}"
         raise OSError(error.errno or errno.EINVAL, text) from error
 
 

@@ -7,7 +7,6 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Union
 
-from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 
 from nri_sync import EventMask, api
@@ -74,6 +73,8 @@ def as_value(message: Message, limit: int = LIMIT, mask: Mask = NO_MASK) -> Any:
     """Return a dictionary in the form of protobuf's JSON; for a message of more than ``limit`` bytes, its text."""
     if message.ByteSize() > limit:
         return as_text(message, limit, mask)
+    from google.protobuf.json_format import MessageToDict  # only here, for programs without dumps
+
     return MessageToDict(mask.message(message), preserving_proto_field_name=True)
 
 

@@ -12,23 +12,22 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import difflib
 import functools
-import inspect
 import os
+import types
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Callable
 
 import nri_sync
 from nri_sync.errors import ConfigError, NRIError, PluginError
 from nri_sync.kit.chains import Chain
-from nri_sync.kit.config.live import LiveConfig
 from nri_sync.kit.health.health import Health
 from nri_sync.plugin.options import StubOptions, check_options
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
+    from nri_sync.kit.config.live import LiveConfig
     from nri_sync.plugin.interceptors import AnyInterceptor
 
 __all__ = ["Assembly", "Program", "Unusable", "check_hooks", "config_error", "configuration_of"]
@@ -38,6 +37,10 @@ _OPTIONS = ("backoff", "config", "description", "health", "idx", "name")
 _HOOKS = ("on_config", "on_connected", "on_disconnected", "on_stopping", "on_stop")
 # The least similarity (by difflib) at which a name is probably a misspelt known name.
 _ALIKE = 0.8
+# Callables that make a plugin. Any other object is one.
+_MAKERS = (
+    type, types.FunctionType, types.BuiltinFunctionType, types.MethodType, functools.partial,
+)  # fmt: skip
 
 
 class Unusable(NRIError, ValueError):
@@ -171,6 +174,9 @@ class Assembly:
             self._apply(config)
         elif cls is not None:
             options = {} if without is None else {"without": without}
+            # Only here, for programs without a configuration.
+            from nri_sync.kit.config.live import LiveConfig
+
             self.config = LiveConfig(self.plugin, cls, config_path, **options)
             if config_path is not None:
                 self.config.read_file()
@@ -239,6 +245,8 @@ def check_hooks(plugin: object) -> None:
     """Raise PluginError for a method with the misspelt name of a hook, which would never be called."""
     for name in dir(plugin):
         if name.startswith("on_") and name not in _HOOKS:
+            import difflib  # only here: 0.2 MB that hardly any program needs
+
             close = difflib.get_close_matches(name, _HOOKS, 1, _ALIKE)
             if close:
                 raise PluginError(
@@ -259,11 +267,7 @@ def _without_configuration(given: str, plugin: object) -> str:
 
 
 def _makes_plugins(plugin: Any) -> bool:
-    return (
-        isinstance(plugin, type)
-        or inspect.isroutine(plugin)
-        or isinstance(plugin, functools.partial)
-    )
+    return isinstance(plugin, _MAKERS)
 
 
 def _first_line(plugin: Any) -> str | None:

@@ -10,12 +10,11 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from typing import Any, Callable
+from typing import Any, Callable, NamedTuple
 
 from nri_sync import api
 from nri_sync.kit.config.durations import parse_duration
-from nri_sync.kit.health.server import parse_address
+from nri_sync.kit.health.address import parse_address
 from nri_sync.kit.logs.dumps import selected_events
 from nri_sync.kit.logs.logs import FORMATS
 
@@ -32,8 +31,7 @@ _FALSE = frozenset({"0", "false", "no", "off"})
 _VARIABLES = {"name": api.ENV_PLUGIN_NAME, "idx": api.ENV_PLUGIN_IDX}
 
 
-@dataclass(frozen=True)
-class Options:
+class Options(NamedTuple):
     """The options of :func:`nri_sync.kit.run`. The defaults are those of the command line."""
 
     #: The plugin's name; None: the name of the program.
@@ -68,7 +66,7 @@ class Options:
     @classmethod
     def of(cls, parsed: argparse.Namespace) -> Options:
         """Make the options from the result of a parser with :func:`add_options`; ignores its other attributes."""
-        found = {field.name: getattr(parsed, field.name) for field in fields(cls)}
+        found = {name: getattr(parsed, name) for name in cls._fields}
         verbose = parsed.verbose
         found["log_level"] = "debug" if verbose else found["log_level"]
         found["traceback"] = found["traceback"] or verbose > 1

@@ -27,7 +27,6 @@ from nri_sync.errors import (
 )
 from nri_sync.kit.health.file import HealthFile
 from nri_sync.kit.health.health import Health
-from nri_sync.kit.health.server import HealthServer
 from nri_sync.kit.logs.logs import setup_logging
 from nri_sync.kit.program.definition import Program, Unusable
 from nri_sync.kit.program.exits import ExitCode, explain, report
@@ -207,6 +206,9 @@ class _Run:
         """Serve the health for the time of the block, as the options request."""
         with contextlib.ExitStack() as cleanup:
             if self.health is not None and self.options.health_address:
+                # Only here: its HTTP takes 6 MB.
+                from nri_sync.kit.health.server import HealthServer
+
                 with _naming(f"--health-address {self.options.health_address}"):
                     server = HealthServer(self.health, self.options.health_address)
                     cleanup.enter_context(server)

@@ -6,7 +6,8 @@ import contextlib
 import http.client
 import socket
 
-from nri_sync.kit.health.server import HealthServer, parse_address
+from nri_sync.kit.health.address import parse_address
+from nri_sync.kit.health.server import HealthServer
 from tests.kit._node import LONG
 
 __all__ = ["connect", "get", "received", "send"]

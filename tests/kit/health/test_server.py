@@ -17,8 +17,9 @@ from typing import Any
 import pytest
 
 from nri_sync import kit
+from nri_sync.kit.health.address import parse_address
 from nri_sync.kit.health.health import Exposition
-from nri_sync.kit.health.server import HealthServer, parse_address
+from nri_sync.kit.health.server import HealthServer
 from nri_sync.threads import spawn
 from tests.kit._node import LONG, eventually
 from tests.kit.health._http import connect, get, received, send
@@ -193,21 +194,6 @@ class TestUnixSocket:
 
 
 class TestAddresses:
-    @pytest.mark.parametrize(
-        ("text", "address"),
-        [
-            ("127.0.0.1:8080", (socket.AF_INET, ("127.0.0.1", 8080))),
-            ("localhost:0", (socket.AF_INET, ("localhost", 0))),
-            ("[::1]:8080", (socket.AF_INET6, ("::1", 8080))),
-            ("unix:///run/a", (socket.AF_UNIX, "/run/a")),
-            ("unix:a/b", (socket.AF_UNIX, "a/b")),
-            ("/run/a", (socket.AF_UNIX, "/run/a")),
-            ("unix-abstract:a", (socket.AF_UNIX, "\0a")),
-        ],
-    )
-    def test_what_they_mean(self, text: str, address: Any) -> None:
-        assert parse_address(text) == address
-
     @pytest.mark.parametrize(
         "text",
         [

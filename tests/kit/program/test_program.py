@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import dataclasses
 import doctest
 import json
 import re
@@ -483,7 +482,7 @@ class TestTheRest:
         intervals: list[float] = []
         options = Options("test", "10", f"{socket_dir}/nri.sock", retry_first=True)
         if given is not None:
-            options = dataclasses.replace(options, switch_interval=given)
+            options = options._replace(switch_interval=given)
         before = sys.getswitchinterval()
         sys.setswitchinterval(0.004)
         try:
