@@ -1,4 +1,4 @@
-"""The figures of the documentation are current, and show the whole of their subjects."""
+"""The figures of the documentation are current and complete."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Completion of the command's words by shells."""
+"""``nri-sync completion``, in real shells."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is printed for people, and what for programs."""
+"""The output of commands, for people and for programs."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ __all__: list[str] = []
 
 @pytest.fixture
 def examined(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Any:
-    """Runs the command; returns its exit code, and what it has found, by check."""
+    """Runs the command; returns its exit code, and its findings by check."""
 
     def examine(path: object, *options: str) -> tuple[int, dict[str, Any]]:
         arguments = ["doctor", "--socket", str(path), "--root", str(tmp_path), "-o", "json"]
@@ -87,7 +87,7 @@ def test_for_people(runtime: FakeRuntime, capsys: pytest.CaptureFixture[str]) ->
     assert "✓ register      accepted as 99-doctor" in text
     assert text.endswith("A plugin receives events here\n")
     assert "\x1b" not in text
-    # No line is folded where there is no terminal.
+    # Without a terminal, lines are not folded.
     assert "            the runtime disconnects a plugin that answers later\n" in text
     assert all(line == line.rstrip() for line in text.splitlines())
 

@@ -1,4 +1,4 @@
-"""``nri-sync runtime``, as a process of its own, with plugins of this one and of others."""
+"""``nri-sync runtime`` as a separate process, with plugins of this process and of others."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def serving(place: Path, *options: str, **more: Any) -> Iterator[subprocess.Pope
 
 
 def documents(process: subprocess.Popen[str], until: str) -> list[dict[str, Any]]:
-    """Those up to an event of that name."""
+    """The documents up to an event of that name."""
     assert process.stdout is not None
     found = []
     for line in process.stdout:

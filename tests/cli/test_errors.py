@@ -1,4 +1,4 @@
-"""How commands end that cannot go on."""
+"""The error that ends a command."""
 
 from __future__ import annotations
 

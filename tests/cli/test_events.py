@@ -72,7 +72,7 @@ def make_runtime(path: Path) -> Runtime:
 
 
 class Command:
-    """The command, as a process."""
+    """The command as a process."""
 
     def __init__(self, *arguments: object, stdout: Any = subprocess.PIPE) -> None:
         environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "80", "LINES": "24"}
@@ -276,6 +276,8 @@ def test_live_on_a_terminal(runtime: Runtime, path: Path) -> None:
         code, errors = command.interrupt()
     os.close(main)
     assert (code, errors) == (128 + signal.SIGINT, "")
-    assert b"\x1b[?1049h" in screen  # the other screen: what was there before comes back
+    assert (
+        b"\x1b[?1049h" in screen
+    )  # the alternate screen: the terminal's content returns at the end
     for word in (b"NAMESPACE/POD", b"default/web", b"nginx", b"kube-system/dns"):
         assert word in screen

@@ -1,4 +1,4 @@
-"""Every command, and both formats of the log, with the worst text in every field that somebody else writes."""
+"""Every command, and both formats of the log, with hostile text in every field from outside."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ from nri_sync.testing.recordings.entries import NOTE, PLUGIN, REQUEST, RESPONSE,
 __all__: list[str] = []
 
 LONG = 60.0
-#: Line feeds of all kinds, escape sequences of 7 and 8 bits, bidirectional and invisible characters; and long.
+#: All kinds of line feeds, 7-bit and 8-bit escape sequences, bidirectional and invisible characters; and long.
 WORST = (
     "x\nFORGED\r\nFORGED\x85FORGED\u2028FORGED\x0bFORGED\x1b[31m\x1b[2J\x1b]0;title\x07\x9b31m\x90q\x9c\x7f\0\x08"
     "\u202eabc\u2066\u200f\u061c\u200b\u200d\ufeff\u2060\u3164\xad\U000e0041" + "A" * 3000
 )
-# A lone surrogate cannot be in a message.
+# A protobuf message cannot contain a lone surrogate.
 LOCAL = WORST.replace("abc", "\udcff\ud800")
 ANSWERED = "answered"
 
@@ -74,7 +74,7 @@ def hostile() -> Any:
 
 
 def fill(message: Message, depth: int = 4) -> None:
-    """Write the text into every field that takes one."""
+    """Write the text into every field that can hold text."""
     for field in message.DESCRIPTOR.fields:
         value = getattr(message, field.name)
         kind = field.message_type
@@ -96,7 +96,7 @@ fill(CONTAINER)
 
 
 def clean(text: str, *, longest: int | None = 20_000) -> None:
-    """Nothing of it reaches a terminal, and nothing begins a line."""
+    """Check that no control character reaches the terminal, and that the text begins no line."""
     assert "FORGED" in text, "the text is not shown at all"
     lines = text.split("\n")
     for line in lines:
@@ -139,7 +139,7 @@ def runtime(path: Path) -> Iterator[Runtime]:
 
 
 class Command:
-    """A command that runs until it is interrupted; what it prints is collected."""
+    """A command that runs until it is interrupted. A thread collects its output."""
 
     def __init__(self, *arguments: object) -> None:
         self.process = subprocess.Popen(
@@ -153,7 +153,7 @@ class Command:
 
     def _read(self) -> None:
         assert self.process.stdout is not None
-        # In bytes: as text, each carriage return would end a line.
+        # Read bytes: in text mode, each carriage return would end a line.
         for line in self.process.stdout:
             with self._changed:
                 self._lines.append(line.decode())
@@ -194,7 +194,7 @@ def command(*arguments: object) -> Iterator[Command]:
 
 
 def happen(runtime: Runtime) -> None:
-    """One of each kind of answer: an error, an adjustment, a rejection."""
+    """Send one event for each kind of answer: an error, an adjustment, a rejection."""
     for event in (
         lambda: runtime.run_pod_sandbox(POD),
         lambda: runtime.create_container(POD, CONTAINER),
@@ -218,7 +218,7 @@ def test_events(runtime: Runtime, path: Path, options: list[str]) -> None:
     else:
         clean(text, longest=None if "yaml" in options else 20_000)
         if "yaml" in options:
-            # The last document may have been interrupted.
+            # The interrupt may have cut off the last document.
             documents = [yaml.safe_load(part) for part in text.split("---\n")[1:-1]]
             assert documents[-1]["pod"]["name"] == WORST
 
@@ -269,7 +269,7 @@ def test_run(runtime: Runtime, path: Path, plugin: Path, format: str) -> None:
 
 
 def manifest(name: str, text: str, value: str) -> dict[str, Any]:
-    """A pod with ``name`` where names stand, ``text`` where keys stand, and ``value`` where any text may stand."""
+    """A pod with ``name`` for names, ``text`` for keys, and ``value`` for arbitrary text."""
     container = {
         "name": name, "image": "i", "args": [value], "command": [value], "workingDir": "/" + value,
         "env": [{"name": "E" + text, "value": value}],
@@ -364,7 +364,7 @@ def test_doctor(
 
 @pytest.fixture
 def recording(tmp_path: Path) -> Path:
-    """What a runtime and a plugin have said, and the plugin answers otherwise now."""
+    """A recording whose plugin gives other answers now."""
     pb2 = api.nri_pb2
     create = pb2.CreateContainerRequest(pod=POD, container=CONTAINER)
     adjusted = pb2.CreateContainerResponse()
@@ -435,13 +435,13 @@ def test_init_and_a_plugin_that_cannot_be_loaded(
 
 
 def test_demo(capsys: pytest.CaptureFixture[str]) -> None:
-    """It shows nothing that is foreign, but in the way of simulate."""
+    """The command shows no foreign text except by the functions of simulate, which have their own tests."""
     main(["demo"])
     assert all(line.isprintable() for line in capsys.readouterr().out.split("\n"))
 
 
 class TestFormatters:
-    """Of records whose every part is hostile, by loggers that are not those of nri_sync."""
+    """Formatters get records with hostile text in every part, from loggers outside nri_sync."""
 
     def record(self) -> logging.LogRecord:
         try:

@@ -1,4 +1,4 @@
-"""``nri-sync init``: what it makes works as it comes."""
+"""``nri-sync init``: the created project works without changes."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_what_is_in_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
 
 def test_its_tests_pass(tmp_path: Path) -> None:
     directory = made(tmp_path / "pod-name")
-    # As installed, without what is found by its name only in a source tree.
+    # Run as if nri_sync were installed. Without its entry points (a source tree), name the pytest plugin.
     plugins = [] if "nri_sync" in _entry_points() else ["-p", "nri_sync.pytest_plugin"]
     output = run(directory, "-m", "pytest", "-q", *plugins)
     assert "2 passed" in output
@@ -91,7 +91,7 @@ def test_its_style_is_that_of_its_tools(tmp_path: Path, name: str) -> None:
 def test_its_types_are_right(tmp_path: Path) -> None:
     pytest.importorskip("mypy", reason="tox -e types has it")
     directory = made(tmp_path / "pod-name")
-    # What is wrong in the package itself is told elsewhere.
+    # Other tests check the types of the package itself.
     run(directory, "-m", "mypy", "--follow-imports", "silent", "--cache-dir", os.devnull)
 
 
@@ -143,9 +143,9 @@ def test_its_tables_are_aligned(tmp_path: Path, name: str) -> None:
 
 
 class TestReadme:
-    """Each command of the README, in order, in a shell with what was installed on its path."""
+    """Each command of the README, in order, in a shell whose PATH has the installed commands."""
 
-    # Those that need a network, a node or a cluster; another test looks at what they name.
+    # Commands that need a network, a node or a cluster. Another test checks the files that they name.
     ELSEWHERE = ("pip", "python3", ".", "docker", "kubectl")
 
     @pytest.fixture
@@ -202,7 +202,7 @@ class TestReadme:
         assert "2 passed" in tested[1]
         assert simulated[0] == 0
         assert "process.env[POD_NAME]" in simulated[1]
-        # There is no runtime here.
+        # This machine has no runtime.
         assert (ran[0], examined[0]) == (ExitCode.UNREACHABLE, ExitCode.FOUND)
 
     def _expect(self, process: subprocess.Popen[str], text: str) -> None:
@@ -214,7 +214,7 @@ class TestReadme:
             output += line
 
     def test_without_the_extra(self, place: Path, socket_dir: Path) -> None:
-        # An installation without them: the packages of the extra cannot be imported.
+        # Simulate an installation without the extra: its packages cannot be imported.
         (place / "rich.py").write_text("raise ModuleNotFoundError(name='rich')\n")
         commands = [c for c in self.commands(place) if c.startswith("nri-sync")]
         for command in commands:

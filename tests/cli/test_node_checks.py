@@ -1,4 +1,4 @@
-"""What the files of a node say about NRI."""
+"""Checks of a node by its files."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class TestSocket:
         path = str(socket_dir / "s")
         with socket.socket(socket.AF_UNIX) as sock:
             sock.bind(path)
-            # Root may do everything.
+            # root may access every file, so simulate a denial.
             monkeypatch.setattr(os, "access", lambda *_: False)
             assert "may not connect" in check_socket(path).text
 

@@ -1,4 +1,4 @@
-"""Whether NRI is enabled, by the files of runtimes and of distributions."""
+"""Whether NRI is enabled, from the configuration files of runtimes and distributions."""
 
 from __future__ import annotations
 

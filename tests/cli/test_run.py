@@ -1,4 +1,4 @@
-"""``nri-sync run``, as a process of its own."""
+"""``nri-sync run`` as a separate process."""
 
 from __future__ import annotations
 

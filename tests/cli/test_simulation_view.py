@@ -1,4 +1,4 @@
-"""A simulation as people see it."""
+"""The printed form of a simulation."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ def runtime() -> Iterator[FakeRuntime]:
 
 
 def traced(runtime: FakeRuntime, *options: object, environment: Any = None) -> str:
-    """What the command prints while a plugin is connected."""
+    """The output of the command while a plugin is connected."""
     listen = f"{os.path.dirname(runtime.socket_path)}/trace.sock"
     process = subprocess.Popen(
         [

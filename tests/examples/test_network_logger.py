@@ -1,4 +1,4 @@
-"""The lines of the network logger, which are those of its predecessor."""
+"""The lines of the network logger equal those of its predecessor."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fixtures of the tests of the test kit."""
+"""Fixtures for the tests of the test kit."""
 
 from __future__ import annotations
 
@@ -14,6 +14,6 @@ __all__ = ["_clean_environment", "_no_descriptor_left_behind"]
 
 @pytest.fixture
 def runtime() -> Iterator[FakeRuntime]:
-    """One that leaves nothing behind."""
+    """A runtime. Its end checks that no plugin is left."""
     with FakeRuntime() as runtime:
         yield runtime

@@ -1,4 +1,4 @@
-"""Pods and containers for tests: what they have, and that all of it can be chosen."""
+"""Pods and containers for tests: their default values, and that every value can be set."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from nri_sync.testing.builders import make_container, make_pod, new_pid
 __all__: list[str] = []
 
 ID = re.compile(r"[0-9a-f]{64}")
-# Linux gives none above it.
+# Linux assigns no process id above this.
 PID_MAX = 4 * 1024 * 1024
 
 MESSAGE_FIELDS = [

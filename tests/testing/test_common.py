@@ -1,4 +1,4 @@
-"""Where sockets can be."""
+"""Directories for sockets."""
 
 from __future__ import annotations
 

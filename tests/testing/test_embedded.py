@@ -1,4 +1,4 @@
-"""The runtime side with its answers put down."""
+"""The runtime side that records its answers."""
 
 from __future__ import annotations
 

@@ -73,7 +73,7 @@ def test_an_update(node: Node) -> None:
 
 
 def test_an_update_goes_by_way_of_the_cri(node: Node, caplog: pytest.LogCaptureFixture) -> None:
-    """Which has neither a swap limit, nor one of processes, nor classes; a memory limit counts for swap."""
+    """The CRI has no separate swap limit, no process limit and no classes. Its memory limit also limits swap."""
     container = make_container(make_pod())
     container.linux.resources.pids.limit = 10
     node.put(container)

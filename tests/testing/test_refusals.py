@@ -1,4 +1,4 @@
-"""The fake runtime refuses what no runtime can do, also when a plugin asks for it by raw messages."""
+"""The fake runtime rejects requests that no runtime can fulfil, even those in raw messages."""
 
 from __future__ import annotations
 

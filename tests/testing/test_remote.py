@@ -1,4 +1,4 @@
-"""The runtime's end of a connection, with a stub at the other end, or nothing but a socket."""
+"""The runtime's end of a connection, with a stub or a bare socket at the other end."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.runtime.rig import LONG, PluginWith, on_thread
 
 __all__: list[str] = []
 
-# What a plugin asks of the runtime: on the second logical connection.
+# The plugin sends its requests on the second logical connection.
 RUNTIME = 2
 
 
@@ -33,7 +33,7 @@ def state() -> ScriptState:
 
 @pytest.fixture
 def ends(state: ScriptState) -> Iterator[tuple[RemotePlugin, socket.socket]]:
-    """A plugin as the runtime sees it, and the plugin's own socket."""
+    """The runtime's view of a plugin, and the plugin's socket."""
     here, there = socket.socketpair()
     remote = RemotePlugin(here, state, LONG)
     yield remote, there
@@ -82,7 +82,7 @@ def test_answers_in_another_order(
     second = remote.request("RunPodSandbox", pod=make_pod())
     assert first != second
     remote.response(second, "RunPodSandbox")
-    # The answer to the first has been passed over.
+    # This skips the answer to the first request.
     remote.call("RunPodSandbox", pod=make_pod())
 
 
@@ -118,7 +118,7 @@ def test_a_refusal(ends: tuple[RemotePlugin, socket.socket]) -> None:
 
 
 class TestEnds:
-    """Whatever waits for the plugin is told when it is gone, silent, or mad."""
+    """Methods that wait for the plugin raise when it disconnects, is silent, or breaks the protocol."""
 
     def test_closed(self, ends: tuple[RemotePlugin, socket.socket]) -> None:
         remote, there = ends
@@ -159,7 +159,7 @@ class TestEnds:
         remote.timeout = 0.05
         with pytest.raises(TimeoutError, match=r"RegisterPlugin has not come within 0\.05 s"):
             remote.registration()
-        # It can still come.
+        # After the timeout, the request can still arrive.
         RawRuntime(there).send(RUNTIME, 1, 1, _runtime_request("RegisterPlugin"))
         remote.timeout = LONG
         assert remote.registration() == 1

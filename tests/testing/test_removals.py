@@ -1,4 +1,4 @@
-"""Removals that have no effect, by kind and by the order of plugins."""
+"""Removals without an effect, by kind and by the order of plugins."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from nri_sync.testing.removals import NoEffectWarning, ineffective_removals
 
 __all__: list[str] = []
 
-# Of each kind: what a container has of its own, what sets an entry, what removes it, and the entry's name.
+# For each kind: a container that has an entry, adjustments that set and remove the entry, and the entry's name.
 KINDS: dict[str, tuple[Container, Adjustment, Adjustment, str]] = {}
 
 
@@ -78,7 +78,7 @@ kind(
 
 
 def told(own: Container, *adjustments: Adjustment) -> list[str]:
-    """What is said of the answers of plugins 0, 1, 2 ..., as a runtime merges and applies them."""
+    """The texts about the answers of plugins 0, 1, 2 ..., after merging and applying them like a runtime."""
     container = Container(id="c")
     container.MergeFrom(own)
     result = CreateResult(CreateContainerRequest(container=container))

@@ -1,4 +1,4 @@
-"""What plugins ask for, as dicts and lists."""
+"""The adjustments of plugins as dicts and lists."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_each_kind_of_change() -> None:
 
 
 def test_values_are_of_the_types_that_the_page_names() -> None:
-    """Texts and messages, none of them converted any further."""
+    """The values are texts and messages, without further conversion."""
     changes = Changes(full().add_rlimit("RLIMIT_AS", hard=2, soft=1))
     for values in (changes.env, changes.annotations, changes.sysctl, changes.namespaces):
         assert {type(value) for value in values.values()} == {str, type(None)}
@@ -111,7 +111,7 @@ def test_what_is_empty_does_not_count_and_nothing_is_changed() -> None:
 
 
 def test_applied_to_a_specification() -> None:
-    """As a runtime applies it, after merging: which drops the removal of a variable of the container's own."""
+    """apply() merges first, like a runtime. That drops the removal of a variable of the container itself."""
     spec = {"process": {"env": ["OLD=1", "KEPT=1"]}}
     with pytest.warns(NoEffectWarning, match="'OLD' has no effect") as warned:
         assert Changes(full()).apply(spec)["process"]["env"] == ["OLD=1", "KEPT=1", "NEW=2"]

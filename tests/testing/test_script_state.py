@@ -1,4 +1,4 @@
-"""What a test and the thread of a script share."""
+"""The state that a test and the thread of a script share."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A runtime that plays a script: connections, the time between them, and how it ends."""
+"""A runtime that executes a script: connections, the time between them, and the end."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def connected(runtime: ScriptedRuntime) -> socket.socket:
 
 
 def connected_soon(runtime: ScriptedRuntime) -> socket.socket:
-    """Connects as soon as the runtime is up."""
+    """Connect as soon as the runtime listens."""
     made: list[socket.socket] = []
 
     def try_it() -> bool:
@@ -139,7 +139,7 @@ class TestFailures:
 
 
 class TestEnd:
-    """Wherever the script is when the test is over, nothing is left of it."""
+    """If the test ends at any step of the script, the script ends, too, and nothing remains."""
 
     @pytest.mark.parametrize(
         "session",
@@ -180,7 +180,7 @@ class TestEnd:
 
 
 def _visit(path: str) -> None:
-    # It may be too late.
+    # The connection may be closed already.
     with contextlib.suppress(OSError):
         connect(path, Deadline(LONG)).close()
 

@@ -1,4 +1,4 @@
-"""The words of scripts, played to stubs; and all bad ends, to one that is to come back."""
+"""The steps of scripts, executed with stubs; and all hostile sessions with a plugin that has to reconnect."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def make_stub(runtime: ScriptedRuntime, plugin: object, **options: Any) -> Stub:
 
 @contextmanager
 def running(stub: Stub, **options: Any) -> Iterator[None]:
-    """run_forever(), and its end."""
+    """Run run_forever() in the block."""
     stopped = threading.Event()
     backoff = Backoff(0.01, most=0.05)
     target: Callable[..., None] = run_forever
@@ -83,7 +83,7 @@ class TestInOrder:
         ]  # fmt: skip
         assert runtime.answers[1][1].more
         assert isinstance(runtime.answers[-1][1], CallFailed)
-        # Not where: whether the script has noticed, and noted, that the plugin left is open.
+        # Check these lines only: the script may or may not have noticed that the plugin disconnected.
         assert [line for line in runtime.log if "bad pod" in line]
 
     def test_updates_are_served(self) -> None:

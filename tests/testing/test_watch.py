@@ -1,4 +1,4 @@
-"""What happens in the handlers of a plugin under test."""
+"""The watch on the handlers of a plugin under test."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def watch() -> Watch:
 
 @pytest.fixture
 def connect(runtime: FakeRuntime, watch: Watch) -> Iterator[Any]:
-    """Starts a plugin that is watched."""
+    """Starts a watched plugin."""
     made: list[nri_sync.Stub] = []
 
     def connect(**handlers: Any) -> nri_sync.Stub:

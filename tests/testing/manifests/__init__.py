@@ -1,4 +1,4 @@
-"""Tests of the mapping of manifests, and what they share."""
+"""Tests of the mapping of manifests, and their shared functions."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def fields(data: object = None, path: str = "") -> Fields:
 
 
 def pod_file(name: str, **assumptions: Any) -> Workload:
-    """The only workload of one of the manifests beside this file."""
+    """The only workload of a manifest in the directory ``pods``."""
     return only(load(PODS / name, assumptions=Assumptions(**assumptions)))
 
 
@@ -28,7 +28,7 @@ def only(workloads: list[Workload]) -> Workload:
 
 
 def container(workload: Workload, name: str = "") -> WorkloadContainer:
-    """The container of that name, or the only one."""
+    """The container of that name, or the only container."""
     [found] = [item for item in workload.containers if name in ("", item.name)]
     return found
 
@@ -38,7 +38,7 @@ def spec_of(workload: Workload, name: str = "") -> dict[str, Any]:
 
 
 def mounts(workload: Workload, name: str = "") -> dict[str, tuple[str, list[str]]]:
-    """Source and options of all mounts, by destination."""
+    """The source and options of each mount, by destination."""
     return {
         mount["destination"]: (mount["source"], mount["options"])
         for mount in spec_of(workload, name)["mounts"]

@@ -58,7 +58,7 @@ def test_process() -> None:
     )["process"]
     assert found["args"] == ["sh"]
     assert found["cwd"] == "/srv"
-    # Only defaults are replaced: what image and manifest have is there twice.
+    # Variables replace defaults only. A variable of both the image and the manifest appears twice.
     assert found["env"] == ["PATH=/bin", "HOSTNAME=pod", "B=2", "A=0", "A=1"]
     assert found["user"] == {"uid": 5, "gid": 6, "additionalGids": [6, 7, 9]}
     assert found["oomScoreAdj"] == 999
@@ -174,7 +174,7 @@ def test_a_user_namespace() -> None:
     mounted = {mount["destination"]: mount for mount in found["mounts"]}
     assert mounted["/m"]["uidMappings"] == mapping
     assert "uidMappings" not in mounted["/dev/shm"]
-    # It cannot mount the sysfs of a network that is not its own.
+    # A container cannot mount the sysfs of a network namespace that does not belong to it.
     assert (mounted["/sys"]["type"], mounted["/sys"]["source"]) == ("bind", "/sys")
 
 
@@ -229,7 +229,7 @@ class TestMounts:
         assert found["mounts"][-1]["source"] == "/dev/shm"
 
     def test_volumes_of_the_image(self) -> None:
-        """``volumeMounts``: as the image writes them, each with a directory of its own."""
+        """``volumeMounts``: the paths of the image, each with a separate directory."""
         found = spec(
             image_volumes=["/cache/", "data", "/m/", "/etc/hosts"],
             mounts=[MountConfig("/m", "/srv")],

@@ -1,4 +1,4 @@
-"""Containers of a pod: command lines, annotations, what is not known."""
+"""Containers of a pod: command lines, annotations, unknown fields."""
 
 from __future__ import annotations
 

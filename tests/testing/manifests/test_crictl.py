@@ -129,7 +129,7 @@ def test_a_specification_that_is_none() -> None:
 
 
 def test_what_crictl_does_not_show() -> None:
-    """containerd's own label, the hooks that are there and empty, and digests of local images."""
+    """containerd's own label, hooks that are present but empty, and digests of local images."""
     workload = only(load(CONTAINER, POD))
     assert workload.pod.labels["oci_runtime_type"] == "io.containerd.runc.v2"
     assert container(workload).container.HasField("hooks")

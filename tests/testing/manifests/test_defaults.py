@@ -1,4 +1,4 @@
-"""Defaults, and those of LimitRanges."""
+"""Defaults of Kubernetes and of LimitRanges."""
 
 from __future__ import annotations
 

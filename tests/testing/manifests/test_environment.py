@@ -22,7 +22,7 @@ SERVICES = service_env({}, "shop", True, Assumptions(), print)
 @pytest.mark.parametrize(
     ("text", "expanded"),
     [
-        # After the tests of third_party/forked/golang/expansion.
+        # From the tests of third_party/forked/golang/expansion in Kubernetes.
         ("$(A)", "a"),
         ("___$(B)___$(A)", "___b___a"),
         ("$$(A)", "$(A)"),

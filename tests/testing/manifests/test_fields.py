@@ -88,7 +88,7 @@ def test_what_is_wrong(read: Callable[[Fields], Any], data: object, text: str) -
 
 
 def test_keys_of_yaml_that_are_no_texts() -> None:
-    """As ``sigs.k8s.io/yaml`` makes JSON of them."""
+    """``sigs.k8s.io/yaml`` converts such keys for JSON in this way."""
     assert list(fields({8080: "a", True: "b", False: "c", 1.5: "d", 2.0: "e"}).data) == [
         "8080", "true", "false", "1.5", "2",
     ]  # fmt: skip

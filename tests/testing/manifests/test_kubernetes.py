@@ -1,4 +1,4 @@
-"""Real-world pods, and what plugins on a real node are told of them."""
+"""Realistic pods, and the messages that plugins on a real node receive about them."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class TestAll:
                 assert kit.container_image(found).reference
                 assert found.pod_sandbox_id == workload.pod.id
                 assert found.labels["io.kubernetes.pod.uid"] == workload.pod.uid
-                # A pod's annotations are not on its containers.
+                # The annotations of a pod are not copied to its containers.
                 assert "kubernetes.io/config.source" not in found.annotations
                 assert len({mount.destination for mount in found.mounts}) == len(found.mounts)
 
@@ -138,7 +138,7 @@ def test_burstable() -> None:
     assert memory(workload, "cache")["limit"] == 2 * GIB
     told = workload.pod.linux.pod_resources
     assert (told.cpu.shares.value, told.cpu.quota.value) == (358, 50_000)
-    # The one with a limit only.
+    # The update is for the only container with a limit.
     assert told.memory.limit.value == 2 * GIB
     assert list(container(workload, "app").container.args) == [
         "/bin/web", "--listen=:8080", "--name=$(MISSING)", "$(PORT)",
@@ -157,7 +157,7 @@ def test_init_and_sidecar() -> None:
     assert [score(workload, name) for name in ("migrate", "logs", "warm-up", "app")] == [
         985, 993, 997, 993,
     ]  # fmt: skip
-    # The first init container needs most, and has the node to itself.
+    # The first init container needs most, and runs alone.
     assert workload.pod.linux.pod_resources.cpu.shares.value == 1024
     shared = {mounts(workload, name)["/opt"][0] for name in ("migrate", "logs", "app")}
     assert shared == {
@@ -260,7 +260,7 @@ def test_host_network() -> None:
     assert '"hostPort":9100' in found.annotations["io.kubernetes.container.ports"]
     assert "/etc/hosts" in mounts(workload)
     assert mounts(workload)["/dev/shm"][0] == "/dev/shm"
-    assert score(workload) == -997  # it is critical, though Burstable
+    assert score(workload) == -997  # the pod is critical, although it is Burstable
     assert kit.pod_qos(pod) is kit.QoS.BURSTABLE
     assert cpu(workload) == {"shares": 104, "quota": 25_000, "period": 100_000}
 
@@ -273,10 +273,10 @@ def test_pod_level_resources() -> None:
     assert told.memory.limit.value == 2 * GIB
     assert cpu(workload, "limited") == {"shares": 512, "quota": 50_000, "period": 100_000}
     assert memory(workload, "limited")["limit"] == 512 * MIB
-    # As much as the whole pod.
+    # The container may use as much as the whole pod.
     assert cpu(workload, "free") == {"shares": 1024, "quota": 100_000, "period": 100_000}
     assert memory(workload, "free")["limit"] == 2 * GIB
-    # Of 16 GiB: 256 MiB and half of the 768 MiB that are left; the half alone.
+    # Of 16 GiB: 256 MiB plus half of the remaining 768 MiB; and that half alone.
     assert (score(workload, "limited"), score(workload, "free")) == (961, 977)
     for item in workload.containers:
         assert item.container.linux.resources.hugepage_limits[0].limit == 64 * MIB
@@ -369,7 +369,7 @@ def test_a_pod_that_exists() -> None:
     assert found.id.startswith("5f0c7d5a1e0cbb73")
     token, _ = mounts(workload)[TOKEN]
     assert token.endswith("/kubernetes.io~projected/kube-api-access-t4h7w")
-    # Critical for the cluster, not for the node: 70 of 16384 MiB.
+    # Critical for the cluster, but not for the node: 70 of 16384 MiB.
     assert score(workload) == 996
 
 

@@ -1,4 +1,4 @@
-"""Handlers as Go writes them."""
+"""Handlers in Go's notation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Recognizing what people have at hand."""
+"""Recognizing the format of an input."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_nothing() -> None:
         load()
 
 
-# What is put in the place of anything.
+# Values that replace each value of a document.
 OTHERS: list[Any] = [
     None, True, 3, -1, 2.5, 1 << 70, "", "x", "/", "1Gi", "\0", [], [None], [3], ["a"], [{}], {}, {"a": 1},
     {"name": "x"}, [{"name": "x"}], False, 1e300, "\ud800", "\u00e9" * 70, {"a": None}, [[]], -(1 << 70),

@@ -1,4 +1,4 @@
-"""Messages of specifications."""
+"""Messages made from specifications."""
 
 from __future__ import annotations
 
@@ -107,5 +107,5 @@ def test_a_sandbox() -> None:
     assert pod.linux.cgroups_path == "/kubepods/podu/p"
     assert pod.linux.pod_resources.cpu.shares.value == 512
     assert pod.linux.pod_overhead.cpu.shares.value == 0
-    # The sandbox's own process has next to nothing.
+    # The sandbox's own process gets the minimum.
     assert pod.linux.resources.cpu.shares.value == 2

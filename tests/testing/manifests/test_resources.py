@@ -1,4 +1,4 @@
-"""Sums, and what the kubelet makes of requests and limits."""
+"""Sums of resources, and the kubelet's conversion of requests and limits."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ KINDS = {"init": Kind.INIT, "side": Kind.SIDECAR, "main": Kind.ORDINARY}
 
 
 def amounts(name: str, requests: Any = None, limits: Any = None) -> ContainerAmounts:
-    """A container whose kind the begin of its name tells."""
+    """A container whose name begins with its kind."""
     data = {"name": name, "resources": {"requests": requests, "limits": limits}}
     return ContainerAmounts.read(fields(data), KINDS[name[:4]])
 
@@ -32,7 +32,7 @@ def texts(amounts: dict[str, Quantity]) -> dict[str, str]:
     return {name: str(amount) for name, amount in amounts.items()}
 
 
-def test_nothing_is_finer_than_a_thousandth() -> None:
+def test_amounts_are_rounded_to_thousandths() -> None:
     """``SetDefaults_ResourceList``."""
     found = amounts("main", {"cpu": "0.0001", "memory": "1Gi"}, {"cpu": "1500.5m", "memory": "2Gi"})
     assert texts(found.requests) == {"cpu": "1m", "memory": "1Gi"}
@@ -58,7 +58,7 @@ def test_what_the_api_server_refuses(requests: Any, limits: Any, text: str) -> N
         ([("main", "1"), ("main2", "500m")], "1500m"),
         ([("init", "2"), ("main", "1")], "2"),
         ([("init", "2"), ("init2", "3"), ("main", "4")], "4"),
-        # An init container runs beside the sidecars before it, not beside those after it.
+        # An init container runs together with the sidecars before it, but not with those after it.
         ([("side", "1"), ("init", "2"), ("main", "1")], "3"),
         ([("init", "2"), ("side", "1"), ("main", "500m")], "2"),
         ([("side", "1"), ("side2", "1"), ("main", "1")], "3"),
@@ -101,7 +101,7 @@ class TestOfThePod:
         limits = {"cpu": 1, "memory": "1Gi", "hugepages-2Mi": "4Mi"}
         found = pod(free, own, resources={"limits": limits})
         of_free, of_own = found.container(free, NODE), found.container(own, NODE)
-        # Its shares, too, are those of the limit: it has no request.
+        # Its shares follow from the limit, too, because it has no request.
         assert (of_free.shares, of_free.quota, of_free.memory_limit) == (1024, 100_000, 1 << 30)
         assert (of_own.shares, of_own.quota, of_own.memory_limit) == (102, 10_000, 1 << 30)
         assert of_own.huge_pages == {"2MB": 4 << 20, "1GB": 1 << 30}
@@ -109,7 +109,7 @@ class TestOfThePod:
     def test_what_nobody_has_asked_for_counts_for_all(self) -> None:
         one, other = amounts("main", {"memory": "2Gi"}), amounts("main2")
         found = pod(one, other, resources={"requests": {"memory": "6Gi"}})
-        # (2 + 4 / 2) and (0 + 4 / 2) of 16.
+        # (2 + 4 / 2) and (0 + 4 / 2), of 16.
         assert found.container(one, NODE).oom_score_adj == 750
         assert found.container(other, NODE).oom_score_adj == 875
 
@@ -138,7 +138,7 @@ class TestContainer:
     def test_a_tiny_limit(self) -> None:
         only = amounts("main", {}, {"cpu": "5m"})
         found = pod(only).container(only, NODE)
-        # The kernel takes no quota below a millisecond.
+        # The kernel accepts no quota below a millisecond.
         assert (found.shares, found.quota) == (5, 1000)
 
     def test_cgroup_versions(self) -> None:
@@ -189,12 +189,12 @@ def test_overhead() -> None:
     told = found.overhead_resources(NODE)
     assert (told.shares, told.quota, told.memory_limit) == (256, 25_000, 120 << 20)
     assert pod(amounts("main")).overhead_resources(NODE).message().cpu.shares.value == 0
-    # It is none of what the containers have.
+    # The sandbox gets no part of the containers' shares.
     assert found.sandbox(NODE).shares == 2
 
 
 def test_what_a_container_is_resized_to() -> None:
-    """``updatePodContainerResources``: a request that is not there is 0, and has the least share."""
+    """``updatePodContainerResources``: a missing request counts as 0, and gets the minimum of shares."""
     own = amounts("main", {}, {"memory": "1Gi", "hugepages-2Mi": "4Mi"})
     own.requests = {"memory": Quantity.parse("1Gi")}
     pod = PodAmounts([own], limits={"cpu": Quantity.parse("2")}, own=True)
@@ -208,7 +208,7 @@ def test_what_a_container_is_resized_to() -> None:
 
 @pytest.mark.parametrize(("version", "unlimited"), [(1, (1 << 63) - 4096), (2, (1 << 63) - 1)])
 def test_what_a_pod_is_resized_to(version: int, unlimited: int) -> None:
-    """``ResourceConfigForPod``, and the cgroup's own values for what is not declared."""
+    """``ResourceConfigForPod``, and the cgroup's current values for resources that are not declared."""
     node = Assumptions(cgroup_version=version)
     both = amounts("main-a", {"cpu": "1"}, {"cpu": "1", "memory": "1Gi"})
     one = amounts("main-b", {}, {"memory": "1Gi"})

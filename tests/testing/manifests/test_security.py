@@ -51,7 +51,7 @@ def test_the_container_s_word_counts_more_than_the_pod_s() -> None:
 @pytest.mark.parametrize(
     ("user", "own", "expected", "note"),
     [
-        # The group of an image does not count.
+        # The group from the image is ignored.
         ("65532:65533", {}, (65532, 0), "the group of user 65532 is in"),
         ("65532:staff", {}, (65532, 0), "the group of user 65532 is in"),
         ("65532:65533", {"runAsGroup": 7}, (65532, 7), ""),
@@ -144,7 +144,7 @@ LOCAL = {"type": "Localhost", "localhostProfile": "other"}
         ("localhost/deny-write", None, {"type": "Unconfined"}, ""),
         ("unconfined", LOCAL, None, ""),
         ("runtime/default", LOCAL, None, ""),
-        # What is no profile does not count.
+        # A value that names no profile is ignored.
         ("localhost/", LOCAL, None, "other"),
         ("deny-write", LOCAL, None, "other"),
         ("", LOCAL, None, "other"),

@@ -29,7 +29,7 @@ SPEC = {
 
 
 def test_the_api_server() -> None:
-    """Those that every pod has (``envvars_test.go`` in ``pkg/kubelet/envvars`` has the form)."""
+    """Every pod has these variables (``envvars_test.go`` in ``pkg/kubelet/envvars`` has their form)."""
     assert service_env({}, "shop", False, Assumptions(), notes.append) == {
         "KUBERNETES_SERVICE_HOST": "10.96.0.1",
         "KUBERNETES_SERVICE_PORT": "443",

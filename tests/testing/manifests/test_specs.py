@@ -14,7 +14,7 @@ from tests.testing.manifests import container, fields, only
 
 __all__: list[str] = []
 
-# As `runc spec` makes it, shortened.
+# The output of `runc spec`, shortened.
 SPEC: dict[str, Any] = {
     "ociVersion": "1.2.1",
     "process": {
@@ -137,7 +137,7 @@ def test_a_sandbox_is_a_pod(annotations: dict[str, str], kind: str) -> None:
     assert workload.pod.linux.cgroup_parent == "kubepods-burstable-podu1.slice"
     assert workload.pod.linux.cgroups_path == path
     assert "add the config.json of its containers" in workload.notes[1]
-    # With those of its containers, in any order.
+    # The input also has the containers of the pod, in any order.
     names = ("io.kubernetes.cri.container-name", "io.kubernetes.container.name")
     members = [
         annotated(path=f"x:y:{id * 64}", **annotations, **dict.fromkeys(names, name), **{kind: "container"})

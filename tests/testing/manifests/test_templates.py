@@ -16,7 +16,7 @@ __all__: list[str] = []
 
 SPEC = {"containers": [{"name": "app", "image": "busybox"}]}
 TEMPLATE = {"metadata": {"labels": {"app": "web"}, "annotations": {"a": "1"}}, "spec": SPEC}
-# By kind, the name of the pod of one that is called "web", and labels that it has.
+# For each kind, the name of the pod of an object called "web", and labels of the pod.
 KINDS = {
     "DaemonSet": ("web-[a-z0-9]{5}", "controller-revision-hash"),
     "Deployment": ("web-[a-z0-9]{10}-[a-z0-9]{5}", "pod-template-hash"),
@@ -141,7 +141,7 @@ LONG = "a-deployment-with-a-name-of-fifty-three-characters-x1"
 
 @pytest.mark.parametrize("kind", ["DaemonSet", "Deployment", "Job", "ReplicaSet"])
 def test_long_names_are_cut_before_the_random_end(kind: str) -> None:
-    """``GenerateName`` in k8s.io/apiserver: 58 characters, and 5 more."""
+    """``GenerateName`` in k8s.io/apiserver: 58 characters, and 5 random ones."""
     name = f"{LONG}-and-th"
     data = {"kind": kind, "metadata": {"name": name}, "spec": {"template": TEMPLATE}}
     [workload] = workloads(data)
@@ -188,7 +188,7 @@ INDEXED = {
     ],
 )  # fmt: skip
 def test_indexed_jobs(data: Any, job: str) -> None:
-    """``pkg/controller/job``: the pod of index 0 stands for all of them."""
+    """``pkg/controller/job``: the pod of index 0 stands for all pods."""
     [workload] = workloads(data)
     key = "batch.kubernetes.io/job-completion-index"
     assert re.fullmatch(f"{job}-0-[a-z0-9]{{5}}", workload.pod.name)

@@ -1,4 +1,4 @@
-"""What the API server refuses."""
+"""Manifests that the API server rejects."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where volumes are, and what is mounted."""
+"""The host paths of volumes, and the mounts of containers."""
 
 from __future__ import annotations
 
@@ -189,7 +189,7 @@ def test_claims_of_a_stateful_set_take_the_place_of_volumes_of_that_name() -> No
 
 
 def test_volumes_of_images() -> None:
-    """``mutateImageMount`` in containerd: once for each image and pod, and sub-paths below it."""
+    """``mutateImageMount`` in containerd: one mount for each image and pod, with sub-paths below it."""
     digest = "1" * 64
     notes: list[str] = []
     held = volumes({"name": "v", "image": {"reference": f"x@sha256:{digest}"}}, notes=notes)

@@ -27,7 +27,7 @@ def test_the_subject() -> None:
     container = api.Container(id="c0", name="nginx")
     both = api.nri_pb2.CreateContainerRequest(pod=POD, container=container)
     assert Entry(REQUEST, 1, message=both).subject == "default/web:nginx"
-    container.name = ""  # as CRI-O has it
+    container.name = ""  # as with CRI-O
     both = api.nri_pb2.CreateContainerRequest(pod=POD, container=container)
     assert Entry(REQUEST, 1, message=both).subject == "default/web:c0"
     assert Entry(REQUEST, 1, message=api.nri_pb2.ConfigureRequest()).subject == ""

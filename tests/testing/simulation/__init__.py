@@ -1,4 +1,4 @@
-"""Tests of simulations, and what they share."""
+"""Tests of simulations, and their shared functions."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["event", "life", "pod"]
 
 
 def pod(*names: str, init: Any = (), name: str = "pod", **spec: Any) -> Workload:
-    """A pod with containers of these names, and init containers as they are given."""
+    """A pod with containers of these names, and with the given init containers."""
     containers = [
         {"name": item, "image": "busybox", "command": ["sh"]} for item in names or ("app",)
     ]
@@ -26,7 +26,7 @@ def pod(*names: str, init: Any = (), name: str = "pod", **spec: Any) -> Workload
 
 
 def life(*plugins: object, of: Workload | None = None, **options: Any) -> Simulation:
-    """A simulation of plugins that are called 10-a, 20-b and so on."""
+    """A simulation of plugins with the names 10-a, 20-b and so on."""
     simulated = [
         SimulatedPlugin(plugin, name, idx)
         for plugin, name, idx in zip(plugins, "abcde", ("10", "20", "30", "40", "50"))
@@ -35,7 +35,7 @@ def life(*plugins: object, of: Workload | None = None, **options: Any) -> Simula
 
 
 def event(simulation: Simulation, name: str, container: str = "") -> Event:
-    """The first event of that name in the life of the first pod."""
+    """The first event of that name in the lifecycle of the first pod."""
     found = [
         item
         for item in simulation.pods[0].events

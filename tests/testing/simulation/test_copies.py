@@ -1,4 +1,4 @@
-"""More of the same workload."""
+"""Copies of a workload."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_more_containers() -> None:
 
 
 def test_both() -> None:
-    # The second round of the second copy, and the second copy of the second round, are different things.
+    # The second round of the second copy must differ from the second copy of the second round.
     rounds = [another(with_containers(workload(), 4), number) for number in range(1, 5)]
     ids = [item.container.id for found in rounds for item in found.containers]
     assert len(set(ids)) == len(ids)

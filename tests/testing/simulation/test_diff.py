@@ -1,4 +1,4 @@
-"""Differences of specifications, and who has made them."""
+"""Differences of specifications, and their owners."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def test_plain() -> None:
 
 
 def everything() -> api.Adjustment:
-    """An adjustment with all that goes into a specification."""
+    """An adjustment with every field that affects a specification."""
     wanted = api.Adjustment().add_env("E", "1").add_annotation("n", "1").set_args(["other"])
     wanted.add_mount("/m", source="/s", type="bind", options=["rbind", "rshared"])
     wanted.add_hook("poststop", "/bin/true").add_device("/dev/d", "c", 1, 3)

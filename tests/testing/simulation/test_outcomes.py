@@ -1,4 +1,4 @@
-"""Results of events in the words of a report."""
+"""The conversion of events' outcomes into reports."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_calls_are_put_to_what_handlers_did() -> None:
     ]
     handled = {
         "10-a": [Handled("CreateContainer", 0.1, None), Handled("PostCreateContainer", 0.3, None)],
-        # It has timed out, and still runs.
+        # This plugin has timed out, and its handler still runs.
         "20-b": [],
     }  # fmt: skip
     found = calls_of(Result("CreateContainer", make_pod(), None, answers=answers), handled)

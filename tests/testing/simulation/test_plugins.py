@@ -1,4 +1,4 @@
-"""Plugins on a runtime, and what is put down of them."""
+"""Plugins on a runtime, with their recorders."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def test_those_that_cannot_be_started() -> None:
     ]:
         with FakeRuntime() as runtime, pytest.raises(error), started([good, plugin], runtime):
             pass
-        assert first.said[-1] is False  # those that were started before have been stopped
+        assert first.said[-1] is False  # the plugins that had started before are stopped
 
 
 def test_one_that_fails_to_be_synchronized() -> None:

@@ -1,4 +1,4 @@
-"""Reports as plain data, and figures."""
+"""Reports as plain data, and their statistics."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""simulate(): several plugins, load, what was there before, and what plugins do by themselves."""
+"""simulate(): several plugins, load, existing pods, and unsolicited requests of plugins."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ LONG = 20.0
 
 
 class Env:
-    """Adds a variable, named after itself."""
+    """Adds a variable that is named after the plugin."""
 
     def __init__(self, name: str = "A") -> None:
         self.name = name
@@ -51,7 +51,7 @@ def test_several_plugins_add_up() -> None:
         "process.env[A]": "10-a",
         "process.env[B]": "20-b",
     }
-    # The second one sees what the first has done.
+    # The second plugin sees the change of the first.
     assert "A" in second.seen[0]
     assert "B" not in first.seen[0]
 
@@ -115,7 +115,7 @@ def test_load() -> None:
     [figures] = simulation.statistics
     assert (figures.plugin, figures.event, figures.calls) == ("10-a", "CreateContainer", 12)
     assert 0 <= figures.p50 <= figures.p99 <= figures.most
-    # A pod's own four events, and those of its containers.
+    # The pod's own four events, and those of its containers.
     assert simulation.events == 3 * (4 + 4 * 5)
 
 
@@ -144,7 +144,7 @@ def test_pods_that_were_there_before() -> None:
 
 
 class Restless:
-    """Asks for something by itself, on a thread of its own, once a container is started."""
+    """Sends a request on a separate thread, after the start of a container."""
 
     def __init__(self, id: str = "") -> None:
         self.stub: Any = None
@@ -225,7 +225,7 @@ def test_one_that_takes_too_long() -> None:
         found = event(life(Slow(), request_timeout=1.0), "CreateContainer")
     finally:
         release.set()
-    # The stub answers for it, just in time, with nothing.
+    # The stub answers in place of the handler, just in time, without changes.
     assert found.calls
     assert found.created is not None
     assert not found.created.changes

@@ -1,4 +1,4 @@
-"""Specifications as updates change them."""
+"""Specifications with updates applied."""
 
 from __future__ import annotations
 
