@@ -41,8 +41,13 @@ def in_child(reset: Callable[[], object]) -> None:
 
 
 def _after_fork_in_child() -> None:
-    for key, reset in list(_resets.items()):
+    # A list of the keys is made in one step. A list of the items is not: it makes tuples, which may start the
+    # garbage collector, and the collector deletes the entries of objects that it frees.
+    for key in list(_resets):
+        reset = _resets.get(key)
         arguments: tuple[object, ...] = ()
+        if reset is None:
+            continue
         if isinstance(key, weakref.ref):
             arguments = (key(),)
             if arguments == (None,):

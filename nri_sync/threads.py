@@ -9,11 +9,13 @@ the pieces below, in which every step that matters is a single C call; all else 
 from __future__ import annotations
 
 import _thread
+import atexit
 import contextlib
 import contextvars
 import functools
 import sys
 import threading
+import time
 import weakref
 from typing import Any, Callable, TypeVar, cast
 
@@ -41,13 +43,24 @@ _MAIN_THREAD_SLICE = 1.0
 # How long an interrupted call of a signal_safe function waits for the function to end, in seconds.
 _INTERRUPTED_WAIT = 1.0
 
+# How long the end of the interpreter waits for the threads that are about to begin, in seconds.
+_LAST_WAIT = 5.0
+
 # The main thread; in a forked child that is the thread that forked.
 _main_ident = threading.main_thread().ident
+
+# The latches of the threads that have been started and have not begun, by weak references: a start that an
+# interrupt prevents leaves none behind.
+_beginning: set[weakref.ref[Latch]] = set()
+
+# Set when the interpreter ends: no thread is started from then on.
+_ending = False
 
 
 def _after_fork_in_child() -> None:
     global _main_ident
     _main_ident = threading.main_thread().ident
+    _beginning.clear()  # these threads are the parent's
 
 
 in_child(_after_fork_in_child)
@@ -119,6 +132,7 @@ def spawn(name: str, target: Callable[..., object], *args: object) -> Latch:
     """
     ended = Latch()
     try:
+        _expect(ended)
         if on_main_thread():
             _thread.start_new_thread(_start_or_run, (name, target, args, ended))
         else:
@@ -133,8 +147,40 @@ def spawn_anywhere(name: str, target: Callable[..., object], *args: object) -> N
 
     Takes no lock. Without a thread to be had, as while the interpreter shuts down, the target does not run.
     """
+    ended = Latch()
     with contextlib.suppress(RuntimeError, MemoryError):
-        _thread.start_new_thread(_start_or_run, (name, target, args, Latch()))
+        _expect(ended)
+        _thread.start_new_thread(_start_or_run, (name, target, args, ended))
+
+
+def _expect(ended: Latch) -> None:
+    """Note that a thread is about to begin.
+
+    An interpreter that ends frees the states of all threads. A thread that begins after that uses its state all the
+    same, and the process crashes. This function notes the thread, then reads the flag; the end of the interpreter
+    sets the flag, then reads the notes. So either this call raises, or the interpreter waits for the thread.
+
+    The interpreter stops a daemon thread without a word in its next instruction, or a little later. Here it is a
+    little sooner: the calling thread rests, rather than handle an error that only the end of the process causes.
+    """
+    note = weakref.ref(ended, _beginning.discard)
+    _beginning.add(note)
+    if _ending:
+        _beginning.discard(note)
+        if not on_main_thread():
+            time.sleep(_LAST_WAIT)  # bounded: an exit handler may wait for this thread
+        raise RuntimeError("can't start new thread at interpreter shutdown")
+
+
+def _at_exit() -> None:
+    global _ending
+    _ending = True
+    end = time.monotonic() + _LAST_WAIT
+    while _beginning and time.monotonic() < end:
+        time.sleep(0.001)
+
+
+atexit.register(_at_exit)
 
 
 def _start_or_run(
@@ -170,6 +216,7 @@ class _NotAwaited(threading.Event):
 
 
 def _run(target: Callable[..., object], args: tuple[object, ...], ended: Latch) -> None:
+    _beginning.discard(weakref.ref(ended))
     try:
         target(*args)
     finally:
@@ -200,7 +247,7 @@ def call_off_main(
     be had, the function runs here after all.
     """
     # A thread that is started while the interpreter ends never runs.
-    if not on_main_thread() or sys.is_finalizing():
+    if not on_main_thread() or _ending or sys.is_finalizing():
         return function()
     results: list[_T] = []
     # The traceback of an error leads to the frames of this call: a frame that kept the error would make a cycle.

@@ -65,6 +65,33 @@ class TestRegistry:
         assert len(fork._resets) <= before
         in_child(lambda: None)
 
+    def test_objects_go_meanwhile(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The garbage collector may run at any allocation, and an object goes with its reset."""
+        monkeypatch.setattr(fork, "_resets", {})
+        objects = [Counted() for _ in range(200)]
+        kept = objects[::2]
+        for counted in objects:
+            fork.in_child(counted.reset)
+        dropped = objects[1::2]
+        objects.clear()
+        del counted
+
+        def drop(*_: object) -> None:
+            if dropped:
+                dropped.pop()
+
+        def check() -> None:
+            assert [counted.count for counted in kept] == [1] * 100
+
+        gc.callbacks.append(drop)
+        threshold = gc.get_threshold()
+        gc.set_threshold(1)
+        try:
+            in_child(check)
+        finally:
+            gc.set_threshold(*threshold)
+            gc.callbacks.remove(drop)
+
     def test_one_that_raises_is_logged_and_the_others_run(
         self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:

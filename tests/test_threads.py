@@ -877,6 +877,52 @@ class TestSignalSafe:
             gc.enable()
 
 
+@pytest.mark.parametrize("caller", ["the main thread", "another thread"])
+def test_the_interpreter_ends_after_its_threads_have_begun(caller: str) -> None:
+    """The main thread keeps the GIL up to its exit, so that only a wait there lets the new thread begin."""
+    program = f"""
+import atexit, sys, threading
+begun = []
+atexit.register(lambda: print(begun))
+from nri_sync.threads import spawn
+sys.setswitchinterval(1000)
+start = lambda: spawn("late", begun.append, 1)
+if {caller == "the main thread"}:
+    start()
+else:
+    thread = threading.Thread(target=start)
+    thread.start()
+    thread.join()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "[1]\n", "")
+
+
+def test_no_thread_is_started_when_the_interpreter_has_begun_to_end() -> None:
+    program = """
+import atexit, threading
+def start():
+    try:
+        spawn("late", print, "begun")
+    except NoThread as error:
+        print(error)
+def check():
+    start()
+    spawn_anywhere("late", print, "begun")
+    print(call_off_main("late", threading.current_thread) is threading.main_thread())
+atexit.register(check)
+from nri_sync.threads import call_off_main, spawn, spawn_anywhere
+from nri_sync.errors import NoThread
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=False
+    )
+    text = "no thread for late: can't start new thread at interpreter shutdown\nTrue\n"
+    assert (done.returncode, done.stdout, done.stderr) == (0, text, "")
+
+
 @pytest.mark.parametrize("when", ["atexit", "finalizer"])
 def test_as_the_interpreter_ends(when: str) -> None:
     program = f"""
