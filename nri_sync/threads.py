@@ -21,7 +21,7 @@ from typing import Any, Callable, TypeVar, cast
 
 from nri_sync.deadline import Deadline
 from nri_sync.errors import NoThread
-from nri_sync.fork import in_child
+from nri_sync.fork import in_child, reset_if_forked
 
 __all__ = [
     "Latch",
@@ -130,6 +130,7 @@ def spawn(name: str, target: Callable[..., object], *args: object) -> Latch:
     Raises:
         NoThread: the system has no more threads, or the interpreter is shutting down. The target has not run.
     """
+    reset_if_forked()
     ended = Latch()
     try:
         _expect(ended)

@@ -92,6 +92,43 @@ class TestRegistry:
             gc.set_threshold(*threshold)
             gc.callbacks.remove(drop)
 
+    @pytest.mark.parametrize("when", ["before", "amid"])
+    def test_a_signal_handler_finds_everything_reset(self, when: str) -> None:
+        """A handler that calls nri_sync runs the resets first. It never runs amid them."""
+        program = f"""
+import os, signal
+def hook():
+    if {when == "before"}:
+        signal.raise_signal(signal.SIGUSR1)
+os.register_at_fork(after_in_child=hook)  # as another package does that is imported earlier
+from nri_sync import fork
+from nri_sync.threads import spawn
+log = []
+def handle(*_):
+    log.append("handler")
+    spawn("in-handler", log.append, "thread").wait()
+def first():
+    log.append("first")
+    if {when == "amid"}:
+        signal.raise_signal(signal.SIGUSR1)
+signal.signal(signal.SIGUSR1, handle)
+fork.in_child(first)
+fork.in_child(lambda: log.append("second"))
+pid = os.fork()
+if not pid:
+    print(*log, flush=True)
+    os._exit(0)
+os.waitpid(pid, 0)
+"""
+        done = subprocess.run(
+            [sys.executable, "-c", program], capture_output=True, text=True, timeout=50, check=False
+        )
+        expected = {
+            "before": "handler first second thread\n",
+            "amid": "first second handler thread\n",
+        }
+        assert (done.returncode, done.stdout, done.stderr) == (0, expected[when], "")
+
     def test_one_that_raises_is_logged_and_the_others_run(
         self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
@@ -123,7 +160,7 @@ def test_there_is_no_other_registry() -> None:
 
 # A process with a server, a runtime with a plugin, and a channel to the server, all of them connected.
 _PROCESS = """
-import multiprocessing, os, signal, sys, tempfile
+import multiprocessing, os, signal, sys, tempfile, time
 import grpc
 import nri_sync
 from nri_sync import ttrpc
@@ -214,7 +251,7 @@ _ENDINGS = {
         if not pid:
             os.write(write, b"x")
             while True:
-                signal.pause()
+                time.sleep(0.01)
         os.read(ready, 1)
         os.kill(pid, signal.SIGTERM)
         assert os.WEXITSTATUS(os.waitpid(pid, 0)[1]) == 7
@@ -225,11 +262,20 @@ _ENDINGS = {
             os._exit(0)
 
         signal.signal(signal.SIGTERM, stopped)
+        def stay(begun=multiprocessing.get_context("fork").Semaphore(0)):
+            # A worker that waits on a lock may miss the signal, in Python itself.
+            begun.release()
+            while True:
+                time.sleep(0.01)
+
         with multiprocessing.get_context("fork").Pool(3) as pool:
             assert pool.map(work, range(10)) == [number ** 2 for number in range(10)]
             check("beside the pool")
             # Ended by SIGTERM, as pools end workers that are busy.
-            pool.apply_async(signal.pause)
+            for _ in range(3):
+                pool.apply_async(stay)
+            for _ in range(3):
+                stay.__defaults__[0].acquire()
         """,
     "of a multiprocessing process": """
         process = multiprocessing.get_context("fork").Process(target=stop_all)
