@@ -157,12 +157,12 @@ def spawn_anywhere(name: str, target: Callable[..., object], *args: object) -> N
 def _expect(ended: Latch) -> None:
     """Note that a thread is about to begin.
 
-    An interpreter that ends frees the states of all threads. A thread that begins after that uses its state all the
-    same, and the process crashes. This function notes the thread, then reads the flag; the end of the interpreter
-    sets the flag, then reads the notes. So either this call raises, or the interpreter waits for the thread.
+    An interpreter that ends frees the states of all threads. A thread that begins after that uses its freed state,
+    and the process crashes. This function notes the thread, then reads the flag; the end of the interpreter sets
+    the flag, then reads the notes. So either this call raises, or the interpreter waits for the thread.
 
-    The interpreter stops a daemon thread without a word in its next instruction, or a little later. Here it is a
-    little sooner: the calling thread rests, rather than handle an error that only the end of the process causes.
+    The interpreter stops each daemon thread as it ends. The thread that calls this function rests until then. An
+    error would only be logged, and its cause is the end of the process.
     """
     note = weakref.ref(ended, _beginning.discard)
     _beginning.add(note)

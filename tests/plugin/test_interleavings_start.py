@@ -25,6 +25,7 @@ from nri_sync.errors import (
 from nri_sync.net.sockets import listen
 from nri_sync.plugin.state import State
 from nri_sync.rpc import envelope_pb2
+from tests.outputs import without_busy_warnings
 from tests.plugin._scene import EVENT, SHORT, SOON, Call, Make, Scene, handled
 from tests.plugin.harness import LONG, RawRuntime, Recorder, configuration, eventually
 
@@ -519,5 +520,6 @@ def test_a_stop_at_exit_and_none_at_all(when: str, output: str) -> None:
         text=True,
         timeout=LONG,
     )
-    lines = [line for line in done.stdout.splitlines() if "ResourceWarning" not in line]
+    text = without_busy_warnings(done.stdout)
+    lines = [line for line in text.splitlines() if "ResourceWarning" not in line]
     assert (done.returncode, "".join(f"{line}\n" for line in lines)) == (0, output)

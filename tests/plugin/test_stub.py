@@ -31,6 +31,7 @@ from nri_sync.codes import StatusCode
 from nri_sync.errors import CallFailed
 from nri_sync.plugin.state import State
 from nri_sync.runtime import Peer
+from tests.outputs import without_busy_warnings
 from tests.plugin.conftest import Connect, MakeStub, Serve
 from tests.plugin.harness import (
     CONTAINER,
@@ -833,7 +834,7 @@ class Process:
     def end(self) -> tuple[int, str]:
         """Let it go on, and wait for its end: the exit status, and what it wrote to stderr."""
         _, errors = self.process.communicate(timeout=LONG)
-        return self.process.returncode, errors
+        return self.process.returncode, without_busy_warnings(errors)
 
     def close(self) -> None:
         self.process.kill()
