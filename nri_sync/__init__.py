@@ -46,7 +46,7 @@ __all__ = [
     "ttrpc",
 ]
 
-__version__ = "0.1.0.dev0"
+__version__ = "0.1.0"
 
 # The modules of the names above. A name without an entry is a submodule.
 _HOMES = {

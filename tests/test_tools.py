@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 
+import nri_sync
 from tools import check_lowest, debian_root, ensure_go, image, mutate, release, run_tox
 
 __all__: list[str] = []
@@ -158,6 +159,28 @@ class TestLowest:
         monkeypatch.setattr(importlib.metadata, "version", lambda name: "99.1")
         assert check_lowest.main([]) == 1
         assert "protobuf: setup.cfg allows 4.25" in capsys.readouterr().err
+
+
+class TestVersions:
+    def test_of_this_project(self) -> None:
+        release.check_versions()
+        assert set(release.versions().values()) >= {nri_sync.__version__}
+
+    @pytest.mark.parametrize(
+        ("package", "citation", "agree"),
+        [("1.2.3", "1.2.3", True), ("1.2.3", "1.2.2", False), ("1.3.0.dev0", "1.2.3", True)],
+    )
+    def test_files_must_agree(
+        self, package: str, citation: str, agree: bool, tmp_path: Path
+    ) -> None:
+        (tmp_path / "nri_sync").mkdir()
+        (tmp_path / "nri_sync" / "__init__.py").write_text(f'__version__ = "{package}"\n')
+        (tmp_path / "CITATION.cff").write_text(f"cff-version: 1.2.0\nversion: {citation}\n")
+        if agree:
+            release.check_versions(tmp_path)
+        else:
+            with pytest.raises(SystemExit, match=r"CITATION.cff has 1\.2\.2"):
+                release.check_versions(tmp_path)
 
 
 def test_a_source_distribution_does_not_depend_on_the_build(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ import gzip
 import hashlib
 import io
 import os
+import re
 import secrets
 import socket
 import subprocess
@@ -29,7 +30,7 @@ import venv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-__all__ = ["main", "normalize"]
+__all__ = ["check_versions", "main", "normalize", "versions"]
 
 ROOT = Path(__file__).resolve().parent.parent
 DIST = ROOT / "dist"
@@ -124,8 +125,31 @@ def _environment(directory: Path, *install: str) -> str:
     return python
 
 
+def versions(root: Path = ROOT) -> dict[str, str]:
+    """The version of the project in each file that has it."""
+    patterns = {
+        "nri_sync/__init__.py": r'^__version__ = "(.+)"$',
+        "CITATION.cff": r"^version: (.+)$",
+    }
+    found = {}
+    for name, pattern in patterns.items():
+        match = re.search(pattern, (root / name).read_text("utf-8"), re.MULTILINE)
+        if match is None:
+            sys.exit(f"{name} has no version")
+        found[name] = match[1]
+    return found
+
+
+def check_versions(root: Path = ROOT) -> None:
+    """Exit if the files do not have the same version. A development version is only in the package."""
+    found = versions(root)
+    if ".dev" not in found["nri_sync/__init__.py"] and len(set(found.values())) > 1:
+        sys.exit("the versions differ: " + ", ".join(f"{n} has {v}" for n, v in found.items()))
+
+
 def check() -> None:
-    """Check metadata, contents, and the licences of all dependencies; write the bill of materials."""
+    """Check versions, metadata, contents, and the licences of all dependencies; write the bill of materials."""
+    check_versions()
     _run([sys.executable, "-m", "twine", "check", "--strict", *_files()])
     _run(["check-wheel-contents", _wheel()])
     with tempfile.TemporaryDirectory() as directory:
