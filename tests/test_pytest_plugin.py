@@ -159,9 +159,9 @@ class TestUse:
                 nri_plugin(Labeller(), name="a")
                 assert nri_runtime.plugins == ("10-a", "20-b")
 
-            @pytest.mark.nri_runtime(request_timeout=0.5)
+            @pytest.mark.nri_runtime(request_timeout=7.5)
             def test_with_options(nri_plugin):
-                assert nri_plugin(Labeller()).request_timeout == 0.5
+                assert nri_plugin(Labeller()).request_timeout == 7.5
 
             def test_a_failure_that_is_expected(nri_runtime, nri_plugin):
                 nri_plugin(Labeller())

@@ -262,7 +262,7 @@ class TestLateReplies:
         logger = logging.getLogger("nri_sync.delayed")
 
         def warnings() -> list[str]:
-            return [r.getMessage()[:33] for r in caplog.records if r.name == logger.name]
+            return [r.getMessage()[6:39] for r in caplog.records if r.name == logger.name]
 
         plugin = PluginWith(shutdown=lambda: None)
         stub = nri_sync.Stub(plugin, name="x", idx=1, logger=logger)
