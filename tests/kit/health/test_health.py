@@ -124,7 +124,7 @@ class Answering:
 class TestAnswers:
     @pytest.fixture
     def runtime(self) -> Iterator[FakeRuntime]:
-        with FakeRuntime(request_timeout=0.3) as runtime:
+        with FakeRuntime(request_timeout=0.8) as runtime:
             yield runtime
 
     @contextmanager
