@@ -1,4 +1,4 @@
-"""``python -m tests.e2e`` builds what the tests run, which takes minutes the first time."""
+"""``python -m tests.e2e`` builds the programs for the tests, which takes minutes the first time."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Builds what the tests run: containerd, its shim, runc, and an image; once for each set of versions.
+"""Builds the programs for the tests: containerd, its shim, runc, and an image; once for each set of versions.
 
-``python -m tests.e2e`` does it ahead of the tests. It needs Go, a C compiler, and the Go module proxy; everything
-is kept in .cache/e2e of the source directory. It also needs libseccomp to link to (Debian's libseccomp-dev is
-fetched, if missing, where there is apt).
+``python -m tests.e2e`` builds them before the tests. That needs Go, a C compiler, and the Go module proxy. All
+files are kept in .cache/e2e of the source directory. Linking also needs libseccomp: if it is missing, and there is
+apt, the script fetches Debian's libseccomp-dev.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ __all__ = [
 
 CONTAINERD = "v2.4.2"
 RUNC = "v1.5.2"
-#: The one that this containerd is built with.
+#: The release with which this containerd is built.
 CRI_API = "v0.37.0"
 IMAGE = "nri-sync.test/probe:1"
 
@@ -45,7 +45,7 @@ _SMALL = ("-trimpath", "-ldflags", "-s -w")
 
 
 class Tools:
-    """Where everything is."""
+    """The paths of the programs and files."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -59,12 +59,12 @@ class Tools:
 
 
 def build() -> Tools:
-    """Build what is missing; prints what takes long."""
+    """Build missing programs. Prints the steps that take long."""
     key = hashlib.sha256(repr((CONTAINERD, RUNC, CRI_API)).encode())
     for path in (HERE / "build.py", HERE / "probe" / "main.go"):
         key.update(path.read_bytes())
     tools = Tools(CACHE / f"tools-{key.hexdigest()[:12]}")
-    if tools.cri.exists():  # the last one
+    if tools.cri.exists():  # the last file to be built
         return tools
     tools.directory.mkdir(parents=True, exist_ok=True)
     module = "github.com/containerd/containerd/v2/cmd"
@@ -103,7 +103,7 @@ def _install(tools: Tools, *arguments: str, **env: str) -> None:
 
 
 def _build_runc(tools: Tools) -> None:
-    """Static, as containers have their own libraries; it needs cgo."""
+    """Build runc statically, because containers have their own libraries; that needs cgo."""
     tags = "seccomp,osusergo,netgo"
     flags = "-s -w -linkmode external -extldflags -static"
     module = f"github.com/opencontainers/runc@{RUNC}"
@@ -117,7 +117,7 @@ def with_libseccomp() -> dict[str, str]:
     if shutil.which(exists[0]) is None or subprocess.run(exists, check=False).returncode != 0:
         root = fetch_debian("libseccomp-dev")
         (library,) = root.glob("usr/lib/*/libseccomp.a")
-        # In place of what pkg-config says, which Go caches without looking at where the library is.
+        # Replaces pkg-config. Go caches its output, without checking the path of the library.
         env["PKG_CONFIG"] = "true"
         env["CGO_CFLAGS"] = f"-O2 -I{root}/usr/include"
         env["CGO_LDFLAGS"] = f"-L{library.parent} -lseccomp"
@@ -125,7 +125,7 @@ def with_libseccomp() -> dict[str, str]:
 
 
 def fetch_debian(package: str) -> Path:
-    """Where a package of Debian has been unpacked, without being installed."""
+    """Unpack a Debian package without installing it; returns the directory."""
     root = CACHE / package
     if root.exists():
         return root
@@ -176,7 +176,7 @@ def _add(archive: tarfile.TarFile, name: str, data: bytes, mode: int = 0o644) ->
 
 
 def _describe_cri(target: Path) -> None:
-    """The schema of CRI, as a descriptor set: clients are made of it at run time."""
+    """Write the schema of CRI as a descriptor set, from which clients are made at run time."""
     from grpc_tools import protoc
 
     module = json.loads(run("mod", "download", "-json", f"k8s.io/cri-api@{CRI_API}"))

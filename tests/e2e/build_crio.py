@@ -1,4 +1,4 @@
-"""Builds CRI-O from its Go module, as unmodified as containerd; see build.py. It takes conmon from Debian."""
+"""Builds CRI-O from its Go module, unmodified like containerd; see build.py. conmon comes from Debian."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _TAGS = "containers_image_openpgp,containers_image_ostree_stub,exclude_graphdriv
 
 
 def build_crio() -> Path:
-    """The directory with crio, pinns and conmon. Raises RuntimeError if there is no conmon to be had."""
+    """The directory with crio, pinns and conmon. Raises RuntimeError if conmon is unavailable."""
     target = CACHE / f"crio-{CRIO}"
     if (target / "crio").exists():
         return target

@@ -1,4 +1,4 @@
-"""One runtime for most tests, plugins connected to it, and the table of docs/e2e.md."""
+"""One runtime for most tests, plugins on it, and the table of docs/e2e.md."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ RUNTIMES: dict[str, type[Node]] = {"containerd": Containerd, "crio": Crio}
 RUNTIME = RUNTIMES[os.environ.get("NRI_SYNC_E2E_RUNTIME", "containerd")]
 
 OF_RUNTIMES = "containe|cni|runc|crio|nri"
-# Characters, when a test has failed.
+# The number of characters of the log to print after a failed test.
 LOG_SHOWN = 8000
 
 
@@ -86,7 +86,7 @@ def tools() -> Tools:
 
 @pytest.fixture(scope="session", autouse=True)
 def _nothing_left_behind() -> Iterator[None]:
-    """Look again, when all is over, for traces of any runtime, and in the directories that runtimes share."""
+    """After all tests, look for traces of any runtime, also in the directories that runtimes share."""
     before, images_were_kept = machine.shared_files(), machine.BLOBS.exists()
     yield
     new = machine.shared_files() - before
@@ -109,17 +109,17 @@ def node(tools: Tools) -> Iterator[Node]:
 
 @pytest.fixture
 def new_node(tools: Tools) -> Iterator[Node]:
-    """A runtime for one test; not started yet."""
+    """A runtime for one test, not started."""
     with RUNTIME(tools) as node:
         yield node
         if not node.running:
-            # It has to be there to remove its pods.
+            # The runtime has to run in order to remove its pods.
             node.start()
 
 
 @pytest.fixture
 def cri(node: Node) -> Iterator[Cri]:
-    """A client; whatever the test has started ends with it."""
+    """A client. All pods of the test end with it."""
     yield node.cri
     node.cri.remove_all()
 
@@ -132,7 +132,7 @@ def closed() -> queue.SimpleQueue[object]:
 
 @pytest.fixture
 def connect(node: Node, closed: queue.SimpleQueue[object]) -> Iterator[Connect]:
-    """Starts a stub; a Recorder is synchronized when it returns, and gets all events after that."""
+    """Starts a stub. If its plugin is a Recorder, waits until it is synchronized, and receives all events."""
     stubs: list[nri_sync.Stub] = []
 
     def connect(plugin: object, **options: Any) -> nri_sync.Stub:
@@ -158,11 +158,11 @@ def connect(node: Node, closed: queue.SimpleQueue[object]) -> Iterator[Connect]:
 
 @pytest.fixture
 def run_go(node: Node) -> Iterator[RunGo]:
-    """Runs a plugin on the reference stub, 50-gostub unless told otherwise."""
+    """Runs a plugin on the Go stub, by default 50-gostub."""
     with ExitStack() as peers:
 
         def run_go(*arguments: str) -> Peer:
-            # Unlike this one, the reference stub asks older runtimes for events that they do not have.
+            # Unlike our stub, the Go stub subscribes to events that an older runtime does not have.
             arguments = ("-events", "CreateContainer", *arguments)
             peer = peers.enter_context(
                 Peer("stubplugin", "-socket", str(node.nri_socket), *arguments)
@@ -176,13 +176,13 @@ def run_go(node: Node) -> Iterator[RunGo]:
 
 @pytest.fixture
 def pod(cri: Cri) -> Pod:
-    """Of the host's network. Runs before plugins are connected by the test."""
+    """A pod on the host's network. It runs before the test connects plugins."""
     return cri.run_pod()
 
 
 @pytest.fixture
 def run_with(pod: Pod, connect: Connect) -> RunWith:
-    """Runs a container with what a plugin answers to its creation."""
+    """Runs a container with a plugin's answer to its creation."""
 
     def run_with(answer: Any, **options: Any) -> Inside:
         connect(Recorder(create_container=answer))
@@ -193,7 +193,7 @@ def run_with(pod: Pod, connect: Connect) -> RunWith:
 
 @pytest.fixture
 def scratch(node: Node, request: pytest.FixtureRequest) -> Path:
-    """A directory that goes with the runtime."""
+    """A directory that is removed with the runtime."""
     path = node.root / "scratch" / str(request.node.name)
     path.mkdir(parents=True)
     return path
@@ -201,5 +201,5 @@ def scratch(node: Node, request: pytest.FixtureRequest) -> Path:
 
 @pytest.fixture
 def container(pod: Pod) -> Container:
-    """Running, created before any plugin was connected."""
+    """A running container, created before any plugin was connected."""
     return pod.run()

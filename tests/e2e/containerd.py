@@ -69,7 +69,7 @@ disabled_plugins = ["io.containerd.tracing.processor.v1.otlp", "io.containerd.in
 
 
 class Containerd(Node):
-    """See Node."""
+    """containerd as a Node."""
 
     name = "containerd"
     version = CONTAINERD
@@ -79,7 +79,7 @@ class Containerd(Node):
         super().__init__(tools)
         (self.root / "s").mkdir()
         self._has_image = False
-        # Sandboxes ask for a lower one.
+        # Sandboxes request a lower score than this process has.
         restrict = json.dumps(not may_lower_oom_score())
         self._config = CONFIG.format(
             root=self.root, image=IMAGE, tools=tools, restrict=restrict, nri_socket=self.nri_socket

@@ -1,4 +1,4 @@
-"""The Container Runtime Interface, as the kubelet calls it: a grpcio client, and pods and containers on it."""
+"""The Container Runtime Interface, called like the kubelet does: a grpcio client, with its pods and containers."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from tests.e2e.build import IMAGE
 __all__ = ["Container", "Cri", "Pod"]
 
 TIMEOUT = 60.0
-# Of the namespace options: the host's network.
+# A value of the namespace options: the host's network.
 NODE = 2
 
 
 class Cri:
-    """Calls methods by their names, with the fields of the request as arguments."""
+    """Calls methods by name, with the fields of the request as arguments."""
 
     def __init__(self, schema: Path, socket_path: Path, cgroup_parent: str, logs: Path) -> None:
         self.cgroup_parent = cgroup_parent
@@ -36,7 +36,7 @@ class Cri:
         self._channel = grpc.insecure_channel(f"unix://{socket_path}")
 
     def call(self, name: str, /, timeout: float = TIMEOUT, **fields: Any) -> Any:
-        """The response; waits for the runtime to be there, too."""
+        """The response. If the runtime is not up yet, waits for it."""
         for service in self._services:
             method = service.methods_by_name.get(name)
             if method is not None:
@@ -61,7 +61,7 @@ class Cri:
         annotations: Mapping[str, str] | None = None,
         own_network: bool = False,
     ) -> Pod:
-        """Run a pod of the next number, with the network of the host unless it is to have its own."""
+        """Run a pod with the next number, on the host's network, or with ``own_network`` on its own."""
         name = f"pod{next(self._numbers)}"
         logs = self.logs / name
         logs.mkdir(parents=True)
@@ -104,12 +104,12 @@ class Pod:
         env: Mapping[str, str] | None = None,
         resources: Mapping[str, Any] | None = None,
     ) -> Container:
-        """Create a container, of the next number."""
+        """Create a container with the next number."""
         name = f"ctr{next(self._numbers)}"
         config: dict[str, Any] = {
             "metadata": {"name": name},
             "image": {"image": IMAGE, "user_specified_image": IMAGE},
-            # The kubelet's own, from which CRI-O takes the name for plugins.
+            # A label of the kubelet, from which CRI-O takes the name for plugins.
             "labels": {"io.kubernetes.container.name": name},
             "args": list(args),
             "envs": [{"key": key, "value": value.encode()} for key, value in (env or {}).items()],
@@ -131,7 +131,7 @@ class Pod:
         self.cri.call("StopPodSandbox", pod_sandbox_id=self.id)
 
     def remove(self) -> None:
-        """Stop it as well, with its containers."""
+        """Stop and remove the pod, with its containers."""
         self.stop()
         self.cri.call("RemovePodSandbox", pod_sandbox_id=self.id)
 
@@ -148,7 +148,7 @@ class Container:
         self.cri.call("StartContainer", container_id=self.id)
 
     def stop(self, timeout: int = 5) -> None:
-        """Blocks until it has ended; killed after that many seconds."""
+        """Stop the container, and kill it after ``timeout`` seconds. Blocks until it has ended."""
         self.cri.call("StopContainer", container_id=self.id, timeout=timeout)
 
     def remove(self) -> None:
@@ -158,7 +158,7 @@ class Container:
         self.cri.call("UpdateContainerResources", container_id=self.id, linux=resources)
 
     def execute(self, *command: str) -> Any:
-        """Run the probe inside; the response has exit_code, stdout and stderr."""
+        """Run the probe program in the container; the response has exit_code, stdout and stderr."""
         return self.cri.call("ExecSync", container_id=self.id, cmd=["/probe", *command], timeout=20)
 
     @property
@@ -168,7 +168,7 @@ class Container:
 
     @property
     def info(self) -> Any:
-        """What the runtime tells of it: its pid, and the OCI specification that it runs by."""
+        """The runtime's information about the container: its pid, and its OCI specification."""
         status = self.cri.call("ContainerStatus", container_id=self.id, verbose=True)
         return json.loads(status.info["info"])
 

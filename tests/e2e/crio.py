@@ -13,7 +13,7 @@ from tests.e2e.node import Node, may_lower_oom_score
 
 __all__ = ["Crio"]
 
-# Sandboxes ask for a lower OOM score, which needs a capability that the machine may not give.
+# Sandboxes request a lower OOM score. Setting it needs a capability that the machine may not give.
 OCI_RUNTIME = """\
 #!/bin/sh
 own=$(cat /proc/self/oom_score_adj)
@@ -86,7 +86,7 @@ insecure = true
 
 
 class Crio(Node):
-    """See Node."""
+    """CRI-O as a Node."""
 
     name = "cri-o"
     version = CRIO

@@ -1,4 +1,4 @@
-"""What a container really has, read from the host: by its process, not by what anybody has asked for."""
+"""The real properties of a container, read on the host from its process, not from a request."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Inside:
     def __init__(self, container: Container) -> None:
         self.pid = container.pid
         self.proc = Path("/proc") / str(self.pid)
-        # The runtime says that it has started it when the process is about to become the program.
+        # The runtime reports the start when the process is about to execute the program.
         give_up = time.monotonic() + START_TIMEOUT
         while not self._is_the_program():
             if time.monotonic() > give_up:
@@ -38,7 +38,7 @@ class Inside:
 
     def _is_the_program(self) -> bool:
         with contextlib.suppress(OSError):
-            # The environment is the last thing that it gets.
+            # The process gets its environment last.
             return os.readlink(self.proc / "exe").endswith("/probe") and "PATH" in self.env
         return False
 
@@ -52,17 +52,17 @@ class Inside:
         return (self.proc / "cmdline").read_text().split("\0")[:-1]
 
     def path(self, path: str) -> Path:
-        """A path of the container, on the host."""
+        """The host's path of a file in the container."""
         return self.proc / "root" / path.lstrip("/")
 
     @property
     def mounts(self) -> dict[str, set[str]]:
-        """The options of each mount, by its place."""
+        """The options of each mount, by its target."""
         lines = (self.proc / "mounts").read_text().splitlines()
         return {line.split()[1]: set(line.split()[3].split(",")) for line in lines}
 
     def limits(self, name: str) -> list[str]:
-        """Soft and hard, as in /proc/PID/limits."""
+        """The soft and hard limit, as in /proc/PID/limits."""
         for line in (self.proc / "limits").read_text().splitlines():
             if line.startswith(name):
                 return line[len(name) :].split()[:2]
@@ -83,7 +83,7 @@ class Inside:
 
     @property
     def io_priority(self) -> tuple[int, int]:
-        """Class and level."""
+        """The class and the level."""
         libc = ctypes.CDLL(None)
         value = libc.syscall(_IOPRIO_GET[platform.machine()], _IOPRIO_WHO_PROCESS, self.pid)
         return value >> 13, value & 7
@@ -107,12 +107,12 @@ class Inside:
 
     @property
     def cpu_shares(self) -> int | None:
-        """None on cgroup v2, where it has become a weight by a formula that has changed over time."""
+        """The shares; None on cgroup v2, where a formula that has changed over time makes a weight of them."""
         return None if CGROUP2 else int(self._cgroup("cpu", "cpu.shares", ""))
 
     @property
     def cpu_quota(self) -> tuple[int, int]:
-        """Quota and period."""
+        """The quota and the period."""
         if CGROUP2:
             quota, period = self._cgroup("cpu", "", "cpu.max").split()
             return _number(quota), int(period)
@@ -134,7 +134,7 @@ class Inside:
         return _number(self._cgroup("pids", "pids.max", "pids.max"))
 
     def read_limit(self, device: Path) -> int:
-        """Bytes a second that it may read of a block device."""
+        """The limit for reading from a block device, in bytes a second."""
         number = device.stat().st_rdev
         text = self._cgroup("blkio", "blkio.throttle.read_bps_device", "io.max")
         for line in text.splitlines():

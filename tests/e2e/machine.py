@@ -1,7 +1,7 @@
-"""What a runtime of the tests leaves on the machine, and how it goes. All of it has the name of its directory.
+"""The traces of a test runtime on the machine, and their removal. Each has the name of the runtime's directory.
 
-Run as a program, this is a guard: it takes such a directory from its standard input, waits for the end of that,
-which comes with the end of the process at the other side, however it ends, and then removes what is left.
+Run as a program, this module is a guard. It reads such a directory from its standard input, and waits for the end
+of the input, which comes when the other process ends for any reason. Then it removes the traces.
 """
 
 from __future__ import annotations
@@ -32,38 +32,38 @@ __all__ = [
     "wait_for",
 ]
 
-#: What the names of the directories begin with; all of them are in /tmp, as the paths of sockets must be short.
+#: The prefix of the directories' names. All are in /tmp, because the paths of sockets must be short.
 PREFIX = "nri-e2e-"
 
 TIMEOUT = 60.0
 SOURCE = Path(__file__).resolve().parents[2]
 CGROUPS = Path("/sys/fs/cgroup")
 INTERFACES = Path("/sys/class/net")
-# What libcni remembers of each pod; the place cannot be configured.
+# libcni's files about each pod; their directory cannot be configured.
 NETWORKS = Path("/var/lib/cni/results")
-# The same of the libraries of CRI-O, of the contents of images.
+# The same for the libraries of CRI-O: files about the contents of images.
 BLOBS = Path("/var/lib/containers/cache")
-# Where runtimes and network plugins have something by default.
+# Directories in which runtimes and network plugins have files by default.
 SHARED = ("/run", "/run/containerd", "/run/crio", "/var/lib", "/opt", "/etc")
 MNT_DETACH = 2
 
 
 def mounts(root: Path) -> list[str]:
-    """The mounts at a directory, and below it."""
+    """The mounts on and below a directory."""
     table = Path("/proc/self/mounts").read_text().splitlines()
     places = [line.split()[1] for line in table]
     return [place for place in places if f"{place}/".startswith(f"{root}/")]
 
 
 def cgroups(root: Path) -> list[Path]:
-    """The top cgroups, one in each hierarchy."""
+    """The top cgroup in each hierarchy."""
     return [
         path for path in [CGROUPS / root.name, *CGROUPS.glob(f"*/{root.name}")] if path.exists()
     ]
 
 
 def processes(root: Path, groups: Iterable[Path]) -> list[int]:
-    """Those with the directory in their arguments, and those in the cgroups; not this one."""
+    """The processes with the directory in their arguments, and those in the cgroups, without this process."""
     found = set()
     for path in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
@@ -77,7 +77,7 @@ def processes(root: Path, groups: Iterable[Path]) -> list[int]:
 
 
 def interface(root: Path, suffix: str) -> str:
-    """A name for a network interface, which has room for 15 characters."""
+    """A name for a network interface, which has at most 15 characters."""
     return f"nri{root.name[-8:]}{suffix}"
 
 
@@ -86,7 +86,7 @@ def interfaces(root: Path) -> list[str]:
 
 
 def networks(root: Path) -> list[Path]:
-    """What is remembered of pods whose network namespaces are there."""
+    """libcni's files about pods whose network namespaces exist."""
     found = []
     for path in NETWORKS.glob("*"):
         with contextlib.suppress(FileNotFoundError):
@@ -96,7 +96,7 @@ def networks(root: Path) -> list[Path]:
 
 
 def traces(root: Path) -> list[str]:
-    """What there is of it outside of the directory."""
+    """The traces outside the directory."""
     groups = cgroups(root)
     found = [f"process {pid}" for pid in processes(root, groups)]
     found += [f"mount {mount}" for mount in mounts(root)]
@@ -106,16 +106,16 @@ def traces(root: Path) -> list[str]:
 
 
 def unmount(root: Path) -> None:
-    """Unmount all that is mounted at a directory, and below it."""
+    """Unmount all mounts on and below a directory."""
     for mount in sorted(mounts(root), reverse=True):
-        # Not by the program of that name, which has files of its own.
+        # Not by the program umount, which keeps files of its own.
         ctypes.CDLL(None).umount2(mount.encode(), MNT_DETACH)
 
 
 def clean_up(root: Path) -> None:
-    """End the processes, and remove all else, the directory included. Idempotent.
+    """End the processes, and remove all traces, including the directory. Idempotent.
 
-    Raises ValueError for anything but a directory of the tests.
+    Raises ValueError for a directory that does not belong to the tests.
     """
     if root.parent != Path("/tmp") or not root.name.startswith(PREFIX):
         raise ValueError(f"{str(root)!r} is no directory of a runtime of the tests")
@@ -126,7 +126,7 @@ def clean_up(root: Path) -> None:
     wait_for(lambda: not processes(root, groups))
     unmount(root)
     for group in groups:
-        # From the innermost: a cgroup without processes and children can be removed.
+        # From the innermost: only a cgroup without processes and children can be removed.
         for directory, _, _ in os.walk(group, topdown=False):
             with contextlib.suppress(OSError):
                 os.rmdir(directory)
@@ -140,29 +140,29 @@ def clean_up(root: Path) -> None:
 
 
 def forget_images() -> None:
-    """Remove what CRI-O's libraries keep in a place that cannot be configured, if nobody else does."""
+    """Remove the cache of CRI-O's libraries, whose place cannot be configured, unless another program uses it."""
     for path in BLOBS.glob("blob-info-cache-*"):
         path.unlink()
     _remove_empty(BLOBS)
 
 
 def _remove_empty(directory: Path) -> None:
-    """Also the one that it is in."""
+    """Remove an empty directory, and its parent if that is empty, too."""
     with contextlib.suppress(OSError):
         directory.rmdir()
         directory.parent.rmdir()
 
 
 def block_device() -> Path | None:
-    """A device whose use can be throttled, if there is one."""
+    """A block device whose use can be throttled; None if there is none."""
     devices = (Path("/dev") / path.name for path in sorted(Path("/sys/block").iterdir()))
     return next((path for path in devices if path.is_block_device()), None)
 
 
 def shared_files() -> set[str]:
-    """What is in the directories that runtimes share, unless they are configured as here.
+    """The files in the directories that runtimes share, which they use unless configured otherwise.
 
-    Not what goes when it is empty, which it is not while other tests like these run.
+    Directories that are removed when empty are left out, because other tests like these may use them at this time.
     """
     found: set[str] = set()
     for place in SHARED:
@@ -180,21 +180,21 @@ def wait_for(condition: Callable[[], bool], timeout: float = TIMEOUT) -> None:
 
 
 class Guard:
-    """A process that cleans up after this one, if this one does not come to it."""
+    """A process that cleans up after this process, if this process cannot."""
 
     def __init__(self, root: Path) -> None:
-        # No signal that a terminal sends to all reaches it.
+        # A signal from the terminal must not reach the guard.
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.e2e.machine"],
             cwd=SOURCE, stdin=subprocess.PIPE, start_new_session=True,
         )  # fmt: skip
         assert self._process.stdin is not None
-        # Not as an argument, or it would be one of the processes to end.
+        # As an argument, the directory would mark the guard as a process to end.
         self._process.stdin.write(f"{root}\n".encode())
         self._process.stdin.flush()
 
     def close(self) -> None:
-        """Let it see that nothing is left."""
+        """Let the guard see that no traces remain."""
         assert self._process.stdin is not None
         self._process.stdin.close()
         self._process.wait(TIMEOUT)

@@ -1,4 +1,4 @@
-"""A container runtime of its own, in one private directory; and how it leaves nothing behind."""
+"""A container runtime in a private directory, and the removal of all its traces."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ START_TIMEOUT = 60.0
 END_TIMEOUT = 20.0
 CAP_SYS_RESOURCE = 24
 
-# Stands in for all network plugins: it gives each pod an address, and changes nothing.
+# Replaces the network plugins: it gives each pod an address, and changes nothing.
 NETWORK_PLUGIN = """\
 #!/bin/sh
 if [ "$CNI_COMMAND" = VERSION ]; then
@@ -35,7 +35,7 @@ fi
 """
 
 
-# A class of block I/O for plugins to choose, with a device that the machine has.
+# A class of block I/O for plugins, with a device of the machine.
 BLOCKIO_CLASS = "slow"
 BLOCKIO = """\
 Classes:
@@ -49,17 +49,17 @@ N = TypeVar("N", bound="Node")
 
 
 class Node:
-    """Not started yet. Use it as a context, at whose end all of it goes, whatever state it is in."""
+    """A runtime, not started. It is a context manager; its end removes all traces, in any state of the runtime."""
 
-    #: As the runtime calls itself, its version, and that of the NRI in it.
+    #: The runtime's name, its version, and its NRI release.
     name = ""
     version = ""
     nri = ""
-    #: Where its NRI socket is, below its directory.
+    #: The directory of the NRI socket, relative to the runtime's directory.
     nri_directory = "."
-    #: Features that are otherwise there than in the tests, and how.
+    #: Features that exist, but differ from the tests, with the difference.
     differs: ClassVar[Mapping[str, str]] = {}
-    #: The directories of all.
+    #: The directories of all runtimes.
     made: ClassVar[list[Path]] = []
 
     def __init__(self, tools: Tools) -> None:
@@ -89,7 +89,7 @@ class Node:
         self.cri = Cri(tools.cri, self.root / "c.sock", self.cgroup, self.root / "pods")
 
     def command(self) -> list[str]:
-        """What starts the runtime."""
+        """The command that starts the runtime."""
         raise NotImplementedError
 
     @property
@@ -98,7 +98,7 @@ class Node:
         return self._process.pid
 
     def start(self) -> None:
-        """Returns when it is ready for pods and for plugins."""
+        """Start the runtime. Returns when it is ready for pods and for plugins."""
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 self.command(),
@@ -115,11 +115,11 @@ class Node:
         return self._process is not None and self._process.poll() is None
 
     def stop(self) -> None:
-        """End the runtime in good order; its pods go on."""
+        """Terminate the runtime in an orderly way; its pods continue."""
         self._end(signal.SIGTERM)
 
     def kill(self) -> None:
-        """End the runtime as a crash does; its pods go on."""
+        """Kill the runtime, like a crash; its pods continue."""
         self._end(signal.SIGKILL)
 
     def _end(self, how: signal.Signals) -> None:
@@ -141,11 +141,11 @@ class Node:
             left = self._left()
             machine.clean_up(self.root)
             self._guard.close()
-        # It is the test that has to end well; a test that failed may leave pods behind.
+        # Only a successful test has to clean up. A failed one may leave pods.
         assert exc_info[0] is not None or left == [], left
 
     def _left(self) -> list[str]:
-        """What has not gone by itself, within a time: shims and plugins that were launched take a moment."""
+        """The traces that remain after a moment, in which shims and launched plugins can end."""
         give_up = time.monotonic() + END_TIMEOUT
         while True:
             left = [trace for trace in machine.traces(self.root) if not trace.startswith("cgroup")]
@@ -155,14 +155,14 @@ class Node:
 
 
 def _is_listening(path: Path) -> bool:
-    """Whether a process listens on a unix socket. A crash leaves a file behind that nobody listens on."""
+    """Whether a process listens on a Unix socket. After a crash, the file remains without a listener."""
     accepts = "00010000"
     lines = [line.split() for line in Path("/proc/net/unix").read_text().splitlines()]
     return any(line[-1] == str(path) and line[3] == accepts for line in lines)
 
 
 def may_lower_oom_score() -> bool:
-    """Whether processes here may be made less likely to be killed, which takes CAP_SYS_RESOURCE."""
+    """Whether a process here may lower its OOM score, which needs CAP_SYS_RESOURCE."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("CapEff:"):
             return bool(int(line.split()[1], 16) >> CAP_SYS_RESOURCE & 1)

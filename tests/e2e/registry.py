@@ -1,4 +1,4 @@
-"""A registry of container images with one image, to pull from where nothing can be imported."""
+"""A registry with one image, for runtimes that cannot import an image from a file."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _OCI = "application/vnd.oci.image"
 
 
 class _Image:
-    """What `docker save` has written, in the parts of the registry protocol."""
+    """An archive of `docker save`, split into the parts of the registry protocol."""
 
     def __init__(self, archive: Path) -> None:
         with tarfile.open(archive) as tar:
@@ -45,14 +45,14 @@ def _describe(blob: bytes, kind: str) -> dict[str, object]:
 
 @contextlib.contextmanager
 def serve(archive: Path) -> Iterator[str]:
-    """Serve the image under whatever name is asked for; yields the address of the registry."""
+    """Serve the image under every name; yields the address of the registry."""
     image = _Image(archive)
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
         def handle(self) -> None:
-            # A client that keeps its connection may be killed.
+            # A client may be killed while its connection is open.
             with contextlib.suppress(ConnectionResetError):
                 super().handle()
 

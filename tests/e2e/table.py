@@ -1,4 +1,4 @@
-"""The table of docs/e2e.md: what was proven with which runtime, put down by the tests themselves."""
+"""The table of docs/e2e.md: the proven features of each runtime, recorded by the tests themselves."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ __all__ = ["RESULTS", "note", "write"]
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "e2e.md"
 BEGIN, END = "<!-- written by tests/e2e -->\n", "<!-- end -->\n"
 
-#: By feature: the worst outcome of its tests.
+#: For each feature, the worst outcome of its tests.
 RESULTS = pytest.StashKey[dict[str, str]]()
 
 
 def note(
     results: dict[str, str], feature: str, report: pytest.TestReport, proves: str = "yes"
 ) -> None:
-    """Put down what a phase of a test says of a feature; ``proves`` is what it means when the test passes."""
+    """Record the outcome of a test's phase for a feature. ``proves`` is the meaning of a passed test."""
     expected = getattr(report, "wasxfail", None)
     if report.failed:
         results[feature] = "no"
@@ -33,7 +33,7 @@ def note(
 
 
 def write(runtime: str, results: dict[str, str]) -> None:
-    """Replace the column of a runtime, and keep those of others."""
+    """Replace the column of a runtime; the columns of others stay."""
     head, _, rest = PAGE.read_text().partition(BEGIN)
     old, _, tail = rest.partition(END)
     columns: dict[str, dict[str, str]] = {}

@@ -1,4 +1,4 @@
-"""Whatever a plugin can ask for when a container is created is really there inside of it."""
+"""Every adjustment of a new container has its effect inside the container."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_devices(pod: Pod, connect: Connect) -> None:
     assert stat.S_ISCHR(status.st_mode)
     assert stat.S_IMODE(status.st_mode) == 0o640
     assert (status.st_rdev, status.st_uid, status.st_gid) == (os.makedev(1, 5), 7, 8)
-    # /dev/zero under another name.
+    # A copy of /dev/zero under another name.
     read = container.execute("cat", "/dev/injected")
     assert (read.exit_code, read.stdout) == (0, bytes(4096))
 
@@ -101,7 +101,7 @@ def test_hooks(pod: Pod, connect: Connect, tools: Tools, scratch: Path) -> None:
         "prestart", "create_runtime", "create_container", "start_container", "poststart", "poststop",
     ]  # fmt: skip
     for stage in stages:
-        # This one is looked up in the container.
+        # This path is looked up in the container.
         path = "/probe" if stage == "start_container" else str(tools.probe)
         adjustment.add_hook(stage, path, args=["probe", "touch", str(scratch / stage)], timeout=10)
     connect(Recorder(create_container=adjustment))
@@ -115,7 +115,7 @@ def test_hooks(pod: Pod, connect: Connect, tools: Tools, scratch: Path) -> None:
 
 @feature("POSIX rlimits")
 def test_rlimits(run_with: RunWith) -> None:
-    # (One that programs in Go do not raise by themselves, as they do that of open files.)
+    # A limit that Go programs do not raise by themselves, as they do for open files.
     inside = run_with(api.Adjustment().add_rlimit("RLIMIT_CORE", soft=123, hard=456))
     assert inside.limits("Max core file size") == ["123", "456"]
 
@@ -184,7 +184,7 @@ def test_namespaces(pod: Pod, run_with: RunWith) -> None:
 
 @feature("Namespaces: of another process")
 def test_joined_namespace(cri: Cri, run_with: RunWith) -> None:
-    # A pod with a network of its own, whose namespace a container of another one is to join.
+    # A pod with a network namespace, which a container of another pod has to join.
     pid = cri.run_pod(own_network=True).pid
     inside = run_with(api.Adjustment().set_namespace("network", f"/proc/{pid}/ns/net"))
     assert inside.namespace("net") == os.readlink(f"/proc/{pid}/ns/net")
@@ -232,7 +232,7 @@ def test_memory_policy(run_with: RunWith) -> None:
 
 @pytest.fixture
 def interface(node: Node) -> Iterator[str]:
-    """A network interface of the host, that is free to be given away; one end of a cable."""
+    """An unused network interface of the host; one end of a virtual cable."""
     name, peer = (machine.interface(node.root, end) for end in "ab")
     command = ["ip", "link", "add", name, "type", "veth", "peer", "name", peer]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -240,7 +240,7 @@ def interface(node: Node) -> Iterator[str]:
         pytest.skip("needs a kernel with virtual network interfaces")
     assert done.returncode == 0, done.stderr
     yield name
-    # Which ends the other one, too, wherever that is.
+    # This removes the other end, too, in any namespace.
     subprocess.run(["ip", "link", "del", peer], check=True)
 
 

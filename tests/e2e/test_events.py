@@ -1,4 +1,4 @@
-"""What a plugin is told of pods and containers, and when."""
+"""The events of pods and containers: their content and their order."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def names(calls: list[tuple[str, tuple[Any, ...]]]) -> list[str]:
 
 
 def drain(plugin: Recorder, last: str) -> list[tuple[str, tuple[Any, ...]]]:
-    """The calls up to the next one of that name."""
+    """The calls, including the next one of that name."""
     calls = [plugin.next_call()]
     while calls[-1][0] != last:
         calls.append(plugin.next_call())
@@ -58,7 +58,7 @@ def test_a_life(connect: Connect, cri: Cri, node: Node) -> None:
     assert created.name == container.name
     assert list(created.args) == ["/probe", "x"]
     assert "A=1" in created.env
-    # Older releases of CRI-O never tell it.
+    # Older releases of CRI-O never send the pid.
     assert told["post_start_container"][1].pid == (0 if node.name == "cri-o" else pid)
     assert told["update_container"][2].cpu.shares.value == 99
 
@@ -82,7 +82,7 @@ def test_a_container_that_ends(connect: Connect, cri: Cri) -> None:
     connect(plugin)
     container.start()
     plugin.expect("start_container")
-    # Its process may be gone before the runtime says that it was started.
+    # The process may have ended before the runtime reports its start.
     ends = {plugin.next_call()[0] for _ in range(2)}
     assert ends == {"post_start_container", "stop_container"}
 

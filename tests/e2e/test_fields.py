@@ -1,4 +1,4 @@
-"""What the kit makes of the fields that a runtime fills in, beside what is so on the machine."""
+"""The kit's interpretation of the fields that a runtime sets, compared with the machine."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__: list[str] = []
 
 
 def until(plugin: Recorder, name: str) -> tuple[Any, ...]:
-    """The arguments of the next call to that handler."""
+    """The arguments of the next call of that handler."""
     called, told = plugin.next_call()
     while called != name:
         called, told = plugin.next_call()
@@ -33,7 +33,7 @@ def test_cgroups_and_names(connect: Connect, cri: Cri) -> None:
     assert kit.container_name(created) == container.name
     root = kit.CgroupRoot()
     controller = "" if root.version == 2 else "memory"
-    # In CreateContainer as well, where some runtimes have no path yet.
+    # Also in CreateContainer, in which some runtimes have no path yet.
     for told in (created, started):
         path = kit.container_cgroup(told, seen)
         assert path is not None

@@ -1,4 +1,4 @@
-"""A run of the tests that ends before its time leaves nothing behind on the machine either."""
+"""A run of the tests that is interrupted leaves no traces on the machine either."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.e2e.node import Node
 
 __all__: list[str] = []
 
-# What a test does, with a process, a mount and a network namespace of each kind.
+# A test with a process, a mount and a network namespace of each kind.
 PROGRAM = """
 import signal, sys
 from tests.e2e.build import build

@@ -1,4 +1,4 @@
-"""Plugins that the runtime launches itself, from its plugin directory, with a configuration dropped in."""
+"""Plugins that the runtime launches from its plugin directory, with configuration files."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__: list[str] = []
 
 feature = pytest.mark.feature
 
-# The first line is what finds the virtual environment: its interpreter, by the absolute path.
+# The first line finds the virtual environment by the absolute path of its interpreter.
 PLUGIN = f"""#!{sys.executable}
 import json, os, sys
 
@@ -47,7 +47,7 @@ nri_sync.Stub(Launched()).run()
 
 @pytest.fixture
 def node(new_node: Node) -> Node:
-    """A runtime with a plugin to launch; not started yet."""
+    """A runtime with a plugin to launch, not started."""
     program = new_node.root / "my-plugin"
     program.write_text(PLUGIN)
     program.chmod(0o755)
@@ -74,7 +74,7 @@ def test_launched(node: Node) -> None:
     assert Inside(node.cri.run_pod().run()).env["GREETING"] == "hello"
     told = report(node)
     assert told["python"] == sys.prefix
-    # That is all; Python itself may add LC_CTYPE.
+    # The environment has no other variables; Python itself may add LC_CTYPE.
     told["env"].pop("LC_CTYPE", None)
     assert told["env"] == {
         "NRI_PLUGIN_NAME": "launched",

@@ -1,4 +1,4 @@
-"""The network device injector moves devices of the kernel, between two network namespaces of their own."""
+"""The network device injector moves kernel devices between two network namespaces of the test."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__: list[str] = []
 
 ROOT = Path(__file__).resolve().parents[2]
 
-# pyroute2 works in the network namespace of its process.
+# pyroute2 works in the network namespace of its process, so run it as a separate process.
 MOVE = """
 import json, sys
 from examples.network_device_injector.plugin import NetworkDevice, move_in, move_out
@@ -26,13 +26,13 @@ except Exception as error:
 """
 
 
-# The process that pyroute2 forks for a namespace leaves its socket to the end of the process, and is seldom
-# ended before it says so. What this project leaves open is still an error.
+# pyroute2 forks a process for a namespace. It leaves that process's socket open until the end, and often warns
+# before the process has ended. A resource that this project leaves open is still an error.
 WARNINGS = ["-W", "error", "-W", "ignore::ResourceWarning:pyroute2.process"]
 
 
 class Namespace:
-    """A network namespace, which is there as long as a process of its own is."""
+    """A network namespace that exists as long as a process of the test."""
 
     def __init__(self) -> None:
         self.process = subprocess.Popen(
@@ -72,7 +72,7 @@ def pod() -> Iterator[Namespace]:
 
 
 def move(direction: str, host: Namespace, pod: Namespace, **device: Any) -> str:
-    """What went wrong, or nothing."""
+    """Move a device; returns the error, or an empty text."""
     done = host.run(sys.executable, *WARNINGS, "-c", MOVE, direction, json.dumps(device), pod.path)
     return done.stderr
 
@@ -87,7 +87,7 @@ def test_in_and_out(host: Namespace, pod: Namespace) -> None:
     (address,) = [each for each in link["addr_info"] if each["family"] == "inet"]
     assert (address["local"], address["prefixlen"]) == ("192.168.2.2", 24)
 
-    # What it was called is kept with the device itself, as an annotation may have changed meanwhile.
+    # The kernel keeps the original name with the device, because an annotation may have changed meanwhile.
     assert move("out", host, pod, name="other", new_name="net0") == ""
     assert host.links().keys() == {"v0", "v1"}
     assert "UP" not in host.links()["v0"]["flags"]

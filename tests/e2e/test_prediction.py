@@ -1,7 +1,7 @@
-"""The runtime merges the answers of several plugins, and says where they conflict, as nri_sync.runtime predicts.
+"""The runtime merges the answers of several plugins, and reports conflicts, as nri_sync.runtime predicts.
 
-Each test asks a :class:`nri_sync.runtime.Runtime` of its own, whose plugins are objects with the same answers,
-about what the real one has asked its plugins about.
+Each test creates a :class:`nri_sync.runtime.Runtime` whose plugins are objects with the same answers. It sends
+that runtime the requests that the real one has sent to its plugins.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ feature = pytest.mark.feature
 
 #: Answers by the full names of plugins.
 Answers = Mapping[str, Any]
-# What the plugin of the reference stub does when it is run with these.
+# Arguments of the plugin on the Go stub, which determine its answers.
 GO = ("-env", "2", "-annotations", "2")
 GO_NAME = "50-gostub"
 
@@ -43,7 +43,7 @@ def go_adjustment() -> api.Adjustment:
 
 
 def adjustments() -> dict[str, api.Adjustment]:
-    """Of two plugins, one of which takes over from others, by its full name; without conflicts."""
+    """The adjustments of two plugins without conflicts, by full name. One replaces settings of others."""
     first = api.Adjustment().add_env("FIRST", "1").add_env("TAKEN", "1").add_annotation("py/a", "1")
     first.add_mount("/tmp/first", source="/tmp", type="bind", options=["rbind", "ro"])
     first.remove_mount("/dev/mqueue").add_device("/dev/first", "c", 1, 3)
@@ -60,7 +60,7 @@ def adjustments() -> dict[str, api.Adjustment]:
 def predict(
     answers: Answers, handler: str, *arguments: Any, observer: Recorder | None = None
 ) -> Any:
-    """What a request comes to; plugins and runtimes have the same name for it.
+    """The predicted result of a request, whose method has the same name in plugins and runtimes.
 
     The observer is the last of the plugins.
     """
@@ -82,7 +82,7 @@ def predict(
 
 
 def asked(observer: Recorder, handler: str) -> tuple[Any, ...]:
-    """The arguments of the next call to the handler."""
+    """The arguments of the next call of the handler."""
     while (call := observer.next_call())[0] != handler:
         pass
     return call[1]
@@ -90,7 +90,7 @@ def asked(observer: Recorder, handler: str) -> tuple[Any, ...]:
 
 @pytest.fixture
 def connect_all(connect: Connect, run_go: RunGo) -> Callable[..., None]:
-    """Connect the plugins of these names to the real runtime, some with the reference stub."""
+    """Connects the plugins of these names to the real runtime, some of them on the Go stub."""
 
     def connect_all(answers: Answers, handler: str = "create_container") -> None:
         for full_name, answer in answers.items():
@@ -146,9 +146,9 @@ class TestMerging:
         (request,) = asked(validator, "validate_container_adjustment")
         told = request.pod, request.container
         reply = predict(answers, "create_container", *told, observer=predicted)
-        # The container, all adjustments and updates, and which plugin each is of.
+        # The request has the container, all adjustments and updates, and the plugin of each.
         assert [request] == list(asked(predicted, "validate_container_adjustment"))
-        # Which is what has been done.
+        # The real runtime has done the same.
         assert [update.container_id for update in reply.update] == [container.id]
         inside = Inside(container)
         assert inside.memory_limit == 40 * MIB
@@ -170,14 +170,15 @@ class TestMerging:
         reply = predict(answers, "create_container", *observer.expect("create_container"))
         predicted = oci.adjust_spec(specification(before), reply.adjust)
         real = specification(after)
-        # Whether an annotation of another plugin is replaced, or only removed, the reference leaves to chance.
+        # The Go implementation leaves to chance whether an annotation of another plugin is replaced, or only
+        # removed.
         assert real["annotations"].pop("gostub/0", "taken") == "taken"
         assert predicted["annotations"].pop("gostub/0") == "taken"
         assert real == predicted
 
 
 def specification(container: Container) -> Any:
-    """The OCI specification, without what no two containers of a pod have in common."""
+    """The OCI specification, without the parts in which any two containers of a pod differ."""
     text = json.dumps(container.info["runtimeSpec"])
     found = json.loads(text.replace(container.id, "ID").replace(container.name, "NAME"))
     del found["root"]
@@ -258,7 +259,7 @@ def check_conflict(
         predict(answers, "create_container", *observer.expect("create_container"))
     text = str(predicted.value)
     if node.name == "cri-o":
-        # In older releases fields have other names.
+        # In older releases, fields have other names.
         text = text.partition(" both tried to set ")[0]
     assert text in str(real.value.details())
 

@@ -1,6 +1,6 @@
-"""The runtime is stopped, killed and started again, while pods are created, under plugins that come back.
+"""The runtime is stopped, killed and started again while pods are created; its plugins reconnect.
 
-NRI_SYNC_E2E_RESTARTS is how often; ``make e2e-full`` sets it to 50.
+NRI_SYNC_E2E_RESTARTS is the number of restarts; ``make e2e-full`` sets it to 50.
 """
 
 from __future__ import annotations
@@ -22,26 +22,26 @@ from tests.e2e.node import Node
 __all__: list[str] = []
 
 RESTARTS = int(os.environ.get("NRI_SYNC_E2E_RESTARTS", "6"))
-# Within which a plugin is back after the runtime is, on a busy machine.
+# Time limit for a plugin to reconnect after the runtime is up, on a busy machine, in seconds.
 BACK_WITHIN = 30.0
 PAUSE = 0.05
-# That are created with all plugins there, before the next restart; and how many pods are kept meanwhile.
+# The number of containers to create with all plugins before the next restart; and the number of pods to keep.
 CONTAINERS = 3
 KEPT = 4
 
 
 class Returning:
-    """A plugin that sets one variable, and keeps books on its sessions. How it returns is for subclasses."""
+    """A plugin that sets one variable, and records its sessions. Subclasses define how it reconnects."""
 
     variable = ""
 
     def __init__(self, node: Node, idx: str) -> None:
         self.finished = threading.Event()
-        #: The sessions so far, and what was told in the last one.
+        #: The number of sessions so far, and the state that the last one has received.
         self.sessions = 0
         self.told: frozenset[str] = frozenset()
         self.changed = threading.Condition()
-        #: The number of the session, from its synchronization to its end.
+        #: The number of the current session, from its synchronization to its end.
         self.session: int | None = None
         self.stub = nri_sync.Stub(
             self, name=type(self).__name__.lower(), idx=idx, socket_path=str(node.nri_socket),
@@ -63,11 +63,11 @@ class Returning:
 
     @property
     def registered(self) -> int | None:
-        """The session that is up: what is created from now on waits for its synchronization to end."""
+        """The current session. A container that is created now waits for the end of its synchronization."""
         return self.session if self.stub.started else None
 
     def wait_back(self, after: int) -> None:
-        """Block until there is a session after that many."""
+        """Block until there is a session after session ``after``."""
         with self.changed:
             assert self.changed.wait_for(lambda: self.sessions > after, BACK_WITHIN)
 
@@ -75,10 +75,10 @@ class Returning:
         self.come_back()
 
     def lost(self, stub: nri_sync.Stub) -> None:
-        """on_close"""
+        """The callback ``on_close``."""
 
     def come_back(self) -> None:
-        """Start, as often as it takes."""
+        """Start, as often as necessary."""
         while not self.finished.is_set():
             try:
                 self.stub.start()
@@ -95,7 +95,7 @@ class Returning:
 
 
 class Application(Returning):
-    """on_close only tells; a thread of the application stops the stub, and starts it when it sees fit."""
+    """on_close only signals. A thread of the application stops the stub, and starts it later."""
 
     variable = "APPLICATION"
 
@@ -123,7 +123,7 @@ class Application(Returning):
 
 
 class InOnClose(Returning):
-    """Starts again inside on_close."""
+    """Starts the stub inside on_close."""
 
     variable = "IN_ON_CLOSE"
 
@@ -132,7 +132,7 @@ class InOnClose(Returning):
 
 
 class Forever(Returning):
-    """Under run_forever()."""
+    """Runs under run_forever()."""
 
     variable = "FOREVER"
 
@@ -151,14 +151,14 @@ class Forever(Returning):
 
 
 class Created(NamedTuple):
-    """A container, and the sessions that were up from before its creation until after it."""
+    """A container, and the sessions that existed from before its creation until after it."""
 
     id: str
     sessions: dict[str, int]
 
 
 class Kubelet:
-    """Creates pods, each with a container, one after the other, whether the runtime is there or not."""
+    """Creates pods with one container each, one after the other, whether the runtime runs or not."""
 
     def __init__(self, node: Node, plugins: list[Returning]) -> None:
         self.node = node
@@ -167,7 +167,7 @@ class Kubelet:
         self.changed = threading.Condition()
         self.pods: list[Pod] = []
         self.created: list[Created] = []
-        #: Containers that lack what a plugin sets.
+        #: Containers that lack the variable of a plugin.
         self.wrong: list[str] = []
         self.failures = 0
         self.thread = threading.Thread(target=self.work)
@@ -181,7 +181,7 @@ class Kubelet:
             try:
                 self.create()
             except grpc.RpcError:
-                # The pod may exist or not, as with any node that crashes.
+                # The pod may exist or not, as after any crash of a node.
                 self.failures += 1
                 self.finished.wait(PAUSE)
 
@@ -208,7 +208,7 @@ class Kubelet:
             oldest.remove()
 
     def wait_created(self) -> None:
-        """Block until some more containers were created with all plugins there."""
+        """Block until some more containers have been created with all plugins."""
         with self.changed:
             enough = len(self.complete()) + CONTAINERS
             assert self.changed.wait_for(lambda: len(self.complete()) >= enough, BACK_WITHIN)
@@ -250,7 +250,7 @@ def test_restarts(new_node: Node) -> None:
 
 
 def restart(node: Node, plugins: list[Returning], kubelet: Kubelet, number: int) -> None:
-    """One restart, after which all plugins are told of the pods that went through it."""
+    """Restart once. Afterwards all plugins receive the pods that have survived the restart."""
     how = ("stop", "kill")[number % 2]
     before = {plugin: plugin.sessions for plugin in plugins}
     pods = kubelet.existing()
@@ -262,7 +262,7 @@ def restart(node: Node, plugins: list[Returning], kubelet: Kubelet, number: int)
     for plugin, sessions in before.items():
         plugin.wait_back(sessions)
     back = time.monotonic()
-    # Those that the kubelet has not removed in the meantime.
+    # Without the pods that the kubelet has removed in the meantime.
     survived = pods & kubelet.existing()
     assert survived
     for plugin in plugins:

@@ -1,4 +1,4 @@
-"""Several plugins at once, of this package and of the reference: their order, and how answers are merged."""
+"""Several plugins at once, on our stub and on the Go stub: their order, and the merged answers."""
 
 from __future__ import annotations
 

@@ -31,18 +31,18 @@ PYTHONPATH={machine.SOURCE} exec {sys.executable} -m examples.shim "$@"
 
 
 class Ctr:
-    """containerd's command, with the shim for what it runs."""
+    """The command ctr of containerd, with the shim as its runtime."""
 
     def __init__(self, node: Node) -> None:
         self.node = node
-        # Not among the pods of the other tests.
+        # A separate namespace, so that the tests of pods do not see the containers.
         self._command = [str(node.tools.ctr), "-a", str(node.root / "c.sock"), "-n", "shim"]
         self.shim = node.root / "containerd-shim-python-v1"
         self.shim.write_text(WRAPPER)
         self.shim.chmod(0o755)
 
     def __call__(self, *arguments: str, check: bool = True) -> str:
-        """The output; of a failure the error, which ``check=False`` asks for."""
+        """The output of a command; with ``check=False`` also the error of a failed one."""
         done = subprocess.run(
             [*self._command, *arguments],
             capture_output=True, text=True, errors="replace", check=False, timeout=TIMEOUT,
@@ -80,7 +80,7 @@ def ctr(node: Node) -> Iterator[Ctr]:
 
 @pytest.fixture
 def running(ctr: Ctr) -> int:
-    """The PID of a container named ``c1``. The directory among its arguments marks it as one of these tests."""
+    """The PID of a container named ``c1``. The directory in its arguments marks it as belonging to the tests."""
     ctr.run("--detach", IMAGE, "c1", "/probe", str(ctr.node.root))
     pid, status = ctr.status("c1")
     assert status == "RUNNING"
@@ -156,7 +156,7 @@ def test_the_events_arrive(ctr: Ctr) -> None:
         output = events.stdout
         reader = threading.Thread(target=lambda: deque(map(lines.put, output), maxlen=0))
         reader.start()
-        # It says nothing about its subscription: other events show when that is there.
+        # ctr does not report its subscription. Events that arrive show that it exists.
         while lines.empty():
             ctr("images", "tag", "--force", IMAGE, "nri-sync.test/again:1")
         ctr.run("--rm", IMAGE, "c1", "/probe", "cat", "/probe")

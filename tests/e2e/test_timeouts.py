@@ -1,4 +1,4 @@
-"""Handlers that take longer than the runtime waits, which is two seconds here as on any node."""
+"""Handlers that take longer than the request timeout, which is two seconds here as on a real node."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ feature = pytest.mark.feature
 
 
 class Gate:
-    """An answer that comes when the test lets it."""
+    """An answer that waits until the test releases it."""
 
     def __init__(self, answer: Any) -> None:
         self.answer = answer
@@ -38,7 +38,7 @@ class Gate:
 
 @pytest.fixture
 def slow() -> Iterator[Gate]:
-    """Opens at the end of the test at the latest."""
+    """Released at the end of the test at the latest."""
     gate = Gate(api.Adjustment().add_env("SLOW", "1"))
     yield gate
     gate.open.set()
@@ -51,7 +51,7 @@ def test_answered_for(
     stub = connect(Recorder(create_container=slow))
     assert "SLOW" not in Inside(pod.run()).env
     slow.open.set()
-    # It is the same session.
+    # The session is still the same.
     assert Inside(pod.run()).env["SLOW"] == "1"
     assert stub.started
     assert closed.empty()
@@ -96,7 +96,7 @@ def test_failure_policy(
 ) -> None:
     policy = api.FailurePolicy(fail_request=True, keep_connected=True)
     connect(Recorder(create_container=slow), failure_policy=policy, late_reply=False)
-    # As without one: the container is created, and the plugin cut off.
+    # The same result as without a plugin: the container is created, and the plugin is disconnected.
     assert "SLOW" not in Inside(pod.run()).env
     assert isinstance(closed.get(timeout=PROMPTLY), ConnectionLost)
 
@@ -117,7 +117,7 @@ def test_slow_synchronization(
     try:
         stub = connect(Plugin())
         assert gate.reached.wait(PROMPTLY)
-        # Its creation waits until all plugins are synchronized.
+        # The creation waits until all plugins are synchronized.
         assert Inside(pod.run()).env["THERE"] == "1"
         assert stub.started
         assert closed.empty()

@@ -1,4 +1,4 @@
-"""Updates of running containers change their cgroups: asked for in handlers, and at any time."""
+"""Updates of running containers change their cgroups, both from handlers and at any other time."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class TestInHandlers:
         inside = Inside(container)
         assert inside.memory_limit == 48 * MIB
         assert inside.cpu_shares in (77, None)
-        # What the plugin said nothing of is as the kubelet wanted it.
+        # A setting that the plugin does not mention has the kubelet's value.
         assert inside.cpu_quota == (40_000, 100_000)
         plugin.expect("post_update_container")
 
@@ -62,7 +62,7 @@ class TestInHandlers:
             ]
         )
         connect(plugin)
-        # Comes when the synchronization is over, with all that it has asked for.
+        # This update waits for the end of the synchronization, with the updates that it has requested.
         container.update(cpu_shares=55)
         plugin.expect("update_container")
         assert Inside(container).memory_limit == 52 * MIB
@@ -109,7 +109,7 @@ class TestUnsolicited:
     @feature("Unsolicited updates: some fail", proves="the call fails, others are made")
     def test_failures(self, connect: Connect, container: Container) -> None:
         stub = connect(Recorder())
-        # No CPU of that number. The runtime has a list of the failed ones, but an error goes without it.
+        # There is no CPU with that number. A response with an error has no list of failed updates.
         impossible = api.Update(container.id).set_cpu(cpus="4000")
         with pytest.raises(errors.CallFailed, match=r"NRI update of (some )?containers failed"):
             stub.update_containers([impossible, limit(container, 38)], timeout=PROMPTLY)
@@ -132,7 +132,7 @@ class TestUnsolicited:
         stub = connect(plugin)
         eviction = api.eviction(container.id, "its time has come")
         assert stub.update_containers([limit(container, 36)], evict=[eviction]) == []
-        # The update in the same call was made; the container runs, and nobody was told of an end.
+        # The update in the same call was made. The container still runs, and no event of an end was sent.
         assert Inside(container).memory_limit == 36 * MIB
         assert container.running
         assert plugin.calls.empty()

@@ -1,16 +1,15 @@
 """Coverage-guided fuzzing of the parsers. From the root of the repository, with atheris installed::
 
     python -m tests.fuzz                                          every target, a minute each
-    python -m tests.fuzz mux [LIBFUZZER OPTION ...] [CORPUS]      one target, until something is found
+    python -m tests.fuzz mux [LIBFUZZER OPTION ...] [CORPUS]      one target, until an input fails
 
-(``tox -e fuzz -- mux -max_total_time=600`` does the same in an environment of its own.)
+(``tox -e fuzz -- mux -max_total_time=600`` does the same in a separate environment.)
 
-Targets are the functions ``one_input`` of the modules ``fuzz_*`` beside this file. Those of the protocol compare
-the package with a model of its own; those of texts and files take a value, or an error of the documented kind.
-Each fails by an exception. An input that fails is left in ``cases/<target>`` beside
-this file, where the ordinary tests replay it: mend the package, give the file a telling name, and commit
-both. CORPUS is a directory that keeps interesting inputs from one run to the next;
-``.cache/fuzz/<target>`` without it.
+A target is the function ``one_input`` of a module ``fuzz_*`` in this directory. Targets of the protocol compare
+the package with a model. Targets of texts and files expect a value, or an error of the documented kind. A target
+fails by an exception. The fuzzer writes a failing input to ``cases/<target>`` in this directory, where the
+ordinary tests replay it. Then fix the package, give the file a descriptive name, and commit both. CORPUS is a
+directory that keeps interesting inputs for the next run; the default is ``.cache/fuzz/<target>``.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from pathlib import Path
 __all__ = ["TARGETS", "main"]
 
 TARGETS = ("mux", "ttrpc", "streams", "texts", "files")
-# What is measured for coverage.
+# The packages whose coverage is measured.
 _CORE = ["nri_sync.wire"]
 _INSTRUMENTED = {
     "texts": ["nri_sync.kit", "nri_sync.api", "nri_sync.text"],
@@ -34,7 +33,7 @@ _CORPUS = Path(__file__).parents[2] / ".cache" / "fuzz"
 
 
 def main(arguments: list[str]) -> int:
-    """Fuzz as the command line says; the fuzzer ends the process itself where it finds something."""
+    """Fuzz for the command line. If an input fails, the fuzzer ends the process."""
     if not arguments:
         command = [sys.executable, "-m", "tests.fuzz"]
         return max(subprocess.call([*command, name, "-max_total_time=60"]) for name in TARGETS)
@@ -42,13 +41,13 @@ def main(arguments: list[str]) -> int:
     if name not in TARGETS:
         print(f"no fuzz target {name!r}: there are {', '.join(TARGETS)}", file=sys.stderr)
         return 2
-    # By name: the fuzzer is not there on every Python on which the tests are checked.
+    # Imported by name: atheris is not available for every Python that checks the tests.
     atheris = importlib.import_module("atheris")
     with atheris.instrument_imports(include=_INSTRUMENTED.get(name, _CORE)):
         target = importlib.import_module(f"tests.fuzz.fuzz_{name}")
     cases, corpus = _CASES / name, _CORPUS / name
     corpus.mkdir(parents=True, exist_ok=True)
-    # New inputs go to the first directory of the corpora; the others are only read.
+    # The fuzzer writes new inputs to the first corpus directory, and only reads the others.
     own = [] if any(not option.startswith("-") for option in options) else [str(corpus)]
     arguments = [name, f"-artifact_prefix={cases}/", *options, *own, str(cases)]
     atheris.Setup(arguments, target.one_input)

@@ -1,6 +1,6 @@
-"""Fuzz target: each format of a file: configuration, manifest, config.json, output of crictl, recording, OCI hook.
+"""Fuzz target: each file format: configuration, manifest, config.json, output of crictl, recording, OCI hook.
 
-The first byte chooses the format. A file is read, or an error of its kind says in a few words why not.
+The first byte selects the format. The result is a value, or an error of the format's kind with a short text.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def _recording(path: Path) -> None:
     assert Recording.read(path).entries == recording.entries
 
 
-#: By the first byte of an input, modulo their number.
+#: Selected by the first byte of an input, modulo their number.
 FORMATS: tuple[Callable[[Path], Any], ...] = (
     lambda path: manifests.load(str(path)), _recording, read_hook, _configuration("json"), _configuration("yaml"),
     _configuration("toml"),

@@ -1,4 +1,4 @@
-"""Fuzz target: any bytes, in any chunks, through the mux decoder; and messages framed and taken apart."""
+"""Fuzz target: arbitrary bytes, in arbitrary chunks, through the mux decoder; and messages framed and decoded."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["decode", "one_input"]
 
 
 def decode(chunks: list[bytes]) -> tuple[list[tuple[int, bytes]], str]:
-    """What the decoder makes of a trunk, in the words of the model."""
+    """The decoder's result for a trunk, in the terms of the model."""
     decoder = FrameDecoder()
     pieces: list[tuple[int, bytes]] = []
     try:

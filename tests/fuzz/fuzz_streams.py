@@ -1,7 +1,7 @@
-"""Fuzz target: both sides' tables of streams under any messages and any calls of the application.
+"""Fuzz target: the stream tables of both sides, with arbitrary messages and calls of the application.
 
-The input is read four bytes at a time, each a step: what happens, on which stream, and two details. A model
-follows along the transition tables, from nothing but the calls made and the events returned.
+Four bytes of the input are one step: its kind, its stream, and two details. A model follows the transition tables,
+and uses only the calls and the returned events.
 """
 
 from __future__ import annotations
@@ -165,7 +165,7 @@ def _send(
     end: bool,
     after: State | None,
 ) -> None:
-    """Send data on a stream of either side, and check that the table is obeyed."""
+    """Send data on a stream of either side, and check that the side follows its table."""
     try:
         sent = side.send_data(stream_id, end=end)
     except LocalProtocolError:

@@ -1,6 +1,6 @@
-"""Fuzz target: each format of a short text, such as an annotation, that authors of pods and users write.
+"""Fuzz target: each format of a short text that authors of pods and users write, such as an annotation.
 
-The first byte chooses the format. A text is a value, or a ValueError with a short text.
+The first byte selects the format. The result is a value, or a ValueError with a short text.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from nri_sync.text import printable
 
 __all__ = ["ERROR_MAX", "FORMATS", "one_input"]
 
-#: Characters of an error. Three texts of 300 are quoted at most, beside what the error says.
+#: The maximum length of an error: it quotes at most three texts of 300 characters each.
 ERROR_MAX = 2000
 
 
@@ -62,7 +62,7 @@ def _required(text: str) -> None:
         assert api.parse_required_plugins(api.format_required_plugins(names)) == names
 
 
-#: By the first byte of an input, modulo their number.
+#: Selected by the first byte of an input, modulo their number.
 FORMATS: tuple[Callable[[str], Any], ...] = (
     kit.parse_json, kit.parse_yaml, kit.parse_bool, kit.parse_int, kit.parse_list, _cpus, kit.parse_duration,
     _quantity, _selector, _image, _pattern, EventMask.parse, _required, api.parse_file_name,

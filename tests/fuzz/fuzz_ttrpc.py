@@ -1,4 +1,4 @@
-"""Fuzz target: any bytes, in any chunks, through the ttRPC message decoder."""
+"""Fuzz target: arbitrary bytes, in arbitrary chunks, through the ttRPC message decoder."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from tests.wire.models import chunked, parse_messages
 
 __all__ = ["LIMIT", "decode", "one_input"]
 
-#: Small, so that a fuzzer's short inputs are on both sides of it.
+#: Small, so that a fuzzer's short inputs are below it and above it.
 LIMIT = 32
 
 
 def decode(chunks: list[bytes], limit: int = LIMIT) -> tuple[list[Message], str]:
-    """What the decoder makes of a stream, in the words of the model."""
+    """The decoder's result for a stream, in the terms of the model."""
     decoder = MessageDecoder(limit)
     messages = [message for chunk in chunks for message in decoder.receive(chunk)]
-    # Equal is not enough: older releases of protobuf parse bytes only.
+    # Check the types, too: older releases of protobuf parse only bytes.
     assert {type(message.data) for message in messages} <= {bytes, type(None)}
     return messages, "cut off" if decoder.inside else ""
 

@@ -1,1 +1,1 @@
-"""Interceptors from packages that are not needed elsewhere; ``tox -e interceptors`` installs them."""
+"""Interceptors from packages that other tests do not need; ``tox -e interceptors`` installs them."""

@@ -1,4 +1,4 @@
-"""Interceptors that others publish for grpcio, over ttRPC: the spans and metrics are what they should be."""
+"""Published interceptors for grpcio, over ttRPC: their spans and metrics are right."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ HANDLERS = {
 
 class TestOpenTelemetry:
     def traced(self) -> tuple[Any, Any]:
-        """A provider of tracers, and where its spans end up."""
+        """A provider of tracers, and the list that its spans end up in."""
         exporter = InMemorySpanExporter()
         provider = TracerProvider()
         provider.add_span_processor(SimpleSpanProcessor(exporter))
@@ -72,7 +72,7 @@ class TestOpenTelemetry:
             "Count", "Echo", "Echo", "Fail", "Total",
         ]  # fmt: skip
         for client in clients:
-            # The context went along in the metadata, so the server's span is a child of the client's.
+            # The metadata carries the context, so the server's span is a child of the client's.
             server = servers[client.context.span_id]
             assert server.name == client.name
             assert server.context.trace_id == client.context.trace_id

@@ -1,4 +1,4 @@
-"""``python -m tests.kubernetes`` builds what the tests run, which takes half an hour the first time."""
+"""``python -m tests.kubernetes`` builds the programs for the tests, which takes half an hour the first time."""
 
 from __future__ import annotations
 

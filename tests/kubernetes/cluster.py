@@ -24,7 +24,7 @@ from tests.kubernetes.build import Cached
 
 __all__ = ["Cluster"]
 
-# Seconds, on a machine that does other work as well.
+# Time limit in seconds, enough for a machine with other load.
 PATIENCE = 240.0
 _REGISTERED = re.compile(r'time="([^"]+)Z".*registered as')
 NAME = "localhost"  # the API server reaches the kubelet by it
@@ -72,9 +72,9 @@ current-context: x
 
 
 class Cluster(Containerd):
-    """Not started yet. Use it as a context, at whose end nothing of it is left on the machine."""
+    """A cluster, not started. It is a context manager; its end removes all traces from the machine."""
 
-    # Pods mount the directory of the socket, and must not have all the others with it.
+    # Pods mount the directory of the socket. It must not contain the other files of the runtime.
     nri_directory = "nri"
 
     def __init__(self, cached: Cached) -> None:
@@ -89,7 +89,7 @@ class Cluster(Containerd):
     # Processes
 
     def start_cluster(self) -> None:
-        """Returns when the node is ready for pods."""
+        """Start all processes. Returns when the node is ready for pods."""
         host.record(self.root)
         self.start()
         self.import_image(self.cached.plugin)
@@ -121,7 +121,7 @@ class Cluster(Containerd):
         subprocess.run(
             ["openssl", "genrsa", "-out", str(key), "2048"], check=True, capture_output=True
         )
-        # The kubelet does not make the cgroup that its own lie in.
+        # The kubelet does not create the parent of its own cgroups.
         for hierarchy in [machine.CGROUPS, *machine.CGROUPS.glob("*/")]:
             with contextlib.suppress(OSError):
                 (hierarchy / self.root.name).mkdir()
@@ -161,7 +161,7 @@ class Cluster(Containerd):
         self.wait(lambda: self._readiness() != "", "a node")
 
     def start_kubelet(self) -> None:
-        """Returns when it is healthy."""
+        """Start the kubelet. Returns when it is healthy."""
         self._run(
             "kubelet", f"--config={self.root}/kubelet.yaml", f"--root-dir={self.root}/kubelet",
             f"--cert-dir={self.root}/kubelet/pki", f"--hostname-override={NAME}",
@@ -202,7 +202,7 @@ class Cluster(Containerd):
                 process.wait(30)
 
     def wait(self, condition: Any, what: str) -> None:
-        """Wait until ``condition()`` is true; fails as soon as a process has ended."""
+        """Wait until ``condition()`` is true. Fails when a process ends before."""
 
         def holds() -> bool:
             for name, process in self._processes.items():
@@ -216,13 +216,13 @@ class Cluster(Containerd):
             raise TimeoutError(f"{what} has not come within {PATIENCE} s") from None
 
     def listening_after(self, began: float) -> float:
-        """When containerd listened on the NRI socket, after a time: that of the socket's file."""
+        """The time after ``began`` at which containerd listened on the NRI socket, from the time of its file."""
         found = self.nri_socket.stat().st_mtime
         assert found > began
         return found
 
     def registered_after(self, began: float) -> float:
-        """When containerd noted the registration of a plugin, after a time; 0.0 if it has not."""
+        """The time after ``began`` at which containerd logged a plugin's registration; 0.0 if it has not."""
         for line in reversed(self.log.read_text(errors="replace").splitlines()):
             noted = _REGISTERED.search(line)
             if noted:
@@ -248,7 +248,7 @@ class Cluster(Containerd):
             super().__exit__(*exc_info)
 
     def _remove_pods(self) -> bool:
-        """Whether all are gone; containerd refuses to remove one whose process is still ending."""
+        """Remove the pods; whether all are gone. containerd keeps a pod whose process is still ending."""
         try:
             self.cri.remove_all()
         except grpc.RpcError:
@@ -258,7 +258,7 @@ class Cluster(Containerd):
     # The API
 
     def kubectl(self, *arguments: str, input: str | None = None, check: bool = True) -> str:
-        """The output of kubectl; empty where it fails, without ``check``."""
+        """The output of kubectl. If it fails, and ``check`` is False, the output is empty."""
         done = subprocess.run(
             [str(self.cached.kubectl), *arguments],
             input=input, env=self.environment, capture_output=True, text=True, check=False,
@@ -272,7 +272,7 @@ class Cluster(Containerd):
 
     @property
     def environment(self) -> dict[str, str]:
-        """For commands on the cluster and its containerd."""
+        """The environment for commands that use the cluster and its containerd."""
         return {
             **os.environ,
             "PATH": f"{self.cached.directory}:{self.tools.directory}:{os.environ['PATH']}",
@@ -285,14 +285,14 @@ class Cluster(Containerd):
         return json.loads(self.kubectl("get", *arguments, "-o", "json"))
 
     def create_pod(self, manifest: dict[str, Any]) -> None:
-        """Without the start of a kubectl, which takes a tenth of a second."""
+        """Create a pod without kubectl, whose start takes a tenth of a second."""
         url = f"https://127.0.0.1:{self.ports['api']}/api/v1/namespaces/default/pods"
         headers = {
             "Authorization": f"Bearer {self.tokens['admin']}",
             "Content-Type": "application/json",
         }
         request = urllib.request.Request(url, json.dumps(manifest).encode(), headers)
-        # The certificate is the server's own.
+        # The server has signed its certificate itself.
         context = ssl.create_default_context()
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
         with urllib.request.urlopen(request, timeout=60, context=context):
@@ -300,7 +300,7 @@ class Cluster(Containerd):
 
 
 def _free_ports(count: int) -> list[int]:
-    """Ports of the loopback interface that no process has now."""
+    """Ports of the loopback interface that no process uses at the moment."""
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
         for sock in sockets:
@@ -309,8 +309,8 @@ def _free_ports(count: int) -> list[int]:
 
 
 def _address() -> str:
-    """An address of this machine other than the loopback interface's, which Kubernetes refuses for a node."""
+    """An address of this machine. Kubernetes rejects an address of the loopback interface for a node."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        # No packet is sent.
+        # connect() on a UDP socket sends no packet.
         sock.connect(("192.0.2.1", 9))
         return str(sock.getsockname()[0])

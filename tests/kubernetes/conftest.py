@@ -1,4 +1,4 @@
-"""One cluster for all tests, and the table of pods that their plugin has missed."""
+"""One cluster for all tests, and the table of pods that the plugin has not adjusted."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from tests.kubernetes.pods import Count, Pods
 
 __all__ = ["Table"]
 
-# What a cluster leaves where nothing cleans up.
+# Words in the names of files that a cluster without a cleanup leaves.
 _TRACES = "containe|cni|runc|nri|kube"
 _PLACES = ("/var/log", "/run/containerd")
 
 
 class Table:
-    """Pods unadjusted, by scenario and mode."""
+    """The numbers of unadjusted pods, by scenario and mode."""
 
     def __init__(self) -> None:
         self.rows: dict[str, dict[str, str]] = {}
@@ -42,7 +42,7 @@ class Table:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if os.geteuid() != 0 and items:
         raise pytest.UsageError("the tests on a cluster need root: a kubelet does")
-    # A change of the mode takes a restart of containerd.
+    # Group the tests by mode: each change of the mode restarts containerd.
     items.sort(key=_mode_of)
 
 
@@ -71,7 +71,7 @@ def cached() -> Cached:
 
 @pytest.fixture(scope="session", autouse=True)
 def _nothing_left_behind() -> Iterator[None]:
-    """Look again, when all is over, for traces of the cluster."""
+    """After all tests, look for traces of the cluster."""
     before = _shared()
     yield
     left = [path for path in _shared() - before if re.search(_TRACES, path)]

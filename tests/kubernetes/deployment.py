@@ -1,4 +1,4 @@
-"""The example's DaemonSet on the cluster, in the ways that are compared."""
+"""The example's DaemonSet on the cluster, in the modes to compare."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ __all__ = ["HANDOVER", "MODES", "NEITHER", "REQUIRED", "TOLERATED", "Deployment"
 
 ROOT = Path(__file__).resolve().parents[2]
 NAME = "nri-plugin-ulimit-adjuster"
-#: Pods replaced one after the other, and nothing required: the plugin is away for some seconds.
+#: Pods are replaced one after the other, and no plugin is required: the plugin is absent for seconds.
 NEITHER = "neither"
-#: The manifests as they are.
+#: The unmodified manifests.
 HANDOVER = "handover"
-#: The same, and containerd requires the plugin.
+#: The unmodified manifests, on a containerd that requires the plugin.
 REQUIRED = "required"
 MODES = (NEITHER, HANDOVER, REQUIRED)
 TOLERATED = "tolerate-missing-plugins.noderesource.dev"
 
-# Hangs once for each pod that asks for it, for longer than any timeout.
+# A handler that hangs once for each pod that requests it, longer than any timeout.
 _HANGING = """
 import sys, time
 sys.argv[0] = "plugin.py"
@@ -44,7 +44,7 @@ kit.main(Hanging, config=Config, name="ulimit-adjuster", idx="10")
 
 
 class Deployment:
-    """Applied by ``kubectl apply -k``, changed, and restarted."""
+    """The deployment: applied by ``kubectl apply -k``, changed, and restarted."""
 
     def __init__(self, cluster: Cluster) -> None:
         self.cluster = cluster
@@ -52,7 +52,7 @@ class Deployment:
         self._is_required = False
 
     def apply(self, mode: str) -> None:
-        """Have the plugin run in this mode; does nothing when it does."""
+        """Run the plugin in this mode. Does nothing if it already does."""
         if mode == self.mode:
             return
         if (mode == REQUIRED) != self._is_required:
@@ -85,7 +85,7 @@ class Deployment:
             ],
         }
         if mode != NEITHER:
-            # On a machine that may have plugins of its own.
+            # The machine may have other plugins in the default directory.
             volume = {"name": "handover", "hostPath": {"path": f"{self.cluster.root}/handover"}}
             found["patches"] = [self._patch({"volumes": [volume]})]
         return yaml.safe_dump(found)
@@ -99,14 +99,14 @@ class Deployment:
         return {"target": {"kind": "DaemonSet"}, "patch": yaml.safe_dump(patch)}
 
     def update(self) -> float:
-        """A rolling update; returns how long it took, in seconds."""
+        """Do a rolling update; returns its duration in seconds."""
         began = time.monotonic()
         self.cluster.kubectl("rollout", "restart", f"ds/{NAME}", "-n", "kube-system")
         self.wait_rolled_out()
         return time.monotonic() - began
 
     def hang(self) -> None:
-        """Replace the program by one whose handler hangs; apply() of another mode undoes that."""
+        """Replace the program by one whose handler hangs. apply() with another mode undoes that."""
         container = {"name": "plugin", "command": ["python", "-c", _HANGING]}
         patch = yaml.safe_dump({"spec": {"template": {"spec": {"containers": [container]}}}})
         self.cluster.kubectl("patch", f"ds/{NAME}", "-n", "kube-system", "-p", patch)
@@ -116,7 +116,7 @@ class Deployment:
     def wait_rolled_out(self) -> None:
         command = ("rollout", "status", f"ds/{NAME}", "-n", "kube-system")
         self.cluster.kubectl(*command, f"--timeout={PATIENCE:.0f}s")
-        # The old pod may be at its end still.
+        # The old pod may still be ending.
         wait_for(lambda: len(self.pods()) == 1, PATIENCE)
 
     def pods(self) -> list[str]:
@@ -124,7 +124,7 @@ class Deployment:
         return self.cluster.kubectl("get", "pods", *chosen, "-o", "name").split()
 
     def wait_ready_after(self, restarts: int) -> None:
-        """Until the container has been restarted more often than that, and the pod is ready."""
+        """Wait until the container has restarted more than ``restarts`` times, and the pod is ready."""
         self.cluster.wait(lambda: self._restarts() > restarts and self._is_ready(), "the plugin")
 
     def _status(self, path: str) -> str:
@@ -143,7 +143,7 @@ class Deployment:
 
     @property
     def pid(self) -> int:
-        """Of the plugin's process, on the host."""
+        """The pid of the plugin's process on the host."""
         call = self.cluster.cri.call
         chosen = {"io.kubernetes.pod.namespace": "kube-system"}
         found = call(
@@ -156,7 +156,7 @@ class Deployment:
 
 
 def _requirement() -> str:
-    """The part of containerd's configuration that docs/deploying.md shows, for this plugin."""
+    """The part of containerd's configuration in docs/deploying.md, for this plugin."""
     page = (ROOT / "docs" / "deploying.md").read_text()
     block: str
     (block,) = re.findall(r"^```toml\n(.*?)^```$", page, re.M | re.S)

@@ -1,4 +1,4 @@
-"""What a kubelet changes on its host outside of its own directories, and how it is undone."""
+"""The changes that a kubelet makes on its host outside its own directories, and their reversal."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from pathlib import Path
 
 __all__ = ["RECORD", "record", "restore", "restore_sysctls"]
 
-#: The state before, in the directory of the node: machine.clean_up() restores it, also when the tests were killed.
+#: The state before, in the node's directory. machine.clean_up() restores it, even after the tests were killed.
 RECORD = "host.json"
 
-# The kubelet sets them when it starts (setupKernelTunables of pkg/kubelet/cm).
+# The kubelet sets these at its start (setupKernelTunables of pkg/kubelet/cm).
 _SYSCTLS = (
     "vm/overcommit_memory",
     "vm/panic_on_oom",
@@ -21,7 +21,7 @@ _SYSCTLS = (
     "kernel/keys/root_maxkeys",
     "kernel/keys/root_maxbytes",
 )
-# Places that cannot be configured; from the innermost.
+# Directories that cannot be configured, from the innermost.
 _DIRECTORIES = (
     "/var/lib/kubelet/device-plugins",
     "/var/lib/kubelet",
@@ -35,13 +35,13 @@ _DIRECTORIES = (
     "/opt/containerd",
     "/run/nri-plugins",
 )
-# Those with files of the kubelet, or of pods of the tests.
+# Directories with files of the kubelet, or of pods of the tests.
 _OWN_FILES = ("/var/lib/kubelet/device-plugins", "/run/nri-plugins")
 _SYSCTL = Path("/proc/sys")
 
 
 def record(root: Path) -> None:
-    """Write down the state, before the kubelet starts."""
+    """Record the state, before the kubelet starts."""
     state = {
         "sysctls": {name: (_SYSCTL / name).read_text() for name in _SYSCTLS},
         "missing": [name for name in _DIRECTORIES if not Path(name).exists()],
@@ -50,7 +50,7 @@ def record(root: Path) -> None:
 
 
 def restore_sysctls(root: Path) -> None:
-    """Set back what differs."""
+    """Restore the settings that differ from the record."""
     for name, value in json.loads((root / RECORD).read_text())["sysctls"].items():
         path = _SYSCTL / name
         if path.read_text() != value:
@@ -58,7 +58,7 @@ def restore_sysctls(root: Path) -> None:
 
 
 def restore(root: Path) -> None:
-    """Undo all that the kubelet has done. Idempotent; does nothing without a record."""
+    """Undo all changes of the kubelet. Idempotent; does nothing without a record."""
     if not (root / RECORD).exists():
         return
     restore_sysctls(root)

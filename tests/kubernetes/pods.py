@@ -1,4 +1,4 @@
-"""Pods that ask the plugin for something, and whether they have got it."""
+"""Pods that request an adjustment of the plugin, and a check of the results."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.kubernetes.cluster import PATIENCE, Cluster
 
 __all__ = ["HARD", "SOFT", "Count", "Pods"]
 
-#: What each pod asks the plugin for: a limit of open files.
+#: The request of each pod: a limit of open files.
 HARD, SOFT = 4096, 2048
 _ANNOTATION = f"""
 - type: RLIMIT_NOFILE
@@ -33,7 +33,7 @@ _RUNNING = 1  # CONTAINER_RUNNING of CRI
 
 @dataclass
 class Count:
-    """Of the containers of some pods: how many there are, and those that the plugin has not adjusted."""
+    """For some pods, the number of their containers, and those that the plugin has not adjusted."""
 
     containers: int = 0
     unadjusted: list[str] = field(default_factory=list)
@@ -43,7 +43,7 @@ class Count:
 
 
 class Pods:
-    """Creates pods with names of a prefix, each with a container of the test image in the network of the node."""
+    """Creates pods with a common prefix, each with a container of the test image, on the node's network."""
 
     def __init__(self, cluster: Cluster, prefix: str) -> None:
         self.cluster = cluster
@@ -84,7 +84,7 @@ class Pods:
 
     @contextlib.contextmanager
     def steadily(self, each: float, count: int) -> Iterator[None]:
-        """Create pods, one each so many seconds, from before the block on. Blocks until all are created."""
+        """Create a pod every ``each`` seconds, beginning before the block. Blocks until all are created."""
         begun = threading.Event()
         failures: list[BaseException] = []
 
@@ -125,7 +125,7 @@ class Pods:
         return ["-l", f"app={self.prefix}"]
 
     def count(self) -> Count:
-        """Look at the specification that each container was made with."""
+        """Check the specification with which each container was created."""
         count = Count()
         call = self.cluster.cri.call
         chosen = {"label_selector": _IN_DEFAULT}
@@ -136,7 +136,7 @@ class Pods:
             try:
                 status = call("ContainerStatus", container_id=container.id, verbose=True)
             except grpc.RpcError:
-                continue  # one that failed to be created, and is gone
+                continue  # its creation has failed, and it is gone
             limits = json.loads(status.info["info"])["runtimeSpec"]["process"].get("rlimits", [])
             count.containers += 1
             if {"type": "RLIMIT_NOFILE", "hard": HARD, "soft": SOFT} not in limits:
@@ -144,7 +144,7 @@ class Pods:
         return count
 
     def remove(self) -> None:
-        """Blocks until none of their containers runs."""
+        """Remove the pods. Blocks until none of their containers runs."""
         command = ("delete", "pods", *self._chosen, "--grace-period=0", "--force")
         self.cluster.kubectl(*command)
         wait_for(lambda: not self._running_containers(), PATIENCE)

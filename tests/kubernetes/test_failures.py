@@ -24,7 +24,7 @@ MODES = pytest.mark.parametrize("mode", [HANDOVER, REQUIRED])
 
 
 def settle(pods: Pods, mode: str, *, least: int = COUNT, lost: int = 0) -> Count:
-    """All pods run in the end; where the plugin is required, none runs without it, or ``lost`` at most."""
+    """Finally all pods run. If the plugin is required, at most ``lost`` of them run without it."""
     pods.wait_running()
     count = pods.count()
     assert count.containers >= least
@@ -48,8 +48,8 @@ def test_the_plugin_is_killed_or_stopped(
     with pods.steadily(EACH, COUNT):
         os.kill(deployment.pid, number)
     deployment.wait_ready_after(restarts)
-    # The request that the plugin had when it died: NRI goes on without the answer, and its validator finds the
-    # plugin among those that were asked (CreateContainer of NRI's adaptation).
+    # The plugin had this request when it died. NRI continues without the answer, and its validator counts the
+    # plugin among those that were called (CreateContainer of NRI's adaptation).
     count = settle(pods, mode, lost=1)
     table.note(f"{number.name} of the plugin", mode, count)
 
@@ -145,7 +145,7 @@ def test_the_pod_of_the_plugin_is_evicted(
 @MODES
 @pytest.mark.timeout(900)
 def test_a_handler_that_hangs(deployment: Deployment, pods: Pods, table: Table, mode: str) -> None:
-    """It is answered for; only the pod itself can say that it does not want that, by its annotation."""
+    """The stub answers in its place. Only the pod's annotation can reject containers without the plugin."""
     deployment.apply(mode)
     deployment.hang()
     annotations = {"hang": "once"}

@@ -1,4 +1,4 @@
-"""The commands of docs/images.md, as they stand there."""
+"""The commands of docs/images.md, unchanged."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PAGE = ROOT / "docs" / "images.md"
 
 
 def commands() -> str:
-    """A script of all that the page shows behind a prompt."""
+    """A script with all commands after a prompt on the page."""
     blocks = re.findall(r"^```console cluster\n(.*?)^```$", PAGE.read_text(), re.M | re.S)
     lines = [line for block in blocks for line in block.splitlines()]
     assert all(line.startswith(("$ ", "> ")) for line in lines)
@@ -28,7 +28,7 @@ def commands() -> str:
 def test_the_commands_work(cluster: Cluster, tmp_path: Path) -> None:
     for name in ("tools", "examples"):
         (tmp_path / name).symlink_to(ROOT / name)
-    # The socket of this node is elsewhere once more.
+    # The socket of this node is elsewhere.
     script = commands().replace("/run/k3s/nri", str(cluster.nri_socket.parent))
     done = subprocess.run(
         ["sh", "-eux", "-c", script],

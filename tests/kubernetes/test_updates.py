@@ -25,7 +25,7 @@ def test_a_burst_of_pods(deployment: Deployment, pods: Pods, table: Table, mode:
     count = pods.count()
     table.note(f"update, {BURST} pods at once", mode, f"{count}, {took:.1f} s")
     assert count.containers >= BURST
-    # Without either, the plugin is away for seconds: this proves that the pods are counted rightly.
+    # In the mode NEITHER, the plugin is absent for seconds. This proves that the count finds unadjusted pods.
     assert bool(count.unadjusted) == (mode == NEITHER), count
 
 

@@ -1,1 +1,1 @@
-"""A plugin and a runtime with a proxy between them that injects faults, for as long as one likes."""
+"""A plugin and a runtime, with a proxy between them that injects faults for any length of time."""

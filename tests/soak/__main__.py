@@ -1,8 +1,8 @@
 """``python -m tests.soak [--minutes N] [--faults N] [--seed N] [--runtime ours|go|both] [--kinds KIND ...]``
 
-Prints the seed first, a line every minute, and the figures by kind. Each runtime gets its share of the minutes.
-``--samples FILE`` writes the memory, threads and descriptors as comma-separated values, ``--plot FILE`` as a
-picture. A violation ends the soak, and names the fault.
+Prints the seed first, a line every minute, and the figures by kind. The runtimes share the minutes. ``--samples
+FILE`` writes the memory, threads and descriptors as comma-separated values, ``--plot FILE`` as a picture. A
+violation of an invariant ends the soak, and the output names the fault.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from tests.soak.runtimes import RUNTIMES
 
 __all__ = ["main"]
 
-# Seconds between two lines.
+# Seconds between two lines of output.
 _REPORT = 60.0
 
 

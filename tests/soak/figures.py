@@ -1,4 +1,4 @@
-"""The figures of a soak: what faults have done, by kind, and what the process held meanwhile."""
+"""The figures of a soak: the effects of the faults, by kind, and the resources of the process over time."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ __all__ = ["Figures", "Sample", "table", "usage"]
 
 
 class Sample(NamedTuple):
-    """The process at one moment of the soak, at rest."""
+    """The process at one idle moment of the soak."""
 
-    #: Seconds since the begin.
+    #: Seconds since the beginning.
     at: float
     faults: int
     threads: int
     descriptors: int
-    #: Bytes.
+    #: The resident memory, in bytes.
     resident: int
-    #: Of the runtime, where that is another process.
+    #: The resident memory of the runtime, if it is another process.
     other: int
 
 
 def usage(began: float, faults: int, other: int) -> Sample:
-    """The present sample. Garbage is collected first."""
+    """Collect garbage, and take a sample."""
     gc.collect()
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return Sample(
         at=time.monotonic() - began,
         faults=faults,
         threads=len(os.listdir("/proc/self/task")),
-        descriptors=len(os.listdir("/proc/self/fd")) - 1,  # the one that lists them
+        descriptors=len(os.listdir("/proc/self/fd")) - 1,  # without the descriptor of listdir()
         resident=pages * os.sysconf("SC_PAGE_SIZE"),
         other=other,
     )
@@ -46,20 +46,20 @@ class Figures:
     """The figures of one kind of fault."""
 
     faults: int = 0
-    #: Faults whose byte came.
+    #: Faults whose byte was sent.
     struck: int = 0
-    #: Sessions that could not start, that were lost, and that were stopped by the plugin.
+    #: The numbers of sessions that could not start, that were lost, and that the plugin has stopped.
     not_started: int = 0
     lost: int = 0
     stopped: int = 0
-    #: Seconds that the slowest call took.
+    #: The duration of the slowest call, in seconds.
     slowest: float = 0.0
-    #: Bytes by which the resident memory grew.
+    #: The growth of the resident memory, in bytes.
     growth: int = 0
 
 
 def table(figures: dict[str, Figures]) -> Iterable[str]:
-    """The lines of a table in Markdown."""
+    """The lines of a Markdown table."""
     yield "| fault | injected | struck | not started | lost | stopped | slowest call, s | growth, bytes a fault |"
     yield "|---|--:|--:|--:|--:|--:|--:|--:|"
     total = Figures()

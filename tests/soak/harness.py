@@ -1,8 +1,8 @@
-"""Faults by the thousand between a plugin and a runtime, with the invariants checked after each one.
+"""Thousands of faults between a plugin and a runtime, with a check of the invariants after each one.
 
-The invariants: every call ends in time; on_close is called once for a lost session, and never after stop();
-the plugin comes back; neither threads nor descriptors nor memory are left; another plugin of the same runtime
-is served on.
+The invariants: every call ends in time; on_close is called once for a lost session, and never after stop(); the
+plugin reconnects; no threads, descriptors or memory remain; another plugin of the same runtime is served without
+interruption.
 """
 
 from __future__ import annotations
@@ -27,24 +27,24 @@ from tests.soak.runtimes import REQUEST_TIMEOUT, RUNTIMES, RequestError, SoakRun
 
 __all__ = ["Soak", "Violation", "check_memory", "soaking"]
 
-# Seconds that a call may take beyond its own timeout, on a busy machine.
+# The time that a call may take beyond its own timeout, on a busy machine, in seconds.
 SLACK = 20.0
 # The timeouts of the plugin's calls, in seconds.
 START = 1.0
 UPDATE = 1.0
-# After so many seconds without an answer most connections are cut, so that the soak goes on.
+# After this time without an answer, most connections are cut, so that the soak continues. In seconds.
 IMPATIENCE = 0.15
-# One connection of so many is left to the timeouts of the two sides.
+# One connection in this number is left to the timeouts of the two sides.
 PATIENT = 12
-# An idle link keeps up to eight threads, and those of the other plugin come and go.
+# An idle link keeps up to eight threads, and the threads of the other plugin start and end.
 SPARE_THREADS = 20
-# Faults of one kind follow each other, so that the memory can be told apart by kind.
+# Faults of one kind are injected in blocks, so that a growth of the memory can be attributed to a kind.
 BLOCK = 50
 
-# The memory may grow by so many bytes after the first quarter, as the pools of the allocator fill.
+# The growth in bytes that the memory may have after the first quarter, while the allocator's pools fill.
 GROWTH = 4 << 20
 
-# Short ones, so that a session has few bytes, and a soak strikes each of them.
+# Short messages, so that a session has few bytes, and a soak reaches each of them.
 _POD = api.PodSandbox(id="pod", name="soak", namespace="default", uid="1", labels={"app": "soak"})
 _CONTAINER = api.Container(
     id="container", pod_sandbox_id="pod", name="c", args=["sleep"], env=["A=b"]
@@ -82,7 +82,7 @@ class Soak:
         """``direct`` is the runtime's own socket, for the plugin without faults."""
         self.figures: dict[str, Figures] = {}
         self.samples: list[Sample] = []
-        #: The starts that failed without a fault, and had to be repeated.
+        #: The errors of starts that failed without a fault, and were repeated.
         self.refusals: list[str] = []
         self._runtime = runtime
         self._proxy = proxy
@@ -98,7 +98,7 @@ class Soak:
             on_close=self._on_close,
         )
         self._other = Handlers("other")
-        # Asked before the faulty one: an error of that ends the request.
+        # Called before the faulty plugin, whose error would end the request.
         self._other_stub = Stub(self._other, name="other", idx="10", socket_path=direct)
         self._asked = 0
         self._calls = ThreadPoolExecutor(1, "soak-call")
@@ -110,7 +110,7 @@ class Soak:
         self._carried = dict.fromkeys(SENDERS, 0)
 
     def open(self) -> None:
-        """Start the other plugin, and measure a session without faults."""
+        """Start the other plugin, and measure the bytes of a session without faults."""
         self._other_stub.start()
         if not self._runtime.wait_connected("10-other", SLACK):
             raise Violation("the other plugin is not connected")
@@ -135,7 +135,7 @@ class Soak:
 
     @property
     def offsets(self) -> int:
-        """The number of places that a fault can strike."""
+        """The number of places at which a fault can strike."""
         return sum(self._carried.values())
 
     def _block(self, kind: str, going: Callable[[int], bool], block: int) -> None:
@@ -158,7 +158,7 @@ class Soak:
         figures.growth += self.samples[-1].resident - before
 
     def _every_place(self) -> Iterator[tuple[str, int]]:
-        """Every byte of a session, either way, in a drawn order; again and again."""
+        """Every byte of a session, in both directions, in a random order; repeatedly."""
         places = [(sender, at) for sender in SENDERS for at in range(self._carried[sender])]
         while True:
             self._random.shuffle(places)
@@ -183,7 +183,7 @@ class Soak:
             raise Violation("one side has not closed the connection")
 
     def _use(self, connection: FaultyConnection) -> None:
-        """A request each way, and one more. Whatever they meet, they end in time."""
+        """Send a request in each direction, and one more. With any fault, they must end in time."""
         self._handlers.synchronized.wait(Deadline(IMPATIENCE))
         self._runtime.wait_connected("50-faulty", IMPATIENCE / 10)
         for request in (self._create, self._runtime.stop_container):
@@ -200,7 +200,7 @@ class Soak:
         return self._runtime.create(pod, container)
 
     def _call(self, connection: FaultyConnection, call: Callable[[], Any], limit: float) -> Any:
-        """The result of a call that has to end within its limit."""
+        """The result of a call that must end within its limit."""
         began = time.monotonic()
         future: Future[Any] = self._calls.submit(call)
         if self._random.randrange(PATIENT) and not wait([future], IMPATIENCE).done:
@@ -211,7 +211,7 @@ class Soak:
         return future.result()
 
     def _end(self, connection: FaultyConnection, closes: int, figures: Figures) -> None:
-        """End the session, by a cut or by stop(), unless the fault has."""
+        """End the session, by a cut or by stop(), unless the fault has ended it."""
         if self._random.random() < 0.5:
             connection.cut()
             if not self._stub.wait(SLACK):
@@ -228,12 +228,12 @@ class Soak:
         self._expect_closes(closes + 1)
 
     def _clean_session(self) -> None:
-        """A session without faults: the plugin has come back, and stop() ends it without on_close."""
+        """Run a session without faults: the plugin reconnects, and stop() ends the session without on_close."""
         closes = self._closes
         self._come_back()
         if not self._runtime.wait_connected("50-faulty", SLACK):
             raise Violation("the plugin has not come back")
-        # The runtime may have taken the session before for this one, and then notices its end by a request.
+        # The runtime may have mistaken the previous session for this one. A request makes it notice the end.
         give_up = time.monotonic() + SLACK
         while not self._is_served():
             if time.monotonic() > give_up:
@@ -247,7 +247,7 @@ class Soak:
         self._expect_other()
 
     def _come_back(self) -> None:
-        """Start until the runtime takes the plugin. Go runtimes may close a connection after a broken one."""
+        """Start until the runtime accepts the plugin. A Go runtime may close the connection after a broken one."""
         give_up = time.monotonic() + SLACK
         while True:
             try:
@@ -260,7 +260,7 @@ class Soak:
                 return
 
     def _is_served(self) -> bool:
-        """Relay a request; whether both plugins have answered it."""
+        """Send a request to both plugins; whether both have answered."""
         try:
             annotations = self._create(_POD, _CONTAINER).annotations
         except RequestError:
@@ -282,11 +282,11 @@ class Soak:
         self._closed.set()
 
     def _sample(self) -> None:
-        """Take a sample at rest: once the threads and descriptors of the last session are gone."""
+        """Take a sample when the threads and descriptors of the last session are gone."""
         give_up = time.monotonic() + SLACK
         while True:
             sample = usage(self._began, self._faults, self._runtime.resident())
-            # The first sample may be taken while the session before still closes descriptors.
+            # The previous session may still be closing descriptors at the first sample.
             if self._rest is None or sample.descriptors < self._rest.descriptors:
                 self._rest = sample
             too_many = (
@@ -304,7 +304,7 @@ class Soak:
 def check_memory(samples: Sequence[Sample]) -> None:
     """Raise Violation if the process, or that of the runtime, has grown in the course of the soak.
 
-    The first quarter of the samples warms up, and says nothing. Few samples say nothing at all.
+    The first quarter of the samples is for warming up, and is ignored. Too few samples are ignored altogether.
     """
     quarter = len(samples) // 4
     if quarter < 4:

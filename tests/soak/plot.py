@@ -1,4 +1,4 @@
-"""A picture of a soak: memory, threads and descriptors in the course of its faults."""
+"""A picture of a soak: memory, threads and descriptors over its faults."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["draw"]
 def draw(
     runs: dict[str, Sequence[Sample]], path: Path, *, dashed: Container[str] = frozenset()
 ) -> None:
-    """Write a picture of the runs, each under its name; some with dashed lines. Needs matplotlib."""
+    """Write a picture of the runs, each with its name; some with dashed lines. Needs matplotlib."""
     import matplotlib
 
     matplotlib.use("svg")

@@ -1,4 +1,4 @@
-"""The two runtimes of the soak, ours and the reference's, behind one interface."""
+"""The two runtimes of the soak, ours and Go's, behind one interface."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.interop.goruntime import RELEASES, GoRuntime
 
 __all__ = ["REQUEST_TIMEOUT", "RUNTIMES", "RequestError", "SoakRuntime"]
 
-# Seconds that a plugin has for an answer: longer than a busy machine takes.
+# Time limit for an answer of a plugin, longer than a busy machine needs. In seconds.
 REQUEST_TIMEOUT = 5.0
 
 
@@ -25,19 +25,19 @@ class RequestError(Exception):
 
 class SoakRuntime(Protocol):
     def create(self, pod: api.PodSandbox, container: api.Container) -> api.ContainerAdjustment:
-        """Relay CreateContainer to all plugins. Raises RequestError."""
+        """Send CreateContainer to all plugins. Raises RequestError."""
 
     def stop_container(self, pod: api.PodSandbox, container: api.Container) -> None:
-        """Relay StopContainer to all plugins. Raises RequestError."""
+        """Send StopContainer to all plugins. Raises RequestError."""
 
     def wait_connected(self, name: str, timeout: float) -> bool:
-        """Block until the plugin gets requests."""
+        """Block until the plugin receives requests."""
 
     def log(self) -> str:
-        """The last lines of the runtime's log, where it is another process."""
+        """The last lines of the runtime's log, if the runtime is another process."""
 
     def resident(self) -> int:
-        """The resident memory of the runtime's process in bytes; 0 if that is the soak's own."""
+        """The resident memory of the runtime's process in bytes; 0 if the runtime is in this process."""
 
 
 class _Ours:

@@ -1,4 +1,4 @@
-"""Some seconds of the soak, with our own runtime; and that it notices when an invariant does not hold."""
+"""Some seconds of the soak with our own runtime; and a check that the soak notices violated invariants."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.soak.harness import GROWTH, Soak, Violation, check_memory, soaking
 
 __all__: list[str] = []
 
-# Of each kind.
+# The number of faults of each kind.
 FAULTS = 4
 
 
@@ -33,7 +33,7 @@ def test_each_kind_of_fault(socket_dir: Path) -> None:
     figures = soak.figures
     assert soak.refusals == []
     assert [figures[kind].faults for kind in FAULT_KINDS] == [FAULTS] * len(FAULT_KINDS)
-    # On a busy machine the soak loses its patience, and cuts a connection before the fault does.
+    # On a busy machine, the soak cuts a connection before the fault strikes.
     assert sum(row.struck for row in figures.values()) >= len(FAULT_KINDS)
     for row in figures.values():
         assert row.not_started + row.lost + row.stopped == row.faults
@@ -60,7 +60,7 @@ def test_a_descriptor_left_behind_is_noticed(
         soak.run(["delay"], lambda faults: faults < 1, block=1)
         monkeypatch.setattr("tests.soak.harness.SLACK", 1.0)
         with ExitStack() as stack:
-            # More than one session has, some of which may be open when the first sample is taken.
+            # More threads than a session has: some of a session may run at the first sample.
             for _ in range(20):
                 stack.enter_context(open("/dev/null"))
             with pytest.raises(Violation, match="left behind"):

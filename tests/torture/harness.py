@@ -1,7 +1,7 @@
-"""Restarts by the thousand: a plugin that stops itself, and books on what has become of each request.
+"""Thousands of restarts of a plugin that stops itself, with records of each request's fate.
 
-Each test has a process of its own, whose memory is nobody else's.
-NRI_SYNC_TORTURE_RESTARTS is the number of restarts of each test; `make torture` sets it to 2,000.
+Each test runs as a separate process, so that its memory can be measured. NRI_SYNC_TORTURE_RESTARTS is the number
+of restarts of each test; `make torture` sets it to 2,000.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from nri_sync import Stub, api, errors
 __all__ = ["PROMPTLY", "RESTARTS", "TEMPLATES", "Books", "Tormented", "run_alone", "survive"]
 
 RESTARTS = int(os.environ.get("NRI_SYNC_TORTURE_RESTARTS", "100"))
-# Within which a plugin registers again, on a busy machine.
+# Time limit for a plugin to register again, on a busy machine, in seconds.
 PROMPTLY = 15.0
-# What the process may grow by, as caches and the pools of the allocator fill.
+# The growth in bytes that the process may have, while caches and the allocator's pools fill.
 GROWTH = 4 << 20
-# Of the resident memory.
+# The number of samples of the resident memory.
 SAMPLES = 16
 MOST_REQUESTS = 1 << 20
 _ROOT = Path(__file__).parents[2]
 
 
 def run_alone(module: str, *arguments: str, timeout: float) -> str:
-    """Run a module in a process of its own; returns what it has printed. Fails if it has not ended well."""
+    """Run a module as a separate process; returns its output. Fails if the process fails."""
     process = subprocess.Popen(
         [sys.executable, "-X", "faulthandler", "-m", module, *arguments],
         cwd=_ROOT,
@@ -47,27 +47,27 @@ def run_alone(module: str, *arguments: str, timeout: float) -> str:
         try:
             output, _ = process.communicate(timeout=timeout)
         except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGABRT)  # which shows the stacks of its threads
+            process.send_signal(signal.SIGABRT)  # prints the stacks of its threads
             output, _ = process.communicate()
     assert process.returncode == 0, output
     return output
 
 
 class Books:
-    """Who has seen which request. Requests have numbers, which are the ids of their containers.
+    """The fate of each request. Requests have numbers, which are the ids of their containers.
 
-    One byte for each request and question, so that the books hardly grow, and threads need no lock.
+    There is one byte for each request and kind of record, so that memory hardly grows, and threads need no lock.
     """
 
     def __init__(self) -> None:
         self.sent = 0
         #: The handler has run.
         self.entered = bytearray(MOST_REQUESTS)
-        #: The runtime got the plugin's answer.
+        #: The runtime has received the plugin's answer.
         self.answered = bytearray(MOST_REQUESTS)
-        #: The runtime was waiting for the answer when it went away.
+        #: The runtime waited for the answer when it ended.
         self.cut = bytearray(MOST_REQUESTS)
-        #: Lives of a runtime in which the plugin has registered, and was configured.
+        #: The number of runtimes at which the plugin has registered, and was configured.
         self.registrations = 0
 
     def send(self) -> int:
@@ -76,7 +76,7 @@ class Books:
         return self.sent
 
     def lost(self) -> list[int]:
-        """The requests that the plugin took, and that the runtime, being there, got no answer for."""
+        """Requests that the plugin has received, and for which a running runtime has received no answer."""
         return [
             number
             for number in range(self.sent + 1)
@@ -92,7 +92,7 @@ class Books:
 
 
 class Recorded(SelfStopping):
-    """The template, with books, and handlers that take a moment."""
+    """The self-stopping template, with records, and with handlers that take a moment."""
 
     def __init__(self, books: Books, socket_path: str) -> None:
         super().__init__(requests=7, seconds=0.05, pause=0.002, socket_path=socket_path)
@@ -101,12 +101,12 @@ class Recorded(SelfStopping):
 
     def create_container(self, pod: api.PodSandbox, container: api.Container) -> api.Adjustment:
         self.books.entered[int(container.id)] = 1
-        time.sleep(self.random.uniform(0, 0.002))  # work
+        time.sleep(self.random.uniform(0, 0.002))  # simulated work
         return super().create_container(pod, container).add_annotation("id", container.id)
 
 
 class Comeback:
-    """The other template: a plugin that comes back inside ``on_close``, and is never stopped."""
+    """The other template: a plugin that restarts inside ``on_close``, and is never stopped."""
 
     def __init__(self, books: Books, socket_path: str) -> None:
         self.books = books
@@ -134,13 +134,13 @@ class Comeback:
                 self.finished.wait(0.002)
             else:
                 if self.finished.is_set():
-                    stub.stop()  # finish() may have come before this session was there
+                    stub.stop()  # finish() may have run before this session existed
                 return
 
 
 Tormented = Union[Recorded, Comeback]
 
-#: What makes a plugin, by the name of its way to come back.
+#: Constructors of plugins, by the name of their way to reconnect.
 TEMPLATES: dict[str, Callable[[Books, str], Tormented]] = {
     "stops-itself": Recorded,
     "starts-in-on-close": Comeback,
@@ -148,7 +148,7 @@ TEMPLATES: dict[str, Callable[[Books, str], Tormented]] = {
 
 
 class Usage(NamedTuple):
-    """What the process has of the machine."""
+    """The resources of the process."""
 
     threads: int
     descriptors: int
@@ -166,7 +166,7 @@ class Usage(NamedTuple):
 
 
 def survive(plugin: Tormented, books: Books, live: Callable[[], None]) -> str:
-    """Run a plugin through RESTARTS lives of a runtime, check that all is well, and return the figures."""
+    """Run a plugin through RESTARTS runtimes, check the invariants, and return the figures."""
     before = Usage.now()
     plugin.begin()
     trend = []
@@ -174,7 +174,7 @@ def survive(plugin: Tormented, books: Books, live: Callable[[], None]) -> str:
         for number in range(RESTARTS):
             live()
             if number % max(1, RESTARTS // SAMPLES) == 0:
-                # Without garbage, which is collected when there is enough of it.
+                # Collect garbage first, which Python otherwise collects later.
                 gc.collect()
                 trend.append(Usage.now().resident)
     finally:
@@ -185,9 +185,9 @@ def survive(plugin: Tormented, books: Books, live: Callable[[], None]) -> str:
 
 
 def _check_usage(before: Usage, trend: list[int]) -> str:
-    """Wait until what was used is free again; fail if it is not. Returns the figures.
+    """Wait until all resources are free again, and fail if they are not. Returns the figures.
 
-    ``before`` was taken before the first session, ``trend`` is the resident memory in the course of the test.
+    ``before`` was taken before the first session. ``trend`` is the resident memory in the course of the test.
     """
     give_up = time.monotonic() + PROMPTLY
     after = Usage.now()
@@ -198,7 +198,7 @@ def _check_usage(before: Usage, trend: list[int]) -> str:
         after = Usage.now()
     assert after.threads <= before.threads
     assert after.descriptors <= before.descriptors
-    # The first quarter warms up.
+    # The first quarter is for warming up.
     quarter = len(trend) // 4
     early, late = min(trend[quarter : 2 * quarter]), min(trend[-quarter:])
     figures = (

@@ -1,4 +1,4 @@
-"""Runtimes of this package that go away at random moments, in the process of the plugin."""
+"""Runtimes of this package that end at random moments, in the process of the plugin."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LIMIT = 30 + RESTARTS * 0.5
 
 
 class Runtime:
-    """Takes a plugin, asks it this and that, and is gone a random moment later; again and again."""
+    """Accepts a plugin, sends it requests, and ends at a random moment; repeatedly."""
 
     def __init__(self, socket_path: str, books: Books, seed: int) -> None:
         self.socket_path = socket_path
@@ -30,7 +30,7 @@ class Runtime:
         self.random = random.Random(seed)
 
     def live(self) -> None:
-        """One life: listens, takes one plugin, and ends with that connection, however it does."""
+        """Run one runtime: it listens, accepts one plugin, and ends with that connection, in any way."""
         with contextlib.closing(socket.socket(socket.AF_UNIX)) as listener:
             with contextlib.suppress(FileNotFoundError):
                 Path(self.socket_path).unlink()
@@ -39,7 +39,7 @@ class Runtime:
             listener.settimeout(PROMPTLY)
             sock, _ = listener.accept()
             if self.random.random() < 0.5:
-                # Nobody listens there in the meantime; whoever has come to the listener is turned away.
+                # Meanwhile there is no listener. Plugins in the queue of the old listener are rejected.
                 listener.close()
             self.serve(Peer(sock))
 
@@ -93,7 +93,7 @@ def main(template: str, path: str) -> None:
     books = Books()
     runtime = Runtime(path, books, seed=1)
     print(survive(TEMPLATES[template](books, path), books, runtime.live))
-    # The others were over before they were configured.
+    # The other runtimes ended before they had configured the plugin.
     assert books.registrations > RESTARTS / 2, books
 
 
