@@ -117,6 +117,8 @@ class TestLateReplies:
         last = nri_pb2.SynchronizeRequest(pods=[nri_pb2.PodSandbox(id="last")])
         assert peer.call("Synchronize", last, LONG) == nri_pb2.SynchronizeResponse()
         assert stub.late_by_event == {"Synchronize": 1}
+        # The answer may come before a thread has taken the part in.
+        assert slow.entered.wait(LONG)
         slow.go_on.set()
         # The next state starts from nothing.
         assert Late(stub._spec, conn).limit() == within
