@@ -90,7 +90,7 @@ def test_python_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize("page", pages_with("console", "run"), ids=page_id)
-def test_console_prints_what_the_page_says(page: Path, tmp_path: Path) -> None:
+def test_console_prints_the_output_of_the_page(page: Path, tmp_path: Path) -> None:
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
     for block in blocks(page.read_text(), "console"):
         if "run" not in block.info:

@@ -43,13 +43,13 @@ def test_every_exception_is_documented(name: str) -> None:
     assert getattr(errors, name).__doc__
 
 
-def test_a_lost_connection_tells_the_phase_if_there_is_one() -> None:
+def test_a_lost_connection_has_a_phase_or_none() -> None:
     assert errors.ConnectionLost("gone").phase is None
     error = errors.ConnectionLost("gone", phase="serve")
     assert (str(error), error.phase) == ("gone", "serve")
 
 
-def test_a_failed_start_tells_the_phase() -> None:
+def test_a_failed_start_has_a_phase() -> None:
     with pytest.raises(TimeoutError) as caught:
         raise errors.StartTimeout("late", phase="register")
     assert isinstance(caught.value, errors.StartError)
@@ -62,7 +62,7 @@ def test_a_configuration_has_a_line_for_each_problem() -> None:
     assert (error.source, error.problems) == ("a.toml", ("x: wrong", "y: missing"))
 
 
-def test_a_conflict_tells_who_and_what() -> None:
+def test_a_conflict_names_both_plugins_and_the_field() -> None:
     error = errors.OwnershipConflict("both", plugin="20-b", other="10-a", field=6, key="HOME")
     assert isinstance(error, ValueError)
     assert str(error) == "both"

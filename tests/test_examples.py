@@ -48,12 +48,14 @@ class TestDeviceInjector:
     @pytest.mark.parametrize(
         "path", ["/dev/sda", "/dev/no-such", "/etc/passwd", "/dev/../dev/null", ""]
     )
-    def test_what_is_not_allowed(self, path: str, plugin: Any, container: api.Container) -> None:
+    def test_devices_that_are_not_allowed(
+        self, path: str, plugin: Any, container: api.Container
+    ) -> None:
         pod = api.PodSandbox(annotations={"device.example.com": path})
         with pytest.raises(PermissionError, match="is not among those that pods may have"):
             plugin.create_container(pod, container)
 
-    def test_what_is_allowed_has_to_be_a_device(
+    def test_an_allowed_path_has_to_be_a_device(
         self, plugin: Any, container: api.Container, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr("examples.first_plugin.plugin.ALLOWED", ["/etc/passwd", "/dev/no-such"])

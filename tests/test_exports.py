@@ -69,7 +69,7 @@ def test_a_part_does_not_load_the_rest() -> None:
     assert done.stdout.strip() == "set()"
 
 
-def test_a_stub_does_not_load_what_it_hardly_ever_needs() -> None:
+def test_a_stub_does_not_load_rarely_used_modules() -> None:
     """The modules of nri_sync itself. The modules of grpcio and protobuf do not count. Each takes up to 4 MB."""
     code = """
 import builtins, sys
@@ -90,7 +90,7 @@ print(sorted(found & {"ctypes", "dataclasses", "difflib", "hashlib", "inspect", 
     assert done.stdout.strip() == "[]"
 
 
-def test_what_is_not_exported_is_no_attribute() -> None:
+def test_other_names_are_not_attributes() -> None:
     assert set(nri_sync.__all__) <= set(dir(nri_sync))
     with pytest.raises(AttributeError, match="no attribute 'Stubb'"):
         _ = nri_sync.Stubb  # type: ignore[attr-defined]

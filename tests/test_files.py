@@ -56,7 +56,7 @@ class TestReading:
 
 
 class TestReplacing:
-    def test_the_mode_whatever_the_umask_and_the_old_file(self, tmp_path: Path) -> None:
+    def test_the_mode_with_any_umask_and_any_old_file(self, tmp_path: Path) -> None:
         path = tmp_path / "file"
         path.touch()
         path.chmod(0o666)

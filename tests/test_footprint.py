@@ -123,7 +123,7 @@ def of_grpc(modules: set[str]) -> set[str]:
 
 
 @pytest.mark.parametrize("program", [STUB, MAIN], ids=["a stub", "kit.main"])
-def test_a_plugin_loads_neither_grpc_nor_what_it_rarely_needs(
+def test_a_plugin_loads_neither_grpc_nor_rarely_used_modules(
     program: str, socket_dir: Path
 ) -> None:
     modules = modules_of(program, socket_dir)

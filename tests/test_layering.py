@@ -241,7 +241,7 @@ def test_the_protocol_core_does_no_io(module: str) -> None:
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_every_module_says_what_it_exports(module: str) -> None:
+def test_every_module_lists_its_exports(module: str) -> None:
     assigned = {
         target.id
         for node in tree(module).body

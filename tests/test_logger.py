@@ -75,7 +75,7 @@ def test_a_traceback_is_indented(printed: io.StringIO) -> None:
     assert lines[-1] == "    FORGED \\x1b[2J\\x9b31m\\u202e\\u200b\\udcff\\x00"
 
 
-def test_what_cannot_be_shown(printed: io.StringIO) -> None:
+def test_values_that_cannot_be_shown(printed: io.StringIO) -> None:
     class Broken:
         def __str__(self) -> str:
             raise ZeroDivisionError

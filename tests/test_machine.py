@@ -283,7 +283,7 @@ def test_the_store_on_a_disk_that_is_full_to_the_end(
 
 
 @pytest.mark.parametrize("state", ["full", "read-only"])
-def test_what_cannot_be_begun(state: str, disk: Path) -> None:
+def test_a_store_that_cannot_be_opened(state: str, disk: Path) -> None:
     if state == "full":
         fill(disk)
     else:

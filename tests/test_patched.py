@@ -31,7 +31,7 @@ def patch(monkeypatch: pytest.MonkeyPatch, module: str, function: str, *names: s
 
 
 @pytest.mark.parametrize(("library", "module", "function"), LIBRARIES)
-def test_what_is_patched_is_named(
+def test_patched_modules_are_named(
     library: str, module: str, function: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     patch(monkeypatch, module, function, "threading", "thread", "select")

@@ -324,7 +324,7 @@ class TestFailures:
             ]
         )
 
-    def test_what_no_event_has_failed_with(self, author: Author) -> None:
+    def test_an_exception_that_failed_no_event(self, author: Author) -> None:
         result = author.run(
             """
             class Once:
@@ -473,7 +473,7 @@ class TestComparison:
         assert '-   value: "3"' in text
         assert '    value: "1"' in text
 
-    def test_what_builds_them(self) -> None:
+    def test_the_builders_of_messages(self) -> None:
         left, right = api.Adjustment().add_env("A", "1"), api.Adjustment()
         text = pytest_assertrepr_compare("==", left, right)
         assert text is not None
@@ -484,7 +484,7 @@ class TestComparison:
         ("op", "left", "right"),
         [("!=", make_pod(), make_pod()), ("==", make_pod(), "pod"), ("==", 1, 2), ("==", [], [1])],
     )
-    def test_of_all_else_pytest_tells(self, op: str, left: Any, right: Any) -> None:
+    def test_other_differences_are_pytests(self, op: str, left: Any, right: Any) -> None:
         assert pytest_assertrepr_compare(op, left, right) is None
 
     def test_of_objects_whose_attributes_raise(self) -> None:

@@ -25,9 +25,9 @@ def test_the_page_is_current() -> None:
         ("python, pid 12, user 0, /a/b", "pytest, pid 9, user 7, /c"),
     ],
 )
-def test_what_is_not_the_same_each_time(one: str, other: str) -> None:
+def test_output_that_varies(one: str, other: str) -> None:
     assert record_cli.same(one, other) == []
 
 
-def test_what_is_different() -> None:
+def test_output_that_differs() -> None:
     assert record_cli.same("a\nb\n", "a\nc\n")[-2:] == ["-b", "+c"]

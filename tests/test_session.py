@@ -119,7 +119,7 @@ def test_a_handler_calls_back(ends: tuple[End, End]) -> None:
 
 
 @pytest.mark.parametrize("closer", [0, 1])
-def test_the_end_is_told_to_both_sides_once(ends: tuple[End, End], closer: int) -> None:
+def test_each_side_gets_the_end_once(ends: tuple[End, End], closer: int) -> None:
     assert ends[0].call("Echo", b"") == b"echo "
     ends[closer].session.link.close()
     assert ends[closer].lost.get(timeout=LONG) is None

@@ -47,7 +47,7 @@ class Odd(str):
 
 class TestPrintable:
     @pytest.mark.parametrize("text", SHOWN, ids=ascii)
-    def test_what_is_shown(self, text: str) -> None:
+    def test_the_shown_text(self, text: str) -> None:
         assert printable(text) == SHOWN[text]
         assert printable(SHOWN[text]) == SHOWN[text]
 
@@ -69,7 +69,7 @@ class TestPrintable:
         assert printable("\0" * 9, 10) == "\\x00\\x00\\x... (9 characters)"
         assert len(printable("a" * 5000, None)) == 5000
 
-    def test_what_is_no_text(self) -> None:
+    def test_values_that_are_not_texts(self) -> None:
         assert printable(ValueError("a\nb")) == "a\\nb"
         assert printable(5) == "5"
         assert printable(Broken()) == "<Broken whose str() raises ZeroDivisionError>"
@@ -77,7 +77,7 @@ class TestPrintable:
 
 
 class TestQuoted:
-    def test_what_is_shown(self) -> None:
+    def test_the_shown_text(self) -> None:
         assert quoted("a\n\x1b'\u202e\u3164") == r'''"a\n\x1b'\u202e\u3164"'''
         assert quoted("a" * 200) == f"'{'a' * 96}..."
         assert quoted(Broken()) == "<Broken whose repr() raises ZeroDivisionError>"
@@ -101,5 +101,5 @@ class TestLines:
         assert lines[0] == "    Traceback (most recent call last):"
         assert lines[-2:] == ["    ValueError: x", "    FORGED \\x1b[2J"]
 
-    def test_what_cannot_be_shown(self) -> None:
+    def test_values_that_cannot_be_shown(self) -> None:
         assert "cannot be formatted" in traceback_lines(("no", "exception", "at all"))  # type: ignore[arg-type]

@@ -221,7 +221,7 @@ class TestLatch:
         assert watch.blocks == 1
 
     @pytest.mark.parametrize("setters", [1, 8])
-    def test_wakes_all_who_wait(self, setters: int) -> None:
+    def test_wakes_all_waiters(self, setters: int) -> None:
         for _ in range(20):
             latch = Latch()
             barrier = threading.Barrier(16 + setters)
@@ -366,7 +366,7 @@ def on_other_thread(function: Callable[[], object]) -> threading.Thread:
     return thread
 
 
-def test_the_main_thread_is_told_from_others() -> None:
+def test_the_main_thread_is_distinguished() -> None:
     results = [on_main_thread()]
     on_other_thread(lambda: results.append(on_main_thread()))
     assert results == [True, False]
@@ -414,7 +414,7 @@ def test_spawn_does_not_wait_until_the_thread_runs(monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize("caller", ["main", "other"])
-def test_what_a_spawned_target_raises_goes_to_the_excepthook(
+def test_an_exception_of_a_spawned_target_goes_to_the_excepthook(
     caller: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reported: list[tuple[str, object]] = []
@@ -608,7 +608,7 @@ def test_off_main_runs_the_target_here_on_other_threads() -> None:
     assert target.runs == 1
 
 
-def test_off_main_passes_on_what_the_target_raises_here() -> None:
+def test_off_main_passes_on_an_exception_of_the_target() -> None:
     caught = []
 
     def call() -> None:
@@ -650,7 +650,7 @@ class TestCallOffMain:
         callers: list[threading.Thread] = []
         assert on_other_thread(call) is callers[0]
 
-    def test_what_it_raises_is_raised_here(self) -> None:
+    def test_its_exception_is_raised_here(self) -> None:
         with pytest.raises(Interrupt):
             call_off_main("10-test-call", raise_interrupt)
 
@@ -744,7 +744,7 @@ class TestSignalSafe:
         callers: list[threading.Thread] = []
         assert on_other_thread(lambda: callers.append(function())) is callers[0]
 
-    def test_what_it_raises_is_raised_here(self) -> None:
+    def test_its_exception_is_raised_here(self) -> None:
         with pytest.raises(Interrupt):
             signal_safe(raise_interrupt)()
 

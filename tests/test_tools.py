@@ -259,7 +259,7 @@ class TestImage:
         (path / "plugin.py").touch()
         return path
 
-    def test_what_is_in_it(
+    def test_its_content(
         self, tmp_path: Path, base: Path, plugin: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         def collect(plugin: Path, tree: Path, version: str, scratch: Path) -> None:
@@ -326,7 +326,7 @@ class TestImage:
             layer = hashlib.sha256(base.read_bytes()).hexdigest()
             assert f"{layer}/layer.tar" in archive.getnames()
 
-    def test_what_it_cannot_use(
+    def test_unusable_arguments(
         self, tmp_path: Path, base: Path, plugin: Path, capsys: Any
     ) -> None:
         empty = tmp_path / "empty.tar"

@@ -148,7 +148,7 @@ def reported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[int, se
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
-def test_it_finds_what_is_wrong_and_no_more(
+def test_it_finds_the_mistakes_and_no_others(
     reported: dict[str, dict[int, set[str]]], name: str
 ) -> None:
     expected = {}

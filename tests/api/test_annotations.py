@@ -61,7 +61,7 @@ def test_lists(value: str, names: list[str]) -> None:
 @pytest.mark.parametrize(
     "value", ["a", '"a"', "{a: b}", "[a", "[a, , b]", "[[a]]", "[,]", "a: b", "-a", "[a b]", "['a]"]
 )
-def test_what_is_no_list(value: str) -> None:
+def test_values_that_are_not_lists(value: str) -> None:
     with pytest.raises(ValueError, match=f"^{REQUIRED_PLUGINS} ") as error:
         parse_required_plugins(value)
     assert repr(value) in str(error.value)

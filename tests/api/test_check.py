@@ -43,13 +43,13 @@ def test_integers_of_other_classes() -> None:
 
 
 @pytest.mark.parametrize("value", [True, 1.0, "1", None, b"1"])
-def test_what_is_no_integer(value: object) -> None:
+def test_values_that_are_not_integers(value: object) -> None:
     with pytest.raises(TypeError, match=rf"^f must be an int, not {type(value).__name__}: "):
         _check.integer("f", value, _check.INT64)
 
 
 @pytest.mark.parametrize("value", [0, 1, "true", None])
-def test_what_is_no_bool(value: object) -> None:
+def test_values_that_are_not_bools(value: object) -> None:
     with pytest.raises(TypeError, match=r"^f must be a bool, not "):
         _check.flag("f", value)
 
@@ -65,7 +65,7 @@ def test_a_lone_surrogate() -> None:
 
 
 @pytest.mark.parametrize("value", [b"x", 1, None, ["x"]])
-def test_what_is_no_text(value: object) -> None:
+def test_values_that_are_not_texts(value: object) -> None:
     with pytest.raises(TypeError, match=r"^f must be a str, not "):
         _check.text("f", value)
 
@@ -77,7 +77,7 @@ def test_several_texts() -> None:
 
 
 @pytest.mark.parametrize("value", ["ab", b"ab", 3, None])
-def test_what_is_no_sequence_of_texts(value: object) -> None:
+def test_values_that_are_not_sequences_of_texts(value: object) -> None:
     with pytest.raises(TypeError, match=r"^f must be a sequence of str, not "):
         _check.texts("f", value)
 

@@ -88,7 +88,7 @@ def test_unknown_fields_are_found_by_looking_at_each(release: str | None) -> Non
 @pytest.mark.parametrize(
     ("release", "ignores"), [("v0.12.5", False), ("v0.12.3", True), ("v0.8.0", True), (None, False)]
 )
-def test_what_ignores_any(release: str | None, ignores: bool) -> None:
+def test_releases_that_ignore_fields(release: str | None, ignores: bool) -> None:
     assert ignores_any(release) is ignores
     assert bool(fields_unknown_to(nri_pb2.ConfigureResponse.DESCRIPTOR, release)) is ignores
 

@@ -30,7 +30,7 @@ def test_times_are_since_the_unix_epoch() -> None:
     assert finished_at(container) == datetime(2100, 1, 1, tzinfo=timezone.utc)
 
 
-def test_times_that_are_not_told() -> None:
+def test_empty_times() -> None:
     container = Container()
     assert created_at(container) is started_at(container) is finished_at(container) is None
 

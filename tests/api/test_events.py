@@ -35,7 +35,7 @@ def test_pretty_names_are_those_of_the_methods() -> None:
 
 
 @pytest.mark.parametrize("number", [0, 15, 99, -1])
-def test_what_is_no_event_has_a_pretty_name_too(number: int) -> None:
+def test_a_number_without_an_event_has_a_pretty_name(number: int) -> None:
     assert pretty_name(number) == f"unknown({number})"
 
 
@@ -144,7 +144,7 @@ def test_of_several_numbers() -> None:
 
 
 @pytest.mark.parametrize("number", [0, 15, 33, -1])
-def test_of_refuses_what_is_no_event(number: int) -> None:
+def test_of_refuses_numbers_without_an_event(number: int) -> None:
     with pytest.raises(ValueError, match=f"{number} is not the number of an event"):
         EventMask.of(1, number)
 
@@ -186,7 +186,7 @@ OLD = EventMask.CREATE_CONTAINER
         (EventMask.ALL.optional(), 0),
     ],
 )
-def test_what_is_required(mask: EventMask, required: int) -> None:
+def test_required_events(mask: EventMask, required: int) -> None:
     for kept in (mask, copy.copy(mask), copy.deepcopy([mask])[0], pickle.loads(pickle.dumps(mask))):
         assert type(kept) is EventMask
         assert kept == mask

@@ -64,7 +64,7 @@ class TestFinding:
         assert found == {handler.name: function}
         assert mask == (EventMask.of(handler.event) if handler.event else EventMask(0))
 
-    def test_a_subclass_has_only_what_it_defines(self) -> None:
+    def test_a_subclass_has_only_its_own_handlers(self) -> None:
         class Mine(nri_sync.Plugin):
             def create_container(self, pod: object, container: object) -> None:
                 pass
@@ -471,7 +471,7 @@ class TestAskedEvents:
         assert asked_events(1, self.HANDLED) == EventMask.RUN_POD_SANDBOX
 
     @pytest.mark.parametrize("required", [0, EventMask.UPDATE_POD_SANDBOX, EventMask.ALL])
-    def test_what_is_required_stays_so(self, required: EventMask) -> None:
+    def test_required_events_stay_required(self, required: EventMask) -> None:
         events = asked_events(
             EventMask.ALL | EventMask.of(*EventMask(required).numbers), ~EventMask(0)
         )

@@ -143,7 +143,7 @@ PARTS: list[tuple[Callable[[Any], Any], Callable[[Any], Any], Any]] = [
 
 
 @pytest.mark.parametrize(("from_oci", "to_oci", "part"), PARTS)
-def test_what_is_read_is_written_again(
+def test_both_directions(
     from_oci: Callable[[Any], Any], to_oci: Callable[[Any], Any], part: Any
 ) -> None:
     before = json.dumps(part)

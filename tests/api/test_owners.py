@@ -43,7 +43,7 @@ def test_claim_conflict_and_clear(field: int, key: str | None) -> None:
     assert owners.owner("d", field, key) == "20-b"
 
 
-def test_what_a_conflict_tells() -> None:
+def test_the_attributes_of_a_conflict() -> None:
     owners = Owners()
     owners.claim("c", Field.Env, "10-a", "PATH")
     with pytest.raises(OwnershipConflict) as error:

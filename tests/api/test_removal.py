@@ -30,6 +30,6 @@ def test_mark(key: str) -> None:
     assert removal.unmark(removal.mark(key)) == (key, True)
 
 
-def test_mark_refuses_what_is_no_text() -> None:
+def test_mark_refuses_values_that_are_not_texts() -> None:
     with pytest.raises(TypeError, match="key must be a str"):
         removal.mark(3)  # type: ignore[arg-type]

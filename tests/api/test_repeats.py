@@ -143,7 +143,7 @@ def test_raw_messages(kind: str) -> None:
     assert str(error.value).startswith(text)
 
 
-def test_what_repeats_nothing_is_not_copied() -> None:
+def test_an_adjustment_without_repeats_is_not_copied() -> None:
     ones = [KINDS[kind][0] for kind in REPEATED]
     removals = [KINDS[kind][3] for kind in REPEATED]
     message = raw(*ones, *(call for call in removals if call is not None))

@@ -69,7 +69,7 @@ def test_each_cpu_setting(builder: Builder, field: str) -> None:
     assert [found.name for found, _ in builder.resources.cpu.ListFields()] == [field]
 
 
-def test_later_calls_replace_what_they_name_and_keep_the_rest(builder: Builder) -> None:
+def test_later_calls_replace_the_named_settings_only(builder: Builder) -> None:
     builder.set_memory(limit=5, swap=6).set_cpu(shares=1, cpus="0", mems="1")
     builder.set_memory(limit=0).set_cpu(cpus="2", shares=0)
     assert optional.get(builder.resources.memory, "limit") == 0
@@ -153,7 +153,7 @@ def test_unified(builder: Builder) -> None:
     assert builder.resources.unified == {"memory.high": "1", "pids.max": "5"}
 
 
-def test_what_is_shown(builder: Builder) -> None:
+def test_the_repr(builder: Builder) -> None:
     shown = repr(builder.set_cpu(cpus="0-3"))
     assert shown.startswith(f"{type(builder).__name__}(")
     assert 'linux { resources { cpu { cpus: "0-3" } } }' in shown

@@ -306,7 +306,7 @@ TAKEN: list[Call] = [
 
 
 @pytest.mark.parametrize("call", TAKEN)
-def test_what_a_runtime_takes_passes(call: Call) -> None:
+def test_accepted_values_pass(call: Call) -> None:
     adjustment = Adjustment()
     call(adjustment)
     assert impossible(adjustment.message) == []

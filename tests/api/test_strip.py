@@ -29,7 +29,7 @@ def test_all_that_is_nested_and_empty_goes() -> None:
     assert message.SerializeToString() == b""
 
 
-def test_what_has_content_stays_in_place() -> None:
+def test_messages_with_content_stay() -> None:
     adjustment = Adjustment().set_cpu(shares=0, cpus="0").set_pids_limit(0)
     message = adjustment.message
     message.linux.resources.memory.SetInParent()

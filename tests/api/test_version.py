@@ -89,7 +89,7 @@ def test_pre_releases(rest: str) -> None:
         *("-a..b", "+", "-d2iq.1", "-tke.2", "-bd1.34", "-4.aa4f43777b7.el8", "-dirty", ".m"),
     ],
 )
-def test_what_a_packager_appends(rest: str) -> None:
+def test_suffixes_of_packagers(rest: str) -> None:
     assert Version.parse(f"v2.2.0{rest}") == Version(2, 2, 0)
 
 
@@ -295,10 +295,10 @@ def test_runtimes_of_distributions(runtime: str, version: str, nri: str | None) 
 
 
 @pytest.mark.parametrize("told", ["", "(devel)", "0.0.0-unknown"])
-def test_a_runtime_that_tells_nothing(told: str) -> None:
+def test_a_runtime_without_its_nri_release(told: str) -> None:
     assert runtime_nri_version(told, "cri-o", "1.35.0") == "v0.11.0"
     assert runtime_nri_version(told, "podman", "5.0.0") is None
 
 
-def test_a_runtime_that_tells() -> None:
+def test_a_runtime_with_its_nri_release() -> None:
     assert runtime_nri_version("v0.12.1", "containerd", "1.7.0") == "v0.12.1"

@@ -32,7 +32,7 @@ def test_a_conflict_reads_as_in_the_reference(field: int, key: str | None, what:
     assert isinstance(error.value.__cause__, OwnershipConflict)
 
 
-def test_what_is_cleared_is_for_the_plugin_alone() -> None:
+def test_a_cleared_field_is_for_the_plugin_alone() -> None:
     owners = Owners()
     OwnershipClaims(owners, "10-a", "c0").claim(Field.Args)
     second = OwnershipClaims(owners, "20-b", "c0")

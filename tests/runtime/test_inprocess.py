@@ -68,7 +68,7 @@ def test_handlers_get_copies_and_answer_as_over_the_wire() -> None:
     assert request.message.container == CONTAINER
 
 
-def test_what_a_handler_raises_is_raised() -> None:
+def test_an_exception_of_a_handler_comes_out() -> None:
     def create(pod: Any, container: Any) -> Any:
         raise ZeroDivisionError("of the test")
 
@@ -101,7 +101,7 @@ def test_a_validator_rejects_by_raising(raised: Exception | None, reason: str) -
     assert (response.reject, response.reason) == (raised is not None, reason)
 
 
-def test_closing_tells_the_plugin_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_closing_calls_shutdown_once(caplog: pytest.LogCaptureFixture) -> None:
     calls = []
 
     def shutdown() -> None:

@@ -55,7 +55,7 @@ class TestDiscover:
         assert [plugin.name for plugin in found] == ["05-", "10-a-b,c", "10-z", "20-b"]
         assert found[1] == Installed(PluginId("10", "a-b,c"), str(plugins / "10-a-b,c"), "")
 
-    def test_what_is_passed_over(self, plugins: Path, configs: Path) -> None:
+    def test_files_that_are_no_plugins(self, plugins: Path, configs: Path) -> None:
         (plugins / "directory").mkdir()
         _install(plugins, "README", mode=0o644)
         _install(plugins, "10-no", mode=0o644)
@@ -216,9 +216,7 @@ class TestLaunch:
             assert process.ended.wait(Deadline(LONG))
         assert found == [before]
 
-    def test_what_it_prints_is_logged(
-        self, launch: Launch, caplog: pytest.LogCaptureFixture
-    ) -> None:
+    def test_the_output_is_logged(self, launch: Launch, caplog: pytest.LogCaptureFixture) -> None:
         caplog.set_level(logging.INFO, "nri_sync.runtime.plugin")
         process = launch("echo one; echo two >&2; printf 'three\\200'")
         assert process.ended.wait(Deadline(LONG))
@@ -247,7 +245,7 @@ class TestLaunch:
         assert process.ended.is_set()
         os.kill(int((plugins / "10-test.pid").read_text()), signal.SIGKILL)
 
-    def test_a_bad_end_is_told(self, launch: Launch, caplog: pytest.LogCaptureFixture) -> None:
+    def test_a_bad_end_is_logged(self, launch: Launch, caplog: pytest.LogCaptureFixture) -> None:
         process = launch("kill -USR1 $$")
         assert process.ended.wait(Deadline(LONG))
         assert caplog.messages == [
@@ -275,7 +273,7 @@ class TestLaunch:
         with pytest.raises(ChildProcessError):
             os.waitpid(process.pid, os.WNOHANG)
 
-    def test_a_child_that_somebody_else_reaps(
+    def test_a_child_that_other_code_reaps(
         self, launch: Launch, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         def reaped(pid: int, options: int) -> tuple[int, int]:
@@ -296,7 +294,7 @@ class TestLaunch:
             (b"\x7fELF", "format error"),
         ],
     )
-    def test_what_cannot_be_executed(self, content: bytes, error: str, plugins: Path) -> None:
+    def test_files_that_cannot_be_executed(self, content: bytes, error: str, plugins: Path) -> None:
         path = plugins / "10-test"
         path.write_bytes(content)
         path.chmod(0o755)
@@ -309,7 +307,7 @@ class TestLaunch:
             launch(Installed(PluginId("10", "test"), str(plugins / "10-test"), ""), grace=LONG)
 
     @pytest.mark.parametrize("place", ["10-test", ".", "../conf.d/test.conf", "../conf.d", ".."])
-    def test_what_others_can_write_is_not_launched(
+    def test_files_that_others_can_write_are_not_launched(
         self, place: str, plugins: Path, configs: Path
     ) -> None:
         path = _install(plugins, "10-test", "#!/bin/sh\nexit 1\n")

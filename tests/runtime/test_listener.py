@@ -79,9 +79,7 @@ def test_takes_the_place_of_a_stale_socket_and_of_nothing_else(
     assert (socket_dir / "file").exists()
 
 
-def test_closing_removes_the_socket_but_not_one_of_somebody_else(
-    listen: Listen, socket_dir: Path
-) -> None:
+def test_closing_removes_its_own_socket_only(listen: Listen, socket_dir: Path) -> None:
     path = socket_dir / "s"
     listener = listen(path)
     listener.close()

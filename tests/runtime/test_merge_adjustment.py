@@ -136,7 +136,7 @@ class TestMounts:
             ("/a", "new"),
         ]
 
-    def test_a_removal_follows_what_is_added(self) -> None:
+    def test_a_removal_follows_the_added_entries(self) -> None:
         original = Container()
         original.mounts.add(destination="/a")
         scene = Scene(original)

@@ -169,12 +169,12 @@ SETTINGS: dict[str, tuple[Adjustment, Any, Any]] = {
 
 
 @pytest.mark.parametrize("setting", SETTINGS)
-def test_it_has_what_its_specification_has(setting: str) -> None:
+def test_it_has_the_values_of_its_specification(setting: str) -> None:
     adjustment, look, value = SETTINGS[setting]
     assert look(adjust_container(container(), adjustment.message)) == value
 
 
-def test_what_is_not_of_the_specification_stays() -> None:
+def test_fields_outside_the_specification_stay() -> None:
     made = adjust_container(container(), Adjustment().add_env("B", "2").message)
     del made.env[:]
     expected = container()
@@ -199,7 +199,7 @@ def test_classes_and_cdi_devices_come_through_callbacks() -> None:
     assert not made.linux.resources.HasField("rdt_class")
 
 
-def test_what_fits_no_specification() -> None:
+def test_an_adjustment_that_fits_no_specification() -> None:
     with pytest.raises(SpecError, match='unrecognized namespace "time"'):
         adjust_container(container(), Adjustment().set_namespace("time", "/x").message)
 

@@ -52,7 +52,7 @@ def test_a_mount_is_removed() -> None:
     assert adjusted(new, Adjustment().remove_mount("/a").remove_mount("/c")) == ["/a", "/b"]
 
 
-def test_what_is_deeper_comes_later() -> None:
+def test_deeper_mounts_come_later() -> None:
     new = spec("/b/c", "/", "/a/", "/b", "/a//b/../b/c")
     assert adjusted(new, Adjustment().add_mount("/a/b", source="s")) == [
         "/",

@@ -61,7 +61,7 @@ class Everything:
 
 
 @pytest.mark.parametrize(("version", "nri_version"), RELEASES)
-def test_what_a_plugin_meets(
+def test_a_plugin_on_an_older_release(
     version: str, nri_version: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     plugin, methods = Everything(), Methods()
@@ -100,7 +100,7 @@ def test_what_a_plugin_meets(
     assert bool(adjust.linux.sysctl) is knows["Container.user"]
 
 
-def test_timeouts_are_not_told_by_those_that_did_not() -> None:
+def test_releases_without_timeouts_send_none() -> None:
     with (
         FakeRuntime(version="1.7.20", nri_version="v0.6.1") as runtime,
         runtime.run_plugin(Everything()) as stub,

@@ -150,7 +150,7 @@ class TestRegistration:
 
 
 class TestConfigure:
-    def test_what_it_is_told_and_answers(self, pair: Pair) -> None:
+    def test_the_request_and_the_answer(self, pair: Pair) -> None:
         policy = nri_pb2.FailurePolicy(fail_request=True)
         peer, plugin = pair(events=0x9, policy=policy)
         result = on_thread(plugin.register)
@@ -341,7 +341,7 @@ class TestUpdates:
         assert got == [([update_of("a"), update_of("b")], [])]
         assert list(response.failed) == [update_of("b")]
 
-    def test_a_failure_is_told(self, pair: Pair) -> None:
+    def test_a_failure_is_reported(self, pair: Pair) -> None:
         def update(updates: Any, evictions: Any) -> Any:
             raise ValueError("of the test")
 
@@ -350,7 +350,7 @@ class TestUpdates:
         with pytest.raises(CallFailed, match="ValueError: of the test"):
             plugin.update_containers()
 
-    def test_where_nobody_takes_them(self, pair: Pair) -> None:
+    def test_a_runtime_without_a_callback_refuses_them(self, pair: Pair) -> None:
         peer, plugin = pair()
         _ready(peer, plugin)
         with pytest.raises(CallFailed, match="no unsolicited updates"):
@@ -358,7 +358,7 @@ class TestUpdates:
 
 
 class TestEnd:
-    def test_on_close_tells_the_cause(self, pair: Pair) -> None:
+    def test_on_close_gets_the_cause(self, pair: Pair) -> None:
         ends: queue.SimpleQueue[Any] = queue.SimpleQueue()
         peer, plugin = pair({"on_close": lambda *end: ends.put(end)})
         plugin.close()

@@ -50,7 +50,7 @@ def test_those_of_the_process_with_the_most_go() -> None:
     assert closed(peers) == [False, True, False, True, True, False]
 
 
-def test_who_has_left_takes_no_room() -> None:
+def test_a_removed_connection_does_not_count() -> None:
     pending: Any = PendingConnections(2)
     peers = enter(pending, 1, 1)
     pending.discard(peers[0])

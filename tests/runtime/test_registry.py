@@ -63,7 +63,7 @@ class TestArrival:
         )  # fmt: skip
         assert runtime.wait_for_plugins(lambda names: names == ("10-raw",), LONG)
 
-    def test_what_exists_is_told_and_updates_are_handed_back(
+    def test_the_state_is_sent_and_updates_are_returned(
         self, start_runtime: Start, connect: Connect, host: Host
     ) -> None:
         runtime = start_runtime()
@@ -100,7 +100,7 @@ class TestArrival:
         for plugin in (first, second):
             plugin.expect("Configure", "Synchronize", "RunPodSandbox")
 
-    def test_a_silent_one_holds_up_nobody_and_is_closed(
+    def test_a_silent_one_delays_no_other_and_is_closed(
         self, start_runtime: Start, connect: Connect, raw: Raw
     ) -> None:
         runtime = start_runtime(registration_timeout=LONG)
@@ -146,7 +146,9 @@ class TestArrival:
         eventually(lambda: text in caplog.text)
         assert runtime.plugins == ()
 
-    def test_a_refused_one_is_told_and_closed(self, start_runtime: Start, raw: Raw) -> None:
+    def test_a_refused_one_gets_the_reason_and_is_closed(
+        self, start_runtime: Start, raw: Raw
+    ) -> None:
         # The reference keeps the connection open, and applies updates from it.
         start_runtime()
         plugin = raw()
@@ -198,7 +200,7 @@ class TestArrival:
 
 
 class TestBlocking:
-    def test_nobody_is_synchronized_meanwhile(
+    def test_no_synchronization_during_a_block(
         self, start_runtime: Start, raw: Raw, host: Host
     ) -> None:
         runtime = start_runtime()

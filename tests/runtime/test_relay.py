@@ -171,9 +171,7 @@ class TestPolicy:
 
     @pytest.mark.parametrize("kind", FATAL)
     @pytest.mark.parametrize("policy", POLICIES)
-    def test_nobody_is_to_blame_when_the_time_of_the_caller_is_over(
-        self, kind: str, policy: str
-    ) -> None:
+    def test_no_plugin_is_at_fault_after_the_callers_timeout(self, kind: str, policy: str) -> None:
         plugin = Scripted("10-a", FATAL[kind][0], policy=POLICIES[policy])
         with pytest.raises(RequestTimeout) as failed:
             _run(_relay([plugin]), Deadline(0.0))
@@ -202,7 +200,7 @@ class TestPolicy:
             relay.event("RemoveContainer", remove, NEVER)
         assert len(plugin.asked) == 6
 
-    def test_a_runtime_that_was_stopped_blames_nobody(self) -> None:
+    def test_no_plugin_is_at_fault_after_a_stop(self) -> None:
         stopped = [False]
 
         def outcome(request: Request) -> Any:
@@ -293,7 +291,7 @@ def _adjusting(**env: str) -> nri_pb2.CreateContainerResponse:
 
 
 class TestAnswers:
-    def test_each_sees_what_those_before_have_changed_and_the_caller_does_not(self) -> None:
+    def test_later_plugins_see_changes_and_the_callers_message_stays(self) -> None:
         members = [Scripted("10-a", _adjusting(A="1")), Scripted("20-b", _adjusting(B="2"))]
         message = nri_pb2.CreateContainerRequest(pod=POD, container=CONTAINER)
         before = nri_pb2.CreateContainerRequest()
@@ -311,7 +309,7 @@ class TestAnswers:
             _create(_relay(members))
         assert members[2].asked == []
 
-    def test_what_one_would_have_said_that_did_not_answer_is_not_there(self) -> None:
+    def test_a_plugin_without_an_answer_changes_nothing(self) -> None:
         members = [Scripted("00-slow", TIMEOUT), Scripted("10-b", _adjusting(B="2"))]
         reply = _create(_relay(members))
         assert [env.key for env in reply.adjust.env] == ["B"]
@@ -344,7 +342,7 @@ def _verdict(reason: str) -> nri_pb2.ValidateContainerAdjustmentResponse:
 
 
 class TestValidation:
-    def test_what_validators_are_asked(self) -> None:
+    def test_the_request_to_validators(self) -> None:
         validator = Scripted("90-v", events=VALIDATES)
         members = [
             Scripted("10-a", _adjusting(A="1")),
@@ -377,7 +375,7 @@ class TestValidation:
 
     @pytest.mark.parametrize("policy", POLICIES)
     @pytest.mark.parametrize("kind", FATAL)
-    def test_no_answer_is_a_rejection_whatever_the_policy(self, kind: str, policy: str) -> None:
+    def test_no_answer_is_a_rejection_with_any_policy(self, kind: str, policy: str) -> None:
         error, may_stay = FATAL[kind]
         validator = Scripted("90-v", error, events=VALIDATES, policy=POLICIES[policy])
         other = Scripted("95-w", events=VALIDATES)
@@ -393,7 +391,7 @@ class TestValidation:
             _create(_relay([validator]))
         assert not validator.closed
 
-    def test_nobody_is_to_blame_when_the_time_of_the_caller_is_over(self) -> None:
+    def test_no_plugin_is_at_fault_after_the_callers_timeout(self) -> None:
         validator = Scripted("90-v", TIMEOUT, events=VALIDATES)
         with pytest.raises(RequestTimeout):
             _create(_relay([validator]), Deadline(0.0))
@@ -457,7 +455,7 @@ class TestRequired:
         members[0] = Scripted("10-a")
         assert "a" in self.consulted(relay, validator)
 
-    def test_what_is_kept_is_bounded(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_the_failed_pods_are_bounded(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(relay_module, "_FAILED_PODS_MAX", 3)
         relay = _relay([Scripted("10-a", TIMEOUT, policy=POLICIES["keep"])])
         for number in range(10):

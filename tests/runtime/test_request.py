@@ -41,7 +41,7 @@ def read(part: Part) -> nri_pb2.SynchronizeRequest:
 
 @pytest.mark.parametrize("pods", [0, 1, 5])
 @pytest.mark.parametrize("size", [0, 1, 100, 127, 1000, 20_000, 465_900])
-def test_what_fits_into_one_request_is_one(size: int, pods: int) -> None:
+def test_a_small_state_is_one_request(size: int, pods: int) -> None:
     containers = containers_of(size)
     parts = list(synchronize_requests([POD] * pods, containers))
     expected = nri_pb2.SynchronizeRequest(pods=[POD] * pods, containers=containers)
@@ -51,7 +51,7 @@ def test_what_fits_into_one_request_is_one(size: int, pods: int) -> None:
 
 @pytest.mark.parametrize("pods", [0, 1, 5, 200_000])
 @pytest.mark.parametrize("size", [1000, 200_000, 600_000, MESSAGE_MAX - 1000])
-def test_what_does_not_is_sent_in_small_parts(size: int, pods: int) -> None:
+def test_a_large_state_is_sent_in_small_parts(size: int, pods: int) -> None:
     containers = containers_of(size, 2 + (0 if pods == 200_000 else 2 * MESSAGE_MAX // size))
     parts = list(synchronize_requests([POD] * pods, containers))
     assert [part.more for part in parts] == [True] * (len(parts) - 1) + [False]

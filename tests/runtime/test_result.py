@@ -55,13 +55,13 @@ class TestCreate:
         assert result.request.container.env == ["A=2"]
         assert result.original.env == ["A=1"]
 
-    def test_plugins_see_what_is_always_there(self) -> None:
+    def test_plugins_see_the_messages_that_are_always_there(self) -> None:
         container = create().request.container
         assert container.HasField("hooks")
         assert container.linux.resources.HasField("memory")
         assert container.linux.resources.HasField("cpu")
 
-    def test_the_reply_has_what_is_always_there(self) -> None:
+    def test_the_reply_has_the_messages_that_are_always_there(self) -> None:
         reply = create().reply
         assert reply.adjust.HasField("hooks")
         assert reply.adjust.linux.resources.HasField("memory")

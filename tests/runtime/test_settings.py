@@ -56,14 +56,14 @@ def test_plugins_of_this_process_are_checked_at_once() -> None:
     _settings(plugins={"10-a": plugin}).check()
 
 
-def test_what_plugins_are_told() -> None:
+def test_the_configure_request() -> None:
     assert _settings().configuration("text") == api.ConfigureRequest(
         config="text", runtime_name="test", runtime_version="v1",
         registration_timeout=5005, request_timeout=2007, NRI_version="v0.12.5",
     )  # fmt: skip
 
 
-def test_the_callback_is_to_tell_once() -> None:
+def test_the_callback_may_call_once() -> None:
     update = api.ContainerUpdate(container_id="c")
     got: list[Any] = []
 
@@ -80,6 +80,6 @@ def test_the_callback_is_to_tell_once() -> None:
     assert got == [([POD], [CONTAINER]), [update]]
 
 
-def test_a_callback_that_does_not_tell_is_noticed(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_callback_without_the_call_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     _settings(synchronize=lambda sync: None).run_synchronize(lambda pods, containers: [], "10-a")
     assert caplog.messages == ["10-a: the synchronize callback did not call its argument"]

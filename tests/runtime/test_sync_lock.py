@@ -110,7 +110,7 @@ def test_blocks_that_wait_go_before_further_synchronizations() -> None:
     second()
 
 
-def test_a_nested_block_does_not_wait_for_who_waits_for_the_outer_one() -> None:
+def test_a_nested_block_does_not_wait_for_waiters() -> None:
     sync_lock = SyncLock()
     inside, leave = threading.Event(), threading.Event()
     leave.set()
@@ -123,7 +123,7 @@ def test_a_nested_block_does_not_wait_for_who_waits_for_the_outer_one() -> None:
     result()
 
 
-def test_who_synchronizes_cannot_block() -> None:
+def test_a_synchronizing_thread_cannot_block() -> None:
     sync_lock = SyncLock()
     with sync_lock, pytest.raises(WouldDeadlock):
         sync_lock.block()
@@ -147,7 +147,7 @@ def _try_sync(sync_lock: SyncLock) -> None:
         sync_lock._enter_locked(1, Deadline(0.01), False)
 
 
-def test_who_gives_up_holds_nobody_off() -> None:
+def test_a_waiter_that_gives_up_delays_no_other() -> None:
     sync_lock = SyncLock()
     block = sync_lock.block()
     with pytest.raises(TimeoutError):

@@ -255,7 +255,7 @@ class TestRequiredPlugins:
         }
         assert reason(request(annotations=annotations)) is None
 
-    def test_what_is_no_list_is_rejected(self) -> None:
+    def test_an_annotation_that_is_not_a_list_is_rejected(self) -> None:
         asked = request(annotations={api.REQUIRED_PLUGINS: "{a: b}"})
         assert reason(asked) == (
             f'invalid {api.REQUIRED_PLUGINS} annotation "{{a: b}}": not a list of plugin names'

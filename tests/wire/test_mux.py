@@ -63,7 +63,7 @@ def test_frames_are_taken_apart(trunk: bytes, expected: list[tuple[int, bytes]],
 
 
 @pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
-def test_pieces_are_views_of_what_was_received(kind: Any) -> None:
+def test_pieces_are_views_of_the_received_bytes(kind: Any) -> None:
     data = kind(b"\x00\x00\x00\x01\x00\x00\x00\x03abc\x00\x00\x00\x02\x00\x00\x00\x02de")
     owner = data.obj if isinstance(data, memoryview) else data
     pieces = list(FrameDecoder().receive(data))
@@ -108,7 +108,7 @@ def test_the_longest_frame_is_accepted() -> None:
     "length", [b"\x00\x40\x00\x0b", b"\xff\xff\xff\xff"], ids=["one more", "4 GiB"]
 )
 @pytest.mark.parametrize("connection_id", [0, PLUGIN_SERVICE, RUNTIME_SERVICE, 77])
-def test_a_longer_frame_is_refused_after_what_came_before(
+def test_a_longer_frame_is_refused_after_the_earlier_bytes(
     connection_id: int, length: bytes
 ) -> None:
     trunk = (
@@ -163,7 +163,7 @@ class TestDecodeWhole:
         (trunk,) = frame_message(7, encode_header(3, 5, 2, 0), b"")
         assert not any(decode_whole(memoryview(trunk[:size])) for size in range(len(trunk)))
 
-    def test_nor_what_is_too_long(self) -> None:
+    def test_nor_a_message_that_is_too_long(self) -> None:
         size = MESSAGE_MAX + 1
         headers = struct.pack(">IIIIBB", 7, size + HEADER_LENGTH, size, 5, 1, 0)
         assert decode_whole(memoryview(headers + bytes(size))) is None
@@ -252,7 +252,7 @@ def test_any_bytes_are_pieces_or_a_protocol_error(data: bytes) -> None:
     st.integers(0, 20_000),
     st.lists(st.integers(0, 5000), max_size=4),
 )
-def test_what_is_framed_comes_out_again(connection_id: int, size: int, sizes: list[int]) -> None:
+def test_framed_messages_come_out_again(connection_id: int, size: int, sizes: list[int]) -> None:
     payload = bytes(range(256)) * (size // 256 + 1)
     trunk = b"".join(frame_message(connection_id, TEN, payload[:size]))
     pieces, end = decode(cut(trunk, sizes))

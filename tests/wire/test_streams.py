@@ -92,7 +92,7 @@ def state_of(side: Side) -> State:
 
 
 @pytest.mark.parametrize("state", [*LIVE, State.FINISHED])
-def test_states_can_be_told_from_outside(state: State) -> None:
+def test_the_allowed_moves_identify_a_state(state: State) -> None:
     assert state_of(server_with(state)) is state
     assert state_of(client_with(state)) is state
 
@@ -386,7 +386,7 @@ class TestClient:
         ).map(bytes)
     ).map(b"".join)
 )
-def test_both_sides_follow_the_tables_whatever_happens(data: bytes) -> None:
+def test_both_sides_follow_the_tables_in_any_order(data: bytes) -> None:
     one_input(data)
 
 

@@ -163,7 +163,7 @@ class TestLimit:
             assert MESSAGE_MAX <= peak() < MESSAGE_MAX * 9 // 8 + 5000
 
     @pytest.mark.parametrize("arrived", [0, 1, 65536, 65537, 524288, 524289])
-    def test_a_claimed_length_takes_eight_times_what_has_come(self, arrived: int) -> None:
+    def test_a_claimed_length_takes_eight_times_the_arrived_bytes(self, arrived: int) -> None:
         """An allocator that clears a recycled block touches its pages, and may keep them."""
         chunk = bytes(4096)
         with traced() as peak:
