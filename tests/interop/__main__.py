@@ -1,4 +1,4 @@
-"""``python -m tests.interop`` builds every peer ahead of the tests, which have a minute each."""
+"""``python -m tests.interop`` builds every peer before the tests, whose time limit is a minute each."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ __all__ = ["main"]
 
 
 def main() -> int:
-    """Build the peers one by one, as the compiler itself uses all processors."""
+    """Build the peers one by one, because the compiler uses all processors."""
     for source in sorted(HERE.iterdir()):
-        # The others are libraries of these.
+        # Directories without these files are libraries of the peers.
         if any((source / name).exists() for name in ("main.go", "Cargo.toml")) or list(
             source.glob("*.c")
         ):

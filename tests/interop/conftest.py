@@ -1,4 +1,4 @@
-"""What the interoperability tests share: a socket path, and peers that end with their test."""
+"""Shared fixtures of the interoperability tests: a socket path, and peers that end with their test."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def socket_path(socket_dir: Path) -> Path:
 
 @pytest.fixture
 def run_peer(socket_dir: Path) -> Iterator[RunPeer]:
-    """Runs a peer; the last one that was started ends first."""
+    """Runs a peer. The peers end in the reverse order of their starts."""
     with contextlib.ExitStack() as peers:
         yield lambda *arguments: peers.enter_context(Peer(*arguments))
 
@@ -40,7 +40,7 @@ def release() -> Release:
 
 @pytest.fixture
 def runtime(release: Release, socket_path: Path) -> Iterator[GoRuntime]:
-    """A runtime of the release; not started yet."""
+    """A runtime of the release, not started."""
     with GoRuntime(release, socket_path) as runtime:
         yield runtime
 
@@ -74,7 +74,7 @@ def make_stub(socket_path: Path, closed: queue.SimpleQueue[object]) -> Iterator[
 
 @pytest.fixture
 def connect(make_stub: Connect, runtime: GoRuntime) -> Connect:
-    """Starts a stub and waits until the runtime has it among its plugins."""
+    """Starts a stub, and waits until the runtime has it among its plugins."""
 
     def connect(plugin: Recorder, **options: Any) -> nri_sync.Stub:
         stub = make_stub(plugin, **options)

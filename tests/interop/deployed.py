@@ -1,4 +1,4 @@
-"""The manifests of the examples, as `manifests/main.go` builds and reads them, and a plugin run as they say."""
+"""The manifests of the examples, built and parsed by `manifests/main.go`, and a plugin run according to them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.interop import gopeer
 __all__ = ["EXAMPLES", "NOT_DEPLOYED", "ROOT", "Deployment", "read"]
 
 ROOT = Path(__file__).resolve().parents[2]
-# Examples without manifests, and why.
+# Examples without manifests, with the reason.
 NOT_DEPLOYED = {"first_plugin": "the shortest plugin there is, for README, without health"}
 EXAMPLES = sorted(
     path.parent.name
@@ -26,7 +26,7 @@ EXAMPLES = sorted(
 
 
 def read(*paths: Path) -> dict[str, list[dict[str, Any]] | str]:
-    """The objects of each path, a folder to build or a file, or what is wrong with it."""
+    """For each path (a folder to build, or a file): its objects, or an error."""
     done = subprocess.run(
         [str(gopeer.build("manifests")), *map(str, paths)],
         check=True, capture_output=True, text=True,
@@ -36,7 +36,7 @@ def read(*paths: Path) -> dict[str, list[dict[str, Any]] | str]:
 
 
 class Deployment:
-    """The objects of one kustomization; its DaemonSet is what most of it is about."""
+    """The objects of one kustomization, above all its DaemonSet."""
 
     def __init__(self, objects: Sequence[dict[str, Any]]) -> None:
         (self.daemon_set,) = [item for item in objects if item["kind"] == "DaemonSet"]
@@ -71,7 +71,7 @@ class Deployment:
     def running(
         self, plugin: str, directory: Path, socket: Path
     ) -> Iterator[subprocess.Popen[str]]:
-        """The plugin with its arguments; what is mounted into the container lies in ``directory``."""
+        """Run the plugin with its arguments. ``directory`` has the files that are mounted into the container."""
         for path, name in self.mounts.items():
             there = self._in(path, directory)
             there.parent.mkdir(parents=True, exist_ok=True)
@@ -95,7 +95,7 @@ class Deployment:
             process.communicate()
 
     def _localized(self, command: Sequence[str], directory: Path) -> list[str]:
-        """A command of the container, for this machine and the directory."""
+        """A command of the container, translated for this machine and the directory."""
         assert command[0] == "python"
         found = [sys.executable]
         for word in command[1:]:
@@ -106,7 +106,7 @@ class Deployment:
         return found
 
     def _moved(self, text: str, directory: Path) -> str:
-        """A configuration whose paths of the host are below the directory."""
+        """A configuration with the host's paths moved below the directory."""
         for path, name in self.mounts.items():
             if "hostPath" in self.volumes[name]:
                 text = text.replace(f" {path}/", f" {self._in(path, directory)}/")

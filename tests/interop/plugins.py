@@ -1,4 +1,4 @@
-"""Plugins that put down what they are asked, and messages to ask them with."""
+"""Plugins that record their calls, and messages for requests."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = [
     "padded", "padding", "update_of", "without_empty",
 ]  # fmt: skip
 
-# Longer than anything takes, shorter than a test may last.
+# A time limit in seconds, longer than any step takes, and shorter than a test may last.
 PROMPTLY = 15.0
 
 POD = nri_pb2.PodSandbox(
@@ -45,9 +45,9 @@ RESOURCES = nri_pb2.LinuxResources(
 
 
 class Recorder:
-    """A plugin with every handler. It puts down each call, and answers what `answers` has for it.
+    """A plugin with every handler. It records each call, and gives the answer in `answers`.
 
-    An answer may be a value, an exception to raise, or something to call with the arguments.
+    An answer may be a value, an exception to raise, or a function of the arguments.
     """
 
     def __init__(self, **answers: Any) -> None:
@@ -58,7 +58,7 @@ class Recorder:
         return self.calls.get(timeout=PROMPTLY)
 
     def expect(self, name: str) -> tuple[Any, ...]:
-        """The arguments of the next call, which is to that handler."""
+        """The arguments of the next call, which has to be of that handler."""
         called, args = self.next_call()
         assert called == name
         return args
@@ -117,7 +117,7 @@ class Recorder:
 
 
 class Slow(Recorder):
-    """A plugin that takes its time to create a container: until it is let go on."""
+    """A plugin whose creation of a container waits until the test releases it."""
 
     def __init__(self) -> None:
         super().__init__(create_container=self._wait)
@@ -150,7 +150,7 @@ def update_of(container_id: str, shares: int = 5) -> nri_pb2.ContainerUpdate:
 
 
 def without_empty(message: Any) -> Any:
-    """A message as JSON data without empty submessages: the reference puts some in."""
+    """A message as JSON data without empty submessages, which the Go implementation sometimes adds."""
 
     def strip(value: Any) -> Any:
         if not isinstance(value, dict):
@@ -162,7 +162,7 @@ def without_empty(message: Any) -> Any:
 
 
 def known_to(release: Release, adjustment: dict[str, Any]) -> dict[str, Any]:
-    """What of an adjustment a release of the reference passes on."""
+    """The part of an adjustment that a release of the Go implementation passes on."""
     message = json_format.ParseDict(adjustment, nri_pb2.ContainerAdjustment())
     known: dict[str, Any] = without_empty(message)
     for path in api.unknown_fields(message, release.nri):
@@ -172,7 +172,7 @@ def known_to(release: Release, adjustment: dict[str, Any]) -> dict[str, Any]:
             holder = holder[parent]
         del holder[last]
     if not release.has_pod_updates_and_validation:
-        # These have the field, and forget what a plugin puts there.
+        # These releases have the field, but drop its content from plugins.
         del known["linux"]["resources"]["devices"]
     return known
 

@@ -1,7 +1,8 @@
-"""Records what the plugins of the reference answer: ``python -m tests.interop.record DIRECTORY``.
+"""Records the answers of the Go plugins: ``python -m tests.interop.record DIRECTORY``.
 
-The directory has the plugins, each built from its own Go module below ``plugins`` of the reference. Those are not
-published, so the answers are kept in ``tests/examples/reference.json``. Needs root, for a directory of hooks.
+The directory has the plugins, each built from its own Go module in the folder ``plugins`` of the Go repository.
+These modules are not published, so ``tests/examples/reference.json`` keeps the answers. Needs root, for a
+directory of hooks.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from tests.interop.goruntime import RELEASES, GoRuntime
 
 __all__ = ["answer", "main"]
 
-# The reference's hook-injector knows this place only.
+# The Go hook-injector reads this directory only.
 HOOKS_DIR = "/etc/containers/oci/hooks.d"
 
 

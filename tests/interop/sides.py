@@ -1,4 +1,4 @@
-"""Both sides of NRI, ours and the reference's, behind one interface."""
+"""Both sides of NRI, ours and Go's, behind one interface."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class RequestError(Exception):
 
 
 class Side(Protocol):
-    """A runtime, started."""
+    """A started runtime."""
 
     name: str
 
@@ -37,12 +37,12 @@ class Side(Protocol):
     def wait_connected(self, name: str) -> None: ...
 
     def unsolicited(self) -> list[str]:
-        """The ids in the next unsolicited updates that came."""
+        """The ids in the next unsolicited updates that arrive."""
 
     def stop(self) -> None: ...
 
     def start(self) -> None:
-        """Once more, after stop()."""
+        """Start again, after stop()."""
 
 
 class OurRuntime:
@@ -157,7 +157,7 @@ class Plugin(Protocol):
 
 
 class OurPlugin:
-    """Does what stubplugin/main.go does, on our stub."""
+    """The plugin of stubplugin/main.go on our stub."""
 
     def __init__(
         self,
@@ -242,7 +242,7 @@ def _json(message: Any) -> Any:
 
 @contextlib.contextmanager
 def our_plugin(path: Path, name: str, **options: Any) -> Iterator[Plugin]:
-    """Our stub, in this process; the options are flags of stubplugin/main.go."""
+    """Our stub, in this process. The options are flags of stubplugin/main.go."""
     plugin = OurPlugin(path, name, **options)
     try:
         yield plugin
@@ -252,7 +252,7 @@ def our_plugin(path: Path, name: str, **options: Any) -> Iterator[Plugin]:
 
 @contextlib.contextmanager
 def go_plugin(path: Path, name: str, **options: Any) -> Iterator[Plugin]:
-    """The reference's stub, in a process of its own."""
+    """The Go stub, in a separate process."""
     arguments = ["-socket", str(path), "-idx", name[:2], "-name", name[3:], "-trace"]
     for option, value in options.items():
         arguments += [f"-{option}", str(value)]

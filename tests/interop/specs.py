@@ -1,4 +1,4 @@
-"""Random OCI specifications and adjustments, and what nri_sync makes of them."""
+"""Random OCI specifications and adjustments, and the results of nri_sync."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _RDT = {"x": {"closID": "x", "l3CacheSchema": "L3:0=f"}}
 
 
 class GenerateCase(NamedTuple):
-    """An adjustment, the specification to apply it to, and what the callbacks do."""
+    """An adjustment, the specification to apply it to, and the behaviour of the callbacks."""
 
     spec: dict[str, Any]
     adjust: ContainerAdjustment
@@ -33,7 +33,7 @@ class GenerateCase(NamedTuple):
     filtered: list[str]
 
     def wire(self) -> dict[str, Any]:
-        """The case as `difftest/generate.go` reads it."""
+        """The case in the format of `difftest/generate.go`."""
         return {
             "spec": self.spec,
             "adjust": base64.b64encode(self.adjust.SerializeToString()).decode(),
@@ -45,7 +45,7 @@ class GenerateCase(NamedTuple):
         }
 
     def completed(self) -> GenerateCase:
-        """The case with all that Go needs so as not to crash."""
+        """The case with the fields without which Go would crash."""
         spec = copy.deepcopy(self.spec)
         for key in ("process", "linux"):
             spec.setdefault(key, {})
@@ -53,7 +53,7 @@ class GenerateCase(NamedTuple):
 
 
 class Generated(NamedTuple):
-    """What came of a case."""
+    """The result of a case."""
 
     error: str = ""
     spec: Json = None
@@ -62,7 +62,7 @@ class Generated(NamedTuple):
 
 
 def generate_case(number: int) -> GenerateCase:
-    """The case of a number."""
+    """The case with that number."""
     rng = random.Random(number)
     density = rng.choice([0.05, 0.2, 0.6])
     maker = Maker(rng, density, marks=rng.choice([0.0, 0.3, 0.6]))
@@ -80,7 +80,7 @@ def generate_case(number: int) -> GenerateCase:
 
 
 def _spec(rng: random.Random) -> dict[str, Any]:
-    """A specification that has any of what adjustments are about."""
+    """A specification with random parts of all that adjustments can change."""
 
     def some(**values: Any) -> dict[str, Any]:
         return {key: value for key, value in values.items() if rng.random() < 0.6}
@@ -127,7 +127,7 @@ def _spec(rng: random.Random) -> dict[str, Any]:
 
 
 def generated(case: GenerateCase) -> Generated:
-    """What nri_sync makes of a case; texts of errors have the context that Go puts in front."""
+    """The result of nri_sync for a case. Errors have the context that Go puts in front."""
     cdi: list[str] = []
     checked: list[Any] = []
 
@@ -174,10 +174,10 @@ def generated(case: GenerateCase) -> Generated:
 
 
 def forgive(case: GenerateCase, mine: Generated, other: Generated) -> Generated:
-    """Our result without those entries that Go has lost by chance.
+    """Our result without the entries that Go has lost by chance.
 
-    It walks a map that has both a removal and a new entry of a key in any order, and loses the entry
-    if the removal comes last.
+    If a map has both a removal and a new entry of a key, Go walks it in random order, and loses the entry if the
+    removal comes last.
     """
     annotations = set(case.adjust.annotations) - set(case.filtered)
     linux = case.adjust.linux
@@ -203,7 +203,7 @@ def _at(spec: Any, path: list[str]) -> dict[str, Any]:
 
 
 def plain(value: Json) -> Json:
-    """A value without null and empty lists, of which Go writes one or the other."""
+    """A value without null and empty lists: Go writes either."""
     if isinstance(value, dict):
         return {key: plain(item) for key, item in value.items() if item is not None and item != []}
     if isinstance(value, list):

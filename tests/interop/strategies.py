@@ -15,7 +15,7 @@ __all__ = ["INT32", "INT64", "UINT32", "UINT64", "keys", "messages", "texts"]
 _M = TypeVar("_M", bound=Message)
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=6)
-#: What no helper takes for the removal of something.
+#: Keys that no helper takes for a removal.
 keys = texts.filter(lambda text: not text.startswith("-"))
 
 INT32 = st.integers(-(2**31), 2**31 - 1)
@@ -45,7 +45,7 @@ def _values(field: FieldDescriptor, empty: object) -> st.SearchStrategy[Any]:
     kind = field.message_type
     if kind is not None and kind.GetOptions().map_entry:
         return st.dictionaries(texts, _one(kind.fields_by_name["value"]), max_size=2)
-    # A text is iterable too; a message is not.
+    # Strings are iterable, too, but messages are not.
     if hasattr(empty, "append"):
         return st.lists(_one(field), max_size=2)
     return _one(field)

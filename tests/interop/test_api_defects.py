@@ -1,7 +1,7 @@
-"""Where the helpers of nri_sync.api differ from those of the Go package api: each Go result that is
-wrong or silently something else, as it is, and what is right instead.
+"""The differences between the helpers of nri_sync.api and those of the Go package api.
 
-D24 and D25 are the numbers that docs/ lists them under.
+Each test has a Go result that is wrong or silently different, and the right result. D24 and D25 are the numbers of
+such defects in docs/.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def test_d25_go_takes_values_of_other_types_for_absent(
 def test_d25_values_of_other_types_are_errors_here(message: Any, field: str, value: Any) -> None:
     with pytest.raises(TypeError, match=rf"{field} must be "):
         optional.put(message, field, value)
-    # An int is an int here, whatever width Go would give it.
+    # In Python, an int has no width.
     optional.put(nri_pb2.LinuxDevice(), "uid", 5)
 
 
@@ -172,7 +172,7 @@ def test_d25_go_counts_times_from_the_year_1(go: GoHelpers) -> None:
     [("AddHooks", [None]), ("AddOrReplaceNamespace", [None]), ("RemoveNamespace", [None])],
 )
 def test_go_panics_on_nothing(go: GoHelpers, method: str, arguments: list[None]) -> None:
-    """Not so where it only stores what it gets, and then sends an empty entry."""
+    """Some Go functions do not panic, because they only store the argument. They then send an empty entry."""
     calls: list[tuple[str, list[Any]]] = [(method, list(arguments))]
     adjustment = Adjustment()
     if method == "AddOrReplaceNamespace":

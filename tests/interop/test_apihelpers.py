@@ -1,6 +1,6 @@
-"""The helpers of nri_sync.api do what those of the Go package api do, for whatever arguments.
+"""The helpers of nri_sync.api have the results of the Go package api, for arbitrary arguments.
 
-Where they differ on purpose is in test_api_defects.py.
+test_api_defects.py has the intended differences.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def go() -> Iterator[GoHelpers]:
     helpers.close()
 
 
-# A call to Go: the method and its arguments, and what does the same here.
+# A call to Go: the method, its arguments, and the equivalent here.
 Call = tuple[str, list[Any], Callable[[Any], object]]
 
 
@@ -66,7 +66,7 @@ def cpu(go_name: str, field: str, values: st.SearchStrategy[Any]) -> st.SearchSt
     return calls(f"SetLinuxCPU{go_name}", lambda b, v: b.set_cpu(**{field: v}), values)
 
 
-# Values that a runtime can take, mostly.
+# Values that a runtime accepts in most cases.
 plain = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=6)
 paths = plain.map(lambda text: f"/{text}")
 words = st.text("abAB._", min_size=1, max_size=5)
@@ -276,7 +276,7 @@ ADJUSTMENTS = [
 
 
 def carry_out(builder: Adjustment | Update, made: list[Call]) -> list[tuple[str, list[Any]]]:
-    """Make the calls, and return those that are not refused: Go's helpers refuse nothing."""
+    """Make the calls; returns those that are accepted. Go's helpers accept all."""
     accepted = []
     for method, args, ours in made:
         before = builder.message.SerializeToString(deterministic=True)
@@ -285,7 +285,7 @@ def carry_out(builder: Adjustment | Update, made: list[Call]) -> list[tuple[str,
         except ValueError:
             assert builder.message.SerializeToString(deterministic=True) == before
         else:
-            # Go appends what is there, and a runtime refuses that.
+            # Go appends an entry of an existing key, and a runtime rejects that.
             if builder.message.SerializeToString(deterministic=True) != before or not args:
                 accepted.append((method, args))
     return accepted
@@ -440,7 +440,7 @@ versions = st.builds(
 
 
 def runtime_versions() -> list[tuple[str, str]]:
-    """Everything around each release that the tables name."""
+    """The versions around each release of the tables."""
     found = [("containerd", minor, patch) for minor in range(5, 9) for patch in range(32)]
     releases = [(runtime, f"v1.{minor}.{patch}") for runtime, minor, patch in found]
     releases += [("containerd", f"v2.{minor}.{patch}") for minor in range(4) for patch in range(8)]
@@ -448,7 +448,7 @@ def runtime_versions() -> list[tuple[str, str]]:
     return releases
 
 
-# The reference takes them for the minor release before; their module files have their release's own.
+# Go assigns pre-releases to the previous minor release. The module files of these have their own NRI release.
 OWN_PRE_RELEASES = {(1, 7, 0), (2, 0, 0), (2, 2, 0)}
 
 
@@ -470,7 +470,7 @@ def test_inferred_versions(go: GoHelpers, suffix: str) -> None:
     for runtime, release in runtime_versions():
         version = release + suffix
         if runtime == "cri-o" and (release == "v1.34.0" or version == "v1.34.1-rc.1"):
-            continue  # the reference says v0.10.0, but the module file of v1.34.0 has an older one
+            continue  # the Go function returns v0.10.0, but the module file of v1.34.0 has an older release
         if runtime == "containerd" and has_its_own(version):
             continue
         theirs = infer(go, runtime, version)
@@ -485,7 +485,7 @@ def test_inferred_versions_of_any_text(go: GoHelpers, runtime: str, version: str
         return
     given = version
     with contextlib.suppress(ValueError):
-        # To the reference every revision of a package is a pre-release, or no version.
+        # For the Go function, every package revision is a pre-release, or no version.
         known = Version.parse(version)
         version = f"v{known.major}.{known.minor}.{known.patch}"
         version += "" if known.released else "-alpha"
@@ -529,7 +529,7 @@ def test_optional_values(
     assert ([] if got is None else got) == optional.get(ours, field) == value
 
 
-# What Go calls a field in the names of its methods.
+# The names of fields in Go's methods.
 OWNED = {
     **{name: name for name in ("Env", "Namespace", "Sysctl", "Args", "PidsLimit", "CgroupsPath")},
     **{name: name for name in ("MemLimit", "MemReservation", "MemSwapLimit", "MemKernelLimit")},
@@ -558,7 +558,7 @@ def test_all_fields_have_owners() -> None:
 
 owned = st.tuples(
     st.sampled_from(["Claim", "Clear", "Owner"]),
-    # Mostly the same few, so that there are conflicts.
+    # Mostly the same few fields, so that there are conflicts.
     st.sampled_from([*OWNED, *(["Env", "Args", "OciHooks"] * 10)]),
     st.sampled_from(["c", "d"]),
     st.sampled_from(["", "k", "-k"]),
@@ -592,7 +592,7 @@ def test_owners(go: GoHelpers, steps: list[tuple[str, str, str, str, str]]) -> N
                 ours.append(
                     [f'plugins "{error.plugin}" and "{error.other}" both tried to set {what}']
                 )
-    # An empty message has no maps in Go, which it panics on; this one it makes itself.
+    # In Go, an empty message has no maps, and the method panics. This message has them.
     start = nri_pb2.OwningPlugins()
     for container in ("c", "d"):
         start.owners[container].simple[0] = start.owners[container].compound[0].owners["-"] = ""

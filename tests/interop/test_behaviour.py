@@ -1,6 +1,6 @@
-"""One suite for all pairs: our stub and the reference's, each on our runtime and on the reference's.
+"""One suite for all pairs: our stub and the Go stub, each on our runtime and on the Go runtime.
 
-The reference with itself is the control: what fails there as well is wrong in the test.
+The Go stub on the Go runtime is the control: if a test fails there, too, the test is wrong.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ CONTAINER_EVENTS = [
 
 
 def fields(op: str) -> dict[str, Any]:
-    """What the requests of the tests are about."""
+    """The fields of the requests."""
     if op == "UpdatePodSandbox":
         return {"pod": POD, "overhead_linux_resources": RESOURCES, "linux_resources": RESOURCES}
     if op in POD_EVENTS:
@@ -53,7 +53,7 @@ def runtime(start_runtime: StartRuntime) -> Side:
 
 @pytest.fixture(params=PLUGINS)
 def start_plugin(request: pytest.FixtureRequest, socket_path: Path) -> Iterator[StartPlugin]:
-    """Starts a plugin of the kind that is tested."""
+    """Starts a plugin of the parametrized kind."""
     with contextlib.ExitStack() as stack:
 
         def start(name: str, **options: Any) -> Plugin:
@@ -72,7 +72,7 @@ def test_configured_then_synchronized(runtime: Side, start_plugin: StartPlugin) 
 
 
 def test_synchronized_in_parts(start_runtime: StartRuntime, start_plugin: StartPlugin) -> None:
-    # With but a few pods the reference sends parts without any, and never comes to an end.
+    # With few pods, the Go runtime sends parts without pods, and never ends.
     runtime = start_runtime(pods=500, containers=1500, size=10_000)
     plugin = start_plugin("10-a")
     runtime.wait_connected("10-a")
@@ -85,7 +85,7 @@ def test_every_event(runtime: Side, start_plugin: StartPlugin) -> None:
     for op in (*POD_EVENTS, *CONTAINER_EVENTS):
         runtime.request(op, **fields(op))
         event = plugin.wait_event("event")["data"]
-        if op == "CreateContainer":  # it validates, too, where nobody says otherwise
+        if op == "CreateContainer":  # a plugin without a subscription also gets the validation
             plugin.wait_event("event", name="ValidateContainerAdjustment")
         assert event["name"] == op
         expected = [without_empty(message) for message in fields(op).values()]

@@ -1,7 +1,7 @@
-"""Merging, validation and OCI specifications come out as with the reference, case by random case.
+"""Merging, validation and OCI specifications have the results of the Go implementation, in random cases.
 
-A case is made from its number, so that a failure can be repeated. ``NRI_SYNC_DIFFTEST_CASES=20000`` runs more of
-them. Where the reference leaves something to chance, it has to come to our result in some of many runs.
+A number determines a case, so that a failure can be repeated. ``NRI_SYNC_DIFFTEST_CASES=20000`` runs more cases.
+If the Go implementation leaves a result to chance, some of many runs must have our result.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ __all__: list[str] = []
 
 CASES = int(os.environ.get("NRI_SYNC_DIFFTEST_CASES", "3000"))
 BATCH = 100
-# How many batches of one case show all that Go can make of it.
+# The number of runs of a case that show all results that Go can have.
 RUNS = 10
 
 pytestmark = pytest.mark.timeout(60 + CASES // 50)
@@ -38,7 +38,7 @@ def go() -> Iterator[Peer]:
 
 @pytest.fixture(autouse=True)
 def no_warnings(caplog: pytest.LogCaptureFixture) -> None:
-    """There are thousands, of what gets lost."""
+    """Disable the thousands of warnings about lost settings."""
     caplog.set_level(logging.ERROR, logger="nri_sync.runtime")
 
 
@@ -48,13 +48,13 @@ def batches() -> Iterator[range]:
 
 
 def by_chance(go: Peer, case: Case, mine: Outcome) -> bool:
-    """Whether Go comes to our outcome in some of many runs."""
+    """Whether some of many runs of Go have our outcome."""
     runs = (go.call("merge", cases=[case.wire()] * BATCH) for _ in range(RUNS))
     return any(theirs(case, result) == mine for results in runs for result in results)
 
 
 class Tally:
-    """What the cases have had in them, so that a change of them cannot empty the comparison."""
+    """The content of the cases, so that a change of the generator cannot empty the comparison."""
 
     def __init__(self) -> None:
         self.outcomes: Counter[str] = Counter()
@@ -86,7 +86,7 @@ def test_merging_and_validation(go: Peer) -> None:
             if mine != other and not by_chance(go, case, mine):
                 pytest.fail(f"merge_case({number}):\n{mine.differs(other)}")
     print(f"{CASES} cases: {dict(tally.outcomes)}")
-    # All of what a plugin can set has come through, and all of it has been contended for.
+    # All fields that a plugin can set have been compared, and all of them have caused conflicts.
     assert tally.set == all_leaves(ContainerAdjustment.DESCRIPTOR)
     assert tally.conflicts == set(Field.keys()) - {"None", "OciHooks"}
     assert tally.outcomes.keys() == {"merged", "conflict", "plugin", "validator"}
@@ -122,7 +122,7 @@ def in_go(result: dict[str, Any]) -> Generated:
 
 
 def as_go_writes(go: Peer, mine: Generated) -> Generated:
-    """Our result with a specification that has been through Go's decoder and encoder."""
+    """Our result, with the specification decoded and encoded by Go."""
     if mine.spec is None:
         return mine
     (spec,) = go.call("respec", cases=[mine.spec])

@@ -1,4 +1,4 @@
-"""The examples, as processes of their own, with the reference runtime side."""
+"""The examples as separate processes, on the Go runtime side."""
 
 from __future__ import annotations
 
@@ -52,13 +52,13 @@ class TestDeviceInjector:
         executable = directory / "10-device-injector"
         executable.write_text(f"#!{sys.executable}\n{PLUGIN.read_text()}")
         executable.chmod(0o755)
-        # It is up when the reference has started.
+        # When start() returns, the plugin is connected.
         runtime.start(plugin_path=str(directory))
         assert injected(runtime) == ["/dev/null"]
 
 
 class Running:
-    """That example as a process, connected; it must end without an error."""
+    """The example as a process, connected. It must end without an error."""
 
     def __init__(
         self, example: str, runtime: GoRuntime, *options: str, indices: str = "10"
@@ -98,7 +98,7 @@ def test_the_answers_of_the_plugins_in_go(
         for name, case in CASES[example].items():
             found = answer(runtime, case)
             if "error" in expected[name]:
-                # In other words, but an error.
+                # Our error has another text.
                 assert "error" in found, f"{name}: {found}"
             else:
                 assert found == expected[name], name
@@ -108,7 +108,7 @@ POD = make_pod("web", namespace="shop", namespaces=[])
 
 
 class TestWithoutAdjustments:
-    """Those whose answers are elsewhere than in an adjustment."""
+    """Examples whose answers are not adjustments."""
 
     def test_network_logger(self, runtime: GoRuntime) -> None:
         with Running("network_logger", runtime) as plugin:

@@ -1,4 +1,4 @@
-"""The examples that the reference has no plugins for, with the reference runtime side."""
+"""The examples without a Go counterpart, on the Go runtime side."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ from tests.interop.plugins import PROMPTLY
 __all__: list[str] = []
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
-# The newest, and the oldest.
+# The newest release and the oldest.
 pytestmark = pytest.mark.parametrize("release", [RELEASES[0], RELEASES[-1]], ids=str)
 
 
 @pytest.fixture
 def runtime(runtime: GoRuntime, release: Release) -> GoRuntime:
-    # Older releases of pytest see a parameter of an overridden fixture only where the new one asks for it, too.
+    # Older pytest releases pass a parameter of an overridden fixture only if the new fixture requests it, too.
     runtime.start()
     return runtime
 
 
 @contextlib.contextmanager
 def program(runtime: GoRuntime, name: str, full_name: str, **config: Any) -> Iterator[None]:
-    """An example as a process of its own, with that configuration; it ends well."""
+    """An example as a separate process, with that configuration. It must end without an error."""
     directory = runtime.socket_path.parent
     file = directory / "config.json"
     file.write_text(json.dumps(config))
@@ -163,7 +163,7 @@ class TestInThisProcess:
                 stub.start()
                 runtime.wait_connected(stub.name)
                 runtime.request("RunPodSandbox", pod=pod())
-                # Addresses are told by NRI v0.8 and newer.
+                # NRI v0.8 and newer send addresses.
                 assert ask(f"http://{cache.address}/pod/shop/pod")["uid"] == "uid0"
                 runtime.call("restart")
                 stub.wait()

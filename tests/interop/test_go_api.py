@@ -1,4 +1,4 @@
-"""docs/go-api.md accounts for every export of the Go packages api, stub and plugin, and names only what exists."""
+"""docs/go-api.md has every export of the Go packages api, stub and plugin, with existing counterparts."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.interop import gopeer
 __all__: list[str] = []
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "go-api.md"
-# The packages, and what the page writes before their names.
+# The packages, with the prefix of their names on the page.
 PACKAGES = {
     "github.com/containerd/nri/pkg/api": "",
     "github.com/containerd/nri/pkg/stub": "stub.",
@@ -30,7 +30,7 @@ PACKAGES = {
 
 
 class Export(NamedTuple):
-    """A name that the Go package exports, and the file that it is in."""
+    """A name that the Go package exports, and its file."""
 
     name: str
     file: str
@@ -58,7 +58,7 @@ def exports_of(package: str) -> list[Export]:
     exports = [Export(export["name"], export["file"]) for export in found]
     stub = Path(directory, "stub.go")
     if stub.exists():
-        # The methods of an interface are no exports of their own: those of the stub are its API.
+        # The methods of an interface are not exports. Those of the stub are its API.
         body = stub.read_text().partition("\ntype Stub interface {\n")[2].partition("\n}\n")[0]
         methods = re.findall(r"^\t([A-Z]\w*)\(", body, re.MULTILINE)
         exports += [Export(f"Stub.{name}", stub.name) for name in methods]
@@ -66,7 +66,7 @@ def exports_of(package: str) -> list[Export]:
 
 
 def names_of_the_protocol() -> dict[str, str]:
-    """Regular expressions for the words in braces, with the names as Go writes them."""
+    """Regular expressions for the words in braces, with the names in Go's notation."""
     file = api.nri_pb2.DESCRIPTOR
     nested = [
         f"{message.name}_{enum.name}"
@@ -80,7 +80,7 @@ def names_of_the_protocol() -> dict[str, str]:
         for enum in message.enum_types
         for value in enum.values
     ]
-    # Go puts the message before a nested enum's value, and leaves out the enum.
+    # Go puts the message's name before a nested enum's value, and omits the enum.
     enums = [*file.enum_types_by_name, *nested]
     owners = [*enums, *(name.partition("_")[0] for name in nested)]
     return {
@@ -121,7 +121,7 @@ def expression(pattern: str) -> re.Pattern[str]:
 
 def accounts_for(pattern: str, export: Export) -> bool:
     if re.search(r"[{*]", pattern):
-        # These are for generated code only, where the protocol says what there is.
+        # These patterns are for generated code only, in which the protocol defines the names.
         return export.file.endswith(".pb.go") and bool(expression(pattern).fullmatch(export.name))
     return pattern == export.name
 

@@ -1,4 +1,4 @@
-"""The peers themselves: how they are built, how they fail, and the two plugins to compare with."""
+"""The peers: their build, their failures, and the two plugins for comparisons."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ int main(void) { return (int)write(1, "{\\"event\\": \\"ready\\", \\"data\\": 1}
 
 @pytest.fixture
 def scratch(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """A directory with peers of its own, and a cache of its own."""
+    """A directory with peers and a cache for this test."""
     monkeypatch.setattr(gopeer, "HERE", tmp_path)
     monkeypatch.setattr(gopeer, "CACHE", tmp_path / "cache")
     (tmp_path / "peer").mkdir()
@@ -43,7 +43,7 @@ class TestBuild:
         assert not first.exists()
 
     def test_at_once(self, scratch: Path) -> None:
-        # The lock belongs to an open file: threads exclude each other as processes do.
+        # The lock belongs to an open file, so threads exclude each other like processes.
         with ThreadPoolExecutor(4) as pool:
             assert len(set(pool.map(gopeer.build, ["peer"] * 8))) == 1
 
@@ -101,7 +101,7 @@ class TestPeer:
 
 
 class TestControlPlugins:
-    """What other tests and the benchmarks compare with."""
+    """The plugins with which other tests and the benchmarks compare."""
 
     def test_stubplugin(self, runtime: GoRuntime, run_peer: RunPeer) -> None:
         runtime.start(make_containers=3)

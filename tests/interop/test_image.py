@@ -1,4 +1,4 @@
-"""The Dockerfile of the examples: its steps work, and what they make runs a plugin. Here, as it takes a while."""
+"""The Dockerfile of the examples: its steps work, and the result runs a plugin. (Slow, hence here.)"""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LONG = 20.0
 @pytest.fixture(scope="module")
 def image(tmp_path_factory: pytest.TempPathFactory) -> Stage:
     directory = tmp_path_factory.mktemp("image")
-    # As in the base image: a Python with pip, and nothing else.
+    # Like the base image: a Python with pip, and nothing else.
     base = directory / "base"
     subprocess.run([sys.executable, "-m", "venv", str(base)], check=True)
     path = f"{base}/bin:/usr/bin:/bin"
@@ -84,7 +84,7 @@ class TestImage:
 
 
 def powerless() -> list[str]:
-    """Root as the manifests have it: without a capability. Others have none anyway."""
+    """A command prefix for root without capabilities, as in the manifests. Other users have none."""
     if os.getuid() != 0:
         return []
     return ["setpriv", "--bounding-set=-all", "--inh-caps=-all", "--no-new-privs", "--clear-groups"]
@@ -95,8 +95,8 @@ def snapshot(root: Path) -> dict[str, int]:
 
 
 @pytest.mark.parametrize("example", EXAMPLES)
-def test_what_an_example_needs_is_in_its_requirements(example: str) -> None:
-    """Imports of what is in no image."""
+def test_imports_of_an_example_are_in_its_requirements(example: str) -> None:
+    """Imports of packages that the image does not have."""
     needs = {"pyroute2": "network_device_injector"}
     text = (ROOT / "examples" / example / "plugin.py").read_text()
     requirements = ROOT / "examples" / example / "requirements.txt"

@@ -1,4 +1,4 @@
-"""The manifests of the examples: kustomize builds them, the API knows their fields, and plugins run by them."""
+"""The manifests of the examples: kustomize builds them, the API knows their fields, and plugins run with them."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ FOLDERS = ROOT / "examples"
 LONG = 20.0
 PODS = sorted(FOLDERS.glob("*/*pod*.yaml"))
 
-# What plugins have that others do not need.
+# Capabilities of plugins. Other plugins have none.
 CAPABILITIES = {"network_device_injector": ["NET_ADMIN", "SYS_ADMIN"]}
 HOST_NETWORK = {
     "network_device_injector": "moves interfaces of the node",
     "pod_cache": "is asked by programs of the node",
 }
-# Those of which two cannot be on a node at once.
+# Only one instance of these plugins may run on a node at a time.
 ONE_AT_A_TIME = {
     "differ": "a tool without stand-by",
     "embedded_service": "an application without stand-by",
     "pod_cache": "listens on a port of the node",
     "self_stopping": "an application without stand-by",
 }
-# A tool, and a template for applications that have a health of their own.
+# A tool, and a template for applications with their own health endpoint.
 NO_PROBES = {"differ", "self_stopping"}
 
-# Without these they are not ready, and say so.
+# Without these files, the plugins are not ready, and report that.
 NEEDED_FILES = {"ca_bundles": ("etc/ca-bundles/ca.pem", CERTIFICATE)}
 
 
@@ -90,7 +90,7 @@ class TestDaemonSet:
         )
         assert ("--handover=/run/nri-plugins" in deployment.args) == takes_turns
         assert ("/run/nri-plugins" in deployment.mounts) == takes_turns
-        # Two pods in the network of the node cannot have one port.
+        # Two pods on the node's network cannot use the same port.
         assert not (takes_turns and deployment.pod.get("hostNetwork") and deployment.ports)
 
     def test_starts_where_the_runtime_requires_plugins(self, deployment: Deployment) -> None:
@@ -139,7 +139,7 @@ class TestDaemonSet:
     def test_has_resources(self, deployment: Deployment) -> None:
         resources = deployment.container["resources"]
         assert set(resources["requests"]) == {"cpu", "memory"}
-        # A plugin whose CPU is limited has containers wait for it.
+        # Containers would have to wait for a plugin with a CPU limit.
         assert set(resources["limits"]) == {"memory"}
 
 
@@ -176,7 +176,7 @@ def test_plugins_run_with_their_arguments_and_probes_tell(
             name, text = NEEDED_FILES[example]
             (directory / name).write_text(text)
         give_up = time.monotonic() + LONG
-        # The plugin is among the others just before it has noted so itself.
+        # The runtime lists the plugin just before the plugin itself has noted its synchronization.
         while probes and deployment.probe("readinessProbe", directory) != 0:
             assert time.monotonic() < give_up
         if has_startup:
@@ -240,7 +240,7 @@ class TestComponents:
         assert rolling == {"maxSurge": 0, "maxUnavailable": "10%"}
 
     def test_socket(self, build: Any) -> None:
-        """As the component says to use it; the ConfigMap itself goes to no cluster."""
+        """Used as the component describes; the ConfigMap itself is not applied to a cluster."""
         text = (FOLDERS / "deploy/components/socket/kustomization.yaml").read_text()
         lines = [line[6:] for line in text.splitlines() if line.startswith("#     ")]
         deployment = build("socket", more="\n".join(lines))

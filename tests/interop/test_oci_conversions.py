@@ -1,4 +1,4 @@
-"""nri_sync.api.oci converts as the Go package api does; what differs is in test_api_defects.py."""
+"""nri_sync.api.oci converts like the Go package api; test_api_defects.py has the differences."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def go() -> Iterator[GoHelpers]:
     helpers.close()
 
 
-# What stands alone: the message, Go's function for one direction, ours for both.
+# Conversions that stand alone: the message, Go's function for one direction, and ours for both.
 ALONE: list[tuple[type[Message], str, Callable[[Any], Any], Callable[[Any], Any]]] = [
     (
         nri_pb2.LinuxIOPriority,

@@ -1,4 +1,4 @@
-"""An older release, as our runtime acts it, beside that release of the reference."""
+"""Our runtime acting as an older release, compared with that release of the Go implementation."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ CASES = 20
 
 
 class Wire(grpc.ServerInterceptor):
-    """Keeps each request as it came: the method, and the message."""
+    """Records each request unchanged: the method and the message."""
 
     def __init__(self) -> None:
         self.seen: list[tuple[str, Any]] = []
@@ -46,7 +46,7 @@ class Wire(grpc.ServerInterceptor):
 
 
 class Observer:
-    """Has the events of the oldest release; answers with what is as old, and what is newer."""
+    """Has the events of the oldest release. Its answers have old and new fields."""
 
     def run_pod_sandbox(self, pod: api.PodSandbox) -> None: ...
 
@@ -123,7 +123,7 @@ def test_the_same_on_the_wire(release: Release, socket_dir: Path) -> None:
             answer = runtime.create_container(pod, container)
             runtime.post_create_container(pod, container)
             runtime.remove_container(pod, container)
-            # Which empty messages are in an answer differs from one release to the next.
+            # Releases differ in the empty messages of an answer.
             assert api.strip(answer.adjust) == api.strip(expected.adjust)
         assert [method for method, _ in ours.seen] == [method for method, _ in theirs.seen]
         for (_, mine), (_, other) in zip(ours.seen, theirs.seen):

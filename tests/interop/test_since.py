@@ -1,4 +1,4 @@
-"""What nri_sync.api says about the release that brought something is true for every release."""
+"""The first release of each name in nri_sync.api.since is right, checked against all releases."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.interop.gopeer import go_command
 __all__: list[str] = []
 
 MODULE = "github.com/containerd/nri"
-# All since the protocol is what it is now. The module proxy has them all, but does not list them all.
+# All releases with the present protocol. The module proxy has them all, but does not list them all.
 RELEASES = (
     *("v0.2.0", "v0.3.0", "v0.4.0", "v0.5.0", "v0.6.0", "v0.6.1", "v0.7.0", "v0.8.0", "v0.9.0"),
     *("v0.10.0", "v0.11.0", "v0.12.0", "v0.12.1", "v0.12.2", "v0.12.3", "v0.12.4", "v0.12.5"),
@@ -32,7 +32,7 @@ TOKEN = re.compile(
 
 
 def names(text: str) -> Iterator[str]:
-    """All that a .proto file defines, as nri_sync.api.since names it."""
+    """All names that a .proto file defines, in the notation of nri_sync.api.since."""
     text = re.sub(r"/\*.*?\*/|//[^\n]*", "", text, flags=re.DOTALL)
     outer: list[str] = []
     for token in TOKEN.finditer(text):
@@ -53,7 +53,7 @@ def go(*arguments: str) -> str:
 
 @pytest.fixture(scope="module")
 def history() -> dict[str, str]:
-    """The first release of everything there has ever been."""
+    """The first release of every name that has ever existed."""
     first: dict[str, str] = {}
     for release in RELEASES:
         found = json.loads(go("mod", "download", "-json", f"{MODULE}@{release}"))
@@ -73,7 +73,7 @@ def test_the_history_is_read(history: dict[str, str]) -> None:
     assert len(set(history.values())) > 8
 
 
-# That nothing is missing here or there is what test_schema.py is for.
+# test_schema.py checks that both sides have the same names.
 def test_since_agrees_with_every_release(history: dict[str, str]) -> None:
     told = {name: since(name) for name in history}
     assert {name: told[name] for name in history if told[name] != history[name]} == {}

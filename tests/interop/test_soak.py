@@ -1,4 +1,4 @@
-"""Some seconds of the soak, with the reference's runtime."""
+"""Some seconds of the soak, with the Go runtime."""
 
 from __future__ import annotations
 

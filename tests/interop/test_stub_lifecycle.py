@@ -1,4 +1,4 @@
-"""How sessions between nri_sync.Stub and the reference runtime side begin and end, release by release.
+"""The begin and end of sessions between nri_sync.Stub and the Go runtime side, for each release.
 
 NRI_SYNC_INTEROP_RESTARTS is the number of runtime restarts; `make interop-full` sets it to 2,000.
 """
@@ -63,7 +63,7 @@ LAUNCHED = f"#!{sys.executable}\n" + textwrap.dedent(
 
 @pytest.mark.parametrize("release", RELEASES, ids=str)
 class TestEveryRelease:
-    """What has to work with whatever runtime."""
+    """Behaviour with every release."""
 
     def test_versions(self, runtime: GoRuntime, make_stub: Connect, release: Release) -> None:
         runtime.start()
@@ -96,7 +96,7 @@ class TestEveryRelease:
         assert error.value.phase == "register"
         assert not stub.started
         runtime.call("script")
-        # The reference takes its next plugin when it has given up on this one.
+        # The Go runtime accepts its next plugin when it has given up this one.
         stub.start()
         runtime.wait_connected("10-py")
         assert closed.empty()
@@ -201,12 +201,12 @@ class TestEveryRelease:
         executable = plugins / "20-launched"
         executable.write_text(LAUNCHED)
         executable.chmod(0o755)
-        # The package that is tested, which need not be an installed one.
+        # The package under test, which may not be installed.
         (socket_dir / "package").symlink_to(Path(nri_sync.__file__).parent.parent)
-        # It is up when the reference has started.
+        # When start() returns, the plugin is connected.
         runtime.start(plugin_path=str(plugins), config_path=str(config))
         told = json.loads(report.read_text())
-        # All that the reference gives to a plugin it launches; Python itself may add LC_CTYPE.
+        # The complete environment that the Go runtime gives to a launched plugin; Python itself may add LC_CTYPE.
         told["environment"].pop("LC_CTYPE", None)
         assert told["environment"] == {
             "NRI_PLUGIN_NAME": "launched",
@@ -222,7 +222,7 @@ class TestEveryRelease:
 
 
 class TestNewestRelease:
-    """What only the newest release has, or what does not depend on the release."""
+    """Behaviour of the newest release only, or independent of the release."""
 
     def test_synchronization_blocked(self, runtime: GoRuntime, make_stub: Connect) -> None:
         runtime.start()
@@ -293,7 +293,7 @@ class TestNewestRelease:
         dialled.clear()
         stub = connect(Recorder(), connection=given, dialer=dial)
         assert dialled == []
-        # The connection that was given was for one session.
+        # The given connection was for one session.
         runtime.call("restart")
         assert closed.get(timeout=PROMPTLY) is not None
         stub.start()

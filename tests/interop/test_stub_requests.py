@@ -1,4 +1,4 @@
-"""What runtimes ask of a plugin on nri_sync.Stub, and what they get, for releases of the reference."""
+"""The requests of Go runtimes to a plugin on nri_sync.Stub, and the answers, for each release."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tests.interop.plugins import (
 
 __all__: list[str] = []
 
-# Handler -> the fields of its request, in the order of its arguments.
+# For each handler, the fields of its request, in the order of its arguments.
 POD_EVENTS = {
     "RunPodSandbox": "run_pod_sandbox",
     "PostUpdatePodSandbox": "post_update_pod_sandbox",
@@ -44,14 +44,14 @@ CONTAINER_EVENTS = {
     "StopContainer": "stop_container",
     "RemoveContainer": "remove_container",
 }
-# What runtimes up to v0.11 have no methods for.
+# Handlers for which runtimes up to v0.11 have no methods.
 BY_STATE_CHANGE = {*POD_EVENTS, *CONTAINER_EVENTS} - {"CreateContainer", "StopContainer"}
 POD_UPDATES = {"UpdatePodSandbox", "PostUpdatePodSandbox"}
 
 
 @pytest.mark.parametrize("release", RELEASES, ids=str)
 class TestEveryRelease:
-    """What has to work with whatever runtime."""
+    """Behaviour with every release."""
 
     def test_every_event(self, runtime: GoRuntime, connect: Connect, release: Release) -> None:
         runtime.start(trace=True)
@@ -68,7 +68,7 @@ class TestEveryRelease:
         for op, handler in CONTAINER_EVENTS.items():
             runtime.request(op, pod=POD, container=CONTAINER)
             pod, container = plugin.expect(handler)
-            # The reference fills these in for CreateContainer.
+            # The Go implementation sets these for CreateContainer.
             container.ClearField("hooks")
             container.ClearField("linux")
             assert (pod, container) == (POD, CONTAINER)
@@ -93,7 +93,7 @@ class TestEveryRelease:
         else:
             expected = ["StateChange" if op in BY_STATE_CHANGE else op for op in sent]
         assert methods == ["Configure", "Synchronize", *expected]
-        # Neither failures nor warnings about a plugin of an old version.
+        # Neither failures, nor warnings about a plugin of an old version.
         assert runtime.take_events("log") == []
         assert stub.started
 
@@ -137,7 +137,7 @@ class TestEveryRelease:
     def test_synchronize_20000_containers(
         self, runtime: GoRuntime, make_stub: Connect, release: Release
     ) -> None:
-        # About 20 MB, which takes several messages; the oldest release has but one.
+        # About 20 MB, which needs several messages. The oldest release sends only one.
         size = 0 if release.nri == "v0.6.1" else 1000
         runtime.start(
             make_pods=500,
@@ -183,7 +183,7 @@ class TestEveryRelease:
         with pytest.raises(Exception, match="DEADLINE_EXCEEDED"):
             stub.update_containers([update_of("ctr0")], timeout=0.3)
         runtime.call("script", update_fail_all=True)
-        # Up to v0.11 the reference takes one update at a time.
+        # Up to v0.11, the Go implementation accepts one update at a time.
         failed = stub.update_containers([update_of("ctr1")], timeout=PROMPTLY)
         assert [update.container_id for update in failed] == ["ctr1"]
 
@@ -198,13 +198,13 @@ class TestEveryRelease:
         with pytest.raises(PeerError, match="NotImplementedError") as error:
             runtime.request("RunPodSandbox", pod=POD)
         assert error.value.code == "Unknown"
-        # Failing is an answer too: the plugin stays.
+        # An error is an answer, too: the plugin stays connected.
         runtime.request("StopPodSandbox", pod=POD)
         assert stub.started
 
 
 class TestNewestRelease:
-    """What only the newest release has, or what does not depend on the release."""
+    """Behaviour of the newest release only, or independent of the release."""
 
     def test_full_adjustment_knows_every_field(self) -> None:
         adjustment = json_format.ParseDict(FULL_ADJUSTMENT, nri_pb2.ContainerAdjustment())
@@ -244,7 +244,7 @@ class TestNewestRelease:
         assert '"50-gostub" and "10-py" both tried to set' in error.value.message
 
     def test_update_from_a_handler(self, runtime: GoRuntime, connect: Connect) -> None:
-        # The reference takes it while a request is on its way; the container runtimes do not.
+        # The Go implementation accepts the update while a request is in progress; container runtimes do not.
         runtime.start(runtime_name="other", runtime_version="v1.0.0")
         failed = []
 

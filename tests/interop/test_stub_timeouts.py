@@ -1,4 +1,4 @@
-"""What becomes of a plugin, and of a request, when nri_sync.Stub or its handlers take too long."""
+"""Late answers of nri_sync.Stub or its handlers, and their effect on the plugin and the request."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class TestEveryRelease:
         runtime.start(registration_timeout_ms=7000, request_timeout_ms=3000)
         stub = connect(Recorder())
         if release.nri == "v0.6.1":
-            # It does not tell them: the defaults stay.
+            # This release does not send the timeouts, so the defaults stay.
             assert (stub.registration_timeout, stub.request_timeout) == (5.0, 2.0)
         else:
             assert (stub.registration_timeout, stub.request_timeout) == (7.0, 3.0)
@@ -62,7 +62,7 @@ class TestEveryRelease:
         assert without_empty(reply.adjust) == {}
         assert closed.get(timeout=PROMPTLY) is not None
         assert not stub.started
-        # The handler that still runs is no obstacle.
+        # The handler that still runs does not disturb.
         slow.answers["create_container"] = padded(20)
         stub.start()
         runtime.wait_connected("10-py")
@@ -72,7 +72,7 @@ class TestEveryRelease:
     def test_a_slow_handler_is_answered_for(
         self, runtime: GoRuntime, connect: Connect, slow: Slow
     ) -> None:
-        # With the timeout of 2 s that everybody has by default: the oldest does not tell another.
+        # With the default timeout of 2 s: the oldest release cannot send another.
         runtime.start()
         stub = connect(slow)
         reply = runtime.request("CreateContainer", pod=POD, container=CONTAINER)
@@ -110,7 +110,7 @@ class TestEveryRelease:
 
 
 class TestNewestRelease:
-    """What only the newest release has."""
+    """Behaviour of the newest release only."""
 
     def test_keep_connected(self, runtime: GoRuntime, connect: Connect, slow: Slow) -> None:
         runtime.start(request_timeout_ms=300)

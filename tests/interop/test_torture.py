@@ -1,4 +1,4 @@
-"""The same plugins as in tests/torture, with processes of the reference runtime side that exit or are killed."""
+"""The plugins of tests/torture, with processes of the Go runtime side that exit or are killed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LIMIT = 60 + RESTARTS * 1.0
 
 
 class Torment:
-    """Runtimes one after the other, each of which ends at a random moment."""
+    """Consecutive runtimes. Each ends at a random moment."""
 
     def __init__(self, socket_path: Path, books: Books, seed: int) -> None:
         self.socket_path = socket_path
@@ -30,13 +30,13 @@ class Torment:
         self.random = random.Random(seed)
 
     def live(self) -> None:
-        """One life: a process that is asked to relay requests until it is gone."""
+        """Run one runtime: a process that relays requests until it has ended."""
         gone = threading.Event()
         with GoRuntime(RELEASES[0], self.socket_path) as runtime:
 
             def go() -> None:
                 gone.set()
-                # Killed, or told to stop, as a crash and an upgrade do.
+                # Killed like a crash, or stopped like an upgrade.
                 if self.random.random() < 0.7:
                     os.kill(runtime.pid, signal.SIGKILL)
                 else:

@@ -1,4 +1,4 @@
-"""Recordings of the reference: its runtime and stub through a proxy, and played back."""
+"""Recordings of the Go runtime and stub through a proxy, and their replays."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__: list[str] = []
 
 @contextlib.contextmanager
 def proxied(path: Path) -> Iterator[tuple[Path, list[Entry]]]:
-    """A socket in front of that of a runtime; what has passed is there at the end."""
+    """A socket in front of a runtime's socket; the entries are complete at the end."""
     front = path.with_name("t")
     entries: list[Entry] = []
     with Proxy(str(front), str(path)) as proxy:

@@ -1,4 +1,4 @@
-"""A channel of nri_sync.ttrpc with a server of the reference ttRPC.
+"""A channel of nri_sync.ttrpc with a Go ttRPC server.
 
 NRI_SYNC_INTEROP_CALLS is the number of calls of the load test; `make interop-full` sets it to 100,000.
 """
@@ -72,7 +72,7 @@ def test_many_calls(echo: Echo) -> None:
             outcomes["right" if reply.value == payload else "wrong"] += 1
 
     with ThreadPoolExecutor(CALLERS) as callers:
-        # What a caller raises is raised here.
+        # list() raises the exceptions of the callers.
         list(callers.map(caller, range(CALLERS)))
     assert outcomes == {"right": CALLS}
 
@@ -83,7 +83,7 @@ def test_payload(echo: Echo, size: int) -> None:
 
 
 def test_large_payloads_at_once(echo: Echo) -> None:
-    # More than the sockets hold, both ways: whoever writes must be read meanwhile.
+    # More than the sockets hold, in both directions: each side must read while it writes.
     def call(number: int) -> bool:
         payload = numbered(number, 3 << 20)
         answer: bytes = echo.echo(BytesValue(value=payload), timeout=LARGE_TIMEOUT).value
@@ -196,7 +196,7 @@ def test_deadline(server: Peer, echo: Echo) -> None:
     slept = server.wait_event("slept")["data"]
     assert slept["cancelled"]
     assert 0 < slept["left_ns"] <= 500_000_000
-    # The late answer belongs to nobody, and the connection is as good as before.
+    # The late answer is dropped, and the connection works as before.
     assert echo.echo(BytesValue(value=b"after"), timeout=PROMPTLY).value == b"after"
 
 
@@ -222,7 +222,7 @@ def test_oversized_request(echo: Echo) -> None:
 
 
 def test_oversized_reply(echo: Echo) -> None:
-    # The reference cannot send it, and gives the connection up without an answer.
+    # The Go server cannot send it, and closes the connection without an answer.
     with pytest.raises(grpc.RpcError) as error:
         echo.sized(Int64Value(value=MAX_MESSAGE), timeout=PROMPTLY)
     assert code_of(error) is grpc.StatusCode.UNAVAILABLE
@@ -233,7 +233,7 @@ def test_a_server_that_closes_the_connection(server: Peer, echo: Echo, socket_pa
     server.wait_event("sleeping")
     assert server.call("close") == 1
     assert call.exception(PROMPTLY).code() is grpc.StatusCode.UNAVAILABLE
-    # A channel is one connection: what is asked later fails at once, and another channel works.
+    # A channel is one connection: later calls fail at once, and another channel works.
     with pytest.raises(grpc.RpcError) as error:
         echo.echo(BytesValue(value=b"later"))
     assert code_of(error) is grpc.StatusCode.UNAVAILABLE

@@ -1,6 +1,6 @@
-"""Channels and servers of nri_sync.ttrpc with servers and clients of ttRPC's implementation in Rust.
+"""Channels and servers of nri_sync.ttrpc with servers and clients of the Rust implementation.
 
-The crate `ttrpc` has two of each: with threads, for unary calls, and asynchronous, with streams.
+The crate `ttrpc` has two kinds of both: with threads, for unary calls; and asynchronous, with streams.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ class TestServers:
     @pytest.mark.parametrize("kind", BOTH)
     @pytest.mark.parametrize("size", LARGE_SIZES)
     def test_payload(self, echo: Echo, size: int) -> None:
-        # The largest has no room for a timeout beside it.
+        # The largest message has no room for a timeout.
         assert echo.echo(BytesValue(value=pattern(size))).value == pattern(size)
 
     @pytest.mark.parametrize("kind", BOTH)
@@ -131,7 +131,7 @@ class TestServers:
     @pytest.mark.parametrize("kind", BOTH)
     def test_unimplemented(self, echo: Echo, kind: str) -> None:
         code, _ = outcome(lambda: echo.no_such_method(Empty(), timeout=PROMPTLY))
-        # The one with threads has a code of its own for it.
+        # The threaded server has another code for this.
         assert code is (Code.UNIMPLEMENTED if kind == "async" else Code.INVALID_ARGUMENT)
 
     @pytest.mark.parametrize("kind", ["async"])

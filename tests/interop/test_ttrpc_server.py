@@ -1,4 +1,4 @@
-"""A server of nri_sync.ttrpc with clients of the reference ttRPC.
+"""A server of nri_sync.ttrpc with Go ttRPC clients.
 
 NRI_SYNC_INTEROP_CALLS is the number of calls of the load test; `make interop-full` sets it to 100,000.
 """
@@ -32,7 +32,7 @@ TYPE = "type.googleapis.com/google.protobuf."
 
 
 def any_of(name: str, value: object) -> dict[str, object]:
-    """protojson of an Any with one of protobuf's own messages."""
+    """The protojson of an Any with one of protobuf's own messages."""
     return {"@type": TYPE + name, "value": value}
 
 
@@ -127,7 +127,7 @@ def test_status(client: Peer) -> None:
     ("method", "text"), [("Plain", "plain error"), ("NotImplemented", "not yet")]
 )
 def test_an_exception_is_never_unimplemented(client: Peer, method: str, text: str) -> None:
-    # A runtime takes that code for a plugin of an old version.
+    # A runtime takes this code as a sign of a plugin of an old version.
     with pytest.raises(PeerError) as error:
         call(client, method, any_of("Empty", {}))
     assert error.value.code == "Unknown"
@@ -150,14 +150,14 @@ def test_metadata(client: Peer) -> None:
 
 
 def test_deadline(client: Peer, service: EchoService) -> None:
-    # The caller gives up; the handler is told how long it has, and goes on if it wants to.
+    # The caller gives up. The handler knows its deadline, and may continue.
     with pytest.raises(PeerError) as error:
         call(client, "Sleep", any_of("Int64Value", 600), reply="Int64Value", timeout_ms=300)
     assert error.value.code == "deadline"
     seen = service.seen.get(timeout=PROMPTLY)
     assert 0 < seen["left"] <= 0.3
     assert not seen["cancelled"]
-    # The late answer belongs to nobody, and the connection is as good as before.
+    # The late answer is dropped, and the connection works as before.
     assert_still_serves(client)
 
 
@@ -167,7 +167,7 @@ def test_no_deadline(client: Peer, service: EchoService) -> None:
 
 
 def test_cancellation(client: Peer, service: EchoService) -> None:
-    # The reference tells the server nothing: it only forgets the call.
+    # The Go client sends nothing to the server: it only forgets the call.
     with pytest.raises(PeerError) as error:
         call(client, "Sleep", any_of("Int64Value", 500), reply="Int64Value", cancel_after_ms=100)
     assert error.value.code == "cancelled"

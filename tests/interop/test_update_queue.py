@@ -1,4 +1,4 @@
-"""Updates that a handler asks for by way of a queue, with the reference: nothing waits for each other."""
+"""Updates that a handler sends by a queue, with the Go runtime: neither side waits for the other."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class TestInHandlers:
     def test_a_call_that_a_handler_waits_for(
         self, runtime: GoRuntime, connect: Connect, release: Release
     ) -> None:
-        # What the queue is there to avoid: these hold one lock for events and updates.
+        # These releases hold one lock for events and updates; the queue avoids the deadlock.
         locks = release.nri != "v0.12.5"
         runtime.start()
         outcomes: list[Any] = []

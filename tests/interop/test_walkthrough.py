@@ -1,8 +1,8 @@
-"""The page of one example, followed from start to end, command by command. Here, as it installs packages.
+"""Follows the page of one example, command by command. It is in interop because it installs packages.
 
-Each ``console`` block of its section "From start to end" says where it can run: ``run`` is run, here; ``node`` and
-``cluster`` need what is not here, and are skipped. Lines with ``$`` are commands, lines with ``>`` go on with
-them, and the others are what they print, where ``...`` stands for anything.
+Each ``console`` block of the section "From start to end" names the place where it can run. ``run`` blocks run
+here. ``node`` and ``cluster`` blocks need a node or a cluster, and are skipped. Lines with ``$`` are commands,
+lines with ``>`` continue them, and the other lines are the output, where ``...`` stands for any text.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ __all__: list[str] = []
 
 PAGE = ROOT / "examples" / "template" / "README.md"
 NEEDS = {"node": "a node with NRI enabled, and root", "cluster": "a cluster and a registry"}
-# What of a clone the commands use.
+# The parts of a clone that the commands use.
 CLONE = ["LICENSE", "README.md", "examples", "nri_sync", "pyproject.toml", "setup.cfg"]
 
 _SECTION = PAGE.read_text().partition("## From start to end\n")[2].partition("\n## ")[0]
@@ -31,7 +31,7 @@ BLOCKS = re.findall(r"^```console *(\w*)\n(.*?)^```$", _SECTION, re.M | re.S)
 
 
 def commands(body: str) -> list[tuple[str, str]]:
-    """Each command of a block, and what it prints."""
+    """Each command of a block, with its output."""
     found = []
     for step in re.split(r"^\$ ", body, flags=re.MULTILINE)[1:]:
         lines = step.splitlines(keepends=True)
@@ -60,7 +60,7 @@ def test_the_page_can_be_followed(where: str, body: str, clone: Path) -> None:
     if where in NEEDS:
         pytest.skip(f"needs {NEEDS[where]}: {body.splitlines()[0]}")
     assert where == "run"
-    # The python3 of the page is this one.
+    # The command python3 of the page has to be this Python.
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
     environment = {**os.environ, "PATH": path, "COLUMNS": "80"}
     environment.pop("PYTHONPATH", None)
