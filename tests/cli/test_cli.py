@@ -78,7 +78,7 @@ def test_no_such_option(capsys: pytest.CaptureFixture[str]) -> None:
     )
 
 
-# As if a package were not there.
+# Simulates a missing package.
 WITHOUT = """
 import sys
 

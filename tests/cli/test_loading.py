@@ -1,4 +1,4 @@
-"""Finding a plugin in a file or a module, and saying why there is none."""
+"""Finding a plugin in a file or a module, and the errors if there is none."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def written(directory: Path, text: str, name: str = "tuner.py") -> str:
 
 
 def loaded(target: str) -> Any:
-    """The plugin of the program."""
+    """The plugin of the loaded program."""
     return load_program(target).plugin
 
 

@@ -43,7 +43,7 @@ class Namer:
 
 @pytest.fixture
 def recording(tmp_path: Path) -> Path:
-    """What a runtime and a plugin have said, which sets the variable POD."""
+    """A recording of a plugin that sets the variable POD."""
     pb2 = api.nri_pb2
     pod = api.PodSandbox(id="p0", name="web", namespace="default")
     container = api.Container(id="c0", pod_sandbox_id="p0", name="nginx")

@@ -1,4 +1,4 @@
-"""``nri-sync simulate``: what it shows, and what it says of what it cannot take."""
+"""``nri-sync simulate``: its output, and its errors for invalid input."""
 
 from __future__ import annotations
 
