@@ -1,9 +1,9 @@
-"""What a forked child resets before it goes on: the one registry for all of nri_sync.
+"""The registry of the resets that run in a forked child, for all of nri_sync.
 
 A child of ``fork()`` has the memory and the descriptors of its parent, and one thread, the one that forked. A lock
-that another thread held stays locked in the child. A connection is still the parent's: the child may close its
-descriptor; anything else that it does happens to the parent's connection. Each object with a lock, a thread or
-a socket therefore registers a reset, which makes new locks, and closes descriptors without ``shutdown()`` and
+that another thread held stays locked in the child. A connection still belongs to the parent: the child may close
+its descriptor, and every other operation affects the connection of the parent. So each object with a lock, a
+thread or a socket registers a reset. The reset makes new locks, and closes descriptors without ``shutdown()`` and
 without a change of an epoll set.
 """
 
@@ -21,37 +21,39 @@ __all__ = ["in_child", "reset_if_forked"]
 
 logger = get_logger("nri_sync.fork")
 
-# In the order of registration: functions as they are, a bound method as its function by a weak reference to its
-# object. A dict for its single-step operations: another thread may fork between any two.
+# The resets in the order of registration. The key of a function is the function, and the key of a bound method is
+# a weak reference to its object. A dict, because its operations are atomic: another thread may fork between any
+# two of them.
 _resets: dict[Any, Callable[..., object]] = {}
 
-# The process that this module's objects belong to.
+# The process that the objects of this module belong to.
 _pid = os.getpid()
 
-# Whether a signal handler has caused the resets of this child, before it was their time.
+# Whether a signal handler has run the resets of this child early.
 _is_reset_early = False
 
 
 def in_child(reset: Callable[[], object]) -> None:
-    """Have ``reset()`` called in each child that is forked from now on, before ``fork()`` returns there.
+    """Register ``reset()``, which runs in each later child process, before ``fork()`` returns there.
 
-    The resets run in the order of their registration, on the child's only thread. They must neither block nor
-    start threads. An exception is logged, and the next reset runs. A bound method is held weakly and goes with its
-    object; an object has one reset. May be called from any thread.
+    The resets run in the order of their registration, on the child's only thread. They must not block and must not
+    start threads. If a reset raises, the exception is logged, and the next reset runs. The registry holds a bound
+    method weakly, so the registration ends with the object. An object has at most one reset. May be called from
+    any thread.
     """
     if isinstance(reset, types.MethodType):
-        # One step in C, and bound here: Python code that runs when an object goes could be interrupted, and the
-        # interrupt would be lost; and the object may go when the interpreter has cleared this module already.
+        # The callback is a bound method in C. An interrupt in Python code that runs at the end of an object would
+        # be lost. It is bound now, because the interpreter may have cleared this module at the end of the object.
         _resets[weakref.ref(reset.__self__, _resets.__delitem__)] = reset.__func__
     else:
         _resets[reset] = reset
 
 
 def reset_if_forked() -> None:
-    """In a forked child whose resets have not run: run them. Elsewhere this does nothing.
+    """Run the resets in a forked child in which they have not run. Do nothing in other processes.
 
-    A signal handler may run as soon as there is a child, and hence before the resets. When the handler calls
-    nri_sync, this function comes first.
+    In a child, a signal handler may run before the resets. If the handler calls nri_sync, this function runs
+    first.
     """
     global _is_reset_early
     if os.getpid() != _pid:
@@ -89,7 +91,7 @@ def _reset_one(key: Any, reset: Callable[..., object] | None) -> None:
     try:
         reset(*arguments)
     except Exception:
-        logger.exception("a forked child could not reset what it has of its parent")
+        logger.exception("a reset in a forked child failed")
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -1,9 +1,9 @@
-"""Waiting and starting threads in ways that a signal cannot break.
+"""Waits for threads and starts threads in ways that a signal cannot break.
 
-Python runs signal handlers, and raises KeyboardInterrupt, in the main thread only, between any two
-bytecodes. An interrupt inside ``with condition:`` or ``Event.wait()`` can leave a lock held for good, and
-one inside ``Thread.start()`` a thread that never runs. Code that the main thread may be in therefore uses
-the pieces below, in which every step that matters is a single C call; all else runs on other threads.
+Python runs signal handlers, and raises KeyboardInterrupt, in the main thread only, between any two bytecodes. An
+interrupt inside ``with condition:`` or ``Event.wait()`` can leave a lock held for good. An interrupt inside
+``Thread.start()`` can leave a thread that never runs. So code on the main thread uses the functions of this
+module, in which every critical step is a single C call. All other work runs on other threads.
 """
 
 from __future__ import annotations
@@ -36,31 +36,31 @@ __all__ = [
 _T = TypeVar("_T")
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
-# A signal that arrives just before the main thread blocks on a lock does not wake it: its handler runs
-# when the wait returns. Waking now and then bounds that delay; other threads get no signals.
+# A signal that arrives just before the main thread blocks on a lock does not wake it: the handler runs when the
+# wait returns. So the main thread wakes once in this time, in seconds. Other threads get no signals.
 _MAIN_THREAD_SLICE = 1.0
 
-# How long an interrupted call of a signal_safe function waits for the function to end, in seconds.
+# Seconds that an interrupted call of a signal_safe function waits for the end of the function.
 _INTERRUPTED_WAIT = 1.0
 
-# How long the end of the interpreter waits for the threads that are about to begin, in seconds.
+# Seconds that the end of the interpreter waits for the threads that are about to begin.
 _LAST_WAIT = 5.0
 
 # The main thread; in a forked child that is the thread that forked.
 _main_ident = threading.main_thread().ident
 
-# The latches of the threads that have been started and have not begun, by weak references: a start that an
-# interrupt prevents leaves none behind.
+# Weak references to the latches of the threads that have been started and have not begun. A start that an
+# interrupt prevents leaves no latch behind.
 _beginning: set[weakref.ref[Latch]] = set()
 
-# Set when the interpreter ends: no thread is started from then on.
+# Set when the interpreter ends. After that, no thread is started.
 _ending = False
 
 
 def _after_fork_in_child() -> None:
     global _main_ident
     _main_ident = threading.main_thread().ident
-    _beginning.clear()  # these threads are the parent's
+    _beginning.clear()  # these threads belong to the parent
 
 
 in_child(_after_fork_in_child)
@@ -74,8 +74,8 @@ def on_main_thread() -> bool:
 class Latch:
     """A one-way flag that threads can wait for: ``threading.Event`` without ``clear()`` or a held lock.
 
-    All methods may be called from any thread, any number of times; all but ``set()`` also where a signal
-    may interrupt them.
+    All methods may be called from any thread, any number of times. A signal may interrupt all of them except
+    ``set()``.
     """
 
     __slots__ = ("__weakref__", "_is_set", "_waiters")
@@ -88,15 +88,15 @@ class Latch:
         return self._is_set
 
     def set(self) -> None:
-        """Set the flag and wake all threads that wait for it. Never blocks.
+        """Set the flag and wake all waiting threads. Never blocks.
 
-        Not for code that a signal may interrupt: a waiter might not be woken.
+        Do not call it in code that a signal may interrupt: a waiting thread might not wake.
         """
         self._is_set = True
         while self._waiters:
             try:
                 waiter = self._waiters.pop()()
-            except KeyError:  # another thread sets it, too, or the last one that waited is gone
+            except KeyError:  # another thread also calls set(), or the last waiter has gone
                 return
             if waiter is not None:
                 waiter.release()
@@ -107,8 +107,9 @@ class Latch:
             return True
         waiter = _thread.allocate_lock()
         waiter.acquire()
-        # Attach, then look: set() either sees this waiter or has set the flag already. It is attached by a
-        # weak reference, which goes with it however this call ends: no clean-up that could be interrupted.
+        # First add the waiter, then read the flag: set() either sees this waiter, or has set the flag already. The
+        # set holds a weak reference, which disappears with the waiter at any end of this call. So no clean-up is
+        # necessary that a signal could interrupt.
         self._waiters.add(weakref.ref(waiter, self._waiters.discard))
         longest = _MAIN_THREAD_SLICE if on_main_thread() else threading.TIMEOUT_MAX
         while not self.is_set():
@@ -122,13 +123,14 @@ class Latch:
 def spawn(name: str, target: Callable[..., object], *args: object) -> Latch:
     """Run ``target(*args)`` on a new daemon thread called ``name``; returns at once.
 
-    The one way in which nri_sync starts a thread. Daemon, so that a process that forgets to stop its stub still
-    exits. The latch that is returned is set when the target has returned or raised. From the main thread the start
-    is one C call: the thread is started by a helper thread, since ``Thread.start()`` itself waits on locks that an
-    interrupt would leave held.
+    nri_sync starts all its threads with this function. They are daemon threads, so that a process exits even if it
+    does not stop its stub. The returned latch is set after the target has returned or raised. On the main thread
+    the start is one C call, which starts a helper thread, and the helper thread starts the thread.
+    ``Thread.start()`` itself waits on locks that an interrupt would leave held.
 
     Raises:
-        NoThread: the system has no more threads, or the interpreter is shutting down. The target has not run.
+        NoThread: the system can start no more threads, or the interpreter is shutting down. The target has not
+            run.
     """
     reset_if_forked()
     ended = Latch()
@@ -144,9 +146,10 @@ def spawn(name: str, target: Callable[..., object], *args: object) -> Latch:
 
 
 def spawn_anywhere(name: str, target: Callable[..., object], *args: object) -> None:
-    """Like :func:`spawn`, for code that may run in the middle of any other: a finalizer, or a signal handler.
+    """Like :func:`spawn`, for a finalizer or a signal handler, which may interrupt any other code.
 
-    Takes no lock. Without a thread to be had, as while the interpreter shuts down, the target does not run.
+    Takes no lock. If no thread can be started, for example while the interpreter shuts down, the target does not
+    run.
     """
     ended = Latch()
     with contextlib.suppress(RuntimeError, MemoryError):
@@ -187,12 +190,12 @@ atexit.register(_at_exit)
 def _start_or_run(
     name: str, target: Callable[..., object], args: tuple[object, ...], ended: Latch
 ) -> None:
-    """The helper thread's work. If it was the last that there was, it stands in, under no name."""
+    """Start the thread, on the helper thread. If no second thread can be started, run the target here instead."""
     try:
         _start(name, target, args, ended)
         return
     except (RuntimeError, MemoryError):
-        pass  # spawn() has returned, and can raise no more
+        pass  # spawn() has returned already, so it cannot raise
     _run(target, args, ended)
 
 
@@ -200,16 +203,16 @@ def _start(
     name: str, target: Callable[..., object], args: tuple[object, ...], ended: Latch
 ) -> None:
     thread = threading.Thread(target=_run, name=name, args=(target, args, ended), daemon=True)
-    # start() waits for this event. Where threading has no such attribute any more, start() waits as ever.
+    # start() waits for this event. If a future Python does not use this attribute, start() waits as usual.
     thread._started = _NotAwaited()  # type: ignore[attr-defined]
     thread.start()
 
 
 class _NotAwaited(threading.Event):
-    """Set by a thread that has begun; in ``Thread.start()``, its starter goes on at once.
+    """An event without a wait, so that ``Thread.start()`` returns before the new thread runs.
 
-    The wait costs two changes of threads, and on a busy machine more: the new thread has to be given a processor,
-    and then the GIL, before the one that has started it gets both back.
+    The wait would cost two switches of threads, and more on a busy machine: the new thread needs a processor and
+    the GIL, and then the starting thread needs both again.
     """
 
     def wait(self, timeout: float | None = None) -> bool:
@@ -225,9 +228,10 @@ def _run(target: Callable[..., object], args: tuple[object, ...], ended: Latch) 
 
 
 def off_main(name: str, target: Callable[[], object]) -> None:
-    """Run ``target()`` here; or, called on the main thread, on a thread of its own without waiting.
+    """Run ``target()`` on this thread; if this is the main thread, run it on a new thread without waiting for it.
 
-    Without a thread to be had, it runs here after all: an interrupt might do harm, but not to run it will.
+    If no thread can be started, the main thread runs the target itself. An interrupt could break it then, but it
+    is worse not to run it.
     """
     if on_main_thread():
         try:
@@ -241,18 +245,18 @@ def off_main(name: str, target: Callable[[], object]) -> None:
 def call_off_main(
     name: str, function: Callable[[], _T], undo: Callable[[], object] | None = None
 ) -> _T:
-    """The result of ``function()``, called here; or, on the main thread, by a thread that this one waits for.
+    """Call ``function()`` and return its result; if this is the main thread, call it on a new thread and wait.
 
-    For functions that take locks. When the wait is interrupted, the function goes on to its end; then, or
-    earlier, ``undo()`` is called, once or twice, on threads that no signal interrupts. Without a thread to
-    be had, the function runs here after all.
+    For functions that take locks. If the wait is interrupted, the function continues to its end. Then, or earlier,
+    ``undo()`` is called once or twice, on threads that no signal interrupts. If no thread can be started, the main
+    thread calls the function itself.
     """
     # A thread that is started while the interpreter ends never runs.
     if not on_main_thread() or _ending or sys.is_finalizing():
         return function()
     results: list[_T] = []
-    # The traceback of an error leads to the frames of this call: a frame that kept the error would make a cycle.
-    # An interrupt that strikes as the main thread collects such a cycle gets lost, so this list is emptied.
+    # The traceback of an error refers to the frames of this call, so a frame that kept the error would make a
+    # cycle. An interrupt during the collection of a cycle is lost, so this list is emptied.
     errors: list[BaseException] = []
     unwanted: list[None] = []
     done = Latch()
@@ -265,7 +269,8 @@ def call_off_main(
             errors.append(error)
         finally:
             done.set()
-        # The other thread marks the call as unwanted, then undoes it; this thread makes it, then looks.
+        # The main thread marks the call as unwanted, then undoes it. This thread finishes the call, then reads the
+        # mark.
         if unwanted:
             errors.clear()
             if undo is not None:
@@ -292,16 +297,17 @@ def call_off_main(
 
 
 def signal_safe(function: _Function) -> _Function:
-    """Decorator for a function that takes locks: called on the main thread, another thread runs it.
+    """Decorator for a function that takes locks: a call on the main thread runs on another thread.
 
-    The caller waits for the result. Hence the main thread holds none of the function's locks: a signal handler
-    may call the function, or another one that takes the same locks, at any moment. When the wait is interrupted
-    (KeyboardInterrupt), the call is withdrawn if it has not begun; otherwise the function runs to its end, and
-    the caller waits for that for up to a second before it raises. So a call is made as a whole or not at all,
-    and before the calls that follow it.
+    The main thread waits for the result. So it holds none of the function's locks, and a signal handler may call
+    the function, or another one that takes the same locks, at any moment. If the wait is interrupted
+    (KeyboardInterrupt) before the call has begun, the call is withdrawn. If the call has begun, the function runs
+    to its end, and the main thread waits up to a second for it before it raises. So a call happens completely or
+    not at all, and before the calls that follow it.
 
-    On other threads this costs one comparison. The function must not wait for the caller's thread, log, or call
-    code of the application that does: the main thread may hold their locks. To wait, use a Latch outside of it.
+    On other threads the decorator costs one comparison. The function must not wait for the thread of the caller,
+    must not log, and must not call code of the application that does, because the main thread may hold the locks
+    of that code. To wait, use a Latch outside of the function.
     """
 
     @functools.wraps(function)
@@ -318,7 +324,7 @@ def _call_whole(function: Callable[[], _T]) -> _T:
     ended = Latch()
 
     def run() -> Any:
-        # dict.pop() is atomic: either this thread makes the call, or the other one withdraws it.
+        # dict.pop() is atomic: either this thread makes the call, or the main thread withdraws it.
         claimed = unclaimed.pop(None, None)
         try:
             return claimed and claimed()
