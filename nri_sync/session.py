@@ -65,14 +65,14 @@ class Session(Receiver):
         self.client = ClientEnd(frame=functools.partial(frame_message, call), name=name)
         self._ends: dict[int, ServerEnd | ClientEnd] = {serve: self.server, call: self.client}
         self._decoder = FrameDecoder()
-        # True if no frame and no message is incomplete.
-        self._between = True
+        #: True if no frame and no message is incomplete. Only the reading thread asks.
+        self.between = True
         self._discarded: dict[int, int] = {}
         self.link = Link(sock, self, name=name, callers_read=callers_read, max_threads=max_threads)
         self.server.link = self.client.link = self.link
 
     def receive(self, data: memoryview, jobs: list[Job]) -> None:
-        if self._between:
+        if self.between:
             whole = decode_whole(data)
             if whole is not None:
                 connection_id, message = whole
@@ -81,7 +81,7 @@ class Session(Receiver):
                     end.receive_message(message, jobs)
                     return
         self._receive_pieces(data, jobs)
-        self._between = not (
+        self.between = not (
             self._decoder.inside or any(end.inside_message for end in self._ends.values())
         )
 

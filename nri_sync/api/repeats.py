@@ -10,15 +10,24 @@ Hooks have no key: a hook that occurs twice runs twice.
 from __future__ import annotations
 
 from collections.abc import Iterator, MutableMapping, Sequence
-from typing import Any
+from operator import attrgetter
+from typing import Any, Callable
 
 from google.protobuf.message import Message
 
 from nri_sync.api._check import show
-from nri_sync.api.nri_pb2 import ContainerAdjustment, ContainerUpdate
+from nri_sync.api.nri_pb2 import ContainerAdjustment, ContainerUpdate, LinuxContainerAdjustment
 from nri_sync.api.removal import is_marked
 
-__all__ = ["Entries", "assign", "assign_message", "deduplicated", "deduplicated_updates", "merged"]
+__all__ = [
+    "Entries",
+    "assign",
+    "assign_message",
+    "deduplicated",
+    "deduplicated_updates",
+    "has_distinct_keys",
+    "merged",
+]
 
 # The messages that have a key: a name for errors, and the field that is the key.
 _KEYS = {
@@ -83,14 +92,79 @@ def deduplicated(adjustment: ContainerAdjustment) -> ContainerAdjustment:
 
     Raises as :meth:`Entries.add`.
     """
-    if not any(_repeats(entries) for entries in _keyed(adjustment)):
+    if not _has_repeats(adjustment):
         return adjustment
     copy = ContainerAdjustment()
     copy.CopyFrom(adjustment)
     for entries in _keyed(copy):
-        if _repeats(entries):
-            _drop_repeats(entries)
+        _drop_repeats(entries)
     return copy
+
+
+# In the encoding of an adjustment: the tags of fields whose entries have a key, which is their first field; of the
+# field for Linux, whose entries are deeper inside; and of a key.
+_KEYED = frozenset((3 << 3 | 2, 4 << 3 | 2, 7 << 3 | 2, 8 << 3 | 2))
+_LINUX = 6 << 3 | 2
+_OF_KEY = 1 << 3 | 2
+
+
+def has_distinct_keys(adjustment: ContainerAdjustment, data: bytes) -> bool:
+    """Whether it is certain that :func:`deduplicated` returns the adjustment itself. ``data`` is its encoding.
+
+    Faster than :func:`deduplicated`: looks for the keys in the encoding, and gives up on anything uncommon there,
+    such as a key of 128 bytes.
+    """
+    seen: set[tuple[int, bytes]] = set()
+    count = position = 0
+    end = len(data)
+    while position < end:
+        tag, size = data[position], data[position + 1]
+        if tag & 0x87 != 2:  # a tag of two bytes, or a field without a length
+            return False
+        position += 2
+        if size >= 0x80:
+            size = size & 0x7F | data[position] << 7
+            position += 1
+            if size >= 0x4000:  # a length of three bytes
+                return False
+        if tag in _KEYED:
+            if not size or data[position] != _OF_KEY or data[position + 1] >= 0x80:
+                return False
+            count += 1
+            seen.add((tag, data[position + 2 : position + 2 + data[position + 1]]))
+        elif tag == _LINUX and _has_linux_repeats(adjustment.linux):
+            return False
+        position += size
+    return len(seen) == count
+
+
+def _has_repeats(adjustment: ContainerAdjustment) -> bool:
+    # Called for each adjustment, and nearly all have no repeats. So the fields are spelt out.
+    return (
+        _repeats(adjustment.mounts, _destination)
+        or _repeats(adjustment.env, _key)
+        or _repeats(adjustment.rlimits, _type)
+        or _repeats(adjustment.CDI_devices, _name)
+        or (adjustment.HasField("linux") and _has_linux_repeats(adjustment.linux))
+    )
+
+
+def _has_linux_repeats(linux: LinuxContainerAdjustment) -> bool:
+    return (
+        _repeats(linux.devices, _path)
+        or _repeats(linux.namespaces, _type)
+        or _repeats(linux.resources.hugepage_limits, _page_size)
+    )
+
+
+_destination, _key, _type, _name = map(attrgetter, ("destination", "key", "type", "name"))
+_path, _page_size = map(attrgetter, ("path", "page_size"))
+
+
+def _repeats(entries: Any, key: Callable[[Any], object]) -> bool:
+    # By index: the iterator of a repeated field is slow.
+    count = len(entries)
+    return count > 1 and len({key(entries[number]) for number in range(count)}) < count
 
 
 def _keyed(adjustment: ContainerAdjustment) -> Iterator[Any]:
@@ -104,14 +178,9 @@ def _keyed(adjustment: ContainerAdjustment) -> Iterator[Any]:
         yield adjustment.linux.resources.hugepage_limits
 
 
-def _repeats(entries: Any) -> bool:
-    if len(entries) < 2:
-        return False
-    _, field = _KEYS[entries[0].DESCRIPTOR.name]
-    return len({getattr(entry, field) for entry in entries}) < len(entries)
-
-
 def _drop_repeats(entries: Any) -> None:
+    if not entries:
+        return
     kept: dict[str, Message] = {}
     what, field = _KEYS[entries[0].DESCRIPTOR.name]
     for entry in entries:

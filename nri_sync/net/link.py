@@ -39,6 +39,7 @@ import termios
 import threading
 import time
 from collections.abc import Sequence
+from typing import Callable, Optional
 
 from nri_sync import fork
 from nri_sync.deadline import Deadline
@@ -50,7 +51,7 @@ from nri_sync.net.workers import READ, WATCH, Job, Task, Workers
 from nri_sync.net.writer import Buffer, Writer, is_ready
 from nri_sync.threads import Latch, on_main_thread, signal_safe
 
-__all__ = ["LINGER", "PATIENCE", "Buffer", "Job", "Link", "Receiver"]
+__all__ = ["LINGER", "PATIENCE", "Buffer", "Job", "Lane", "Link", "Receiver"]
 
 logger = get_logger("nri_sync.net")
 
@@ -59,6 +60,15 @@ _READ_SIZE = 256 * 1024
 LINGER = 0.02
 #: How long the write of a refusal may block the reading, which slows a flood down, before the link ends. Seconds.
 PATIENCE = 5.0
+
+
+#: ``lane(view, count)`` serves the first ``count`` bytes of ``view``, a whole request that needs nothing but its
+#: handler. Called with the token. Returns None when the receiver has to take the bytes, which the lane has left
+#: alone; otherwise the result of :meth:`Link.answer`.
+Lane = Callable[[memoryview, int], Optional[bool]]
+
+# The lane has served a request, and another thread has the token.
+_SERVED = NRIError("served")
 
 
 class Receiver:
@@ -117,6 +127,9 @@ class Link:
         self._receiver = receiver
         self._callers_read = callers_read
         self.writer = Writer(sock, self.close, name=name)
+        #: Serves requests ahead of the receiver, if there is one. Set before :meth:`run`, not with
+        #: ``callers_read``.
+        self.lane: Lane | None = None
         self.timer = Timer(receiver.tick, name=name)
         self.workers = Workers(
             self._work,
@@ -332,6 +345,8 @@ class Link:
         while True:
             jobs: list[Job] = []
             cause = self._receive(jobs)
+            if cause is _SERVED:
+                return workers.next_task()
             if cause is not None:
                 for job in jobs:
                     workers.submit(job)
@@ -347,14 +362,25 @@ class Link:
                 return workers.next_task() if was_watched else WATCH
 
     def _receive(self, jobs: list[Job]) -> NRIError | None:
-        """Read once, and turn the bytes into jobs. With the token. Returns why the link ends, if it does."""
+        """Read, and turn the bytes into jobs; before that, serve all requests that the lane takes. With the token.
+
+        Returns why the link ends, or None; _SERVED without the token, which another thread has.
+        """
         # With callers_read, a calling thread may have read the bytes that woke this thread.
         flags = socket.MSG_DONTWAIT if self._callers_read else 0
+        lane, view = self.lane, self._view
         try:
-            count = self._sock.recv_into(self._view, 0, flags)
+            count = self._sock.recv_into(view, 0, flags)
+            while lane is not None:
+                served = lane(view, count)
+                if served is None:
+                    break
+                if not served:
+                    return _SERVED
+                count = self._sock.recv_into(view)
             if not count:
                 return ConnectionLost("the peer closed the connection")
-            self._receiver.receive(self._view[:count], jobs)
+            self._receiver.receive(view[:count], jobs)
             for job in jobs:
                 if job.due < self.timer.due:
                     self.timer.wake_by(job.due)
@@ -386,13 +412,24 @@ class Link:
             for job in jobs[1:]:
                 workers.submit(job, caller_serves=True)
         self.token.release()
-        buffers = self._run(first)
+        return self.answer(first, self._run(first))
+
+    def answer(self, job: Job, buffers: Sequence[Buffer]) -> bool:
+        """Take the token back, if it is free, and send the message of a job that this thread has run, if any.
+
+        Returns whether this thread has the token again, or else another thread reads.
+        """
         if not self.token.regain():
-            self._answer(first, buffers)
+            self._answer(job, buffers)
             return False
         if buffers:
-            return self._answer_reading(first, buffers)
-        first.sent()
+            try:
+                rest = self.writer.begin(buffers)
+            except ConnectionLost:  # which the next read finds as well
+                rest = ()
+            if rest is None or rest:
+                return self._answer_later(job, buffers, rest)
+        job.sent()
         return True
 
     def begin_reading(self) -> bool:
@@ -441,18 +478,10 @@ class Link:
                 logger.debug("%s: an answer came after the end of the connection", self.name)
         job.sent()
 
-    def _answer_reading(self, job: Job, buffers: Sequence[Buffer]) -> bool:
-        """Send with the token, as far as that does not block; let another thread read while it does.
-
-        Returns whether this thread still has the token.
-        """
-        rest: Sequence[Buffer] | None = ()
-        # A loss is found by the next read as well.
-        with contextlib.suppress(ConnectionLost):
-            rest = self.writer.begin(buffers)
-        if rest is not None and not rest:
-            job.sent()
-            return True
+    def _answer_later(
+        self, job: Job, buffers: Sequence[Buffer], rest: Sequence[Buffer] | None
+    ) -> bool:
+        """Let another thread read while this one sends the rest, or all when the writer was busy (None)."""
         # There is a watcher: the token was free a moment ago.
         self.token.release()
         if rest is None:

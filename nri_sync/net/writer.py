@@ -134,6 +134,8 @@ class Writer:
             try:
                 if len(buffers) == 1:
                     sent = self._sock.send(buffers[0], _FLAGS)
+                    if sent == len(buffers[0]):
+                        return ()
                 else:
                     sent = self._sock.sendmsg(buffers, (), _FLAGS)
             except BlockingIOError:

@@ -35,6 +35,7 @@ from nri_sync.errors import (
 from nri_sync.net.sockets import peer_credentials
 from nri_sync.plugin import phases
 from nri_sync.plugin.ignored import IgnoredFields
+from nri_sync.plugin.lane import FastLane
 from nri_sync.plugin.late import Late
 from nri_sync.plugin.lifecycle import Attempt, Lifecycle
 from nri_sync.plugin.parts import Parts
@@ -66,10 +67,11 @@ class Connection:
         lifecycle: Lifecycle,
         attempt: Attempt,
         router: Router,
+        lane: FastLane,
         concluded: Callable[[Connection], object],
         on_loss: Callable[[], object] | None,
     ) -> None:
-        """``router`` finds the methods of a Servicer.
+        """``router`` finds the methods of a Servicer, ``lane`` serves plain requests.
 
         Each called once at the end, on a thread of the connection, when the state is IDLE: ``concluded(self)``;
         then ``on_loss()``, if a session was lost.
@@ -77,6 +79,7 @@ class Connection:
         self._plugin = plugin
         self._lifecycle = lifecycle
         self._router = router
+        self._lane = lane
         self._concluded = concluded
         self._on_loss = on_loss
         self.attempt = attempt
@@ -192,7 +195,7 @@ class Connection:
         sock.setblocking(True)
         peer = peer_credentials(sock)
         self._logger.debug("connected to process %s", "unknown" if peer is None else peer.pid)
-        return Session(
+        session = Session(
             sock,
             self._router,
             serve=PLUGIN_SERVICE,
@@ -204,6 +207,8 @@ class Connection:
             late_policy=Late(self._plugin, self) if self._plugin.late_reply else None,
             owner=self,
         )
+        self._lane.open(session, self)
+        return session
 
     def _register(self, session: Session) -> None:
         request = nri_pb2.RegisterPluginRequest(

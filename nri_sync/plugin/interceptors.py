@@ -154,6 +154,11 @@ class Interceptors:
                     )
                 )
 
+    @property
+    def serve_requests(self) -> bool:
+        """Whether any of them stands around requests."""
+        return bool(self._within or self._server)
+
     def __contains__(self, interceptor: object) -> bool:
         return any(item is interceptor for item in self.given)
 

@@ -116,18 +116,24 @@ class Servicer:
         try:
             return handler.reply(method(*arguments))
         except BaseException as error:
-            self._raised(error, context)
+            self.raised(error, context)
             raise
         finally:
             if elsewhere:
                 del serving[thread]
-            if context.status_code is _UNIMPLEMENTED:
-                # A runtime would take the plugin for one of an older protocol, and send the event again,
-                # and all others from then on, as a StateChange.
-                context.set_code(StatusCode.UNKNOWN)
+            self.forbid_unimplemented(context)
 
-    def _raised(self, error: BaseException, context: RequestContext) -> None:
-        """A handler has refused a request, or failed."""
+    def forbid_unimplemented(self, context: RequestContext) -> None:
+        """Replace the code UNIMPLEMENTED, if the handler has set it.
+
+        A runtime would take the plugin for one of an older protocol, and send the event again, and all others from
+        then on, as a StateChange.
+        """
+        if context.status_code is _UNIMPLEMENTED:
+            context.set_code(StatusCode.UNKNOWN)
+
+    def raised(self, error: BaseException, context: RequestContext) -> None:
+        """Count the exception of a handler, and log a refusal."""
         tally = self._plugin.tally
         if not (isinstance(error, Reject) or context.aborted):
             tally.add("errors")

@@ -32,6 +32,7 @@ from nri_sync.plugin.counters import Counters, Tally
 from nri_sync.plugin.facts import Facts
 from nri_sync.plugin.handover import Handover
 from nri_sync.plugin.interceptors import Interceptor, Interceptors
+from nri_sync.plugin.lane import FastLane
 from nri_sync.plugin.lifecycle import Lifecycle
 from nri_sync.plugin.phases import handler_of
 from nri_sync.plugin.servicer import Servicer
@@ -157,7 +158,8 @@ class Stub:
         )
         self._on_close = on_close
         self._lifecycle = Lifecycle(full_name, self._spec.defaults)
-        self._router = Servicer(self._spec).router
+        servicer = Servicer(self._spec)
+        self._router, self._lane = servicer.router, FastLane(self._spec, servicer)
         # The connections that are not over: the current one, and those that wait to become it. A dict for
         # its single-step operations; written by their starters and their own threads.
         self._conns: dict[Connection, None] = {}
@@ -202,7 +204,7 @@ class Stub:
         attempt = self._lifecycle.admit(deadline, inside_handler=inside)
         on_loss = None if self._on_close is None else functools.partial(self._on_close, self)
         return Connection(
-            self._spec, self._lifecycle, attempt, self._router, self._concluded, on_loss
+            self._spec, self._lifecycle, attempt, self._router, self._lane, self._concluded, on_loss
         )
 
     def _concluded(self, conn: Connection) -> None:

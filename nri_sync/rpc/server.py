@@ -148,6 +148,20 @@ class ServerEnd:
         self._ignore(event)
         return ()
 
+    def begin(self, call: ServerCall) -> bool:
+        """Enter a unary call that the fast lane has found; False, and nothing changes, if it may not begin.
+
+        Called by the reading thread, as :meth:`receive`. The end has been made without ``admit``.
+        """
+        with self._lock:
+            if not (self._takes_calls and self._streams.begin_unary(call.stream_id)):
+                return False
+            self.calls[call.stream_id] = call
+            self._unsettled.add(call)
+        if self.late_policy is not None:
+            self._limit(call, self.late_policy)
+        return True
+
     def _admit_call(self, call: ServerCall, jobs: list[Job]) -> Sequence[Buffer]:
         refusal = self._admit()
         if refusal is not None:
@@ -156,16 +170,20 @@ class ServerEnd:
             return buffers
         call.counts = True
         if self.late_policy is not None:
-            limit = self.late_policy.limit()
-            if limit is not None:
-                # Halfway first: see tick().
-                call.late_at = call.since + limit
-                call.due = call.since + limit / 2
-                if call.due < self._look_at:
-                    with self._lock:
-                        self._look_at = min(self._look_at, call.due)
+            self._limit(call, self.late_policy)
         jobs.append(call)
         return ()
+
+    def _limit(self, call: ServerCall, policy: LatePolicy) -> None:
+        """Have the timer look at the call, whose handler has a limited time."""
+        limit = policy.limit()
+        if limit is not None:
+            # Halfway first: see tick().
+            call.late_at = call.since + limit
+            call.due = due = call.since + limit / 2
+            if due < self._look_at:
+                with self._lock:
+                    self._look_at = min(self._look_at, due)
 
     def _receive_data(self, call: ServerCall, event: DataReceived, jobs: list[Job]) -> None:
         inbox = call.inbox

@@ -28,7 +28,15 @@ from nri_sync.wire.ttrpc import (
     MESSAGE_MAX,
 )
 
-__all__ = ["TOO_MANY", "CallOwner", "Reply", "ServerCall"]
+__all__ = [
+    "TOO_MANY",
+    "CallOwner",
+    "Reply",
+    "ServerCall",
+    "not_decoded",
+    "not_encoded",
+    "timeout_of",
+]
 
 
 from typing import Protocol
@@ -149,8 +157,7 @@ class ServerCall(Job):
             if request.metadata
             else _NO_METADATA
         )
-        nanoseconds = request.timeout_nano
-        timeout = nanoseconds / 1e9 if nanoseconds and nanoseconds < _NEVER else None
+        timeout = timeout_of(request.timeout_nano)
         context = end.router.context_class(
             method, metadata, self.since, timeout, end.peer, self._cancel
         )
@@ -189,7 +196,7 @@ class ServerCall(Job):
             response = handler.unary_unary(argument, context)
             return context.status(None) or self._encode(handler, response)
         except BaseException as error:
-            return self._failure(error, context)
+            return self.failure(error, context)
         finally:
             current_context.reset(token)
 
@@ -199,7 +206,7 @@ class ServerCall(Job):
         try:
             return payload if deserialize is None else deserialize(payload)
         except Exception as error:
-            return Status(StatusCode.INTERNAL, f"cannot deserialize the request: {error}")
+            return not_decoded(error)
 
     def _encode(self, handler: Any, response: Any) -> bytes | Status:
         if response is None:
@@ -208,8 +215,7 @@ class ServerCall(Job):
         try:
             return bytes(response if serialize is None else serialize(response))
         except Exception as error:
-            logger.exception("cannot serialize the response of %s", self.method)
-            return Status(StatusCode.INTERNAL, f"cannot serialize the response: {error}")
+            return not_encoded(self.method, error)
 
     def _stream(
         self, handler: Any, payload: bytes, context: RequestContext
@@ -254,8 +260,7 @@ class ServerCall(Job):
             try:
                 request = data if deserialize is None else deserialize(data)
             except Exception as error:
-                text = f"cannot deserialize the request: {error}"
-                raise _RequestsBroken(Status(StatusCode.INTERNAL, text)) from error
+                raise _RequestsBroken(not_decoded(error)) from error
             yield request
             data = END if inbox is None else inbox.get(deadline)
         if not context.is_active():
@@ -266,7 +271,8 @@ class ServerCall(Job):
         what = f"method {method}" if self._end.router.has_service(service) else f"service {service}"
         return Status(StatusCode.UNIMPLEMENTED, what)
 
-    def _failure(self, error: BaseException, context: RequestContext) -> Status:
+    def failure(self, error: BaseException, context: RequestContext) -> Status:
+        """Log the exception of a handler, and return the status that the call ends with."""
         broken = error.status if isinstance(error, _RequestsBroken) else None
         status = context.status(broken or from_exception(error))
         assert status is not None
@@ -330,15 +336,19 @@ class ServerCall(Job):
         end = self._end
         if not end.finish(self, late=late):
             if not late:
-                if self.late and end.late_policy is not None:
-                    error = outcome if isinstance(outcome, Status) else None
-                    end.late_policy.finished(self, error)
-                elif outcome is not None:
-                    logger.debug("%s: the answer is not wanted any more", self.method)
+                self.not_wanted(outcome)
             return ()
         if isinstance(outcome, Status):
             return encode_error(self.stream_id, outcome, end.frame)
         return encode_success(self.stream_id, outcome or b"", end.frame)
+
+    def not_wanted(self, outcome: bytes | Status | None) -> None:
+        """The handler is done, after the call was over."""
+        policy = self._end.late_policy
+        if self.late and policy is not None:
+            policy.finished(self, outcome if isinstance(outcome, Status) else None)
+        elif outcome is not None:
+            logger.debug("%s: the answer is not wanted any more", self.method)
 
     def payload(self) -> bytes:
         """The request as it came, of a call that waits for a thread; afterwards it is empty.
@@ -352,6 +362,22 @@ class ServerCall(Job):
         if self.inbox is not None:
             self.inbox.discard()
         return [] if self.context is None else self.context.end()
+
+
+def timeout_of(nanoseconds: int) -> float | None:
+    """The timeout of a request in seconds; ``None``: the caller never gives up."""
+    return nanoseconds / 1e9 if nanoseconds and nanoseconds < _NEVER else None
+
+
+def not_decoded(error: Exception | BaseException) -> Status:
+    """The status of a call whose request cannot be parsed."""
+    return Status(StatusCode.INTERNAL, f"cannot deserialize the request: {error}")
+
+
+def not_encoded(method: str, error: BaseException) -> Status:
+    """The status of a call whose response cannot be encoded. Logs the exception."""
+    logger.error("cannot serialize the response of %s", method, exc_info=error)
+    return Status(StatusCode.INTERNAL, f"cannot serialize the response: {error}")
 
 
 calls_handlers(ServerCall._outcome.__code__)

@@ -189,6 +189,14 @@ class ServerStreams:
         """The number of live streams."""
         return len(self._states)
 
+    def begin_unary(self, stream_id: int) -> bool:
+        """Begin a unary stream, as :meth:`receive` of its request; False, without a change, if the id is wrong."""
+        if stream_id <= self._last_id or not stream_id & 1:
+            return False
+        self._last_id = stream_id
+        self._states[stream_id] = State.UNARY
+        return True
+
     def receive(self, message: Message) -> ServerEvent:
         """The event of ``message``. Never raises: for a wrong message the event is Rejected or Ignored."""
         type, stream_id, flags, _, data = message

@@ -6,9 +6,11 @@ from typing import Any, Callable
 
 import pytest
 from google.protobuf.message import Message
+from hypothesis import given
+from hypothesis import strategies as st
 
 from nri_sync.api import Adjustment, ContainerUpdate, Update, nri_pb2
-from nri_sync.api.repeats import deduplicated, deduplicated_updates, merged
+from nri_sync.api.repeats import deduplicated, deduplicated_updates, has_distinct_keys, merged
 
 __all__: list[str] = []
 
@@ -280,3 +282,42 @@ def test_many_entries_take_no_longer_than_few() -> None:
     for number in range(100_000):
         adjustment.add_env(f"A{number}", "1")
     assert len(deduplicated(adjustment.message).env) == 100_000
+
+
+KEYED_ENTRIES = st.sampled_from(["", "a", "b", "x" * 127, "y" * 128, "é" * 70])
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["mounts", "env", "rlimits", "CDI_devices"]), KEYED_ENTRIES)
+    ),
+    st.lists(st.tuples(st.sampled_from(["devices", "namespaces", "hugepages"]), KEYED_ENTRIES)),
+    st.integers(0, 20_000),
+)
+def test_distinct_keys_are_certain(
+    entries: list[tuple[str, str]], linux: list[tuple[str, str]], padding: int
+) -> None:
+    adjustment = nri_pb2.ContainerAdjustment(args=["same", "same"])
+    adjustment.annotations["padding"] = "x" * padding
+    for field, key in entries:
+        name = {"mounts": "destination", "env": "key", "rlimits": "type", "CDI_devices": "name"}
+        getattr(adjustment, field).add(**{name[field]: key})
+    for field, key in linux:
+        if field == "hugepages":
+            adjustment.linux.resources.hugepage_limits.add(page_size=key)
+        elif field == "devices":
+            adjustment.linux.devices.add(path=key)
+        else:
+            adjustment.linux.namespaces.add(type=key)
+    certain = has_distinct_keys(adjustment, adjustment.SerializeToString())
+    # Entries without a difference: deduplicated() never raises here.
+    distinct = deduplicated(adjustment) is adjustment
+    assert distinct or not certain
+    common = all(0 < len(key.encode()) < 128 for _, key in entries) and padding < 16_000
+    assert certain or not (distinct and common)
+
+
+def test_distinct_keys_among_unknown_fields() -> None:
+    adjustment = nri_pb2.ContainerAdjustment.FromString(b"\xa2\x06\x01x")
+    assert not has_distinct_keys(adjustment, adjustment.SerializeToString())
+    assert has_distinct_keys(nri_pb2.ContainerAdjustment(), b"")

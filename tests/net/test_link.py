@@ -12,10 +12,11 @@ import pytest
 
 from nri_sync.deadline import Deadline
 from nri_sync.errors import ConnectionLost, NRIError, RemoteProtocolError
-from nri_sync.net.link import LINGER, Job, Link, Receiver
+from nri_sync.net.link import LINGER, Job, Lane, Link, Receiver
 from nri_sync.threads import Latch
 from tests.net.rig import (
     LONG,
+    Line,
     Lines,
     eventually,
     in_thread,
@@ -144,6 +145,78 @@ class TestServing:
             Receiver().receive(memoryview(b""), [])
         assert Receiver().tick(0) == math.inf
         assert Job().due == math.inf
+
+
+class TestTheLane:
+    """It serves requests ahead of the receiver, as long as it takes them."""
+
+    def lane_of(self, lines: Lines, taken: list[bytes]) -> Lane:
+        link = lines.link
+
+        def lane(view: memoryview, count: int) -> bool | None:
+            data = bytes(view[:count])
+            if not data.startswith(b"lane ") or not link.workers.appoint_watcher():
+                return None
+            taken.append(data)
+            job = Line(lines, data.decode().rstrip("\n").partition(" ")[2])
+            link.token.release()
+            return link.answer(job, job.run())
+
+        return lane
+
+    def test_it_takes_some_requests(self) -> None:
+        taken: list[bytes] = []
+        with linked(run=False) as (lines, peer):
+            lines.link.lane = self.lane_of(lines, taken)
+            in_thread(lines.link.run)
+            for number in range(20):
+                peer.send(f"lane {number}")
+                assert peer.read() == str(number)
+                peer.send(f"other {number}")
+                assert peer.read() == f"other {number}"
+            assert len(taken) == 20
+            assert lines.link.workers.threads == 2
+
+    def test_another_thread_reads_while_it_serves(self) -> None:
+        taken: list[bytes] = []
+        with linked(run=False) as (lines, peer):
+            lines.link.lane = self.lane_of(lines, taken)
+            in_thread(lines.link.run)
+            peer.send("lane block a")
+            assert lines.entered["block a"].wait(LONG)
+            peer.send("lane b")
+            assert peer.read() == "b"
+            peer.send("c")
+            assert peer.read() == "c"
+            lines.release("a")
+            assert peer.read() == "block a"
+            peer.send("lane d")
+            assert peer.read() == "d"
+            assert len(taken) == 3
+
+    @pytest.mark.parametrize("how", ["close", "eof"])
+    def test_the_end_while_it_serves(self, how: str) -> None:
+        with linked(run=False) as (lines, peer):
+            lines.link.lane = self.lane_of(lines, [])
+            in_thread(lines.link.run)
+            peer.send("lane block a")
+            assert lines.entered["block a"].wait(LONG)
+            if how == "close":
+                lines.link.close()
+            else:
+                peer.close()
+            assert lines.is_lost.wait(LONG)
+
+    def test_its_failure_ends_the_link(self, caplog: pytest.LogCaptureFixture) -> None:
+        def lane(view: memoryview, count: int) -> bool | None:
+            raise ZeroDivisionError("a bug")
+
+        with linked(run=False) as (lines, peer):
+            lines.link.lane = lane
+            in_thread(lines.link.run)
+            peer.send("one")
+            assert lines.is_lost.wait(LONG)
+            assert "a bug" in caplog.text
 
 
 class TestDraining:

@@ -163,6 +163,16 @@ class TestServerMoves:
 
 
 class TestServerReceives:
+    def test_a_unary_stream_may_begin_without_a_message(self) -> None:
+        streams = ServerStreams()
+        begun = [streams.begin_unary(number) for number in (2, 3, 3, 1, 4, 5)]
+        assert begun == [False, True, False, False, False, True]
+        assert len(streams) == 2
+        assert streams.send_response(3)
+        assert not streams.send_response(3)
+        assert isinstance(streams.receive(Message(REQUEST, 5, 0, 0, b"")), Rejected)
+        assert isinstance(streams.receive(Message(DATA, 5, 0, 0, b"")), Rejected)
+
     @pytest.mark.parametrize(
         ("flags", "state"),
         [
