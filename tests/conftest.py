@@ -73,10 +73,17 @@ def socket_dir() -> Iterator[Path]:
 @pytest.fixture(autouse=True)
 def _the_machine_may_be_busy(
     request: pytest.FixtureRequest, caplog: pytest.LogCaptureFixture
-) -> None:
+) -> Iterator[None]:
     """Keep the warning of a busy machine from tests that compare the whole log: any test can cause it."""
+
+    def keep(record: logging.LogRecord) -> bool:
+        return not is_busy_warning(record.getMessage())
+
+    # All tests share the handler.
     if request.path.name != "test_late.py":
-        caplog.handler.addFilter(lambda record: not is_busy_warning(record.getMessage()))
+        caplog.handler.addFilter(keep)
+    yield
+    caplog.handler.removeFilter(keep)
 
 
 @pytest.fixture(autouse=True)
