@@ -260,4 +260,4 @@ def test_requests_go_to_the_one_side_and_answers_to_the_other(ends: tuple[End, E
     for caller in callers:
         caller.join(LONG)
     for end in ends:
-        assert end.session.server.quiet(Deadline(LONG))
+        assert end.session.server.wait_idle(Deadline(LONG))

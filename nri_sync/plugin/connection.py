@@ -243,7 +243,7 @@ class Connection:
     def learn(self, request: nri_pb2.ConfigureRequest) -> None:
         """Take in the runtime's names, versions and timeouts."""
         self.registered = True  # though the reply may still be on its way
-        self.facts = facts = self.facts.told(request, self._plugin.defaults)
+        self.facts = facts = self.facts.with_configure(request, self._plugin.defaults)
         self.ignored.learn(facts.runtime_nri_version)
         self._lifecycle.learned(self.attempt, facts)
         if facts.runtime_nri_version == "unknown":
@@ -332,7 +332,7 @@ class Connection:
             session.link.close()
         elif first:
             # A request that comes now could still be handled, but its answer would come too late.
-            session.server.take_no_more()
+            session.server.stop_accepting()
             try:
                 spawn(f"{self._plugin.name}-stop", self._close_gently, session, grace)
             except (RuntimeError, MemoryError):
@@ -347,7 +347,7 @@ class Connection:
             while self._last_answers:
                 self._last_answers.popleft().wait(deadline)
             if grace:
-                session.server.quiet(quiet_by)
+                session.server.wait_idle(quiet_by)
             session.link.drain(Deadline(min(_DRAIN, grace or _DRAIN)))
             if not self._last_answers:
                 break

@@ -1,4 +1,4 @@
-"""What a stub knows of the runtime: from Configure, and before that by default."""
+"""The facts about the runtime that a stub has: from Configure, and before that by default."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ __all__ = ["Facts"]
 
 
 class Facts(NamedTuple):
-    """Immutable, so that whoever reads it sees what belongs together."""
+    """Immutable, so that a reader sees the facts of one moment."""
 
-    #: What the plugin is subscribed to.
+    #: The events that the plugin is subscribed to.
     events: EventMask
     #: In seconds.
     registration_timeout: float
     request_timeout: float = api.DEFAULT_REQUEST_TIMEOUT
     runtime_name: str = ""
     runtime_version: str = ""
-    #: As told or inferred.
+    #: As the runtime sends it, or inferred.
     runtime_nri_version: str = "unknown"
     #: The events that the plugin asks for and that the runtime does not have.
     missing_events: EventMask = EventMask(0)
@@ -32,9 +32,9 @@ class Facts(NamedTuple):
         # The runtime's clock began a little earlier, and the answer takes a moment to get there.
         return timeout - min(max(0.1 * timeout, 0.05), 0.5 * timeout)
 
-    def told(self, request: nri_pb2.ConfigureRequest, defaults: Facts) -> Facts:
-        """With what the runtime says of itself. Runtimes before NRI v0.7 do not tell their timeouts: 0
-        means that there is no answer, not that there is no time.
+    def with_configure(self, request: nri_pb2.ConfigureRequest, defaults: Facts) -> Facts:
+        """The facts with those of a Configure request. Runtimes before NRI v0.7 do not send their timeouts: 0
+        stands for the default, not for no time.
         """
         registration, answer = request.registration_timeout, request.request_timeout
         version = api.runtime_nri_version(

@@ -71,7 +71,7 @@ class Handover(Interceptor):
         stub = nri_sync.Stub(plugin, interceptors=[nri_sync.Handover("/run/nri-plugins")])
         nri_sync.run_forever(stub)
 
-    Instances are those of the same plugin name, whatever their indices are. :func:`nri_sync.run_forever` and
+    Instances are those of the same plugin name, with any index. :func:`nri_sync.run_forever` and
     :func:`nri_sync.kit.main` stand by, connected to nothing, while another instance serves. They register when
     that instance is about to end, and become the ones that serve when its session has ended. A stub that is
     started otherwise does not stand by.
@@ -219,7 +219,7 @@ class Handover(Interceptor):
                 listener()
 
     def _next_word(self) -> bytes | None:
-        """What the instance to follow does; None where there is none, or this instance does not serve."""
+        """The state of the instance to follow; None where there is none, or this instance does not serve."""
         if self._stub is None or not self._turn.is_held or not self._stub.started:
             return None
         if self._next.take():

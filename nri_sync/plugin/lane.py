@@ -121,7 +121,7 @@ class LaneCall(ServerCall, RequestContext):
         return self._end.peer
 
     def sent(self) -> None:
-        self._end.settle(self)
+        self._end.mark_sent(self)
         if self.answered is not None:
             self.answered.set()
 

@@ -24,7 +24,7 @@ _MAKING = frozenset({"RunPodSandbox", "CreateContainer"})
 # Beside busy threads, a thread that comes back from a system call waits for its turn to run. On the runtime's
 # clock, the socket is seen, disarmed and read; then the timer thread wakes and answers. One turn is to spare.
 _TURNS = 6
-# What is left of a delay with each look.
+# The share of a delay that is left after each look.
 _FADING = 0.95
 # A delay of the timer thread that counts, in seconds.
 _NOTICEABLE = 0.1

@@ -1,4 +1,4 @@
-"""The options of a stub that what makes one for a plugin hands on: ``kit.main``, ``kit.run``, the test kit."""
+"""The options that ``kit.main``, ``kit.run`` and the test kit pass on to a stub."""
 
 from __future__ import annotations
 

@@ -247,7 +247,7 @@ def _run_once(
 
 
 class _Waits:
-    """What the loop waits for. Each wait ends with the loop, and gives signs of life to other instances."""
+    """The waits of the loop. Each wait ends with the loop, and gives signs of life to other instances."""
 
     def __init__(self, stub: Stub, stopped: Latch, stop_event: threading.Event | None) -> None:
         self._stub = stub

@@ -1,4 +1,4 @@
-"""Who a plugin is, and where its connections come from."""
+"""The identity of a plugin, and the source of its connections."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Dialer = Callable[[str], socket.socket]
 def identify(name: str | None, idx: str | int | None) -> api.PluginId:
     """The plugin's index and name: from the arguments, the environment, or the program's file name.
 
-    What is given explicitly wins. An index that is nowhere else is taken from a file name of the form
+    Arguments win. An index that is nowhere else is taken from a file name of the form
     ``NN-name``, and so is the name then; with an index, the whole file name is the name.
 
     Raises:
@@ -75,13 +75,13 @@ class Source:
         dialer: Dialer | None,
         socket_path: str | None,
     ) -> None:
-        """Raises IdentityError, or TypeError, when what was given or inherited is no usable connection."""
+        """Raises IdentityError, or TypeError, when the given or inherited connection cannot be used."""
         self.path = socket_path or api.DEFAULT_SOCKET_PATH
         self._dialer = dialer
-        # The connection that serves once. A list, for a pop() that only one of two threads can win: what is
-        # left of a start that was stopped may still be dialling.
+        # The connection that serves once. A list, for a pop() that only one of two threads can win: the thread of
+        # a start that was stopped may still be dialling.
         self._once: list[socket.socket] = []
-        # What watch() has connected.
+        # The connections that watch() has made.
         self._watched: list[socket.socket] = []
         # Why there is no second connection, where there is none.
         self._spent = ""
@@ -134,7 +134,7 @@ class Source:
         return True
 
     def forget(self) -> None:
-        """Close what :meth:`watch` has kept. A connection that was given stays."""
+        """Close the connections that :meth:`watch` has kept. A connection that was given stays."""
         while self._watched:
             with contextlib.suppress(IndexError):
                 self._watched.pop().close()
@@ -159,7 +159,7 @@ class Source:
         return self._connect(deadline, unwanted)
 
     def explain(self, error: BaseException) -> str:
-        """Why :meth:`open` failed with ``error``, and what to do about it."""
+        """Why :meth:`open` failed with ``error``, and the remedy."""
         reason = (isinstance(error, OSError) and error.strerror) or str(error) or repr(error)
         if self._dialer is not None:
             return f"the dialer failed for {self.path}: {type(error).__name__}: {reason}"

@@ -11,8 +11,8 @@
      |  ENDED                                  |
      +-----------------------------------------+
 
-Everything that affects transitions lives here; what they mean, and who makes them, is not known here. A move
-that the table does not list is a bug of the caller: it raises, and changes nothing.
+This file has all transitions, and knows neither their meaning nor the threads that make them. A move that the
+table does not list is a bug of the caller: it raises, and changes nothing.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ __all__ = ["TRANSITIONS", "Move", "State", "following"]
 
 
 class State(enum.Enum):
-    """What a stub is doing."""
+    """The state of a stub."""
 
     #: No session, no threads, no sockets.
     IDLE = "idle"
@@ -36,7 +36,7 @@ class State(enum.Enum):
 
 
 class Move(enum.Enum):
-    """What happens to a stub."""
+    """An event that changes the state of a stub."""
 
     START = "start"
     CONFIGURED = "configured"

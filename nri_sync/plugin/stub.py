@@ -98,8 +98,8 @@ class Stub:
             socket_path: the runtime's socket; default /var/run/nri/nri.sock.
             connection: a connected socket to use instead, for one session; the stub owns it.
             dialer: called with the socket path to make each connection instead; returns a connected socket.
-            on_close: called with the stub, once for each session that ended other than by ``stop()``, on a
-                thread of its own, when the stub is IDLE again. May call any method. Its exceptions go to
+            on_close: called with the stub, once for each session that ended other than by ``stop()``, on
+                another thread, when the stub is IDLE again. May call any method. Its exceptions go to
                 ``threading.excepthook``.
             registration_timeout: seconds for ``start()``, until the runtime sends its own.
             failure_policy: for the runtime, when this plugin fails to answer; from NRI v0.12.4 on.
@@ -176,8 +176,8 @@ class Stub:
         """Connect, register and be configured. Blocks until that is done.
 
         ``timeout`` is in seconds, for all of it; default is ``registration_timeout``. While the session
-        before is still ending it waits for that, too; but not in a handler, where that end may be waiting
-        for it. When it fails, everything is released, and the stub can be started again.
+        before is still ending, the call waits for that end first, except in a handler: the end may be waiting
+        for the answer of that handler. When it fails, everything is released, and the stub can be started again.
 
         Raises:
             AlreadyStarted: a session is starting or up.

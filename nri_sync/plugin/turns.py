@@ -76,7 +76,7 @@ class Turn:
         return any(self._is_at_path(file) for file in self._held.copy())
 
     def sign(self, word: bytes | None = None) -> None:
-        """Show that the holder is alive; with ``word``, also what it does. No effect without the lock."""
+        """Show that the holder is alive, and ``word``, its state, if given. No effect without the lock."""
         for file in self._held.copy():
             # Closed meanwhile, by another thread.
             with contextlib.suppress(OSError, ValueError):

@@ -1,4 +1,4 @@
-"""Running what an application wants to be called when a call is over."""
+"""Runs the callbacks that an application has added to a call."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Callback = Callable[[], object]
 
 
 def run_callbacks(callbacks: Sequence[Callback]) -> None:
-    """Call all of them, in order. What one raises is logged, and keeps none of the others from running."""
+    """Call all of them, in order. An exception of one is logged; the others run all the same."""
     for callback in callbacks:
         try:
             callback()

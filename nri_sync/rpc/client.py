@@ -72,7 +72,7 @@ class ClientEnd:
         # Held from the allocation of a stream id to the end of its request on the wire: the peer refuses
         # ids that do not grow. Taken before _lock and before the link's locks.
         self._send_lock = threading.Lock()
-        # Guards what follows, and the callbacks of the calls. Innermost.
+        # Guards the fields below, except where they say otherwise, and the callbacks of the calls. Innermost.
         self._lock = threading.Lock()
         self._streams = ClientStreams()
         # The calls that are not done. dict.pop() is atomic: exactly one thread takes a call off, and ends it.
@@ -143,7 +143,7 @@ class ClientEnd:
         if read and self.link.begin_reading():
             if self.link.try_send(buffers):
                 return True
-            # The peer does not read, perhaps because it waits for somebody to read here.
+            # The peer does not read, perhaps because it waits until a thread of this side reads.
             self.link.end_reading()
         try:
             self.link.send(buffers, call.deadline)
@@ -252,7 +252,7 @@ class ClientEnd:
         return True
 
     def cancel(self, call: ClientCall) -> bool:
-        """End a call, and drop what has arrived of it; False when it is done."""
+        """End a call, and drop the messages that have arrived; False when the call is done."""
         if not self.finish(call, CANCELLED, even_if_answered=True):
             return False
         if call.inbox is not None:
@@ -286,7 +286,7 @@ class ClientEnd:
             self._conclude(call, *call.outcome)
 
     def expire(self, call: ClientCall) -> None:
-        """End a call whose time is over. What has arrived in time counts."""
+        """End a call whose time is over. An outcome that has arrived in time counts."""
         self.settle(call)
         status = _too_late(call)
         self.finish(call, status, cause=TimeoutError(status.details))
@@ -338,7 +338,7 @@ class ClientEnd:
     # For the link
 
     def receive(self, data: memoryview, jobs: list[Job]) -> None:
-        """Take bytes in, and deliver what they answer."""
+        """Take bytes in, and deliver the answers in them."""
         for message in self._decoder.receive(data):
             self.receive_message(message, jobs)
 
@@ -404,7 +404,7 @@ class ClientEnd:
             return [call.inbox for call in self._calls.values() if call.inbox is not None]
 
     def tick(self, now: float) -> float:
-        """End the calls whose time is over and that nobody waits for; returns when the next one is."""
+        """End the calls whose time is over and that no thread waits for; returns the time of the next one."""
         next_due = math.inf
         with self._lock:
             calls = list(self._calls.values())
@@ -416,7 +416,7 @@ class ClientEnd:
                     next_due = min(next_due, call.deadline.at)
         return next_due
 
-    def shut(self, status: Status, cause: Exception | None = None) -> None:
+    def fail_all(self, status: Status, cause: Exception | None = None) -> None:
         """End all calls with ``status``, those to come as well. Idempotent: the first status counts."""
         with self._lock:
             if self._closed is None:
@@ -450,7 +450,7 @@ class ClientEnd:
         if self._ignored > 1:
             logger.warning("%s: %d messages were ignored in all", self.name, self._ignored)
         text = "the connection was closed" if cause is None else str(cause)
-        self.shut(self._unavailable(text), ConnectionLost(text) if cause is None else cause)
+        self.fail_all(self._unavailable(text), ConnectionLost(text) if cause is None else cause)
 
 
 def _too_late(call: ClientCall) -> Status:

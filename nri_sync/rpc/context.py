@@ -73,7 +73,7 @@ class RequestContext:
     runtime: Any = None
     #: For the layers above: the code that the handler has set.
     status_code: StatusCode | None = None
-    #: Set when the answer has been handed to the kernel; None unless a thread waits for that.
+    #: Set when the kernel has the answer; None unless a thread waits for it.
     answered: Latch | None = None
     _details: str | None = None
     _rich: bytes | None = None
@@ -265,7 +265,7 @@ class RequestContext:
         return self.answered
 
     def status(self, error: Status | None) -> Status | None:
-        """The error to answer with: what the handler set, or what it raised; ``None`` for success."""
+        """The error to answer with: that of the handler's calls here, or ``error``; ``None`` for success."""
         # The common case needs no lock.
         return error if self.status_code is None else self._explicit_status(error)
 

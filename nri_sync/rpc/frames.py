@@ -1,4 +1,4 @@
-"""Which frames of a traceback are a handler's, and not those of what calls it."""
+"""Finds the frames of a handler in a traceback, and leaves out those of its callers."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ _callers: set[CodeType] = set()
 
 
 def calls_handlers(code: CodeType) -> None:
-    """What stands in a traceback up to a frame of this code is not the handler's."""
+    """Note the code of a function that calls handlers: frames up to its own are not the handler's."""
     _callers.add(code)
 
 
 def own_frames(trace: TracebackType | None) -> TracebackType | None:
     """The part of a traceback that begins with the handler's own frame.
 
-    That is the whole of it if no frame of a handler is in it: then what called the handler is to blame.
+    A traceback without a frame of a handler is returned as a whole: the fault is in the caller.
     """
     found = found_outside = None
     entry = trace

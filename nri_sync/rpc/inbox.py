@@ -1,4 +1,4 @@
-"""What has arrived on a stream and was not taken yet."""
+"""The messages of a stream that have arrived and that the consumer has not taken yet."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from nri_sync.threads import Latch, on_main_thread
 
 __all__ = ["END", "Holdings", "Inbox", "cost"]
 
-#: What :meth:`Inbox.get` returns when there is nothing more to come.
+#: The result of :meth:`Inbox.get` after the last message.
 END = None
 
-# ttRPC has no flow control of its own. When the consumer of a stream is this far behind, nothing more is
-# read from the connection until it has caught up: that slows the sender down, and every other call too.
+# ttRPC has no flow control. When the consumer of a stream is so many bytes behind, the link reads nothing until
+# the consumer has caught up. That slows the sender down, and all other calls of the connection.
 _LIMIT = 16 * 1024 * 1024
-# What the streams of a connection hold together.
+# The bytes that the streams of a connection hold together at most.
 _TOTAL = 64 * 1024 * 1024
-# A consumer that takes nothing for so long (seconds) loses its stream, for the sake of the others.
+# Seconds without a message taken after which a consumer loses its stream, so that the others go on.
 _STALL = 10.0
 # Bytes of memory that a message takes beside its content: the header of the bytes object, the rounding of the
 # allocator, and a place in the queue. Measured 56 with messages of 2 bytes.
@@ -69,13 +69,13 @@ class Inbox:
         return True
 
     def end(self) -> None:
-        """Nothing more will come; what is there can still be taken. Any thread."""
+        """Add the end. The messages before it can still be taken. Any thread."""
         self._ended = True
         self._add(END)
         self._make_room()
 
     def discard(self) -> None:
-        """The consumer wants no more: what is there is dropped. Any thread."""
+        """Drop all messages, those to come as well, and add the end. Any thread."""
         self._discarding = True
         with contextlib.suppress(queue.Empty):
             while True:
@@ -124,7 +124,7 @@ class Inbox:
 
     def _add(self, item: bytes | None) -> None:
         self._queue.put(item)
-        # Add, then replace: whoever reads the new one looks into the queue afterwards.
+        # Add, then replace: a thread that reads the new latch looks into the queue afterwards.
         arrival, self._arrival = self._arrival, Latch()
         arrival.set()
 
@@ -139,7 +139,7 @@ class Inbox:
 
 
 class Holdings:
-    """Bounds what the streams of one connection hold together. For the reading thread."""
+    """Bounds the bytes that the streams of one connection hold together. For the reading thread."""
 
     def __init__(
         self,
@@ -147,11 +147,11 @@ class Holdings:
         limit: int = _TOTAL,
         stall: float = _STALL,
     ) -> None:
-        """``inboxes()`` returns those that somebody takes from."""
+        """``inboxes()`` returns the inboxes that have a consumer."""
         self._inboxes = inboxes
         self._limit = limit
         self._stall = stall
-        # At least what they hold: counted up with each message, and counted anew when it reaches the limit.
+        # At least the bytes that they hold: raised by each message, and counted anew at the limit.
         self._most = 0
 
     def put(self, inbox: Inbox, data: bytes) -> bool:

@@ -35,7 +35,7 @@ class LatePolicy:
         return None
 
     def answer(self, call: LateCall) -> bytes | Status | None:
-        """What to answer in place of the handler: a serialized message or an error; ``None``: nothing."""
+        """The answer in place of the handler's: a serialized message, or an error; ``None``: no answer."""
         raise NotImplementedError
 
     def clock_ran(self, delay: float) -> None:
@@ -49,4 +49,4 @@ class LatePolicy:
         """The late answer has been sent, or waits for room. May block: it delays further late answers only."""
 
     def finished(self, call: LateCall, error: Status | None) -> None:
-        """The handler is done, after its call was answered for. ``error`` is what it failed with."""
+        """The handler has ended after the late answer. ``error`` is its failure, if it failed."""

@@ -84,17 +84,17 @@ class ServerEnd:
         # Guards the tables, of the calls that are not answered yet and of the streams, and _look_at. Innermost.
         self._lock = threading.Lock()
         self._streams = ServerStreams()
-        # When tick() is to be called next for a call, on the monotonic clock.
+        # The time of the next tick() for a call, on the monotonic clock.
         self._look_at = math.inf
-        #: Those that are not answered yet, by stream.
+        #: The calls that are not answered yet, by stream.
         self.calls: dict[int, ServerCall] = {}
-        #: Those that are being served, answered or not, by thread.
+        #: The contexts of the calls that are being served, answered or not, by thread.
         self.running: dict[int, RequestContext] = {}
-        # Those whose answer is not sent yet. Who takes one off, without a lock, settles it; somebody may wait
-        # for the last one to go.
-        self._unsettled: set[ServerCall] = set()
+        # The calls whose answer is not sent yet. set.remove() is atomic, so exactly one thread removes a call.
+        # wait_idle() waits until the set is empty.
+        self._unsent: set[ServerCall] = set()
         self._none_left: Latch | None = None
-        # The streams that are finished here, but the client may not know yet: it may go on sending, and a
+        # The streams that have ended here while their answer is on its way. The client may go on sending, and a
         # refusal must not overtake the answer.
         self._leaving: set[int] = set()
         self._takes_calls = True
@@ -124,7 +124,7 @@ class ServerEnd:
         return self._decoder.inside
 
     def _receive(self, message: Message, jobs: list[Job]) -> Sequence[Buffer]:
-        """Act on a message; what it begins is appended to ``jobs``. Returns what to say against it."""
+        """Process a message, and append the call that it begins to ``jobs``. Returns the refusal, if any."""
         with self._lock:
             event = self._streams.receive(message)
             if isinstance(event, RequestReceived):
@@ -132,7 +132,7 @@ class ServerEnd:
                     return ()
                 call = ServerCall(self, *event)
                 self.calls[call.stream_id] = call
-                self._unsettled.add(call)
+                self._unsent.add(call)
             else:
                 found = self.calls.get(event.stream_id)
                 if message.type == DATA and event.stream_id in self._leaving:
@@ -157,7 +157,7 @@ class ServerEnd:
             if not (self._takes_calls and self._streams.begin_unary(call.stream_id)):
                 return False
             self.calls[call.stream_id] = call
-            self._unsettled.add(call)
+            self._unsent.add(call)
         if self.late_policy is not None:
             self._limit(call, self.late_policy)
         return True
@@ -221,7 +221,7 @@ class ServerEnd:
                 call = self.calls.pop(event.stream_id, None)
             if call is not None:
                 self.run_elsewhere(call.stop())
-                self.settle(call)
+                self.mark_sent(call)
         return encode_error(event.stream_id, Status(event.code, event.reason), self.frame)
 
     def _ignore(self, event: Ignored) -> None:
@@ -261,7 +261,7 @@ class ServerEnd:
         return next_due
 
     def lost(self, cause: NRIError | None) -> None:
-        """The connection is gone: nobody waits for any answer."""
+        """The connection is gone: end all calls."""
         with self._lock:
             calls = list(self.calls.values())
             self.calls.clear()
@@ -271,20 +271,20 @@ class ServerEnd:
         callbacks: list[Callback] = []
         for call in calls:
             callbacks += call.stop()
-            self.settle(call)
+            self.mark_sent(call)
         self.run_elsewhere(callbacks)
 
     def after_fork_in_child(self) -> None:
         """The connection is the parent's, which answers the calls. A handler that has forked goes on, unheard."""
         self._lock = threading.Lock()
         self.calls.clear()
-        self._unsettled.clear()
+        self._unsent.clear()
         self._streams = ServerStreams()
         if self._none_left is not None:
             self._none_left.set()
 
-    def cut_off(self) -> None:
-        """Let no stream hold up the reading: whatever comes for one from now on is dropped."""
+    def close_inboxes(self) -> None:
+        """Drop all further messages of streams, so that no stream holds up the reading."""
         with self._lock:
             calls = list(self.calls.values())
         for call in calls:
@@ -292,26 +292,26 @@ class ServerEnd:
                 call.inbox.end()
 
     def run_elsewhere(self, callbacks: list[Callback]) -> None:
-        """Run what the application wants to be told: not on a thread that others wait for."""
+        """Run callbacks of the application, not on a thread that other calls wait for."""
         run_elsewhere(self.link.name, callbacks)
 
-    def take_no_more(self) -> None:
+    def stop_accepting(self) -> None:
         """Ignore calls from now on. The connection must end soon, which is the only answer they get."""
         self._takes_calls = False
 
-    def quiet(self, deadline: Deadline) -> bool:
+    def wait_idle(self, deadline: Deadline) -> bool:
         """Block until all calls are answered, the answers sent, or the deadline; returns whether it is so."""
-        # Attach, then look: settle() takes one off, then looks whether somebody waits.
+        # Attach, then look: mark_sent() removes a call, then looks for this latch.
         with self._lock:
             if self._none_left is None:
                 self._none_left = Latch()
             none_left = self._none_left
-        return not self._unsettled or none_left.wait(deadline)
+        return not self._unsent or none_left.wait(deadline)
 
     # For the calls
 
     def finish(self, call: ServerCall, *, late: bool = False) -> bool:
-        """Take a call off the table, to answer it; False when somebody else has."""
+        """Take a call off the table, to answer it; False when another thread has."""
         with self._lock:
             if self.calls.get(call.stream_id) is not call:
                 return False
@@ -323,13 +323,13 @@ class ServerEnd:
     def _leave_locked(self, call: ServerCall) -> None:
         assert self._lock.locked()
         del self.calls[call.stream_id]
-        if call.inbox is not None and call in self._unsettled:
+        if call.inbox is not None and call in self._unsent:
             self._leaving.add(call.stream_id)
 
-    def settle(self, call: ServerCall) -> None:
+    def mark_sent(self, call: ServerCall) -> None:
         """The answer to the call is sent, or will never be. The first time counts."""
         try:
-            self._unsettled.remove(call)
+            self._unsent.remove(call)
         except KeyError:
             return
         if call.inbox is not None:
@@ -337,7 +337,7 @@ class ServerEnd:
                 self._leaving.discard(call.stream_id)
         if self._none_left is not None:
             with self._lock:
-                none_left = None if self._unsettled else self._none_left
+                none_left = None if self._unsent else self._none_left
                 if none_left is not None:
                     self._none_left = None
             if none_left is not None:
@@ -346,7 +346,7 @@ class ServerEnd:
             self._done()
 
     def send_data(self, call: ServerCall, data: bytes, *, last: bool = False) -> bool:
-        """Send a message of a stream, or the end of it; False when nobody wants it. Blocks."""
+        """Send a message of a stream, or its end; False when the call is over. Blocks."""
         with self._lock:
             if self.calls.get(call.stream_id) is not call:
                 return False

@@ -46,7 +46,7 @@ from nri_sync.rpc.late import LatePolicy
 
 logger = get_logger("nri_sync.ttrpc")
 
-_NEVER = threading.TIMEOUT_MAX * 1e9  # nanoseconds: what means no timeout
+_NEVER = threading.TIMEOUT_MAX * 1e9  # nanoseconds: from here on, there is no timeout
 _OPEN = State.OPEN  # to look a member up costs a call before Python 3.12
 _NO_METADATA: tuple[Metadatum, ...] = ()
 
@@ -62,7 +62,7 @@ class CallOwner(Protocol):
     peer: str
     link: Link
     late_policy: LatePolicy | None
-    #: For the layers above: what each context has as ``owner``.
+    #: For the layers above: the ``owner`` of each context.
     owner: object
     #: The calls that are not answered yet, by stream.
     calls: dict[int, ServerCall]
@@ -72,7 +72,7 @@ class CallOwner(Protocol):
     def finish(self, call: ServerCall, *, late: bool = False) -> bool:
         """Take a call off the table, to answer it; False when another thread has."""
 
-    def settle(self, call: ServerCall) -> None:
+    def mark_sent(self, call: ServerCall) -> None:
         """The answer to the call is sent, or will never be."""
 
     def send_data(self, call: ServerCall, data: bytes, *, last: bool = False) -> bool:
@@ -116,9 +116,9 @@ class ServerCall(Job):
     late_at = math.inf
     #: Whether it was answered for, before its handler was done.
     late = False
-    #: For the late policy: what the call is about.
+    #: For the late policy: the subject of the call.
     about = ""
-    #: Whether it was admitted, and counts for the server until it is settled: its answer is out.
+    #: Whether it was admitted, and counts for the server until its answer is sent.
     counts = False
     #: Whether a thread serves it, or has.
     begun = False
@@ -136,7 +136,7 @@ class ServerCall(Job):
 
     def sent(self) -> None:
         """The answer is out, or will never be."""
-        self._end.settle(self)
+        self._end.mark_sent(self)
         if self.context is not None and self.context.answered is not None:
             self.context.answered.set()
 
@@ -144,7 +144,7 @@ class ServerCall(Job):
         return self._answer(status)
 
     def run(self) -> Sequence[Buffer]:
-        """Serve the call, in this thread; returns what is left to send."""
+        """Serve the call, in this thread; returns the bytes to send."""
         end = self._end
         self.begun = True
         try:
@@ -166,7 +166,7 @@ class ServerCall(Job):
         self.context = context
         self._data = b""
         if self.stream_id not in end.calls:
-            context.end()  # it was over before this context was there to be told
+            context.end()  # the call has ended before it had this context
         thread = _thread.get_ident()
         end.running[thread] = context
         try:
@@ -179,12 +179,12 @@ class ServerCall(Job):
             del end.running[thread]
 
     def _outcome(self, request: Any, context: RequestContext) -> bytes | Status | None:
-        """Call the handler; what to answer, or ``None`` if the last message of a stream was the answer."""
+        """Call the handler. Returns the answer, or ``None`` if the last message of a stream was the answer."""
         token = current_context.set(context)
         try:
             handler = self._end.router.find(self.method, context.invocation_metadata())
             if self.inbox is not None and not getattr(handler, "request_streaming", False):
-                self.inbox.discard()  # whatever else the peer sends, nobody will take it
+                self.inbox.discard()  # the handler takes no further message
             if handler is None:
                 return self._unknown(request.service, request.method)
             if handler.request_streaming or handler.response_streaming:
@@ -358,7 +358,7 @@ class ServerCall(Job):
         return envelope_pb2.Request.FromString(self._data).payload
 
     def stop(self) -> list[Callback]:
-        """Nobody waits for the answer any more. Returns the callbacks of the context, to be called."""
+        """End the context: no answer is wanted any more. Returns its callbacks, to be called."""
         if self.inbox is not None:
             self.inbox.discard()
         return [] if self.context is None else self.context.end()

@@ -87,7 +87,7 @@ def status_of(error: BaseException) -> Status | None:
         return Status(error.code(), error.details(), error.rich)
     if not isinstance(error, grpc_classes("RpcError")):
         return None
-    # An error of a call has the methods of grpc.Call as well. Anybody can make one that has not.
+    # The error of a call has the methods of grpc.Call, too. Any other RpcError may lack them.
     failed: Any = error
     code: Any = None
     details: Any = None

@@ -22,7 +22,7 @@ __all__ = ["Call", "CallError", "StreamCall"]
 class CallError(grpc.RpcError, grpc.Call, grpc.Future):  # type: ignore[type-arg]
     """A call that failed: the exception, and at the same time the finished call, as grpcio has it.
 
-    ``__cause__`` tells why this side gave up: a TimeoutError, ConnectionLost or RemoteProtocolError. It is
+    ``__cause__`` is the reason why this side gave up: a TimeoutError, ConnectionLost or RemoteProtocolError. It is
     ``None`` where the peer has answered with the error.
     """
 
@@ -99,9 +99,9 @@ def _traceback(error: CallError) -> Any:
 
 
 class Call(grpc.Call, grpc.Future):  # type: ignore[type-arg]
-    """A call in flight or finished; what ``future()`` and ``with_call()`` return.
+    """A call in flight or finished, from ``future()`` or ``with_call()``.
 
-    A call whose last reference is gone is cancelled, as in grpcio: nobody can take its answer any more.
+    A call whose last reference is gone is cancelled, as in grpcio: no code can take its answer any more.
     """
 
     def __init__(self, channel: object, end: ClientEnd, call: ClientCall, deserialize: Any) -> None:
@@ -120,7 +120,7 @@ class Call(grpc.Call, grpc.Future):  # type: ignore[type-arg]
         return self._call.deadline.remaining()
 
     def cancel(self) -> bool:
-        """End the call here; the server is not told, since ttRPC has no message for it."""
+        """End the call here. The server does not learn of it: ttRPC has no message for a cancellation."""
         return self._end.cancel(self._call)
 
     def add_callback(self, callback: Callable[[], object]) -> bool:
@@ -234,7 +234,7 @@ class StreamCall(Call):
         """The next response. Blocks until it is there.
 
         Raises:
-            grpc.RpcError: the call failed; what arrived before that was yielded.
+            grpc.RpcError: the call failed. The messages before that were returned.
         """
         call, end = self._call, self._end
         assert call.inbox is not None

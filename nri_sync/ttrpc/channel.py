@@ -49,11 +49,11 @@ class Channel(grpc.Channel):
     def __init__(self, end: ClientEnd, close: Callable[[], object]) -> None:
         self.end = end
         self._close = close
-        # Guards what is below.
+        # Guards the fields below.
         self._lock = threading.Lock()
         self._state = grpc.ChannelConnectivity.READY
         self._subscribers: list[Callable[[grpc.ChannelConnectivity], object]] = []
-        # What the subscribers are still to be told, in order; one thread at a time does.
+        # The calls of subscribers that are due, in order; one thread at a time makes them.
         self._news: deque[Callback] = deque()
 
     unary_unary: Any = _factory(ToUnary, "unary_unary")
@@ -112,7 +112,7 @@ class Channel(grpc.Channel):
 
     def close(self) -> None:
         """End the connection; calls in flight fail with CANCELLED. Idempotent, does not block."""
-        self.end.shut(Status(StatusCode.CANCELLED, "the channel was closed"))
+        self.end.fail_all(Status(StatusCode.CANCELLED, "the channel was closed"))
         self._close()
 
     def __enter__(self) -> Channel:

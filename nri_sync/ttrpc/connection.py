@@ -1,4 +1,4 @@
-"""A plain ttRPC connection: one logical connection on a socket of its own, in one direction."""
+"""A plain ttRPC connection: a socket that carries nothing else, with calls in one direction."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class ServerConnection(Receiver):
 
     def close(self) -> None:
         """End it, now."""
-        self.end.cut_off()
+        self.end.close_inboxes()
         self.link.close()
 
 
@@ -125,13 +125,13 @@ def connect(
 ) -> Channel:
     """Connect to a ttRPC server, and return a ``grpc.Channel``. Blocks until connected.
 
-    ``target`` is ``unix:///path``, ``timeout`` is in seconds. ``on_close(cause)`` is called once, on a thread
-    of its own, when the connection has ended; ``cause`` is ``None`` after ``channel.close()``, and after the last
+    ``target`` is ``unix:///path``, ``timeout`` is in seconds. ``on_close(cause)`` is called once, on another
+    thread, when the connection has ended; ``cause`` is ``None`` after ``channel.close()``, and after the last
     reference to the channel, to its methods and to its calls is gone, which ends the connection, too.
 
     Raises:
         ValueError: the target is not a unix socket.
-        OSError: nobody listens there, or it may not be reached; TimeoutError after ``timeout``.
+        OSError: no process listens there, or access is denied; TimeoutError after ``timeout``.
         Unsupported: threads are not threads here, as under gevent's monkey-patching.
         NoThread: the system has no more threads.
     """

@@ -1,4 +1,4 @@
-"""The methods of a channel, of all four kinds: what generated stubs call."""
+"""The methods of a channel, of all four kinds. Generated stubs call them."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ class _Method:
             raise CallError(self._method, Status(StatusCode.INTERNAL, text)) from error
 
     def _feed(self, call: ClientCall, requests: Any) -> None:
-        """Send a stream of requests; on a thread of its own, since the iterator may block."""
+        """Send a stream of requests. For a new thread, since the iterator may block."""
         try:
             for request in requests:
                 if call.done.is_set() or not self._end.send_data(call, self._encode(request)):
@@ -140,7 +140,7 @@ class ToUnary(_Method):
 
         Raises:
             grpc.RpcError: the call failed.
-            ValueError: something was asked for that ttRPC does not have.
+            ValueError: an argument asks for a feature that ttRPC does not have.
         """
         return self.with_call(request, timeout, metadata, credentials, wait_for_ready, compression)[
             0
@@ -191,7 +191,7 @@ class ToStream(_Method):
         wait_for_ready: bool | None = None,
         compression: Any = None,
     ) -> Call:
-        """Begin the call; iterate over what is returned."""
+        """Begin the call; returns an iterator over the responses."""
         call = self._begin(request, timeout, metadata, credentials, compression)
         self._end.watch(call)
         return self._wrap(call)

@@ -54,7 +54,7 @@ class Server(grpc.Server):
         Calls beyond ``maximum_concurrent_rpcs``, over all connections, fail with RESOURCE_EXHAUSTED. Calls
         beyond the threads of a connection wait for one, up to a bound, and fail the same way after it.
 
-        ``socket_mode`` is the mode of each socket's file from the first moment on, whatever the umask is. The
+        ``socket_mode`` is the mode of each socket's file from the first moment on, with any umask. The
         default lets only this user connect.
         """
         check_unpatched("a ttRPC server")

@@ -28,14 +28,14 @@ def test_everything_is_told() -> None:
     )
     told = (1.5, 0.25, "containerd", "v2.4.0", "v0.12.5")
     expected = (EventMask.RUN_POD_SANDBOX, *told, EventMask(0))
-    assert DEFAULTS.told(request, DEFAULTS) == expected
+    assert DEFAULTS.with_configure(request, DEFAULTS) == expected
 
 
 @pytest.mark.parametrize("timeout", [0, -1])
 def test_timeouts_that_are_not_told(timeout: int) -> None:
     earlier = DEFAULTS._replace(registration_timeout=1.0, request_timeout=1.0)
     request = configuration(registration_timeout=timeout, request_timeout=timeout)
-    facts = earlier.told(request, DEFAULTS)
+    facts = earlier.with_configure(request, DEFAULTS)
     # The defaults, and not what the runtime before has told.
     assert (facts.registration_timeout, facts.request_timeout) == (7.0, 2.0)
 
@@ -60,8 +60,11 @@ def test_the_nri_version_is_told_or_inferred(
     name: str, version: str, told: str, expected: str
 ) -> None:
     request = configuration(runtime_name=name, runtime_version=version, NRI_version=told)
-    assert DEFAULTS.told(request, DEFAULTS).runtime_nri_version == expected
+    assert DEFAULTS.with_configure(request, DEFAULTS).runtime_nri_version == expected
 
 
 def test_the_events_stay() -> None:
-    assert DEFAULTS.told(configuration(), Facts(EventMask.ALL, 1.0)).events == DEFAULTS.events
+    assert (
+        DEFAULTS.with_configure(configuration(), Facts(EventMask.ALL, 1.0)).events
+        == DEFAULTS.events
+    )

@@ -164,7 +164,7 @@ class Way:
             self.tally.snapshot(),
             server.calls,
             server.running,
-            server.quiet(Deadline(0.0)),
+            server.wait_idle(Deadline(0.0)),
             self.session.between,
             self.link.token.is_held,
             self.link.writer.is_busy,
@@ -405,7 +405,7 @@ class TestTheSame:
 
     def test_when_no_more_calls_are_taken(self, both: Both) -> None:
         for way in (both.lane, both.general):
-            way.session.server.take_no_more()
+            way.session.server.stop_accepting()
         assert not both.feed(call(1, "CreateContainer"))
         assert both.lane.plugin.seen == []
 

@@ -132,7 +132,7 @@ class TestLate:
             go.set()
             if answer is not None:
                 assert policy.reported.wait(LONG)
-            assert end.quiet(Deadline(LONG))
+            assert end.wait_idle(Deadline(LONG))
 
     def test_with_an_empty_answer(self) -> None:
         with self.late(b"") as (policy, peer, contexts):
@@ -207,7 +207,7 @@ class TestLate:
             while (answer := peer.expect()).stream_id == 99:
                 pass
             assert (answer.stream_id, answer.payload) == (1, b"")
-            assert end.quiet(Deadline(LONG))
+            assert end.wait_idle(Deadline(LONG))
 
     def test_in_time(self) -> None:
         policy = Policy(b"")

@@ -262,7 +262,7 @@ class TestEndingGently:
         with serving(plain_handlers()) as (server, address), raw_client(address) as peer:
             peer.check(1)
             (connection,) = server._connections
-            connection.end.take_no_more()
+            connection.end.stop_accepting()
             peer.send(REQUEST, 3, request("Echo"))
             # Still answered, as it comes after: the one before was not.
             peer.send(REQUEST, 2, request("Echo"))
@@ -298,9 +298,9 @@ class TestQuiet:
             assert entered.wait(LONG)
             (connection,) = server._connections
             assert len(connection.end.calls) == 1
-            assert not connection.end.quiet(Deadline(0.01))
+            assert not connection.end.wait_idle(Deadline(0.01))
             go.set()
-            assert connection.end.quiet(Deadline(LONG))
+            assert connection.end.wait_idle(Deadline(LONG))
             assert not connection.end.calls
             assert peer.expect().value == "x"
 
@@ -325,11 +325,11 @@ class TestQuiet:
                 return size
 
         end = ServerEnd(Router(), frame=frame, peer="test")
-        end._unsettled = unsettled = Unsettled()
+        end._unsent = unsettled = Unsettled()
         jobs: list[Any] = []
         end.receive(memoryview(encode_header(REQUEST, 1, 0, 0)), jobs)
         quiet: list[bool] = []
-        waiter = threading.Thread(target=lambda: quiet.append(end.quiet(Deadline(LONG))))
+        waiter = threading.Thread(target=lambda: quiet.append(end.wait_idle(Deadline(LONG))))
         settler = threading.Thread(target=jobs[0].sent)
         first, second = (settler, waiter) if when == "before it looks" else (waiter, settler)
         first.start()
