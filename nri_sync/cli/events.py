@@ -20,7 +20,7 @@ from nri_sync.cli.errors import CommandError, ExitCode
 from nri_sync.cli.observer import Observation, Observer, StubThread
 from nri_sync.errors import StartError
 
-__all__ = ["configure", "run"]
+__all__ = ["configure", "live_table", "run"]
 
 # Seconds between two updates of the live table.
 _REFRESH = 0.25
@@ -188,11 +188,11 @@ def _show_live(arguments: argparse.Namespace, inventory: kit.Inventory, observer
             snapshot = inventory.snapshot()
             for gone in last.keys() - snapshot.pods.keys() - snapshot.containers.keys():
                 del last[gone]
-            live.update(_table(snapshot, last, wanted), refresh=True)
+            live.update(live_table(snapshot, last, wanted), refresh=True)
             more = observer.wait(_REFRESH)
 
 
-def _table(snapshot: kit.Snapshot, last: Mapping[str, Observation], wanted: Any) -> Table:
+def live_table(snapshot: kit.Snapshot, last: Mapping[str, Observation], wanted: Any) -> Table:
     """All pods and their containers, each with its last event."""
     table = Table(box=None, pad_edge=False, expand=True)
     # On a narrow terminal only the names are shortened.

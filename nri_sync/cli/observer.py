@@ -19,11 +19,11 @@ from nri_sync.deadline import Deadline
 from nri_sync.errors import NRIError
 from nri_sync.threads import Latch, off_main, spawn
 
-__all__ = ["Observation", "Observer", "StubThread"]
+__all__ = ["QUEUE_MAX", "Observation", "Observer", "StubThread"]
 
 # The maximum number of queued observations. The queue is bounded and handlers never wait for it, so that a stopped
 # terminal cannot delay the containers of the node.
-_QUEUE_MAX = 10_000
+QUEUE_MAX = 10_000
 _EVENTS = [
     handler
     for handler in HANDLERS
@@ -67,8 +67,16 @@ class Observer:
     locked, and the handlers would wait for ever.
     """
 
-    def __init__(self, events: EventMask, selector: Callable[[PodSandbox], bool]) -> None:
+    def __init__(
+        self,
+        events: EventMask,
+        selector: Callable[[PodSandbox], bool],
+        *,
+        queue_max: int = QUEUE_MAX,
+    ) -> None:
+        """``queue_max`` is the greatest number of observations that wait; further ones are counted."""
         self._events, self._selector = events & _ALL_EVENTS, selector
+        self._queue_max = queue_max
         self._queue: deque[Observation] = deque()
         self._closed = False
         # A handler sets the latch after it has queued an observation. wait() replaces the latch first.
@@ -106,7 +114,7 @@ class Observer:
 
     def _queue_up(self, observation: Observation) -> None:
         with self._lock:
-            if len(self._queue) >= _QUEUE_MAX:
+            if len(self._queue) >= self._queue_max:
                 self._dropped += 1
                 return
             self._report_dropped_locked()

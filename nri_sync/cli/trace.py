@@ -25,7 +25,7 @@ from nri_sync.testing.recordings.proxy import Proxy
 from nri_sync.text import printable
 from nri_sync.threads import Latch, on_main_thread, spawn
 
-__all__ = ["configure", "run"]
+__all__ = ["EntryPrinter", "configure", "duration_text", "run", "size_text"]
 
 _SOCKET = "trace.sock"
 # Methods that are no events and have no handler.
@@ -89,7 +89,7 @@ def run(arguments: argparse.Namespace) -> int:
         if missing:
             print(f"nri-sync trace: {missing}", file=sys.stderr, flush=True)
         mask = Mask(filter(None, arguments.mask.split(",")))
-        _Follower(proxy, file, events, _Shown(arguments, datetime.now()), mask).follow()
+        _Follower(proxy, file, events, EntryPrinter(arguments, datetime.now()), mask).follow()
     return ExitCode.OK
 
 
@@ -126,7 +126,12 @@ class _Follower:
     """Consumes the entries on a thread that no interrupt reaches, so that the recording is complete."""
 
     def __init__(
-        self, proxy: Proxy, file: TextIO | None, events: frozenset[str], shown: _Shown, mask: Mask
+        self,
+        proxy: Proxy,
+        file: TextIO | None,
+        events: frozenset[str],
+        shown: EntryPrinter,
+        mask: Mask,
     ) -> None:
         self._proxy, self._file, self._events, self._shown = proxy, file, events, shown
         self._mask = mask
@@ -205,7 +210,7 @@ def _recorded(entries: Iterable[Entry], file: TextIO, socket: str) -> Iterator[E
         yield entry
 
 
-class _Shown:
+class EntryPrinter:
     """Prints each entry when it arrives."""
 
     def __init__(self, arguments: argparse.Namespace, began: datetime) -> None:
@@ -222,14 +227,15 @@ class _Shown:
             return
         self._several = self._several or entry.connection > 1
         ascii_only = self._out.options.ascii_only
-        self._out.print(self._line(entry, ascii_only), soft_wrap=True)
+        self._out.print(self.line(entry, ascii_only), soft_wrap=True)
         if self._full and entry.message is not None:
             text = as_text(entry.message, _FULL_MAX)
             for line in text.split("\n") if text != "{}" else ():
                 self._out.print(Text.whole(f"    {line}", style="dim"), soft_wrap=True)
         sys.stdout.flush()
 
-    def _line(self, entry: Entry, ascii_only: bool) -> Text:
+    def line(self, entry: Entry, ascii_only: bool) -> Text:
+        """The line of an entry, with its styles."""
         at = self._began + timedelta(seconds=entry.time)
         line = Text().append(at.strftime("%H:%M:%S.%f")[:-3] + " ", style="dim")
         if self._several:
@@ -245,9 +251,9 @@ class _Shown:
         line.append(f"{arrows[entry.sender != PLUGIN]} ", style="cyan" if is_answer else "green")
         line.append(f"{entry.event or '?':<20} ", style="" if is_answer else "bold")
         line.append(f"#{entry.stream:<4}", style="dim")
-        line.append(f"{_size(entry.size):>8} ", style="dim")
+        line.append(f"{size_text(entry.size):>8} ", style="dim")
         if entry.duration is not None:
-            line.append(f"{_duration(entry.duration):>8}  ", style="yellow")
+            line.append(f"{duration_text(entry.duration):>8}  ", style="yellow")
         else:
             line.append(" " * (10 if is_answer else 2))
         if entry.code:
@@ -260,11 +266,13 @@ class _Shown:
         return line
 
 
-def _size(size: int) -> str:
+def size_text(size: int) -> str:
+    """A size in bytes, for people."""
     return f"{size} B" if size < 10_000 else f"{size / 1000:.0f} kB"
 
 
-def _duration(seconds: float) -> str:
+def duration_text(seconds: float) -> str:
+    """A duration, for people."""
     return f"{seconds * 1000:.1f} ms" if seconds < 1 else f"{seconds:.2f} s"
 
 

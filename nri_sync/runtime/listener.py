@@ -17,15 +17,16 @@ __all__ = ["Listener"]
 
 logger = get_logger("nri_sync.runtime")
 
-# Seconds to wait after accept() has failed for lack of descriptors or memory.
-_RETRY_DELAY = 0.1
-
 
 class Listener:
     """Listens on a path, and passes each connection to a callback. Thread-safe."""
 
-    def __init__(self, path: str, on_connect: Callable[[socket.socket], object]) -> None:
+    def __init__(
+        self, path: str, on_connect: Callable[[socket.socket], object], *, retry_delay: float = 0.1
+    ) -> None:
         """Listen.
+
+        ``retry_delay`` is the time in seconds to wait after accept() has failed for lack of descriptors or memory.
 
         ``on_connect(sock)`` always runs on the same thread; it must not block long, and owns the socket.
 
@@ -36,6 +37,7 @@ class Listener:
             StartError: the socket cannot be made, or another process listens on the path.
         """
         self._on_connect = on_connect
+        self._retry_delay = retry_delay
         self._closing = Latch()
         self._closed = Latch()
         try:
@@ -59,7 +61,7 @@ class Listener:
             except OSError as error:
                 if not self._closing.is_set():
                     logger.warning("cannot accept a connection: %s", error)
-                    self._closing.wait(Deadline(_RETRY_DELAY))
+                    self._closing.wait(Deadline(self._retry_delay))
                 continue
             self._on_connect(sock)
         self._socket.close()

@@ -49,8 +49,6 @@ logger = get_logger("nri_sync.runtime")
 BY_RPC: dict[str, Handler] = {handler.rpc: handler for handler in HANDLERS}
 # Plain integers: the operators of a flag class would dominate the cost of this test.
 _BITS = {handler.rpc: int(EventMask.of(handler.event)) for handler in HANDLERS if handler.event}
-# Bounds the pods in Relay._failed_pods, because a runtime may never send RemovePodSandbox for a pod.
-_FAILED_PODS_MAX = 10_000
 _VALIDATE = "ValidateContainerAdjustment"
 
 
@@ -64,8 +62,12 @@ class Relay:
         request_timeout: float,
         metrics: SafeMetrics,
         stopped: Callable[[], bool],
+        failed_pods_max: int = 10_000,
     ) -> None:
         """``members()`` returns the plugins in the order in which they get requests.
+
+        ``failed_pods_max`` bounds the remembered pods that a plugin failed to handle, because a runtime may never
+        send RemovePodSandbox for a pod.
 
         ``stopped()`` returns True outside the time from the end of start() to the beginning of stop().
         """
@@ -78,6 +80,7 @@ class Relay:
         self._relaying: int | None = None
         # By pod id, the plugins that failed to handle its RunPodSandbox and are still connected. A plugin that
         # reconnects receives the pod with Synchronize. Guarded by the lock.
+        self._failed_pods_max = failed_pods_max
         self._failed_pods: dict[str, weakref.WeakSet[Member]] = {}
 
     def event(self, rpc: str, message: Any, caller: Deadline) -> None:
@@ -227,7 +230,7 @@ class Relay:
             if handled and failed is not None:
                 failed.discard(plugin)
             elif not handled:
-                if len(self._failed_pods) >= _FAILED_PODS_MAX:
+                if len(self._failed_pods) >= self._failed_pods_max:
                     del self._failed_pods[next(iter(self._failed_pods))]
                 self._failed_pods.setdefault(pod_id, weakref.WeakSet()).add(plugin)
 

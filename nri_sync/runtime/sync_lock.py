@@ -19,6 +19,7 @@ from nri_sync.threads import call_off_main
 __all__ = ["SyncBlock", "SyncLock"]
 
 _BLOCK, _SYNC = 0, 1
+_TOO_LONG = ("plugins were being synchronized for too long", "a block was held for too long")
 
 
 class SyncLock:
@@ -37,6 +38,16 @@ class SyncLock:
         # The threads that hold SYNC. A block on such a thread would wait for itself.
         self._synchronizing: set[int] = set()
         self._closed = False
+
+    @property
+    def inside(self) -> tuple[int, int]:
+        """The numbers of blocks and of synchronizations that hold the lock."""
+        return self._inside[_BLOCK], self._inside[_SYNC]
+
+    @property
+    def waiting(self) -> tuple[int, int]:
+        """The numbers of threads that wait for a block and for a synchronization."""
+        return self._waiting[_BLOCK], self._waiting[_SYNC]
 
     def block(self, timeout: float | None = None) -> SyncBlock:
         """Wait until no synchronization runs, and let none begin before ``unblock()``.
@@ -74,15 +85,19 @@ class SyncLock:
                 del self._holders[block.thread]
             self._leave_locked(_BLOCK)
 
-    def __enter__(self) -> None:
+    def enter(self, timeout: float | None = None) -> None:
         """Wait until no block is held, then enter the side SYNC.
 
         Raises:
+            TimeoutError: a block was held for ``timeout`` seconds.
             RuntimeStopped: the lock was closed.
         """
         with self._changed:
-            self._enter_locked(_SYNC, Deadline(None), False)
+            self._enter_locked(_SYNC, Deadline(timeout), False)
             self._synchronizing.add(_thread.get_ident())
+
+    def __enter__(self) -> None:
+        self.enter()
 
     def __exit__(self, *_exc_info: object) -> None:
         with self._changed:
@@ -111,7 +126,7 @@ class SyncLock:
                     raise RuntimeStopped("the runtime was stopped meanwhile")
                 waited = self._changed.wait(deadline.remaining())
                 if not waited and admission == self._admissions[side]:
-                    raise TimeoutError("plugins were being synchronized for too long")
+                    raise TimeoutError(_TOO_LONG[side])
         except BaseException:
             if admission != self._admissions[side]:
                 self._leave_locked(side)

@@ -227,7 +227,7 @@ def test_the_live_table_of_events() -> None:
     inventory = kit.Inventory()
     inventory.synchronize([POD], [CONTAINER])
     stream = io.StringIO()
-    table = events._table(inventory.snapshot(), {}, lambda pod: True)
+    table = events.live_table(inventory.snapshot(), {}, lambda pod: True)
     Console(file=stream, width=200).print(table)
     clean(stream.getvalue())
 

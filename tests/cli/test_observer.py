@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 from nri_sync import api
-from nri_sync.cli import observer as module
 from nri_sync.cli.observer import Observer
 from tests.runtime.rig import interrupted_at, on_thread
 
@@ -44,10 +43,8 @@ def test_handlers_do_not_block_after_an_interrupt_of_the_waiting_thread(
     assert not observer.wait(LONG)
 
 
-def test_dropped_observations_are_counted(
-    observer: Observer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "_QUEUE_MAX", 2)
+def test_dropped_observations_are_counted() -> None:
+    observer = Observer(api.EventMask.parse("all"), lambda pod: True, queue_max=2)
     for number in range(5):
         observer.note("disconnected", str(number))
     assert [observation.note for observation in observer.take()] == ["0", "1"]

@@ -22,7 +22,7 @@ import pytest
 from nri_sync import Stub, api
 from nri_sync.cli import main
 from nri_sync.cli.errors import ExitCode
-from nri_sync.cli.trace import _duration, _Shown, _size
+from nri_sync.cli.trace import EntryPrinter, duration_text, size_text
 from nri_sync.testing import FakeRuntime, make_container, make_pod
 from nri_sync.testing.recordings import Recording
 from nri_sync.testing.recordings.entries import CLOSED, REQUEST, Entry
@@ -218,14 +218,16 @@ def test_a_disk_that_is_full(
 
 def test_what_is_dim_does_not_dim_the_rest() -> None:
     arguments = argparse.Namespace(output="table", full=False, color="always")
-    line = _Shown(arguments, datetime(2026, 1, 1))._line(Entry(REQUEST, 1, rpc="Shutdown"), False)
+    line = EntryPrinter(arguments, datetime(2026, 1, 1)).line(
+        Entry(REQUEST, 1, rpc="Shutdown"), False
+    )
     assert str(line.style) == ""
     assert {str(span.style) for span in line.spans} >= {"dim", "bold"}
 
 
 def test_numbers_are_short() -> None:
-    assert [_size(0), _size(9999), _size(12345)] == ["0 B", "9999 B", "12 kB"]
-    assert [_duration(0.00123), _duration(2.5)] == ["1.2 ms", "2.50 s"]
+    assert [size_text(0), size_text(9999), size_text(12345)] == ["0 B", "9999 B", "12 kB"]
+    assert [duration_text(0.00123), duration_text(2.5)] == ["1.2 ms", "2.50 s"]
 
 
 def test_a_runtime_that_is_not_there_and_sigterm(socket_dir: Path) -> None:

@@ -15,7 +15,6 @@ import pytest
 from nri_sync.deadline import Deadline
 from nri_sync.errors import StartError
 from nri_sync.net import sockets
-from nri_sync.runtime import listener as module
 from nri_sync.runtime.listener import Listener
 from tests.runtime.rig import LONG
 
@@ -108,7 +107,6 @@ def test_accepting_goes_on_after_a_failure(
                 raise OSError(24, "Too many open files")
             return super().accept()
 
-    monkeypatch.setattr(module, "_RETRY_DELAY", 0.001)
     monkeypatch.setattr(sockets, "ListeningSocket", Exhausted)
     listen(socket_dir / "s")
     with sockets.connect(str(socket_dir / "s"), Deadline(LONG)):

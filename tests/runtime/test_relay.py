@@ -25,7 +25,6 @@ from nri_sync.errors import (
     ValidationRejected,
     WouldDeadlock,
 )
-from nri_sync.runtime import relay as relay_module
 from nri_sync.runtime.member import Member
 from nri_sync.runtime.metrics import SafeMetrics
 from nri_sync.runtime.relay import Relay
@@ -80,12 +79,13 @@ class Scripted:
 
 
 def _relay(
-    members: Sequence[Member], figures: Figures | None = None, stopped: bool = False
+    members: Sequence[Member], figures: Figures | None = None, stopped: bool = False, **options: int
 ) -> Relay:
     metrics = SafeMetrics(figures or Figures())
     return Relay(
-        members=lambda: members, request_timeout=LONG, metrics=metrics, stopped=lambda: stopped
-    )
+        members=lambda: members, request_timeout=LONG, metrics=metrics, stopped=lambda: stopped,
+        **options,
+    )  # fmt: skip
 
 
 def _silent(cause: Exception, code: StatusCode = StatusCode.UNAVAILABLE) -> CallFailed:
@@ -455,13 +455,22 @@ class TestRequired:
         members[0] = Scripted("10-a")
         assert "a" in self.consulted(relay, validator)
 
-    def test_the_failed_pods_are_bounded(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(relay_module, "_FAILED_PODS_MAX", 3)
-        relay = _relay([Scripted("10-a", TIMEOUT, policy=POLICIES["keep"])])
+    def test_the_failed_pods_are_bounded(self) -> None:
+        plugin = Scripted("10-a", TIMEOUT, policy=POLICIES["keep"])
+        validator = Scripted("99-v", _accepted, events=VALIDATES)
+        relay = _relay([plugin, validator], failed_pods_max=3)
         for number in range(10):
             pod = nri_pb2.PodSandbox(id=str(number))
             relay.event("RunPodSandbox", nri_pb2.RunPodSandboxRequest(pod=pod), NEVER)
-        assert list(relay._failed_pods) == ["7", "8", "9"]
+        plugin.outcome = None
+        consulted = []
+        for number in range(10):
+            pod = nri_pb2.PodSandbox(id=str(number))
+            relay.create(nri_pb2.CreateContainerRequest(pod=pod, container=CONTAINER), NEVER)
+            names = [plugin.name for plugin in validator.asked[-1].plugins]
+            consulted += [number] if "a" in names else []
+        # The oldest are forgotten: their plugin counts as one that handled the pod.
+        assert consulted == [0, 1, 2, 3, 4, 5, 6]
 
 
 class TestMetrics:

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from nri_sync.deadline import Deadline
 from nri_sync.errors import RuntimeStopped, WouldDeadlock
 from nri_sync.runtime.sync_lock import SyncLock
+from tests.plugin.harness import eventually
 from tests.runtime.rig import LONG, interrupted_at, on_thread
 
 __all__: list[str] = []
@@ -19,9 +19,7 @@ __all__: list[str] = []
 
 def _waiting(sync_lock: SyncLock, side: int, count: int) -> None:
     """Wait until ``count`` threads wait on a side. Polls, because no event reports it."""
-    with sync_lock._changed:
-        while sync_lock._waiting[side] != count:
-            sync_lock._changed.wait(0.001)
+    eventually(lambda: sync_lock.waiting[side] == count)
 
 
 def _enter(sync_lock: SyncLock, inside: threading.Event, leave: threading.Event) -> Any:
@@ -135,23 +133,18 @@ def test_lifting_a_block_is_idempotent_and_from_any_thread() -> None:
     first, second = sync_lock.block(), sync_lock.block()
     on_thread(first.unblock)()
     first.unblock()
-    with pytest.raises(TimeoutError):
-        _try_sync(sync_lock)
+    with pytest.raises(TimeoutError, match="a block was held for too long"):
+        sync_lock.enter(0.01)
     second.unblock()
     with sync_lock:
         pass
 
 
-def _try_sync(sync_lock: SyncLock) -> None:
-    with sync_lock._changed:
-        sync_lock._enter_locked(1, Deadline(0.01), False)
-
-
 def test_a_waiter_that_gives_up_delays_no_other() -> None:
     sync_lock = SyncLock()
     block = sync_lock.block()
-    with pytest.raises(TimeoutError):
-        _try_sync(sync_lock)
+    with pytest.raises(TimeoutError, match="a block was held for too long"):
+        sync_lock.enter(0.01)
     on_thread(sync_lock.block)().unblock()
     block.unblock()
 
@@ -196,10 +189,10 @@ def test_a_block_that_an_interrupt_has_kept_back_is_lifted() -> None:
         while len(os.listdir("/proc/self/task")) > tasks:
             assert time.monotonic() < give_up
             time.sleep(0.0005)
-        left += sync_lock._inside != [0, 0]
+        left += sync_lock.inside != (0, 0)
         number += 1
         sync_lock = SyncLock()
-    assert sync_lock._inside == [1, 0]
+    assert sync_lock.inside == (1, 0)
     assert number > 100
     # The last bytecode returns: an interrupt there is the same as one in the caller.
     assert left <= 9

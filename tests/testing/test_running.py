@@ -233,7 +233,8 @@ class TestLettingGo:
         assert not left.is_set()
         held.release.set()
         done()
-        assert runtime._started().connected == ()
+        with pytest.raises(ValueError, match="10-test is not connected"):
+            runtime.disconnect("10-test")
         runtime.run_pod(make_pod("web"))
         assert plugin.pods == []
 

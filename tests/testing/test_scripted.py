@@ -174,9 +174,9 @@ class TestEnd:
             visitor = threading.Thread(target=_visit, args=(runtime.socket_path,))
             visitor.start()
             runtime.close()
-            runtime.close()
+            # Closes it again, and checks the script.
+            runtime.__exit__(None)
             visitor.join(LONG)
-            runtime._state.check()
 
 
 def _visit(path: str) -> None:

@@ -111,6 +111,10 @@ class Agenda:
         """The next due time; None if there is none."""
         return self._due[0][0] if self._due else None
 
+    def due(self) -> list[float]:
+        """The valid due times, in order."""
+        return sorted(at for at, _, generation, task in self._due if task.generation == generation)
+
     @property
     def is_done(self) -> bool:
         """Whether no item is ready or running."""

@@ -201,6 +201,16 @@ class Background(Interceptor):
         """
         return self._pool.close(timeout)
 
+    @property
+    def closed(self) -> bool:
+        """Whether :meth:`close` has been called: further work raises QueueClosed."""
+        return self._pool.closed
+
+    @property
+    def due(self) -> list[float]:
+        """The times of the next periodic runs in order, one for each waiting task, by ``time.monotonic()``."""
+        return self._pool.due()
+
     def __enter__(self) -> Background:
         return self
 

@@ -125,6 +125,15 @@ class Pool:
                 self._started,
             )
 
+    @property
+    def closed(self) -> bool:
+        return self._closed
+
+    @signal_safe
+    def due(self) -> list[float]:
+        with self._changed:
+            return self._agenda.due()
+
     def close(self, timeout: float | None) -> bool:
         """See ``Background.close()``."""
         here = threading.get_ident()

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from nri_sync.kit.health.health import Health
     from nri_sync.kit.health.metrics import RequestMetrics
 
-__all__ = ["COUNTERS", "REGISTRY", "exposition", "of_health", "of_requests"]
+__all__ = ["COUNTERS", "REGISTRY", "exposition", "of_health", "of_requests", "of_stub"]
 
 logger = get_logger("nri_sync.kit.health")
 
@@ -156,10 +156,11 @@ def of_health(health: Health) -> Iterator[Metric]:
     yield GaugeMetricFamily("nri_plugin_live", "Whether no handler is wedged.", report.live)
     yield GaugeMetricFamily("nri_plugin_ready", "Whether the plugin serves.", report.ready)
     if health.stub is not None:
-        yield from _of_stub(health.stub)
+        yield from of_stub(health.stub)
 
 
-def _of_stub(stub: nri_sync.Stub) -> Iterator[Metric]:
+def of_stub(stub: nri_sync.Stub) -> Iterator[Metric]:
+    """The metrics of a stub."""
     plugin = {
         "plugin": stub.name,
         "nri_version": stub.plugin_nri_version,

@@ -7,7 +7,7 @@ from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
 from nri_sync.kit.inventory.records import ContainerRecord, PodRecord
 
-__all__ = ["Gone", "How"]
+__all__ = ["REMEMBERED", "Gone", "How"]
 
 _Record = TypeVar("_Record", PodRecord, ContainerRecord)
 
@@ -15,7 +15,7 @@ _Record = TypeVar("_Record", PodRecord, ContainerRecord)
 How = Literal["removed", "vanished", "early"]
 
 # The number of removed pods that are remembered; the same number of containers.
-_REMEMBERED = 1000
+REMEMBERED = 1000
 
 # The runtime sends each of these once for a pod or container, before all its other events.
 _FIRST = frozenset(("run_pod_sandbox", "create_container"))
@@ -35,9 +35,13 @@ class Gone(Generic[_Record]):
     second removal would follow.
     """
 
-    def __init__(self, first: str) -> None:
-        """``first`` is the handler of the first event of a life, ``run_pod_sandbox`` or ``create_container``."""
+    def __init__(self, first: str, *, limit: int = REMEMBERED) -> None:
+        """``first`` is the handler of the first event of a life, ``run_pod_sandbox`` or ``create_container``.
+
+        ``limit`` is the greatest number of remembered records.
+        """
         self._first = first
+        self._limit = limit
         self._entries: dict[str, _Entry] = {}
         # Ids that a later event has added, while their first event is outstanding.
         self._overtaken: set[str] = set()
@@ -70,7 +74,7 @@ class Gone(Generic[_Record]):
     def _put(self, record_id: str, entry: _Entry) -> None:
         self._entries.pop(record_id, None)
         self._entries[record_id] = entry
-        while len(self._entries) > _REMEMBERED:
+        while len(self._entries) > self._limit:
             del self._entries[next(iter(self._entries))]
 
     def listed(self, record_id: str) -> None:

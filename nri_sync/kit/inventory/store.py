@@ -28,24 +28,21 @@ from nri_sync.kit.inventory.table import Table
 from nri_sync.logger import get_logger
 from nri_sync.threads import Latch, signal_safe, spawn
 
-__all__ = ["InventoryStore", "Stored"]
+__all__ = ["APPLICATION_ID", "MIGRATIONS", "InventoryStore", "Stored"]
 
 logger = get_logger("nri_sync.kit.inventory")
 
 # "NRIi": marks a file of this class, see https://sqlite.org/pragma.html#pragma_application_id
-_APPLICATION_ID = 0x4E524969
+APPLICATION_ID = 0x4E524969
 
 # The statements that lead from each version of the schema to the next. The first entry makes version 1.
-_MIGRATIONS: tuple[tuple[str, ...], ...] = (
+MIGRATIONS: tuple[tuple[str, ...], ...] = (
     (
         """CREATE TABLE pods (id TEXT PRIMARY KEY, sequence INTEGER NOT NULL, stopped INTEGER NOT NULL,
            message BLOB NOT NULL)""",
         """CREATE TABLE containers (id TEXT PRIMARY KEY, sequence INTEGER NOT NULL, message BLOB NOT NULL)""",
     ),
 )
-
-# Seconds between a failed write and the next attempt.
-_RETRY = 10.0
 
 
 class Stored(NamedTuple):
@@ -68,7 +65,12 @@ class InventoryStore(Interceptor):
     """
 
     def __init__(
-        self, path: str | os.PathLike[str], *, interval: float = 1.0, timeout: float = 5.0
+        self,
+        path: str | os.PathLike[str],
+        *,
+        interval: float = 1.0,
+        timeout: float = 5.0,
+        retry: float = 10.0,
     ) -> None:
         """Open the file, or create it in an existing directory.
 
@@ -79,6 +81,7 @@ class InventoryStore(Interceptor):
             path: the path of the file.
             interval: seconds to wait after a change, so that further changes go into the same write.
             timeout: seconds to wait for another process that has the file open, such as the plugin's predecessor.
+            retry: seconds to wait after a write that failed.
 
         Raises:
             StoreError: the file cannot be opened, is a symbolic link, belongs to another user, is open in another
@@ -87,6 +90,7 @@ class InventoryStore(Interceptor):
         self.path = os.fspath(path)
         self._interval = interval
         self._timeout = timeout
+        self._retry = retry
         # Guards all attributes below. Never held during disk access.
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
@@ -283,18 +287,18 @@ class InventoryStore(Interceptor):
                 "SELECT count(*) FROM sqlite_master",
             )
         )
-        if application != _APPLICATION_ID and (application or version or tables):
+        if application != APPLICATION_ID and (application or version or tables):
             raise StoreError(f"{self.path} is another application's database; choose another path")
-        if version > len(_MIGRATIONS):
+        if version > len(MIGRATIONS):
             raise StoreError(
                 f"{self.path} has version {version} of the schema, and this release of nri_sync knows versions "
-                f"up to {len(_MIGRATIONS)}: use a newer release, or remove the file"
+                f"up to {len(MIGRATIONS)}: use a newer release, or remove the file"
             )
         # Most messages have about 2 kB. Pages of the default size would waste much space.
         connection.execute("PRAGMA page_size = 16384")
         with _transaction(connection):
-            connection.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
-            for number, statements in enumerate(_MIGRATIONS[version:], version + 1):
+            connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+            for number, statements in enumerate(MIGRATIONS[version:], version + 1):
                 for statement in statements:
                     connection.execute(statement)
                 connection.execute(f"PRAGMA user_version = {number}")
@@ -324,7 +328,7 @@ class InventoryStore(Interceptor):
     def _is_ours(self) -> bool:
         # See https://sqlite.org/fileformat.html#the_database_header
         with open(self.path, "rb") as file:
-            return file.read(100)[68:72] == _APPLICATION_ID.to_bytes(4, "big")
+            return file.read(100)[68:72] == APPLICATION_ID.to_bytes(4, "big")
 
     def _set_aside(self, error: Exception) -> None:
         """Rename the damaged file. The caller must have closed it."""
@@ -384,7 +388,7 @@ class InventoryStore(Interceptor):
                 elif self._is_closed:
                     break
                 self._attempted_locked()
-            pause = self._interval if is_written else max(self._interval, _RETRY)
+            pause = self._interval if is_written else max(self._interval, self._retry)
 
     def _write(self, latest: Snapshot) -> bool:
         """Write the changes; returns False on failure."""

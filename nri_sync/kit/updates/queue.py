@@ -277,6 +277,11 @@ class UpdateQueue(Interceptor):
         self.close()
 
     @property
+    def closed(self) -> bool:
+        """Whether :meth:`close` has been called: further updates raise QueueClosed."""
+        return self._closed
+
+    @property
     def counters(self) -> UpdateCounters:
         """A snapshot of the outcomes of all ``put()`` calls so far."""
         return self._count()

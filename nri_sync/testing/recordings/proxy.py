@@ -19,11 +19,11 @@ from nri_sync.testing.recordings.decoding import Decoder, Framed, Framing
 from nri_sync.testing.recordings.entries import CLOSED, LOST, OPENED, PLUGIN, RUNTIME, Entry
 from nri_sync.threads import Latch, spawn
 
-__all__ = ["Proxy"]
+__all__ = ["QUEUE_MAX", "Proxy"]
 
 _CHUNK = 65536
 # The maximum size of entries that wait for the consumer: several times the largest message.
-_QUEUE_MAX = 64 << 20
+QUEUE_MAX = 64 << 20
 # Time limit for connecting to the runtime, in seconds.
 _DIAL = 5.0
 # The size that the limit assumes for an entry without its message.
@@ -40,12 +40,12 @@ class Proxy:
     Only one thread may iterate. Any thread may call the methods.
     """
 
-    def __init__(self, listen_path: str, runtime_path: str) -> None:
-        """Starts nothing."""
+    def __init__(self, listen_path: str, runtime_path: str, *, queue_max: int = QUEUE_MAX) -> None:
+        """Starts nothing. ``queue_max`` is the greatest size in bytes of the entries that wait to be consumed."""
         self.listen_path = listen_path
         self.runtime_path = runtime_path
         self._began = time.monotonic()
-        self._queue = _EntryQueue()
+        self._queue = _EntryQueue(queue_max)
         self._listener: ListeningSocket | None = None
         # By connection. Only the iterating thread uses it.
         self._decoders: dict[int, Decoder] = {}
@@ -208,7 +208,8 @@ class _Seen:
 class _EntryQueue:
     """A queue whose size is limited in bytes. It counts the items that it drops."""
 
-    def __init__(self) -> None:
+    def __init__(self, most: int) -> None:
+        self._most = most
         self._items: deque[tuple[Any, int]] = deque()
         self._changed = threading.Condition(threading.Lock())
         self._size = 0
@@ -217,7 +218,7 @@ class _EntryQueue:
 
     def put(self, item: Any, size: int, connection: int, *, must: bool = False) -> None:
         with self._changed:
-            if self._size + size > _QUEUE_MAX and not must:
+            if self._size + size > self._most and not must:
                 self._dropped[connection] = self._dropped.get(connection, 0) + 1
                 return
             for number, count in self._dropped.items():

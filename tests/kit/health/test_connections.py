@@ -308,7 +308,6 @@ class TestClients:
             raise NoThread(f"no thread for {name}")
 
         monkeypatch.setattr(module, "spawn", fail)
-        monkeypatch.setattr(module, "_WITHOUT_THREAD", 0.1)
         with connect(server):  # a client that holds its connection delays others, for a moment
             assert get(server, "/livez")[0] == 200
             assert get(server, "/readyz")[0] == 503
@@ -323,7 +322,6 @@ class TestClients:
             return Exposition(b"", "text/plain")
 
         monkeypatch.setattr(health, "exposition", hang)
-        monkeypatch.setattr(module, "_GIVE_WAY", 0.01)
         with HealthServer(health, "127.0.0.1:0", timeout=LONG, max_connections=2) as server:
             with contextlib.ExitStack() as stack:
                 for number in range(6):
@@ -339,7 +337,6 @@ class TestClients:
     def test_no_more_descriptors(
         self, health: kit.Health, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
-        monkeypatch.setattr(module, "_BREATHER", 0.01)
         server = HealthServer(health, "127.0.0.1:0")
         failures = [OSError(errno.EMFILE, "too many"), OSError(errno.ECONNABORTED, "gone")]
         real = socket.socket.accept

@@ -157,7 +157,7 @@ def test_odd_names_of_runtimes(node: Node, registry: Any) -> None:
     from nri_sync.kit.health import prometheus
 
     stub: Any = Odd()
-    infos = [metric for metric in prometheus._of_stub(stub) if metric.type == "info"]
+    infos = [metric for metric in prometheus.of_stub(stub) if metric.type == "info"]
     names = [infos[0].samples[0].labels["plugin"], infos[1].samples[0].labels["runtime"]]
     assert names == ["10-?", 'a"\\\nb']
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from nri_sync.api import PodSandbox
-from nri_sync.kit.inventory import gone as module
 from nri_sync.kit.inventory.gone import Gone
 from nri_sync.kit.inventory.records import PodRecord
+from tests.memory import reachable
 
 __all__: list[str] = []
 
@@ -70,10 +70,8 @@ class TestGone:
         gone.remember([record("a")], "removed")
         assert gone.admits("a", FIRST, known=False)
 
-    def test_what_went_longest_ago_is_forgotten(
-        self, gone: Gone[PodRecord], monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr(module, "_REMEMBERED", 2)
+    def test_what_went_longest_ago_is_forgotten(self) -> None:
+        gone: Gone[PodRecord] = Gone(FIRST, limit=2)
         for name in "abc":
             gone.ended(name)
         gone.remember([record("b")], "removed")
@@ -82,9 +80,12 @@ class TestGone:
         assert gone.record("b") is not None
 
     def test_memory_is_bounded_however_many_go(self, gone: Gone[PodRecord]) -> None:
-        for number in range(3000):
-            assert gone.admits(f"p{number}", LATER, known=False)
-            gone.remember([record(f"p{number}")], "removed")
-            gone.ended(f"q{number}")
-        assert len(gone._entries) == module._REMEMBERED
-        assert not gone._overtaken
+        def go(numbers: range) -> int:
+            for number in numbers:
+                assert gone.admits(f"p{number}", LATER, known=False)
+                gone.remember([record(f"p{number}")], "removed")
+                gone.ended(f"q{number}")
+            return len(reachable(gone))
+
+        assert go(range(3000)) == go(range(3000, 6000))
+        assert [f"q{number}" in gone for number in (5000, 5999)] == [False, True]

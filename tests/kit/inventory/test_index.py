@@ -11,6 +11,7 @@ from nri_sync import api
 from nri_sync.kit.inventory.index import Changes, Difference, Draft, Snapshot
 from nri_sync.kit.inventory.records import ContainerRecord, PodRecord
 from nri_sync.kit.inventory.table import Table
+from tests.memory import reachable
 
 __all__: list[str] = []
 
@@ -212,4 +213,7 @@ class TestDrafts:
             container("c1", "p1", 2, pid=7, cgroups_path="/a/b"),
         )
         after = changed(before, drop=["p1", "c1"]).after
-        assert (len(after.pods), len(after.containers), len(after._index)) == (0, 0, 0)
+        assert (len(after.pods), len(after.containers)) == (0, 0)
+        left = {id(before.pods["p1"]), id(before.containers["c1"])}
+        assert left <= reachable(before)
+        assert not left & reachable(after)

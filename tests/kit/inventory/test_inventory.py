@@ -15,11 +15,15 @@ from nri_sync.api import EventMask
 from nri_sync.api.handlers import find_handlers
 from nri_sync.errors import WouldDeadlock
 from nri_sync.kit import Changes, Inventory, InventoryStore, chain
+from nri_sync.kit.inventory.gone import REMEMBERED
 from nri_sync.runtime import Runtime
 from tests.plugin.harness import PluginWith
 from tests.runtime.rig import LONG, Host, host_options, on_thread
 
 __all__: list[str] = []
+
+# The pods that are asked for: two that are forgotten, and two that are remembered.
+LAST = (0, 1, 2, REMEMBERED + 1)
 
 CREATED = api.ContainerState.CONTAINER_CREATED
 RUNNING = api.ContainerState.CONTAINER_RUNNING
@@ -154,19 +158,16 @@ class TestHandlers:
         with pytest.raises(ValueError, match="no field 'environment'"):
             Inventory(omit=["environment"])
 
-    def test_what_was_removed_is_remembered_for_a_while(
-        self, inventory: Inventory, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr("nri_sync.kit.inventory.gone._REMEMBERED", 2)
-        for number in range(4):
+    def test_what_was_removed_is_remembered_for_a_while(self, inventory: Inventory) -> None:
+        for number in range(REMEMBERED + 2):
             p, c = pod(f"p{number}", ips=["10.0.0.1"]), container(f"c{number}", f"p{number}")
             inventory.run_pod_sandbox(p)
             inventory.create_container(p, c)
             inventory.remove_pod_sandbox(pod(f"p{number}"))
-        assert [getattr(inventory.recall_pod(f"p{n}"), "ips", None) for n in range(4)] == [
+        assert [getattr(inventory.recall_pod(f"p{n}"), "ips", None) for n in LAST] == [
             None, None, ("10.0.0.1",), ("10.0.0.1",),
         ]  # fmt: skip
-        assert [inventory.recall_container(f"c{n}") is None for n in range(4)] == [1, 1, 0, 0]
+        assert [inventory.recall_container(f"c{n}") is None for n in LAST] == [1, 1, 0, 0]
         inventory.run_pod_sandbox(pod("p1"))
         assert inventory.recall_pod("p1") is inventory.snapshot().pods["p1"]
         assert inventory.recall_container("never") is None

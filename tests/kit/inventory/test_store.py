@@ -172,8 +172,8 @@ class TestTheFile:
 
     def test_it_is_a_database_with_a_version(self, path: Path, opened: Open) -> None:
         opened().close()
-        assert rows(path, "PRAGMA user_version") == [(len(module._MIGRATIONS),)]
-        assert rows(path, "PRAGMA application_id") == [(module._APPLICATION_ID,)]
+        assert rows(path, "PRAGMA user_version") == [(len(module.MIGRATIONS),)]
+        assert rows(path, "PRAGMA application_id") == [(module.APPLICATION_ID,)]
 
     def test_one_of_a_newer_release_is_refused(self, path: Path, opened: Open) -> None:
         opened().close()
@@ -191,11 +191,11 @@ class TestTheFile:
         with opened() as store:
             Inventory(store=store).run_pod_sandbox(pod("p1"))
         migrations = (
-            *module._MIGRATIONS,
+            *module.MIGRATIONS,
             ("ALTER TABLE pods ADD COLUMN note TEXT", "CREATE TABLE notes (x)"),
             ("UPDATE pods SET note = 'migrated'",),
         )
-        monkeypatch.setattr(module, "_MIGRATIONS", migrations)
+        monkeypatch.setattr(module, "MIGRATIONS", migrations)
         with opened() as store:
             assert [message.id for message, _, _ in store.load().pods] == ["p1"]
         assert rows(path, "SELECT id, note FROM pods") == [("p1", "migrated")]
@@ -205,9 +205,9 @@ class TestTheFile:
         self, path: Path, opened: Open, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         opened().close()
-        migrations = (*module._MIGRATIONS, ("CREATE TABLE notes (x)", "DROP TABLE missing"))
+        migrations = (*module.MIGRATIONS, ("CREATE TABLE notes (x)", "DROP TABLE missing"))
         with monkeypatch.context() as patch:
-            patch.setattr(module, "_MIGRATIONS", migrations)
+            patch.setattr(module, "MIGRATIONS", migrations)
             with pytest.raises(StoreError, match="no such table: missing"):
                 opened()
         assert rows(path, "PRAGMA user_version") == [(1,)]
@@ -436,10 +436,9 @@ class TestWriting:
         assert connection.transactions == 1
 
     def test_what_fails_is_tried_again(
-        self, opened: Open, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+        self, opened: Open, caplog: pytest.LogCaptureFixture
     ) -> None:
-        monkeypatch.setattr(module, "_RETRY", 0.01)
-        store = opened()
+        store = opened(retry=0.01)
         inventory = Inventory(store=store)
         connection = blocked(store)
         connection.errors = [sqlite3.OperationalError("disk is full")] * 3
@@ -454,19 +453,17 @@ class TestWriting:
         store.close()
         assert [message.id for message, _, _ in opened().load().pods] == ["p2"]
 
-    def test_a_transaction_that_fails_half_way_is_undone(
-        self, path: Path, opened: Open, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr(module, "_RETRY", 3600.0)
+    def test_a_transaction_that_fails_half_way_is_undone(self, path: Path, opened: Open) -> None:
         with opened() as store:
             Inventory(store=store).run_pod_sandbox(pod("p1"))
-        with opened() as store:
-            monkeypatch.setattr(
-                store,
-                "_write_containers",
-                lambda *_: store._connection.execute("DROP TABLE missing"),
-            )
+        # Pods are written before containers.
+        change(
+            path,
+            "CREATE TRIGGER full BEFORE INSERT ON containers BEGIN SELECT RAISE(FAIL, 'full'); END",
+        )
+        with opened(retry=3600.0) as store:
             inventory = Inventory(store=store)
+            inventory.create_container(pod("p2"), container("c2", "p2"))
             inventory.remove_pod_sandbox(pod("p1"))
         assert rows(path, "SELECT id FROM pods") == [("p1",)]
 

@@ -418,8 +418,8 @@ class TestThePage:
     def test_it_has_all_options(self) -> None:
         parser = argparse.ArgumentParser(add_help=False)
         add_options(parser, environ={})
-        for action in parser._actions:
-            for flag in action.option_strings:
+        for flags in re.findall(r"^ {2}(-.*?)(?: {2}|$)", parser.format_help(), re.MULTILINE):
+            for flag in re.findall(r"(?<!\S)-[\w-]+", flags):
                 assert f"`{flag}`" in self.TEXT
         assert set(re.findall(r"\[(NRI_\w+)\]", parser.format_help())) == set(
             re.findall(r"`(NRI_(?:SYNC|PLUGIN)_\w+)`", self.TEXT)

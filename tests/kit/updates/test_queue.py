@@ -59,6 +59,10 @@ def assert_applied(*futures: PendingUpdate) -> None:
         assert future.exception() is None
 
 
+def threads_of_queues() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name.endswith("-updates")]
+
+
 class Call:
     """A call of ``update_containers()`` that waits for the test to answer it."""
 
@@ -657,7 +661,7 @@ class TestClosing:
         call = script.call(("a", 1))
         second = script.put("a", 2)
         closing = on_thread(lambda: script.queue.close(LONG))
-        eventually(lambda: script.queue._closed)
+        eventually(lambda: script.queue.closed)
         with pytest.raises(errors.QueueClosed, match="b came too late"):
             script.put("b")
         call.answer("a")
@@ -682,7 +686,7 @@ class TestClosing:
         assert str(told[1]) == "update of container b failed: the queue was closed"
         # The answer comes too late. The thread ends in any case.
         call.answer()
-        assert script.queue._over.wait()
+        eventually(lambda: not threads_of_queues())
         assert script.queue.counters[:6] == (3, 0, 0, 0, 0, 3)
 
     def test_it_does_not_wait_for_a_session(self, scripted: Make) -> None:
@@ -696,7 +700,7 @@ class TestClosing:
         future = script.put("a")
         call = script.call(("a", 1))
         closing = on_thread(lambda: script.queue.close(None))
-        eventually(lambda: script.queue._closed)
+        eventually(lambda: script.queue.closed)
         call.fail(loss())
         assert closing() is False
         assert script.failure(future).reason == "closed"
@@ -739,7 +743,7 @@ class TestClosing:
         assert "the container is gone" in str(gone.exception(0))
         assert updates.counters[:6] == (2, 0, 0, 0, 1, 1)
         updates.attach(script)  # type: ignore[arg-type]  # starts nothing
-        assert updates._thread is None
+        assert not threads_of_queues()
 
 
 class TestAttaching:
@@ -791,7 +795,7 @@ class TestAttaching:
         def spawn(*_arguments: Any) -> None:
             # close() waits for the end of the thread while it is being started.
             closing.append(on_thread(lambda: script.queue.close(None)))
-            eventually(lambda: script.queue._closed)
+            eventually(lambda: script.queue.closed)
             raise MemoryError
 
         script = scripted(synchronized=False)
