@@ -1,5 +1,5 @@
-// probe is all that the image of the tests holds: it is what runs in sandboxes and containers, what tests
-// execute in there, and what OCI hooks run.
+// probe is the only program in the image of the tests: sandboxes and containers run it, tests execute it in
+// containers, and OCI hooks run it.
 package main
 
 import (
@@ -46,7 +46,7 @@ func cat(path string) error {
 	return err
 }
 
-// pause waits to be told to end, and meanwhile reaps the orphans of its pid namespace.
+// pause waits for a signal to end, and meanwhile reaps the orphans of its pid namespace.
 func pause() {
 	signals := make(chan os.Signal, 8)
 	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGCHLD)

@@ -1,5 +1,5 @@
-// Runs calls to the helpers of the Go package api, so that those of nri_sync
-// can be compared with them.
+// Calls the helpers of the Go package api, to compare those of nri_sync with
+// them.
 //
 // A call is a line of JSON, {"call": name, "args": [...]}, and so is its
 // answer: {"results": [...]} or {"panic": text}. The name is that of a function

@@ -1,8 +1,8 @@
-// Package control is how a test drives a Go peer: JSON lines on stdin and stdout.
+// Package control lets a test drive a Go peer: JSON lines on stdin and stdout.
 //
 // A command is {"id": 1, "cmd": "name", "args": {...}}; its answer is {"id": 1, "result": ...} or
-// {"id": 1, "error": {"message": "...", "code": "...", "details": [...]}}. Whatever the peer has to
-// tell unasked is {"event": "name", "data": ...}. Every command runs in a goroutine of its own.
+// {"id": 1, "error": {"message": "...", "code": "...", "details": [...]}}. The peer reports an event
+// as {"event": "name", "data": ...}. Every command runs in a separate goroutine.
 // The end of stdin ends the process, so that no peer outlives the test that started it.
 package control
 
@@ -19,7 +19,7 @@ import (
 // Handler serves one command.
 type Handler func(args json.RawMessage) (any, error)
 
-// Error is an answer with more in it than a message.
+// Error is an error with a code and details.
 type Error struct {
 	Message string `json:"message"`
 	Code    string `json:"code,omitempty"`
@@ -66,12 +66,12 @@ func write(line any) {
 	out.writer.Flush()
 }
 
-// Emit tells the test something unasked.
+// Emit reports an event to the test.
 func Emit(name string, data any) {
 	write(event{Event: name, Data: data})
 }
 
-// Fatal ends the process; the test shows what was written to stderr.
+// Fatal ends the process; the test shows its standard error.
 func Fatal(format string, args ...any) {
 	fmt.Fprintf(os.Stderr, "fatal: "+format+"\n", args...)
 	os.Exit(1)

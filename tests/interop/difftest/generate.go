@@ -21,9 +21,9 @@ type generateCase struct {
 	BlockIO map[string]rspec.LinuxBlockIO  `json:"blockio"`
 	Rdt     map[string]rspec.LinuxIntelRdt `json:"rdt"`
 	CDI     bool                           `json:"cdi"`
-	// Refuse is what the resource checker says; "" makes it accept.
+	// Refuse is the error of the resource checker; "" makes it accept.
 	Refuse string `json:"refuse"`
-	// Filtered are annotations and sysctls that a filter takes out.
+	// Filtered are annotations and sysctls that a filter removes.
 	Filtered []string `json:"filtered"`
 }
 
@@ -31,7 +31,7 @@ type generateResult struct {
 	Error string      `json:"error"`
 	Spec  *rspec.Spec `json:"spec"`
 	CDI   []string    `json:"cdi"`
-	// Checked are the resources that the checker saw.
+	// Checked are the resources that the checker has received.
 	Checked *rspec.LinuxResources `json:"checked"`
 	Panic   string                `json:"panic"`
 }
@@ -44,7 +44,7 @@ func spec(raw json.RawMessage) *rspec.Spec {
 	return s
 }
 
-// respec is the specification as Go writes it.
+// respec is the specification in Go's encoding.
 func respec(raw json.RawMessage) *rspec.Spec {
 	return spec(raw)
 }
@@ -65,7 +65,7 @@ func generate(c generateCase) (r generateResult) {
 		}),
 		nrigen.WithResourceChecker(func(resources *rspec.LinuxResources) error {
 			if resources != nil {
-				// As it is now: mounts and classes come later.
+				// A copy of the present state: mounts and classes are applied later.
 				data, err := json.Marshal(resources)
 				if err != nil {
 					return err

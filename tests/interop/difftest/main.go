@@ -1,5 +1,5 @@
-// Merges, validates and applies what plugins want with the reference
-// implementation, so that the results of nri_sync can be compared with them.
+// Merges, validates and applies the answers of plugins with the Go
+// implementation, to compare the results with those of nri_sync.
 //
 // No sockets are involved: the plugins of a case are builtin ones with a fixed
 // answer. Messages are base64 of their bytes; see ../control for the commands.
@@ -160,7 +160,7 @@ func update(context.Context, []*api.ContainerUpdate) ([]*api.ContainerUpdate, er
 	return nil, nil
 }
 
-// plugin makes a builtin plugin that is subscribed to what it has handlers for.
+// plugin creates a builtin plugin that is subscribed to the events of its handlers.
 func (r *run) plugin(op string, p plugin) *builtin.BuiltinPlugin {
 	b := &builtin.BuiltinPlugin{Index: p.Index, Base: p.Name}
 	// Without any handler it would be subscribed to everything.

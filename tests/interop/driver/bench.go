@@ -16,7 +16,7 @@ type benchArgs struct {
 	Warmup int `json:"warmup"`
 }
 
-// bench sends one request many times and returns the latencies that the runtime saw.
+// bench sends one request many times, and returns the latencies that the runtime has measured.
 func (d *driver) bench(args benchArgs) (any, error) {
 	if args.Count < 1 {
 		return nil, errors.New("count must be at least 1")
@@ -28,7 +28,7 @@ func (d *driver) bench(args benchArgs) (any, error) {
 	ctx := context.Background()
 	taken := make([]float64, 0, args.Count)
 	for i := range args.Warmup + args.Count {
-		// The reference changes the request it is given.
+		// The runtime changes its argument.
 		fresh := proto.Clone(req)
 		begin := time.Now()
 		if _, err := relay.call(ctx, a, fresh); err != nil {
@@ -50,7 +50,7 @@ func (d *driver) bench(args benchArgs) (any, error) {
 	}, nil
 }
 
-// memstats tells what a leak in the peer itself would grow.
+// memstats returns the figures that a leak in the peer itself would increase.
 func (d *driver) memstats(struct{}) (any, error) {
 	return map[string]any{"goroutines": runtime.NumGoroutine()}, nil
 }

@@ -16,7 +16,7 @@ import (
 	"nri-sync.test/control"
 )
 
-// state builds the pods and containers that plugins are synchronized with.
+// state builds the pods and containers for the synchronization of plugins.
 func (o *options) state() ([]*adaptation.PodSandbox, []*adaptation.Container, error) {
 	var pods []*adaptation.PodSandbox
 	var containers []*adaptation.Container
@@ -52,7 +52,7 @@ func (o *options) state() ([]*adaptation.PodSandbox, []*adaptation.Container, er
 }
 
 func (d *driver) synchronize(ctx context.Context, synchronize adaptation.SyncCB) error {
-	// Start holds the lock while it synchronizes the plugins it launched: read without it. Nothing
+	// Start holds the lock while it synchronizes the plugins it launched: read without it. No code
 	// writes these fields while a runtime is starting or running.
 	if d.options.SyncError != "" {
 		return errors.New(d.options.SyncError)
@@ -100,7 +100,7 @@ func (d *driver) update(
 	return failed, nil
 }
 
-// clientOptions report the RPCs to plugins, if the test wants that.
+// clientOptions report the RPCs to plugins, if the test requests that.
 func (d *driver) clientOptions() []ttrpc.ClientOpts {
 	if !d.options.Trace {
 		return nil
@@ -139,7 +139,7 @@ func (d *driver) serverOptions() []ttrpc.ServerOpt {
 	)}
 }
 
-// describe makes an error of a request an answer with its gRPC code, if it has one.
+// describe converts the error of a request into an answer with its gRPC code, if it has one.
 func describe(err error) error {
 	full := &control.Error{Message: err.Error()}
 	switch {
@@ -157,7 +157,7 @@ func describe(err error) error {
 	return full
 }
 
-// logger turns the reference's log lines into events: it tells nowhere else what it registered.
+// logger converts log lines into events: only the log shows which plugins have registered.
 type logger struct{}
 
 func (logger) Debugf(context.Context, string, ...any) {}

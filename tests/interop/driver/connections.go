@@ -6,15 +6,16 @@ import (
 	"syscall"
 )
 
-// shutdownConnections shuts down every connection that was accepted on a unix socket path, and
-// returns their number. The reference leaves them open when it stops, and has no way to reach them;
-// to a plugin this looks like the end of the runtime's process.
+// shutdownConnections shuts down every connection that was accepted on a Unix socket path, and
+// returns their number. The runtime leaves them open when it stops, and has no API to close them. To
+// a plugin this looks like the end of the runtime's process.
 func shutdownConnections(path string) (int, error) {
 	entries, err := os.ReadDir("/proc/self/fd")
 	if err != nil {
 		return 0, err
 	}
-	// All are found first: a plugin that comes back at once may get a number that is still to be looked at.
+	// Find all connections first: a plugin that reconnects at once may get a descriptor that the loop
+	// has not checked yet.
 	var connections []int
 	for _, entry := range entries {
 		fd, err := strconv.Atoi(entry.Name())

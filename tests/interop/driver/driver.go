@@ -1,6 +1,6 @@
-// Package driver runs the reference runtime side of NRI on a test's commands, whatever its version.
+// Package driver runs the Go runtime side of NRI for a test's commands, in any version.
 //
-// The programs beside it pin one version each and say here what differs between versions.
+// Each program in a neighbouring directory pins one version, and passes the differences of that version.
 package driver
 
 import (
@@ -20,16 +20,16 @@ import (
 	"nri-sync.test/control"
 )
 
-// Version is what differs between versions of the reference.
+// Version has the differences between versions of the runtime side.
 type Version struct {
 	Number string
 	// Relays are the requests of this version by RPC name.
 	Relays map[string]Relay
-	// Block holds off plugin synchronization and returns what lifts that; nil where it is unknown.
+	// Block blocks the synchronization of plugins, and returns a function that unblocks it; nil if unknown.
 	Block func(*adaptation.Adaptation) func()
 }
 
-// Relay parses one request and hands it to the plugins.
+// Relay parses one request, and sends it to the plugins.
 type Relay struct {
 	parse func([]byte) (proto.Message, error)
 	call  func(context.Context, *adaptation.Adaptation, proto.Message) (proto.Message, error)
@@ -84,7 +84,7 @@ func marshal(m proto.Message) (json.RawMessage, error) {
 	return protojson.MarshalOptions{UseProtoNames: true}.Marshal(m)
 }
 
-// options of a runtime, as the test gives them; they stay for the next start.
+// options of a runtime, from the test; they are kept for the next start.
 type options struct {
 	Socket         string            `json:"socket"`
 	PluginPath     string            `json:"plugin_path"`
@@ -104,7 +104,7 @@ type options struct {
 	script
 }
 
-// script is what can be changed while the runtime runs.
+// script has the settings that can change while the runtime runs.
 type script struct {
 	RegisterError   string   `json:"register_error"`
 	RegisterDelayMs int      `json:"register_delay_ms"`
@@ -116,7 +116,7 @@ type script struct {
 
 type driver struct {
 	version    Version
-	lock       sync.Mutex // guards what follows; held during Start and Stop, not during requests
+	lock       sync.Mutex // guards the fields below; held during Start and Stop, not during requests
 	options    options
 	pods       []*adaptation.PodSandbox
 	containers []*adaptation.Container
@@ -127,7 +127,7 @@ type driver struct {
 	current    script
 }
 
-// Main serves a test's commands with the version of the reference that is linked in.
+// Main serves a test's commands with the linked version.
 func Main(version Version) {
 	d := &driver{version: version}
 	log.Set(logger{})
@@ -236,7 +236,7 @@ func (d *driver) restart(args stopArgs) (any, error) {
 	return nil, d.startLocked()
 }
 
-// cut drops the plugins' connections and goes on.
+// cut shuts down the plugins' connections. The runtime continues.
 func (d *driver) cut(struct{}) (any, error) {
 	d.lock.Lock()
 	defer d.lock.Unlock()

@@ -1,6 +1,6 @@
-// Lists what the Go package in a directory exports, one JSON object a line:
-// its kind, its name (for a method with its receiver's type in front) and the
-// file that it is in. Build constraints are ignored, test files are left out.
+// Lists the exports of the Go package in a directory, one JSON object a line:
+// the kind, the name (of a method with its receiver's type in front) and the
+// file. Build constraints are ignored, test files are left out.
 package main
 
 import (

@@ -1,12 +1,12 @@
 /*
- * floor: the least that a plugin can do, as the floor of a benchmark.
+ * floor: a minimal plugin, as the lower bound of a benchmark.
  *
  *     floor SOCKET IDX NAME [FILE]
  *
  * Registers, subscribes to CreateContainer alone, and answers every CreateContainer with the encoded
  * CreateContainerResponse in FILE (an empty one by default) without looking at the request. Requests may
  * be of any size and arrive in any frames; a reply is at most 4,000 bytes, so that it is one frame.
- * Tells what it does in lines of JSON, as control.go describes; ends with its standard input.
+ * Reports events as lines of JSON, as control.go describes; ends with its standard input.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -74,7 +74,7 @@ static size_t frame(uint8_t *out, uint32_t conn, uint32_t stream, uint8_t type, 
     return FRAME_HEADER + MESSAGE_HEADER + length;
 }
 
-/* A whole answer that wants only its stream id. */
+/* A complete answer, except for its stream id. */
 struct answer {
     uint8_t bytes[FRAME_HEADER + MESSAGE_HEADER + MAX_REPLY + 16];
     size_t length;

@@ -1,10 +1,10 @@
-// Builds kustomizations as the command kustomize does, and reads manifests as the API server does: into the types of
-// the API, with an error for each field that these do not have.
+// Builds kustomizations like the command kustomize, and parses manifests like the API server: into the types of the
+// API, with an error for each unknown field.
 //
 //	manifests PATH...
 //
-// Each PATH is a folder to build, or a file of manifests. Its objects are printed as a line of JSON, or what is
-// wrong with them:
+// Each PATH is a folder to build, or a file of manifests. The output is a line of JSON with its objects, or with
+// an error:
 //
 //	{"path": "examples/logger", "objects": [{"kind": "DaemonSet", ...}]}
 //	{"path": "pod.yaml", "error": "Pod x: unknown field \"spec.foo\""}
@@ -61,7 +61,7 @@ func main() {
 	}
 }
 
-// read returns the text of a file, or what kustomize makes of a folder.
+// read returns the text of a file, or the output of kustomize for a folder.
 func read(path string) ([]byte, error) {
 	status, err := os.Stat(path)
 	if err != nil {
@@ -101,7 +101,7 @@ func parse(decoder runtime.Decoder, manifests []byte) ([]runtime.Object, error) 
 	}
 }
 
-// checkMeta refuses names and labels that the API server would.
+// checkMeta rejects the names and labels that the API server would reject.
 func checkMeta(object runtime.Object) error {
 	about, err := meta.Accessor(object)
 	if err != nil {

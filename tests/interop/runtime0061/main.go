@@ -1,4 +1,4 @@
-// The reference runtime side, v0.6.1: neither split synchronization nor timeouts in Configure.
+// The Go runtime side, v0.6.1: neither split synchronization nor timeouts in Configure.
 package main
 
 import (

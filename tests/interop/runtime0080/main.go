@@ -1,4 +1,4 @@
-// The reference runtime side, v0.8.0: split synchronization, but neither pod updates nor validation.
+// The Go runtime side, v0.8.0: split synchronization, but neither pod updates nor validation.
 package main
 
 import (

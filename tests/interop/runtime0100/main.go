@@ -1,4 +1,4 @@
-// The reference runtime side, v0.10.0: most events go by StateChange, pod updates and validation exist.
+// The Go runtime side, v0.10.0: most events go by StateChange, pod updates and validation exist.
 package main
 
 import (

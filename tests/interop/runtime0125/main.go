@@ -1,4 +1,4 @@
-// The reference runtime side, v0.12.5: every event has a method of its own.
+// The Go runtime side, v0.12.5: every event has its own method.
 package main
 
 import (

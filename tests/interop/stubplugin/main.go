@@ -1,5 +1,5 @@
-// stubplugin is a plugin on the reference stub with scripted answers: a control for what a test sees
-// through a runtime, and a peer to measure against.
+// stubplugin is a plugin on the Go stub with scripted answers: a control for tests of a runtime, and a
+// peer for measurements.
 package main
 
 import (
@@ -76,7 +76,7 @@ func makePlugins() plugins {
 	return all
 }
 
-// start starts one after the other, and returns the microseconds that it took.
+// start starts the stubs one after the other, and returns the duration in microseconds.
 func (all plugins) start() (any, error) {
 	begin := time.Now()
 	for _, p := range all {
@@ -99,7 +99,7 @@ func newPlugin(name, idx string) *plugin {
 	return p
 }
 
-// renew makes a new stub, since one that has failed to start once never starts again.
+// renew creates a new stub, because a stub that has failed to start never starts again.
 func (p *plugin) renew() {
 	options := []stub.Option{
 		stub.WithPluginName(p.name), stub.WithPluginIdx(p.idx),
@@ -168,7 +168,7 @@ func (p *plugin) Synchronize(
 	return nil, nil
 }
 
-// seen reports an event and fails if that is the script.
+// seen reports an event, and fails if the script requires that.
 func seen(event string, messages ...proto.Message) error {
 	if *trace {
 		list := []json.RawMessage{}
@@ -287,7 +287,7 @@ func (p *plugin) RemoveContainer(_ context.Context, pod *api.PodSandbox, contain
 	return seen("RemoveContainer", pod, container)
 }
 
-// silent keeps the reference's log off stderr, which a test shows when it fails.
+// silent keeps the stub's log out of the standard error, which a failing test shows.
 type silent struct{}
 
 func (silent) Debugf(context.Context, string, ...any) {}

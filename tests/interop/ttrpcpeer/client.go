@@ -144,7 +144,7 @@ func (args *callArgs) context() (context.Context, context.CancelFunc) {
 	return ctx, cancel
 }
 
-// describe names the kind of an error: a status of the peer by its code, the rest by what it is.
+// describe returns the kind of an error: the code of a peer's status, or the type of another error.
 func describe(err error) error {
 	full := &control.Error{Message: err.Error(), Code: codeOf(err)}
 	var carrier interface{ GRPCStatus() *status.Status }

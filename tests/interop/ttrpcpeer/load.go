@@ -23,7 +23,7 @@ type loadArgs struct {
 	TimeoutMs int   `json:"timeout_ms"`
 }
 
-// tally is what a load came to; a wrong answer is an answer that is not what was asked for.
+// tally has the results of a load. A wrong answer is one with other bytes than requested.
 type tally struct {
 	lock   sync.Mutex
 	done   int
@@ -59,7 +59,7 @@ func (t *tally) result(begin time.Time) map[string]any {
 	return result
 }
 
-// spread has callers run count jobs among them.
+// spread distributes count jobs among callers.
 func spread(args loadArgs, job func(caller, i int, t *tally)) map[string]any {
 	t := &tally{errors: map[string]int{}}
 	begin := time.Now()
@@ -98,7 +98,7 @@ func (d *driver) calls(args loadArgs) (any, error) {
 	}), nil
 }
 
-// numbered is a payload of one of the sizes that begins with its number, as far as there is room.
+// numbered is a payload of one of the sizes. It begins with its number, if there is room.
 func numbered(i int, sizes []int) []byte {
 	data := pattern(sizes[i%len(sizes)])
 	copy(data, fmt.Sprintf("%d:", i))

@@ -1,4 +1,4 @@
-// ttrpcpeer is the reference ttRPC as a server or a client, driven by a test:
+// ttrpcpeer is the Go implementation of ttRPC as a server or a client, driven by a test:
 //
 //	ttrpcpeer server /path/to/socket
 //	ttrpcpeer client /path/to/socket

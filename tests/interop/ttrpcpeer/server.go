@@ -70,7 +70,7 @@ func unary[Q any, QP interface {
 	}
 }
 
-// pattern is content that shows bytes that are lost, repeated or out of place.
+// pattern is content that reveals lost, repeated or misplaced bytes.
 func pattern(size int) []byte {
 	data := make([]byte, size)
 	for i := range data {
@@ -166,7 +166,7 @@ func chat(_ context.Context, stream ttrpc.StreamServer) (any, error) {
 	}
 }
 
-// accepted remembers the connections, for what the reference has no call for.
+// accepted records the connections, for actions for which the server has no call.
 type accepted struct {
 	net.Listener
 	lock  sync.Mutex

@@ -1,6 +1,6 @@
 //! The asynchronous implementation, with streams.
 //!
-//! On one thread: it hands every message to a task of its own, and several threads would run them in any order.
+//! It runs on one thread: it creates a task for every message, and several threads would change their order.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -90,7 +90,7 @@ fn runtime() -> Handle {
     handle
 }
 
-/// Runs a future on the thread of the runtime, and waits for it here.
+/// Runs a future on the thread of the async runtime, and waits for it.
 fn wait<T: Send + 'static>(
     handle: &Handle,
     future: impl std::future::Future<Output = T> + Send + 'static,

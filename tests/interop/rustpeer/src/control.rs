@@ -18,7 +18,7 @@ pub fn failure(code: &str, message: impl ToString) -> Failure {
 
 fn write(line: Value) {
     let mut out = std::io::stdout().lock();
-    // The test may have ended: then there is no reader any more.
+    // If the test has ended, there is no reader.
     let _ = writeln!(out, "{line}").and_then(|()| out.flush());
 }
 
@@ -33,7 +33,7 @@ fn answer(id: &Value, outcome: Answer) {
     });
 }
 
-/// Serves commands, each on a thread of its own, until the end of stdin.
+/// Serves commands, each on a separate thread, until the end of stdin.
 pub fn serve(command: impl Fn(&str, Value) -> Answer + Clone + Send + 'static) {
     emit("ready", Value::Null);
     for line in std::io::stdin().lock().lines() {

@@ -13,7 +13,7 @@ pub trait Caller: Sync {
     fn request(&self, request: Request) -> Result<Response, Error>;
 }
 
-/// The kind of an error: the status of the peer by its code, all others by their variant.
+/// The kind of an error: the code of a peer's status, or the variant of another error.
 pub fn describe(error: Error) -> Failure {
     match error {
         Error::RpcStatus(status) => {
@@ -68,7 +68,7 @@ fn call(caller: &impl Caller, arguments: &Value) -> Answer {
     Ok(json!(to_hex(&response.payload)))
 }
 
-/// Many calls of Echo at once; returns how many were answered, and how many of these with other bytes.
+/// Many concurrent calls of Echo; returns the numbers of answers, and of answers with other bytes.
 fn calls(caller: &impl Caller, arguments: &Value) -> Answer {
     let count = arguments["count"].as_u64().unwrap_or(0) as usize;
     let callers = arguments["callers"].as_u64().unwrap_or(1) as usize;

@@ -20,6 +20,6 @@ fn main() {
             std::process::exit(2);
         }
     }
-    // The end of stdin ends the process, whatever its threads do.
+    // The end of stdin ends the process, in any state of its threads.
     std::process::exit(0);
 }

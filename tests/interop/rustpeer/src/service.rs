@@ -1,4 +1,4 @@
-//! The test service: the same methods as in ttrpcpeer/server.go, where this implementation has them.
+//! The test service: the same methods as in ttrpcpeer/server.go, if this implementation supports them.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -15,12 +15,12 @@ use crate::control::emit;
 pub const SERVICE: &str = "nri_sync.testing.Echo";
 pub const UNARY: [&str; 6] = ["Echo", "Sized", "Sleep", "Fail", "Metadata", "Plain"];
 
-/// Content that shows bytes that are lost, repeated or out of place.
+/// Content that reveals lost, repeated or misplaced bytes.
 pub fn pattern(size: usize) -> Vec<u8> {
     (0..size).map(|i| (i * 7 + (i >> 8)) as u8).collect()
 }
 
-/// A payload that begins with its number, as far as there is room.
+/// A payload that begins with its number, if there is room.
 pub fn numbered(number: usize, size: usize) -> Vec<u8> {
     let mut data = pattern(size);
     for (to, from) in data.iter_mut().zip(format!("{number}:").bytes()) {
@@ -45,7 +45,7 @@ pub fn encode<M: Message>(message: &M) -> Vec<u8> {
     message.write_to_bytes().expect("a message in memory can be encoded")
 }
 
-/// How long a call is to sleep before it is served.
+/// The time that a call sleeps before it is served.
 pub fn pause(method: &str, payload: &[u8], timeout: i64) -> Result<Duration, Error> {
     if method != "Sleep" {
         return Ok(Duration::ZERO);
