@@ -7,6 +7,7 @@ import threading
 import traceback
 from typing import Any
 
+import grpc
 import pytest
 
 import nri_sync
@@ -783,6 +784,34 @@ class TestContext:
         assert seen["active"]
         assert [(item.key, item.value) for item in seen["metadata"]] == [("trace", "7")]
         assert seen["peer"].startswith("unix:")
+
+    @pytest.mark.parametrize("kind", ["plain", "with an interceptor", "with one of grpc"])
+    def test_it_is_a_context_of_grpc(self, connect: Connect, kind: str) -> None:
+        seen: list[Any] = []
+
+        class OfGrpc(grpc.ServerInterceptor):
+            def intercept_service(self, continuation: Any, details: Any) -> Any:
+                return continuation(details)
+
+        def handler(pod: object) -> None:
+            context = nri_sync.request_context()
+            seen.append(isinstance(context, grpc.ServicerContext))
+            seen.append(isinstance(context, nri_sync.RequestContext))
+            context.set_code(grpc.StatusCode.ABORTED)
+            seen.append(context.code())
+
+        interceptors: dict[str, list[Any]] = {
+            "plain": [],
+            "with an interceptor": [RequestInterceptor()],
+            "with one of grpc": [OfGrpc()],
+        }
+        plugin = PluginWith(run_pod_sandbox=handler)
+        _, peer = connect(plugin, interceptors=interceptors[kind])
+        with pytest.raises(CallFailed) as caught:
+            peer.call("RunPodSandbox", nri_pb2.RunPodSandboxRequest(), LONG)
+        assert caught.value.code() is StatusCode.ABORTED
+        of_grpc = kind == "with one of grpc"
+        assert seen == [True, True, grpc.StatusCode.ABORTED if of_grpc else StatusCode.ABORTED]
 
     def test_outside(self) -> None:
         with pytest.raises(RuntimeError, match="for handlers, while they serve a request"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 
 from nri_sync.errors import (
+    CallFailed,
     ConnectionLost,
     ConnectionSpent,
     IdentityError,
@@ -56,14 +57,19 @@ def exit_code(error: Exception) -> ExitCode:
     if isinstance(error, StartError):
         if error.phase == "dial":
             return ExitCode.UNREACHABLE
-        raised_by_plugin = error.__cause__ is not None and not isinstance(error.__cause__, NRIError)
-        return ExitCode.CRASHED if raised_by_plugin else ExitCode.REJECTED
+        cause = error.__cause__
+        return ExitCode.REJECTED if cause is None or _is_expected(cause) else ExitCode.CRASHED
     return ExitCode.CRASHED
 
 
 def report(error: Exception, *, traceback: bool) -> ExitCode:
     """Log why the program ends. Expected errors, which name the remedy, have a traceback only on request."""
-    surprise = not isinstance(error, NRIError)
+    surprise = not _is_expected(error)
     text = f"{type(error).__name__}: {error}" if surprise else explain(error)
     logger.critical("%s", indented(text), exc_info=error if surprise or traceback else None)
     return exit_code(error)
+
+
+def _is_expected(error: BaseException) -> bool:
+    """Whether the text names the remedy. A failed call is one of the plugin, which has not caught the error."""
+    return isinstance(error, NRIError) and not isinstance(error, CallFailed)

@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from nri_sync import errors
+from nri_sync import StatusCode, errors
 from nri_sync.kit.program.definition import Unusable
 from nri_sync.kit.program.exits import ExitCode, exit_code, explain, report
 
@@ -17,6 +17,7 @@ def caused(error: Exception, cause: BaseException) -> Exception:
 
 
 WRONG = errors.ConfigError("plugin.yaml", ("low: missing",))
+FAILED_CALL = errors.CallFailed("/Runtime/UpdateContainers", StatusCode.UNKNOWN, "no")
 CODES: list[tuple[Exception, ExitCode]] = [
     (WRONG, ExitCode.CONFIG),
     (caused(errors.StartError("failed", phase="configure"), WRONG), ExitCode.CONFIG),
@@ -31,7 +32,9 @@ CODES: list[tuple[Exception, ExitCode]] = [
         ExitCode.REJECTED,
     ),
     (caused(errors.StartError("failed", phase="configure"), KeyError("x")), ExitCode.CRASHED),
+    (caused(errors.StartError("failed", phase="configure"), FAILED_CALL), ExitCode.CRASHED),
     (KeyError("x"), ExitCode.CRASHED),
+    (FAILED_CALL, ExitCode.CRASHED),
 ]
 
 
@@ -48,7 +51,12 @@ def test_a_configuration_error_explains_the_failed_start() -> None:
 
 @pytest.mark.parametrize(
     ("error", "traceback", "has_traceback"),
-    [(WRONG, False, False), (WRONG, True, True), (KeyError("x"), False, True)],
+    [
+        (WRONG, False, False),
+        (WRONG, True, True),
+        (KeyError("x"), False, True),
+        (FAILED_CALL, False, True),
+    ],
 )
 def test_only_unexpected_errors_have_a_traceback_unless_it_is_requested(
     error: Exception, traceback: bool, has_traceback: bool, caplog: pytest.LogCaptureFixture
