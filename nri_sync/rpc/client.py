@@ -212,9 +212,11 @@ class ClientEnd:
         Raises:
             CallFailed: the call failed.
         """
-        self.wait(call)
         status = call.status
-        assert status is not None
+        if status is None:
+            self.wait(call)
+            status = call.status
+            assert status is not None
         if status.number != 0:
             raise status.error(call.method) from call.cause
         return call.payload or b""
