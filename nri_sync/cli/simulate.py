@@ -7,7 +7,6 @@ import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Callable
 
@@ -31,12 +30,6 @@ __all__ = ["add_node_options", "add_view_options", "configure", "present", "run"
 _WITH_A_BAR = 500
 
 
-_OF_CONTAINERD = (
-    "the messages are those of containerd: with CRI-O, annotations, labels, cgroup paths, mounts and default "
-    "capabilities differ"
-)
-
-
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "plugins", metavar="PLUGIN", nargs="+",
@@ -50,6 +43,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-e", "--existing", action="append", default=[], metavar="FILE",
         help="pods that already run when the plugins connect",
+    )  # fmt: skip
+    parser.add_argument(
+        "--resize", action="append", metavar="FILE",
+        help="the same pods with other resources, to which they are resized in place, and no others; default: "
+        "each grows to the resources that it has",
     )  # fmt: skip
     parser.add_argument(
         "-c", "--config", action="append", default=[], metavar="[NN-name=]FILE",
@@ -113,6 +111,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Blocks until the simulation has ended."""
     workloads = workloads_of(arguments.file, arguments)
     existing = workloads_of(arguments.existing, arguments) if arguments.existing else []
+    resize = None if arguments.resize is None else workloads_of(arguments.resize, arguments)
     try:
         check_ids([*existing, *workloads])
     except ManifestError as error:
@@ -127,6 +126,7 @@ def run(arguments: argparse.Namespace) -> int:
                 plugins,
                 workloads,
                 existing=existing,
+                resize=resize,
                 repeat=arguments.repeat,
                 containers=arguments.containers,
                 request_timeout=arguments.request_timeout,
@@ -181,7 +181,9 @@ def workloads_of(files: Iterable[str], arguments: argparse.Namespace) -> list[Wo
 
     Raises CommandError for a file that has none.
     """
+    runtime = "containerd" if arguments.runtime is None else arguments.runtime[0]
     assumptions = Assumptions(
+        runtime=runtime,
         cgroup_version=int(arguments.cgroup[1:]),
         systemd_cgroups=arguments.cgroup_driver == "systemd",
         cpus=arguments.cpus,
@@ -193,13 +195,7 @@ def workloads_of(files: Iterable[str], arguments: argparse.Namespace) -> list[Wo
         )
     except ManifestError as error:
         raise CommandError(str(error), ExitCode.INPUT) from error
-    if arguments.runtime is None or arguments.runtime[0] != "cri-o":
-        return found
-    # Other inputs than manifests come from a runtime, and need no note.
-    return [
-        replace(item, notes=(*item.notes, _OF_CONTAINERD)) if item.resized is not None else item
-        for item in found
-    ]
+    return found
 
 
 def _plugins(targets: Sequence[str], configs: Iterable[str]) -> list[SimulatedPlugin]:

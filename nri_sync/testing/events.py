@@ -22,11 +22,12 @@ from nri_sync.runtime.oci_container import adjust_container, container_to_oci
 from nri_sync.testing.builders import new_pid
 from nri_sync.testing.common import WITHIN
 from nri_sync.testing.embedded import Embedded, Recorder
-from nri_sync.testing.node import Node, set_resources
+from nri_sync.testing.node import Node
 from nri_sync.testing.refusals import possible, refuse_adjustments, refuse_updates
 from nri_sync.testing.removals import NoEffectWarning, ineffective_removals
 from nri_sync.testing.result import Answer, Result, merge
 from nri_sync.testing.sent_event import SentEvent, from_handler
+from nri_sync.testing.telling import Telling
 
 __all__ = ["Events", "InjectCDI", "rdt_class"]
 
@@ -44,6 +45,8 @@ class Events:
     nri_version: str
     #: The facts about that release.
     facts: RuntimeFacts
+    #: The values in its messages.
+    telling: Telling
 
     def __init__(self, node: Node, recorder: Recorder, inject_cdi: InjectCDI | None) -> None:
         self._node = node
@@ -131,17 +134,15 @@ class Events:
         *,
         check: bool = True,
     ) -> Result:
-        """UpdatePodSandbox, then PostUpdatePodSandbox."""
+        """UpdatePodSandbox, then PostUpdatePodSandbox.
+
+        The pod stays as it is: messages of containerd and CRI-O have the resources that it was made with.
+        """
         pod = self._node.pod(pod)
         __tracebackhide__ = True
         sending, runtime = self._event("UpdatePodSandbox", check)
         with sending as event:
             if event.send(runtime.update_pod_sandbox, pod, overhead, resources):
-                if overhead is not None:
-                    set_resources(pod.linux.pod_overhead, overhead)
-                if resources is not None:
-                    set_resources(pod.linux.pod_resources, resources)
-                self._node.put(pod)
                 event.send(runtime.post_update_pod_sandbox, pod)
             return event.result(pod)
 
@@ -226,6 +227,9 @@ class Events:
         made = adjust_container(
             container, adjust, inject_cdi=self._inject_cdi, resolve_rdt=rdt_class
         )
+        if not made.hooks.ByteSize():
+            # NRI puts them, empty, into CreateContainer only (``collectCreateContainerResult``).
+            made.ClearField("hooks")
         made.state = ContainerState.CONTAINER_CREATED
         made.created_at = time.time_ns()
         return made
@@ -236,18 +240,28 @@ class Events:
             # Level 3 is the caller of create_container().
             warnings.warn(text, NoEffectWarning, stacklevel=3)
 
-    def start_container(self, container: Container | str, *, check: bool = True) -> Result:
-        """StartContainer, then PostStartContainer. If a plugin fails it, StopContainer follows."""
+    def start_container(
+        self, container: Container | str, *, pid: int = 0, check: bool = True
+    ) -> Result:
+        """StartContainer, then PostStartContainer. If a plugin fails it, StopContainer follows.
+
+        ``pid`` is the process id from then on, by default one that no process has.
+        """
         pod, container = self._pod_and(container)
         __tracebackhide__ = True
         sending, runtime = self._event("StartContainer", check)
         with sending as event:
-            container.pid = new_pid()
+            if self.telling.pid:
+                container.pid = pid or new_pid()
             if event.send(runtime.start_container, pod, container):
+                told = container
+                if not self.telling.running_at_post_start:
+                    told = Container()
+                    told.CopyFrom(container)
                 container.state = ContainerState.CONTAINER_RUNNING
                 container.started_at = time.time_ns()
                 self._node.put(container)
-                event.send(runtime.post_start_container, pod, container)
+                event.send(runtime.post_start_container, pod, told)
             else:
                 self._stop(event, runtime, pod, container, _START_FAILED)
             return event.result(pod, container)
@@ -313,10 +327,10 @@ class Events:
         if self._node.stop(pod):
             pod.pid = 0
             event.send(runtime.stop_pod_sandbox, pod)
-            # The network namespace is torn down by now; later messages do not have it.
-            namespaces = [item for item in pod.linux.namespaces if item.type != "network"]
-            del pod.linux.namespaces[:]
-            pod.linux.namespaces.extend(namespaces)
+            if self.telling.network_ends:
+                namespaces = [item for item in pod.linux.namespaces if item.type != "network"]
+                del pod.linux.namespaces[:]
+                pod.linux.namespaces.extend(namespaces)
             self._node.put(pod)
 
     def _stop(
@@ -351,8 +365,8 @@ class Events:
         updates = self._stop(event, runtime, pod, container)
         removed = Container()
         removed.CopyFrom(container)
-        # A container that has exited has no state in NRI (``GetStatus`` in ``internal/cri/nri``).
-        removed.state = ContainerState.CONTAINER_UNKNOWN
+        if not self.telling.state_at_remove:
+            removed.state = ContainerState.CONTAINER_UNKNOWN
         event.send(runtime.remove_container, pod, removed)
         self._node.remove(container)
         return updates

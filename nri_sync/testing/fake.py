@@ -23,6 +23,7 @@ from nri_sync.testing.events import Events, InjectCDI
 from nri_sync.testing.node import Node, split
 from nri_sync.testing.refusals import possible
 from nri_sync.testing.running import RunningPlugins
+from nri_sync.testing.telling import telling_of
 from nri_sync.threads import Latch, signal_safe
 
 if TYPE_CHECKING:
@@ -103,6 +104,7 @@ class FakeRuntime(Events):
         }
         #: The fields that the runtime's release knows, and the fields that it accepts without an effect.
         self.facts = api.runtime_facts(name, version, nri_version)
+        self.telling = telling_of(name)
         super().__init__(Node(), Recorder(self._notify), inject_cdi)
         self.nri_version = nri_version
         self._name = name

@@ -124,6 +124,9 @@ class Node:
             if container is None:
                 return False
             has = container.linux.resources
+            # After an update both are there, if only empty.
+            has.memory.SetInParent()
+            has.cpu.SetInParent()
             set_resources(has, given_resources(resources, bool(has.hugepage_limits)))
             return True
 

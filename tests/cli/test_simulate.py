@@ -254,14 +254,68 @@ def test_a_runtime_as_the_kubelet_names_it(
     assert warnings[0] == warnings[1]
 
 
-@pytest.mark.parametrize("runtime", ["cri-o:1.34.1", "containerd:2.2.0"])
-def test_messages_are_those_of_containerd(
-    plugin: str, pod: str, runtime: str, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("runtime", "annotation"),
+    [
+        ("cri-o:1.34.1", "io.kubernetes.cri-o.SandboxID"),
+        ("containerd:2.2.0", "io.kubernetes.cri.sandbox-id"),
+    ],
+)
+def test_containers_are_those_of_the_runtime(
+    plugin: str, pod: str, runtime: str, annotation: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     _, output = shown(capsys, plugin, "-f", pod, "-o", "json", "--runtime", runtime)
     [found] = json.loads(output)["pods"]
-    noted = any("the messages are those of containerd" in note for note in found["notes"])
-    assert noted is runtime.startswith("cri-o")
+    [created] = [item["created"] for item in found["events"] if item["name"] == "CreateContainer"]
+    assert annotation in created["after"]["annotations"]
+
+
+class TestResize:
+    MANIFEST = """\
+kind: Pod
+metadata: {name: web}
+spec:
+  containers:
+    - {name: app, image: busybox, resources: {requests: {cpu: 100m}, limits: {cpu: %s}}}
+"""
+
+    def manifest(self, directory: Path, name: str, limit: str) -> str:
+        path = directory / f"{name}.yaml"
+        path.write_text(self.MANIFEST % limit)
+        return str(path)
+
+    @pytest.mark.parametrize(
+        ("limit", "updates"),
+        [
+            ("100m", []),
+            ("200m", ["UpdatePodSandbox", "UpdateContainer"]),
+            ("150m", ["UpdateContainer", "UpdatePodSandbox"]),
+        ],
+    )
+    def test_in_the_order_of_the_kubelet(
+        self,
+        plugin: str,
+        tmp_path: Path,
+        limit: str,
+        updates: list[str],
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        before = {"200m": "150m", "150m": "200m"}.get(limit, "100m")
+        files = [self.manifest(tmp_path, *item) for item in (("before", before), ("after", limit))]
+        code, output = shown(capsys, plugin, "-f", files[0], "--resize", files[1], "-o", "json")
+        assert code == ExitCode.OK
+        [pod] = json.loads(output)["pods"]
+        found = [item["name"] for item in pod["events"] if item["name"].startswith("Update")]
+        assert found == updates
+
+    def test_of_a_pod_that_is_not_there(
+        self, plugin: str, pod: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        other = tmp_path / "other.yaml"
+        other.write_text((self.MANIFEST % "1").replace("web", "other"))
+        code, err = refused(capsys, plugin, "-f", pod, "--resize", str(other))
+        assert code == ExitCode.USAGE
+        assert "there is no pod default/other to resize; there are: default/web" in err
 
 
 def test_a_pod_that_is_there_already(

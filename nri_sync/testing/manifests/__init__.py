@@ -18,6 +18,7 @@ from nri_sync.testing.manifests.model import (
     ImageConfig,
     Kind,
     ManifestError,
+    Sizes,
     Workload,
     WorkloadContainer,
 )
@@ -30,6 +31,7 @@ __all__ = [
     "Input",
     "Kind",
     "ManifestError",
+    "Sizes",
     "Workload",
     "WorkloadContainer",
     "check_ids",

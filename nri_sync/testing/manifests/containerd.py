@@ -138,8 +138,6 @@ def container_spec(
         "process": _process(config, sandbox, assumptions),
         "root": root,
         "mounts": mounts,
-        # There, and empty.
-        "hooks": {},
         "annotations": _annotations(config, sandbox),
         "linux": linux,
     }
@@ -149,7 +147,7 @@ def _process(
     config: ContainerConfig, sandbox: SandboxConfig, assumptions: Assumptions
 ) -> dict[str, Any]:
     security = config.security
-    hostname = sandbox.hostname or assumptions.node_name
+    hostname = sandbox.hostname or assumptions.hostname or assumptions.node_name
     defaults = [f"PATH={_PATH}", *(["TERM=xterm"] if config.tty else []), f"HOSTNAME={hostname}"]
     own = [f"{name}={value}" for name, value in config.env.items()]
     # The group itself is among the additional ones; those that the image's files have are not known.
@@ -229,8 +227,7 @@ def _namespaces(
     if assumptions.cgroup_version == 2 and not config.security.privileged:
         namespaces.append({"type": "cgroup"})
     if sandbox.id_mappings:
-        pinned = f"{STATE}/sandboxes/{sandbox.id}/pinned-namespaces"
-        namespaces.append({"type": "user", "path": f"{pinned}/user"})
+        namespaces.append({"type": "user", "path": f"{of_sandbox}/user"})
     return namespaces
 
 
@@ -290,8 +287,12 @@ def _sandbox_namespaces(sandbox: SandboxConfig) -> Iterable[dict[str, str]]:
     if not sandbox.host_network:
         path = f"/var/run/netns/cni-{uid('network', sandbox.id)}"
         yield {"type": "network", "path": path}
-    if sandbox.id_mappings:
+    if sandbox.id_mappings and sandbox.host_network:
         yield {"type": "user"}
+    elif sandbox.id_mappings:
+        # It owns the network namespace, which is made before the sandbox's process.
+        pinned = f"{STATE}/sandboxes/{sandbox.id}/pinned-namespaces"
+        yield {"type": "user", "path": f"{pinned}/user"}
 
 
 # Mounts

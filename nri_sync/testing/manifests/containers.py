@@ -9,17 +9,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Callable
 
-from nri_sync.api.nri_pb2 import Image
 from nri_sync.kit.fields.images import ImageReference
 from nri_sync.testing.manifests import ids
-from nri_sync.testing.manifests.containerd import container_spec
 from nri_sync.testing.manifests.cri import ContainerConfig, MountConfig, SandboxConfig
 from nri_sync.testing.manifests.environment import Environment, expand_all
 from nri_sync.testing.manifests.fields import Fields
 from nri_sync.testing.manifests.lifecycle import go_json, lifecycle_handler
-from nri_sync.testing.manifests.messages import container_message
 from nri_sync.testing.manifests.model import Assumptions, ImageConfig, Kind, WorkloadContainer
 from nri_sync.testing.manifests.resources import ContainerAmounts, PodAmounts
+from nri_sync.testing.manifests.runtimes import model_of
 from nri_sync.testing.manifests.security import read_security
 from nri_sync.testing.manifests.volumes import TOKEN_PATH, Volumes
 
@@ -73,23 +71,12 @@ class _Container:
     def mapped(self) -> WorkloadContainer:
         config = self._config()
         self._note_devices()
-        spec = container_spec(config, self.pod.sandbox, self.pod.assumptions)
-        message = container_message(
-            spec,
-            id=config.id,
-            pod_id=self.pod.sandbox.id,
-            name=config.name,
-            labels=config.labels,
-            annotations=config.annotations,
-            image=Image(
-                name=config.image_name,
-                digest=config.image_digest,
-                config_digest=config.image_id,
-            ),
-            seccomp_profile=config.security.seccomp,
-        )
+        assumptions = self.pod.assumptions
+        runtime = model_of(assumptions.runtime)
+        message, spec = runtime.container(config, self.pod.sandbox, assumptions)
         resized = self.pod.amounts.resized_container(self.amounts, self.pod.assumptions)
-        return WorkloadContainer(message, self.amounts.kind, spec, resized.message())
+        sizes = self.pod.amounts.sizes(self.amounts)
+        return WorkloadContainer(message, self.amounts.kind, spec, resized.message(), sizes)
 
     def _config(self) -> ContainerConfig:
         fields, pod, image = self.fields, self.pod, self.image
@@ -110,11 +97,10 @@ class _Container:
             env=env,
             cwd=fields.text("workingDir") or self.image_config.working_dir,
             labels={
-                **self.image_config.labels,
                 **pod.sandbox.identity,
                 f"{_PREFIX}.name": self.name,
-                "io.cri-containerd.kind": "container",
             },
+            image_labels=self.image_config.labels,
             annotations=self._annotations(),
             image_env=self.image_config.env,
             image_volumes=self.image_config.volumes,

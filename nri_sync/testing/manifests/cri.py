@@ -6,7 +6,7 @@ manifest, and :mod:`.containerd` makes OCI specifications and NRI messages of th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -157,6 +157,7 @@ class ContainerConfig:
     cwd: str = ""
     labels: dict[str, str] = field(default_factory=dict)
     annotations: dict[str, str] = field(default_factory=dict)
+    image_labels: Mapping[str, str] = field(default_factory=dict)
     image_env: Sequence[str] = ()
     image_volumes: Sequence[str] = ()
     mounts: list[MountConfig] = field(default_factory=list)

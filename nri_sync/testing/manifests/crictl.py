@@ -4,12 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from nri_sync.api.nri_pb2 import Image, LinuxResources, PodSandbox, SecurityProfile
-from nri_sync.testing.manifests.cri import Resources
+from nri_sync.api.nri_pb2 import Image, PodSandbox, SecurityProfile
 from nri_sync.testing.manifests.fields import Fields
 from nri_sync.testing.manifests.messages import container_message, pod_message
 from nri_sync.testing.manifests.model import Kind, Workload, WorkloadContainer
-from nri_sync.testing.manifests.specs import cgroup_parent, made_up_pod, naming
+from nri_sync.testing.manifests.specs import (
+    RUNTIME_HANDLER,
+    cgroup_parent,
+    crio_resources,
+    is_crio,
+    linux_resources,
+    made_up_pod,
+    naming,
+)
 
 __all__ = ["crictl_workloads", "is_crictl"]
 
@@ -116,6 +123,12 @@ def _pod(id: str, document: Fields) -> PodSandbox:
     if _is_containerd(spec):
         labels["io.cri-containerd.kind"] = "sandbox"
         labels["oci_runtime_type"] = info.text("runtimeType") or "io.containerd.runc.v2"
+    resources, overhead = (linux_resources(config.object(key)) for key in ("resources", "overhead"))
+    handler = info.text("runtimeHandler") or status.text("runtimeHandler")
+    if is_crio(spec):
+        # It does not show the request.
+        resources, overhead = crio_resources(spec)
+        handler = handler or spec.strings("annotations").get(RUNTIME_HANDLER, "")
     with naming(spec):
         return pod_message(
             spec.data,
@@ -126,22 +139,13 @@ def _pod(id: str, document: Fields) -> PodSandbox:
             labels=labels,
             annotations=status.strings("annotations"),
             cgroup_parent=config.text("cgroup_parent") or cgroup_parent(spec),
-            runtime_handler=info.text("runtimeHandler") or status.text("runtimeHandler"),
+            runtime_handler=handler,
             pid=info.integer("pid"),
             ips=[ip for ip in ips if ip],
-            pod_resources=_resources(config.object("resources")),
-            pod_overhead=_resources(config.object("overhead")),
+            own_annotations=not is_crio(spec),
+            pod_resources=resources,
+            pod_overhead=overhead,
         )
-
-
-def _resources(told: Fields) -> LinuxResources:
-    return Resources(
-        shares=told.integer("cpu_shares"),
-        quota=told.integer("cpu_quota"),
-        period=told.integer("cpu_period"),
-        memory_limit=told.integer("memory_limit_in_bytes"),
-        unified=told.strings("unified"),
-    ).message()
 
 
 def _pod_of(id: str, container: Fields) -> PodSandbox:
@@ -167,9 +171,6 @@ def _container(pod_id: str, document: Fields) -> WorkloadContainer:
             seccomp_profile=_seccomp(config.object("linux", "security_context", "seccomp")),
             cdi_devices=[device.text("name") for device in config.objects("CDI_devices")],
         )
-    if _is_containerd(spec):
-        # There, and empty, which crictl does not show.
-        message.hooks.SetInParent()
     return WorkloadContainer(message, _kind(document), spec.data)
 
 

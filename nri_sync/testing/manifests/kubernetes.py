@@ -15,13 +15,13 @@ from nri_sync.testing.manifests.cri import IDMapping, SandboxConfig
 from nri_sync.testing.manifests.defaults import RANGED, defaulted
 from nri_sync.testing.manifests.environment import Environment, Objects
 from nri_sync.testing.manifests.fields import Fields
-from nri_sync.testing.manifests.messages import sandbox_message
 from nri_sync.testing.manifests.model import (
     Assumptions,
     Kind,
     Workload,
 )
 from nri_sync.testing.manifests.resources import ContainerAmounts, PodAmounts
+from nri_sync.testing.manifests.runtimes import model_of
 from nri_sync.testing.manifests.services import service_env
 from nri_sync.testing.manifests.validation import validate
 from nri_sync.testing.manifests.volumes import Volumes
@@ -125,7 +125,7 @@ class _Mapping:
             containers.append(map_container(pod, fields, amounts, note))
         return Workload(
             source=self.spec.source,
-            pod=sandbox_message(self.sandbox),
+            pod=model_of(self.assumptions.runtime).pod(self.sandbox, self.assumptions),
             containers=tuple(containers),
             resized=self.amounts.resized_sandbox(self.assumptions).message(),
             notes=tuple(self.notes),

@@ -21,10 +21,8 @@ from nri_sync.api.nri_pb2 import (
     SecurityProfile,
     User,
 )
-from nri_sync.testing.manifests.containerd import sandbox_spec
-from nri_sync.testing.manifests.cri import SandboxConfig
 
-__all__ = ["container_message", "pod_message", "sandbox_message"]
+__all__ = ["container_message", "pod_message"]
 
 
 def container_message(
@@ -80,32 +78,10 @@ def container_message(
             seccomp_policy=oci.seccomp_from_oci(linux.get("seccomp")),
         )
     )
+    # There in CreateContainer, if only empty: NRI sees to it (``collectCreateContainerResult``).
+    container.hooks.SetInParent()
     optional.put(container.linux, "oom_score_adj", process.get("oomScoreAdj"))
     return container
-
-
-def sandbox_message(config: SandboxConfig) -> PodSandbox:
-    """The pod of a sandbox that has been made."""
-    return pod_message(
-        sandbox_spec(config),
-        id=config.id,
-        name=config.name,
-        namespace=config.namespace,
-        uid=config.uid,
-        # Beside the user's and the kubelet's, those that containerd keeps for itself.
-        labels={
-            **config.labels,
-            "io.cri-containerd.kind": "sandbox",
-            "oci_runtime_type": "io.containerd.runc.v2",
-        },
-        annotations=config.annotations,
-        cgroup_parent=config.cgroup_parent,
-        runtime_handler=config.runtime_handler,
-        pid=config.pid,
-        ips=config.ips,
-        pod_resources=config.resources.message(),
-        pod_overhead=config.overhead.message(),
-    )
 
 
 def pod_message(
@@ -123,8 +99,11 @@ def pod_message(
     ips: Iterable[str] = (),
     pod_resources: LinuxResources | None = None,
     pod_overhead: LinuxResources | None = None,
+    own_annotations: bool = True,
 ) -> PodSandbox:
     """A pod whose sandbox has that specification, beside which labels and annotations are the kubelet's.
+
+    ``own_annotations``: those of the specification are the pod's, too.
 
     Raises TypeError or ValueError if ``spec`` is no such specification.
     """
@@ -135,7 +114,7 @@ def pod_message(
         uid=uid,
         namespace=namespace,
         labels=labels,
-        annotations={**annotations, **(spec.get("annotations") or {})},
+        annotations={**annotations, **((own_annotations and spec.get("annotations")) or {})},
         runtime_handler=runtime_handler,
         pid=pid,
         ips=ips,

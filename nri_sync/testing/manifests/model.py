@@ -15,6 +15,7 @@ __all__ = [
     "ImageConfig",
     "Kind",
     "ManifestError",
+    "Sizes",
     "Workload",
     "WorkloadContainer",
 ]
@@ -74,7 +75,11 @@ class Assumptions:
     The defaults are those of kubelet v1.36 and containerd v2.4 on a node that kubeadm has set up.
     """
 
+    #: "containerd" or "cri-o", as it calls itself to plugins: as v2.4 and v1.34 make containers.
+    runtime: str = "containerd"
     node_name: str = "node"
+    #: The node's own name to its kernel, which containers on its network have for HOSTNAME; "" for ``node_name``.
+    hostname: str = ""
     node_ip: str = "192.0.2.10"
     #: The address of pods that do not use the host's network.
     pod_ip: str = "10.88.0.2"
@@ -105,6 +110,18 @@ class Assumptions:
 
 
 @dataclass(frozen=True)
+class Sizes:
+    """Limits and requests of a container as the kubelet compares them for a resize: CPU in thousandths, memory in
+    bytes, 0 for none. Without a limit of its own, a container has that of its pod.
+    """
+
+    cpu_limit: int
+    cpu_request: int
+    memory_limit: int
+    memory_request: int
+
+
+@dataclass(frozen=True)
 class WorkloadContainer:
     """A container before any plugin."""
 
@@ -115,6 +132,8 @@ class WorkloadContainer:
     spec: Mapping[str, Any]
     #: The resources in UpdateContainer when the kubelet resizes the pod in place; None if they are unknown.
     resized: LinuxResources | None = None
+    #: None if they are unknown.
+    sizes: Sizes | None = None
 
     @property
     def name(self) -> str:

@@ -15,7 +15,7 @@ from nri_sync.kit.fields.qos import QoS, oom_score_adj, qos_of_resources
 from nri_sync.kit.fields.quantity import Quantity
 from nri_sync.testing.manifests.cri import Resources
 from nri_sync.testing.manifests.fields import Fields
-from nri_sync.testing.manifests.model import Assumptions, Kind
+from nri_sync.testing.manifests.model import Assumptions, Kind, Sizes
 
 __all__ = ["ContainerAmounts", "PodAmounts"]
 
@@ -168,6 +168,16 @@ class PodAmounts:
             for amounts in (of.requests, of.limits)
         )
         return self.container(replace(of, requests=requests, limits=limits), assumptions)
+
+    def sizes(self, of: ContainerAmounts) -> Sizes:
+        """``containerResourcesFromRequirements``."""
+        requests = of.requests
+        return Sizes(
+            cpu_limit=self._limit(of, "cpu").milli,
+            cpu_request=requests.get("cpu", _ZERO).milli,
+            memory_limit=int(self._limit(of, "memory")),
+            memory_request=int(requests.get("memory", _ZERO)),
+        )
 
     def resized_sandbox(self, assumptions: Assumptions) -> Resources:
         """``ResourceConfigForPod``; a limit that is not declared for all stays as the cgroup has it."""

@@ -8,18 +8,32 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from nri_sync.api.nri_pb2 import Container, Image, PodSandbox
+from nri_sync.api.nri_pb2 import Container, Image, LinuxResources, PodSandbox
 from nri_sync.kit.config.foreign import ANNOTATION, parse_json
 from nri_sync.kit.fields.images import ImageReference
 from nri_sync.testing.manifests import ids
+from nri_sync.testing.manifests.cri import Resources
 from nri_sync.testing.manifests.fields import Fields
 from nri_sync.testing.manifests.messages import container_message, pod_message
 from nri_sync.testing.manifests.model import Kind, ManifestError, Workload, WorkloadContainer
 
-__all__ = ["cgroup_parent", "is_sandbox", "is_spec", "made_up_pod", "naming", "spec_workloads"]
+__all__ = [
+    "RUNTIME_HANDLER",
+    "cgroup_parent",
+    "crio_resources",
+    "is_crio",
+    "is_sandbox",
+    "is_spec",
+    "linux_resources",
+    "made_up_pod",
+    "naming",
+    "spec_workloads",
+]
 
 _OF_POD = "io.kubernetes.pod"
 _CRIO = "io.kubernetes.cri-o"
+#: The annotation of CRI-O for the handler of a RuntimeClass.
+RUNTIME_HANDLER = f"{_CRIO}.RuntimeHandler"
 # Say "sandbox" or "container".
 _TYPES = ("io.kubernetes.cri.container-type", f"{_CRIO}.ContainerType")
 # The annotations of containerd and of CRI-O for: the id of the sandbox; name, namespace and uid of the pod; the
@@ -132,7 +146,8 @@ def _workload(id: str, sandbox: Fields | None, containers: Sequence[Fields]) -> 
         notes["an OCI specification says little of the pod: made up, or left out"] = None
     else:
         pod = _pod(id, sandbox)
-        notes["an OCI specification says nothing of the pod's resources: left out"] = None
+        if not is_crio(sandbox):
+            notes["an OCI specification says nothing of the pod's resources: left out"] = None
         if not containers:
             notes["this is the sandbox of a pod: add the config.json of its containers"] = None
     members = []
@@ -157,6 +172,7 @@ def _pod(id: str, spec: Fields) -> PodSandbox:
     labels = _labels(spec)
     name = labels.get(f"{_OF_POD}.name") or name or "pod"
     namespace = labels.get(f"{_OF_POD}.namespace") or namespace or "default"
+    resources, overhead = crio_resources(spec) if is_crio(spec) else (None, None)
     with naming(spec):
         return pod_message(
             spec.data,
@@ -167,8 +183,12 @@ def _pod(id: str, spec: Fields) -> PodSandbox:
             labels=labels,
             annotations=_mapping(spec, f"{_CRIO}.Annotations"),
             cgroup_parent=annotations.get(f"{_CRIO}.CgroupParent") or cgroup_parent(spec),
-            runtime_handler=annotations.get(f"{_CRIO}.RuntimeHandler", ""),
+            runtime_handler=annotations.get(RUNTIME_HANDLER, ""),
             pid=ids.process_id(ids.container_id(id)),
+            # CRI-O keeps its own annotations from the pod's.
+            own_annotations=not is_crio(spec),
+            pod_resources=resources,
+            pod_overhead=overhead,
         )
 
 
@@ -186,6 +206,28 @@ def _container(pod_id: str, spec: Fields) -> Container:
         )
 
 
+def is_crio(spec: Fields) -> bool:
+    return f"{_CRIO}.ContainerType" in spec.object("annotations")
+
+
+def linux_resources(told: Fields) -> LinuxResources:
+    """``LinuxContainerResources`` of CRI, in JSON."""
+    return Resources(
+        shares=told.integer("cpu_shares"),
+        quota=told.integer("cpu_quota"),
+        period=told.integer("cpu_period"),
+        memory_limit=told.integer("memory_limit_in_bytes"),
+        unified=told.strings("unified"),
+    ).message()
+
+
+def crio_resources(spec: Fields) -> tuple[LinuxResources, LinuxResources]:
+    """The resources and the overhead of a pod, which CRI-O writes into the specification of its sandbox."""
+    keys = (f"{_CRIO}.PodLinuxResources", f"{_CRIO}.PodLinuxOverhead")
+    resources, overhead = (linux_resources(_object(spec, key)) for key in keys)
+    return resources, overhead
+
+
 def _labels(spec: Fields) -> dict[str, str]:
     """Those that CRI-O writes into each specification; containerd writes none."""
     return _mapping(spec, f"{_CRIO}.Labels")
@@ -193,16 +235,19 @@ def _labels(spec: Fields) -> dict[str, str]:
 
 def _mapping(spec: Fields, annotation: str) -> dict[str, str]:
     """The JSON object in an annotation: texts by name."""
+    held = _object(spec, annotation)
+    return {key: held.text(key) for key in held.data}
+
+
+def _object(spec: Fields, annotation: str) -> Fields:
+    """The JSON object in an annotation; empty without one."""
     text = spec.strings("annotations").get(annotation, "")
-    if not text:
-        return {}
     path = f"annotations[{annotation}]"
     try:
-        data = parse_json(text, ANNOTATION)
+        data = parse_json(text, ANNOTATION) if text else {}
     except ValueError as error:
         spec.fail(f"is not JSON: {error}", path)
-    held = Fields(data, spec.source, path)
-    return {key: held.text(key) for key in held.data}
+    return Fields(data, spec.source, path)
 
 
 def _image(spec: Fields) -> Image | None:

@@ -38,6 +38,7 @@ from nri_sync.testing.simulation.report import (
     UpdatedContainer,
     statistics,
 )
+from nri_sync.testing.simulation.resize import check_resize
 from nri_sync.testing.simulation.walk import Node, Walk
 from nri_sync.threads import call_off_main
 
@@ -69,6 +70,7 @@ def simulate(
     *,
     existing: Sequence[Workload] = (),
     resources: LinuxResources | None = None,
+    resize: Sequence[Workload] | None = None,
     repeat: int = 1,
     containers: int = 1,
     inject_cdi: InjectCDI | None = None,
@@ -85,7 +87,9 @@ def simulate(
     Args:
         plugins: all run at the same time; two must not have the same full name.
         existing: pods that already run when the plugins connect: plugins receive them by Synchronize.
-        resources: the resources in UpdateContainer; default are the kubelet's for a resize to larger limits.
+        resources: the resources in UpdateContainer; default are the kubelet's for a resize.
+        resize: the pods that are resized in place, with their new resources, such as :func:`.manifests.load` makes
+            of other manifests of the same pods. By default each pod grows to the resources that it has.
         repeat: how many times each workload runs; all runs after the first count for the statistics only.
         containers: the number of copies of each ordinary container in a pod.
         inject_cdi: changes a specification in place for CDI devices. Without it, the devices are only listed.
@@ -98,13 +102,14 @@ def simulate(
             thread if this thread is the main thread.
 
     Raises:
-        ValueError: two plugins have the same name, a count is less than 1, or the NRI release of the runtime is
-            unknown.
+        ValueError: two plugins have the same name, a count is less than 1, the NRI release of the runtime is
+            unknown, or Kubernetes refuses a resize.
         StartError, PluginError, IdentityError: a plugin could not start.
         ConfigError: the configuration of a plugin is invalid.
         NotSynchronized: a plugin has failed Synchronize.
     """
     _check(plugins, repeat, containers)
+    targets = None if resize is None else _targets(workloads, resize, containers)
     scaled = [with_containers(workload, containers) for workload in workloads]
     total = repeat * sum(1 + len(workload.containers) for workload in scaled)
     counted = itertools.count(1)
@@ -124,7 +129,9 @@ def simulate(
             inject_cdi=inject_cdi,
         )
         with node:
-            walk = Walk(node, resources=resources, inject_cdi=inject_cdi, advance=advance)
+            walk = Walk(
+                node, resources=resources, resize=targets, inject_cdi=inject_cdi, advance=advance
+            )
             for workload in existing:
                 walk.add(workload)
             return _run(walk, plugins, scaled, repeat, cancelled)
@@ -181,6 +188,20 @@ def _check(plugins: Sequence[SimulatedPlugin], repeat: int, containers: int) -> 
     for name, value in (("repeat", repeat), ("containers", containers)):
         if value < 1:
             raise ValueError(f"{name} must be at least 1, not {value}")
+
+
+def _targets(
+    workloads: Sequence[Workload], resize: Sequence[Workload], containers: int
+) -> dict[str, Workload]:
+    """By the names of pods. Raises ValueError."""
+    known = {workload.name: workload for workload in workloads}
+    for target in resize:
+        if target.name not in known:
+            raise ValueError(
+                f"there is no pod {target.name} to resize; there are: {', '.join(known)}"
+            )
+        check_resize(known[target.name], target)
+    return {target.name: with_containers(target, containers) for target in resize}
 
 
 def _live(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Callable
 
@@ -18,6 +18,7 @@ from nri_sync.runtime.oci import adjust_spec
 from nri_sync.testing.events import InjectCDI, rdt_class
 from nri_sync.testing.fake import FakeRuntime
 from nri_sync.testing.manifests import Kind, Workload, WorkloadContainer
+from nri_sync.testing.manifests.ids import process_id
 from nri_sync.testing.result import Result
 from nri_sync.testing.simulation.outcomes import (
     calls_of,
@@ -31,6 +32,7 @@ from nri_sync.testing.simulation.report import (
     Unsolicited,
     UpdatedContainer,
 )
+from nri_sync.testing.simulation.resize import Step, growth, resize
 from nri_sync.testing.simulation.specs import Specs
 
 __all__ = ["Node", "Walk"]
@@ -38,8 +40,6 @@ __all__ = ["Node", "Walk"]
 _RUNTIME_LOG = "nri_sync.runtime"
 # The exit code of a process 1 that leaves SIGTERM alone, as most do, and is killed in the end.
 _KILLED = 137
-# From here on a limit of memory is none.
-_UNLIMITED = 1 << 62
 
 
 class Node(FakeRuntime):
@@ -77,18 +77,22 @@ class Walk:
         runtime: FakeRuntime,
         *,
         resources: LinuxResources | None = None,
+        resize: Mapping[str, Workload] | None = None,
         inject_cdi: InjectCDI | None = None,
         advance: Callable[[], object] = lambda: None,
     ) -> None:
         """
         Args:
             resources: those in UpdateContainer; default are the kubelet's in a resize.
+            resize: the pods that are resized, with their new resources, by ``namespace/name``; by default each
+                grows to the resources that it has.
             advance: called for each pod and container that is through.
         """
         self.runtime = runtime
         #: Of the plugins, once they have been started.
         self.recorders: Sequence[Recorder] = ()
         self._resources = resources
+        self._resize = resize
         self._inject_cdi = inject_cdi
         self._advance = advance
         self._compared = True
@@ -112,6 +116,8 @@ class Walk:
             if item.kind is not Kind.INIT:
                 running = Container()
                 running.CopyFrom(item.container)
+                if not running.hooks.ByteSize():
+                    running.ClearField("hooks")
                 running.state = ContainerState.CONTAINER_RUNNING
                 self.runtime.add(running)
                 self._specs.put(running.id, workload.pod.name, item.name, item.spec)
@@ -195,7 +201,9 @@ class Walk:
         yield event
         if self._state(id) is None:
             return False
-        yield self._told(self.runtime.start_container(id, check=False), workload, item)
+        # Namespaces of other containers may lead to that process.
+        started = self.runtime.start_container(id, pid=process_id(id), check=False)
+        yield self._told(started, workload, item)
         if self._state(id) != ContainerState.CONTAINER_RUNNING:
             return False
         if item.kind is Kind.INIT:
@@ -210,28 +218,26 @@ class Walk:
             return None
 
     def _updates(self, workload: Workload, running: Sequence[WorkloadContainer]) -> Iterator[Event]:
-        """Those of a resize that grows: the pod first, and memory before CPU (``doPodResizeAction``).
-
-        The pod is updated once for each of its limits, and once more for its share of CPU.
-        """
-        linux = workload.pod.linux
-        told = workload.resized or linux.pod_resources
-        limited = [item for item in running if self._wanted(item).memory.limit.value > 0]
-        rounds = [(1 + (told.cpu.quota.value > 0), list(running))]
-        if self._resources is not None:
-            rounds = [(1, list(running))]
-        elif limited:
-            rounds.insert(0, (int(0 < told.memory.limit.value < _UNLIMITED), limited))
-        for pod_updates, members in rounds:
-            for _ in range(pod_updates):
+        for step in self._steps(workload, running):
+            if step.container is None:
+                overhead = workload.pod.linux.pod_overhead
                 result = self.runtime.update_pod(
-                    workload.pod, linux.pod_overhead, told, check=False
+                    workload.pod, overhead, step.resources, check=False
                 )
                 yield self._told(result, workload)
-            for item in members:
-                wanted = self._wanted(item)
-                result = self.runtime.update_container(item.container, wanted, check=False)
-                yield self._told(result, workload, item, requested=wanted)
+            else:
+                container = step.container.container
+                result = self.runtime.update_container(container, step.resources, check=False)
+                yield self._told(result, workload, step.container, requested=step.resources)
+
+    def _steps(self, workload: Workload, running: Sequence[WorkloadContainer]) -> Iterable[Step]:
+        if self._resources is not None:
+            told = workload.resized or workload.pod.linux.pod_resources
+            return [Step(told), *(Step(self._wanted(item), item) for item in running)]
+        if self._resize is None:
+            return growth(workload, running, self._wanted)
+        target = self._resize.get(workload.name)
+        return () if target is None else resize(workload, target, running)
 
     def _wanted(self, item: WorkloadContainer) -> LinuxResources:
         """The resources in UpdateContainer."""

@@ -82,10 +82,6 @@ def test_variables(image: list[str], own: dict[str, str], env: list[str]) -> Non
     assert found == [path if entry == "PATH=default" else entry for entry in env]
 
 
-def test_what_is_there_and_empty() -> None:
-    assert spec()["hooks"] == {}
-
-
 @pytest.mark.parametrize("disabled", [True, False])
 def test_limits_of_huge_pages_are_for_the_configuration_to_say(disabled: bool) -> None:
     resources = Resources(huge_pages={"2MB": 5})
@@ -168,7 +164,7 @@ def test_a_user_namespace() -> None:
         mounts=[MountConfig("/m", "/srv")],
     )
     mapping = [{"containerID": 0, "hostID": 65536, "size": 65536}]
-    path = f"/run/containerd/{SANDBOXES}/pinned-namespaces/user"
+    path = f"/proc/{sandbox().pid}/ns/user"
     assert found["linux"]["namespaces"][-1] == {"type": "user", "path": path}
     assert found["linux"]["uidMappings"] == found["linux"]["gidMappings"] == mapping
     mounted = {mount["destination"]: mount for mount in found["mounts"]}
@@ -176,6 +172,14 @@ def test_a_user_namespace() -> None:
     assert "uidMappings" not in mounted["/dev/shm"]
     # A container cannot mount the sysfs of a network namespace that does not belong to it.
     assert (mounted["/sys"]["type"], mounted["/sys"]["source"]) == ("bind", "/sys")
+
+
+@pytest.mark.parametrize("host_network", [True, False])
+def test_the_user_namespace_of_a_sandbox_owns_its_network(host_network: bool) -> None:
+    config = sandbox(id_mappings=[IDMapping(0, 65536, 65536)], host_network=host_network)
+    path = f"/run/containerd/{SANDBOXES}/pinned-namespaces/user"
+    last = sandbox_spec(config)["linux"]["namespaces"][-1]
+    assert last == {"type": "user", **({} if host_network else {"path": path})}
 
 
 class TestMounts:

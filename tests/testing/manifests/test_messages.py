@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 
 from nri_sync import api
-from nri_sync.testing.manifests.cri import Resources, SandboxConfig
-from nri_sync.testing.manifests.messages import container_message, pod_message, sandbox_message
+from nri_sync.testing.manifests.messages import container_message, pod_message
 
 __all__: list[str] = []
 
@@ -88,24 +87,3 @@ def test_an_empty_specification() -> None:
 def test_what_is_no_specification() -> None:
     with pytest.raises(TypeError, match="mounts"):
         container_message({"mounts": 3}, id="c", pod_id="p", name="app")
-
-
-def test_a_sandbox() -> None:
-    config = SandboxConfig(
-        "p", "web", "shop", "u", 77, ["10.0.0.1"],
-        labels={"app": "web"}, annotations={"a": "1"}, cgroup_parent="/kubepods/podu",
-        resources=Resources(shares=512), runtime_handler="kata",
-    )  # fmt: skip
-    pod = sandbox_message(config)
-    assert (pod.id, pod.name, pod.namespace, pod.uid, pod.pid) == ("p", "web", "shop", "u", 77)
-    assert pod.labels["app"] == "web"
-    assert pod.labels["io.cri-containerd.kind"] == "sandbox"
-    assert pod.annotations["a"] == "1"
-    assert pod.annotations["io.kubernetes.cri.sandbox-cpu-shares"] == "512"
-    assert (pod.runtime_handler, list(pod.ips)) == ("kata", ["10.0.0.1"])
-    assert pod.linux.cgroup_parent == "/kubepods/podu"
-    assert pod.linux.cgroups_path == "/kubepods/podu/p"
-    assert pod.linux.pod_resources.cpu.shares.value == 512
-    assert pod.linux.pod_overhead.cpu.shares.value == 0
-    # The sandbox's own process gets the minimum.
-    assert pod.linux.resources.cpu.shares.value == 2

@@ -136,7 +136,7 @@ def test_a_sandbox_is_a_pod(annotations: dict[str, str], kind: str) -> None:
     assert not workload.containers
     assert workload.pod.linux.cgroup_parent == "kubepods-burstable-podu1.slice"
     assert workload.pod.linux.cgroups_path == path
-    assert "add the config.json of its containers" in workload.notes[1]
+    assert "add the config.json of its containers" in workload.notes[-1]
     # The input also has the containers of the pod, in any order.
     names = ("io.kubernetes.cri.container-name", "io.kubernetes.container.name")
     members = [
@@ -147,6 +147,25 @@ def test_a_sandbox_is_a_pod(annotations: dict[str, str], kind: str) -> None:
     assert [item.name for item in workload.containers] == ["one", "two"]
     assert {item.container.pod_sandbox_id for item in workload.containers} == {"5" * 64}
     assert [item.name for item in only(load(json.dumps(members))).containers] == ["one", "two"]
+
+
+def test_a_sandbox_of_crio_has_the_resources_of_its_pod() -> None:
+    resources = '{"cpu_period":100000,"cpu_shares":20,"memory_limit_in_bytes":1048576}'
+    annotations = {
+        **CRIO,
+        "io.kubernetes.cri-o.ContainerType": "sandbox",
+        "io.kubernetes.cri-o.PodLinuxResources": resources,
+        "io.kubernetes.cri-o.PodLinuxOverhead": "{}",
+    }
+    workload = only(
+        load(json.dumps(annotated(path=f"/kubepods/podu1/crio-{'5' * 64}", **annotations)))
+    )
+    found = workload.pod.linux.pod_resources
+    assert (found.cpu.shares.value, found.cpu.period.value) == (20, 100_000)
+    assert found.memory.limit.value == 1 << 20
+    assert not any("says nothing of the pod's resources" in note for note in workload.notes)
+    # CRI-O's own annotations are not the pod's.
+    assert set(workload.pod.annotations) == {"io.kubernetes.container.hash"}
 
 
 def test_of_crio() -> None:
