@@ -7,7 +7,7 @@ import sys
 import time
 
 from tests.e2e.build import build
-from tests.e2e.build_crio import build_crio
+from tests.e2e.build_crio import build_crictl, build_crio
 from tests.interop import gopeer
 
 __all__ = ["main"]
@@ -17,6 +17,7 @@ def main() -> int:
     began = time.monotonic()
     tools = build()
     gopeer.build("stubplugin")
+    build_crictl()
     if os.environ.get("NRI_SYNC_E2E_RUNTIME") == "crio":
         build_crio()
     print(f"{time.monotonic() - began:6.1f} s  in all, in {tools.directory}", flush=True)

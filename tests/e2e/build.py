@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from tests.interop.gopeer import go_command
 
@@ -25,6 +26,8 @@ __all__ = [
     "CACHE",
     "CONTAINERD",
     "IMAGE",
+    "IMAGES",
+    "OWNED",
     "Tools",
     "build",
     "fetch_debian",
@@ -37,6 +40,21 @@ RUNC = "v1.5.2"
 #: The release with which this containerd is built.
 CRI_API = "v0.37.0"
 IMAGE = "nri-sync.test/probe:1"
+#: One with a user, volumes and more.
+OWNED = "nri-sync.test/owned:1"
+#: The configurations of both.
+IMAGES: dict[str, dict[str, Any]] = {
+    IMAGE: {"Entrypoint": ["/probe"], "Env": ["PATH=/", "FROM_IMAGE=yes"]},
+    OWNED: {
+        "Entrypoint": ["/probe"],
+        "Cmd": ["of-image"],
+        "Env": ["PATH=/", "FROM_IMAGE=yes", "ONLY_IMAGE=1"],
+        "User": "1000:2000",
+        "WorkingDir": "/tmp",
+        "Volumes": {"/cache/": {}, "/data": {}},
+        "Labels": {"org.example.role": "owner"},
+    },
+}
 
 HERE = Path(__file__).resolve().parent
 CACHE = HERE.parent.parent / ".cache" / "e2e"
@@ -54,7 +72,9 @@ class Tools:
         self.ctr = directory / "ctr"
         self.runc = directory / "runc"
         self.probe = directory / "probe"
+        #: The archive of IMAGE, and that of OWNED.
         self.image = directory / "image.tar"
+        self.owned = directory / "owned.tar"
         self.cri = directory / "cri.pb"
 
 
@@ -72,7 +92,8 @@ def build() -> Tools:
     _install(tools, *_SMALL, "-tags", "no_grpc", f"{module}/containerd-shim-runc-v2@{CONTAINERD}")
     _build_runc(tools)
     run("build", *_SMALL, "-o", str(tools.probe), ".", cwd=HERE / "probe", env={"CGO_ENABLED": "0"})
-    _write_image(tools.probe, tools.image)
+    _write_image(tools.probe, IMAGE, tools.image)
+    _write_image(tools.probe, OWNED, tools.owned)
     _describe_cri(tools.cri)
     for old in CACHE.glob("tools-*"):
         if old != tools.directory:
@@ -143,8 +164,8 @@ def fetch_debian(package: str) -> Path:
     return root
 
 
-def _write_image(program: Path, target: Path) -> None:
-    """An image with one program, in the format of ``docker save``."""
+def _write_image(program: Path, image: str, target: Path) -> None:
+    """One of IMAGES, with one program, in the format of ``docker save``."""
     layer = io.BytesIO()
     with tarfile.open(fileobj=layer, mode="w") as archive:
         for name in ("tmp", "etc"):
@@ -157,12 +178,12 @@ def _write_image(program: Path, target: Path) -> None:
         {
             "architecture": run("env", "GOARCH").strip(),
             "os": "linux",
-            "config": {"Entrypoint": ["/probe"], "Env": ["PATH=/", "FROM_IMAGE=yes"]},
+            "config": IMAGES[image],
             "rootfs": {"type": "layers", "diff_ids": [f"sha256:{digest}"]},
         }
     ).encode()
     name = f"{hashlib.sha256(config).hexdigest()}.json"
-    manifest = [{"Config": name, "RepoTags": [IMAGE], "Layers": [f"{digest}/layer.tar"]}]
+    manifest = [{"Config": name, "RepoTags": [image], "Layers": [f"{digest}/layer.tar"]}]
     with tarfile.open(target, mode="w") as archive:
         _add(archive, name, config)
         _add(archive, f"{digest}/layer.tar", layer.getvalue())

@@ -39,6 +39,7 @@ LOG_SHOWN = 8000
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--write-docs", action="store_true", help="write the table of docs/e2e.md")
+    parser.addoption("--write-recordings", action="store_true", help="write tests/recorded/crio")
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 
 from tests.e2e.build import CONTAINERD, IMAGE, Tools
-from tests.e2e.node import Node, may_lower_oom_score
+from tests.e2e.node import Node
 
 __all__ = ["Containerd"]
 
@@ -48,9 +48,9 @@ disabled_plugins = ["io.containerd.tracing.processor.v1.otlp", "io.containerd.in
     sandbox = "{image}"
 
 [plugins."io.containerd.cri.v1.runtime"]
-  restrict_oom_score_adj = {restrict}
+  restrict_oom_score_adj = false
   disable_apparmor = true
-  disable_hugetlb_controller = false
+  disable_hugetlb_controller = {disable_hugetlb}
   netns_mounts_under_state_dir = true
   cdi_spec_dirs = ["{root}/cdi"]
   [plugins."io.containerd.cri.v1.runtime".containerd]
@@ -59,7 +59,7 @@ disabled_plugins = ["io.containerd.tracing.processor.v1.otlp", "io.containerd.in
       runtime_type = "io.containerd.runc.v2"
       runtime_path = "{tools.shim}"
       [plugins."io.containerd.cri.v1.runtime".containerd.runtimes.runc.options]
-        BinaryName = "{tools.runc}"
+        BinaryName = "{runc}"
         Root = "{root}/state/runc"
         SystemdCgroup = false
   [plugins."io.containerd.cri.v1.runtime".cni]
@@ -74,16 +74,17 @@ class Containerd(Node):
     name = "containerd"
     version = CONTAINERD
     nri = "v0.12.3"
+    #: Of its configuration; its default is True.
+    disable_hugetlb_controller = False
 
     def __init__(self, tools: Tools) -> None:
         super().__init__(tools)
         (self.root / "s").mkdir()
         self._has_image = False
-        # Sandboxes request a lower score than this process has.
-        restrict = json.dumps(not may_lower_oom_score())
         self._config = CONFIG.format(
-            root=self.root, image=IMAGE, tools=tools, restrict=restrict, nri_socket=self.nri_socket
-        )
+            root=self.root, image=IMAGE, tools=tools, runc=self.runc(), nri_socket=self.nri_socket,
+            disable_hugetlb=json.dumps(self.disable_hugetlb_controller),
+        )  # fmt: skip
         self.configure()
 
     def configure(self, more: str = "") -> None:
@@ -97,6 +98,7 @@ class Containerd(Node):
         super().start()
         if not self._has_image:
             self.import_image(self.tools.image)
+            self.import_image(self.tools.owned)
             self._has_image = True
 
     def import_image(self, archive: Path) -> None:

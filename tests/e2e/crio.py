@@ -7,24 +7,11 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 from tests.e2e import registry
-from tests.e2e.build import IMAGE, Tools
+from tests.e2e.build import IMAGE, IMAGES, Tools
 from tests.e2e.build_crio import CRIO, build_crio
-from tests.e2e.node import Node, may_lower_oom_score
+from tests.e2e.node import Node
 
 __all__ = ["Crio"]
-
-# Sandboxes request a lower OOM score. Setting it needs a capability that the machine may not give.
-OCI_RUNTIME = """\
-#!/bin/sh
-own=$(cat /proc/self/oom_score_adj)
-for argument; do
-  case $before in
-    --bundle|-b) sed -i -E 's/("oomScoreAdj": *)-[0-9]+/\\1'"$own"'/' "$argument/config.json" ;;
-  esac
-  before=$argument
-done
-exec "{runc}" "$@"
-"""
 
 CONFIG = """\
 [crio]
@@ -112,11 +99,7 @@ class Crio(Node):
     def __init__(self, tools: Tools) -> None:
         super().__init__(tools)
         self._programs = build_crio()
-        runtime = tools.runc
-        if not may_lower_oom_score():
-            runtime = self.root / "runc-here"
-            runtime.write_text(OCI_RUNTIME.format(runc=tools.runc))
-            runtime.chmod(0o755)
+        runtime = self.runc()
         text = CONFIG.format(root=self.root, image=IMAGE, bin=self._programs, runtime=runtime)
         (self.root / "crio.conf").write_text(text)
         policy = {"default": [{"type": "insecureAcceptAnything"}]}
@@ -136,9 +119,10 @@ class Crio(Node):
         if self._has_image:
             super().start()
             return
-        with registry.serve(self.tools.image) as address:
+        with registry.serve(self.tools.image, self.tools.owned) as address:
             name = IMAGE.partition("/")[0]
             self._registries.write_text(REGISTRIES.format(name=name, address=address))
             super().start()
-            self.cri.call("PullImage", image={"image": IMAGE})
+            for image in IMAGES:
+                self.cri.call("PullImage", image={"image": image})
             self._has_image = True

@@ -1,4 +1,4 @@
-"""A registry with one image, for runtimes that cannot import an image from a file."""
+"""A registry of images, for runtimes that cannot import an image from a file."""
 
 from __future__ import annotations
 
@@ -23,6 +23,8 @@ class _Image:
         with tarfile.open(archive) as tar:
             files = {member.name: tar.extractfile(member).read() for member in tar}  # type: ignore[union-attr]
         (image,) = json.loads(files["manifest.json"])
+        # As it is in the paths of the protocol.
+        self.name = image["RepoTags"][0].partition("/")[2].partition(":")[0]
         config, layers = files[image["Config"]], [files[name] for name in image["Layers"]]
         self.blobs = {_digest(blob): blob for blob in [config, *layers]}
         self.manifest = json.dumps(
@@ -44,9 +46,9 @@ def _describe(blob: bytes, kind: str) -> dict[str, object]:
 
 
 @contextlib.contextmanager
-def serve(archive: Path) -> Iterator[str]:
-    """Serve the image under every name; yields the address of the registry."""
-    image = _Image(archive)
+def serve(*archives: Path) -> Iterator[str]:
+    """Serve the images, by their names without a host; yields the address of the registry."""
+    images = {image.name: image for image in map(_Image, archives)}
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -57,9 +59,12 @@ def serve(archive: Path) -> Iterator[str]:
                 super().handle()
 
         def do_GET(self) -> None:
-            *_, kind, reference = self.path.rstrip("/").split("/")
+            *name, kind, reference = self.path.rstrip("/").split("/")
+            image = images.get("/".join(name[2:]))
             status, content, body = 200, "application/json", b"{}"
-            if kind == "manifests":
+            if image is None:
+                status = 200 if self.path.rstrip("/") == "/v2" else 404
+            elif kind == "manifests":
                 content, body = f"{_OCI}.manifest.v1+json", image.manifest
             elif kind == "blobs" and reference in image.blobs:
                 content, body = "application/octet-stream", image.blobs[reference]

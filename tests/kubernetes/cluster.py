@@ -22,7 +22,7 @@ from tests.e2e.containerd import Containerd
 from tests.kubernetes import host
 from tests.kubernetes.build import Cached
 
-__all__ = ["Cluster"]
+__all__ = ["NAME", "PATIENCE", "Cluster", "address"]
 
 # Time limit in seconds, enough for a machine with other load.
 PATIENCE = 240.0
@@ -60,6 +60,7 @@ evictionHard:
 imageGCHighThresholdPercent: 100
 volumePluginDir: {root}/kubelet/volumeplugins
 resolvConf: ""
+clusterDomain: cluster.local
 """
 KUBECONFIG = """\
 apiVersion: v1
@@ -76,13 +77,14 @@ class Cluster(Containerd):
 
     # Pods mount the directory of the socket. It must not contain the other files of the runtime.
     nri_directory = "nri"
+    disable_hugetlb_controller = True
 
     def __init__(self, cached: Cached) -> None:
         super().__init__(cached.runtime)
         self.cached = cached
         self.nri_socket.parent.mkdir()
         self.ports = dict(zip(("api", "etcd", "peer", "kubelet", "healthz"), _free_ports(5)))
-        self.kubeconfig = self.root / "admin.kubeconfig"
+        self.kubeconfig = self.root / "pki" / "admin.kubeconfig"
         self.tokens = {"admin": secrets.token_hex(), "kubelet": secrets.token_hex()}
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
 
@@ -98,19 +100,22 @@ class Cluster(Containerd):
         self._start_kubelet_first()
         self.wait(lambda: '"True"' in self._readiness(), "a node that is ready")
         for namespace in ("default", "kube-system"):
-            self._wait_for_account(namespace)
+            self.wait_for_account(namespace)
 
-    def _wait_for_account(self, namespace: str) -> None:
+    def wait_for_account(self, namespace: str) -> None:
         command = ("get", "serviceaccount", "default", "-n", namespace)
         self.wait(lambda: self.kubectl(*command, check=False), f"the account of {namespace}")
 
     def _write_files(self) -> None:
+        # The processes of user namespaces have to pass; all with secrets is below a directory that they cannot.
+        self.root.chmod(0o711)
         for name in ("kubelet", "pki", "etcd-data", "overlay", "handover"):
             (self.root / name).mkdir()
+        (self.root / "pki").chmod(0o700)
         (self.root / "kubelet.yaml").write_text(KUBELET.format(root=self.root, **self.ports))
         for name, token in self.tokens.items():
             text = KUBECONFIG.format(token=token, **self.ports)
-            (self.root / f"{name}.kubeconfig").write_text(text)
+            (self.root / "pki" / f"{name}.kubeconfig").write_text(text)
         users = [
             ("admin", "admin", "system:masters"),
             ("kubelet", f"system:node:{NAME}", "system:nodes"),
@@ -136,7 +141,7 @@ class Cluster(Containerd):
         )  # fmt: skip
         self._run(
             "kube-apiserver", f"--etcd-servers={etcd}", f"--cert-dir={pki}",
-            "--bind-address=127.0.0.1", f"--advertise-address={_address()}",
+            "--bind-address=127.0.0.1", f"--advertise-address={address()}",
             f"--secure-port={ports['api']}", f"--token-auth-file={pki}/tokens.csv",
             "--authorization-mode=Node,RBAC", "--service-cluster-ip-range=10.96.0.0/16",
             "--endpoint-reconciler-type=none", "--service-account-issuer=https://cluster",
@@ -165,7 +170,7 @@ class Cluster(Containerd):
         self._run(
             "kubelet", f"--config={self.root}/kubelet.yaml", f"--root-dir={self.root}/kubelet",
             f"--cert-dir={self.root}/kubelet/pki", f"--hostname-override={NAME}",
-            f"--node-ip={_address()}", f"--kubeconfig={self.root}/kubelet.kubeconfig",
+            f"--node-ip={address()}", f"--kubeconfig={self.root}/pki/kubelet.kubeconfig",
         )  # fmt: skip
         self.wait(self._kubelet_is_healthy, "a kubelet that is healthy")
         host.restore_sysctls(self.root)
@@ -308,7 +313,7 @@ def _free_ports(count: int) -> list[int]:
         return [sock.getsockname()[1] for sock in sockets]
 
 
-def _address() -> str:
+def address() -> str:
     """An address of this machine. Kubernetes rejects an address of the loopback interface for a node."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         # connect() on a UDP socket sends no packet.

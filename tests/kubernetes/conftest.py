@@ -39,6 +39,12 @@ class Table:
         return "\n".join(lines)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--write-recordings", action="store_true", help="write tests/recorded/kubernetes"
+    )
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if os.geteuid() != 0 and items:
         raise pytest.UsageError("the tests on a cluster need root: a kubelet does")
