@@ -109,7 +109,7 @@ EACH = {
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_without_an_extra_it_says_what_to_install(name: str, tmp_path: Path) -> None:
+def test_without_an_extra_the_error_names_it(name: str, tmp_path: Path) -> None:
     arguments = EACH[name]
     code = WITHOUT.format(missing=["rich", "yaml", "shtab"])
     done = subprocess.run(

@@ -42,7 +42,7 @@ def test_a_pipe_has_plain_text(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "\x1b[31m" in printed(io.StringIO(), "--color", "always")
 
 
-def test_what_is_printed_is_not_folded_in_a_pipe() -> None:
+def test_lines_are_not_folded_in_a_pipe() -> None:
     stream = io.StringIO()
     console(argparse.Namespace(), stream).print(Text("x " * 500))
     assert stream.getvalue().count("\n") == 1

@@ -106,7 +106,7 @@ def test_problems_for_people(capsys: pytest.CaptureFixture[str], socket_dir: Pat
     assert "1 problem" in text
 
 
-def test_nobody_listens(examined: Any, socket_dir: Path) -> None:
+def test_no_process_listens(examined: Any, socket_dir: Path) -> None:
     path = socket_dir / "s"
     with socket.socket(socket.AF_UNIX) as sock:
         sock.bind(str(path))

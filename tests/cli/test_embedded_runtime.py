@@ -143,7 +143,7 @@ def test_again_and_again(socket_dir: Path) -> None:
         ended(process)
 
 
-def test_what_a_plugin_asks_for_by_itself(socket_dir: Path) -> None:
+def test_unsolicited_requests(socket_dir: Path) -> None:
     with serving(socket_dir) as process:
         eventually((socket_dir / "s").exists)
         seen: list[str] = []

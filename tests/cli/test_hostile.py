@@ -410,7 +410,7 @@ def test_replay(
 @pytest.mark.parametrize(
     "text", ["{}", json.dumps({WORST: WORST}), json.dumps({"nri_recording": WORST}), WORST]
 )
-def test_what_is_no_recording(
+def test_invalid_recordings(
     plugin: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str
 ) -> None:
     path = tmp_path / "FORGED\x1b[2J\n\u202e.jsonl"

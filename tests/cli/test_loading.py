@@ -55,7 +55,7 @@ class TestFound:
         text = PLUGIN.format(name="Tuner") + "tuner = Tuner()\ntuner.mark = 1\n"
         assert loaded(written(tmp_path, text)).mark == 1
 
-    def test_a_class_rather_than_what_it_is_derived_from(self, tmp_path: Path) -> None:
+    def test_a_class_hides_its_base_classes(self, tmp_path: Path) -> None:
         text = PLUGIN.format(name="Base") + "class Tuner(Base):\n    pass\n"
         assert type(loaded(written(tmp_path, text))).__name__ == "Tuner"
 
@@ -82,7 +82,7 @@ class TestFound:
         monkeypatch.chdir(tmp_path)
         assert type(loaded("loaded_as_module:Tuner")).__name__ == "Tuner"
 
-    def test_what_lies_beside_a_file_can_be_imported(self, tmp_path: Path) -> None:
+    def test_neighbouring_files_can_be_imported(self, tmp_path: Path) -> None:
         written(tmp_path, "ANSWER = 42\n", "lies_beside_it.py")
         text = "from lies_beside_it import ANSWER\n" + PLUGIN.format(name="Tuner")
         loaded(written(tmp_path, text))

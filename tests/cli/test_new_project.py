@@ -38,7 +38,7 @@ def run(directory: Path, *arguments: str) -> str:
     return done.stdout
 
 
-def test_what_is_in_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_its_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     directory = made(tmp_path / "pod_name")
     files = {str(p.relative_to(directory)) for p in directory.rglob("*") if p.is_file()}
     assert files == {
@@ -227,7 +227,7 @@ class TestReadme:
                 assert output.endswith(": rich is not installed; do: pip install 'nri_sync[cli]'\n")
         assert len(commands) == 4
 
-    def test_what_it_installs_is_there(self, place: Path) -> None:
+    def test_the_installed_packages_exist(self, place: Path) -> None:
         setup = configparser.ConfigParser()
         setup.read(place / "setup.cfg")
         extras = setup["options.extras_require"]

@@ -108,7 +108,7 @@ class TestDistributions:
         assert (found.level, found.check) == (Level.PROBLEM, name)
         assert change in found.advice
 
-    def test_what_talos_and_k0s_import(self, tmp_path: Path) -> None:
+    def test_imports_of_talos_and_k0s(self, tmp_path: Path) -> None:
         for directory in ("etc/cri/conf.d", "etc/k0s/containerd.d"):
             written(tmp_path, f"{directory}/nri.part", f"[{NRI}]\ndisable = false\n")
         for path, pattern in (

@@ -131,9 +131,7 @@ def test_with_its_configuration(
     assert 'did you mean "name"?' in capsys.readouterr().err
 
 
-def test_what_cannot_be(
-    recording: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_errors(recording: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     target = plugin(tmp_path)
     broken = tmp_path / "broken"
     broken.write_text("x\n")

@@ -71,7 +71,7 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, s
 
 
 class TestShown:
-    def test_what_changed_and_who_changed_it(
+    def test_changes_and_their_owners(
         self, plugin: str, pod: str, capsys: pytest.CaptureFixture[str]
     ) -> None:
         code, out = shown(capsys, plugin, "-f", pod)
@@ -109,7 +109,7 @@ class TestShown:
         _, out = shown(capsys, plugin, "-f", str(manifest), "--all")
         assert 'raise ValueError("no label")' in out
 
-    def test_all_events_and_what_was_assumed(
+    def test_all_events_and_assumptions(
         self, plugin: str, pod: str, capsys: pytest.CaptureFixture[str]
     ) -> None:
         _, out = shown(capsys, plugin, "-f", pod)
@@ -146,7 +146,7 @@ class TestShown:
         assert parents[1].startswith("/kubepods/besteffort/pod")
 
 
-def test_what_a_handler_raises_is_shown_once(plugin: str, tmp_path: Path) -> None:
+def test_an_exception_is_shown_once(plugin: str, tmp_path: Path) -> None:
     manifest = tmp_path / "none.yaml"
     manifest.write_text(POD.replace("blue", "none"))
     command = [sys.executable, "-m", "nri_sync", "simulate", plugin, "-f", str(manifest)]
@@ -219,7 +219,7 @@ class TestRefused:
         assert code == ExitCode.CONFIG
         assert 'did you mean "name"?' in err
 
-    def test_a_configuration_of_nobody(
+    def test_a_configuration_without_a_plugin(
         self, plugin: str, pod: str, capsys: pytest.CaptureFixture[str]
     ) -> None:
         code, err = refused(capsys, plugin, "-f", pod, "--config", "other=x.json")

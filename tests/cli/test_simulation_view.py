@@ -64,7 +64,7 @@ def test_a_long_value_is_cut() -> None:
     assert "x" * 198 not in text
 
 
-def test_who_was_asked_and_how_long_it_took() -> None:
+def test_calls_and_their_durations() -> None:
     calls = [
         Call("10-a", "CreateContainer", 0.0015, 0.01),
         Call("20-b", "CreateContainer", None, 2.0),
@@ -100,7 +100,7 @@ def test_updates_evictions_warnings_and_devices() -> None:
     assert "! it got lost" in text
 
 
-def test_what_has_no_effect_is_summed_up() -> None:
+def test_events_without_an_effect_are_summed_up() -> None:
     call = Call("10-a", "StartContainer", 0.001, 0.001)
     events = [Event("StartContainer", "web", "app", calls=[call]), Event("StopPodSandbox", "web")]
     assert "without effect: StartContainer app" in lines(shown(*events))

@@ -167,9 +167,7 @@ def failure(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int
     return code, errors
 
 
-def test_what_cannot_be(
-    capsys: pytest.CaptureFixture[str], runtime: FakeRuntime, tmp_path: Path
-) -> None:
+def test_errors(capsys: pytest.CaptureFixture[str], runtime: FakeRuntime, tmp_path: Path) -> None:
     path = runtime.socket_path
     there = tmp_path / "there"
     there.touch()
@@ -216,7 +214,7 @@ def test_a_disk_that_is_full(
     assert "No space left" in errors
 
 
-def test_what_is_dim_does_not_dim_the_rest() -> None:
+def test_dim_parts_end() -> None:
     arguments = argparse.Namespace(output="table", full=False, color="always")
     line = EntryPrinter(arguments, datetime(2026, 1, 1)).line(
         Entry(REQUEST, 1, rpc="Shutdown"), False

@@ -47,13 +47,13 @@ class TestBuild:
         with ThreadPoolExecutor(4) as pool:
             assert len(set(pool.map(gopeer.build, ["peer"] * 8))) == 1
 
-    def test_what_does_not_compile(self, scratch: Path) -> None:
+    def test_a_peer_that_does_not_compile(self, scratch: Path) -> None:
         (scratch / "peer" / "peer.c").write_text("int main(void) { return nonsense; }\n")
         with pytest.raises(RuntimeError, match="nonsense"):
             gopeer.build("peer")
         assert not list((scratch / "cache").glob("peer-*"))
 
-    def test_what_is_no_peer(self, scratch: Path) -> None:
+    def test_a_directory_without_a_peer(self, scratch: Path) -> None:
         with pytest.raises(ValueError, match="nor C sources"):
             gopeer.build("cache")
 

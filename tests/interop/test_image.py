@@ -37,7 +37,7 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Stage:
 
 @pytest.mark.timeout(300)
 class TestImage:
-    def test_is_not_root_unless_told(self, image: Stage) -> None:
+    def test_is_not_root_by_default(self, image: Stage) -> None:
         user, _, group = image.user.partition(":")
         assert user.isdigit()
         assert int(user) > 0

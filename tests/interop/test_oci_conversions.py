@@ -53,7 +53,7 @@ ALONE: list[tuple[type[Message], str, Callable[[Any], Any], Callable[[Any], Any]
 @MANY
 @given(st.data())
 @pytest.mark.parametrize(("kind", "function", "from_oci", "to_oci"), ALONE)
-def test_what_stands_alone(
+def test_conversions_that_stand_alone(
     go: GoHelpers,
     kind: type[Message],
     function: str,

@@ -75,7 +75,7 @@ class TestEveryRelease:
         assert (stub.runtime_name, stub.runtime_version) == ("containerd", release.containerd)
         assert stub.runtime_nri_version == release.inferred
 
-    def test_default_mask_is_what_the_runtime_knows(
+    def test_the_default_mask_has_the_events_of_the_runtime(
         self, runtime: GoRuntime, connect: Connect, release: Release
     ) -> None:
         runtime.start()
@@ -341,7 +341,7 @@ def test_an_event_named_by_itself_that_the_runtime_lacks(
 
 @pytest.mark.parametrize("release", RELEASES[2:], ids=str)
 @pytest.mark.parametrize("names", ["all", "pod", "container", "pod,createcontainer"])
-def test_a_group_is_what_the_runtime_has_of_it(
+def test_a_group_has_the_events_of_the_runtime(
     runtime: GoRuntime, connect: Connect, names: str
 ) -> None:
     runtime.start()

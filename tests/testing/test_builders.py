@@ -35,7 +35,7 @@ def test_every_field_can_be_chosen(build: Callable[..., Any], message: Any, fiel
     assert field.lower() in inspect.signature(build).parameters
 
 
-def test_what_is_chosen_is_there() -> None:
+def test_chosen_values_of_a_pod() -> None:
     namespaces = [api.LinuxNamespace(type="network", path="/proc/1/ns/net")]
     pod_values: dict[str, Any] = {
         "name": "web", "namespace": "shop", "uid": "u", "id": "p", "runtime_handler": "kata", "pid": 7,
@@ -54,7 +54,7 @@ def test_what_is_chosen_is_there() -> None:
         assert getattr(pod.linux, name) == value
 
 
-def test_what_is_chosen_of_a_container_is_there() -> None:
+def test_chosen_values_of_a_container() -> None:
     values: dict[str, Any] = {
         "id": "c", "pod_sandbox_id": "other", "name": "app", "state": api.ContainerState.CONTAINER_RUNNING,
         "args": ["run"], "hooks": api.Hooks(poststop=[api.Hook(path="/h")]), "pid": 9,

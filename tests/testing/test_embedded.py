@@ -64,7 +64,7 @@ def test_each_thread_has_those_to_its_own_events() -> None:
     assert len(answers) == 1
 
 
-def test_what_has_come_over_the_socket_can_be_cut_off() -> None:
+def test_plugins_on_the_socket_can_be_disconnected() -> None:
     plugin = PluginWith(run_pod_sandbox=lambda pod: None)
     validator = DefaultValidator(DefaultValidatorConfig())
     with FakeRuntime(default_validator=validator) as fake, fake.run_plugin(plugin) as stub:

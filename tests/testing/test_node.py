@@ -30,7 +30,7 @@ def test_copies_go_in_and_out(node: Node) -> None:
     assert node.containers_of(make_pod()) == []
 
 
-def test_what_is_not_there(node: Node) -> None:
+def test_unknown_pods_and_containers(node: Node) -> None:
     pod = make_pod(id="p")
     with pytest.raises(ValueError, match=r"no pod 'p' on this runtime: run_pod\(\) or add\(\) it"):
         node.pod(pod)
@@ -92,7 +92,7 @@ def test_an_update_goes_by_way_of_the_cri(node: Node, caplog: pytest.LogCaptureF
     assert [name for name in lost if f"{name} is lost" in caplog.text] == list(lost)
 
 
-def test_what_is_set_is_set_and_the_rest_stays() -> None:
+def test_set_fields_are_copied_and_others_stay() -> None:
     before = (
         api.Update("c").set_memory(limit=5, swap=6).set_cpu(shares=1, cpus="0").set_pids_limit(9)
     )
@@ -108,7 +108,7 @@ def test_what_is_set_is_set_and_the_rest_stays() -> None:
     assert before.resources == expected.resources
 
 
-def test_split_so_that_a_runtime_tells_of_it_in_parts() -> None:
+def test_split_makes_a_runtime_send_parts() -> None:
     pods = [api.PodSandbox(id="p0"), api.PodSandbox(id="p1")]
     containers = [api.Container(id="c0"), api.Container(id="c1")]
     told = list(synchronize_requests(*split(pods, containers)))
@@ -122,12 +122,12 @@ def test_split_so_that_a_runtime_tells_of_it_in_parts() -> None:
     assert [container for part in parts for container in part.containers] == containers
 
 
-def test_split_of_what_is_large_already_or_nothing() -> None:
+def test_split_of_a_large_or_empty_state() -> None:
     large = api.PodSandbox(id="p", annotations={"a": "x" * 5_000_000})
     assert split([large], []) == ([large], [])
 
 
-def test_what_an_update_gives() -> None:
+def test_the_effective_values_of_an_update() -> None:
     wanted = api.LinuxResources()
     wanted.cpu.shares.value = 0
     wanted.cpu.quota.value = -1

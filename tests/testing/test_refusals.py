@@ -108,7 +108,7 @@ def test_a_simulation_says_so() -> None:
     )
 
 
-def test_what_is_all_right() -> None:
+def test_possible_requests() -> None:
     adjustment = api.Adjustment().add_env("A", "1").message
     refuse_adjustments([Answer("10-a", "CreateContainer", 0.0, adjustment=adjustment)])
     refuse_adjustments([Answer("10-a", "CreateContainer", 0.0)])

@@ -115,7 +115,7 @@ def test_of_nothing(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in KINDS if name != "namespace"])
-def test_of_what_is_set_anew(name: str) -> None:
+def test_an_entry_that_the_same_plugin_sets_again(name: str) -> None:
     own, put, remove, _ = KINDS[name]
     both = Adjustment()
     both.message.MergeFrom(remove.message)
@@ -124,12 +124,12 @@ def test_of_what_is_set_anew(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in KINDS if name != "namespace"])
-def test_of_what_a_later_plugin_sets(name: str) -> None:
+def test_an_entry_that_a_later_plugin_sets(name: str) -> None:
     own, put, remove, _ = KINDS[name]
     assert told(own, remove, put) == []
 
 
-def test_of_what_is_there_twice() -> None:
+def test_an_entry_that_exists_twice() -> None:
     own = Container()
     for _ in range(2):
         own.mounts.add(destination="/a")

@@ -92,18 +92,18 @@ def test_all_that_a_handler_may_return(answered: Any, env: object, updates: list
     assert changes.empty == (not env and not updates)
 
 
-def test_what_it_may_not() -> None:
+def test_values_that_a_handler_may_not_return() -> None:
     with pytest.raises(TypeError, match="create_container returned str"):
         Changes("adjusted")  # type: ignore[arg-type]
 
 
-def test_what_is_removed_and_set_again_is_set() -> None:
+def test_a_removed_entry_that_is_set_again_is_set() -> None:
     adjustment = api.Adjustment().remove_env("A").add_env("A", "new")
     assert Changes(adjustment).env == {"A": "new"}
     assert Changes(api.Adjustment().replace_args(["a"])).args == ["a"]
 
 
-def test_what_is_empty_does_not_count_and_nothing_is_changed() -> None:
+def test_empty_messages_do_not_count_and_arguments_stay() -> None:
     adjustment = api.ContainerAdjustment()
     adjustment.linux.resources.cpu.SetInParent()
     assert Changes(adjustment).empty

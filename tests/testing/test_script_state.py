@@ -75,7 +75,7 @@ def test_held_until_released(state: ScriptState) -> None:
     state.hold("later")
 
 
-def test_the_end_of_the_test_ends_what_waits(state: ScriptState) -> None:
+def test_the_end_of_the_test_ends_waiting_steps(state: ScriptState) -> None:
     held = on_thread(lambda: state.hold("here"))
     paused = on_thread(lambda: state.pause(10 * LONG))
     state.wait("here", LONG)
@@ -92,7 +92,7 @@ def test_a_pause_ends(state: ScriptState) -> None:
     state.pause(SHORT)
 
 
-def test_what_is_put_down(state: ScriptState) -> None:
+def test_records(state: ScriptState) -> None:
     registration = api.RegisterPluginRequest(plugin_name="test")
     update = api.UpdateContainersRequest()
     threads = [

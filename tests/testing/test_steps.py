@@ -179,7 +179,7 @@ class TestMistakes:
         with pytest.raises(ValueError, match="'RunPod' is not one of the RPCs of plugins"):
             steps.fragment("RunPod")
 
-    def test_steps_tell_what_they_are(self) -> None:
+    def test_steps_have_names(self) -> None:
         session = [steps.welcome(), steps.garbage(), steps.mark("x"), steps.pause(0.5)]
         assert repr(session) == "[welcome, garbage, mark 'x', pause of 0.5 s]"
 

@@ -66,7 +66,7 @@ def test_it_knows_that_it_never_will(connect: Any, watch: Watch) -> None:
     assert isinstance(watch.take("Synchronize"), ValueError)
 
 
-def test_each_exception_is_told_once(runtime: FakeRuntime, connect: Any, watch: Watch) -> None:
+def test_each_exception_is_returned_once(runtime: FakeRuntime, connect: Any, watch: Watch) -> None:
     def fail(*arguments: Any) -> None:
         raise KeyError(len(arguments))
 
@@ -83,7 +83,7 @@ def test_each_exception_is_told_once(runtime: FakeRuntime, connect: Any, watch: 
     assert watch.take() is None
 
 
-def test_it_knows_what_is_still_running(
+def test_running_handlers(
     runtime: FakeRuntime, connect: Any, watch: Watch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     never = Never()

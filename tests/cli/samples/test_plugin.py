@@ -15,7 +15,7 @@ def changes(**annotations: str) -> Changes:
     return Changes(Annotated().create_container(pod, make_container(pod, name="app")))
 
 
-def test_what_annotations_ask_for() -> None:
+def test_requests_of_annotations() -> None:
     found = changes(device__example__com="/dev/fuse", env__example__com="A=b=c")
     assert found.env == {"A": "b=c"}
     assert [device.path for device in found.adjustment.linux.devices] == ["/dev/fuse"]

@@ -60,7 +60,7 @@ def written(path: Path, entries: list[Entry]) -> Path:
     return path
 
 
-def test_what_is_written_is_read(tmp_path: Path) -> None:
+def test_written_and_read(tmp_path: Path) -> None:
     recording = Recording.read(written(tmp_path / "r", ENTRIES))
     assert recording.entries == ENTRIES
     assert (recording.about["nri_sync_recording"], recording.about["socket"]) == (FORMAT, "/s")

@@ -44,7 +44,7 @@ def plugged(runtime: FakeRuntime, proxy: Proxy, name: str = "a") -> Iterator[Stu
         stub.stop()
 
 
-def test_it_hands_on_and_tells(runtime: FakeRuntime, proxy: Proxy, seen: Seen) -> None:
+def test_bytes_are_forwarded_and_decoded(runtime: FakeRuntime, proxy: Proxy, seen: Seen) -> None:
     with plugged(runtime, proxy) as stub:
         pod = make_pod("web")
         container = make_container(pod)
@@ -130,7 +130,7 @@ def exactly(sock: socket.socket, count: int) -> bytes:
     return data
 
 
-def test_what_it_does_not_understand(ends: Any) -> None:
+def test_undecodable_bytes_are_forwarded(ends: Any) -> None:
     plugin, runtime, seen = ends
     data = b"\0\0\0\1\xff\xff\xff\xff" + b"x" * 100_000
     plugin.sendall(data)

@@ -154,11 +154,11 @@ class TestOwners:
             "hooks.poststop[4]": "30-c",
         }
 
-    def test_what_is_removed(self) -> None:
+    def test_the_owner_of_a_removal(self) -> None:
         wanted = api.Adjustment().remove_mount("/a").remove_annotation("a/b.c")
         assert self.owners(("10-a", wanted)) == {"mounts[/a]": "10-a", "annotations[a/b.c]": "10-a"}
 
-    def test_what_cdi_devices_bring_along(self) -> None:
+    def test_changes_by_cdi_devices(self) -> None:
         def inject(spec: Any, names: list[str]) -> None:
             assert names == ["v.com/d=0"]
             spec["process"]["env"].append("CDI=1")

@@ -55,7 +55,7 @@ def test_a_failure_has_the_traceback_of_its_handler() -> None:
     assert found.traceback == "this"
 
 
-def test_calls_are_put_to_what_handlers_did() -> None:
+def test_answers_are_matched_with_calls_of_handlers() -> None:
     adjustment = api.Adjustment().add_env("A", "1").message
     answers = [
         Answer("10-a", "CreateContainer", 1.0, adjustment=adjustment, updates=2, evictions=1),

@@ -76,7 +76,7 @@ def test_they_are_asked_in_the_order_of_their_indices() -> None:
         assert [stub.name for stub, _ in running] == ["05-y", "90-x"]
 
 
-def test_what_a_handler_raises_is_put_down() -> None:
+def test_exceptions_of_handlers_are_recorded() -> None:
     class Failing:
         def run_pod_sandbox(self, pod: Any) -> None:
             raise ValueError("not today")
@@ -92,7 +92,7 @@ def test_what_a_handler_raises_is_put_down() -> None:
     assert handled["RunPodSandbox"].response is None
 
 
-def test_what_it_asks_for_by_itself_is_put_down() -> None:
+def test_unsolicited_requests_are_recorded() -> None:
     from nri_sync import api
 
     pod = make_pod()

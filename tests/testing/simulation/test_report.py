@@ -45,7 +45,7 @@ def test_plain() -> None:
 
 
 @pytest.mark.parametrize("value", [None, True, 3, 0.5, "text", {"a": [1, "b"]}])
-def test_what_is_plain_already(value: object) -> None:
+def test_plain_values_stay(value: object) -> None:
     assert plain(value) == value
 
 

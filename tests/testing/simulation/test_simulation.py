@@ -170,7 +170,7 @@ def unsolicited(simulation: Simulation) -> Any:
     return found
 
 
-def test_what_a_plugin_asks_for_by_itself() -> None:
+def test_unsolicited_requests() -> None:
     found = unsolicited(life(Env(), Restless()))
     assert found.plugin == "20-b"
     [updated] = found.updates
@@ -180,7 +180,7 @@ def test_what_a_plugin_asks_for_by_itself() -> None:
     assert found.evictions == {updated.id: "too old"}
 
 
-def test_what_a_plugin_asks_for_of_nobody() -> None:
+def test_requests_for_unknown_containers() -> None:
     found = unsolicited(life(Restless("nobody")))
     assert [(item.id, item.unknown) for item in found.updates] == [("nobody", True)]
 

@@ -21,7 +21,7 @@ def specs() -> Specs:
     return held
 
 
-def test_who_has_changed_what() -> None:
+def test_the_owners_of_changes() -> None:
     held = specs()
     merged = (
         update().set_cpu(shares=7, quota=9000).set_memory(limit=4).set_rdt_class("gold").message
