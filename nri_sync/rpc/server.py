@@ -252,10 +252,10 @@ class ServerEnd:
             # A handler has half of its time, however slow the thread is.
             answer_at = max((call.since + call.late_at) / 2, call.late_at - ahead)
             if now >= answer_at:
-                call.answer_late(policy)
+                call.answer_late(policy, look_again=now + _NEXT_LOOK)
             else:
                 call.due = min(answer_at, now + max((answer_at - now) / 2, _NEXT_LOOK))
-                next_due = min(next_due, call.due)
+            next_due = min(next_due, call.due)
         with self._lock:
             self._look_at = min(self._look_at, next_due)
         return next_due

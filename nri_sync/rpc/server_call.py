@@ -302,11 +302,20 @@ class ServerCall(Job):
         self._end.run_elsewhere(self.stop())
         return Reply(buffers, self.sent)
 
-    def answer_late(self, policy: LatePolicy) -> None:
-        """Answer for the handler, which goes on, unless it is faster or the policy will not."""
+    def answer_late(self, policy: LatePolicy, *, look_again: float) -> None:
+        """Answer for the handler, which goes on, unless it is faster or the policy will not.
+
+        The policy may decline for lack of knowledge while the request is being parsed: then the call is due again
+        at ``look_again``.
+        """
         outcome = self._late_outcome(policy)
-        buffers = () if outcome is None else self._answer(outcome, late=True)
-        if outcome is None or not buffers:
+        context = self.context
+        if outcome is None:
+            if self.inbox is None and context is not None and context.request is None:
+                self.due = look_again
+            return
+        buffers = self._answer(outcome, late=True)
+        if not buffers:
             return
         end = self._end
         end.run_elsewhere(self.stop())

@@ -15,9 +15,12 @@ from nri_sync import api
 from nri_sync.api import EventMask, nri_pb2
 from nri_sync.codes import StatusCode
 from nri_sync.errors import CallFailed
+from nri_sync.plugin import parts
 from nri_sync.plugin.facts import Facts
 from nri_sync.plugin.late import Late
 from nri_sync.plugin.parts import Parts as PartsOfState
+from nri_sync.rpc.late import LateCall
+from nri_sync.rpc.status import Status
 from tests.net.rig import in_thread
 from tests.plugin.conftest import Connect
 from tests.plugin.harness import (
@@ -122,6 +125,43 @@ class TestLateReplies:
         slow.go_on.set()
         # The next state starts from nothing.
         assert Late(stub._spec, conn).limit() == within
+
+    def test_the_last_part_is_answered_when_its_time_passes_before_it_is_parsed(
+        self, connect: Connect, slow: Slow, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """While it is not known to be the last one, there is no answer: the timer has to look again."""
+        parsing, looked = threading.Event(), threading.Event()
+
+        class Watched(Late):
+            def answer(self, call: LateCall) -> bytes | Status | None:
+                assert parsing.wait(LONG)
+                outcome = super().answer(call)
+                looked.set()
+                return outcome
+
+        measure = parts.measure
+
+        def measure_after_the_look(data: bytes) -> Any:
+            if is_last:
+                parsing.set()
+                assert looked.wait(LONG)
+            return measure(data)
+
+        is_last: list[bool] = []
+        monkeypatch.setattr(parts, "measure", measure_after_the_look)
+        monkeypatch.setattr("nri_sync.plugin.connection.Late", Watched)
+        plugin = PluginWith(
+            synchronize=lambda pods, containers: slow() if pods[0].id == "last" else None
+        )
+        stub, peer = connect(plugin, config=configuration(request_timeout=60_000))
+        (conn,) = stub._live()
+        peer.call("Synchronize", nri_pb2.SynchronizeRequest(more=True), LONG)
+        conn.parts.due = time.monotonic() - 100.0
+        is_last.append(True)
+        last = nri_pb2.SynchronizeRequest(pods=[nri_pb2.PodSandbox(id="last")])
+        assert peer.call("Synchronize", last, LONG) == nri_pb2.SynchronizeResponse()
+        assert stub.late_by_event == {"Synchronize": 1}
+        slow.go_on.set()
 
     @pytest.mark.parametrize("timeout", [10.0, None])
     def test_when_the_runtime_gives_up_on_a_state(
