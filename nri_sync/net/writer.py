@@ -93,6 +93,18 @@ class Writer:
         """
         if not self._lock.acquire(False):
             return None
+        if len(buffers) == 1 and self._is_open:  # the common case, in one step
+            (buffer,) = buffers
+            try:
+                sent = self._sock.send(buffer, _FLAGS)
+            except BlockingIOError:
+                return buffers
+            except OSError as error:
+                raise self._fail_locked(error) from error
+            if sent < len(buffer):
+                return [memoryview(buffer)[sent:]]
+            self._lock.release()
+            return ()
         rest = self._write_locked(buffers)
         if not rest:
             self._lock.release()
@@ -132,24 +144,24 @@ class Writer:
             if not self._is_open:
                 raise ConnectionLost("the connection is closed")
             try:
-                if len(buffers) == 1:
-                    sent = self._sock.send(buffers[0], _FLAGS)
-                    if sent == len(buffers[0]):
-                        return ()
-                else:
-                    sent = self._sock.sendmsg(buffers, (), _FLAGS)
+                sent = self._sock.sendmsg(buffers, (), _FLAGS)
             except BlockingIOError:
                 return buffers
         except (OSError, ConnectionLost) as error:
-            self._lock.release()
-            lost = ConnectionLost(f"writing to the connection failed: {error}")
-            self._broken(lost)
-            raise lost from error
+            raise self._fail_locked(error) from error
         for index, buffer in enumerate(buffers):
             if sent < len(buffer):
                 return [memoryview(buffer)[sent:], *buffers[index + 1 :]]
             sent -= len(buffer)
         return ()
+
+    def _fail_locked(self, error: Exception) -> ConnectionLost:
+        """Release the lock, and report that the socket has failed. Returns the exception to raise."""
+        assert self._lock.locked()
+        self._lock.release()
+        lost = ConnectionLost(f"writing to the connection failed: {error}")
+        self._broken(lost)
+        return lost
 
     def _finish_locked(
         self, rest: Sequence[Buffer], deadline: Deadline | None = None, *, begun: bool = True

@@ -83,7 +83,7 @@ class _Entry(NamedTuple):
     method: Callable[..., Any]
     parse: Callable[[bytes], Any]
     arguments: Callable[[Any], Sequence[Any]]
-    #: Makes the reply of the handler's result: a message, or None for an empty one.
+    #: Makes the reply of the handler's result: a message, its payload, or None for an empty one.
     reply: Callable[[Any], Any]
     #: Makes the payload of a reply.
     encode: Callable[[Any], bytes | Status]
@@ -145,7 +145,7 @@ class FastLane:
         if self._table:
             session.link.lane = self._make(session, conn)
 
-    def _make(self, session: Session, conn: ServedConnection) -> Lane:  # noqa: C901  # one function on purpose
+    def _make(self, session: Session, conn: ServedConnection) -> Lane:  # noqa: C901, PLR0915  # one function on purpose
         link, end = session.link, session.server
         token, timer, workers, answer = link.token, link.timer, link.workers, link.answer
         servicer, count_request = self._servicer, functools.partial(self._tally.add, "requests")
@@ -204,10 +204,14 @@ class FastLane:
                     call.request = request = parse(data[start:stop])
                     count_request()
                     reply = make_reply(method(*arguments(request)))
-                    if call.status_code is None:
-                        outcome = b"" if reply is None else encode(reply)
-                    else:
+                    if call.status_code is not None:
                         outcome = _explicit(servicer, call, reply, encode)
+                    elif reply is None:
+                        outcome = b""
+                    elif type(reply) is bytes:
+                        outcome = reply
+                    else:
+                        outcome = encode(reply)
                 except BaseException as error:
                     outcome = _failed(servicer, call, request, reply, error)
                 finally:
@@ -218,7 +222,9 @@ class FastLane:
                     message = encode_error(stream_id, outcome, end.frame)
                 else:
                     message = _response(stream_id, outcome, end)
-                run_callbacks(call.end())
+                callbacks = call.end()
+                if callbacks:
+                    run_callbacks(callbacks)
             except BaseException:  # a bug, which must not end the thread
                 logger.exception("%s: a request failed", link.name)
             del running[thread]
@@ -243,34 +249,27 @@ def _entry(handler: Handler, method: Callable[..., Any]) -> _Entry:
         types.request.FromString,
         handler.arguments(),
         functools.partial(_reply_to_create, handler.reply) if is_create else handler.reply,
-        _encode_create if is_create else types.response.SerializeToString,
+        types.response.SerializeToString,
     )
 
 
 def _reply_to_create(make_reply: Callable[[Any], Any], result: Any) -> Any:
-    """The encoded adjustment, where the reply is nothing else: it need not be copied into a response."""
+    """The payload, where the reply is an adjustment only: the adjustment need not be copied into a response."""
     adjustment = result.message if type(result) is Adjustment else result
-    if type(adjustment) is _ADJUSTMENT:
-        data: bytes = adjustment.SerializeToString()
-        if has_distinct_keys(adjustment, data):
-            return data
-    return make_reply(result)
+    if type(adjustment) is not _ADJUSTMENT:
+        return make_reply(result)
+    data: bytes = adjustment.SerializeToString()
+    if not has_distinct_keys(adjustment, data):
+        return make_reply(result)
+    size = len(data)
+    if size < 0x80:
+        return bytes((_ADJUST, size)) + data
+    if size < 0x4000:
+        return bytes((_ADJUST, size & 0x7F | 0x80, size >> 7)) + data
+    return bytes((_ADJUST,)) + encode_varint(size) + data
 
 
 calls_handlers(_reply_to_create.__code__)  # an exception here is not of the lane
-
-
-def _encode_create(reply: Any) -> bytes:
-    if type(reply) is not bytes:
-        encoded: bytes = reply.SerializeToString()
-        return encoded
-    # The field of the response that holds the adjustment.
-    size = len(reply)
-    if size < 0x80:
-        return bytes((_ADJUST, size)) + reply
-    if size < 0x4000:
-        return bytes((_ADJUST, size & 0x7F | 0x80, size >> 7)) + reply
-    return bytes((_ADJUST,)) + encode_varint(size) + reply
 
 
 def _explicit(
@@ -281,7 +280,7 @@ def _explicit(
     status = call.status(None)
     if status is not None:
         return status
-    return b"" if reply is None else encode(reply)
+    return reply or b"" if reply is None or type(reply) is bytes else encode(reply)
 
 
 def _failed(

@@ -315,7 +315,10 @@ class ServerEnd:
         with self._lock:
             if self.calls.get(call.stream_id) is not call:
                 return False
-            self._leave_locked(call)
+            if call.inbox is None:
+                del self.calls[call.stream_id]
+            else:
+                self._leave_locked(call)
             self._streams.send_response(call.stream_id)
             call.late = late
         return True
