@@ -1,4 +1,5 @@
-"""``python -m benchmarks [--rounds N] [--quick] [--write FOLDER] [CASE ...]``"""
+"""``python -m benchmarks [--rounds N] [--quick] [--write FOLDER] [CASE ...]`` measures, and prints all aims at the
+end."""
 
 from __future__ import annotations
 
@@ -34,6 +35,7 @@ def main() -> None:
         outcomes.append(outcome)
         print(f"{case.name}: {time.monotonic() - begin:.0f} s", file=sys.stderr)
         print(f"\n{case.title}\n", *report.table(outcome), sep="\n", flush=True)
+    print(f"\nAims, on {report.machine()}\n", *report.summary(outcomes), sep="\n", flush=True)
     if options.write is not None:
         folder = options.write / "performance"
         folder.mkdir(parents=True, exist_ok=True)

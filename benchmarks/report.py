@@ -10,7 +10,7 @@ from pathlib import Path
 
 from benchmarks.measure import Case, Outcome
 
-__all__ = ["columns", "machine", "page", "plots", "table"]
+__all__ = ["columns", "machine", "page", "plots", "summary", "table"]
 
 
 def machine() -> str:
@@ -80,6 +80,30 @@ def _aims(outcome: Outcome) -> list[str]:
     return lines
 
 
+def summary(outcomes: Sequence[Outcome]) -> list[str]:
+    """All ratios and figures that have an aim, in one table."""
+    lines = ["| case | figure | result | aim | met |", "|---|---|---|---|---|"]
+    for outcome in outcomes:
+        for aim in outcome.case.aims:
+            if aim.at_most is None and aim.at_least is None:
+                continue
+            result = outcome.result(aim)
+            bound = (
+                f"at most {aim.at_most:g}"
+                if aim.at_most is not None
+                else f"at least {aim.at_least:g}"
+            )
+            unit = outcome.case.units[aim.metric]
+            figure = f"{aim.metric}, {aim.ours}"
+            if aim.peer is None:
+                shown = f"{_number(result)} {unit}".rstrip()
+            else:
+                figure, shown = f"{figure} / {aim.peer}", f"{result:.2f}"
+            met = "yes" if aim.met(result) else "no"
+            lines.append(f"| {outcome.case.name} | {figure} | {shown} | {bound} | {met} |")
+    return lines
+
+
 def page(outcomes: Sequence[Outcome], rounds: int, pictures: Iterable[str]) -> str:
     """The whole page."""
     lines = [
@@ -92,6 +116,7 @@ def page(outcomes: Sequence[Outcome], rounds: int, pictures: Iterable[str]) -> s
         f"Machine: {machine()}. Rounds: {rounds}, unless a case says otherwise.",
         "",
     ]
+    lines += ["## Aims", "", *summary(outcomes), ""]
     for picture in pictures:
         lines += [f"![{picture}]({picture})", ""]
     for outcome in outcomes:

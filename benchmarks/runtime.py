@@ -77,7 +77,9 @@ class _Driver:
         arrivals.names = lambda: self.runtime.plugins
         self.runtime.start()
 
-    def bench(self, op: str, request: Any, count: int, warmup: int) -> dict[str, float]:
+    def bench(
+        self, op: str, request: Any, count: int, warmup: int, pause: int = 0
+    ) -> dict[str, float]:
         handler = _BY_RPC[op]
         message = json_format.ParseDict(request, getattr(nri_pb2, f"{op}Request")())
         arguments = [getattr(message, field) for field in handler.fields]
@@ -86,6 +88,8 @@ class _Driver:
 
         def work() -> None:
             for _ in range(warmup + count):
+                if pause:
+                    time.sleep(pause / 1e6)
                 begin = time.perf_counter()
                 relay(*arguments)
                 taken.append(time.perf_counter() - begin)

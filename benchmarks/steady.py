@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import statistics
+import subprocess
+import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from benchmarks.measure import Aim, Case
 from benchmarks.peers import CONTAINER, GO, OURS, POD, as_json, go_runtime, plugin
 from benchmarks.process import status, switches
+from tests.interop.goruntime import GoRuntime
 
 __all__ = ["STEADY"]
 
@@ -108,6 +111,64 @@ def _memory_case(requests: int, restarts: int, quick: Case | None = None) -> Cas
     )
 
 
+_KIT_MAIN = "nri_sync, kit.main"
+# What a Synchronize has, in containers of about 3 kB; 0: the stub only.
+_STATES = (0, 2_000, 50_000)
+
+
+def _resident(kind: str) -> Mapping[str, float]:
+    figures: dict[str, float] = {}
+    for count in _STATES:
+        options = {"make_pods": max(1, count // 4), "make_containers": count, "make_size": 2500}
+        with (
+            go_runtime(**options, request_timeout_ms=60_000) as runtime,
+            _program(kind, runtime) as pid,
+        ):
+            runtime.call("bench", op="CreateContainer", request=_REQUEST, count=10, warmup=0)
+            # The memory of a large state is given back when the answer to it is sent.
+            time.sleep(1.0)
+            figures[_state(count)] = status(pid, "VmRSS") / 1024
+    return figures
+
+
+@contextlib.contextmanager
+def _program(kind: str, runtime: GoRuntime) -> Iterator[int]:
+    """A plugin that keeps nothing of the state; yields the id of its process."""
+    if kind == GO:
+        with plugin(GO, runtime) as peer:
+            yield peer.pid
+        return
+    mode = "kit" if kind == _KIT_MAIN else "stub"
+    command = [sys.executable, "-m", "benchmarks.program", mode, str(runtime.socket_path)]
+    process = subprocess.Popen(command)
+    try:
+        runtime.wait_event("connected", timeout=60.0, name="10-bench")
+        yield process.pid
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _state(count: int) -> str:
+    return f"after {_containers(count)}" if count else "started"
+
+
+_RESIDENT = Case(
+    "resident",
+    "Resident memory of a small plugin, by the containers of its Synchronize",
+    {_state(count): "MB" for count in _STATES},
+    (OURS, _KIT_MAIN, GO),
+    _resident,
+    (
+        Aim("started", OURS, at_most=21.0),
+        Aim("started", _KIT_MAIN, at_most=25.0),
+        Aim("after 2,000 containers", OURS, at_most=24.0),
+        Aim("after 50,000 containers", OURS, at_most=60.0),
+    ),
+    rounds=3,
+    note="The handlers keep nothing of the state.",
+)
+
 _IN_WAIT = "nri_sync, main thread in wait()"
 _WITH_HEALTH = "nri_sync with a health endpoint"
 
@@ -166,6 +227,7 @@ STEADY = (
         (Aim("50,000 / 1", OURS, at_most=1.1),),
         rounds=3,
     ),
+    _RESIDENT,
     _memory_case(100_000, 1_000, quick=_memory_case(5_000, 100)),
     _idle_case(30, quick=_idle_case(5)),
 )

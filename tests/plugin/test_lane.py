@@ -6,11 +6,14 @@ import contextlib
 import functools
 import logging
 import math
+import re
 import socket
 import threading
 import traceback
 import weakref
 from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
 from typing import Any, Callable
 
 import pytest
@@ -693,6 +696,40 @@ class TestInASession:
         assert 900 < (here.time_remaining() or math.inf) <= 1000
         assert (here.cancel(), here.is_active(), here.handler) == (False, False, "create_container")
         assert here.method.endswith("/CreateContainer")
+
+
+def test_the_page_lists_the_functions_of_a_request(start: Start) -> None:
+    """The table of docs/request.md, compared with a trace."""
+    traced: list[tuple[str, str]] = []
+    package = str(Path(nri_sync.__file__).parent) + "/"
+
+    def trace(frame: FrameType, event: str, argument: object) -> None:
+        code = frame.f_code
+        if event == "call" and code.co_filename.startswith(package):
+            traced.append((code.co_filename[len(package) :], code.co_name))
+
+    adjustment = adjusted(env=[A], mounts=[nri_pb2.Mount(destination="/m")])
+    threading.setprofile(trace)
+    try:
+        _, runtime = start(PluginWith(create_container=lambda pod, container: adjustment))
+    finally:
+        threading.setprofile(None)
+    # The first request starts the timer's sleep anew.
+    for stream_id in (3, 5, 7):
+        traced.clear()
+        runtime.call(stream_id, "CreateContainer", nri_pb2.CreateContainerRequest(pod=POD))
+        runtime.response(stream_id)
+    eventually(lambda: ("rpc/server.py", "settle") in traced)
+    begin, end = (
+        traced.index(("plugin/lane.py", "serve")),
+        traced.index(("rpc/server.py", "settle")),
+    )
+    page = (Path(__file__).parents[2] / "docs" / "request.md").read_text()
+    table = page[page.index("<!-- lane -->") : page.index("<!-- end -->")]
+    listed = re.findall(r"^\| `([\w/.]+)` \| `(\w+)` \|", table, re.MULTILINE)
+    assert traced[begin : end + 1] == listed
+    functions, files = len(listed) + 1, len({file for file, _ in listed})
+    assert f"These are {functions} functions in {files} files" in page
 
 
 def test_counters_count_the_same() -> None:

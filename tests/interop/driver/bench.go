@@ -14,6 +14,8 @@ type benchArgs struct {
 	requestArgs
 	Count  int `json:"count"`
 	Warmup int `json:"warmup"`
+	// Microseconds before each request.
+	Pause int `json:"pause"`
 }
 
 // bench sends one request many times, and returns the latencies that the runtime has measured.
@@ -30,6 +32,7 @@ func (d *driver) bench(args benchArgs) (any, error) {
 	for i := range args.Warmup + args.Count {
 		// The runtime changes its argument.
 		fresh := proto.Clone(req)
+		time.Sleep(time.Duration(args.Pause) * time.Microsecond)
 		begin := time.Now()
 		if _, err := relay.call(ctx, a, fresh); err != nil {
 			return nil, describe(err)
