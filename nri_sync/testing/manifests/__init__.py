@@ -1,9 +1,9 @@
-"""Workloads to try plugins on, from manifests, the output of crictl and OCI specifications.
+"""Workloads for simulations and tests, from manifests, the output of crictl and OCI specifications.
 
-:func:`load` takes Kubernetes manifests, the output of ``crictl inspectp`` and ``crictl inspect``, and OCI
-``config.json`` files, recognizes each, and returns pods and containers as the kubelet and containerd would hand
-them to plugins, with the OCI specifications of the containers. It reads nothing but these files; the same files
-give the same workloads. docs/manifests.md has the sources of all values.
+:func:`load` accepts Kubernetes manifests, the output of ``crictl inspectp`` and ``crictl inspect``, and OCI
+``config.json`` files. It recognizes the format of each, and returns the pods and containers that the kubelet and
+containerd would pass to plugins, with the OCI specifications of the containers. It reads nothing but these files,
+and the same files give the same workloads. docs/manifests.md has the sources of all values.
 """
 
 from __future__ import annotations
@@ -40,16 +40,16 @@ __all__ = [
 
 
 def load(*inputs: Input, assumptions: Assumptions | None = None) -> list[Workload]:
-    """The workloads in files or texts: those of Kubernetes first, then OCI's, then crictl's.
+    """The workloads in files or texts: those of Kubernetes first, then those of OCI, then those of crictl.
 
-    Pods and containers of crictl, or a Pod and its ConfigMaps, may be in several inputs.
+    The pods and containers of crictl, or a Pod and its ConfigMaps, may be spread over several inputs.
 
     Args:
-        inputs: paths, ``-`` for standard input, or texts, which have a newline, or begin with a brace.
+        inputs: paths, ``-`` for standard input, or texts, which contain a newline, or begin with a brace.
         assumptions: the properties of the node.
 
     Raises:
-        ManifestError: one of them cannot be read or mapped, or there is no workload in any.
+        ManifestError: an input cannot be read or mapped, or no input has a workload.
     """
     try:
         return _load(inputs, assumptions or Assumptions())

@@ -1,7 +1,7 @@
 """The OCI specifications that containerd makes for a kubelet.
 
 After containerd v2.4.2, ``internal/cri/server/container_create.go`` (``buildLinuxSpec``),
-``internal/cri/opts`` and ``pkg/oci``, in its default configuration. Nothing of the machine is looked at.
+``internal/cri/opts`` and ``pkg/oci``, in its default configuration. The module does not inspect the machine.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from nri_sync.testing.manifests.model import Assumptions
 __all__ = ["ALL_CAPABILITIES", "STATE", "cgroups_path", "container_spec", "sandbox_spec"]
 
 _OCI_VERSION = "1.3.0"
-#: The directory of state that does not outlive the node.
+#: The directory for state that is lost when the node restarts.
 STATE = "/run/containerd/io.containerd.grpc.v1.cri"
 _ROOT = "/var/lib/containerd/io.containerd.grpc.v1.cri"
 _PAUSE = "registry.k8s.io/pause:3.10.1"
-# Of a sandbox's own process (``DefaultSandboxCPUshares``, ``defaultSandboxOOMAdj``).
+# For a sandbox's own process (``DefaultSandboxCPUshares``, ``defaultSandboxOOMAdj``).
 _SANDBOX_SHARES, _SANDBOX_SCORE = 2, -998
 _ANNOTATION = "io.kubernetes.cri"
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -50,7 +50,7 @@ _DEFAULT_CAPABILITIES = [
     "CAP_KILL",
     "CAP_AUDIT_WRITE",
 ]
-#: Those of capabilities(7), in the order of their numbers.
+#: The capabilities of capabilities(7), in the order of their numbers.
 ALL_CAPABILITIES = [
     "CAP_CHOWN",
     "CAP_DAC_OVERRIDE",
@@ -107,12 +107,12 @@ def cgroups_path(parent: str, id: str) -> str:
 def container_spec(
     config: ContainerConfig, sandbox: SandboxConfig, assumptions: Assumptions
 ) -> dict[str, Any]:
-    """The specification of a container, as it is when plugins are asked about it."""
+    """The specification of a container, in the state in which plugins receive the container."""
     security = config.security
     mounts, rootfs_propagation = _mounts(config, sandbox)
     resources = config.resources.oci(assumptions.swap_limits)
     if assumptions.disable_hugetlb_controller:
-        # ``WithResources``: those of updates have them all the same.
+        # ``WithResources``. Updates have such limits nevertheless.
         resources.pop("hugepageLimits", None)
     linux: dict[str, Any] = {
         "resources": {"devices": [{"allow": security.privileged, "access": "rwm"}], **resources},
@@ -150,7 +150,7 @@ def _process(
     hostname = sandbox.hostname or assumptions.hostname or assumptions.node_name
     defaults = [f"PATH={_PATH}", *(["TERM=xterm"] if config.tty else []), f"HOSTNAME={hostname}"]
     own = [f"{name}={value}" for name, value in config.env.items()]
-    # The group itself is among the additional ones; those that the image's files have are not known.
+    # The additional groups contain the group itself. The groups in the image's files are unknown.
     groups = sorted({security.user.gid, *security.supplemental_groups})
     process: dict[str, Any] = {
         "user": {"uid": security.user.uid, "gid": security.user.gid, "additionalGids": groups},
@@ -172,8 +172,8 @@ def _process(
 def _env(defaults: Sequence[str], more: Iterable[str]) -> list[str]:
     """``replaceOrAppendEnvValues`` in ``pkg/oci``.
 
-    Only defaults are replaced: a variable of both image and manifest occurs twice, the image's entry first. A name
-    without a value takes a default away.
+    It replaces defaults only: a variable of both the image and the manifest occurs twice, the image's entry first.
+    A name without a value removes a default.
     """
     places = {entry.partition("=")[0]: number for number, entry in enumerate(defaults)}
     env = list(defaults)
@@ -204,7 +204,7 @@ def _capabilities(config: ContainerConfig) -> dict[str, list[str]]:
 
 
 def _capability(name: str) -> str:
-    # Also where it has the prefix already (``WithCapabilities`` in ``internal/cri/opts``).
+    # Even if it has the prefix already (``WithCapabilities`` in ``internal/cri/opts``).
     return f"CAP_{name}"
 
 
@@ -290,7 +290,7 @@ def _sandbox_namespaces(sandbox: SandboxConfig) -> Iterable[dict[str, str]]:
     if sandbox.id_mappings and sandbox.host_network:
         yield {"type": "user"}
     elif sandbox.id_mappings:
-        # It owns the network namespace, which is made before the sandbox's process.
+        # The sandbox owns the network namespace, which containerd creates before the sandbox's process.
         pinned = f"{STATE}/sandboxes/{sandbox.id}/pinned-namespaces"
         yield {"type": "user", "path": f"{pinned}/user"}
 
@@ -306,7 +306,7 @@ def _mounts(config: ContainerConfig, sandbox: SandboxConfig) -> tuple[list[dict[
         for mount in _runtime_mounts(config, sandbox)
         if posixpath.normpath(mount.destination) not in taken
     ]
-    # Stable: a deeper mount must come later.
+    # The sort is stable. A deeper mount has to come later.
     wanted = sorted([*config.mounts, *extra], key=_depth)
     places = {posixpath.normpath(mount.destination) for mount in wanted}
     propagations = {mount.propagation for mount in wanted}

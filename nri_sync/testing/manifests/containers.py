@@ -1,4 +1,4 @@
-"""The containers of a Kubernetes Pod, as the kubelet would hand them to containerd.
+"""The containers of a Kubernetes Pod, in the form in which the kubelet passes them to containerd.
 
 After Kubernetes v1.36, ``generateContainerConfig`` in ``pkg/kubelet/kuberuntime``.
 """
@@ -31,7 +31,7 @@ Note = Callable[[str], object]
 
 @dataclass(frozen=True)
 class PodContext:
-    """The parts that the containers of one pod share."""
+    """The data that the containers of one pod share."""
 
     #: ``spec`` and ``status`` of the pod.
     spec: Fields
@@ -41,14 +41,14 @@ class PodContext:
     volumes: Volumes
     environment: Environment
     assumptions: Assumptions
-    #: Empty where it is not among the documents.
+    #: Empty if the documents do not have it.
     service_account: Fields
 
 
 def map_container(
     pod: PodContext, fields: Fields, amounts: ContainerAmounts, note: Note
 ) -> WorkloadContainer:
-    """The container of an entry of ``spec.containers``; ``note`` is called with each unknown.
+    """The container of an entry of ``spec.containers``. Calls ``note`` with each unknown property.
 
     Raises ManifestError.
     """
@@ -119,7 +119,7 @@ class _Container:
         )
 
     def _reference(self) -> ImageReference:
-        """The image, as containerd calls it."""
+        """The image, in containerd's notation."""
         try:
             reference = ImageReference.parse(self.image)
         except ValueError as error:
@@ -128,7 +128,7 @@ class _Container:
         return replace(reference, tag="latest") if bare else reference
 
     def _id(self) -> str:
-        """That of the container that is there, if the pod is one that exists."""
+        """The id of the existing container, if the pod exists; else a new id."""
         return self._id_of(self.name)
 
     def _id_of(self, name: str) -> str:
@@ -141,7 +141,7 @@ class _Container:
         return ids.container_id("container", sandbox.namespace, sandbox.name, sandbox.uid, name)
 
     def _target(self) -> int:
-        """The process of the container that an ephemeral one is to debug; 0 without one."""
+        """The process of the container that an ephemeral container debugs; 0 if it names none."""
         name = self.fields.text("targetContainerName")
         if self.amounts.kind is not Kind.EPHEMERAL or not name:
             return 0
@@ -155,7 +155,7 @@ class _Container:
         return ids.process_id(self._id_of(name))
 
     def _unknown(self) -> Iterator[str]:
-        """The properties that only the image has."""
+        """The unknown properties, which only the image has."""
         yield "its variables"
         if not self.fields.texts("command"):
             yield "its command (a placeholder stands for it)"
@@ -198,7 +198,7 @@ class _Container:
         return annotations
 
     def _port(self, port: Fields) -> dict[str, Any]:
-        """As Go's encoder writes it, in the order of the fields of ``ContainerPort``."""
+        """A port in the encoding of Go, with the fields in the order of ``ContainerPort``."""
         written = {
             "name": port.text("name"),
             "hostPort": port.integer("hostPort"),
@@ -212,7 +212,7 @@ class _Container:
         fields = self.fields
         mounted = {entry.text("mountPath") for entry in fields.objects("volumeMounts")}
         if self._wants_token() and TOKEN_PATH not in mounted:
-            # Admission adds this as the last one.
+            # Admission appends this volume.
             name = f"kube-api-access-{ids.short_name(5, self.pod.sandbox.uid)}"
             self.pod.volumes.add(name, "projected")
             token = {"name": name, "mountPath": TOKEN_PATH, "readOnly": True}
@@ -222,9 +222,9 @@ class _Container:
         return self.pod.volumes.mounts(fields, env, hosts=has_address, termination_log=id[:8])
 
     def _wants_token(self) -> bool:
-        """``shouldAutomount`` of admission: the pod counts before its service account."""
+        """``shouldAutomount`` of admission: the pod's setting has precedence over its service account's."""
         if self.amounts.kind is Kind.EPHEMERAL:
-            # Those that are there when it is added are the last that admission sees.
+            # An ephemeral container is added after admission has added its mounts to the other containers.
             return False
         by_account = self.pod.service_account.flag("automountServiceAccountToken", True)
         wanted = self.pod.spec.flag("automountServiceAccountToken", by_account)

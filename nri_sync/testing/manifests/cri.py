@@ -1,7 +1,7 @@
-"""The parts of ``PodSandboxConfig`` and ``ContainerConfig``, from a kubelet to a runtime, that count.
+"""The relevant parts of ``PodSandboxConfig`` and ``ContainerConfig``, which a kubelet sends to a runtime.
 
-As in ``k8s.io/cri-api``, ``pkg/apis/runtime/v1/api.proto``. The modules beside this one fill these in from a
-manifest, and :mod:`.containerd` makes OCI specifications and NRI messages of them.
+As in ``k8s.io/cri-api``, ``pkg/apis/runtime/v1/api.proto``. Other modules of this package fill them in from a
+manifest, and :mod:`.containerd` makes OCI specifications and NRI messages from them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ __all__ = ["ContainerConfig", "IDMapping", "MountConfig", "Resources", "SandboxC
 
 @dataclass
 class Resources:
-    """``LinuxContainerResources``: 0 is not set, except as the OOM score."""
+    """``LinuxContainerResources``: 0 means not set, except for the OOM score."""
 
     shares: int = 0
     quota: int = 0
@@ -25,14 +25,14 @@ class Resources:
     memory_limit: int = 0
     swap_limit: int = 0
     oom_score_adj: int = 0
-    #: Sizes as the cgroup has them, "2MB"; amounts in bytes.
+    #: Sizes in the notation of the cgroup, "2MB"; amounts in bytes.
     huge_pages: dict[str, int] = field(default_factory=dict)
     unified: dict[str, str] = field(default_factory=dict)
 
     def message(self) -> LinuxResources:
-        """As plugins see those of a pod, which came from no OCI specification.
+        """The message for a pod, whose resources do not come from an OCI specification.
 
-        ``fromCRILinuxResources`` in containerd, ``internal/cri/nri``: an unset value is 0 there, not absent.
+        ``fromCRILinuxResources`` in containerd, ``internal/cri/nri``: an unset value is 0 in it, not absent.
         """
         message = LinuxResources(unified=self.unified)
         message.cpu.shares.value = self.shares
@@ -44,14 +44,14 @@ class Resources:
         return message
 
     def oci(self, swap_limits: bool) -> dict[str, Any]:
-        """Its part of ``linux.resources`` (``WithResources`` in containerd, ``internal/cri/opts``)."""
+        """The same in ``linux.resources`` (``WithResources`` in containerd, ``internal/cri/opts``)."""
         cpu = {"shares": self.shares, "quota": self.quota, "period": self.period}
         memory: dict[str, int] = {}
         if self.memory_limit:
             memory["limit"] = self.memory_limit
         swap = self.swap_limit or self.memory_limit
         if swap and swap_limits:
-            # No more than the memory itself: none of it is swapped.
+            # The limit of memory and swap equals that of memory, so the container cannot swap.
             memory["swap"] = swap
         resources: dict[str, Any] = {
             "memory": memory,
@@ -68,7 +68,7 @@ class Resources:
 
 @dataclass(frozen=True)
 class MountConfig:
-    """``Mount``."""
+    """``Mount`` of the CRI."""
 
     destination: str
     source: str
@@ -80,7 +80,7 @@ class MountConfig:
 
 @dataclass(frozen=True)
 class IDMapping:
-    """A range of user and group ids of a user namespace, which are the same for both here."""
+    """A range of ids of a user namespace, used for both users and groups."""
 
     container: int
     host: int
@@ -106,7 +106,7 @@ class Security:
 
 @dataclass
 class SandboxConfig:
-    """``PodSandboxConfig``, and the id, process and addresses that containerd chooses."""
+    """``PodSandboxConfig``, with the id, process and addresses that containerd chooses."""
 
     id: str
     name: str
@@ -114,7 +114,7 @@ class SandboxConfig:
     uid: str
     pid: int
     ips: Sequence[str]
-    #: "" on the host's network.
+    #: Empty for the host's network.
     hostname: str = ""
     labels: dict[str, str] = field(default_factory=dict)
     annotations: dict[str, str] = field(default_factory=dict)
@@ -126,7 +126,7 @@ class SandboxConfig:
     host_network: bool = False
     host_pid: bool = False
     host_ipc: bool = False
-    #: Whether all containers see each other's processes.
+    #: Whether the containers share a PID namespace.
     share_processes: bool = False
     id_mappings: Sequence[IDMapping] = ()
 
@@ -143,11 +143,11 @@ class SandboxConfig:
 
 @dataclass
 class ContainerConfig:
-    """``ContainerConfig``, and the properties of the image."""
+    """``ContainerConfig``, with the properties of the image."""
 
     id: str
     name: str
-    #: As the manifest has it, and as containerd calls it.
+    #: The image in the notations of the manifest and of containerd.
     image: str
     image_name: str
     image_digest: str
@@ -164,5 +164,5 @@ class ContainerConfig:
     resources: Resources = field(default_factory=Resources)
     security: Security = field(default_factory=Security)
     tty: bool = False
-    #: The process whose PID namespace it joins; 0 for none.
+    #: The process whose PID namespace the container joins; 0 for none.
     target_pid: int = 0

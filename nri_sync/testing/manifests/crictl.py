@@ -1,4 +1,4 @@
-"""The output of ``crictl inspectp`` and ``crictl inspect``: pods and containers as they are on a node."""
+"""The output of ``crictl inspectp`` and ``crictl inspect``: existing pods and containers of a node."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ _CRI = "io.kubernetes.cri"
 
 
 def is_crictl(document: Fields) -> bool:
-    """Whether a document is the output of one of the two, for one pod or container or for several."""
+    """Whether a document is the output of one of the two commands, for one pod or container, or for several."""
     if "kind" in document or "apiVersion" in document:
         return False
     return "items" in document or {"status", "info"} <= document.data.keys()
 
 
 def crictl_workloads(documents: Iterable[Fields]) -> list[Workload]:
-    """The workloads of all pods and containers; containers are put to their pods.
+    """The workloads of all pods and containers. Each container is assigned to its pod.
 
-    A missing pod is made up from its containers. Raises ManifestError.
+    A missing pod is derived from its containers. Raises ManifestError.
     """
     pods: dict[str, Fields] = {}
     containers: dict[str, list[Fields]] = {}
@@ -126,7 +126,7 @@ def _pod(id: str, document: Fields) -> PodSandbox:
     resources, overhead = (linux_resources(config.object(key)) for key in ("resources", "overhead"))
     handler = info.text("runtimeHandler") or status.text("runtimeHandler")
     if is_crio(spec):
-        # It does not show the request.
+        # crictl does not show the request.
         resources, overhead = crio_resources(spec)
         handler = handler or spec.strings("annotations").get(RUNTIME_HANDLER, "")
     with naming(spec):

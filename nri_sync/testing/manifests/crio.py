@@ -1,7 +1,7 @@
 """The OCI specifications that CRI-O makes for a kubelet.
 
-After CRI-O v1.34.0, ``server/container_create.go``, ``server/sandbox_run_linux.go``, ``internal/factory``
-and the defaults of ``runtime-tools/generate``, in its default configuration. Nothing of the machine is looked at.
+After CRI-O v1.34.0, ``server/container_create.go``, ``server/sandbox_run_linux.go``, ``internal/factory`` and the
+defaults of ``runtime-tools/generate``, in its default configuration. The module does not inspect the machine.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _SYSTEM_MOUNTS = (
     ("/sys", "sysfs", "sysfs", "nosuid noexec nodev ro"),
     ("/sys/fs/cgroup", "cgroup", "cgroup", "nosuid noexec nodev relatime ro"),
 )
-# Of a sandbox's own process.
+# For a sandbox's own process.
 _SANDBOX_SHARES = 2
 
 
@@ -49,12 +49,12 @@ def _cgroups_path(parent: str, id: str) -> str:
 
 
 def sandbox_labels(config: SandboxConfig) -> dict[str, str]:
-    """Beside the user's, that of the container that holds the namespaces."""
+    """The user's labels, and the label of the container that holds the namespaces."""
     return {**config.labels, "io.kubernetes.container.name": "POD"}
 
 
 def sandbox_spec(config: SandboxConfig, assumptions: Assumptions) -> dict[str, Any]:
-    """The part of the specification of the sandbox's own container that plugins see."""
+    """The part of the specification of the sandbox's own container that plugins receive."""
     return {
         "ociVersion": _OCI_VERSION,
         "linux": {
@@ -71,7 +71,7 @@ def sandbox_spec(config: SandboxConfig, assumptions: Assumptions) -> dict[str, A
 def container_spec(
     config: ContainerConfig, sandbox: SandboxConfig, assumptions: Assumptions
 ) -> dict[str, Any]:
-    """The specification of a container, as it is when plugins are asked about it."""
+    """The specification of a container, in the state in which plugins receive the container."""
     return {
         "ociVersion": _OCI_VERSION,
         "process": _process(config, sandbox, assumptions),
@@ -87,7 +87,7 @@ def container_spec(
 
 
 def _resources(config: ContainerConfig, assumptions: Assumptions) -> dict[str, Any]:
-    """``SpecSetLinuxContainerResources``: a quota of 0 is there, and of memory nothing without a limit."""
+    """``SpecSetLinuxContainerResources``: a quota of 0 is set; without a limit, no field of memory is set."""
     wanted = config.resources
     resources: dict[str, Any] = {
         "devices": [{"allow": config.security.privileged, "access": "rwm"}],
@@ -101,7 +101,7 @@ def _resources(config: ContainerConfig, assumptions: Assumptions) -> dict[str, A
 
 
 def _rootfs(config: ContainerConfig) -> str:
-    """The name of the layer is random."""
+    """The root file system. The name of its layer is random on a node."""
     return f"{_LIB}/overlay/{container_id('layer', config.id)}/merged"
 
 
@@ -120,7 +120,7 @@ def _process(
 
 
 def _env(config: ContainerConfig, hostname: str) -> list[str]:
-    """``mergeEnvs``: the manifest's variables replace the image's, and each comes once beside the two defaults."""
+    """``mergeEnvs``: the manifest's variables replace the image's. Each occurs once, besides the two defaults."""
     env = {**({"TERM": "xterm"} if config.tty else {}), "HOSTNAME": hostname, **config.env}
     for entry in config.image_env:
         name, equals, value = entry.partition("=")
@@ -144,7 +144,7 @@ def _namespaces(
 
 
 def _sandbox_namespaces(sandbox: SandboxConfig) -> list[dict[str, str]]:
-    """Those that are pinned, also where they are the host's, have their names from CRI-O."""
+    """The pinned namespaces, including those of the host. CRI-O chooses the names of their files."""
     pinned = uid("namespaces", sandbox.id)
     found = [] if sandbox.host_pid else [{"type": "pid"}]
     for kind, directory in (("network", "netns"), ("ipc", "ipcns"), ("uts", "utsns")):
@@ -162,7 +162,7 @@ def _mounts(config: ContainerConfig, sandbox: SandboxConfig) -> list[dict[str, A
     mounts += [_bind(mount) for mount in sorted(config.mounts, key=_depth)]
     found: dict[str, dict[str, Any]] = {}
     for mount in mounts:
-        # ``SpecAddMount`` removes the one that is there.
+        # ``SpecAddMount`` removes the existing mount.
         found.pop(mount["destination"], None)
         found[mount["destination"]] = mount
     return list(found.values())
@@ -220,7 +220,7 @@ def _bind(mount: MountConfig) -> dict[str, Any]:
 
 
 def _annotations(config: ContainerConfig, sandbox: SandboxConfig) -> dict[str, str]:
-    """``SpecAddAnnotations``: the pod's are among them."""
+    """``SpecAddAnnotations``: they include the pod's."""
     files = f"{_RUN}/{sandbox.id}/userdata"
     name = f"k8s_{config.name}_{sandbox.name}_{sandbox.namespace}_{sandbox.uid}_0"
     own = {
@@ -265,7 +265,7 @@ def _seccomp(config: ContainerConfig) -> str:
 
 
 def _volume(mount: MountConfig) -> dict[str, Any]:
-    """``ContainerVolume``, in Go's order."""
+    """``ContainerVolume``, with the fields in Go's order."""
     return {
         "container_path": mount.destination,
         "host_path": posixpath.normpath(mount.source),

@@ -1,7 +1,7 @@
-"""The values that the API server fills in: defaults of Kubernetes, and those of LimitRanges.
+"""The values that the API server fills in: defaults of Kubernetes, and of LimitRanges.
 
-After Kubernetes v1.36: ``pkg/apis/core/v1/defaults.go`` and ``plugin/pkg/admission/limitranger``; pod-level
-resources are filled in by :mod:`.resources`. A value of the wrong type stays: the module that reads it refuses it.
+After Kubernetes v1.36: ``pkg/apis/core/v1/defaults.go`` and ``plugin/pkg/admission/limitranger``. The module
+:mod:`.resources` fills in pod-level resources. A value of a wrong type stays: the module that reads it rejects it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Data = dict[str, Any]
 def defaulted(spec: Fields, ranges: Iterable[Fields] = ()) -> tuple[Fields, str]:
     """``spec`` of a pod with its defaults, and the text of the annotation :data:`RANGED`, or "".
 
-    ``ranges`` are the LimitRanges of its namespace. Raises ManifestError for such that cannot be read.
+    ``ranges`` are the LimitRanges of its namespace. Raises ManifestError for an invalid LimitRange.
     """
     limits, requests = limit_range_defaults(ranges)
     said: list[str] = []
@@ -98,14 +98,14 @@ def _host_port(port: Data) -> Data:
 
 
 def _volume(volume: Data) -> Data:
-    """``SetDefaults_Volume``: null is no source."""
+    """``SetDefaults_Volume``: null counts as no source."""
     if all(value is None for key, value in volume.items() if key != "name"):
         return {**volume, "emptyDir": {}}
     return volume
 
 
 def _with_requests(resources: Data) -> Data:
-    """``SetDefaults_Pod``: a request that is left out is the limit; one of 0 is there."""
+    """``SetDefaults_Pod``: a missing request equals the limit; a request of 0 stays."""
     limits, requests = resources.get("limits"), resources.get("requests")
     if not isinstance(limits, dict) or not isinstance(requests, (dict, type(None))):
         return resources

@@ -1,4 +1,4 @@
-"""The documents in a file or text: JSON, or YAML with any number of them."""
+"""The documents in a file or text: one of JSON, or any number of YAML."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from nri_sync.testing.manifests.model import ManifestError
 
 __all__ = ["TEMPLATE", "Input", "read"]
 
-#: The path of a file, ``-`` for standard input, or the text itself, which is recognized by a newline or brace.
+#: The path of a file, ``-`` for standard input, or the text itself. A newline or a brace identifies a text.
 Input = Union[str, "os.PathLike[str]"]
 
-#: Why a value cannot be read that has these braces.
+#: The reason why a value with these braces cannot be read.
 TEMPLATE = "{{ }}: this is a template: render it first, as `helm template` does"
 
 _TEXT = "<text>"
@@ -32,9 +32,9 @@ _STDIN = "-"
 
 
 def read(given: Input) -> list[Fields]:
-    """The documents in a file or text that are not empty.
+    """The documents in a file or text, without empty ones.
 
-    Raises ManifestError if it cannot be read, is no JSON or YAML, or a document is no object.
+    Raises ManifestError if it cannot be read, is neither JSON nor YAML, or has a document that is no object.
     """
     source, text = _text_of(given)
     documents: list[Any] = []
@@ -61,7 +61,7 @@ def read(given: Input) -> list[Fields]:
 def _text_of(given: Input) -> tuple[str, str]:
     if isinstance(given, str):
         if given == _STDIN:
-            # One more than is allowed shows that there is more.
+            # One byte above the limit shows that the input is too long.
             return "<stdin>", sys.stdin.read(FILE.bytes + 1)
         if "\n" in given or given.lstrip().startswith(("{", "[")):
             return _TEXT, given
@@ -90,7 +90,7 @@ def _parse(source: str, text: str) -> Sequence[Any]:
             except OutOfBounds:
                 raise
             except ValueError as error:
-                # Flow style YAML begins alike.
+                # YAML in flow style begins in the same way.
                 if _looks_like_json(text):
                     raise ManifestError(source, "", _explained(text, "JSON", error)) from None
         return list(yaml_documents(text, in_order=True))
@@ -107,7 +107,7 @@ def _looks_like_json(text: str) -> bool:
 
 
 def _explained(text: str, format: str, error: ValueError) -> str:
-    """Why it cannot be parsed: most often because it is the source of a manifest, and not yet one."""
+    """The reason why a text cannot be parsed. Often it is the template of a manifest."""
     found = text.find("{{")
     if found >= 0 and "}}" in text[found:]:
         line = text.count("\n", 0, found) + 1

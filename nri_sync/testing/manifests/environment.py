@@ -1,8 +1,8 @@
 """The environment of a container, and the references in its command line.
 
 After Kubernetes v1.36, ``makeEnvironmentVariables`` in ``pkg/kubelet/kubelet_pods.go`` and
-``third_party/forked/golang/expansion``. The kubelet puts the variables into an order that differs from run to
-run; here it is that of the manifest.
+``third_party/forked/golang/expansion``. The kubelet's order of the variables differs from run to run; this module
+uses the order of the manifest.
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ __all__ = ["Environment", "Objects", "expand", "expand_all"]
 _REFERENCE = re.compile(r"\$(?:\(([^)]*)\)|(.)|$)", re.DOTALL)
 _SUBSCRIPT = re.compile(r"metadata\.(labels|annotations)\['([^']+)'\]")
 _ONE = Quantity.parse(1)
-# Of one text with its references resolved, and of all of a container: as much as one message of a runtime has.
-# Linux takes 128 KiB for one, and references to references grow without end.
+# The limits for one text with its references resolved, and for all texts of a container: as much as one message of
+# a runtime holds. Linux allows 128 KiB for one text. Without limits, references to references could grow
+# endlessly.
 _LONGEST, _LONGEST_IN_ALL = 1 << 20, 16 << 20
 
 Note = Callable[[str], object]
@@ -32,9 +33,9 @@ Note = Callable[[str], object]
 def expand(text: str, *known: Mapping[str, str]) -> str:
     """Replace ``$(NAME)`` by its value in the first of ``known`` that has one; ``$$`` is a dollar sign.
 
-    Linear in the length of the text and of the result. Raises ValueError for a result that is too long.
+    The time is linear in the lengths of the text and of the result. Raises ValueError for too long a result.
     """
-    # Behind the last bracket there is no reference, however many begin.
+    # After the last closing bracket there is no reference, even if many are opened.
     end = text.rfind(")") + 1
     length = len(text)
 
@@ -55,7 +56,7 @@ def expand(text: str, *known: Mapping[str, str]) -> str:
 def expand_all(
     holder: Fields, key: str, texts: Iterable[str], *known: Mapping[str, str]
 ) -> list[str]:
-    """:func:`expand` for ``texts``, which are below a key. Raises ManifestError."""
+    """:func:`expand` for the ``texts`` at a key. Raises ManifestError."""
     found: list[str] = []
     left = _LONGEST_IN_ALL
     for text in texts:

@@ -43,7 +43,7 @@ class Fields:
         self.data: dict[str, Any] = data
 
     def _key(self, key: object) -> str:
-        """A key of YAML as Kubernetes takes it (``convertToJSONableObject`` in sigs.k8s.io/yaml)."""
+        """A YAML key, converted as by Kubernetes (``convertToJSONableObject`` in sigs.k8s.io/yaml)."""
         if isinstance(key, bool):
             return "true" if key else "false"
         if key is None:
@@ -69,7 +69,7 @@ class Fields:
         found = self.data.get(key)
         if found is None:
             return missing
-        # A bool is an int to Python.
+        # In Python, a bool is an int.
         if not isinstance(found, kind) or isinstance(found, bool) is not (kind is bool):
             self._wrong(self._path(key), kind, found)
         return found
@@ -84,14 +84,15 @@ class Fields:
         return self._get(key, str, missing)
 
     def required(self, key: str, advice: str) -> str:
-        """A text that must be there, and not empty."""
+        """A text that has to be present, and not empty."""
         found = self.text(key)
         if not found:
             self.fail(f"is missing: {advice}", key)
         return found
 
     def flag(self, key: str, missing: bool = False) -> bool:
-        # YAML in Kubernetes has these for booleans, and here for texts: see ``kit.config.foreign_yaml``.
+        # Kubernetes reads these YAML words as booleans, and this package as texts: see
+        # ``kit.config.foreign_yaml``.
         letter = self.data.get(key)
         if isinstance(letter, str) and letter in _LETTERS:
             return _LETTERS[letter]
@@ -99,7 +100,7 @@ class Fields:
 
     def integer(self, key: str, missing: int = 0) -> int:
         found = self.data.get(key)
-        # YAML has no whole number 08, and JSON prints 8.0 as 8.
+        # YAML has no integer 08, and JSON prints 8.0 as 8.
         if isinstance(found, float) and found.is_integer() and abs(found) <= _MOST:
             return int(found)
         found = self._get(key, int, missing)
@@ -143,7 +144,7 @@ class Fields:
         return {name: found.quantity(name) for name in found.data}
 
     def quantity(self, key: str) -> Quantity:
-        """An amount; 0 where there is none."""
+        """An amount; 0 if there is none."""
         value = self.data.get(key)
         try:
             amount = Quantity() if value is None else Quantity.parse(value)

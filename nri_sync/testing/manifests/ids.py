@@ -1,4 +1,4 @@
-"""Identifiers that are random on a node, and here the same each time: hashes of names."""
+"""Identifiers that are random on a node. Here they are hashes of names, so that they are the same each time."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import uuid
 
 __all__ = ["container_hash", "container_id", "process_id", "short_name", "uid"]
 
-# ``SafeEncodeString`` in k8s.io/apimachinery: without vowels, so that there are no words among them.
+# ``SafeEncodeString`` in k8s.io/apimachinery. Without vowels, the result contains no words.
 _ALPHABET = "bcdfghjklmnpqrstvwxz2456789"
-# Linux has no process ids above 4,194,304: a plugin that looks into /proc finds no process there.
+# Linux assigns no process ids above 4,194,304, so a plugin finds no such process in /proc.
 _FIRST_PID, _PIDS = 5_000_000, 1_000_000
 
 
 def container_id(*parts: str) -> str:
-    """64 hexadecimal digits, for a pod or container, or the digest of an image."""
+    """64 hexadecimal digits, for a pod or container, or for the digest of an image."""
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
 
@@ -24,7 +24,7 @@ def uid(*parts: str) -> str:
 
 
 def short_name(length: int, *parts: str) -> str:
-    """The random end of a name that a controller makes: "x7kqz"."""
+    """The random end of a name that a controller generates, for example "x7kqz"."""
     number = int(container_id("short name", *parts), 16)
     letters = []
     for _ in range(length):
@@ -40,7 +40,7 @@ def process_id(id: str) -> int:
 def container_hash(name: str, image: str) -> str:
     """The annotation ``io.kubernetes.container.hash``: ``HashContainer`` in Kubernetes, ``pkg/kubelet/container``.
 
-    FNV-1a of the bytes of a JSON object, as Go prints them.
+    It is the FNV-1a of a JSON object in Go's encoding.
     """
     fields = json.dumps({"image": image, "name": name}, separators=(",", ":"), ensure_ascii=False)
     printed = f"([]uint8)[{' '.join(str(byte) for byte in fields.encode())}]"

@@ -1,4 +1,4 @@
-"""A Kubernetes Pod as the kubelet would hand it to containerd, and containerd to plugins.
+"""A Kubernetes Pod, in the form in which the kubelet passes it to containerd, and containerd to plugins.
 
 After Kubernetes v1.36, ``pkg/kubelet/kuberuntime``; docs/manifests.md has the sources.
 """
@@ -31,20 +31,20 @@ __all__ = ["PodMetadata", "pod_workload"]
 _SEEN = "2025-01-01T00:00:00.000000000Z"
 _LONGEST_HOSTNAME = 63
 _LONGEST_FQDN = 64
-# A range for the first pod with a user namespace on a node.
+# The range of the first pod with a user namespace on a node.
 _USER_NAMESPACE = IDMapping(container=0, host=65536, size=65536)
 
 
 @dataclass
 class PodMetadata:
-    """``metadata`` of a pod, as the API server has it."""
+    """``metadata`` of a pod, as returned by the API server."""
 
     name: str
     namespace: str
     uid: str
     labels: dict[str, str] = field(default_factory=dict)
     annotations: dict[str, str] = field(default_factory=dict)
-    #: Claims by which a StatefulSet gives it volumes.
+    #: The claims for the volumes that a StatefulSet gives the pod.
     claims: Sequence[str] = ()
 
 
@@ -58,7 +58,7 @@ def pod_workload(
 ) -> Workload:
     """The workload of a pod; ``status`` is empty, unless the pod exists.
 
-    Raises ManifestError for a pod that would not come about.
+    Raises ManifestError for a pod that Kubernetes would not create.
     """
     # A kubelet without an API server has no admission.
     ranges = [] if assumptions.static_pods else objects.limit_ranges.get(metadata.namespace, [])
@@ -187,7 +187,7 @@ class _Mapping:
             namespace=metadata.namespace,
             uid=metadata.uid,
             pid=ids.process_id(id),
-            # containerd knows no address of a pod on the host's network.
+            # For a pod on the host's network, containerd has no address.
             ips=() if self._host_network else pod_ips or [self.assumptions.pod_ip],
             hostname=hostname,
             labels=dict(metadata.labels),
@@ -265,7 +265,7 @@ class _Mapping:
         )
 
     def _account(self) -> Fields:
-        """The ServiceAccount; empty where it is not among the documents."""
+        """The ServiceAccount; empty if the documents do not have it."""
         name = (self.metadata.namespace, self._service_account())
         return self.objects.service_accounts.get(name, Fields({}, self.spec.source))
 
@@ -277,7 +277,7 @@ class _Mapping:
 
 
 def _containers(spec: Fields) -> Iterator[tuple[Kind, Fields]]:
-    """All containers in the order in which they are created; ephemeral ones come last, by hand."""
+    """All containers in the order of their creation. Ephemeral ones come last, because users add them later."""
     names: set[str] = set()
     for key in ("initContainers", "containers", "ephemeralContainers"):
         if key == "containers" and not spec.data.get(key):

@@ -1,6 +1,6 @@
-"""Handlers of a container's lifecycle, as the kubelet writes them into annotations.
+"""Handlers of a container's lifecycle, in the form in which the kubelet writes them into annotations.
 
-After ``LifecycleHandler`` in k8s.io/api, ``core/v1/types.go``: fields in Go's order, unknown ones left out.
+After ``LifecycleHandler`` in k8s.io/api, ``core/v1/types.go``: fields in Go's order, without unknown ones.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from nri_sync.testing.manifests.fields import Fields
 
 __all__ = ["go_json", "lifecycle_handler"]
 
-# Go's encoder escapes the characters that have a meaning in HTML and JavaScript.
+# Go's encoder escapes the characters with a meaning in HTML and JavaScript.
 _ESCAPES = {ord(char): f"\\u{ord(char):04x}" for char in "<>&\u2028\u2029"}
 
 
 def go_json(value: object) -> str:
-    """As ``json.Marshal`` in Go writes it: keys in the given order."""
+    """The encoding of ``json.Marshal`` in Go, with the keys in the given order."""
     return json.dumps(value, separators=(",", ":"), ensure_ascii=False).translate(_ESCAPES)
 
 

@@ -1,7 +1,7 @@
 """NRI messages about pods and containers, from OCI specifications and from CRI.
 
-After containerd v2.4.2, ``internal/cri/nri/nri_api_linux.go``: most of a container is read off its OCI
-specification, wherever that came from.
+After containerd v2.4.2, ``internal/cri/nri/nri_api_linux.go``: most fields of a container come from its OCI
+specification, of any origin.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ def container_message(
     seccomp_profile: SecurityProfile | None = None,
     cdi_devices: Iterable[str] = (),
 ) -> Container:
-    """A container of that specification, beside which ``annotations`` are those that the kubelet gave.
+    """The container of that specification. ``annotations`` are those that the kubelet has given.
 
-    Raises TypeError or ValueError if ``spec`` is no such specification.
+    Raises TypeError or ValueError if ``spec`` is no valid specification.
     """
     process = spec.get("process") or {}
     linux = spec.get("linux") or {}
@@ -78,7 +78,7 @@ def container_message(
             seccomp_policy=oci.seccomp_from_oci(linux.get("seccomp")),
         )
     )
-    # There in CreateContainer, if only empty: NRI sees to it (``collectCreateContainerResult``).
+    # In CreateContainer, the hooks are present even if empty (``collectCreateContainerResult`` in NRI).
     container.hooks.SetInParent()
     optional.put(container.linux, "oom_score_adj", process.get("oomScoreAdj"))
     return container
@@ -101,11 +101,11 @@ def pod_message(
     pod_overhead: LinuxResources | None = None,
     own_annotations: bool = True,
 ) -> PodSandbox:
-    """A pod whose sandbox has that specification, beside which labels and annotations are the kubelet's.
+    """The pod whose sandbox has that specification. Labels and annotations are those from the kubelet.
 
-    ``own_annotations``: those of the specification are the pod's, too.
+    ``own_annotations``: whether the annotations of the specification belong to the pod, too.
 
-    Raises TypeError or ValueError if ``spec`` is no such specification.
+    Raises TypeError or ValueError if ``spec`` is no valid specification.
     """
     linux = spec.get("linux") or {}
     pod = PodSandbox(

@@ -21,15 +21,15 @@ __all__ = [
 ]
 
 
-# The characters of each part of an error: keys and values come from documents.
+# The maximum length of each part of an error, in characters: keys and values come from documents.
 _LONGEST = 300
 
 
 class ManifestError(ValueError):
     """A manifest cannot be read or mapped: one line with the place, the problem, and the remedy.
 
-    ``source`` is the file (or ``<text>``), with the number of the document where it has several; ``path`` leads
-    to the value, such as ``spec.containers[0].image``, or is "".
+    ``source`` is the file (or ``<text>``), with the number of the document if the file has several. ``path`` leads
+    to the value, for example ``spec.containers[0].image``, or is empty.
     """
 
     def __init__(self, source: str, path: str, problem: str) -> None:
@@ -41,14 +41,14 @@ class ManifestError(ValueError):
 
 
 class Kind(str, enum.Enum):
-    """The part of a container in its pod's life."""
+    """The role of a container in its pod's lifecycle."""
 
     #: Runs to its end before the next one starts.
     INIT = "init"
-    #: An init container with ``restartPolicy: Always``: runs on, and is stopped after the ordinary ones.
+    #: An init container with ``restartPolicy: Always``: it keeps running, and is stopped after the ordinary ones.
     SIDECAR = "sidecar"
     ORDINARY = "ordinary"
-    #: Added to a pod that runs, to debug it: created last.
+    #: Added to a running pod for debugging, and created last.
     EPHEMERAL = "ephemeral"
 
 
@@ -58,10 +58,10 @@ class ImageConfig:
 
     entrypoint: Sequence[str] = ()
     cmd: Sequence[str] = ()
-    #: Each ``NAME=value``.
+    #: Each entry is ``NAME=value``.
     env: Sequence[str] = ()
-    #: In numbers: names are looked up in the image's files, which are not there. Of ``uid:gid``, the group does
-    #: not count in Kubernetes, where it is that of the user in the image's /etc/passwd, or else 0.
+    #: In numbers: names would be looked up in the image's files, which are unavailable. Kubernetes ignores the
+    #: group of ``uid:gid``, and uses the user's group in the image's /etc/passwd, or else 0.
     user: str = ""
     working_dir: str = ""
     volumes: Sequence[str] = ()
@@ -75,37 +75,38 @@ class Assumptions:
     The defaults are those of kubelet v1.36 and containerd v2.4 on a node that kubeadm has set up.
     """
 
-    #: "containerd" or "cri-o", as it calls itself to plugins: as v2.4 and v1.34 make containers.
+    #: "containerd" or "cri-o", the name for plugins. Containers are those of v2.4 and v1.34.
     runtime: str = "containerd"
     node_name: str = "node"
-    #: The node's own name to its kernel, which containers on its network have for HOSTNAME; "" for ``node_name``.
+    #: The node's hostname, which is HOSTNAME in containers on its network; "" for ``node_name``.
     hostname: str = ""
     node_ip: str = "192.0.2.10"
     #: The address of pods that do not use the host's network.
     pod_ip: str = "10.88.0.2"
-    #: Memory of the node, in bytes, and its CPUs: for OOM scores, and for limits that are asked for but not set.
+    #: Memory of the node in bytes, and its CPUs: for OOM scores, and for references to limits that are not set.
     memory: int = 16 << 30
     cpus: int = 8
-    #: The memory that the kubelet keeps from pods, in bytes: ``evictionHard``. ``limits.memory`` in a variable of
-    #: a container without a limit is the rest.
+    #: The memory that the kubelet reserves, in bytes: ``evictionHard``. In a variable of a container without a
+    #: limit, ``limits.memory`` is the remaining memory.
     reserved_memory: int = 100 << 20
     #: 1 or 2.
     cgroup_version: int = 2
-    #: Whether cgroups are made by systemd; otherwise by the kubelet ("cgroupfs").
+    #: Whether systemd creates the cgroups; otherwise the kubelet does ("cgroupfs").
     systemd_cgroups: bool = True
-    #: The sizes of huge pages that the node's kernel has.
+    #: The sizes of huge pages in the node's kernel.
     huge_page_sizes: Sequence[str] = ("2MB", "1GB")
-    #: ``disable_hugetlb_controller`` of containerd: no container is created with limits of huge pages.
+    #: ``disable_hugetlb_controller`` of containerd: it creates no container with limits of huge pages.
     disable_hugetlb_controller: bool = True
     #: Whether the kernel limits swap for cgroups.
     swap_limits: bool = True
     #: ``seccompDefault`` of the kubelet.
     seccomp_default: bool = False
-    #: From files in a directory of the kubelet instead of an API server: other names, no services, no tokens.
+    #: Pods come from files in a directory of the kubelet, not from an API server: other names, no services, no
+    #: tokens.
     static_pods: bool = False
-    #: Where the cluster's ``kubernetes`` service is.
+    #: The address of the cluster's ``kubernetes`` service.
     service_ip: str = "10.96.0.1"
-    #: By the references in manifests; ``*`` is for all others.
+    #: By the references in manifests; ``*`` stands for all others.
     images: Mapping[str, ImageConfig] = field(default_factory=dict)
 
 
@@ -123,16 +124,16 @@ class Sizes:
 
 @dataclass(frozen=True)
 class WorkloadContainer:
-    """A container before any plugin."""
+    """A container before any plugin has changed it."""
 
-    #: As plugins are asked about it in CreateContainer.
+    #: The message that plugins receive in CreateContainer.
     container: Container
     kind: Kind
-    #: The OCI runtime specification that it would be created from, as ``json.loads`` returns a config.json.
+    #: The OCI runtime specification before adjustments, in the form of a config.json read by ``json.loads``.
     spec: Mapping[str, Any]
-    #: The resources in UpdateContainer when the kubelet resizes the pod in place; None if they are unknown.
+    #: The resources in UpdateContainer when the kubelet resizes the pod in place; None if unknown.
     resized: LinuxResources | None = None
-    #: None if they are unknown.
+    #: None if unknown.
     sizes: Sizes | None = None
 
     @property
@@ -142,15 +143,15 @@ class WorkloadContainer:
 
 @dataclass(frozen=True)
 class Workload:
-    """A pod and its containers, in the order in which they are created, before any plugin."""
+    """A pod and its containers, in the order of their creation, before any plugin has changed them."""
 
-    #: Where it comes from, as in a :class:`ManifestError`.
+    #: The source, as in a :class:`ManifestError`.
     source: str
     pod: PodSandbox
     containers: Sequence[WorkloadContainer]
-    #: The resources in UpdatePodSandbox then; None if they are unknown.
+    #: The resources in UpdatePodSandbox at a resize; None if unknown.
     resized: LinuxResources | None = None
-    #: Assumptions, omissions and unknowns, for people to read.
+    #: Assumptions, omissions and unknown properties, for people.
     notes: Sequence[str] = ()
 
     @property

@@ -1,8 +1,8 @@
 """Requests and limits of a pod and its containers, and the resources that the kubelet derives.
 
-After Kubernetes v1.36: ``pkg/apis/core/v1/defaults.go`` for defaults,
-``k8s.io/component-helpers/resource`` for sums, ``pkg/kubelet/kuberuntime`` for the runtime. Its
-features are at their defaults: pod-level resources are on, MemoryQoS is off.
+After Kubernetes v1.36: ``pkg/apis/core/v1/defaults.go`` for defaults, ``k8s.io/component-helpers/resource`` for
+sums, ``pkg/kubelet/kuberuntime`` for the runtime. Its features are at their defaults: pod-level resources are on,
+MemoryQoS is off.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _HUGE = "hugepages-"
 _MILLI = 10**6
 _ZERO = Quantity()
 _MOST = (1 << 63) - 1
-# The memory limit that an unlimited cgroup shows, by version.
+# The memory limit of an unlimited cgroup, by version.
 _UNLIMITED = {1: _MOST - 4095, 2: _MOST}
 _PAGE_UNITS = ("B", "KB", "MB", "GB", "TB", "PB")
 
@@ -41,7 +41,7 @@ class ContainerAmounts:
 
     @classmethod
     def read(cls, spec: Fields, kind: Kind) -> ContainerAmounts:
-        """Of an entry of ``spec.containers`` or ``spec.initContainers``."""
+        """The amounts of an entry of ``spec.containers`` or ``spec.initContainers``."""
         requests, limits = _read(spec.object("resources"))
         return cls(spec.text("name"), kind, requests, limits)
 
@@ -66,7 +66,7 @@ def _read(resources: Fields) -> tuple[Amounts, Amounts]:
 
 
 def _rounded(amount: Quantity) -> Quantity:
-    """``SetDefaults_ResourceList``: nothing is finer than a thousandth."""
+    """``SetDefaults_ResourceList``: amounts are rounded up to thousandths."""
     exact = amount.nanos % _MILLI == 0
     return amount if exact else replace(amount, nanos=amount.milli * _MILLI)
 
@@ -81,7 +81,7 @@ class PodAmounts:
     #: Whether the pod has pod-level resources.
     own: bool = False
     overhead: Amounts = field(default_factory=dict)
-    #: Where the API server has said so.
+    #: The class in the status, if the API server has set it.
     told_qos: QoS | None = None
     node_critical: bool = False
 
@@ -89,7 +89,7 @@ class PodAmounts:
     def read(
         cls, spec: Fields, containers: Sequence[ContainerAmounts], **more: object
     ) -> PodAmounts:
-        """Of ``spec``; ``more`` are the other fields."""
+        """The amounts of a pod's ``spec``; ``more`` are the other fields."""
         resources = spec.object("resources")
         requests, limits = _read(resources)
         own = bool(requests or limits)
@@ -113,7 +113,7 @@ class PodAmounts:
 
     @property
     def _counted(self) -> list[ContainerAmounts]:
-        """Ephemeral containers ask for nothing, and count for nothing."""
+        """The containers that count. Ephemeral containers request nothing, and do not count."""
         return [item for item in self.containers if item.kind is not Kind.EPHEMERAL]
 
     @property
@@ -138,7 +138,7 @@ class PodAmounts:
             if size in resources.huge_pages:
                 resources.huge_pages[size] = int(limit)
         if assumptions.swap_limits:
-            # The kubelet's swap behaviour is NoSwap.
+            # NoSwap is the kubelet's swap behaviour.
             if assumptions.cgroup_version == 2:
                 resources.unified["memory.swap.max"] = "0"
             else:
@@ -162,7 +162,7 @@ class PodAmounts:
     # For the runtime, at a resize in place
 
     def resized_container(self, of: ContainerAmounts, assumptions: Assumptions) -> Resources:
-        """``updatePodContainerResources``: of CPU and memory alone, each of them given, if only as 0."""
+        """``updatePodContainerResources``: CPU and memory only, each of them present, even as 0."""
         requests, limits = (
             {name: amounts.get(name, _ZERO) for name in ("cpu", "memory")}
             for amounts in (of.requests, of.limits)
@@ -180,7 +180,7 @@ class PodAmounts:
         )
 
     def resized_sandbox(self, assumptions: Assumptions) -> Resources:
-        """``ResourceConfigForPod``; a limit that is not declared for all stays as the cgroup has it."""
+        """``ResourceConfigForPod``. A limit that not all containers declare keeps the cgroup's value."""
         resources = self.sandbox(assumptions)
         resources.unified = {}
         if not self._declared("cpu"):
@@ -202,7 +202,7 @@ class PodAmounts:
         return _resources(cpu, cpu, self.overhead.get("memory", _ZERO), assumptions)
 
     def _oom_score(self, of: ContainerAmounts, assumptions: Assumptions) -> int:
-        """``GetContainerOOMScoreAdjust``: memory that no container requests is shared among all."""
+        """``GetContainerOOMScoreAdjust``: memory that no container requests is shared among all containers."""
         request = int(of.requests.get("memory", _ZERO))
         least = min(
             int(item.requests.get("memory", _ZERO))
@@ -221,9 +221,9 @@ class PodAmounts:
 
 
 def aggregate(containers: Iterable[ContainerAmounts], which: str) -> Amounts:
-    """The most that containers have at the same time (``AggregateContainerRequests`` and ``...Limits``).
+    """The maximum that containers have at the same time (``AggregateContainerRequests`` and ``...Limits``).
 
-    An init container runs beside the sidecars before it.
+    An init container runs together with the sidecars before it.
     """
     total: Amounts = {}
     sidecars: Amounts = {}
@@ -265,11 +265,11 @@ def _resources(
         shares=milli_to_shares(shares_of.milli),
         quota=min(_MOST, milli_to_quota(cpu_limit.milli)),
         period=DEFAULT_PERIOD,
-        # A sum may be more than each of its parts is allowed to be.
+        # A sum may exceed the maximum of each of its parts.
         memory_limit=min(_MOST, int(memory_limit)),
     )
     if assumptions.cgroup_version == 2:
-        # ``singleProcessOOMKill`` is false there: all processes of a container are killed together.
+        # With ``singleProcessOOMKill`` false, all processes of a container are killed together.
         resources.unified["memory.oom.group"] = "1"
     return resources
 

@@ -1,4 +1,4 @@
-"""The pods and containers that a runtime makes of a kubelet's requests: one model for each runtime."""
+"""The pods and containers that a runtime makes from a kubelet's requests: one model for each runtime."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ __all__ = ["MODELS", "RuntimeModel", "model_of"]
 
 
 class RuntimeModel(Protocol):
-    """All that depends on the runtime."""
+    """The behaviour that depends on the runtime."""
 
     def pod(self, config: SandboxConfig, assumptions: Assumptions) -> PodSandbox:
-        """The message about a sandbox that has been made."""
+        """The message of a created sandbox."""
 
     def container(
         self, config: ContainerConfig, sandbox: SandboxConfig, assumptions: Assumptions
     ) -> tuple[Container, dict[str, Any]]:
-        """The message of CreateContainer, and the specification that it is read off."""
+        """The message of CreateContainer, and the specification from which the runtime makes it."""
 
 
 class _Containerd:
@@ -33,7 +33,7 @@ class _Containerd:
             name=config.name,
             namespace=config.namespace,
             uid=config.uid,
-            # Beside the user's and the kubelet's, those that containerd keeps for itself.
+            # Besides the labels of the user and the kubelet, those of containerd itself.
             labels={
                 **config.labels,
                 "io.cri-containerd.kind": "sandbox",
@@ -106,12 +106,12 @@ class _Crio:
         return message, spec
 
 
-#: By the names that runtimes give to plugins.
+#: The models by the names that runtimes send to plugins.
 MODELS: dict[str, RuntimeModel] = {"containerd": _Containerd(), "cri-o": _Crio()}
 
 
 def model_of(runtime: str) -> RuntimeModel:
-    """That of a runtime, by the name that it gives to plugins. Raises ValueError for others."""
+    """The model of a runtime, by the name that it sends to plugins. Raises ValueError for other names."""
     if runtime not in MODELS:
         raise ValueError(f"the runtime must be {' or '.join(MODELS)}, not {runtime!r}")
     return MODELS[runtime]

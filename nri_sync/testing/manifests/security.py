@@ -46,11 +46,11 @@ def read_security(
     note: Note,
     annotations: Mapping[str, str] | None = None,
 ) -> Security:
-    """The security context of a container, from ``spec`` and its own entry, which counts more.
+    """The security context of a container, from ``spec`` and from its own entry, which has precedence.
 
-    ``annotations`` are those of the pod; ``note`` is called with each unknown.
+    ``annotations`` are those of the pod. Calls ``note`` with each unknown property.
 
-    Raises ManifestError for a context that the kubelet refuses.
+    Raises ManifestError for a context that the kubelet rejects.
     """
     common, own = pod.object("securityContext"), container.object("securityContext")
     unmasked = own.text("procMount") == "Unmasked"
@@ -88,7 +88,7 @@ def read_security(
 
 def _user(common: Fields, own: Fields, image: ImageConfig, note: Note) -> User:
     uid, gid = (_id(common, own, key) for key in ("runAsUser", "runAsGroup"))
-    # The kubelet takes the user alone, and containerd its group from the image's files.
+    # The kubelet uses the user alone. containerd finds the group in the image's files.
     from_image = image.user.partition(":")[0]
     if uid is None and from_image:
         if not from_image.isdigit():
@@ -138,9 +138,9 @@ def _seccomp(common: Fields, own: Fields, assumptions: Assumptions) -> SecurityP
 
 
 def _apparmor(common: Fields, own: Fields, annotation: str, security: Security) -> None:
-    """A profile of the node's; the runtime's own one is left out, as nodes without AppArmor have none.
+    """A profile of the node. The runtime's default profile is left out, because nodes without AppArmor have none.
 
-    An ``annotation`` counts before the pod's profile (``GetProfile`` in ``pkg/security/apparmor``).
+    An ``annotation`` has precedence over the pod's profile (``GetProfile`` in ``pkg/security/apparmor``).
     """
     profile = own.object("appArmorProfile")
     if not profile and annotation.startswith("localhost/") and annotation != "localhost/":

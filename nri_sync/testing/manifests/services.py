@@ -1,4 +1,4 @@
-"""The variables by which containers find services.
+"""The environment variables by which containers find services.
 
 After Kubernetes v1.36: ``getServiceEnvVarMap`` in ``pkg/kubelet/kubelet_pods.go`` and ``pkg/kubelet/envvars``.
 """
@@ -14,7 +14,7 @@ from nri_sync.testing.manifests.model import Assumptions
 
 __all__ = ["service_env"]
 
-# The service of the API server, which every pod knows of.
+# The service of the API server, for which every pod has variables.
 _MASTER = ("default", "kubernetes")
 
 Note = Callable[[str], object]
@@ -32,8 +32,8 @@ def service_env(
     Args:
         services: by namespace and name.
         namespace: of the pod.
-        links: ``enableServiceLinks``: whether it knows those of its namespace, too.
-        note: called with each unknown.
+        links: ``enableServiceLinks``: whether the pod also has variables for the services of its namespace.
+        note: called with each unknown property.
     """
     if assumptions.static_pods:
         return {}
@@ -52,7 +52,7 @@ def service_env(
 
 
 def _address(namespace: str, name: str, service: Fields, note: Note) -> str:
-    """``clusterIP``; "" for a service that has none."""
+    """``clusterIP``; "" for a service without one."""
     spec = service.object("spec")
     if spec.text("type") == "ExternalName" or spec.text("clusterIP") == "None":
         return ""

@@ -1,4 +1,4 @@
-"""OCI runtime specifications: a ``config.json`` as a workload, and the pod that one implies."""
+"""OCI runtime specifications: a ``config.json`` as a workload, and the pod that it implies."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ _OF_POD = "io.kubernetes.pod"
 _CRIO = "io.kubernetes.cri-o"
 #: The annotation of CRI-O for the handler of a RuntimeClass.
 RUNTIME_HANDLER = f"{_CRIO}.RuntimeHandler"
-# Say "sandbox" or "container".
+# Annotations with the value "sandbox" or "container".
 _TYPES = ("io.kubernetes.cri.container-type", f"{_CRIO}.ContainerType")
-# The annotations of containerd and of CRI-O for: the id of the sandbox; name, namespace and uid of the pod; the
-# name of the container. The labels of the kubelet are better.
+# The annotations of containerd and CRI-O with: the id of the sandbox; name, namespace and uid of the pod; the name
+# of the container. The labels of the kubelet are preferred.
 _ANNOTATIONS = (
     (
         "io.kubernetes.cri.sandbox-id", "io.kubernetes.cri.sandbox-name",
@@ -103,9 +103,9 @@ def made_up_pod(spec: Fields, labels: Mapping[str, str], id: str) -> PodSandbox:
 
 
 def spec_workloads(documents: Iterable[Fields]) -> list[Workload]:
-    """The containers of ``config.json`` files, by the sandboxes that they name, or in a pod each.
+    """The containers of ``config.json`` files, grouped by the sandboxes that they name, or each in a separate pod.
 
-    That of a sandbox is the pod itself. Raises ManifestError.
+    The specification of a sandbox is the pod itself. Raises ManifestError.
     """
     sandboxes: dict[str, Fields] = {}
     containers: dict[str, list[Fields]] = {}
@@ -134,7 +134,7 @@ def _check(spec: Fields) -> None:
 
 
 def is_sandbox(spec: Fields) -> bool:
-    """Whether a specification is that of a pod's sandbox, and not of one of its containers."""
+    """Whether a specification belongs to a pod's sandbox, and not to a container."""
     annotations = spec.strings("annotations")
     return "sandbox" in (annotations.get(key) for key in _TYPES)
 
@@ -185,7 +185,7 @@ def _pod(id: str, spec: Fields) -> PodSandbox:
             cgroup_parent=annotations.get(f"{_CRIO}.CgroupParent") or cgroup_parent(spec),
             runtime_handler=annotations.get(RUNTIME_HANDLER, ""),
             pid=ids.process_id(ids.container_id(id)),
-            # CRI-O keeps its own annotations from the pod's.
+            # CRI-O keeps its own annotations apart from the pod's.
             own_annotations=not is_crio(spec),
             pod_resources=resources,
             pod_overhead=overhead,
@@ -211,7 +211,7 @@ def is_crio(spec: Fields) -> bool:
 
 
 def linux_resources(told: Fields) -> LinuxResources:
-    """``LinuxContainerResources`` of CRI, in JSON."""
+    """``LinuxContainerResources`` of the CRI, from JSON."""
     return Resources(
         shares=told.integer("cpu_shares"),
         quota=told.integer("cpu_quota"),
@@ -222,19 +222,19 @@ def linux_resources(told: Fields) -> LinuxResources:
 
 
 def crio_resources(spec: Fields) -> tuple[LinuxResources, LinuxResources]:
-    """The resources and the overhead of a pod, which CRI-O writes into the specification of its sandbox."""
+    """The resources and the overhead of a pod. CRI-O writes them into the specification of the sandbox."""
     keys = (f"{_CRIO}.PodLinuxResources", f"{_CRIO}.PodLinuxOverhead")
     resources, overhead = (linux_resources(_object(spec, key)) for key in keys)
     return resources, overhead
 
 
 def _labels(spec: Fields) -> dict[str, str]:
-    """Those that CRI-O writes into each specification; containerd writes none."""
+    """The labels that CRI-O writes into each specification. containerd writes none."""
     return _mapping(spec, f"{_CRIO}.Labels")
 
 
 def _mapping(spec: Fields, annotation: str) -> dict[str, str]:
-    """The JSON object in an annotation: texts by name."""
+    """The JSON object in an annotation, which maps names to texts."""
     held = _object(spec, annotation)
     return {key: held.text(key) for key in held.data}
 
@@ -251,7 +251,7 @@ def _object(spec: Fields, annotation: str) -> Fields:
 
 
 def _image(spec: Fields) -> Image | None:
-    """By the annotations of CRI-O or containerd, which normalizes the name."""
+    """The image, from the annotations of CRI-O or containerd, which normalizes the name."""
     annotations = spec.strings("annotations")
     name = annotations.get(f"{_CRIO}.ImageName", "")
     ref = annotations.get(f"{_CRIO}.ImageRef", "")
@@ -270,7 +270,7 @@ def _image(spec: Fields) -> Image | None:
 
 
 def _id(spec: Fields) -> str:
-    """The id that CRI-O writes, or the last part of the cgroup path, if that looks like an id."""
+    """The id that CRI-O writes; else the last part of the cgroup path, if it looks like an id."""
     told = spec.strings("annotations").get(f"{_CRIO}.ContainerID", "")
     if told:
         return told

@@ -1,6 +1,6 @@
-"""Documents of a cluster: which pods come of them, under which names.
+"""Documents of a cluster: the pods that they create, with their names.
 
-Controllers and admission give pods their names and some labels; here one pod stands for all replicas of a
+Controllers and admission give pods their names and some labels. Here one pod stands for all replicas of a
 template. After Kubernetes v1.36, ``pkg/controller``.
 """
 
@@ -18,29 +18,29 @@ from nri_sync.testing.manifests.model import Assumptions, Workload
 
 __all__ = ["is_kubernetes", "kubernetes_workloads"]
 
-# Kinds with a template of a pod in ``spec.template``.
+# Kinds with a pod template in ``spec.template``.
 _TEMPLATES = (
     "DaemonSet", "Deployment", "Job", "PodTemplate", "ReplicaSet", "ReplicationController",
     "StatefulSet",
 )  # fmt: skip
-# The minute, since 1970, that a CronJob is taken to run at.
+# The time at which a CronJob is assumed to run, in minutes since 1970.
 _MINUTE = 28928160
-# Of a name that the server makes up, without its random end (``MaxGeneratedNameLength``).
+# The maximum length of a generated name without its random end (``MaxGeneratedNameLength``).
 _LONGEST_PREFIX = 58
-# The names of its jobs are longer by the minute.
+# The names of a CronJob's Jobs are longer by the minute.
 _LONGEST_CRON_JOB = 52
-# Of an indexed Job: of the names of its first pod, and the label and annotation that it has.
+# For an indexed Job: the suffix in the name of its first pod, and the pod's label and annotation.
 _FIRST = "-0-"
 _INDEX = "batch.kubernetes.io/job-completion-index"
 
 
 def is_kubernetes(document: Fields) -> bool:
-    """Whether a document is an object of Kubernetes, of any kind."""
+    """Whether a document is a Kubernetes object, of any kind."""
     return "kind" in document or "apiVersion" in document
 
 
 def kubernetes_workloads(documents: Iterable[Fields], assumptions: Assumptions) -> list[Workload]:
-    """The workloads of all pods and templates of pods among the documents; other kinds are passed over.
+    """The workloads of all pods and pod templates among the documents. Other kinds are skipped.
 
     Raises ManifestError.
     """
@@ -54,12 +54,12 @@ def kubernetes_workloads(documents: Iterable[Fields], assumptions: Assumptions) 
 
 
 def _flatten(documents: Iterable[Fields]) -> Iterator[Fields]:
-    """The items of lists in place of the lists."""
+    """The documents, with lists replaced by their items."""
     for document in documents:
         kind = document.required("kind", "say what it is, such as Pod")
         if kind.endswith("List") and "items" in document:
             for item in document.objects("items"):
-                # The server leaves out the kind of the items of a list.
+                # The server omits the kind of a list's items.
                 yield Fields({"kind": kind[: -len("List")], **item.data}, item.source, item.path)
         else:
             yield document
@@ -91,7 +91,7 @@ def _secret(document: Fields) -> dict[str, str]:
     data = {}
     for name, value in document.strings("data").items():
         try:
-            # Line ends are skipped by Go's decoder, and nothing else.
+            # Go's decoder skips line ends, and no other character.
             text = value.replace("\n", "").replace("\r", "")
             data[name] = base64.b64decode(text, validate=True).decode(errors="replace")
         except ValueError:
@@ -147,7 +147,7 @@ def _metadata(document: Fields, template: Fields, assumptions: Assumptions) -> P
     uid = own.text("uid") if kind == "Pod" else ""
     if not uid:
         uid = ids.uid("pod", namespace, pod_name)
-        # Those of static pods are hashes.
+        # The uids of static pods are hashes.
         uid = uid.replace("-", "") if assumptions.static_pods else uid
     return PodMetadata(
         name=pod_name,
@@ -162,7 +162,7 @@ def _metadata(document: Fields, template: Fields, assumptions: Assumptions) -> P
 def _named_by(
     kind: str, name: str, namespace: str, document: Fields, assumptions: Assumptions
 ) -> tuple[str, dict[str, str]]:
-    """The name of the pod, and the labels that its controller gives it."""
+    """The name of the pod, and the labels from its controller."""
     if kind == "Pod":
         if assumptions.static_pods:
             return f"{name}-{assumptions.node_name.lower()}", {}

@@ -1,4 +1,4 @@
-"""Validation of a pod, as the API server does it, beside the checks of the mapping.
+"""Validation of a pod, as by the API server, in addition to the checks of the mapping.
 
 After Kubernetes v1.36: ``pkg/apis/core/validation`` and ``k8s.io/apimachinery/pkg/util/validation``.
 """
@@ -36,7 +36,7 @@ def validate(
     labels: Mapping[str, str],
     annotations: Mapping[str, str],
 ) -> None:
-    """Raise ManifestError for a pod that the API server would not take."""
+    """Raise ManifestError for a pod that the API server would reject."""
     _check_subdomain(spec.source, "metadata.name", name)
     _check_label(spec.source, "metadata.namespace", namespace)
     if not _IS_UID.fullmatch(uid):
@@ -47,7 +47,7 @@ def validate(
             wanted = f"at most {_LONGEST_LABEL} letters, digits, -, _ and ., with a letter or digit at both ends"
             _refuse(spec.source, f"metadata.labels.{key}", value, wanted)
     for key in annotations:
-        # Those of the kubelet have letters in both cases, too.
+        # The keys of the kubelet's annotations have upper-case letters, too.
         _check_key(spec.source, "metadata.annotations", key)
     size = sum(len(key.encode()) + len(value.encode()) for key, value in annotations.items())
     if size > _ANNOTATIONS:

@@ -1,4 +1,4 @@
-"""The volumes of a pod, where the kubelet has them on the node, and the mounts of a container.
+"""The volumes of a pod, their directories on the node, and the mounts of a container.
 
 After Kubernetes v1.36, ``makeMounts`` in ``pkg/kubelet/kubelet_pods.go`` and the plugins in ``pkg/volume``.
 """
@@ -19,10 +19,10 @@ from nri_sync.testing.manifests.ids import container_id, uid
 __all__ = ["TOKEN_PATH", "Volume", "Volumes"]
 
 KUBELET = "/var/lib/kubelet/pods"
-#: Where each container has the token of its service account.
+#: The directory in each container for the token of its service account.
 TOKEN_PATH = "/var/run/secrets/kubernetes.io/serviceaccount"
 
-# By the key of the source: the name of the plugin, and whether its volumes can only be read.
+# By the key of the source: the name of the plugin, and whether its volumes are read-only.
 _PLUGINS = {
     "emptyDir": ("empty-dir", False),
     "configMap": ("configmap", True),
@@ -34,7 +34,7 @@ _PLUGINS = {
     "fc": ("fc", False),
     "gitRepo": ("git-repo", False),
 }
-# Of a PersistentVolume: the name of the plugin, by the key of the source.
+# For a PersistentVolume: the name of the plugin, by the key of the source.
 _PERSISTENT = {"nfs": "nfs", "iscsi": "iscsi", "fc": "fc", "local": "local-volume"}
 _PROPAGATIONS = {
     "None": "rprivate",
@@ -47,13 +47,13 @@ Note = Callable[[str], object]
 
 @dataclass(frozen=True)
 class Volume:
-    """Where a volume is on the node."""
+    """The place of a volume on the node."""
 
     path: str
     readonly: bool = False
-    #: The PersistentVolume, after which sub-paths are named; "" for the name in the pod.
+    #: The PersistentVolume, which gives sub-paths their names; "" for the name in the pod.
     inner_name: str = ""
-    #: Whether it is an image, which the runtime mounts.
+    #: Whether the volume is an image, which the runtime mounts.
     image: bool = False
 
 
@@ -92,11 +92,11 @@ class Volumes:
         }
 
     def add(self, name: str, plugin: str) -> None:
-        """A volume that is not in the manifest, and can only be read."""
+        """Add a read-only volume that is not in the manifest."""
         self._volumes[name] = Volume(self._path(plugin, name), readonly=True)
 
     def claim(self, name: str) -> None:
-        """A volume of a template of a StatefulSet."""
+        """Add a volume of a StatefulSet's template."""
         self._volumes[name] = self._claimed(f"{name}-{self._pod_name}")
 
     def _path(self, plugin: str, name: str) -> str:
@@ -121,7 +121,7 @@ class Volumes:
             readonly = volume.object("csi").flag("readOnly")
             return Volume(f"{self._path('csi', name)}/mount", readonly)
         if "image" in volume:
-            # By containerd, once for each image and pod (``mutateImageMount``).
+            # containerd mounts it, once for each image and pod (``mutateImageMount``).
             image = volume.object("image").text("reference")
             _, at, digest = image.rpartition("@sha256:")
             if not at:
@@ -138,7 +138,7 @@ class Volumes:
         known = self._claims.get((self._namespace, claim), Fields({}, ""))
         made_up = uid("claim", self._namespace, claim)
         name = known.object("spec").text("volumeName")
-        # As provisioners name volumes.
+        # Provisioners use such names.
         name = name or f"pvc-{known.object('metadata').text('uid') or made_up}"
         spec = self._persistent.get(name, Fields({}, "")).object("spec")
         if "hostPath" in spec:
@@ -158,8 +158,8 @@ class Volumes:
         Args:
             container: an entry of ``spec.containers``.
             env: for references in ``subPathExpr``.
-            hosts: whether the kubelet has an /etc/hosts for it.
-            termination_log: where it has the file for the last words of the container.
+            hosts: whether the kubelet manages an /etc/hosts for the container.
+            termination_log: the host's file for the termination message of the container.
         """
         name = container.text("name")
         mounts = [
@@ -190,7 +190,7 @@ class Volumes:
         if below and volume.image:
             source = posixpath.join(volume.path, below)
         elif below:
-            # Bound there first, so that a link in the volume leads nowhere else.
+            # The kubelet bind-mounts it there first, so that a symbolic link in the volume cannot lead elsewhere.
             inner_name = volume.inner_name or name
             source = f"{self._directory}/volume-subpaths/{inner_name}/{container}/{number}"
         propagation = entry.text("mountPropagation") or "None"

@@ -1,7 +1,7 @@
 """The requests of a kubelet that resizes a pod in place.
 
-After ``doPodResizeAction`` in Kubernetes v1.36, ``pkg/kubelet/kuberuntime/kuberuntime_manager.go``: memory and CPU
-have a round each. A pod that grows is updated before its containers, one that shrinks after them.
+After ``doPodResizeAction`` in Kubernetes v1.36, ``pkg/kubelet/kuberuntime/kuberuntime_manager.go``: there is one
+round for memory, and one for CPU. A growing pod is updated before its containers, a shrinking pod after them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from nri_sync.testing.manifests import Kind, Sizes, Workload, WorkloadContainer
 
 __all__ = ["Step", "check_resize", "growth", "resize"]
 
-# From here on a limit of memory is none.
+# A memory limit of this size or more means no limit.
 _UNLIMITED = 1 << 62
 
 
@@ -29,7 +29,7 @@ class Step:
 
 
 def check_resize(workload: Workload, target: Workload) -> None:
-    """Raise ValueError for a resize that Kubernetes refuses, or that is not known well enough."""
+    """Raise ValueError for a resize that Kubernetes rejects, or about which too little is known."""
     names = [item.name for item in workload.containers]
     if [item.name for item in target.containers] != names:
         raise ValueError(
@@ -51,9 +51,9 @@ def growth(
     running: Sequence[WorkloadContainer],
     resources: Callable[[WorkloadContainer], LinuxResources],
 ) -> Iterator[Step]:
-    """A resize that grows to the resources that the pod has; ``resources`` are those of a container.
+    """A resize that grows to the present resources of the pod; ``resources`` returns those of a container.
 
-    The pod is updated once for each of its limits, and once more for its share of CPU.
+    The pod is updated once for each of its limits, and once more for its CPU shares.
     """
     told = workload.resized or workload.pod.linux.pod_resources
     limited = [item for item in running if resources(item).memory.limit.value > 0]
@@ -81,7 +81,7 @@ class _Resize:
         assert workload.resized is not None
         assert target.resized is not None
         self._targets = {item.name: item for item in target.containers}
-        # Sidecars come first, from the last one on.
+        # Sidecars come first, in reverse order.
         sidecars = [item for item in running if item.kind is Kind.SIDECAR]
         others = [item for item in running if item.kind is Kind.ORDINARY]
         self._running = [*reversed(sidecars), *others]
@@ -94,14 +94,14 @@ class _Resize:
     def steps(self) -> Iterator[Step]:
         memory = self._changed(lambda sizes: (sizes.memory_limit, sizes.memory_request))
         cpu = self._changed(lambda sizes: (sizes.cpu_limit, sizes.cpu_request))
-        # Pod-level resources are resized without any container, too.
+        # Pod-level resources are resized even if no container changes.
         if memory or self._wanted.memory != self._has.memory:
             yield from self._round(memory, self._with_memory, ["memory.limit"])
         if cpu or self._wanted.cpu != self._has.cpu:
             yield from self._round(cpu, self._with_cpu, ["cpu.quota", "cpu.shares"])
 
     def _changed(self, sizes: Callable[[Sizes], tuple[int, int]]) -> list[WorkloadContainer]:
-        """Those that differ in a limit or request: decreases come first, the last one before the others."""
+        """The containers with a changed limit or request: decreases come first, in reverse order."""
         found: list[WorkloadContainer] = []
         for item in self._running:
             target = self._targets[item.name]
@@ -132,7 +132,7 @@ class _Resize:
                 yield self._pod(value)
 
     def _pod(self, value: str) -> Step:
-        """UpdatePodSandbox with one more of the new values."""
+        """An UpdatePodSandbox that adds one more of the new values."""
         kind, _, name = value.partition(".")
         getattr(getattr(self._has, kind), name).value = _value(self._wanted, value)
         told = LinuxResources()
@@ -140,14 +140,14 @@ class _Resize:
         return Step(told)
 
     def _with_memory(self, item: WorkloadContainer) -> LinuxResources:
-        """The CPU is as it was."""
+        """The new memory, with the old CPU."""
         told = self._with_cpu(item)
         assert item.resized is not None
         told.cpu.CopyFrom(item.resized.cpu)
         return told
 
     def _with_cpu(self, item: WorkloadContainer) -> LinuxResources:
-        """By then the memory is the new one, too."""
+        """The new CPU. At this step the memory is the new one, too."""
         told, wanted = LinuxResources(), self._targets[item.name].resized
         assert wanted is not None
         told.CopyFrom(wanted)

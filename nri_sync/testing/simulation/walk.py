@@ -1,4 +1,4 @@
-"""The life of a pod, event by event, with the answers of plugins."""
+"""Simulates the lifecycle of a pod, event by event, with the answers of plugins."""
 
 from __future__ import annotations
 
@@ -38,15 +38,15 @@ from nri_sync.testing.simulation.specs import Specs
 __all__ = ["Node", "Walk"]
 
 _RUNTIME_LOG = "nri_sync.runtime"
-# The exit code of a process 1 that leaves SIGTERM alone, as most do, and is killed in the end.
+# The exit code of a process that ignores SIGTERM, as most do as process 1, and is killed finally.
 _KILLED = 137
 
 
 class Node(FakeRuntime):
-    """The runtime of a simulation: its warnings are in the report."""
+    """The runtime of a simulation. The report has its warnings."""
 
     def _warn_of_removals(self, answers: object, made: object) -> None:
-        """The runtime has logged them."""
+        """The runtime has logged these warnings already."""
 
     def _warn_of_no_effect(self, text: str, stacklevel: int, *, logged: bool = False) -> None:
         if not logged:
@@ -54,7 +54,7 @@ class Node(FakeRuntime):
 
 
 class _Warnings(logging.Handler):
-    """Keeps the warnings of the runtime."""
+    """Collects the warnings of the runtime."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
@@ -64,13 +64,13 @@ class _Warnings(logging.Handler):
         self.texts.append(record.getMessage())
 
     def take(self) -> list[str]:
-        """Each text once: an adjustment is applied to a container's message, and to its specification."""
+        """Returns each text once: an adjustment is applied to a container's message, and to its specification."""
         taken, self.texts = self.texts, []
         return list(dict.fromkeys(taken))
 
 
 class Walk:
-    """Walks workloads through their lives on a runtime. Not thread-safe."""
+    """Takes workloads through their lifecycles on a runtime. Not thread-safe."""
 
     def __init__(
         self,
@@ -83,13 +83,13 @@ class Walk:
     ) -> None:
         """
         Args:
-            resources: those in UpdateContainer; default are the kubelet's in a resize.
-            resize: the pods that are resized, with their new resources, by ``namespace/name``; by default each
-                grows to the resources that it has.
-            advance: called for each pod and container that is through.
+            resources: the resources in UpdateContainer; default are the kubelet's for a resize.
+            resize: the pods to resize, with their new resources, by ``namespace/name``; by default each pod grows
+                to its present resources.
+            advance: called for each finished pod and container.
         """
         self.runtime = runtime
-        #: Of the plugins, once they have been started.
+        #: The recorders of the plugins, after these have started.
         self.recorders: Sequence[Recorder] = ()
         self._resources = resources
         self._resize = resize
@@ -101,7 +101,7 @@ class Walk:
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Keeps the warnings that the runtime logs, for the events in the block."""
+        """Collect the warnings that the runtime logs in the block, for its events."""
         logger = logging.getLogger(_RUNTIME_LOG)
         logger.addHandler(self._warnings)
         try:
@@ -110,7 +110,7 @@ class Walk:
             logger.removeHandler(self._warnings)
 
     def add(self, workload: Workload) -> None:
-        """Add a workload whose containers run already: plugins see it in Synchronize."""
+        """Add a workload whose containers already run: plugins receive it by Synchronize."""
         self.runtime.add(workload.pod)
         for item in workload.containers:
             if item.kind is not Kind.INIT:
@@ -144,7 +144,7 @@ class Walk:
         )
 
     def update(self, update: ContainerUpdate, plugin: str = "") -> UpdatedContainer:
-        """The difference that an update makes that a plugin has asked for by itself, and the runtime has done."""
+        """The changes by an unsolicited update that the runtime has applied."""
         return self._specs.update(update, [(plugin, [update])])
 
     def take_unsolicited(self) -> list[Unsolicited]:
@@ -158,15 +158,15 @@ class Walk:
                 found.append(Unsolicited(recorder.name, updates, evictions))
         return found
 
-    # Lives
+    # Lifecycles
 
     def life(self, workload: Workload, *, compared: bool = True) -> Iterator[Event]:
-        """All events in the life of a pod, each after its answers.
+        """All events in the lifecycle of a pod, each after its answers.
 
-        Unless ``compared``, specifications and the changes of updates are left out.
+        Without ``compared``, the events have no specifications, and no changes by updates.
 
-        As the kubelet has it: init containers run to their ends, one after the other, and a failure of one is the
-        end; of the others it is not. Sidecars are stopped last, in reverse order.
+        As with the kubelet, init containers run to their ends, one after the other. The failure of an init
+        container ends the pod; that of another container does not. Sidecars are stopped last, in reverse order.
         """
         running = yield from self.begin(workload, compared=compared)
         if running is None:
@@ -177,7 +177,7 @@ class Walk:
     def begin(
         self, workload: Workload, *, compared: bool = True
     ) -> Generator[Event, None, list[WorkloadContainer] | None]:
-        """The events until a pod runs. Returns the containers that run; None for a pod that has failed."""
+        """The events until the pod runs. Returns the running containers; None if the pod has failed."""
         self._compared = compared
         event = self._told(self.runtime.run_pod(workload.pod, check=False), workload)
         yield event
@@ -195,13 +195,13 @@ class Walk:
         return running
 
     def _begin(self, workload: Workload, item: WorkloadContainer) -> Generator[Event, None, bool]:
-        """Create and start a container, and end an init container; returns whether it has run."""
+        """Create and start a container, and end an init container. Returns whether the container has run."""
         id = item.container.id
         event = self._create(workload, item)
         yield event
         if self._state(id) is None:
             return False
-        # Namespaces of other containers may lead to that process.
+        # The namespaces of other containers may refer to that process.
         started = self.runtime.start_container(id, pid=process_id(id), check=False)
         yield self._told(started, workload, item)
         if self._state(id) != ContainerState.CONTAINER_RUNNING:
@@ -211,7 +211,7 @@ class Walk:
         return True
 
     def _state(self, id: str) -> int | None:
-        """That of a container; None if it is not there."""
+        """The state of a container; None if it does not exist."""
         try:
             return self.runtime.container(id).state
         except ValueError:
@@ -246,7 +246,7 @@ class Walk:
         return item.resized or _present(self.runtime.container(item.container))
 
     def end(self, workload: Workload, running: Sequence[WorkloadContainer]) -> Iterator[Event]:
-        """The events from the stop of a pod's containers to its removal."""
+        """The events from the stop of the pod's containers to its removal."""
         ordinary = [item for item in running if item.kind is not Kind.SIDECAR]
         sidecars = [item for item in running if item.kind is Kind.SIDECAR]
         for item in [*ordinary, *reversed(sidecars)]:
@@ -297,7 +297,7 @@ class Walk:
             event.container, event.id, event.kind = item.name, item.container.id, item.kind.value
         event.calls = calls_of(result, handled)
         event.failure = failure_of(result.error, event.calls)
-        # An earlier request of a plugin may be repeated in its answer.
+        # The answer may repeat an earlier request of the plugin, so apply the unsolicited requests first.
         event.unsolicited = self.take_unsolicited()
         event.updates = self._updated(result, handled, item, requested)
         event.warnings = self._warnings.take()
