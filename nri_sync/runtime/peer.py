@@ -246,7 +246,7 @@ class Peer:
         """Send an event to the plugin, and block until the response; returns the response.
 
         A plugin from before NRI v0.12 does not know the RPCs of most events. If the plugin answers UNIMPLEMENTED,
-        it gets this event and all later ones of this kind as a StateChange.
+        it gets this event, and all later events that a StateChange can carry, as a StateChange.
 
         Raises:
             CallFailed: as :meth:`call`.
