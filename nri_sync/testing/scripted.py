@@ -120,7 +120,7 @@ class ScriptedRuntime:
 
     @property
     def answers(self) -> list[tuple[str, Any]]:
-        """The answers of plugins, in order: the RPC, and a message or a ``CallFailed``."""
+        """The answers of plugins in order, each with its RPC. An answer is a message or a ``CallFailed``."""
         return self._state.answers
 
     @property

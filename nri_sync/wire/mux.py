@@ -148,5 +148,5 @@ class FrameDecoder:
 
     @property
     def inside(self) -> bool:
-        """Whether a frame is incomplete: if the connection ends now, the rest of the frame is missing."""
+        """Whether a frame is incomplete. If the connection ends now, the rest of the frame is missing."""
         return bool(self._partial or self._left)

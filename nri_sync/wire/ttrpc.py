@@ -198,5 +198,5 @@ class MessageDecoder:
 
     @property
     def inside(self) -> bool:
-        """Whether a message is incomplete: if the connection ends now, the rest of the message is missing."""
+        """Whether a message is incomplete. If the connection ends now, the rest of the message is missing."""
         return bool(self._partial or self._left)
