@@ -168,7 +168,7 @@ def _container(pod_id: str, document: Fields) -> WorkloadContainer:
             labels=labels,
             annotations=status.strings("annotations"),
             image=_image(status),
-            seccomp_profile=_seccomp(config.object("linux", "security_context", "seccomp")),
+            seccomp_profile=_seccomp(config.object("linux", "security_context")),
             cdi_devices=[device.text("name") for device in config.objects("CDI_devices")],
         )
     return WorkloadContainer(message, _kind(document), spec.data)
@@ -184,9 +184,11 @@ def _image(status: Fields) -> Image:
     )
 
 
-def _seccomp(profile: Fields) -> SecurityProfile | None:
-    if not profile:
+def _seccomp(security: Fields) -> SecurityProfile | None:
+    if "seccomp" not in security:
         return None
+    # RuntimeDefault is 0, which JSON leaves out.
+    profile = security.object("seccomp")
     kind = profile.data.get("profile_type", SecurityProfile.RUNTIME_DEFAULT)
     return SecurityProfile(
         profile_type=_PROFILES.get(kind, kind), localhost_ref=profile.text("localhost_ref")

@@ -55,6 +55,22 @@ def test_a_pod_and_its_container() -> None:
     assert item.spec["process"]["args"] == ["sleep", "inf"]
 
 
+@pytest.mark.parametrize(
+    ("seccomp", "kind"),
+    [
+        ({}, api.SecurityProfile.RUNTIME_DEFAULT),
+        ({"profile_type": 1}, api.SecurityProfile.UNCONFINED),
+        (None, None),
+    ],
+)
+def test_seccomp_profiles(seccomp: dict[str, int] | None, kind: int | None) -> None:
+    document = output(CONTAINER)
+    document["info"]["config"]["linux"]["security_context"]["seccomp"] = seccomp
+    linux = container(only(load(json.dumps(output(POD)), json.dumps(document)))).container.linux
+    found = linux.seccomp_profile.profile_type if linux.HasField("seccomp_profile") else None
+    assert found == kind
+
+
 def test_both_in_one_text_and_containers_in_the_order_of_their_creation() -> None:
     later = output(CONTAINER, id="b" * 64, createdAt="2025-03-01T10:00:09Z")
     sooner = output(CONTAINER, id="a" * 64, state="CONTAINER_EXITED")
