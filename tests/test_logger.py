@@ -101,4 +101,4 @@ def test_every_logger_of_the_package_is_one_of_these() -> None:
         if own.search(path.read_text("utf-8"))
     }
     # Handlers are added: to the root, to "nri_sync", and to the runtime's (by two).
-    assert found == {"logger.py", "logs.py", "walk.py", "runtime_view.py", "__init__.py"}
+    assert found == {"logger.py", "logs.py", "lifecycle.py", "runtime_view.py", "__init__.py"}

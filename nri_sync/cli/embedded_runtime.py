@@ -25,7 +25,7 @@ from nri_sync.runtime.runtime import DEFAULT_CONFIG_PATH
 from nri_sync.testing.manifests import Workload, WorkloadContainer
 from nri_sync.testing.simulation import Unsolicited, act_as
 from nri_sync.testing.simulation.copies import another
-from nri_sync.testing.simulation.walk import Node, Walk
+from nri_sync.testing.simulation.lifecycle import LifecycleSimulator, Node
 from nri_sync.threads import spawn
 
 __all__ = ["configure", "run"]
@@ -134,7 +134,7 @@ class _RuntimeProgram:
             plugin_config_path=arguments.plugin_config,
         )
         self._runtime.changed = lambda: commands.put(_CHANGED)
-        self._walk = Walk(self._runtime)
+        self._simulator = LifecycleSimulator(self._runtime)
         self.view = RuntimeView(arguments)
         self._rounds = 0
         self._plugins: frozenset[str] = frozenset()
@@ -202,7 +202,7 @@ class _RuntimeProgram:
         self._updates += len(updates)
         self._evictions += len(evictions)
         if updates or evictions:
-            changed = [self._walk.update(update) for update in updates]
+            changed = [self._simulator.update(update) for update in updates]
             evicted = {item.container_id: item.reason for item in evictions}
             self.view.unsolicited(Unsolicited("a plugin", changed, evicted))
 
@@ -217,12 +217,12 @@ class _RuntimeProgram:
     def _round(self) -> None:
         """Remove the pods, and create them again."""
         for workload, containers in self._running:
-            self._print(self._walk.end(workload, containers))
+            self._print(self._simulator.end(workload, containers))
         self._running = []
         for workload in self._workloads:
             lived = another(workload, self._rounds) if self._rounds else workload
             self.view.pod(lived)
-            containers = self._print(self._walk.begin(lived))
+            containers = self._print(self._simulator.begin(lived))
             if containers is not None:
                 self._running.append((lived, containers))
         self._rounds += 1

@@ -15,7 +15,7 @@ from nri_sync.runtime.registry import Plugin
 from nri_sync.testing.result import Answer
 from nri_sync.threads import signal_safe
 
-__all__ = ["Embedded", "Recorder"]
+__all__ = ["AnswerRecorder", "Embedded"]
 
 
 # The list that collects the answers to the events of this context. It is a context variable and not a thread's,
@@ -23,7 +23,7 @@ __all__ = ["Embedded", "Recorder"]
 _answers: ContextVar[list[Answer] | None] = ContextVar("answers", default=None)
 
 
-class Recorder(Metrics):
+class AnswerRecorder(Metrics):
     """Records the answers to the events that a thread sends, for that thread. Thread-safe."""
 
     def __init__(self, changed: Callable[[], object]) -> None:

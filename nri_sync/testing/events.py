@@ -21,13 +21,13 @@ from nri_sync.errors import CallFailed, RequestFailed
 from nri_sync.runtime.oci_container import adjust_container, container_to_oci
 from nri_sync.testing.builders import new_pid
 from nri_sync.testing.common import WITHIN
-from nri_sync.testing.embedded import Embedded, Recorder
+from nri_sync.testing.embedded import AnswerRecorder, Embedded
 from nri_sync.testing.node import Node
 from nri_sync.testing.refusals import possible, refuse_adjustments, refuse_updates
 from nri_sync.testing.removals import NoEffectWarning, ineffective_removals
 from nri_sync.testing.result import Answer, Result, merge
+from nri_sync.testing.runtime_traits import RuntimeTraits
 from nri_sync.testing.sent_event import SentEvent, from_handler
-from nri_sync.testing.telling import Telling
 
 __all__ = ["Events", "InjectCDI", "rdt_class"]
 
@@ -46,9 +46,9 @@ class Events:
     #: The facts about that release.
     facts: RuntimeFacts
     #: The values in its messages.
-    telling: Telling
+    traits: RuntimeTraits
 
-    def __init__(self, node: Node, recorder: Recorder, inject_cdi: InjectCDI | None) -> None:
+    def __init__(self, node: Node, recorder: AnswerRecorder, inject_cdi: InjectCDI | None) -> None:
         self._node = node
         self._recorder = recorder
         self._inject_cdi = inject_cdi
@@ -251,17 +251,17 @@ class Events:
         __tracebackhide__ = True
         sending, runtime = self._event("StartContainer", check)
         with sending as event:
-            if self.telling.pid:
+            if self.traits.pid:
                 container.pid = pid or new_pid()
             if event.send(runtime.start_container, pod, container):
-                told = container
-                if not self.telling.running_at_post_start:
-                    told = Container()
-                    told.CopyFrom(container)
+                sent = container
+                if not self.traits.running_at_post_start:
+                    sent = Container()
+                    sent.CopyFrom(container)
                 container.state = ContainerState.CONTAINER_RUNNING
                 container.started_at = time.time_ns()
                 self._node.put(container)
-                event.send(runtime.post_start_container, pod, told)
+                event.send(runtime.post_start_container, pod, sent)
             else:
                 self._stop(event, runtime, pod, container, _START_FAILED)
             return event.result(pod, container)
@@ -327,7 +327,7 @@ class Events:
         if self._node.stop(pod):
             pod.pid = 0
             event.send(runtime.stop_pod_sandbox, pod)
-            if self.telling.network_ends:
+            if self.traits.network_ends:
                 namespaces = [item for item in pod.linux.namespaces if item.type != "network"]
                 del pod.linux.namespaces[:]
                 pod.linux.namespaces.extend(namespaces)
@@ -365,7 +365,7 @@ class Events:
         updates = self._stop(event, runtime, pod, container)
         removed = Container()
         removed.CopyFrom(container)
-        if not self.telling.state_at_remove:
+        if not self.traits.state_at_remove:
             removed.state = ContainerState.CONTAINER_UNKNOWN
         event.send(runtime.remove_container, pod, removed)
         self._node.remove(container)

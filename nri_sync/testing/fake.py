@@ -18,12 +18,12 @@ from nri_sync.plugin.options import StubOptions
 from nri_sync.plugin.stub import Stub
 from nri_sync.runtime.runtime import DEFAULT_CONFIG_PATH
 from nri_sync.testing.common import WITHIN, socket_directory
-from nri_sync.testing.embedded import Embedded, Recorder
+from nri_sync.testing.embedded import AnswerRecorder, Embedded
 from nri_sync.testing.events import Events, InjectCDI
 from nri_sync.testing.node import Node, split
 from nri_sync.testing.refusals import possible
 from nri_sync.testing.running import RunningPlugins
-from nri_sync.testing.telling import telling_of
+from nri_sync.testing.runtime_traits import traits_of
 from nri_sync.threads import Latch, signal_safe
 
 if TYPE_CHECKING:
@@ -104,8 +104,8 @@ class FakeRuntime(Events):
         }
         #: The fields that the runtime's release knows, and the fields that it accepts without an effect.
         self.facts = api.runtime_facts(name, version, nri_version)
-        self.telling = telling_of(name)
-        super().__init__(Node(), Recorder(self._notify), inject_cdi)
+        self.traits = traits_of(name)
+        super().__init__(Node(), AnswerRecorder(self._notify), inject_cdi)
         self.nri_version = nri_version
         self._name = name
         self._version = version

@@ -10,7 +10,7 @@ from nri_sync import api
 from nri_sync.errors import RequestFailed
 from nri_sync.runtime import DefaultValidator, DefaultValidatorConfig
 from nri_sync.testing import FakeRuntime, make_container, make_pod
-from nri_sync.testing.embedded import Embedded, Recorder
+from nri_sync.testing.embedded import AnswerRecorder, Embedded
 from tests.runtime.rig import LONG, PluginWith
 
 __all__: list[str] = []
@@ -18,7 +18,7 @@ __all__: list[str] = []
 POD = make_pod()
 
 
-def embedded(recorder: Recorder, **plugins: object) -> Embedded:
+def embedded(recorder: AnswerRecorder, **plugins: object) -> Embedded:
     return Embedded(
         "test", "1.0", synchronize=lambda sync: sync([], []), update_containers=lambda updates, evict: [],
         socket_path=None, plugin_path=None, metrics=recorder,
@@ -36,7 +36,7 @@ def fail(pod: api.PodSandbox, container: api.Container) -> None:
 
 
 def test_answers_in_order() -> None:
-    recorder = Recorder(lambda: None)
+    recorder = AnswerRecorder(lambda: None)
     plugins = {"10-one": Labeller(), "20-two": PluginWith(create_container=fail)}
     runtime = embedded(recorder, **plugins)
     with runtime, recorder.answers() as answers:
@@ -52,7 +52,7 @@ def test_answers_in_order() -> None:
 
 
 def test_each_thread_has_those_to_its_own_events() -> None:
-    recorder = Recorder(lambda: None)
+    recorder = AnswerRecorder(lambda: None)
     runtime = embedded(recorder, **{"10-one": PluginWith(run_pod_sandbox=lambda pod: None)})
     with runtime, recorder.answers() as answers:
         other = threading.Thread(target=runtime.run_pod_sandbox, args=(POD,))

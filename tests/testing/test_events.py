@@ -39,7 +39,7 @@ def test_the_life_of_a_pod(runtime: FakeRuntime) -> None:
         runtime.update_container(container, api.Update("any").set_cpu(shares=9).resources)
         assert runtime.container(container).linux.resources.cpu.shares.value == 9
         runtime.update_pod(pod, resources=api.Update("any").set_cpu(shares=8).resources)
-        # Neither containerd nor CRI-O changes what a pod was made with.
+        # Neither containerd nor CRI-O changes the message of the pod's creation.
         assert runtime.pod(pod).linux.pod_resources == pod.linux.pod_resources
         runtime.stop_container(container, 3)
         stopped = runtime.container(container)

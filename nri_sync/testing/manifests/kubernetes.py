@@ -136,12 +136,12 @@ class _Mapping:
     def _amounts(self) -> PodAmounts:
         runtime_class = self._runtime_class()
         overhead = runtime_class.object("overhead").quantities("podFixed")
-        told = self.status.text("qosClass")
+        given = self.status.text("qosClass")
         return PodAmounts.read(
             self.spec,
             [ContainerAmounts.read(fields, kind) for kind, fields in self.containers],
             overhead=self.spec.quantities("overhead") or overhead,
-            told_qos=QoS(told) if told in {qos.value for qos in QoS} else None,
+            status_qos=QoS(given) if given in {qos.value for qos in QoS} else None,
             node_critical=self.spec.text("priorityClassName") == "system-node-critical",
         )
 

@@ -82,7 +82,7 @@ class PodAmounts:
     own: bool = False
     overhead: Amounts = field(default_factory=dict)
     #: The class in the status, if the API server has set it.
-    told_qos: QoS | None = None
+    status_qos: QoS | None = None
     node_critical: bool = False
 
     @classmethod
@@ -118,8 +118,8 @@ class PodAmounts:
 
     @property
     def qos(self) -> QoS:
-        if self.told_qos is not None:
-            return self.told_qos
+        if self.status_qos is not None:
+            return self.status_qos
         if self.own:
             return qos_of_resources([(self.requests, self.limits)])
         return qos_of_resources((item.requests, item.limits) for item in self._counted)

@@ -66,11 +66,11 @@ def naming(spec: Fields) -> Iterator[None]:
         raise ManifestError(spec.source, spec.path, f"is no OCI specification: {error}") from None
 
 
-def _told(spec: Fields) -> list[str]:
+def _identity(spec: Fields) -> list[str]:
     """Sandbox id; name, namespace and uid of the pod; name of the container; "" for each that is missing."""
     annotations = spec.strings("annotations")
-    told = [[annotations.get(key, "") for key in keys] for keys in _ANNOTATIONS]
-    return [next(filter(None, values), "") for values in zip(*told)]
+    found = [[annotations.get(key, "") for key in keys] for keys in _ANNOTATIONS]
+    return [next(filter(None, values), "") for values in zip(*found)]
 
 
 def cgroup_parent(spec: Fields) -> str:
@@ -81,7 +81,7 @@ def cgroup_parent(spec: Fields) -> str:
 
 def made_up_pod(spec: Fields, labels: Mapping[str, str], id: str) -> PodSandbox:
     """A pod from the specification of a container."""
-    _, name, namespace, uid, _ = _told(spec)
+    _, name, namespace, uid, _ = _identity(spec)
     name = labels.get(f"{_OF_POD}.name") or name or "pod"
     namespace = labels.get(f"{_OF_POD}.namespace") or namespace or "default"
     shared = [
@@ -111,7 +111,7 @@ def spec_workloads(documents: Iterable[Fields]) -> list[Workload]:
     containers: dict[str, list[Fields]] = {}
     for spec in documents:
         _check(spec)
-        id = _told(spec)[0]
+        id = _identity(spec)[0]
         if is_sandbox(spec):
             id = id or _id(spec) or ids.container_id("pod of", spec.source)
             if id in sandboxes:
@@ -167,7 +167,7 @@ def _workload(id: str, sandbox: Fields | None, containers: Sequence[Fields]) -> 
 
 
 def _pod(id: str, spec: Fields) -> PodSandbox:
-    _, name, namespace, uid, _ = _told(spec)
+    _, name, namespace, uid, _ = _identity(spec)
     annotations = spec.strings("annotations")
     labels = _labels(spec)
     name = labels.get(f"{_OF_POD}.name") or name or "pod"
@@ -193,7 +193,7 @@ def _pod(id: str, spec: Fields) -> PodSandbox:
 
 
 def _container(pod_id: str, spec: Fields) -> Container:
-    name = _told(spec)[4] or Path(spec.source).parent.name or "container"
+    name = _identity(spec)[4] or Path(spec.source).parent.name or "container"
     with naming(spec):
         return container_message(
             spec.data,
@@ -210,14 +210,14 @@ def is_crio(spec: Fields) -> bool:
     return f"{_CRIO}.ContainerType" in spec.object("annotations")
 
 
-def linux_resources(told: Fields) -> LinuxResources:
+def linux_resources(resources: Fields) -> LinuxResources:
     """``LinuxContainerResources`` of the CRI, from JSON."""
     return Resources(
-        shares=told.integer("cpu_shares"),
-        quota=told.integer("cpu_quota"),
-        period=told.integer("cpu_period"),
-        memory_limit=told.integer("memory_limit_in_bytes"),
-        unified=told.strings("unified"),
+        shares=resources.integer("cpu_shares"),
+        quota=resources.integer("cpu_quota"),
+        period=resources.integer("cpu_period"),
+        memory_limit=resources.integer("memory_limit_in_bytes"),
+        unified=resources.strings("unified"),
     ).message()
 
 
@@ -271,9 +271,9 @@ def _image(spec: Fields) -> Image | None:
 
 def _id(spec: Fields) -> str:
     """The id that CRI-O writes; else the last part of the cgroup path, if it looks like an id."""
-    told = spec.strings("annotations").get(f"{_CRIO}.ContainerID", "")
-    if told:
-        return told
+    id = spec.strings("annotations").get(f"{_CRIO}.ContainerID", "")
+    if id:
+        return id
     path = spec.object("linux").text("cgroupsPath")
     last = path.replace(":", "/").rpartition("/")[2]
     return last if len(last) == 64 and set(last) <= set("0123456789abcdef") else ""

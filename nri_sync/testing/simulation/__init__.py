@@ -23,6 +23,7 @@ from nri_sync.testing.events import InjectCDI
 from nri_sync.testing.manifests import Workload
 from nri_sync.testing.simulation.copies import another, with_containers
 from nri_sync.testing.simulation.diff import Change, Place
+from nri_sync.testing.simulation.lifecycle import LifecycleSimulator, Node
 from nri_sync.testing.simulation.plugins import NotSynchronized, SimulatedPlugin, started
 from nri_sync.testing.simulation.report import (
     Call,
@@ -39,7 +40,6 @@ from nri_sync.testing.simulation.report import (
     statistics,
 )
 from nri_sync.testing.simulation.resize import check_resize
-from nri_sync.testing.simulation.walk import Node, Walk
 from nri_sync.threads import call_off_main
 
 __all__ = [
@@ -129,19 +129,19 @@ def simulate(
             inject_cdi=inject_cdi,
         )
         with node:
-            walk = Walk(
+            simulator = LifecycleSimulator(
                 node, resources=resources, resize=targets, inject_cdi=inject_cdi, advance=advance
             )
             for workload in existing:
-                walk.add(workload)
-            return _run(walk, plugins, scaled, repeat, cancelled)
+                simulator.add(workload)
+            return _run(simulator, plugins, scaled, repeat, cancelled)
 
     # Each call on the main thread would change to another thread. Run the whole simulation there.
     return call_off_main("nri-simulate", run, cancelled.set)
 
 
 def _run(
-    walk: Walk,
+    simulator: LifecycleSimulator,
     plugins: Sequence[SimulatedPlugin],
     workloads: Sequence[Workload],
     repeat: int,
@@ -149,12 +149,12 @@ def _run(
 ) -> Simulation:
     simulation = Simulation(rounds=repeat)
     began = time.perf_counter()
-    with walk.listening(), started(plugins, walk.runtime) as running:
-        walk.recorders = [recorder for _, recorder in running]
+    with simulator.listening(), started(plugins, simulator.runtime) as running:
+        simulator.recorders = [recorder for _, recorder in running]
         simulation.plugins = [PluginReport(stub.name, _subscribed(stub)) for stub, _ in running]
-        simulation.synchronized = walk.synchronized()
-        _live(simulation, walk, workloads, repeat, cancelled)
-        simulation.unsolicited = walk.take_unsolicited()
+        simulation.synchronized = simulator.synchronized()
+        _live(simulation, simulator, workloads, repeat, cancelled)
+        simulation.unsolicited = simulator.take_unsolicited()
     simulation.seconds = time.perf_counter() - began
     return simulation
 
@@ -206,7 +206,7 @@ def _targets(
 
 def _live(
     simulation: Simulation,
-    walk: Walk,
+    simulator: LifecycleSimulator,
     workloads: Sequence[Workload],
     repeat: int,
     cancelled: threading.Event,
@@ -219,7 +219,7 @@ def _live(
             report = _report(lived)
             if number == 0:
                 simulation.pods.append(report)
-            for event in walk.life(lived, compared=number == 0):
+            for event in simulator.life(lived, compared=number == 0):
                 simulation.events += 1
                 simulation.failed += event.failure is not None
                 calls += [_measured(call) for call in event.calls]

@@ -20,7 +20,7 @@ from nri_sync.rpc.frames import own_frames
 from nri_sync.testing.common import WITHIN
 from nri_sync.testing.fake import FakeRuntime
 
-__all__ = ["Handled", "NotSynchronized", "Recorder", "SimulatedPlugin", "started"]
+__all__ = ["Handled", "HandlerRecorder", "NotSynchronized", "SimulatedPlugin", "started"]
 
 
 class NotSynchronized(NRIError):
@@ -57,7 +57,7 @@ class Handled(NamedTuple):
     about: str = ""
 
 
-class Recorder(Interceptor):
+class HandlerRecorder(Interceptor):
     """Records the calls of handlers, and the plugin's requests to the runtime. Thread-safe."""
 
     def __init__(self, name: str, config: str) -> None:
@@ -112,7 +112,7 @@ def _about(request: Any) -> str:
 @contextmanager
 def started(
     plugins: Sequence[SimulatedPlugin], runtime: FakeRuntime
-) -> Iterator[list[tuple[Stub, Recorder]]]:
+) -> Iterator[list[tuple[Stub, HandlerRecorder]]]:
     """Start plugins on a runtime, in the order of their indices; stop them at the end.
 
     Blocks until the plugins have been synchronized. A plugin gets its stub, its configuration, its interceptors
@@ -133,8 +133,8 @@ def started(
 
 def _start(
     plugin: SimulatedPlugin, runtime: FakeRuntime, cleanup: ExitStack
-) -> tuple[Stub, Recorder]:
-    recorder = Recorder(plugin.full_name, plugin.config)
+) -> tuple[Stub, HandlerRecorder]:
+    recorder = HandlerRecorder(plugin.full_name, plugin.config)
     assembly = Program.of(plugin.plugin).assemble(
         config=plugin.config, config_path=plugin.config_path
     )
@@ -163,7 +163,7 @@ def _stopping(assembly: Assembly, stub: Stub) -> None:
         assembly.call("on_stopping")
 
 
-def _wait_until_synchronized(stub: Stub, runtime: FakeRuntime, recorder: Recorder) -> None:
+def _wait_until_synchronized(stub: Stub, runtime: FakeRuntime, recorder: HandlerRecorder) -> None:
     with suppress(AssertionError):
         runtime.wait_for(lambda: stub.name in runtime.plugins or not stub.started)
     if stub.name in runtime.plugins:

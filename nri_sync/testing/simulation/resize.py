@@ -55,13 +55,13 @@ def growth(
 
     The pod is updated once for each of its limits, and once more for its CPU shares.
     """
-    told = workload.resized or workload.pod.linux.pod_resources
+    new = workload.resized or workload.pod.linux.pod_resources
     limited = [item for item in running if resources(item).memory.limit.value > 0]
-    rounds = [(1 + (told.cpu.quota.value > 0), running)]
+    rounds = [(1 + (new.cpu.quota.value > 0), running)]
     if limited:
-        rounds.insert(0, (int(0 < told.memory.limit.value < _UNLIMITED), limited))
+        rounds.insert(0, (int(0 < new.memory.limit.value < _UNLIMITED), limited))
     for pod_updates, members in rounds:
-        yield from [Step(told)] * pod_updates
+        yield from [Step(new)] * pod_updates
         for item in members:
             yield Step(resources(item), item)
 
@@ -135,23 +135,23 @@ class _Resize:
         """An UpdatePodSandbox that adds one more of the new values."""
         kind, _, name = value.partition(".")
         getattr(getattr(self._has, kind), name).value = _value(self._wanted, value)
-        told = LinuxResources()
-        told.CopyFrom(self._has)
-        return Step(told)
+        new = LinuxResources()
+        new.CopyFrom(self._has)
+        return Step(new)
 
     def _with_memory(self, item: WorkloadContainer) -> LinuxResources:
         """The new memory, with the old CPU."""
-        told = self._with_cpu(item)
+        new = self._with_cpu(item)
         assert item.resized is not None
-        told.cpu.CopyFrom(item.resized.cpu)
-        return told
+        new.cpu.CopyFrom(item.resized.cpu)
+        return new
 
     def _with_cpu(self, item: WorkloadContainer) -> LinuxResources:
         """The new CPU. At this step the memory is the new one, too."""
-        told, wanted = LinuxResources(), self._targets[item.name].resized
+        new, wanted = LinuxResources(), self._targets[item.name].resized
         assert wanted is not None
-        told.CopyFrom(wanted)
-        return told
+        new.CopyFrom(wanted)
+        return new
 
 
 def _value(resources: LinuxResources, path: str) -> int:

@@ -1,4 +1,4 @@
-"""Specifications of CRI-O. tests/recorded/crio has the messages of a real one for many manifests."""
+"""Specifications of CRI-O. tests/recorded/crio has the messages of a real CRI-O for many manifests."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_annotations_of_pods_and_containers() -> None:
     assert not any(key.startswith("io.kubernetes.cri") for key in workload.pod.annotations)
     assert workload.pod.labels["io.kubernetes.container.name"] == "POD"
     found = container(workload).container.annotations
-    # Those of the pod, and the labels, are the container's, too.
+    # The container also has the pod's annotations, and the labels.
     assert (found["a"], found["io.kubernetes.pod.namespace"]) == ("1", "shop")
     assert found["io.kubernetes.cri-o.SandboxID"] == workload.pod.id
     labels = json.loads(found["io.kubernetes.cri-o.Labels"])
@@ -53,7 +53,7 @@ def test_variables() -> None:
     workload = pod(own={"env": [{"name": "A", "value": "own"}], "tty": True}, images={"*": image})
     env = list(container(workload).container.env)
     assert env[0].startswith("PATH=/usr/local/sbin:")
-    # Those of CRI-O's own defaults stay beside later ones; of others there is one.
+    # CRI-O's own defaults stay in addition to later values. Other variables occur once.
     assert [entry for entry in env if entry.startswith("TERM=")] == ["TERM=xterm"] * 2
     assert [entry for entry in env if entry[:2] in ("A=", "B=")] == ["A=own", "B=image"]
     assert env[-2:] == ["PATH=/image", "B=image"]
@@ -76,7 +76,7 @@ def test_namespaces() -> None:
     everything = ["pid", "network", "ipc", "uts", "mount"]
     assert kinds(pod()) == (everything, [*everything, "cgroup"])
     host = {"hostNetwork": True, "hostPID": True, "hostIPC": True}
-    # The host's own are pinned, too, and containers do not join the network's.
+    # CRI-O also pins the host's namespaces. Containers do not join the network namespace.
     assert kinds(pod(host)) == (everything[1:], ["ipc", "uts", "mount", "cgroup"])
 
 
@@ -84,7 +84,7 @@ def test_mounts() -> None:
     volumes = [{"name": "srv", "hostPath": {"path": "/srv/"}}]
     own = {"volumeMounts": [{"name": "srv", "mountPath": "/srv"}]}
     found = mounts(pod({"volumes": volumes}, own))
-    # The paths of the host are cleaned.
+    # CRI-O normalizes paths of the host.
     assert found["/srv"] == ("/srv", ["rbind", "rprivate", "rw", "bind"])
     assert found["/etc/resolv.conf"][1] == ["rw", "bind", "nodev", "nosuid", "noexec"]
     assert found["/run/.containerenv"][0].startswith("/var/lib/containers/storage/")

@@ -1,4 +1,4 @@
-"""What runtimes make of a kubelet's requests. The recordings of tests/recorded have the values of real ones."""
+"""The pods and containers that runtimes make for a kubelet. tests/recorded has those of real runtimes."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_a_sandbox() -> None:
     assert pod.linux.cgroups_path == "/kubepods/podu/p"
     assert pod.linux.pod_resources.cpu.shares.value == 512
     assert pod.linux.pod_overhead.cpu.shares.value == 0
-    # The sandbox's own process has next to nothing.
+    # The sandbox's own process gets the minimum.
     assert pod.linux.resources.cpu.shares.value == 2
 
 

@@ -1,4 +1,4 @@
-"""Resizes in place. The recordings of tests/recorded have the order of a real kubelet."""
+"""Resizes in place. tests/recorded has the order of a real kubelet."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def pod(own: dict[str, Any] | None = None, **containers: Amounts) -> Workload:
 
 
 def resources(cpu_limit: int, memory_limit: int, cpu: int, memory: int) -> dict[str, Any]:
-    """0 is left out."""
+    """The resources of a container. A value of 0 is left out."""
 
     def of(cpu: int, memory: int) -> dict[str, str]:
         amounts = {"cpu": f"{cpu}m" if cpu else "", "memory": f"{memory}Mi" if memory else ""}
@@ -38,7 +38,7 @@ def resources(cpu_limit: int, memory_limit: int, cpu: int, memory: int) -> dict[
 
 
 def steps(before: Workload, after: Workload) -> list[tuple[str, int, int, int]]:
-    """The container or "pod", quota, shares and MiB of memory."""
+    """The requests: the container or "pod", the quota, the shares, and the memory in MiB."""
     found = []
     for step in resize(before, after, before.containers):
         cpu, memory = step.resources.cpu, step.resources.memory.limit.value

@@ -1,4 +1,4 @@
-"""The lives of pods."""
+"""The lifecycles of pods."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SIDECAR = {**INIT, "name": "side", "restartPolicy": "Always"}
 
 
 def logger() -> Any:
-    """A plugin with all handlers, and what each was called about."""
+    """A plugin with all handlers. It records its calls."""
 
     class Logger:
         def __init__(self) -> None:
@@ -60,7 +60,7 @@ def test_a_life_with_everything_in_it() -> None:
     ]  # fmt: skip
 
 
-def test_what_has_come_of_a_container() -> None:
+def test_the_report_of_a_container() -> None:
     class Adjusting:
         def create_container(self, pod: Any, container: Any) -> Any:
             return api.Adjustment().add_env("A", "1").set_cpu(shares=9).add_cdi_device("v.com/d=0")
@@ -101,7 +101,7 @@ def test_a_conflict_fails_one_container() -> None:
     assert failed.created.after is None
     assert not failed.created.changes
     assert failed.created.before["process"]
-    # What each had asked for is there.
+    # The calls have the adjustments of both plugins.
     assert [call.adjustment is not None for call in failed.calls] == [True, True]
     names = [(item.name, item.container) for item in simulation.pods[0].events]
     assert ("StartContainer", "app") not in names
@@ -164,7 +164,7 @@ def test_a_pod_that_fails() -> None:
     assert simulation.failures[0].kind is FailureKind.ERROR
 
 
-def test_what_follows_may_fail() -> None:
+def test_later_events_may_fail() -> None:
     class Late:
         def post_create_container(self, pod: Any, container: Any) -> None:
             raise RuntimeError("too late")
@@ -190,7 +190,7 @@ def test_an_adjustment_that_fits_no_specification() -> None:
     assert failure is not None
     assert failure.kind is FailureKind.SPEC
     assert "nowhere" in failure.message
-    # The runtime undoes the creation, as when a plugin fails it.
+    # The runtime undoes the creation, as after a plugin's failure.
     names = [item.name for item in simulation.pods[0].events]
     assert names[:3] == ["RunPodSandbox", "CreateContainer", "UpdatePodSandbox"]
 
@@ -215,7 +215,7 @@ def test_updates() -> None:
 
 
 def test_a_resize_has_a_round_for_memory_and_one_for_cpu() -> None:
-    """``doPodResizeAction``: the pod first, and of CPU its quota and its share."""
+    """``doPodResizeAction``: the pod comes first; its CPU quota and its CPU shares are separate updates."""
 
     class Asked:
         said: list[tuple[str, int, int]] = []  # noqa: RUF012
@@ -244,7 +244,7 @@ def test_a_resize_has_a_round_for_memory_and_one_for_cpu() -> None:
         ("pod", 200_000, 3 * mib), ("a", 100_000, mib), ("b", 100_000, 2 * mib),
         ("pod", 200_000, 3 * mib), ("pod", 200_000, 3 * mib), ("a", 100_000, mib), ("b", 100_000, 2 * mib),
     ]  # fmt: skip
-    # A limit that one of them does not have is none of the pod's.
+    # The pod has no limit if one of its containers has none.
     assert told(container("a", cpu="1", memory="1Mi"), container("b", memory="2Mi")) == [
         ("pod", -1, 3 * mib), ("a", 100_000, mib), ("b", 0, 2 * mib),
         ("pod", -1, 3 * mib), ("a", 100_000, mib), ("b", 0, 2 * mib),
@@ -263,7 +263,7 @@ def test_limits_of_huge_pages_in_updates_do_not_stay() -> None:
     assert not Stopped.limits
 
 
-def test_updates_with_what_is_there_change_nothing() -> None:
+def test_updates_to_the_present_values_change_nothing() -> None:
     workload = load(PODS / "huge-pages.yaml")[0]
     [updated] = event(life(logger(), of=workload), "UpdateContainer").updates
     assert not updated.changes
@@ -291,7 +291,7 @@ def test_updates_of_other_containers() -> None:
 
 
 def test_a_removal_without_an_effect() -> None:
-    """A warning of the event, once; plugins see what is left from then on."""
+    """The event has one warning. Later messages have the remaining entries."""
 
     class Hiding:
         def __init__(self) -> None:
@@ -317,7 +317,7 @@ def test_a_removal_without_an_effect() -> None:
     assert not created.changes
 
 
-def test_what_is_lost_is_told() -> None:
+def test_lost_settings_are_warnings() -> None:
     class Evicting:
         def create_container(self, pod: Any, container: Any) -> Any:
             response = api.CreateContainerResponse()

@@ -26,7 +26,7 @@ from nri_sync.testing.simulation.outcomes import (
     failure_of,
     synchronize_call,
 )
-from nri_sync.testing.simulation.plugins import Handled, Recorder
+from nri_sync.testing.simulation.plugins import Handled, HandlerRecorder
 from nri_sync.testing.simulation.report import (
     Event,
     Unsolicited,
@@ -35,7 +35,7 @@ from nri_sync.testing.simulation.report import (
 from nri_sync.testing.simulation.resize import Step, growth, resize
 from nri_sync.testing.simulation.specs import Specs
 
-__all__ = ["Node", "Walk"]
+__all__ = ["LifecycleSimulator", "Node"]
 
 _RUNTIME_LOG = "nri_sync.runtime"
 # The exit code of a process that ignores SIGTERM, as most do as process 1, and is killed finally.
@@ -69,7 +69,7 @@ class _Warnings(logging.Handler):
         return list(dict.fromkeys(taken))
 
 
-class Walk:
+class LifecycleSimulator:
     """Takes workloads through their lifecycles on a runtime. Not thread-safe."""
 
     def __init__(
@@ -90,7 +90,7 @@ class Walk:
         """
         self.runtime = runtime
         #: The recorders of the plugins, after these have started.
-        self.recorders: Sequence[Recorder] = ()
+        self.recorders: Sequence[HandlerRecorder] = ()
         self._resources = resources
         self._resize = resize
         self._inject_cdi = inject_cdi
@@ -179,7 +179,7 @@ class Walk:
     ) -> Generator[Event, None, list[WorkloadContainer] | None]:
         """The events until the pod runs. Returns the running containers; None if the pod has failed."""
         self._compared = compared
-        event = self._told(self.runtime.run_pod(workload.pod, check=False), workload)
+        event = self._outcome(self.runtime.run_pod(workload.pod, check=False), workload)
         yield event
         self._advance()
         if event.failure is not None:
@@ -203,11 +203,11 @@ class Walk:
             return False
         # The namespaces of other containers may refer to that process.
         started = self.runtime.start_container(id, pid=process_id(id), check=False)
-        yield self._told(started, workload, item)
+        yield self._outcome(started, workload, item)
         if self._state(id) != ContainerState.CONTAINER_RUNNING:
             return False
         if item.kind is Kind.INIT:
-            yield self._told(self.runtime.stop_container(id, check=False), workload, item)
+            yield self._outcome(self.runtime.stop_container(id, check=False), workload, item)
         return True
 
     def _state(self, id: str) -> int | None:
@@ -224,16 +224,16 @@ class Walk:
                 result = self.runtime.update_pod(
                     workload.pod, overhead, step.resources, check=False
                 )
-                yield self._told(result, workload)
+                yield self._outcome(result, workload)
             else:
                 container = step.container.container
                 result = self.runtime.update_container(container, step.resources, check=False)
-                yield self._told(result, workload, step.container, requested=step.resources)
+                yield self._outcome(result, workload, step.container, requested=step.resources)
 
     def _steps(self, workload: Workload, running: Sequence[WorkloadContainer]) -> Iterable[Step]:
         if self._resources is not None:
-            told = workload.resized or workload.pod.linux.pod_resources
-            return [Step(told), *(Step(self._wanted(item), item) for item in running)]
+            resources = workload.resized or workload.pod.linux.pod_resources
+            return [Step(resources), *(Step(self._wanted(item), item) for item in running)]
         if self._resize is None:
             return growth(workload, running, self._wanted)
         target = self._resize.get(workload.name)
@@ -251,20 +251,20 @@ class Walk:
         sidecars = [item for item in running if item.kind is Kind.SIDECAR]
         for item in [*ordinary, *reversed(sidecars)]:
             result = self.runtime.stop_container(item.container, _KILLED, check=False)
-            yield self._told(result, workload, item)
-        yield self._told(self.runtime.stop_pod(workload.pod, check=False), workload)
+            yield self._outcome(result, workload, item)
+        yield self._outcome(self.runtime.stop_pod(workload.pod, check=False), workload)
         for item in workload.containers:
             if self._state(item.container.id) is not None:
                 result = self.runtime.remove_container(item.container, check=False)
-                yield self._told(result, workload, item)
+                yield self._outcome(result, workload, item)
                 self._specs.remove(item.container.id)
-        yield self._told(self.runtime.remove_pod(workload.pod, check=False), workload)
+        yield self._outcome(self.runtime.remove_pod(workload.pod, check=False), workload)
 
     # Events
 
     def _create(self, workload: Workload, item: WorkloadContainer) -> Event:
         result = self.runtime.create_container(workload.pod, item.container, check=False)
-        event = self._told(result, workload, item)
+        event = self._outcome(result, workload, item)
         if not self._compared:
             return event
         after: Mapping[str, Any] | None = None
@@ -282,7 +282,7 @@ class Walk:
             item.spec, result.adjustment, inject_cdi=self._inject_cdi, resolve_rdt=rdt_class
         )
 
-    def _told(
+    def _outcome(
         self,
         result: Result,
         workload: Workload,

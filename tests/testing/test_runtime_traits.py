@@ -1,4 +1,4 @@
-"""The differences between runtimes in the life of a container. tests/recorded has those of real ones."""
+"""The differences between runtimes in a container's lifecycle. tests/recorded has those of real runtimes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__: list[str] = []
 
 
 class Recorder:
-    """Keeps the state and whether there is a process id, by event."""
+    """Records, for each event, the state, and whether there is a process id."""
 
     def __init__(self) -> None:
         self.seen: dict[str, tuple[int, bool]] = {}
