@@ -84,7 +84,7 @@ class TestQoS:
         assert found.qos is QoS.BURSTABLE
 
     def test_the_api_server_knows(self) -> None:
-        assert pod(amounts("main"), told_qos=QoS.GUARANTEED).qos is QoS.GUARANTEED
+        assert pod(amounts("main"), status_qos=QoS.GUARANTEED).qos is QoS.GUARANTEED
 
 
 class TestOfThePod:
