@@ -245,7 +245,7 @@ class Events:
     ) -> Result:
         """StartContainer, then PostStartContainer. If a plugin fails it, StopContainer follows.
 
-        ``pid`` is the process id from then on, by default one that no process has.
+        ``pid`` is the container's process id from then on; the default is an id that belongs to no process.
         """
         pod, container = self._pod_and(container)
         __tracebackhide__ = True

@@ -108,7 +108,7 @@ def traces(root: Path) -> list[str]:
 def unmount(root: Path) -> None:
     """Unmount all mounts on and below a directory."""
     for mount in sorted(mounts(root), reverse=True):
-        # Not by the program umount, which keeps files of its own.
+        # Not by the program umount, which keeps files about mounts.
         ctypes.CDLL(None).umount2(mount.encode(), MNT_DETACH)
 
 

@@ -106,7 +106,7 @@ class Node:
         raise NotImplementedError
 
     def runc(self) -> Path:
-        """A runc that starts what it is given on this machine, whatever OOM score is asked for."""
+        """A runc that works on this machine with any requested OOM score."""
         if _may_lower_oom_score():
             return self.tools.runc
         program = self.root / "runc-here"

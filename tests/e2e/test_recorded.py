@@ -1,4 +1,4 @@
-"""A plugin sees what ``nri-sync simulate`` predicts, of a manifest and of the output of crictl, field by field."""
+"""A plugin receives the messages that ``nri-sync simulate`` predicts from a manifest, and from crictl's output."""
 
 from __future__ import annotations
 

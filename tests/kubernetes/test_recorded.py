@@ -1,4 +1,4 @@
-"""A plugin on a real node sees what ``nri-sync simulate`` predicts: for each manifest, field by field."""
+"""A plugin on a real node receives the messages that ``nri-sync simulate`` predicts, field by field."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The comparison of recorded events with simulated ones, field by field, and its table."""
+"""Compares recorded events with simulated ones, field by field, and prints a table."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.recorded.rules import RECORDED, RULES, SIMULATED, Rule, reason_of
 
 __all__ = ["Comparison", "compare", "table"]
 
-# The process of a container may end before containerd says that it has started: it is told of both by themselves.
+# A container's process may end before containerd reports its start: the two events have no fixed order.
 _STARTED = ["StopContainer", "PostStartContainer"]
 # The kubelet stops the containers of a pod at the same time, and the runtime removes them in any order.
 _UNORDERED = ("StopContainer", "RemoveContainer")
@@ -22,12 +22,12 @@ _ABSENT = "<absent>"
 
 @dataclass
 class Comparison:
-    """The fields of all events of one manifest."""
+    """The compared fields of all events of one manifest."""
 
     equal: int = 0
-    #: ``event: path: recorded, simulated``.
+    #: Texts ``event: path: recorded, simulated``.
     different: list[str] = field(default_factory=list)
-    #: By reason.
+    #: The numbers of skipped fields, by reason.
     skipped: Counter[str] = field(default_factory=Counter)
 
     def count(
@@ -49,7 +49,7 @@ def compare(
     simulated: Sequence[Sequence[Event]],
     rules: Iterable[Rule] = RULES,
 ) -> Comparison:
-    """Both are the events of each pod."""
+    """Compare the recorded and the simulated events of each pod."""
     found = Comparison()
     found.count("the manifest", "pods", len(recorded), len(simulated))
     for real, model in zip(recorded, simulated):
@@ -75,7 +75,7 @@ def _titles(events: Sequence[Event]) -> list[str]:
 
 
 def _arranged(events: Sequence[Event]) -> list[Event]:
-    """With neighbours whose order is left to chance in the order of their containers."""
+    """The events, with those of no fixed order sorted by their containers."""
     events = list(events)
     for number, pair in enumerate(zip(events, events[1:])):
         names = {event.get("container", {}).get("name") for event in pair}
@@ -89,7 +89,7 @@ def _arranged(events: Sequence[Event]) -> list[Event]:
 
 
 def _flat(path: str, value: Any) -> Iterator[tuple[str, Any]]:
-    """All values that hold no others, and empty objects, by their paths."""
+    """All scalar values and empty objects, by their paths."""
     if path == "container.env":
         yield from _variables(value)
     elif path == "container.mounts":
@@ -110,7 +110,7 @@ def _flat(path: str, value: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _variables(entries: Sequence[str]) -> Iterator[tuple[str, Any]]:
-    """By name, and number of occurrence: the order of the kubelet's variables differs from run to run."""
+    """Variables by name and number of occurrence: the order of the kubelet's variables differs from run to run."""
     seen: Counter[str] = Counter()
     for entry in entries:
         name, _, value = entry.partition("=")
@@ -119,7 +119,7 @@ def _variables(entries: Sequence[str]) -> Iterator[tuple[str, Any]]:
 
 
 def _with_volumes_in_order(mounts: Sequence[Any]) -> list[Any]:
-    """The volumes of an image of the same depth are mounted in an order that differs from run to run."""
+    """The mounts in a fixed order: that of an image's volumes of the same depth differs from run to run."""
     found: list[Any] = []
     for is_volume, group in groupby(mounts, lambda item: "/volumes/<random>" in item["source"]):
         members = list(group)
@@ -130,7 +130,7 @@ def _with_volumes_in_order(mounts: Sequence[Any]) -> list[Any]:
 
 
 def table(found: Mapping[str, Comparison]) -> str:
-    """Markdown: a row for each manifest, and the sum."""
+    """A Markdown table: a row for each manifest, and the sum."""
     lines = ["| manifest | equal | different | skipped |", "|---|---|---|---|"]
     total = Comparison()
     for name, item in found.items():

@@ -1,7 +1,7 @@
-"""Requests as JSON data that a simulation and any node have in common, and how a file keeps them.
+"""Requests as JSON data without the specifics of a node, and their format in a file.
 
-A file has the requests of one pod after another. Each message is a merge patch (RFC 7396) to the message of the
-same pod or container before it, as most requests repeat all of it.
+A file has the requests of all pods, one pod after another. Each message is a merge patch (RFC 7396) to the
+previous message of the same pod or container, because most requests repeat all of that message.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ Event = dict[str, Any]
 def plain(
     requests: Sequence[Request], places: Mapping[str, str], *, generated: bool = False
 ) -> list[list[Event]]:
-    """The events of each pod, with names in place of ids.
+    """The events of each pod, with ids replaced by names.
 
-    ``places`` are the directories of the node; ``generated``: a controller has made up the names of the pods.
+    ``places`` are the directories of the node; ``generated``: a controller has generated the names of the pods.
     """
     return [_of_pod(pod, places, generated) for pod in by_pod(requests)]
 
@@ -79,7 +79,7 @@ def read(path: Path) -> list[list[Event]]:
 
 
 def _subjects(event: Event) -> dict[str, str]:
-    """The messages of an event that may be repeated, and what they are about."""
+    """The messages of an event that may be repeated, with their subjects."""
     subjects = {"pod": "pod"}
     if "container" in event:
         subjects["container"] = event["container"].get("id", "")

@@ -1,4 +1,4 @@
-"""A plugin that keeps all its requests, on a real node or in a simulation."""
+"""A plugin that records all its requests, on a real node or in a simulation."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _HANDLERS = {handler.name: handler for handler in HANDLERS}
 
 @dataclass(frozen=True)
 class Request:
-    """One request about a pod, or about a container of it."""
+    """One request for a pod, or for a container of the pod."""
 
     event: str
     pod: PodSandbox
     container: Container | None = None
-    #: Of updates.
+    #: The resources of an update.
     resources: Mapping[str, LinuxResources] = field(default_factory=dict)
 
 
@@ -47,7 +47,7 @@ class MessageRecorder(Recorder):
 
     @property
     def requests(self) -> list[Request]:
-        """All until now, in order."""
+        """All requests so far, in order."""
         with self._condition:
             return self._requests.copy()
 

@@ -12,19 +12,20 @@ RECORDED, SIMULATED = "recorded", "simulated"
 
 
 class Rule(NamedTuple):
-    """Values that are skipped, by a pattern of paths. They are on both sides, unless one may lack them."""
+    """Values to skip, by a pattern of paths. Both sides must have them, unless ``missing`` names a side."""
 
     pattern: str
     reason: str
-    #: The side that need not have them.
+    #: The side that may lack the values.
     missing: str = ""
-    #: The request that lacks them at times; they are compared where they are there.
+    #: The request that sometimes lacks the values. If it has them, they are compared.
     at_times: str = ""
 
 
 RULES = (
-    # containerd tells of a stop when it sees the process end, or at the end of the kubelet's call if that is
-    # earlier, and then without these (``NotifyContainerExit``, ``StopContainer`` in ``internal/cri/nri``).
+    # containerd sends the stop when it notices the end of the process, or at the end of the kubelet's call if that
+    # is earlier. In that case the event lacks these values (``NotifyContainerExit``, ``StopContainer`` in
+    # ``internal/cri/nri``).
     Rule(
         r"container\.(state|pid)", "stops that are told before the exit", RECORDED, "StopContainer"
     ),
@@ -43,18 +44,18 @@ RULES = (
     ),
     Rule(r"container\.exit_code", "the ends of processes", RECORDED),
     Rule(r"container\.exit_code", "the ends of processes", SIMULATED),
-    # A simulation leaves them out, as docs/manifests.md says.
+    # A simulation leaves them out: see docs/manifests.md.
     Rule(r"container\.linux\.seccomp_policy\b.*", "rules of seccomp profiles", SIMULATED),
     Rule(r"container\.linux\.devices\b.*", "devices of the node", SIMULATED),
 )
-#: The output of crictl lacks these as well.
+#: The output of crictl lacks these values, too.
 OF_CRICTL = (
     *RULES,
     Rule(r"container\.image\.digest", "digests of images in no registry", SIMULATED),
     Rule(r"container\.labels\[org\.example\.role\]", "labels of images", SIMULATED),
 )
-#: Parts of texts that are random on a node, and the same for one object wherever they occur: they are replaced by
-#: names, and compared.
+#: Parts of texts that are random on a node, and equal in all places of one object. They are replaced by names, and
+#: compared.
 SUBSTITUTED = {
     r"(?<=/containers/)(?P<keep>[a-z0-9-]+/)[0-9a-f]{8}(?=$|\")": r"\g<keep><random>",
     r"(?<=kube-api-access-)[a-z0-9]{5}\b": "<random>",
@@ -67,7 +68,7 @@ SUBSTITUTED = {
 
 
 def reason_of(rules: Iterable[Rule], event: str, path: str, present: Iterable[str]) -> str:
-    """Why the value of a request is skipped; "" if it is compared. ``present`` are the sides that have it."""
+    """The reason for skipping a value; "" if it is compared. ``present`` are the sides that have the value."""
     missing = {RECORDED, SIMULATED} - set(present)
     for rule in rules:
         allowed = {rule.missing}
@@ -80,7 +81,7 @@ def reason_of(rules: Iterable[Rule], event: str, path: str, present: Iterable[st
 
 
 def substituted(value: Any, names: Mapping[str, str]) -> Any:
-    """A text, or each in lists and objects, with ``names`` and the parts above replaced."""
+    """A text (or each text in lists and objects) with ``names`` and the parts above replaced."""
     if isinstance(value, dict):
         return {substituted(k, names): substituted(v, names) for k, v in value.items()}
     if isinstance(value, list):

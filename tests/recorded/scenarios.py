@@ -1,4 +1,4 @@
-"""The manifests, and the node that they are recorded on."""
+"""The manifests, and the nodes of their recordings."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ __all__ = [
 ]  # fmt: skip
 
 HERE = Path(__file__).resolve().parent
-#: The recordings of a node of Kubernetes with containerd.
+#: The recordings of a Kubernetes node with containerd.
 KUBERNETES = HERE / "kubernetes"
-#: Those of a node with CRI-O, by crictl.
+#: The recordings of a node with CRI-O, by crictl.
 CRIO = HERE / "crio"
 _MANIFESTS = HERE / "manifests"
 _RESIZED = ".resized"
-#: Of all manifests; each is in a namespace of that name.
+#: The names of all manifests. Each is recorded in a namespace of its name.
 NAMES = sorted(path.stem for path in _MANIFESTS.glob("*.yaml") if not path.stem.endswith(_RESIZED))
 
 
-#: Manifests of pods that crictl cannot ask for as a kubelet does.
+#: Manifests whose pods crictl cannot create in the way of a kubelet.
 _LEFT_OUT = {
     "ephemeral": "the request has the id of another container",
     "image-volume": "the request has an image in place of a path",
@@ -40,12 +40,12 @@ _LEFT_OUT = {
 }
 
 
-#: Of these, the output of crictl is kept as well.
+#: Manifests for which the output of crictl is kept, too.
 WITH_OUTPUTS = ("burstable", "host-network", "runtime-class", "security", "sidecar", "user")
 
 
 def for_crictl() -> list[str]:
-    """The names of the others."""
+    """The names of the other manifests."""
     return [name for name in NAMES if _kinds(name) & {"Pod"} and name not in _LEFT_OUT]
 
 
@@ -54,13 +54,13 @@ def manifest(name: str) -> Path:
 
 
 def resized(name: str) -> Path | None:
-    """The same pod with the resources that it is resized to, if it is."""
+    """The manifest with the new resources of the pod, if the pod is resized."""
     path = _MANIFESTS / f"{name}{_RESIZED}.yaml"
     return path if path.exists() else None
 
 
 def is_generated(name: str) -> bool:
-    """Whether the name of the pod ends with letters that a controller has chosen."""
+    """Whether the name of the pod ends with letters from a controller."""
     return not _kinds(name) & {"Pod", "StatefulSet"}
 
 
@@ -69,7 +69,7 @@ def _kinds(name: str) -> set[str]:
 
 
 def assumptions(node: Mapping[str, Any]) -> Assumptions:
-    """``node`` has the fields that differ from the defaults, but for the images."""
+    """The assumptions. ``node`` has the fields that differ from the defaults, except for the images."""
     return Assumptions(**node, images={name: _image(config) for name, config in IMAGES.items()})
 
 
@@ -86,7 +86,7 @@ def _image(config: Mapping[str, Any]) -> ImageConfig:
 
 
 def node_of(directory: Path) -> dict[str, Any]:
-    """As it stands beside the recordings."""
+    """The node's fields, from the file in the directory of its recordings."""
     found: dict[str, Any] = json.loads((directory / "node.json").read_text())
     return found
 
@@ -96,7 +96,7 @@ def workloads(path: Path, node: Mapping[str, Any]) -> list[Workload]:
 
 
 def simulated(name: str, node: Mapping[str, Any], outputs: Sequence[Any] = ()) -> list[list[Event]]:
-    """The events that a plugin sees in a simulation of a manifest, or of the ``outputs`` of crictl for it."""
+    """The events of a plugin in a simulation of a manifest, or of the ``outputs`` of crictl for it."""
     target = resized(name)
     pods = workloads(manifest(name), node)
     resize = workloads(target, node) if target else []

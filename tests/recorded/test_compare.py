@@ -1,4 +1,4 @@
-"""What the comparison finds, and what it passes over."""
+"""The comparison: the differences that it finds, and those that it skips."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def index_of(events: list[Event], title: str) -> int:
 
 
 def changed(events: list[list[Event]], title: str, path: str, value: Any) -> list[list[Event]]:
-    """With another value, or without one for None."""
+    """The events with another value; without the value for None."""
     result = copy.deepcopy(events)
     holder: Any = result[0][index_of(result[0], title)]
     *keys, last = path.split("/")

@@ -24,5 +24,5 @@ def test_a_manifest(name: str) -> None:
     recorded = read(KUBERNETES / f"{name}.json")
     found = compare(recorded, simulated(name, node_of(KUBERNETES)))
     assert found.different == []
-    # Recordings of nothing would be equal, too.
+    # Empty recordings would be equal, too.
     assert found.equal > 500
