@@ -700,13 +700,26 @@ class TestInASession:
 
 def test_the_page_lists_the_functions_of_a_request(start: Start) -> None:
     """The table of docs/request.md, compared with a trace."""
-    traced: list[tuple[str, str]] = []
+    first, last = ("plugin/lane.py", "serve"), ("rpc/server.py", "mark_sent")
+    ways: list[list[tuple[str, str]]] = []
+    way: list[tuple[str, str]] = []
+    serving: set[int] = set()
     package = str(Path(nri_sync.__file__).parent) + "/"
 
     def trace(frame: FrameType, event: str, argument: object) -> None:
         code = frame.f_code
-        if event == "call" and code.co_filename.startswith(package):
-            traced.append((code.co_filename[len(package) :], code.co_name))
+        if event != "call" or not code.co_filename.startswith(package):
+            return
+        function = code.co_filename[len(package) :], code.co_name
+        thread = threading.get_ident()
+        if function == first:
+            serving.add(thread)
+            way.clear()
+        if thread in serving:
+            way.append(function)
+            if function == last:
+                serving.remove(thread)
+                ways.append(list(way))
 
     adjustment = adjusted(env=[A], mounts=[nri_pb2.Mount(destination="/m")])
     threading.setprofile(trace)
@@ -714,17 +727,16 @@ def test_the_page_lists_the_functions_of_a_request(start: Start) -> None:
         _, runtime = start(PluginWith(create_container=lambda pod, container: adjustment))
     finally:
         threading.setprofile(None)
-    first, last = ("plugin/lane.py", "serve"), ("rpc/server.py", "mark_sent")
-    # The first request wakes the timer.
-    for stream_id in (3, 5, 7):
-        traced.clear()
+    # Some of them wake the timer as well.
+    for stream_id in range(3, 43, 2):
         runtime.call(stream_id, "CreateContainer", nri_pb2.CreateContainerRequest(pod=POD))
         runtime.response(stream_id)
-        eventually(lambda: last in traced)
+    # Configure is the first, by the general way.
+    eventually(lambda: len(ways) >= 21)
     page = (Path(__file__).parents[2] / "docs" / "request.md").read_text()
     table = page[page.index("<!-- lane -->") : page.index("<!-- end -->")]
     listed = re.findall(r"^\| `([\w/.]+)` \| `(\w+)` \|", table, re.MULTILINE)
-    assert traced[traced.index(first) : traced.index(last) + 1] == listed
+    assert listed in ways[1:], ways[-1]
     functions, files = len(listed) + 1, len({file for file, _ in listed})
     assert f"These are {functions} functions in {files} files" in page
 
