@@ -196,8 +196,9 @@ class Stub:
     def _new_connection(self, timeout: float | None) -> Connection:
         if self._is_closed:
             raise StubClosed(f"plugin {self.name} is closed; make a new stub to start again")
-        if self.state in (State.STARTING, State.STARTED):
-            raise AlreadyStarted(f"plugin {self.name} is {self.state.value}")
+        state = self.state  # once: the text must not name a later one
+        if state in (State.STARTING, State.STARTED):
+            raise AlreadyStarted(f"plugin {self.name} is {state.value}")
         here = _thread.get_ident()
         inside = any(here in conn.serving for conn in self._live())
         deadline = Deadline(self.registration_timeout if timeout is None else timeout)
