@@ -6,8 +6,8 @@
 (``tox -e fuzz -- mux -max_total_time=600`` does the same in a separate environment.)
 
 A target is the function ``one_input`` of a module ``fuzz_*`` in this directory. Targets of the protocol compare
-the package with a model. Targets of texts and files expect a value, or an error of the documented kind. A target
-fails by an exception. The fuzzer writes a failing input to ``cases/<target>`` in this directory, where the
+the package with a model. Targets of texts and files expect a value, or an error of the documented kind. Those of a
+whole side use sockets. A target fails by an exception. The fuzzer writes a failing input to ``cases/<target>`` in this directory, where the
 ordinary tests replay it. Then fix the package, give the file a descriptive name, and commit both. CORPUS is a
 directory that keeps interesting inputs for the next run; the default is ``.cache/fuzz/<target>``.
 """
@@ -21,12 +21,15 @@ from pathlib import Path
 
 __all__ = ["TARGETS", "main"]
 
-TARGETS = ("mux", "ttrpc", "streams", "texts", "files")
+TARGETS = ("mux", "ttrpc", "streams", "texts", "files", "node", "plugin", "runtime")
 # The packages whose coverage is measured.
 _CORE = ["nri_sync.wire"]
 _INSTRUMENTED = {
     "texts": ["nri_sync.kit", "nri_sync.api", "nri_sync.text"],
     "files": ["nri_sync.kit", "nri_sync.testing", "examples.hook_injector"],
+    "node": ["nri_sync.cli", "nri_sync.kit", "nri_sync.plugin", "nri_sync.runtime"],
+    "plugin": ["nri_sync"],
+    "runtime": ["nri_sync"],
 }
 _CASES = Path(__file__).parent / "cases"
 _CORPUS = Path(__file__).parents[2] / ".cache" / "fuzz"
