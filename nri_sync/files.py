@@ -12,6 +12,7 @@ import os
 import stat
 
 __all__ = [
+    "check_directory",
     "check_writers",
     "hold_standard_descriptors",
     "open_regular",
@@ -118,13 +119,22 @@ def check_writers(path: str | os.PathLike[str]) -> None:
     target = os.path.realpath(path)
     _check(target, may_be_sticky=False)
     for start in dict.fromkeys((os.path.dirname(target), os.path.realpath(os.path.dirname(named)))):
-        place, may_be_sticky = start, False
-        while True:
-            _check(place, may_be_sticky)
-            above = os.path.dirname(place)
-            if above == place:
-                break
-            place, may_be_sticky = above, True
+        check_directory(start, may_be_sticky=False)
+
+
+def check_directory(path: str | os.PathLike[str], *, may_be_sticky: bool = True) -> None:
+    """Check that only root and this user can replace a file of this user in a directory, or a directory above it.
+
+    ``may_be_sticky``: the sticky bit of the directory itself is enough, as it is for those above. Others can then
+    put files there that do not exist, and cannot touch those that do. Raises as :func:`check_writers`.
+    """
+    place = os.path.realpath(path)
+    while True:
+        _check(place, may_be_sticky)
+        above = os.path.dirname(place)
+        if above == place:
+            break
+        place, may_be_sticky = above, True
 
 
 def _check(path: str, may_be_sticky: bool) -> None:

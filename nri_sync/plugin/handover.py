@@ -35,6 +35,7 @@ from typing import TYPE_CHECKING, Any, Callable
 
 from nri_sync.deadline import Deadline
 from nri_sync.errors import TurnTaken
+from nri_sync.files import check_directory
 from nri_sync.logger import get_logger
 from nri_sync.plugin.interceptors import Interceptor, Proceed
 from nri_sync.plugin.turns import Silence, Turn
@@ -91,7 +92,7 @@ class Handover(Interceptor):
                 start, and than the callbacks of the loop.
 
         Raises:
-            OSError: the directory cannot be written to.
+            OSError: the directory cannot be written to, or other users can replace files in it (PermissionError).
             ValueError: ``patience`` is not positive.
         """
         if not patience > 0:
@@ -108,6 +109,7 @@ class Handover(Interceptor):
         os.close(os.open(os.path.join(self.directory, "."), os.O_RDONLY | os.O_DIRECTORY))
         if not os.access(self.directory, os.W_OK | os.X_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), self.directory)
+        check_directory(self.directory)
 
     def attach(self, stub: Stub) -> None:
         """Learn the name of the plugin; the stub calls it. Raises ValueError when another stub is attached."""

@@ -8,9 +8,11 @@ the file of a holder that is silent. The file stays when the lock is let go; it 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import io
 import os
+import stat
 import time
 
 from nri_sync import fork
@@ -135,5 +137,17 @@ class Silence:
 
 
 def _file(path: str, flags: int) -> io.FileIO:
-    descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | flags, 0o600)
+    """The file, if it is one of this user or of root. A read of a named pipe would block."""
+    flags |= os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+    descriptor = os.open(path, flags, 0o600)
+    try:
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", path)
+        if found.st_uid not in (0, os.geteuid()):
+            # Its owner could keep the lock for good, or write any word.
+            raise PermissionError(errno.EPERM, f"belongs to user {found.st_uid}", path)
+    except BaseException:
+        os.close(descriptor)
+        raise
     return io.FileIO(descriptor, "r+")

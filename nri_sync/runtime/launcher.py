@@ -16,6 +16,7 @@ import signal
 import socket
 import stat
 import threading
+import time
 from typing import NamedTuple
 
 from nri_sync import api
@@ -39,6 +40,9 @@ _WASM = b"\0asm\x01\0\0\0"
 _READ_SIZE = 64 * 1024
 # Longer lines are logged in pieces of this length.
 _LINE_MAX = 8 * 1024
+# A plugin that prints without end fills no log: so many lines at once, and so many a second from then on.
+_LINES_AT_ONCE = 2000
+_LINES_A_SECOND = 100
 
 
 class Installed(NamedTuple):
@@ -284,11 +288,14 @@ class Process:
 
 
 class _Lines:
-    """Logs the output of a process, line by line."""
+    """Logs the output of a process, line by line. Counts the lines over the limit, and logs their number."""
 
     def __init__(self, name: str) -> None:
         self._name = name
         self._rest = b""
+        self._allowed = float(_LINES_AT_ONCE)
+        self._since = time.monotonic()
+        self._left_out = 0
 
     def read(self, fd: int) -> bool:
         """Read once; returns False at the end of the output."""
@@ -311,8 +318,26 @@ class _Lines:
         if self._rest:
             self._log(self._rest)
             self._rest = b""
+        self._log_left_out()
 
     def _log(self, line: bytes) -> None:
+        now = time.monotonic()
+        earned = (now - self._since) * _LINES_A_SECOND
+        self._allowed = min(float(_LINES_AT_ONCE), self._allowed + earned)
+        self._since = now
+        if self._allowed < 1:
+            self._left_out += 1
+            return
+        self._allowed -= 1
+        self._log_left_out()
         text = line.decode("utf-8", "backslashreplace").rstrip("\r")
         # Not shortened: _LINE_MAX bounds the length.
         logger.info("%s: %s", self._name, Lines(printable(text, None)))
+
+    def _log_left_out(self) -> None:
+        if self._left_out:
+            logger.warning(
+                "%s: %d lines of its output are left out: more than %d a second",
+                self._name, self._left_out, _LINES_A_SECOND,
+            )  # fmt: skip
+            self._left_out = 0

@@ -9,6 +9,7 @@ from typing import Callable
 from nri_sync import fork
 from nri_sync.deadline import Deadline
 from nri_sync.errors import StartError
+from nri_sync.files import check_directory
 from nri_sync.logger import get_logger
 from nri_sync.net import sockets
 from nri_sync.threads import Latch, spawn
@@ -31,7 +32,8 @@ class Listener:
         ``on_connect(sock)`` always runs on the same thread; it must not block long, and owns the socket.
 
         Makes the directory and its missing parents with mode 0700, and the socket with mode 0600, because a plugin
-        that connects has the runtime's power over all containers. Replaces a stale socket.
+        that connects has the runtime's power over all containers. Replaces a stale socket. Warns where other users
+        can replace the socket, and with it the runtime that plugins connect to.
 
         Raises:
             StartError: the socket cannot be made, or another process listens on the path.
@@ -46,6 +48,7 @@ class Listener:
         except OSError as error:
             text = f"cannot listen for plugins on {path}: {error.strerror or error}"
             raise StartError(text, phase="listen") from error
+        _warn_of_writers(path)
         try:
             fork.in_child(self._after_fork_in_child)
             spawn("nri-accept", self._accept)
@@ -86,3 +89,15 @@ class Listener:
         Returns False after ``timeout`` seconds.
         """
         return self._closed.wait(Deadline(timeout))
+
+
+def _warn_of_writers(path: str) -> None:
+    if path.startswith("\0"):
+        return
+    try:
+        check_directory(os.path.dirname(path) or ".")
+    except OSError as error:
+        logger.warning(
+            "other users can replace the socket %s: %s; keep it in a directory that only this user can write",
+            path, error,
+        )  # fmt: skip

@@ -8,7 +8,7 @@ import socket
 import threading
 from collections.abc import Iterator
 
-from nri_sync.ttrpc import envelope_pb2
+from nri_sync.rpc import envelope_pb2
 from nri_sync.wire.mux import PLUGIN_SERVICE, RUNTIME_SERVICE, frame_message
 from nri_sync.wire.ttrpc import RESPONSE, encode_header
 

@@ -407,6 +407,17 @@ class TestFailures:
 
 
 class TestOptions:
+    @pytest.mark.parametrize("place", [".", ".."])
+    def test_a_directory_that_others_can_write(self, tmp_path: Path, place: str) -> None:
+        directory = tmp_path / "above" / "instances"
+        directory.mkdir(parents=True)
+        (directory / place).chmod(0o777)
+        with pytest.raises(PermissionError, match=r"others can write it \(mode 0777\)"):
+            Handover(directory)
+        # With the sticky bit the files of this user are safe, and those of others are refused one by one.
+        (directory / place).chmod(0o1777)
+        Handover(directory)
+
     def test_a_directory_that_is_none(self, tmp_path: Path) -> None:
         with pytest.raises(FileNotFoundError):
             Handover(tmp_path / "missing")

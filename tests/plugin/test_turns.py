@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import stat
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -168,6 +169,44 @@ class TestTurn:
         (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
         with pytest.raises(OSError, match="symbolic links"):
             Turn(str(tmp_path / "link")).take()
+        assert not (tmp_path / "elsewhere").exists()
+
+    def test_a_named_pipe_does_not_block(self, path: str) -> None:
+        os.mkfifo(path)
+        turn = Turn(path)
+        assert turn.read() == (b"", 0)
+        with pytest.raises(OSError, match="not a regular file"):
+            turn.take()
+        turn.take_over()
+        assert turn.is_mine()
+        turn.drop()
+
+    def test_the_mode_whatever_the_umask_is(self, path: str) -> None:
+        before = os.umask(0)
+        try:
+            turn = Turn(path)
+            assert turn.take()
+        finally:
+            os.umask(before)
+        assert stat.S_IMODE(os.stat(path).st_mode) == 0o600
+        turn.drop()
+
+    def test_a_file_of_another_user_is_refused(
+        self, path: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        turn = Turn(path)
+        assert turn.take()
+        turn.sign(b"leaving")
+        turn.drop()
+        # As if this process belonged to another user than the file, which is not root's either.
+        found = os.stat(path)
+        theirs = os.stat_result((*found[:4], found.st_uid + 1, *found[5:]))
+        monkeypatch.setattr(os, "fstat", lambda descriptor: theirs)
+        before = os.listdir("/proc/self/fd")
+        with pytest.raises(PermissionError, match="belongs to user"):
+            turn.take()
+        assert turn.read() == (b"", 0)
+        assert len(os.listdir("/proc/self/fd")) == len(before)
 
 
 class TestSilence:

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import logging
+import resource
+import socket
+import struct
 import threading
+import tracemalloc
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from pathlib import Path
+from typing import Any, Callable
 
 import grpc
 import pytest
@@ -15,7 +22,7 @@ from nri_sync.deadline import Deadline
 from nri_sync.rpc.router import Router
 from nri_sync.rpc.server import ServerEnd
 from nri_sync.threads import Latch
-from nri_sync.ttrpc import connect
+from nri_sync.ttrpc import connect, envelope_pb2
 from nri_sync.ttrpc.connection import frame
 from nri_sync.wire.ttrpc import MESSAGE_MAX, encode_header
 from tests.ttrpc.rig import (
@@ -358,3 +365,97 @@ def test_concurrent_calls_get_their_own_answers() -> None:
             thread.join(LONG * 2)
             assert not thread.is_alive()
         assert wrong == []
+
+
+@contextmanager
+def _memory() -> Iterator[Callable[[], int]]:
+    """Returns the bytes that were allocated since, at most at one time."""
+    tracemalloc.start()
+    before, _ = tracemalloc.get_traced_memory()
+    try:
+        yield lambda: tracemalloc.get_traced_memory()[1] - before
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.slow
+class TestMemoryOfStreams:
+    """The bounds of docs/ttrpc.md, by the memory that is allocated."""
+
+    def test_calls_that_wait_for_a_thread(self) -> None:
+        # 1.5 GB in 100 calls, whose handlers cannot begin.
+        entered, go_on = threading.Event(), threading.Event()
+
+        def total(requests: Any, context: Any) -> Any:
+            entered.set()
+            assert go_on.wait(LONG)
+            return text(str(sum(1 for _ in requests)))
+
+        handlers = {"Total": method("stream_unary", total)}
+        content = StringValue(value="x" * (15 * 1024 * 1024 // 4)).SerializeToString()
+        with raw(handlers, max_threads_per_connection=1) as peer, _memory() as most:
+            for stream_id in range(1, 201, 2):
+                peer.send(REQUEST, stream_id, request("Total"), REMOTE_OPEN)
+                if stream_id == 1:
+                    assert entered.wait(LONG)
+                else:
+                    for _ in range(4):
+                        peer.send(DATA, stream_id, content)
+                peer.send(DATA, stream_id, b"", REMOTE_CLOSED | NO_DATA)
+            assert most() < 90 * 1024 * 1024
+            go_on.set()
+            # Four calls fit into 64 MiB, and a thread may have taken one more. The others are refused, and the
+            # rest of their messages was dropped.
+            answers = [peer.expect().status[0] for _ in range(100)]
+            assert 94 <= answers.count(RESOURCE_EXHAUSTED) <= 95
+            assert answers.count(RESOURCE_EXHAUSTED) + answers.count(0) == 100
+
+    def test_tiny_messages(self) -> None:
+        # 3,000,000 on twelve streams whose handlers take none.
+        go_on = threading.Event()
+        begun = [threading.Event() for _ in range(12)]
+
+        def total(requests: Any, context: Any) -> Any:
+            begun[int(dict(context.invocation_metadata())["number"])].set()
+            assert go_on.wait(10 * LONG)
+            return text("")
+
+        sent = 0
+
+        def send() -> None:
+            nonlocal sent
+            with contextlib.suppress(OSError):
+                for _ in range(250):
+                    for number in range(12):
+                        message = struct.pack(">IIBB", 2, 2 * number + 1, DATA, 0) + b"\n\0"
+                        peer.sock.sendall(message * 1000)
+                        sent += 1000
+
+        with raw({"Total": method("stream_unary", total)}) as peer:
+            peer.sock.settimeout(10 * LONG)
+            for number in range(12):
+                metadata = [envelope_pb2.KeyValue(key="number", value=str(number))]
+                peer.send(REQUEST, 2 * number + 1, request("Total", metadata=metadata), REMOTE_OPEN)
+                assert begun[number].wait(LONG)
+            gc.collect()
+            before = _resident()
+            sender = in_thread(send)
+            try:
+                # The connection is not read while the streams hold 64 MiB together: the sender gets no further.
+                count = -1
+                while count != sent:
+                    count = sent
+                    sender.join(3.0)
+                assert 950_000 <= count < 1_200_000
+                assert _resident() - before < 90 * 1024 * 1024
+            finally:
+                go_on.set()
+                peer.sock.shutdown(socket.SHUT_RDWR)
+                sender.join(LONG)
+                assert not sender.is_alive()
+
+
+def _resident() -> int:
+    """Bytes of memory that this process has."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize()

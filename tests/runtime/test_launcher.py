@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Callable
@@ -16,6 +17,7 @@ import pytest
 from nri_sync.api import PluginId
 from nri_sync.deadline import Deadline
 from nri_sync.errors import StartError
+from nri_sync.runtime import launcher as module
 from nri_sync.runtime.launcher import Installed, Process, discover, launch
 from tests.plugin.harness import eventually
 from tests.runtime.rig import LONG
@@ -236,6 +238,34 @@ class TestLaunch:
         lines = [m[len("10-test: ") :] for m in caplog.messages if m.startswith("10-test: x")]
         assert "".join(lines) == "x" * 100_000
         assert max(map(len, lines)) <= 8192
+
+    def test_output_without_end_fills_no_log(
+        self, launch: Launch, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        caplog.set_level(logging.INFO, "nri_sync.runtime.plugin")
+        monkeypatch.setattr(module, "_LINES_A_SECOND", 0.001)
+        process = launch("yes flood | head -n 200000; yes flood | head -n 100000 >&2")
+        assert process.ended.wait(Deadline(LONG))
+        lines = [m for m in caplog.messages if m == "10-test: flood"]
+        assert len(lines) == module._LINES_AT_ONCE == 2000
+        assert caplog.messages[2000].startswith("10-test: 298000 lines of its output are left out")
+        assert caplog.messages[2001] == f"10-test: process {process.pid} exited with status 0"
+
+    def test_after_a_flood_lines_are_logged_again(
+        self, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        caplog.set_level(logging.INFO, "nri_sync.runtime.plugin")
+        now = [100.0]
+        monkeypatch.setattr(time, "monotonic", lambda: now[0])
+        lines = module._Lines("10-test")
+        for _ in range(2500):
+            lines._log(b"x")
+        now[0] += 0.02
+        lines._log(b"y")
+        assert caplog.messages[2000:] == [
+            "10-test: 500 lines of its output are left out: more than 100 a second",
+            "10-test: y",
+        ]
 
     def test_children_that_keep_its_output_open_are_not_waited_for(
         self, launch: Launch, plugins: Path

@@ -62,6 +62,23 @@ def test_makes_private_directories(listen: Listen, socket_dir: Path) -> None:
     assert modes == [0o700, 0o700, 0o755]
 
 
+@pytest.mark.parametrize("place", ["run/nri", "run"])
+def test_warns_of_a_directory_that_others_can_write(
+    listen: Listen, socket_dir: Path, place: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    (socket_dir / "run" / "nri").mkdir(parents=True)
+    for mode in (0o1777, 0o755):
+        (socket_dir / place).chmod(mode)
+        listen(socket_dir / "run" / "nri" / f"{mode:o}")
+    assert caplog.messages == []
+    (socket_dir / place).chmod(0o777)
+    path = socket_dir / "run" / "nri" / "s"
+    listen(path)
+    [text] = caplog.messages
+    assert text.startswith(f"other users can replace the socket {path}: ")
+    assert "others can write it (mode 0777)" in text
+
+
 def test_takes_the_place_of_a_stale_socket_and_of_nothing_else(
     listen: Listen, socket_dir: Path
 ) -> None:
