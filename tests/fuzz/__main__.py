@@ -7,8 +7,8 @@
 
 A target is the function ``one_input`` of a module ``fuzz_*`` in this directory. Targets of the protocol compare
 the package with a model. Targets of texts and files expect a value, or an error of the documented kind. Targets of
-a whole side use sockets. A target fails by an exception. The fuzzer writes a failing input to ``cases/<target>`` in
-this directory, where the ordinary tests replay it. Then fix the package, give the file a descriptive name, and
+a whole side use sockets. A target fails by an exception. The fuzzer writes a failing input to ``cases/<target>``
+in this directory, where the ordinary tests replay it. Then fix the package, give the file a descriptive name, and
 commit both. CORPUS is a directory that keeps interesting inputs for the next run; the default is
 ``.cache/fuzz/<target>``.
 """

@@ -17,8 +17,8 @@ import nri_sync
 from nri_sync.api import EventMask, nri_pb2
 from nri_sync.api.services import RUNTIME
 from nri_sync.errors import NRIError
-from nri_sync.runtime import Runtime
 from nri_sync.rpc import envelope_pb2
+from nri_sync.runtime import Runtime
 from nri_sync.wire.mux import PLUGIN_SERVICE, RUNTIME_SERVICE
 from nri_sync.wire.ttrpc import REQUEST, RESPONSE
 from tests.fuzz.peers import LONG, drain, message, request, sent, watched

@@ -47,7 +47,7 @@ _FUNCTIONS = {
 _NAMES = Names(
     functions=frozenset(" ".join(_FUNCTIONS.values()).split()),
     waiting=frozenset(
-        "wait set off_main open close abandon drain quiet _on_loss".split()  # noqa: SIM905
+        "wait set off_main open close abandon drain wait_idle _on_loss".split()  # noqa: SIM905
     ),
     # The others are read by threads that a latch, set after the last write, has released.
     read=frozenset("state current is_configured is_over _conns _last_answers".split()),  # noqa: SIM905
@@ -293,6 +293,7 @@ def _stub(package: Package, world: OurWorld) -> Any:
     stub._on_close = world.on_close
     stub._lifecycle = package.lifecycle.Lifecycle("10-test", _Facts())
     stub._router = None
+    stub._lane = _Nothing()
     stub._conns = {}
     stub._until_stopped_latches = set()
     stub._is_closed = False
@@ -356,10 +357,10 @@ class _Session(Model):
             self._world.story.registered(self.link.session)
         return types.SimpleNamespace(stream_id=1)
 
-    def take_no_more(self) -> None:
+    def stop_accepting(self) -> None:
         pass
 
-    def quiet(self, deadline: Deadline) -> Steps:
+    def wait_idle(self, deadline: Deadline) -> Steps:
         yield from self._world.pause(
             lambda: () if self.running and not deadline.expired else (None,)
         )

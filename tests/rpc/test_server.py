@@ -19,10 +19,11 @@ import grpc
 import pytest
 
 from nri_sync.deadline import Deadline
+from nri_sync.rpc import envelope_pb2
 from nri_sync.rpc.router import Router
 from nri_sync.rpc.server import ServerEnd
 from nri_sync.threads import Latch
-from nri_sync.ttrpc import connect, envelope_pb2
+from nri_sync.ttrpc import connect
 from nri_sync.ttrpc.connection import frame
 from nri_sync.wire.ttrpc import MESSAGE_MAX, encode_header
 from tests.ttrpc.rig import (
