@@ -112,7 +112,7 @@ def _memory_case(requests: int, restarts: int, quick: Case | None = None) -> Cas
 
 
 _KIT_MAIN = "nri_sync, kit.main"
-# What a Synchronize has, in containers of about 3 kB; 0: the stub only.
+# The number of containers in Synchronize, of about 3 kB each; 0: the stub only.
 _STATES = (0, 2_000, 50_000)
 
 

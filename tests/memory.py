@@ -1,4 +1,4 @@
-"""What an object holds in memory."""
+"""The memory that an object holds."""
 
 from __future__ import annotations
 

@@ -103,7 +103,7 @@ def modules_of(program: str, socket_dir: Path) -> set[str]:
     return set(found)
 
 
-# What Python and protobuf load for themselves, and argparse for a program.
+# Imports of Python and protobuf themselves, and of argparse for a program.
 BASE = "import argparse, json, logging, socket, sys, threading, google.protobuf.any_pb2\n"
 # Modules that a plugin needs at most for a feature that it uses. Those for TLS and HTTP take 6 MB.
 RARE = {

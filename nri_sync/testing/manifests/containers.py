@@ -82,7 +82,7 @@ class _Container:
         fields, pod, image = self.fields, self.pod, self.image
         reference = self._reference()
         if self.image_config == ImageConfig():
-            self.note(f"of image {image} is not known: {', '.join(self._unknown())}")
+            self.note(f"of image {image} is unknown: {', '.join(self._unknown())}")
         env = pod.environment.of(fields, self.amounts, self.note)
         digest = ids.container_id("image", image)
         id = self._id()
@@ -158,12 +158,12 @@ class _Container:
         """The unknown properties, which only the image has."""
         yield "its variables"
         if not self.fields.texts("command"):
-            yield "its command (a placeholder stands for it)"
+            yield "its command (a placeholder replaces it)"
         if not self.fields.text("workingDir"):
-            yield "its working directory (taken for /)"
+            yield "its working directory (assumed: /)"
         contexts = [item.object("securityContext") for item in (self.pod.spec, self.fields)]
         if not any("runAsUser" in context for context in contexts):
-            yield "its user (taken for 0)"
+            yield "its user (assumed: 0)"
         yield "the groups in its /etc/group"
 
     def _args(self, env: dict[str, str]) -> list[str]:
@@ -234,8 +234,8 @@ class _Container:
         """Note the devices of device plugins and drivers, which only the node knows."""
         resources = self.fields.object("resources")
         for name in (name for name in resources.quantities("limits") if "/" in name):
-            self.note(f"the devices that a plugin of the kubelet gives it for {name} are not known")
+            self.note(f"the devices of the kubelet's device plugin for {name} are unknown")
         for claim in resources.objects("claims"):
-            self.note(f"the devices of resource claim {claim.text('name')} are not known")
+            self.note(f"the devices of resource claim {claim.text('name')} are unknown")
         if list(self.fields.objects("volumeDevices")):
-            self.note("its block devices are not known")
+            self.note("its block devices are unknown")

@@ -66,7 +66,7 @@ def _spec(document: Fields, command: str) -> Fields:
     spec = document.object("info", "runtimeSpec")
     if not spec:
         document.fail(
-            f"is missing: containerd and CRI-O tell it with `crictl {command} -o json`",
+            f"is missing: containerd and CRI-O print it with `crictl {command} -o json`",
             "info.runtimeSpec",
         )
     return spec
@@ -101,11 +101,11 @@ def _notes(containers: list[Fields]) -> Iterable[str]:
     for document in containers:
         name = document.object("status", "metadata").text("name")
         if _kind(document) is Kind.INIT:
-            yield f"container {name}: it has exited: taken for an init container"
+            yield f"container {name}: it has exited: assumed to be an init container"
         if not _image(document.object("status")).digest:
-            yield f"container {name}: the digest of its image is not known: it is in no registry"
+            yield f"container {name}: the digest of its image is unknown: it is in no registry"
     if containers:
-        yield "what plugins of that node have adjusted is in the specifications, if it has any"
+        yield "the specifications contain the adjustments of the node's plugins, if it has any"
 
 
 def _kind(container: Fields) -> Kind:

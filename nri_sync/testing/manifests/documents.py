@@ -50,7 +50,7 @@ def read(given: Input) -> list[Fields]:
             raise ManifestError(
                 where,
                 "",
-                "is a mere value, where an object with apiVersion and kind is expected",
+                "is a single value; an object with apiVersion and kind is expected",
             )
         found.append(Fields(data, where))
     if not found:

@@ -133,7 +133,7 @@ class Environment:
             name = reference.required("name", f"name the {what}")
             data = known.get((self.namespace, name))
             if data is None and not reference.flag("optional"):
-                note(f"the variables of {what} {name} are not known: it is not among the documents")
+                note(f"the variables of {what} {name} are unknown: it is not among the documents")
             return {f"{prefix}{k}": v for k, v in sorted((data or {}).items())}
         return {}
 
@@ -164,10 +164,10 @@ class Environment:
                 return None
             if data is not None:
                 reference.fail(f"{what} {holder} has no {entry!r}", "key")
-            note(f"the value of {name} is not known: {what} {holder} is not among the documents")
+            note(f"the value of {name} is unknown: {what} {holder} is not among the documents")
             return f"<{entry} of {what} {holder}>"
         if source.object("fileKeyRef"):
-            note(f"the value of {name} is not known: it is in a file of a volume")
+            note(f"the value of {name} is unknown: it is in a file of a volume")
             return f"<{source.object('fileKeyRef').text('key')} of a file>"
         source.fail(
             "has none of fieldRef, resourceFieldRef, configMapKeyRef, secretKeyRef and fileKeyRef"

@@ -105,7 +105,7 @@ class Fields:
             return int(found)
         found = self._get(key, int, missing)
         if not -_MOST <= found <= _MOST:
-            self.fail(f"{_shortened(found)} is beyond 64 bits", key)
+            self.fail(f"{_shortened(found)} exceeds 64 bits", key)
         return found
 
     def integers(self, key: str) -> list[int]:
@@ -151,9 +151,9 @@ class Fields:
         except (TypeError, ValueError) as error:
             self.fail(str(error), key)
         if amount < Quantity():
-            self.fail(f"{_shortened(value)} is less than nothing", key)
+            self.fail(f"{_shortened(value)} is negative", key)
         if int(amount) > _MOST:
-            self.fail(f"{_shortened(value)} is beyond 64 bits", key)
+            self.fail(f"{_shortened(value)} exceeds 64 bits", key)
         return amount
 
 

@@ -150,7 +150,7 @@ class _Mapping:
         known = self.objects.runtime_classes.get(name)
         if name and known is None:
             self.note(
-                f"RuntimeClass {name} is not among the documents: its handler is taken for {name}"
+                f"RuntimeClass {name} is not among the documents: its handler is assumed to be {name}"
             )
         return known or Fields({"handler": name}, self.spec.source)
 

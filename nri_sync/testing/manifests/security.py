@@ -70,17 +70,17 @@ def read_security(
     for name in [*security.add_capabilities, *security.drop_capabilities]:
         if name.upper().startswith("CAP_"):
             note(
-                f"capability {name}: to containerd this is CAP_{name.upper()}, which there is not: "
-                f"write {name[4:]}; CRI-O takes both"
+                f"capability {name}: containerd reads it as CAP_{name.upper()}, which does not exist: "
+                f"write {name[4:]}; CRI-O accepts both"
             )
     if security.privileged and not own.flag("allowPrivilegeEscalation", True):
         own.fail("allowPrivilegeEscalation cannot be false in a privileged container")
     annotation = (annotations or {}).get(f"{_APPARMOR}/{container.text('name')}", "")
     _apparmor(common, own, annotation, security)
     if own.object("seLinuxOptions") or common.object("seLinuxOptions"):
-        note("SELinux is taken to be off on the node: no labels")
+        note("SELinux is assumed to be off on the node: no labels")
     if security.privileged:
-        note("privileged: the devices of the node, all of which it has, are not listed")
+        note("privileged: it has all devices of the node, which are not listed")
     elif security.seccomp.profile_type != SecurityProfile.UNCONFINED:
         note("the rules of its seccomp profile, which are the runtime's or a file's, are left out")
     return security
@@ -92,14 +92,14 @@ def _user(common: Fields, own: Fields, image: ImageConfig, note: Note) -> User:
     from_image = image.user.partition(":")[0]
     if uid is None and from_image:
         if not from_image.isdigit():
-            note(f"the image's user {from_image!r} is in its /etc/passwd: taken for 0")
+            note(f"the image's user {from_image!r} is in its /etc/passwd: assumed to be 0")
         uid = int(from_image) if from_image.isdigit() else 0
     uid = uid or 0
     non_root = own if "runAsNonRoot" in own else common
     if non_root.flag("runAsNonRoot") and uid == 0 and _id(common, own, "runAsUser") == 0:
         non_root.fail("contradicts runAsUser 0: the kubelet does not start this", "runAsNonRoot")
     if uid and gid is None:
-        note(f"the group of user {uid} is in the image's /etc/passwd: taken for 0")
+        note(f"the group of user {uid} is in the image's /etc/passwd: assumed to be 0")
     return User(uid=uid, gid=gid or 0)
 
 

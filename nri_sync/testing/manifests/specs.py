@@ -130,7 +130,7 @@ def _check(spec: Fields) -> None:
     if not spec.object("process"):
         spec.fail("is missing: without it there is no container to run", "process")
     if "windows" in spec or "vm" in spec:
-        spec.fail("is not for Linux containers, and NRI is")
+        spec.fail("is not for Linux containers, but NRI is")
 
 
 def is_sandbox(spec: Fields) -> bool:

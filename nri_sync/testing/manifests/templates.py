@@ -95,7 +95,7 @@ def _secret(document: Fields) -> dict[str, str]:
             text = value.replace("\n", "").replace("\r", "")
             data[name] = base64.b64decode(text, validate=True).decode(errors="replace")
         except ValueError:
-            document.fail("is no base64; text as it is goes to stringData", f"data.{name}")
+            document.fail("is no base64; put plain text into stringData", f"data.{name}")
     return {**data, **document.strings("stringData")}
 
 
@@ -115,7 +115,7 @@ def _workloads(document: Fields, objects: Objects, assumptions: Assumptions) -> 
     else:
         return
     if "spec" not in template:
-        template.fail("is missing: this is where the containers of the pod are", "spec")
+        template.fail("is missing: it has the containers of the pod", "spec")
     metadata, spec = _metadata(document, template, assumptions), template.object("spec")
     if _is_indexed(document):
         spec = _of_first_index(metadata, spec)

@@ -85,7 +85,7 @@ def _check_unique(items: Iterable[Fields], key: str) -> None:
     for item in items:
         value = item.text(key)
         if value in seen:
-            item.fail(f"{_shown(value)} is there twice", key)
+            item.fail(f"{_shown(value)} occurs twice", key)
         seen.add(value)
 
 
@@ -99,7 +99,7 @@ def _check_key(source: str, path: str, key: str) -> None:
         )
     if not fits:
         wanted = (
-            'a key such as "app" or "example.com/app", with at most 63 characters behind the slash'
+            'a key such as "app" or "example.com/app", with at most 63 characters after the slash'
         )
         _refuse(source, path, key, wanted)
 

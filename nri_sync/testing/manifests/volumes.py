@@ -131,7 +131,7 @@ class Volumes:
                 f"{root}/{digest if at else container_id('image', image)}", True, image=True
             )
         kinds = ", ".join(sorted(key for key in volume.data if key != "name" and key in volume))
-        self._note(f"volume {name} ({kinds}): where the kubelet has it is made up")
+        self._note(f"volume {name} ({kinds}): its path on the node is made up")
         return Volume(self._path(kinds.replace(", ", "-").lower(), name))
 
     def _claimed(self, claim: str, readonly: bool = False) -> Volume:
@@ -147,7 +147,7 @@ class Volumes:
             if key in spec:
                 return Volume(self._path(plugin, name), readonly, name)
         if "csi" not in spec:
-            self._note(f"claim {claim}: taken for bound to a volume of a CSI driver, {name}")
+            self._note(f"claim {claim}: assumed to be bound to a volume of a CSI driver, {name}")
         return Volume(f"{self._path('csi', name)}/mount", readonly, name)
 
     def mounts(
@@ -177,7 +177,9 @@ class Volumes:
         self, entry: Fields, container: str, number: int, env: Mapping[str, str]
     ) -> MountConfig:
         name = entry.required("name", "name one of spec.volumes")
-        destination = _absolute(entry.required("mountPath", "say where the volume is to be"))
+        destination = _absolute(
+            entry.required("mountPath", "name the path of the volume in the container")
+        )
         if name not in self._volumes:
             known = ", ".join(self._volumes) or "none"
             entry.fail(f"there is no volume {name!r} in spec.volumes, which has: {known}", "name")

@@ -84,9 +84,9 @@ def test_last_words() -> None:
 @pytest.mark.parametrize(
     ("entry", "note"),
     [
-        ({"resources": {"limits": {"vendor.com/fpga": 1}}}, "gives it for vendor.com/fpga are not known"),
-        ({"resources": {"claims": [{"name": "gpu"}]}}, "resource claim gpu are not known"),
-        ({"volumeDevices": [{"name": "raw", "devicePath": "/dev/x"}]}, "its block devices are not known"),
+        ({"resources": {"limits": {"vendor.com/fpga": 1}}}, "device plugin for vendor.com/fpga are unknown"),
+        ({"resources": {"claims": [{"name": "gpu"}]}}, "resource claim gpu are unknown"),
+        ({"volumeDevices": [{"name": "raw", "devicePath": "/dev/x"}]}, "its block devices are unknown"),
     ],
 )  # fmt: skip
 def test_devices_that_only_the_node_knows(entry: Any, note: str) -> None:
@@ -98,8 +98,8 @@ def test_devices_that_only_the_node_knows(entry: Any, note: str) -> None:
 def test_what_an_unknown_image_leaves_open() -> None:
     [everything] = pod({}).notes
     assert everything == (
-        "container app: of image busybox is not known: its variables, its command (a placeholder stands for it), "
-        "its working directory (taken for /), its user (taken for 0), the groups in its /etc/group"
+        "container app: of image busybox is unknown: its variables, its command (a placeholder replaces it), "
+        "its working directory (assumed: /), its user (assumed: 0), the groups in its /etc/group"
     )
     entry = {
         "command": ["sh"],
@@ -108,7 +108,7 @@ def test_what_an_unknown_image_leaves_open() -> None:
     }
     [little] = pod(entry).notes
     assert little == (
-        "container app: of image busybox is not known: its variables, the groups in its /etc/group"
+        "container app: of image busybox is unknown: its variables, the groups in its /etc/group"
     )
 
 

@@ -78,7 +78,7 @@ def test_both_in_one_text_and_containers_in_the_order_of_their_creation() -> Non
     workload = only(load(text))
     assert [item.container.id[0] for item in workload.containers] == ["a", "b"]
     assert [item.kind for item in workload.containers] == [Kind.INIT, Kind.ORDINARY]
-    assert "container app: it has exited: taken for an init container" in workload.notes
+    assert "container app: it has exited: assumed to be an init container" in workload.notes
 
 
 def test_a_container_alone() -> None:
@@ -154,6 +154,6 @@ def test_what_crictl_does_not_show() -> None:
     local = output(CONTAINER, imageRef=f"sha256:{'1' * 64}")
     workload = only(load(json.dumps([pod, local])))
     assert workload.pod.labels["oci_runtime_type"] == "io.containerd.kata.v2"
-    note = "container app: the digest of its image is not known: it is in no registry"
+    note = "container app: the digest of its image is unknown: it is in no registry"
     assert note in workload.notes
     assert container(workload).container.image.config_digest == f"sha256:{'1' * 64}"

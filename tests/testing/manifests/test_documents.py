@@ -94,7 +94,7 @@ def test_braces_in_texts_are_no_template() -> None:
         ("a: &x [1]\n" + f"b: [{','.join(['*x'] * 600_000)}]\n", "<text>: has more than the 1,000,000 values"),
         ("a: &x {b: *x}\n", "<text>: is not YAML: line 1, column 11: the anchor 'x' contains itself"),
         ("a: 1\na: 2\n", '<text>: is not YAML: line 2, column 1: the key "a" appears twice'),
-        ("a: 1\n---\n3\n", "<text>, document 2: is a mere value, where an object"),
+        ("a: 1\n---\n3\n", "<text>, document 2: is a single value; an object"),
         ('{"a": 1,}', "<text>: is not JSON: line 1, column "),
         ("a: \x01\n", "<text>: is not YAML: "),
         ("a: &x [*x]\n? [1]\n: 2\n", "<text>: is not YAML: "),

@@ -131,9 +131,9 @@ def test_what_is_not_among_the_documents_is_noted() -> None:
     }  # fmt: skip
     assert env(container, notes) == {"A": "<k of ConfigMap none>", "B": "<k of a file>"}
     assert [note.split(":")[0] for note in notes] == [
-        "the variables of Secret none are not known",
-        "the value of A is not known",
-        "the value of B is not known",
+        "the variables of Secret none are unknown",
+        "the value of A is unknown",
+        "the value of B is unknown",
     ]
 
 

@@ -62,7 +62,7 @@ def test_what_is_not_there_reads_as_empty(data: object) -> None:
         (lambda f: f.text("k"), 1, "k: must be a text, not a whole number (1): write it in quotes"),
         (lambda f: f.flag("k"), "yes", "k: must be true or false, not a text (yes)"),
         (lambda f: f.integer("k"), True, "k: must be a whole number, not true or false (True)"),
-        (lambda f: f.integer("k"), 1 << 63, f"k: {1 << 63} is beyond 64 bits"),
+        (lambda f: f.integer("k"), 1 << 63, f"k: {1 << 63} exceeds 64 bits"),
         (lambda f: f.integers("k"), [1, "x"], "k[1]: must be a whole number, not a text (x)"),
         (lambda f: f.texts("k"), ["a", 2.5], "k[1]: must be a text, not a number (2.5): write it in quotes"),
         (lambda f: f.texts("k"), {}, "k: must be a list, not an object"),
@@ -77,8 +77,8 @@ def test_what_is_not_there_reads_as_empty(data: object) -> None:
         (lambda f: list(f.objects("k")), [None], "k[0]: must be an object, not null"),
         (lambda f: f.required("k", "name it"), None, "k: is missing: name it"),
         (lambda f: f.quantities("k"), {"cpu": "1x"}, "k.cpu: '1x' is not a quantity"),
-        (lambda f: f.quantities("k"), {"cpu": -1}, "k.cpu: -1 is less than nothing"),
-        (lambda f: f.quantities("k"), {"memory": 1 << 63}, f"k.memory: {1 << 63} is beyond 64 bits"),
+        (lambda f: f.quantities("k"), {"cpu": -1}, "k.cpu: -1 is negative"),
+        (lambda f: f.quantities("k"), {"memory": 1 << 63}, f"k.memory: {1 << 63} exceeds 64 bits"),
     ],
 )  # fmt: skip
 def test_what_is_wrong(read: Callable[[Fields], Any], data: object, text: str) -> None:

@@ -196,7 +196,7 @@ def test_gpu() -> None:
     assert "/dev/nri-null" in pod.annotations["devices.noderesource.dev/container.train"]
     assert cpu(workload) == {"shares": 4096, "quota": 800_000, "period": 100_000}
     assert score(workload) == 500
-    assert any("nvidia.com/gpu are not known" in note for note in workload.notes)
+    assert any("nvidia.com/gpu are unknown" in note for note in workload.notes)
     assert not container(workload).container.CDI_devices
 
 
@@ -358,7 +358,7 @@ def test_privileged() -> None:
     assert found["linux"]["rootfsPropagation"] == "rshared"
     assert mounts(workload)["/dev"] == ("/dev", ["rbind", "rprivate", "rw"])
     assert not {"/dev/pts", "/dev/mqueue"} & mounts(workload).keys()
-    assert any("block devices are not known" in note for note in workload.notes)
+    assert any("block devices are unknown" in note for note in workload.notes)
 
 
 def test_a_pod_that_exists() -> None:

@@ -99,8 +99,8 @@ def test_apparmor_profiles_of_the_node() -> None:
 @pytest.mark.parametrize(
     ("pod", "own", "note"),
     [
-        ({"seLinuxOptions": {"level": "s0"}}, None, "SELinux is taken to be off"),
-        (None, {"privileged": True}, "privileged: the devices of the node"),
+        ({"seLinuxOptions": {"level": "s0"}}, None, "SELinux is assumed to be off"),
+        (None, {"privileged": True}, "privileged: it has all devices"),
         ({"seccompProfile": {"type": "RuntimeDefault"}}, None, "the rules of its seccomp profile"),
     ],
 )
@@ -130,7 +130,7 @@ def test_capabilities_with_a_prefix_are_noted(name: str) -> None:
     notes: list[str] = []
     security = read(None, {"capabilities": {"add": [name]}}, notes=notes)
     assert security.add_capabilities == [name]
-    assert f"capability {name}: to containerd this is CAP_CAP_SYS_ADMIN" in notes[0]
+    assert f"capability {name}: containerd reads it as CAP_CAP_SYS_ADMIN" in notes[0]
 
 
 LOCAL = {"type": "Localhost", "localhostProfile": "other"}

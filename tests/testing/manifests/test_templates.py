@@ -121,7 +121,7 @@ def test_which_documents_are_of_kubernetes() -> None:
     [
         ({"apiVersion": "v1"}, "kind: is missing: say what it is, such as Pod"),
         ({"kind": "Pod", "spec": SPEC}, "metadata.name: is missing: name it"),
-        (document("Pod", None), "spec: is missing: this is where the containers"),
+        (document("Pod", None), "spec: is missing: it has the containers"),
         (document("Deployment", {}), "spec.template.spec: is missing"),
         (
             document("Deployment", {"template": {"spec": 3}}),

@@ -63,10 +63,10 @@ def test_where_they_are(source: Any, path: str, readonly: bool) -> None:
 @pytest.mark.parametrize(
     ("source", "note"),
     [
-        ({"persistentVolumeClaim": {"claimName": "data"}}, "claim data: taken for bound"),
-        ({"ephemeral": {"volumeClaimTemplate": {}}}, "claim web-0-v: taken for bound"),
+        ({"persistentVolumeClaim": {"claimName": "data"}}, "claim data: assumed to be bound"),
+        ({"ephemeral": {"volumeClaimTemplate": {}}}, "claim web-0-v: assumed to be bound"),
         ({"image": {"reference": "x"}}, "volume v: the digest of its image is made up"),
-        ({"cephfs": {"monitors": []}}, "volume v (cephfs): where the kubelet has it"),
+        ({"cephfs": {"monitors": []}}, "volume v (cephfs): its path on the node"),
     ],
 )
 def test_where_they_may_be(source: Any, note: str) -> None:
