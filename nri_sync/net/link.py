@@ -51,13 +51,15 @@ from nri_sync.net.workers import READ, WATCH, Job, Task, Workers
 from nri_sync.net.writer import Buffer, Writer, is_ready
 from nri_sync.threads import Latch, on_main_thread, signal_safe
 
-__all__ = ["LINGER", "PATIENCE", "Buffer", "Job", "Lane", "Link", "Receiver"]
+__all__ = ["LINGER", "PATIENCE", "TIMER_DELAY", "Buffer", "Job", "Lane", "Link", "Receiver"]
 
 logger = get_logger("nri_sync.net")
 
 _READ_SIZE = 256 * 1024
 #: A Go peer may lose data that it has not read yet when it sees the end of the connection. Seconds.
 LINGER = 0.02
+#: How long a new link may do without its timer thread: the time of start() is too short to start one. Seconds.
+TIMER_DELAY = 1.0
 #: How long the write of a refusal may block the reading, which slows a flood down, before the link ends. Seconds.
 PATIENCE = 5.0
 
@@ -143,6 +145,8 @@ class Link:
         self.token = ReadToken(self._fd)
         # Anonymous memory: pages that were never read into are never allocated, nor cleared.
         self._view = memoryview(mmap.mmap(-1, _READ_SIZE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
+        # The first deadline, until the first watcher hands it to the timer.
+        self._first_due = math.inf
         # Guards the attributes below, and with _is_open the lifetime of the descriptors.
         self._lock = threading.Lock()
         self._cause: NRIError | None = None
@@ -273,8 +277,9 @@ class Link:
         if self.token.is_over:  # a thread that waited for an answer has read the end
             self.token.drop()
             return
-        self.workers.appoint_watcher()
-        self.timer.wake_by(self._receiver.tick(time.monotonic()))
+        self._first_due = self._receiver.tick(time.monotonic())
+        if self._callers_read or not self.workers.appoint_watcher():
+            self.timer.wake_by(self._first_due)
         self._work(READ)
 
     def _work(self, task: Task | None) -> None:
@@ -330,7 +335,12 @@ class Link:
 
     def _watch(self) -> Task | None:
         """The watcher's task: wait until the socket is readable while the thread that has read from it serves."""
-        self.token.wait()
+        due, self._first_due = self._first_due, math.inf
+        timeout = min(due - time.monotonic(), TIMER_DELAY) if due < math.inf else None
+        is_readable = self.token.wait(None if timeout is None else max(0.0, timeout))
+        self.timer.wake_by(due)
+        if not is_readable:
+            self.token.wait()
         self.token.take()
         self.workers.is_watched = False
         if self.token.is_over:

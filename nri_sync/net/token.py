@@ -51,9 +51,12 @@ class ReadToken:
         self._epoll.modify(self._fd, _ARMED)
         self._lock.release()
 
-    def wait(self) -> None:
-        """Block until the armed socket is readable, or all is over. Called without the token, by one thread."""
-        self._epoll.poll(maxevents=1)
+    def wait(self, timeout: float | None = None) -> bool:
+        """Block until the armed socket is readable, or all is over. Called without the token, by one thread.
+
+        False after ``timeout`` seconds.
+        """
+        return bool(self._epoll.poll(timeout, maxevents=1))
 
     def disarm(self) -> None:
         """Let no thread wake when bytes arrive. Called with the token."""

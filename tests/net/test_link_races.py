@@ -64,10 +64,10 @@ def around(part: object, name: str, before: Hold | None = None, after: Hold | No
     """Put holds before and after a method of an object."""
     method = getattr(part, name)
 
-    def held() -> Any:
+    def held(*arguments: Any) -> Any:
         if before is not None:
             before.wait_here()
-        result = method()
+        result = method(*arguments)
         if after is not None:
             after.wait_here()
         return result

@@ -12,6 +12,7 @@ import pytest
 
 from nri_sync import threads
 from nri_sync.errors import NoThread
+from nri_sync.net import link as link_module
 from nri_sync.net.timer import Timer
 from tests.net.rig import LONG, Hold, Lines, eventually, linked
 
@@ -273,10 +274,51 @@ class TestInALink:
             peer.send("pong")
             assert agenda.is_empty.wait(LONG)
 
+    @pytest.mark.parametrize("how", ["nothing", "the end", "bytes", "a request at once"])
+    def test_a_new_link_does_without_it(self, how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(link_module, "TIMER_DELAY", 3600.0)
+        lines = Lines()
+        lines.on_tick = lambda now: now + 1000
+        with linked(lines) as (_, peer):
+            if how == "bytes":
+                peer.send("one")
+                assert peer.read() == "one"
+            elif how == "the end":
+                lines.link.close()
+                assert lines.is_lost.wait(LONG)
+            elif how == "a request at once":
+                peer.send("block a")
+                assert lines.entered["block a"].wait(LONG)
+                peer.send("b")
+                assert peer.read() == "b"
+                lines.release("a")
+            assert lines.link.timer.is_running == (how == "a request at once")
+
+    def test_a_new_link_starts_it_soon(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(link_module, "TIMER_DELAY", 0.02)
+        lines = Lines()
+        lines.on_tick = lambda now: now + 1000
+        with linked(lines) as (_, peer):
+            assert eventually(lambda: lines.link.timer.is_running)
+            peer.send("one")
+            assert peer.read() == "one"
+
+    def test_a_new_link_starts_it_in_time_for_a_job(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(link_module, "TIMER_DELAY", 3600.0)
+        lines = Lines()
+        agenda = Agenda(time.monotonic() + 1000)
+        lines.on_tick = agenda.tick
+        with linked(lines) as (_, peer):
+            lines.due = time.monotonic() + 0.02
+            agenda.due = [lines.due]
+            peer.send("block a")
+            assert agenda.is_empty.wait(LONG)
+
     def test_the_end_of_the_link_stops_it(self) -> None:
         lines = Lines()
         lines.on_tick = lambda now: now + 1000
         with linked(lines):
+            lines.link.wake_by(0)
             assert lines.link.timer.is_running
             lines.link.close()
             assert lines.is_lost.wait(LONG)
