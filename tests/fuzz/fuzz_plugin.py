@@ -1,7 +1,7 @@
-"""Fuzz target: the whole plugin side on a socket, with a runtime that sends what the input says.
+"""Fuzz target: the whole plugin side on a socket, with a runtime that sends the messages of the input.
 
-The first byte says whether the runtime answers the registration and configures the plugin first. Whatever the
-runtime sends, start() and the session end soon after the connection, no thread ends by an exception, and log
+The first byte says whether the runtime answers the registration and configures the plugin first. After any
+messages, start() and the session end soon after the connection, no thread ends by an exception, and log
 records stay short.
 """
 
@@ -39,7 +39,7 @@ _PREFIX = message(RUNTIME_SERVICE, RESPONSE, 1, b"") + message(
 
 
 class _Plugin(nri_sync.Plugin):
-    """Has every handler, and reads what it gets."""
+    """Has every handler, and reads its arguments."""
 
     def synchronize(self, pods, containers):  # type: ignore[no-untyped-def]
         return [nri_pb2.ContainerUpdate(container_id=item.id) for item in containers]

@@ -1,7 +1,7 @@
-"""Fuzz target: the whole runtime side on a socket, with a plugin that sends what the input says.
+"""Fuzz target: the whole runtime side on a socket, with a plugin that sends the messages of the input.
 
-The first byte says whether the plugin registers first, and answers Configure. Whatever the plugin
-sends, the runtime closes the connection soon after the plugin has and serves another plugin, no thread ends by an
+The first byte says whether the plugin registers first, and answers Configure. After any messages,
+the runtime closes the connection soon after the plugin has and serves another plugin, no thread ends by an
 exception, and log records stay short.
 """
 

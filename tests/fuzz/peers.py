@@ -1,4 +1,4 @@
-"""What a fuzzed peer sends: messages made of the input, most of the right form, and any bytes between them."""
+"""The bytes that a fuzzed peer sends: messages made of the input, most of the right form."""
 
 from __future__ import annotations
 
@@ -30,25 +30,25 @@ def message(connection_id: int, kind: int, stream_id: int, data: bytes, flags: i
 
 
 def sent(data: bytes, service: str, methods: list[str], serve: int) -> Iterator[bytes]:
-    """What the peer sends. Each part of the input is a head of four bytes, and as many more as the last one says.
+    """The bytes that the peer sends. Each part of the input has a head of four bytes; the last is the length.
 
     ``serve`` is the connection on which the side under test serves ``methods``.
     """
     call = PLUGIN_SERVICE + RUNTIME_SERVICE - serve
     at = 0
     while at + 4 <= len(data):
-        what, number, detail, length = data[at : at + 4]
+        kind, number, detail, length = data[at : at + 4]
         rest = data[at + 4 : at + 4 + length]
         at += 4 + length
-        if what % 4 == 0:
+        if kind % 4 == 0:
             yield rest
-        elif what % 4 == 1:
+        elif kind % 4 == 1:
             payload = request(service, methods[number % len(methods)], rest)
             yield message(serve, 1, 2 * detail + 1, payload)
-        elif what % 4 == 2:
+        elif kind % 4 == 2:
             yield message(call, RESPONSE, number, rest)
         else:
-            yield message(number % 4, detail % 5, number, rest, what >> 2 & 7)
+            yield message(number % 4, detail % 5, number, rest, kind >> 2 & 7)
 
 
 @contextlib.contextmanager

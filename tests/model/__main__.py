@@ -9,7 +9,7 @@ import functools
 import sys
 
 from tests.model.ours import OurWorld, Package
-from tests.model.scenarios import COARSE, FINE, LONG, Scenario
+from tests.model.scenarios import COARSE, FINE, LARGE, LARGE_LIMIT, LONG, Scenario
 from tests.model.world import explore
 
 __all__ = ["main"]
@@ -17,15 +17,20 @@ __all__ = ["main"]
 
 def main(arguments: list[str]) -> int:
     package = Package()
-    rows = [(scenario, True) for scenario in FINE] + [(scenario, False) for scenario in COARSE]
+    rows: list[tuple[Scenario, bool, int | None]]
     if arguments == ["long"]:
-        rows = [(scenario, False) for scenario in LONG]
+        rows = [(scenario, False, None) for scenario in LONG]
+        rows += [(scenario, False, LARGE_LIMIT) for scenario in LARGE]
+    else:
+        rows = [(scenario, True, None) for scenario in FINE]
+        rows += [(scenario, False, None) for scenario in COARSE]
     print("| threads | steps | states | transitions | longest | seconds | violations |")
     print("|---|---|--:|--:|--:|--:|--:|")
     total = [0, 0]
     wrong = 0
-    for scenario, is_fine in rows:
-        result = explore(functools.partial(OurWorld, package, scenario, is_fine=is_fine))
+    for scenario, is_fine, limit in rows:
+        make = functools.partial(OurWorld, package, scenario, is_fine=is_fine)
+        result = explore(make, limit=limit)
         steps = "fine" if is_fine else "coarse"
         print(
             f"| {_cell(scenario)} | {steps} | {result.states:,} | {result.transitions:,} | {result.longest} |"

@@ -188,7 +188,7 @@ class OurWorld(World):
         call.found = [conn.attempt for conn in self.stub._conns]
         yield from self.stub.stop()
         if not inside_handler and not all(attempt.is_over for attempt in call.found):
-            raise Violation("stop() has returned, and the state is that of before")
+            raise Violation("stop() has returned, and an attempt that it had found is not over")
         self.story.returned(call)
 
     def _wait(self, inside_handler: bool) -> Steps:
@@ -206,7 +206,7 @@ class OurWorld(World):
     # The runtime, the plugin and the clock
 
     def read_link(self, link: _Link) -> Steps:
-        """The reading thread: what comes from the runtime, up to the end."""
+        """The reading thread: the events of the runtime, up to the end."""
         session = link.session
         self.read_by[self.current.name] = session
         for number in range(2):
@@ -266,7 +266,8 @@ class OurWorld(World):
     # Rules
 
     def commutes(self, thread: Thread) -> bool:
-        # The call only returns its outcome, which is decided. What the rules excuse by calls under way gets less.
+        # The call only returns its outcome, which is decided. A call under way excuses others, so the early return
+        # makes the rules stricter.
         return "." not in thread.name and not self.has_time
 
     def check_end(self) -> None:
@@ -398,9 +399,6 @@ class _Facts:
     registration_timeout = request_timeout = 5.0
     runtime_nri_version = ""
     answer_within = math.inf
-
-    def told(self, request: object, defaults: object) -> _Facts:
-        return self
 
     def _replace(self, **fields: object) -> _Facts:
         return self

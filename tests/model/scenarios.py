@@ -1,14 +1,14 @@
-"""What is explored: the calls of some threads, and what the runtime, the plugin and the clock may do meanwhile."""
+"""The scenarios: the calls of some threads, and the events of the runtime, the plugin and the clock meanwhile."""
 
 from __future__ import annotations
 
 import itertools
 
-__all__ = ["COARSE", "FINE", "LONG", "Scenario"]
+__all__ = ["COARSE", "FINE", "LARGE", "LARGE_LIMIT", "LONG", "Scenario"]
 
 
 class Scenario:
-    """What the application, the plugin and the runtime may do."""
+    """The calls of the application, and the number of faults of the runtime and the clock."""
 
     def __init__(
         self,
@@ -62,13 +62,24 @@ COARSE = (
     Scenario("start start", "stop", losses=1),
 )
 
-#: All threads of one call each, up to four; with a loss where there are up to three.
+#: Up to four threads of one call each, in coarse steps.
 LONG = (
     *(
-        Scenario(*calls, losses=losses, on_close="start" if losses else "")
+        Scenario(*calls)
         for number in (1, 2, 3, 4)
         for calls in itertools.combinations_with_replacement(("start", "stop", "wait"), number)
-        for losses in ((0, 1) if number < 4 else (0,))
-        if "start" in calls
+        if "start" in calls and (number < 4 or calls.count("start") == 1)
     ),
+    Scenario("start", "stop", "stop", losses=1, on_close="start"),
+    Scenario("start", "stop", "wait", losses=1, on_close="start"),
+    Scenario("start", "wait", "wait", losses=1, on_close="start"),
 )
+
+#: Scenarios with more states than a test can visit: the search ends after LARGE_LIMIT states.
+LARGE = (
+    Scenario("start", "start", "stop", "stop"),
+    Scenario("start", "start", "stop", "wait"),
+    Scenario("start", "start", "start", "stop"),
+    Scenario("start", "start", "stop", losses=1, on_close="start"),
+)
+LARGE_LIMIT = 100_000

@@ -1,4 +1,4 @@
-"""What an application and a runtime see of a stub, and the rules that hold for it: those of docs/lifecycle.md.
+"""The events that an application and a runtime see of a stub, and the rules of docs/lifecycle.md for them.
 
 The rules know calls, sessions and ``on_close``, and nothing of how a stub is made: they are the same for the stub
 of this package and for the reference's.
@@ -57,7 +57,7 @@ class Call(Model):
     def __init__(self, name: str, *, inside_handler: bool) -> None:
         self.name = name
         self.inside_handler = inside_handler
-        #: For a stop or a wait: the sessions that it has to end, or has to wait for; and what else it found.
+        #: For a stop or a wait: the sessions that the call has to end or wait for; for a stop also their attempts.
         self.sessions: list[Session] = []
         self.found: list[Any] = []
         #: For a start: the connection it has made; another start or session was there; a stop() came; its

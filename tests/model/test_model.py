@@ -9,7 +9,7 @@ import pytest
 from tests.model.go_stub import GoWorld
 from tests.model.mistakes import MISTAKES, SCENARIOS
 from tests.model.ours import SOURCES, OurWorld, Package
-from tests.model.scenarios import COARSE, FINE, LONG, Scenario
+from tests.model.scenarios import COARSE, FINE, LARGE, LARGE_LIMIT, LONG, Scenario
 from tests.model.world import Latch, Lock, Result, Steps, Violation, World, explore
 
 __all__: list[str] = []
@@ -42,6 +42,15 @@ def test_every_order_of_the_steps_of_the_lifecycle(package: Package, scenario: S
 @pytest.mark.parametrize("scenario", LONG, ids=str)
 def test_every_order_of_up_to_four_threads(package: Package, scenario: Scenario) -> None:
     assert explore(lambda: OurWorld(package, scenario)).violations == {}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("scenario", LARGE, ids=str)
+def test_some_orders_of_two_and_more_starts(package: Package, scenario: Scenario) -> None:
+    result = explore(lambda: OurWorld(package, scenario), limit=LARGE_LIMIT)
+    assert result.violations == {}
+    assert result.states == LARGE_LIMIT
 
 
 # The reference's stub

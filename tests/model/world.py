@@ -216,7 +216,7 @@ _CONTAINERS = frozenset({list, dict, deque})
 _FIELDS: dict[type, tuple[str, ...]] = {}
 
 
-# What threads wait for
+# Locks, conditions, deadlines and latches
 
 
 class Lock(Model):
@@ -315,7 +315,7 @@ class Result(NamedTuple):
     ends: int
     longest: int
     seconds: float
-    #: What is wrong, each with the steps that lead there.
+    #: Each violation with the steps that lead there.
     violations: dict[str, tuple[str, ...]]
 
     def __str__(self) -> str:

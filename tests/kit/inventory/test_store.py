@@ -342,7 +342,15 @@ class TestDamage:
             found.append((Path(path).stat().st_size > 0, journal.exists()))
             return connect(path, **options)
 
+        # SQLite removes the journal as it closes the damaged file, if it can.
+        replace, content = os.replace, journal.read_bytes()
+
+        def replaced(source: Any, target: Any) -> None:
+            replace(source, target)
+            journal.write_bytes(content)
+
         monkeypatch.setattr(sqlite3, "connect", watched)
+        monkeypatch.setattr(os, "replace", replaced)
         with opened() as store:
             assert store.load() == ([], [])
         assert found == [(True, True), (False, False)]
