@@ -30,13 +30,19 @@ LONG = 20.0
 
 
 class End:
-    """One side of a connection. It answers ``/test/Echo``, and calls back for ``/test/Call``."""
+    """One side of a connection. It answers ``/test/Echo``, and calls back for ``/test/Back``."""
 
     def __init__(self, sock: socket.socket, serve: int, call: int, **options: Any) -> None:
         self.lost: queue.SimpleQueue[NRIError | None] = queue.SimpleQueue()
+        #: The contexts of requests to ``/test/Wait``, which waits for the end of its request.
+        self.waiting: queue.SimpleQueue[RequestContext] = queue.SimpleQueue()
         self._ended = threading.Event()
         router = Router()
-        behaviours = {"Echo": lambda request, context: b"echo " + request, "Back": self._back}
+        behaviours = {
+            "Echo": lambda request, context: b"echo " + request,
+            "Back": self._back,
+            "Wait": self._wait,
+        }
         router.add_registered_method_handlers(
             "test",
             {name: MethodHandler(behaviour) for name, behaviour in behaviours.items()},
@@ -59,6 +65,13 @@ class End:
 
     def _back(self, request: bytes, context: RequestContext) -> bytes:
         return b"back " + self.call("Echo", request)
+
+    def _wait(self, request: bytes, context: RequestContext) -> bytes:
+        ended = threading.Event()
+        assert context.add_callback(ended.set)
+        self.waiting.put(context)
+        assert ended.wait(LONG)
+        return b""
 
     def call(self, method: str, request: bytes) -> bytes:
         return self.session.client.result(self.start(method, request))
@@ -152,6 +165,14 @@ def test_a_call_in_flight_fails_with_the_cause(
         end.session.client.result(call)
 
 
+def test_a_request_that_is_served_learns_of_the_end(ends: tuple[End, End]) -> None:
+    ends[1].start("Wait", b"")
+    context = ends[0].waiting.get(timeout=LONG)
+    ends[1].session.link.close()
+    assert ends[0].lost.get(timeout=LONG) is not None
+    assert not context.is_active()
+
+
 def test_data_for_other_connections_is_discarded(
     make_end: Callable[..., End],
     sockets: tuple[socket.socket, socket.socket],
@@ -242,6 +263,31 @@ def test_the_cuts_between_reads_do_not_matter(
         assert [(job.stream_id, job.size) for job in jobs] == requests
         assert sum(session._discarded.values()) == discarded
         session.link.abandon()
+
+
+def _framed(stream_id: int, data: bytes) -> bytes:
+    header = encode_header(REQUEST, stream_id, 0, len(data))
+    return b"".join(frame_message(PLUGIN_SERVICE, header, data))
+
+
+@pytest.mark.parametrize("cut", ["in a frame", "between two frames of a message"])
+def test_data_that_looks_like_a_message_stays_data(
+    sockets: tuple[socket.socket, socket.socket], cut: str
+) -> None:
+    inner = _framed(5, b"inner")
+    size = len(inner)
+    if cut == "in a frame":
+        first = _framed(1, inner)[:-size]
+    else:
+        # The first frame has the header only. The second one begins with the header of a frame, which is not data.
+        size -= 8
+        first = b"".join(frame_message(PLUGIN_SERVICE, encode_header(REQUEST, 1, 0, size), b""))
+    session = End(sockets[0], PLUGIN_SERVICE, RUNTIME_SERVICE).session
+    jobs: list[Any] = []
+    for read in (first, inner, _framed(7, b"next")):
+        session.receive(memoryview(read), jobs)
+    assert [(job.stream_id, job.size) for job in jobs] == [(1, size), (7, 4)]
+    session.link.abandon()
 
 
 def test_requests_go_to_the_one_side_and_answers_to_the_other(ends: tuple[End, End]) -> None:
