@@ -7,6 +7,7 @@ import configparser
 import gzip
 import hashlib
 import importlib.metadata
+import importlib.util
 import io
 import json
 import shutil
@@ -19,7 +20,7 @@ from typing import Any
 import pytest
 
 import nri_sync
-from tools import check_lowest, debian_root, ensure_go, image, mutate, release, run_tox
+from tools import check_lowest, debian_root, ensure_go, image, mutant_run, mutate, release, run_tox
 
 __all__: list[str] = []
 
@@ -232,10 +233,32 @@ def limit(size, most):
             assert sum(one != two for one, two in zip(before, after)) == 1
             assert len(after) == len(before)
 
+    def test_the_functions_around_a_change(self, tmp_path: Path) -> None:
+        module = tmp_path / "module.py"
+        module.write_text(
+            "class Box:\n    @property\n    def size(self):\n        def inner():\n            return 1\n"
+        )
+        one, other = mutate.mutants(module)
+        assert {one.change, other.change} == {"return 1 -> return None", "1 -> 2"}
+        assert one.functions == other.functions == ((2, "size"), (4, "inner"))
+
+    def test_exchanged_code_has_the_change(self, tmp_path: Path) -> None:
+        path = tmp_path / "of_a_mutant.py"
+        path.write_text(self.SOURCE)
+        spec = importlib.util.spec_from_file_location("of_a_mutant", path)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        assert module.limit(3, 5) == 4
+        minus = next(m for m in mutate.mutants(path) if m.change == "size + 1 -> size - 1")
+        assert mutant_run.exchange(minus)
+        assert module.limit(3, 5) == 2
+
     def test_the_tests_of_a_module(self) -> None:
-        own, package = mutate._tests(mutate.ROOT / "nri_sync" / "wire" / "mux.py")
+        own, package = mutate.tests_of(mutate.ROOT / "nri_sync" / "wire" / "mux.py")
         assert own == ["tests/wire/test_mux.py"]
-        assert package == ["tests/wire"]
+        assert package == ["tests/wire", "tests/test_fork.py"]
 
 
 class TestImage:

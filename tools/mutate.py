@@ -1,14 +1,13 @@
 """Changes the core in small ways, one at a time, and counts the changes that the nearest tests notice.
 
-    python tools/mutate.py [--each N] [--seed S] [--jobs J] [--write FILE] [PATH ...]
+    python -m tools.mutate [--each N] [--seed S] [--jobs J] [--write FILE] [PATH ...]
 
-A mutant is a copy of the package with one change: another comparison, a negated condition, ``and`` for ``or``, a
-number off by one, a removed statement or ``return`` value, ``True`` for ``False``. The tests of the module run
-first, then those of its package. The first failure kills the mutant. The output lists survivors with file, line
-and change.
+A mutant is the package with one change: another comparison, a negated condition, ``and`` for ``or``, a number off
+by one, a removed statement or ``return`` value, ``True`` for ``False``. The tests of the module run first, then
+those of its package. The first failure kills the mutant. The output lists survivors with file, line and change.
 
 PATH is a module or a package below nri_sync; the default is CORE. ``--each`` selects N mutants a module (0: all),
-and ``--seed`` determines the selection. Run it by hand: a mutant takes seconds, and all mutants take hours.
+and ``--seed`` determines the selection. Run it by hand: tools/mutant_run.py needs about a second a mutant.
 """
 
 from __future__ import annotations
@@ -17,23 +16,22 @@ import argparse
 import ast
 import concurrent.futures
 import copy
+import itertools
+import multiprocessing
 import os
 import random
-import shutil
-import subprocess
 import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
-__all__ = ["CORE", "Mutant", "main", "mutants"]
+__all__ = ["CORE", "ROOT", "Function", "Mutant", "main", "mutants", "tests_of"]
 
 ROOT = Path(__file__).resolve().parent.parent
-CORE = ("wire", "net", "rpc", "ttrpc", "session.py", "plugin")
-# Time limit for the tests of one module, in seconds. It also ends a mutant that hangs.
-TIMEOUT = 120.0
+CORE = ("wire", "session.py", "rpc", "ttrpc", "plugin", "net")
 
 _COMPARISONS: dict[type[ast.cmpop], type[ast.cmpop]] = {
     ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq,
@@ -46,6 +44,13 @@ _OPERATORS: dict[type[ast.operator], type[ast.operator]] = {
 _REMOVABLE = (ast.Expr, ast.Assign, ast.AugAssign, ast.Delete, ast.Raise)
 
 
+class Function(NamedTuple):
+    """Identifies a function of a module, as its code object does."""
+
+    line: int
+    name: str
+
+
 @dataclass(frozen=True)
 class Mutant:
     """One change in one module."""
@@ -53,7 +58,25 @@ class Mutant:
     module: Path
     line: int
     change: str
-    source: str
+    # The functions around the change, the outermost first.
+    functions: tuple[Function, ...]
+    # The number of the node in _inside_functions(), and of the change in _changes(). A tree of each mutant would
+    # take gigabytes.
+    _node: int
+    _change: int
+
+    @property
+    def tree(self) -> ast.Module:
+        """The changed module, with the line numbers of the original."""
+        tree = ast.parse(self.module.read_text())
+        node = next(itertools.islice(_inside_functions(tree), self._node, None))[0]
+        new = next(itertools.islice(_changes(node), self._change, None))[1]
+        return ast.fix_missing_locations(_Replace(node, new).mutate(tree))
+
+    @property
+    def source(self) -> str:
+        """The changed module."""
+        return ast.unparse(self.tree)
 
     def __str__(self) -> str:
         return f"{self.module.relative_to(ROOT)}:{self.line}: {self.change}"
@@ -61,9 +84,9 @@ class Mutant:
 
 def _changes(node: ast.AST) -> Iterator[tuple[str, ast.AST]]:
     """The possible replacements of ``node``, each with a description."""
-    new = copy.deepcopy(node)
+    new = copy.copy(node)
     if isinstance(new, ast.Compare) and type(new.ops[0]) in _COMPARISONS:
-        new.ops[0] = _COMPARISONS[type(new.ops[0])]()
+        new.ops = [_COMPARISONS[type(new.ops[0])](), *new.ops[1:]]
         yield f"{ast.unparse(node)} -> {ast.unparse(new)}", new
     elif isinstance(new, ast.BoolOp):
         new.op = ast.Or() if isinstance(new.op, ast.And) else ast.And()
@@ -117,110 +140,54 @@ class _Replace(ast.NodeTransformer):
         return self._new if node is self._old else self.generic_visit(node)
 
 
-def _inside_functions(tree: ast.Module) -> Iterator[ast.AST]:
-    """The nodes in the bodies of functions, without annotations, docstrings and asserts."""
-    functions = (
-        n for n in ast.walk(tree) if isinstance(n, (ast.FunctionDef, ast.AsyncFunctionDef))
-    )
-    pending: list[ast.AST] = [statement for function in functions for statement in function.body]
-    while pending:
-        node = pending.pop()
-        if isinstance(
-            node, (ast.Assert, ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
-        ) or _is_for_types(node):
+def _inside_functions(
+    node: ast.AST, functions: tuple[Function, ...] = (), in_body: bool = False
+) -> Iterator[tuple[ast.AST, tuple[Function, ...]]]:
+    """The nodes in the bodies of functions, with those functions. Without annotations, docstrings and asserts."""
+    if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+        # Code begins at the line of the first decorator.
+        line = min(part.lineno for part in (node, *node.decorator_list))
+        functions += (Function(line, node.name),)
+        for statement in node.body:
+            yield from _inside_functions(statement, functions, True)
+        return
+    if isinstance(node, ast.Assert) or _is_for_types(node):
+        return
+    in_body = in_body and not isinstance(node, ast.ClassDef)
+    if in_body:
+        yield node, functions
+    for child in ast.iter_child_nodes(node):
+        if isinstance(node, ast.AnnAssign) and child is node.annotation:
             continue
-        yield node
-        children = list(ast.iter_child_nodes(node))
-        if isinstance(node, ast.AnnAssign):
-            children.remove(node.annotation)
         # Texts of messages may change. The parts of an f-string are not code to test.
-        pending.extend(
-            child for child in children if not isinstance(child, (ast.JoinedStr, ast.Raise))
-        )
+        if isinstance(node, (ast.JoinedStr, ast.Raise)):
+            continue
+        yield from _inside_functions(child, functions, in_body)
 
 
 def mutants(module: Path) -> Iterator[Mutant]:
     """All mutants of a module."""
-    source = module.read_text()
-    count = len(list(_inside_functions(ast.parse(source))))
-    for number in range(count):
-        # Parse a new tree for each mutant. The number of a node identifies it in every tree.
-        tree = ast.parse(source)
-        node = list(_inside_functions(tree))[number]
-        for change, new in _changes(node):
-            mutated = _Replace(node, new).visit(tree)
-            yield Mutant(
-                module,
-                getattr(node, "lineno", 0),
-                change,
-                ast.unparse(ast.fix_missing_locations(mutated)),
-            )
+    tree = ast.parse(module.read_text())
+    for number, (node, functions) in enumerate(_inside_functions(tree)):
+        for kind, (change, _) in enumerate(_changes(node)):
+            line = getattr(node, "lineno", 0)
+            yield Mutant(module, line, change, functions, number, kind)
 
 
-def _tests(module: Path) -> list[list[str]]:
+def tests_of(module: Path) -> list[list[str]]:
     """The tests to run for a module, nearest first."""
     inside = module.relative_to(ROOT / "nri_sync")
     directory = ROOT / "tests" / inside.parent
     own = sorted(directory.glob(f"test_{inside.stem.lstrip('_')}*.py"))
-    groups = [[str(path.relative_to(ROOT)) for path in own], [str(directory.relative_to(ROOT))]]
-    if inside.parent == Path():
-        groups[1] = ["tests/rpc", "tests/plugin"]
+    near = ["tests/rpc"] if inside.parent == Path() else [str(directory.relative_to(ROOT))]
+    # Each package has code for the child after a fork.
+    groups = [[str(path.relative_to(ROOT)) for path in own], [*near, "tests/test_fork.py"]]
     return [group for group in groups if group]
-
-
-class _Checkout:
-    """A copy of the sources. It runs one mutant at a time."""
-
-    def __init__(self, directory: Path) -> None:
-        self._directory = directory
-        for name in ("nri_sync", "tests", "examples", "tools", "docs"):
-            shutil.copytree(
-                ROOT / name, directory / name, ignore=shutil.ignore_patterns("__pycache__")
-            )
-        for path in (
-            *ROOT.glob("*.cfg"),
-            *ROOT.glob("*.toml"),
-            *ROOT.glob("*.md"),
-            *ROOT.glob("tox.ini"),
-        ):
-            shutil.copy(path, directory)
-
-    def survives(self, mutant: Mutant) -> bool:
-        """Whether all tests pass with the mutant."""
-        target = self._directory / mutant.module.relative_to(ROOT)
-        target.write_text(mutant.source)
-        try:
-            return all(self._passes(tests) for tests in _tests(mutant.module))
-        finally:
-            target.write_text(mutant.module.read_text())
-
-    def _passes(self, tests: list[str]) -> bool:
-        command = [
-            sys.executable,
-            "-m",
-            "pytest",
-            "-qq",
-            "-x",
-            "--timeout=30",
-            "-p",
-            "no:cacheprovider",
-            *tests,
-        ]
-        environ = {**os.environ, "PYTHONPATH": str(self._directory), "PYTHONDONTWRITEBYTECODE": "1"}
-        with subprocess.Popen(
-            command, cwd=self._directory, env=environ, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        ) as tested:  # fmt: skip
-            try:
-                return tested.wait(TIMEOUT) == 0
-            except subprocess.TimeoutExpired:
-                os.killpg(tested.pid, 9)
-                return False
 
 
 def _modules(paths: Sequence[str]) -> list[Path]:
     found: list[Path] = []
-    for name in paths or [name for name in CORE if (ROOT / "nri_sync" / name).exists()]:
+    for name in paths or CORE:
         path = ROOT / "nri_sync" / name
         found += [path] if path.suffix == ".py" else sorted(path.rglob("*.py"))
     return [path for path in found if "_pb2" not in path.name]
@@ -237,41 +204,37 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--write", type=Path, help="also append the survivors to this file")
     parser.add_argument("paths", nargs="*", help="below nri_sync, such as wire or plugin/stub.py")
     options = parser.parse_args(arguments)
+    from tools import mutant_run  # it needs pytest
 
-    drawn: list[Mutant] = []
+    packages: dict[Path, list[Mutant]] = {}
     for module in _modules(options.paths):
         choices = list(mutants(module))
         if options.each and len(choices) > options.each:
             choices = random.Random(f"{options.seed} {module.name}").sample(choices, options.each)
-        drawn += choices
-    killed: Counter[str] = Counter()
-    total: Counter[str] = Counter()
-    with tempfile.TemporaryDirectory() as directory:
-        checkouts = [_Checkout(Path(directory) / str(job)) for job in range(options.jobs)]
+        packages.setdefault(module.parent, []).extend(choices)
 
-        # A list's append() and pop() are atomic, so each thread gets a different checkout.
-        def run(mutant: Mutant) -> bool:
-            checkout = checkouts.pop()
-            try:
-                return checkout.survives(mutant)
-            finally:
-                checkouts.append(checkout)
-
-        with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
-            for mutant, survived in zip(drawn, pool.map(run, drawn)):
-                package = str(mutant.module.relative_to(ROOT / "nri_sync").parent)
-                total[package] += 1
-                killed[package] += not survived
-                if survived:
-                    print(f"survived: {mutant}", flush=True)
-                    if options.write:
-                        with options.write.open("a") as file:
-                            print(mutant, file=file)
-    for package, count in sorted(total.items()):
-        print(
-            f"{package:10} {killed[package]:5} of {count:5} killed, {killed[package] / count:.1%}"
-        )
-    print(f"{'all':10} {sum(killed.values()):5} of {sum(total.values()):5} killed")
+    outcomes: dict[str, Counter[str]] = {}
+    with tempfile.TemporaryDirectory(prefix="mut") as scratch:
+        for package, chosen in packages.items():
+            # A new process for each share, because each one imports the package.
+            with concurrent.futures.ProcessPoolExecutor(
+                options.jobs, multiprocessing.get_context("fork")
+            ) as pool:
+                shares = (chosen[job :: options.jobs] for job in range(options.jobs))
+                runs = [
+                    pool.submit(mutant_run.run, share, Path(scratch), options.write)
+                    for share in shares
+                    if share
+                ]
+                name = str(package.relative_to(ROOT / "nri_sync"))
+                outcomes[name] = sum((run.result() for run in runs), Counter())
+    for name, count in [*outcomes.items(), ("all", sum(outcomes.values(), Counter()))]:
+        made, killed = sum(count.values()), count["failed"] + count["late"]
+        if made:
+            print(
+                f"{name:8} {killed:5} of {made:5} killed, {killed / made:.1%} "
+                f"({count['late']} of them by the time limit)"
+            )
     return 0
 
 
