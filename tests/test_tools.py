@@ -168,20 +168,28 @@ class TestVersions:
         assert set(release.versions().values()) >= {nri_sync.__version__}
 
     @pytest.mark.parametrize(
-        ("package", "citation", "agree"),
-        [("1.2.3", "1.2.3", True), ("1.2.3", "1.2.2", False), ("1.3.0.dev0", "1.2.3", True)],
+        ("package", "citation", "changelog", "wrong"),
+        [
+            ("1.2.3", "1.2.3", "1.2.3", ""),
+            ("1.2.3", "1.2.2", "1.2.3", r"CITATION.cff has 1\.2\.2"),
+            ("1.2.3", "1.2.3", "Unreleased", "CHANGELOG.md has Unreleased"),
+            ("1.3.0.dev0", "1.2.3", "Unreleased", ""),
+        ],
     )
     def test_files_must_agree(
-        self, package: str, citation: str, agree: bool, tmp_path: Path
+        self, package: str, citation: str, changelog: str, wrong: str, tmp_path: Path
     ) -> None:
         (tmp_path / "nri_sync").mkdir()
         (tmp_path / "nri_sync" / "__init__.py").write_text(f'__version__ = "{package}"\n')
         (tmp_path / "CITATION.cff").write_text(f"cff-version: 1.2.0\nversion: {citation}\n")
-        if agree:
-            release.check_versions(tmp_path)
-        else:
-            with pytest.raises(SystemExit, match=r"CITATION.cff has 1\.2\.2"):
+        (tmp_path / "CHANGELOG.md").write_text(
+            f"# Changelog\n\n## [{changelog}] - today\n\n## [1.0.0]\n"
+        )
+        if wrong:
+            with pytest.raises(SystemExit, match=wrong):
                 release.check_versions(tmp_path)
+        else:
+            release.check_versions(tmp_path)
 
 
 def test_a_source_distribution_does_not_depend_on_the_build(tmp_path: Path) -> None:

@@ -126,10 +126,11 @@ def _environment(directory: Path, *install: str) -> str:
 
 
 def versions(root: Path = ROOT) -> dict[str, str]:
-    """The version of the project in each file that has it."""
+    """The version of the project in each file that has it; in the changelog, that of the newest section."""
     patterns = {
         "nri_sync/__init__.py": r'^__version__ = "(.+)"$',
         "CITATION.cff": r"^version: (.+)$",
+        "CHANGELOG.md": r"^## \[(.+?)\]",
     }
     found = {}
     for name, pattern in patterns.items():
