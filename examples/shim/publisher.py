@@ -40,7 +40,10 @@ class Publisher:
         self._thread.start()
 
     def publish(self, topic: str, event: Message) -> None:
-        """Returns at once. An event that containerd does not take after some attempts is logged and dropped."""
+        """Returns at once. An event that containerd does not take after some attempts is logged and dropped.
+
+        An event comes twice when the connection is lost between its arrival and the answer.
+        """
         envelope = events_pb2.Envelope(timestamp=now(), namespace=self._namespace, topic=topic)
         # As containerd writes it: the name of the message alone, where Any.Pack() has a prefix.
         envelope.event.type_url = event.DESCRIPTOR.full_name

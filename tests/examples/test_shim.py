@@ -359,9 +359,16 @@ class TestPublisher:
         taken: queue.Queue[events_pb2.Envelope] = queue.Queue()
         for topic in ("/tasks/create", "/tasks/start"):
             server = serve_events(address, taken)
-            publisher.publish(topic, events_pb2.TaskStart(container_id="c1"))
-            assert taken.get(timeout=TIMEOUT).topic == topic
-            server.stop(None).wait()
+            try:
+                publisher.publish(topic, events_pb2.TaskStart(container_id="c1"))
+                arrived = taken.get(timeout=TIMEOUT).topic
+                if arrived != topic:
+                    # The server stopped before its answer to the first one was out: that one comes again.
+                    assert arrived == "/tasks/create"
+                    arrived = taken.get(timeout=TIMEOUT).topic
+                assert arrived == topic
+            finally:
+                server.stop(None).wait()
 
     def test_without_containerd_an_event_is_dropped_with_a_word(
         self, address: str, caplog: pytest.LogCaptureFixture
@@ -420,10 +427,11 @@ def command(*arguments: str, cwd: Path, stdin: bytes = b"") -> subprocess.Comple
     shim = [sys.executable, "-m", "examples.shim", "-namespace", "default", "-id", "c1"]
     return subprocess.run(
         [*shim, "-publish-binary", "/bin/true", "-address", "/c", *arguments],
-        cwd=cwd, input=stdin, capture_output=True, env=environ, check=False, timeout=TIMEOUT,
+        cwd=cwd, input=stdin, capture_output=True, env=environ, check=False, timeout=4 * TIMEOUT,
     )  # fmt: skip
 
 
+@pytest.mark.timeout(300)
 class TestCommands:
     def params(self, socket_dir: Path) -> bytes:
         params = bootstrap_pb2.BootstrapParams(instance_id="c1", socket_dir=str(socket_dir))
