@@ -29,7 +29,15 @@ from nri_sync.text import Lines, printable
 from nri_sync.threads import Latch, spawn
 from nri_sync.wire.ttrpc import MESSAGE_MAX
 
-__all__ = ["Installed", "Process", "discover", "launch"]
+__all__ = [
+    "LINES_AT_ONCE",
+    "LINES_A_SECOND",
+    "Installed",
+    "OutputLog",
+    "Process",
+    "discover",
+    "launch",
+]
 
 logger = get_logger("nri_sync.runtime.plugin")
 
@@ -41,8 +49,8 @@ _READ_SIZE = 64 * 1024
 # Longer lines are logged in pieces of this length.
 _LINE_MAX = 8 * 1024
 # A plugin that prints without end fills no log: so many lines at once, and so many a second from then on.
-_LINES_AT_ONCE = 2000
-_LINES_A_SECOND = 100
+LINES_AT_ONCE = 2000
+LINES_A_SECOND = 100
 
 
 class Installed(NamedTuple):
@@ -247,7 +255,7 @@ class Process:
         poller = select.poll()
         poller.register(self._pidfd, select.POLLIN)
         poller.register(self._output, select.POLLIN)
-        lines = _Lines(self.name)
+        lines = OutputLog(self.name)
         try:
             while True:
                 ready = [fd for fd, _ in poller.poll()]
@@ -287,13 +295,13 @@ class Process:
         logger.log(level, "%s: process %d %s", self.name, self.pid, how)
 
 
-class _Lines:
+class OutputLog:
     """Logs the output of a process, line by line. Counts the lines over the limit, and logs their number."""
 
     def __init__(self, name: str) -> None:
         self._name = name
         self._rest = b""
-        self._allowed = float(_LINES_AT_ONCE)
+        self._allowed = float(LINES_AT_ONCE)
         self._since = time.monotonic()
         self._left_out = 0
 
@@ -305,7 +313,7 @@ class _Lines:
             lines.append(self._rest[:_LINE_MAX])
             self._rest = self._rest[_LINE_MAX:]
         for line in lines:
-            self._log(line)
+            self.log(line)
         return bool(data)
 
     def drain(self, fd: int) -> None:
@@ -316,14 +324,15 @@ class _Lines:
 
     def flush(self) -> None:
         if self._rest:
-            self._log(self._rest)
+            self.log(self._rest)
             self._rest = b""
         self._log_left_out()
 
-    def _log(self, line: bytes) -> None:
+    def log(self, line: bytes) -> None:
+        """Log a line, or count it when there are too many."""
         now = time.monotonic()
-        earned = (now - self._since) * _LINES_A_SECOND
-        self._allowed = min(float(_LINES_AT_ONCE), self._allowed + earned)
+        earned = (now - self._since) * LINES_A_SECOND
+        self._allowed = min(float(LINES_AT_ONCE), self._allowed + earned)
         self._since = now
         if self._allowed < 1:
             self._left_out += 1
@@ -338,6 +347,6 @@ class _Lines:
         if self._left_out:
             logger.warning(
                 "%s: %d lines of its output are left out: more than %d a second",
-                self._name, self._left_out, _LINES_A_SECOND,
+                self._name, self._left_out, LINES_A_SECOND,
             )  # fmt: skip
             self._left_out = 0

@@ -243,11 +243,11 @@ class TestLaunch:
         self, launch: Launch, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         caplog.set_level(logging.INFO, "nri_sync.runtime.plugin")
-        monkeypatch.setattr(module, "_LINES_A_SECOND", 0.001)
+        monkeypatch.setattr(module, "LINES_A_SECOND", 0.001)
         process = launch("yes flood | head -n 200000; yes flood | head -n 100000 >&2")
         assert process.ended.wait(Deadline(LONG))
         lines = [m for m in caplog.messages if m == "10-test: flood"]
-        assert len(lines) == module._LINES_AT_ONCE == 2000
+        assert len(lines) == module.LINES_AT_ONCE == 2000
         assert caplog.messages[2000].startswith("10-test: 298000 lines of its output are left out")
         assert caplog.messages[2001] == f"10-test: process {process.pid} exited with status 0"
 
@@ -257,11 +257,11 @@ class TestLaunch:
         caplog.set_level(logging.INFO, "nri_sync.runtime.plugin")
         now = [100.0]
         monkeypatch.setattr(time, "monotonic", lambda: now[0])
-        lines = module._Lines("10-test")
+        lines = module.OutputLog("10-test")
         for _ in range(2500):
-            lines._log(b"x")
+            lines.log(b"x")
         now[0] += 0.02
-        lines._log(b"y")
+        lines.log(b"y")
         assert caplog.messages[2000:] == [
             "10-test: 500 lines of its output are left out: more than 100 a second",
             "10-test: y",
