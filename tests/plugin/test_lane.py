@@ -9,6 +9,7 @@ import math
 import re
 import socket
 import threading
+import time
 import traceback
 import weakref
 from collections.abc import Iterator
@@ -391,6 +392,30 @@ class TestTheSame:
         ):
             envelope = request("CreateContainer", payload)
             assert both.feed(encoded(PLUGIN_SERVICE, REQUEST, 2 * number + 1, envelope))
+
+    @pytest.mark.parametrize("flags", [1, 2, 3, 4, 8, 255])
+    def test_for_each_flag(self, both: Both, flags: int) -> None:
+        envelope = request("RunPodSandbox", message_of("RunPodSandbox").SerializeToString())
+        both.feed(encoded(PLUGIN_SERVICE, REQUEST, 1, envelope, flags))
+        assert both.lane.taken == 0
+
+    @pytest.mark.parametrize("more", [-1, 1, 20])
+    def test_for_a_wrong_length_of_the_payload(self, both: Both, more: int) -> None:
+        payload = message_of("RunPodSandbox").SerializeToString()
+        envelope = bytearray(request("RunPodSandbox", payload))
+        envelope[-len(payload) - 1] += more
+        assert both.feed(encoded(PLUGIN_SERVICE, REQUEST, 1, bytes(envelope)))
+        assert both.lane.taken == 0
+
+    def test_when_the_time_is_limited(self, both: Both, monkeypatch: pytest.MonkeyPatch) -> None:
+        woken: list[float] = []
+        monkeypatch.setattr(both.lane.link.timer, "wake_by", woken.append)
+        for way in (both.lane, both.general):
+            way.conn.answer_within = 100.0
+        assert both.feed(call(1, "CreateContainer"))
+        # Halfway to the late answer. In the general way the link wakes the timer.
+        (due,) = woken
+        assert 0 < due - time.monotonic() < 51
 
     def test_while_a_frame_or_a_message_is_begun(self, both: Both) -> None:
         data = call(1, "CreateContainer", "an adjustment")
