@@ -391,6 +391,14 @@ def test_a_health_file_after_a_jump_counts_from_the_next_heartbeat(
 # The process
 
 
+def states(pid: int) -> set[str]:
+    """Return the states of the threads of a process, as proc(5) names them."""
+    return {
+        (thread / "stat").read_text().rpartition(")")[2].split()[0]
+        for thread in Path(f"/proc/{pid}/task").iterdir()
+    }
+
+
 def test_stopped_and_continued() -> None:
     """A plugin that stops for longer than the runtime waits loses its session, and reconnects."""
     code = (
@@ -408,6 +416,8 @@ nri_sync.run_forever(nri_sync.Stub(Plugin(), name="test", idx="10", socket_path=
                 pod = make_pod()
                 runtime.run_pod(pod)
                 process.send_signal(signal.SIGSTOP)
+                # The signal stops each thread by itself, and a busy machine takes its time.
+                eventually(lambda: states(process.pid) == {"T"})
                 assert runtime.create_container(pod, make_container(pod)).env.keys() == set()
                 process.send_signal(signal.SIGCONT)
                 eventually(

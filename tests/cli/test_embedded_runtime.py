@@ -21,6 +21,7 @@ from nri_sync import api
 from nri_sync.cli.errors import ExitCode
 from nri_sync.testing import FakeRuntime
 from tests.kit.programs import ROOT
+from tests.listening import is_listening
 from tests.plugin.harness import eventually
 
 __all__: list[str] = []
@@ -136,7 +137,7 @@ def test_a_restart_finds_the_pods_as_they_were(socket_dir: Path) -> None:
 def test_again_and_again(socket_dir: Path) -> None:
     plugin = Plugin()
     with serving(socket_dir, "--interval", "0.05s") as process:
-        eventually((socket_dir / "s").exists)
+        eventually(lambda: is_listening(socket_dir / "s"))
         with nri_sync.Stub(plugin, name="p", idx="10", socket_path=str(socket_dir / "s")):
             for _ in range(3):
                 assert plugin.created.acquire(timeout=LONG)
@@ -145,7 +146,7 @@ def test_again_and_again(socket_dir: Path) -> None:
 
 def test_unsolicited_requests(socket_dir: Path) -> None:
     with serving(socket_dir) as process:
-        eventually((socket_dir / "s").exists)
+        eventually(lambda: is_listening(socket_dir / "s"))
         seen: list[str] = []
 
         class Asking(Plugin):

@@ -29,6 +29,7 @@ from nri_sync.errors import NRIError
 from nri_sync.runtime import Runtime
 from nri_sync.testing.recordings import Recorder
 from nri_sync.testing.recordings.entries import NOTE, PLUGIN, REQUEST, RESPONSE, RUNTIME, Entry
+from tests.listening import is_listening
 
 __all__: list[str] = []
 
@@ -238,7 +239,7 @@ def test_trace(runtime: Runtime, path: Path, options: list[str]) -> None:
     arguments = ("--socket", path, "--listen", listen, *options)
     with command("trace", *arguments) as shown:
         give_up = time.monotonic() + LONG
-        while not listen.exists():
+        while not is_listening(listen):
             assert time.monotonic() < give_up
             time.sleep(0.02)
         with nri_sync.Stub(hostile(), name="a", idx="10", socket_path=str(listen)):

@@ -26,6 +26,7 @@ from nri_sync.cli.trace import EntryPrinter, duration_text, size_text
 from nri_sync.testing import FakeRuntime, make_container, make_pod
 from nri_sync.testing.recordings import Recording
 from nri_sync.testing.recordings.entries import CLOSED, REQUEST, Entry
+from tests.listening import is_listening
 
 __all__: list[str] = []
 
@@ -58,7 +59,7 @@ def traced(runtime: FakeRuntime, *options: object, environment: Any = None) -> s
     )  # fmt: skip
     try:
         give_up = time.monotonic() + LONG
-        while not os.path.exists(listen):
+        while not is_listening(listen):
             assert time.monotonic() < give_up
             time.sleep(0.02)
         with Stub(Namer(), name="namer", idx="10", socket_path=listen):
@@ -143,7 +144,7 @@ def test_interrupted_while_a_plugin_is_connected(runtime: FakeRuntime, tmp_path:
         [sys.executable, "-m", "nri_sync", *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as process:
         give_up = time.monotonic() + LONG
-        while not os.path.exists(listen):
+        while not is_listening(listen):
             assert time.monotonic() < give_up
             time.sleep(0.02)
         stub = Stub(

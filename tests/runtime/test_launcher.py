@@ -288,11 +288,11 @@ class TestLaunch:
         gentle = launch("exec cat <&3")  # until its connection is closed
         gentle.end()
         assert caplog.messages == []
-        slow = launch("exec sleep 60", grace=0.02)
+        slow = launch("exec sleep 60", grace=1.0)
         slow.end()
         assert [m.rpartition(" ")[2] for m in caplog.messages] == ["SIGTERM"]
         caplog.clear()
-        deaf = launch("trap '' TERM; echo ready; while :; do sleep 0.01; done", grace=0.3)
+        deaf = launch("trap '' TERM; echo ready; while :; do sleep 0.01; done", grace=1.0)
         deaf.end()
         assert [m.rpartition(" ")[2] for m in caplog.messages] == ["SIGTERM", "SIGKILL"]
 
