@@ -582,6 +582,9 @@ class TestConfigure:
         peer.call("RunPodSandbox", nri_pb2.RunPodSandboxRequest(), LONG)
         assert stub.started
         assert stub.events == EventMask.RUN_POD_SANDBOX
+        # Nor is its answer one that the end of the session waits for.
+        [conn] = stub._conns
+        assert not conn._last_answers
 
     @pytest.mark.parametrize(
         ("version", "runtime"), [("", "test-runtime"), ("0.0.0-unknown", "test-runtime")]

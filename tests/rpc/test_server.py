@@ -95,6 +95,28 @@ class TestBadPeers:
             go.set()
             assert peer.expect().value == "x"
 
+    def test_data_on_a_stream_that_is_answered(self) -> None:
+        with raw() as peer:
+            peer.send(REQUEST, 1, request("Total"), REMOTE_OPEN)
+            peer.send(DATA, 1, encoded("a"))
+            peer.send(DATA, 1, b"", REMOTE_CLOSED | NO_DATA)
+            assert peer.expect().value == "a"
+            stream_ids = iter(range(3, 100_000, 2))
+
+            def is_refused() -> bool:
+                # Until the server has noticed that its answer is sent, it ignores the message.
+                peer.send(DATA, 1, encoded("b"))
+                stream_id = next(stream_ids)
+                peer.send(REQUEST, stream_id, request("Echo", encoded("c")))
+                found = []
+                while stream_id not in found:
+                    answer = peer.expect()
+                    found.append(answer.stream_id)
+                    assert answer.stream_id > 1 or answer.status[0] == INVALID_ARGUMENT
+                return 1 in found
+
+            assert eventually(is_refused)
+
     @pytest.mark.parametrize("type", [0, RESPONSE, 4, 255])
     def test_unknown_types_are_ignored(self, type: int, caplog: pytest.LogCaptureFixture) -> None:
         with raw() as peer:
