@@ -82,4 +82,4 @@ LARGE = (
     Scenario("start", "start", "start", "stop"),
     Scenario("start", "start", "stop", losses=1, on_close="start"),
 )
-LARGE_LIMIT = 100_000
+LARGE_LIMIT = 30_000

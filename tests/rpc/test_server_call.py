@@ -564,3 +564,9 @@ def test_errors_reach_the_client() -> None:
             Code.UNIMPLEMENTED,
             "method Nope",
         )
+
+
+def test_the_timeout_of_a_request() -> None:
+    # 0 is no timeout; so is more than a lock can wait for.
+    found = [server_call.timeout_of(value) for value in (0, 1, 1_500_000_000, 2**63 - 1)]
+    assert found == [None, 1e-9, 1.5, None]
