@@ -27,9 +27,9 @@ RULES = (
     # is earlier. In that case the event lacks these values (``NotifyContainerExit``, ``StopContainer`` in
     # ``internal/cri/nri``).
     Rule(
-        r"container\.(state|pid)", "stops that are told before the exit", RECORDED, "StopContainer"
+        r"container\.(state|pid)", "stops that are sent before the exit", RECORDED, "StopContainer"
     ),
-    Rule(r"pod\.pid", "sandboxes that are told before the exit", SIMULATED, "StopPodSandbox"),
+    Rule(r"pod\.pid", "sandboxes that are sent before the exit", SIMULATED, "StopPodSandbox"),
     Rule(r"(pod|container)\.pid", "process ids"),
     Rule(r"container\.(created|started|finished)_at", "times"),
     Rule(r"container\.annotations\[io\.kubernetes\.cri-o\.Created\]", "times"),

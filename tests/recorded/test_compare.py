@@ -77,7 +77,7 @@ def test_order_of_events(events: list[list[Event]]) -> None:
     [
         ("StartContainer of app", "container/created_at", "1", "times"),
         ("StartContainer of app", "container/pid", 1, "process ids"),
-        ("StopContainer of app", "container/state", None, "stops that are told before the exit"),
+        ("StopContainer of app", "container/state", None, "stops that are sent before the exit"),
     ],
 )
 def test_skipped(events: list[list[Event]], title: str, path: str, value: Any, reason: str) -> None:
