@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
+import functools
 import gc
 import io
 import os
@@ -39,17 +40,20 @@ __all__ = ["exchange", "run"]
 
 # Seconds that a test may take, beside ten times its duration without a mutant. A mutant that hangs ends then.
 TEST_LIMIT = 6.0
-# The same for one pytest of the second try.
+# Seconds that a test may take without a mutant.
+FIRST_LIMIT = 60.0
+# Seconds for one pytest of the second try.
 SECOND_LIMIT = 120.0
 
 # Exit statuses of the child processes. faulthandler exits with 1.
 _PASSED, _LATE, _FAILED, _NOT_EXCHANGED = 0, 1, 3, 4
 
 
-def run(mutants: Sequence[Mutant], scratch: Path, write: Path | None) -> Counter[str]:
+def run(mutants: Sequence[Mutant], jobs: int, scratch: Path, write: Path | None) -> Counter[str]:
     """Count the outcomes of the mutants of one package, in this process: "failed", "late" or "survived".
 
-    Prints each survivor, and appends it to the file ``write``. ``scratch`` is the directory for temporary files.
+    ``jobs`` mutants run at once. Prints each survivor, and appends it to the file ``write``. ``scratch`` is the
+    directory for temporary files.
     """
     directory = Path(tempfile.mkdtemp(dir=scratch))
     output = os.fdopen(os.dup(1), "w", buffering=1)
@@ -58,7 +62,7 @@ def run(mutants: Sequence[Mutant], scratch: Path, write: Path | None) -> Counter
     os.chdir(ROOT)
     sys.path.insert(0, str(ROOT))
     tests = list(dict.fromkeys(t for m in mutants for group in tests_of(m.module) for t in group))
-    session = _Session(mutants, _SecondTry(directory), output, write)
+    session = _Session(mutants, [directory / str(job) for job in range(jobs)], output, write)
     silence = io.StringIO()
     with contextlib.redirect_stdout(silence):
         pytest.main(["-qq", "-s", "-p", "no:cacheprovider", "--timeout=0", *tests], [session])
@@ -71,9 +75,13 @@ class _Session:
     """A plugin of pytest that runs mutants in place of the tests."""
 
     def __init__(
-        self, mutants: Sequence[Mutant], second: _SecondTry, output: TextIO, write: Path | None
+        self, mutants: Sequence[Mutant], copies: list[Path], output: TextIO, write: Path | None
     ) -> None:
-        self._mutants, self._second, self._output, self._write = mutants, second, output, write
+        self._mutants, self._output, self._write = mutants, output, write
+        # The directories for copies of the sources that no child process uses.
+        self._free = copies
+        # The child processes, with the mutant and the directory of each.
+        self._running: dict[int, tuple[Mutant, Path]] = {}
         self.outcomes: Counter[str] = Counter()
         self._imports = _Calls()
         self._imports.start()
@@ -94,21 +102,35 @@ class _Session:
         for test in tests.failing:
             print(f"fails without a mutant, so it is left out: {test}", file=self._output)
         for mutant in self._mutants:
-            status = tests.run(mutant)
-            called = (str(mutant.module), mutant.functions[-1]) in called_by_imports
-            if status == _NOT_EXCHANGED or (status == _PASSED and called):
-                status = self._second.run(mutant)
-            outcome = {_PASSED: "survived", _LATE: "late"}.get(status, "failed")
-            self.outcomes[outcome] += 1
-            if status == _PASSED:
-                self._report(mutant)
+            if not self._free:
+                self._count_one()
+            copy = self._free.pop()
+            again = (str(mutant.module), mutant.functions[-1]) in called_by_imports
+            child = _start(functools.partial(_status, tests, mutant, copy, again))
+            self._running[child] = mutant, copy
+        while self._running:
+            self._count_one()
         return True
 
-    def _report(self, mutant: Mutant) -> None:
-        print(f"survived: {mutant}", file=self._output)
-        if self._write:
-            with self._write.open("a") as file:
-                print(mutant, file=file)
+    def _count_one(self) -> None:
+        """Wait for the end of a child process, and count the outcome of its mutant."""
+        child, status = _wait()
+        mutant, copy = self._running.pop(child)
+        self._free.append(copy)
+        self.outcomes[{_PASSED: "survived", _LATE: "late"}.get(status, "failed")] += 1
+        if status == _PASSED:
+            print(f"survived: {mutant}", file=self._output)
+            if self._write:
+                with self._write.open("a") as file:
+                    print(mutant, file=file)
+
+
+def _status(tests: _Tests, mutant: Mutant, copy: Path, again: bool) -> int:
+    """The exit status of a mutant; for its child process. ``again``: a survivor needs the second try."""
+    status = tests.run(mutant)
+    if status == _NOT_EXCHANGED or (status == _PASSED and again):
+        return _SecondTry(copy).run(mutant)
+    return status
 
 
 # A function, with the name of its file.
@@ -155,12 +177,20 @@ class _Tests:
 
     def __init__(self, session: pytest.Session) -> None:
         self._session = session
-        self._seconds: dict[str, float] = {}
+        self._limits: dict[str, float] = {}
         recorded = self._record(session.items, _Calls())
         self._seconds = {nodeid: test.seconds for nodeid, test in recorded.items()}
         # A test that fails without a mutant, for its place in the sequence for example, proves nothing.
         again = self._record(self._quickest_first(session.items, []), None)
         self.failing = [key for key in recorded if not (recorded[key].passed and again[key].passed)]
+        # The first test of a file also sets up the fixtures of the file.
+        setup: dict[Path, float] = {}
+        for item in session.items:
+            setup[item.path] = max(setup.get(item.path, 0.0), self._seconds[item.nodeid])
+        self._limits = {
+            item.nodeid: TEST_LIMIT + 10 * self._seconds[item.nodeid] + 2 * setup[item.path]
+            for item in session.items
+        }
         self._callers: dict[_Key, list[pytest.Item]] = {}
         for item in session.items:
             if item.nodeid not in self.failing:
@@ -188,22 +218,18 @@ class _Tests:
                 file.flush()
                 return _PASSED
 
-            _in_child(run)
+            _start(run)
+            _wait()
             file.seek(0)
             loaded: dict[str, _Test] = pickle.load(file)
             return loaded
 
     def run(self, mutant: Mutant) -> int:
-        """Run the tests that call the changed function in a child process; returns its exit status."""
+        """Run the tests that call the changed function, in this process; returns its exit status."""
         items = self._callers.get((str(mutant.module), mutant.functions[-1]))
-        if not items:
+        if not items or not exchange(mutant):
             return _NOT_EXCHANGED
         items = self._quickest_first(items, tests_of(mutant.module)[0])
-        return _in_child(lambda: self._run_mutant(mutant, items))
-
-    def _run_mutant(self, mutant: Mutant, items: list[pytest.Item]) -> int:
-        if not exchange(mutant):
-            return _NOT_EXCHANGED
         return _FAILED if any(failed for _, failed, _ in self._run(items)) else _PASSED
 
     def _run(
@@ -212,8 +238,7 @@ class _Tests:
         """Run the tests in this process; yields for each whether it failed, and the seconds that it took."""
         following: list[pytest.Item | None] = [*items[1:], None]
         for item, next_item in zip(items, following):
-            limit = TEST_LIMIT + 10 * self._seconds.get(item.nodeid, TEST_LIMIT)
-            faulthandler.dump_traceback_later(limit, exit=True)
+            faulthandler.dump_traceback_later(self._limits.get(item.nodeid, FIRST_LIMIT), exit=True)
             failed, start = self._session.testsfailed, time.monotonic()
             if calls:
                 calls.start()
@@ -222,23 +247,27 @@ class _Tests:
             yield item, self._session.testsfailed > failed, time.monotonic() - start
 
 
-def _in_child(function: Callable[[], int]) -> int:
-    """The exit status of a child process, a fork, that runs the function."""
-    child = os.fork()
-    if not child:
-        status = _FAILED
-        try:
-            os.setsid()
-            null = os.open(os.devnull, os.O_RDWR)
-            for number in range(3):
-                os.dup2(null, number)
-            status = function()
-        finally:
-            os._exit(status)  # the threads of a mutant may never end
-    _, status = os.waitpid(child, 0)
+def _start(function: Callable[[], int]) -> int:
+    """Start a child process, a fork, that exits with the result of the function."""
+    if child := os.fork():
+        return child
+    status = _FAILED
+    try:
+        os.setsid()
+        null = os.open(os.devnull, os.O_RDWR)
+        for number in range(3):
+            os.dup2(null, number)
+        status = function()
+    finally:
+        os._exit(status)  # the threads of a mutant may never end
+
+
+def _wait() -> tuple[int, int]:
+    """Wait for a child process; returns its id and its exit status."""
+    child, status = os.waitpid(-1, 0)
     with contextlib.suppress(ProcessLookupError):
         os.killpg(child, signal.SIGKILL)  # the processes that its tests have left
-    return os.WEXITSTATUS(status) if os.WIFEXITED(status) else _FAILED
+    return child, os.WEXITSTATUS(status) if os.WIFEXITED(status) else _FAILED
 
 
 def exchange(mutant: Mutant) -> bool:
@@ -272,7 +301,7 @@ class _SecondTry:
     """A copy of the sources, in which a new pytest runs for each mutant."""
 
     def __init__(self, directory: Path) -> None:
-        self._directory = directory / "copy"
+        self._directory = directory
 
     def run(self, mutant: Mutant) -> int:
         """Run all tests of the package; returns an exit status as the child processes do."""

@@ -33,6 +33,9 @@ __all__ = ["CORE", "ROOT", "Function", "Mutant", "main", "mutants", "tests_of"]
 ROOT = Path(__file__).resolve().parent.parent
 CORE = ("wire", "session.py", "rpc", "ttrpc", "plugin", "net")
 
+# The tests of a package, where they are not those in the directory of its name.
+_NEAR = {".": ["tests/rpc"], "rpc": ["tests/rpc", "tests/ttrpc"]}
+
 _COMPARISONS: dict[type[ast.cmpop], type[ast.cmpop]] = {
     ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq,
     ast.Is: ast.IsNot, ast.IsNot: ast.Is, ast.In: ast.NotIn, ast.NotIn: ast.In,
@@ -179,7 +182,7 @@ def tests_of(module: Path) -> list[list[str]]:
     inside = module.relative_to(ROOT / "nri_sync")
     directory = ROOT / "tests" / inside.parent
     own = sorted(directory.glob(f"test_{inside.stem.lstrip('_')}*.py"))
-    near = ["tests/rpc"] if inside.parent == Path() else [str(directory.relative_to(ROOT))]
+    near = _NEAR.get(str(inside.parent)) or [str(directory.relative_to(ROOT))]
     # Each package has code for the child after a fork.
     groups = [[str(path.relative_to(ROOT)) for path in own], [*near, "tests/test_fork.py"]]
     return [group for group in groups if group]
@@ -216,18 +219,14 @@ def main(arguments: Sequence[str]) -> int:
     outcomes: dict[str, Counter[str]] = {}
     with tempfile.TemporaryDirectory(prefix="mut") as scratch:
         for package, chosen in packages.items():
-            # A new process for each share, because each one imports the package.
+            # A new process, because it imports the package.
             with concurrent.futures.ProcessPoolExecutor(
-                options.jobs, multiprocessing.get_context("fork")
+                1, multiprocessing.get_context("fork")
             ) as pool:
-                shares = (chosen[job :: options.jobs] for job in range(options.jobs))
-                runs = [
-                    pool.submit(mutant_run.run, share, Path(scratch), options.write)
-                    for share in shares
-                    if share
-                ]
                 name = str(package.relative_to(ROOT / "nri_sync"))
-                outcomes[name] = sum((run.result() for run in runs), Counter())
+                outcomes[name] = pool.submit(
+                    mutant_run.run, chosen, options.jobs, Path(scratch), options.write
+                ).result()
     for name, count in [*outcomes.items(), ("all", sum(outcomes.values(), Counter()))]:
         made, killed = sum(count.values()), count["failed"] + count["late"]
         if made:
