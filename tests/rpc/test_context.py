@@ -44,3 +44,46 @@ def test_no_compression_is_none_at_all() -> None:
     make().set_compression(grpc.Compression.NoCompression)
     with pytest.raises(ValueError, match="cannot compress"):
         make().set_compression(grpc.Compression.Gzip)
+
+
+def test_cancel_is_passed_on_until_the_call_is_over() -> None:
+    cancelled: list[str] = []
+
+    def cancel() -> bool:
+        cancelled.append("now")
+        return True
+
+    context = RequestContext("/a/b", (), 0.0, None, "unix:x", cancel)
+    assert context.cancel()
+    context.end()
+    assert not context.cancel()
+    assert cancelled == ["now"]
+
+
+def test_the_end_gives_the_callbacks_once_and_drops_the_request() -> None:
+    context, called = make(), []
+    context.request = "a request"
+    assert context.is_active()
+    assert context.add_callback(lambda: called.append(1))
+    for callback in context.end():
+        callback()
+    assert context.end() == []
+    assert called == [1]
+    assert context.request is None
+    assert not context.is_active()
+    assert not context.add_callback(lambda: called.append(2))
+
+
+class _EndsMeanwhile(RequestContext):
+    """Its call ends while ``add_callback()`` attaches the list of callbacks."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if value == []:
+            assert self.end() == []
+        super().__setattr__(name, value)
+
+
+def test_a_callback_is_refused_if_the_call_ends_meanwhile() -> None:
+    context = _EndsMeanwhile("/a/b", (), 0.0, None, "unix:x", lambda: True)
+    assert not context.add_callback(lambda: None)
+    assert context.end() == []
