@@ -104,6 +104,20 @@ class TestTheEndOfAStream:
             assert error_of(lambda: next(responses))[0] is Code.INTERNAL
             assert responses.code() is Code.INTERNAL
 
+    def test_nothing_follows_an_undecodable_message(self) -> None:
+        with raw_server() as (channel, peer):
+            calls = Calls(channel)
+            responses = calls.stream("M")(text("x"))
+            assert peer.expect().stream_id == 1
+            peer.send(DATA, 1, b"\xff")
+            peer.send(DATA, 1, text("b").SerializeToString())
+            # The messages of a connection arrive in their order.
+            probe = calls.unary("Echo").future(text("x"))
+            peer.respond(peer.expect().stream_id)
+            probe.result(LONG)
+            for _ in range(2):
+                assert error_of(lambda: next(responses))[0] is Code.INTERNAL
+
     def test_the_end_races_with_the_consumer(self) -> None:
         # The reading thread and the consumer both look whether all is taken: one of them ends the call.
         with raw_server() as (channel, peer):

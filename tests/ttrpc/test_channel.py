@@ -11,6 +11,7 @@ import pytest
 
 from nri_sync.threads import Latch
 from nri_sync.ttrpc import Channel
+from tests.forked import WARNS, in_child
 from tests.ttrpc.rig import (
     LONG,
     eventually,
@@ -70,3 +71,25 @@ class TestConnectivity:
         assert eventually(lambda: channel._state is State.SHUTDOWN)
         with pytest.raises(grpc.FutureTimeoutError):
             grpc.channel_ready_future(channel).result(0.05)
+
+    @WARNS
+    def test_a_forked_child_has_subscribers_of_its_own(self, channel: Channel) -> None:
+        """A subscriber that runs in the parent holds up no subscriber of the child."""
+        entered, leave = threading.Event(), threading.Event()
+
+        def slow(state: Any) -> None:
+            entered.set()
+            assert leave.wait(LONG)
+
+        def subscribe() -> None:
+            seen: queue.SimpleQueue[Any] = queue.SimpleQueue()
+            channel.subscribe(seen.put)
+            assert seen.get(timeout=LONG) is State.SHUTDOWN
+            assert seen.empty()
+
+        channel.subscribe(slow)
+        assert entered.wait(LONG)
+        try:
+            in_child(subscribe)
+        finally:
+            leave.set()
