@@ -41,7 +41,7 @@ __all__ = ["exchange", "run"]
 # Seconds that a test may take, beside ten times its duration without a mutant. A mutant that hangs ends then.
 TEST_LIMIT = 10.0
 # Seconds that a test may take without a mutant.
-FIRST_LIMIT = 60.0
+FIRST_LIMIT = 300.0
 # Seconds for one pytest of the second try.
 SECOND_LIMIT = 120.0
 

@@ -106,7 +106,7 @@ def _changes(node: ast.AST) -> Iterator[tuple[str, ast.AST]]:
     elif isinstance(new, (ast.If, ast.While)):
         new.test = ast.UnaryOp(ast.Not(), new.test)
         yield f"condition negated: {ast.unparse(new.test)}", new
-    elif isinstance(new, ast.Return) and new.value is not None:
+    elif isinstance(new, ast.Return) and not _is_nothing(new.value):
         new.value = ast.Constant(None)
         yield f"{ast.unparse(node)} -> return None", new
     elif isinstance(node, _REMOVABLE) and not _is_passive(node):
@@ -122,6 +122,13 @@ def _is_passive(node: ast.stmt) -> bool:
         return True
     return isinstance(value, ast.Call) and ast.unparse(value.func).rpartition(".")[0].endswith(
         ("log", "logger")
+    )
+
+
+def _is_nothing(value: ast.expr | None) -> bool:
+    """Whether a returned value is None, or False, which callers that ask yes or no treat as None."""
+    return value is None or (
+        isinstance(value, ast.Constant) and (value.value is None or value.value is False)
     )
 
 

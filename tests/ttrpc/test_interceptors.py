@@ -25,9 +25,21 @@ class Upper(grpc.UnaryUnaryClientInterceptor):
         return continuation(details, text(request.value.upper()))
 
 
-def method(channel: Channel, name: str) -> InterceptedMethod:
+class Notes(grpc.UnaryUnaryClientInterceptor):
+    """Notes the metadata of each call."""
+
+    def __init__(self) -> None:
+        self.metadata: list[Any] = []
+
+    def intercept_unary_unary(self, continuation: Any, details: Any, request: Any) -> Any:
+        self.metadata.append(details.metadata)
+        return continuation(details, request)
+
+
+def method(channel: Channel, name: str, interceptor: Any = None) -> InterceptedMethod:
     encode, decode = StringValue.SerializeToString, StringValue.FromString
-    return InterceptedMethod(channel.end, f"/{SERVICE}/{name}", encode, decode, [Upper()])
+    interceptors = [interceptor or Upper()]
+    return InterceptedMethod(channel.end, f"/{SERVICE}/{name}", encode, decode, interceptors)
 
 
 @pytest.fixture(params=["called", "begun"])
@@ -45,6 +57,15 @@ def outcome(request: Any, channel: Channel) -> Any:
 
 def test_a_call(outcome: Any) -> None:
     assert outcome("Echo", "x") == text("X")
+
+
+def test_an_interceptor_gets_the_metadata_or_none(channel: Channel) -> None:
+    notes = Notes()
+    called = method(channel, "Echo", notes)
+    for metadata in ((("key", "value"),), ()):
+        assert called(text("x"), LONG, metadata) == text("x")
+        assert called.begin(text("x"), LONG, metadata).result() == text("x")
+    assert notes.metadata == [(("key", "value"),), (("key", "value"),), None, None]
 
 
 def test_an_error_of_the_server_has_no_cause(outcome: Any) -> None:
