@@ -44,7 +44,7 @@ def test_encode_error_is_what_protobuf_writes() -> None:
 def test_a_payload_may_fill_a_message(excess: int) -> None:
     # The tag and the length of the payload take five bytes.
     (data,) = encode_success(7, bytes(MESSAGE_MAX - 5 + excess), join)
-    response = envelope_pb2.Response.FromString(data[10:])
+    response = envelope_pb2.Response.FromString(bytes(data[10:]))
     if excess:
         assert response.status.code == RESOURCE_EXHAUSTED
         assert (
@@ -60,6 +60,6 @@ def test_a_payload_may_fill_a_message(excess: int) -> None:
 def test_details_may_fill_a_message(excess: int) -> None:
     status = Status(INTERNAL, "x" * (MESSAGE_MAX - 12 + excess))
     (data,) = encode_error(7, status, join)
-    message = envelope_pb2.Response.FromString(data[10:]).status.message
+    message = envelope_pb2.Response.FromString(bytes(data[10:])).status.message
     assert message == ("x" * 1000 + "..." if excess else status.details)
     assert (len(data) == 10 + MESSAGE_MAX) == (not excess)

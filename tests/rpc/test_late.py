@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import socket
 import struct
 import threading
@@ -15,6 +16,7 @@ import pytest
 from nri_sync.codes import StatusCode
 from nri_sync.deadline import Deadline
 from nri_sync.net.link import Link, Receiver
+from nri_sync.rpc.context import RequestContext
 from nri_sync.rpc.late import LateCall, LatePolicy
 from nri_sync.rpc.router import Router
 from nri_sync.rpc.server import ServerEnd
@@ -306,6 +308,20 @@ class TestLate:
         # It is measured once.
         end.tick(107.0)
         assert policy.delays == [0.5]
+        assert sent == []
+
+    @pytest.mark.parametrize("state", ["no thread yet", "being parsed", "parsed"])
+    def test_a_policy_that_declines_is_asked_again_only_during_parsing(self, state: str) -> None:
+        policy = Policy(None)
+        policy.seconds = 10.0
+        end, (call,), sent = self.waiting(policy, 100.0)
+        if state != "no thread yet":
+            call.context = RequestContext("/a/b", (), 100.0, None, "unix:x", lambda: True)
+            call.context.request = "a request" if state == "parsed" else None
+        again = end.tick(110.0)
+        assert (again < math.inf) == (state == "being parsed")
+        end.tick(min(again, 111.0))
+        assert len(policy.asked) == (2 if state == "being parsed" else 1)
         assert sent == []
 
     def test_a_report_that_fails_keeps_no_answer_back(

@@ -55,12 +55,16 @@ class TestAsking:
     def test_the_state_that_interceptors_read(self) -> None:
         """py-grpc-prometheus reads these attributes of grpcio's context."""
         context = make()
-        assert context._state == ("open", None, None)
+
+        def state() -> tuple[Any, ...]:
+            found = context._state
+            return found.client, found.code, found.details
+
+        assert state() == ("open", None, None)
         context.set_code(Code.NOT_FOUND)
         context.set_details("gone")
         context.end()
-        state = context._state
-        assert (state.client, state.code, state.details) == ("cancelled", Code.NOT_FOUND, "gone")
+        assert state() == ("cancelled", Code.NOT_FOUND, "gone")
 
     def test_no_metadata(self) -> None:
         assert outcome(lambda context: text(str(context.invocation_metadata()))) == "()"
