@@ -382,6 +382,15 @@ class TestEnding:
             assert lines.jobs[0].was_sent.is_set()
             assert not lines.entered["late"].is_set()
 
+    def test_its_socket_blocks(self) -> None:
+        """A thread that reads a socket with a timeout, or one that never blocks, would spin."""
+        near, far = socket.socketpair()
+        near.settimeout(0)
+        with near, far:
+            link = Link(near, Lines(), name="rig")
+            assert near.gettimeout() is None
+            link.abandon()
+
     def test_abandon_leaves_the_connection_alone(self) -> None:
         near, far = socket.socketpair()
         with near, far:
@@ -389,6 +398,7 @@ class TestEnding:
             before = open_descriptors()
             link = Link(socket.socket(fileno=os.dup(near.fileno())), lines, name="rig")
             link.abandon()
+            assert link.closing
             assert open_descriptors() <= before
             far.sendall(b"x")
             assert near.recv(10) == b"x"

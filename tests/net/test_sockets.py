@@ -28,6 +28,7 @@ from nri_sync.net.sockets import (
     peer_credentials,
 )
 from tests.forked import WARNS, in_child
+from tests.net.rig import LONG, in_thread
 
 __all__: list[str] = []
 
@@ -250,6 +251,35 @@ class TestRemove:
             sock.remove()
             assert not os.path.lexists(path)
             sock.remove()
+
+    def test_a_second_thread_waits_until_the_file_is_gone(
+        self, path: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Until then the socket has to listen, and the second thread would close it."""
+        unlinks, go_on, returned = threading.Event(), threading.Event(), threading.Event()
+        unlink = os.unlink
+
+        def slow(path: str) -> None:
+            unlinks.set()
+            assert go_on.wait(LONG)
+            unlink(path)
+
+        def second() -> None:
+            sock.remove()
+            returned.set()
+
+        monkeypatch.setattr(sockets, "_TURN", LONG)
+        with listen(path) as sock:
+            monkeypatch.setattr(os, "unlink", slow)
+            threads = [in_thread(sock.remove)]
+            assert unlinks.wait(LONG)
+            threads.append(in_thread(second))
+            assert not returned.wait(0.1)
+            go_on.set()
+            for thread in threads:
+                thread.join(LONG)
+            assert returned.is_set()
+            assert not os.path.lexists(path)
 
     def test_closing_leaves_it(self, path: str) -> None:
         listen(path).close()

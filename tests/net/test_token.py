@@ -118,6 +118,12 @@ class TestWaiting:
         assert not token.is_held
 
 
+def test_no_one_regains_it_after_it_is_closed(token: ReadToken) -> None:
+    token.close()
+    assert not token.regain()
+    assert not token.is_held
+
+
 def test_a_forked_child_is_not_the_holder(token: ReadToken) -> None:
     token.take()
     token.after_fork_in_child()

@@ -81,6 +81,19 @@ class TestUnary:
             peer.check(5)
         assert "/test.Service/Fail failed" in caplog.text
 
+    @pytest.mark.parametrize("logged_above", [False, True])
+    def test_a_refusal_is_logged_once(
+        self, logged_above: bool, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        def refuse(message: StringValue, context: Any) -> StringValue:
+            context.refused = logged_above
+            context.abort(grpc.StatusCode.FAILED_PRECONDITION, "not now")
+            raise AssertionError
+
+        with raw({"M": method("unary_unary", refuse)}) as peer:
+            assert peer.ask(1, "M").status == (9, "not now")
+        assert ("/test.Service/M refused: not now" in caplog.text) == (not logged_above)
+
     def test_an_exception_that_cannot_be_shown(self) -> None:
         class Unshowable(Exception):
             def __str__(self) -> str:
