@@ -67,7 +67,7 @@ class Session(Receiver):
         self._decoder = FrameDecoder()
         #: True if no frame and no message is incomplete. Only the reading thread asks.
         self.between = True
-        self._discarded: dict[int, int] = {}
+        self.discarded: dict[int, int] = {}
         self.link = Link(sock, self, name=name, callers_read=callers_read, max_threads=max_threads)
         self.server.link = self.client.link = self.link
 
@@ -95,21 +95,21 @@ class Session(Receiver):
 
     def _discard(self, connection_id: int, length: int) -> None:
         # The reference does the same, which makes the mux extensible. At most 16 ids are counted separately.
-        key = connection_id if len(self._discarded) < 16 else -1
-        if key not in self._discarded:
+        key = connection_id if len(self.discarded) < 16 else -1
+        if key not in self.discarded:
             logger.warning(
                 "%s: data for connection %d, which has no service, is discarded",
                 self.link.name,
                 connection_id,
             )
-        self._discarded[key] = self._discarded.get(key, 0) + length
+        self.discarded[key] = self.discarded.get(key, 0) + length
 
     def tick(self, now: float) -> float:
         due = math.inf if self._on_tick is None else self._on_tick(now)
         return min(due, self.server.tick(now), self.client.tick(now))
 
     def lost(self, cause: NRIError | None) -> None:
-        for connection_id, length in self._discarded.items():
+        for connection_id, length in self.discarded.items():
             logger.debug(
                 "%s: %d bytes for connection %d discarded", self.link.name, length, connection_id
             )

@@ -24,6 +24,8 @@ from nri_sync.errors import NoThread
 from nri_sync.fork import in_child, reset_if_forked
 
 __all__ = [
+    "INTERRUPTED_WAIT",
+    "MAIN_THREAD_SLICE",
     "Latch",
     "call_off_main",
     "off_main",
@@ -38,10 +40,10 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 # A signal that arrives just before the main thread blocks on a lock does not wake it: the handler runs when the
 # wait returns. So the main thread wakes once in this time, in seconds. Other threads get no signals.
-_MAIN_THREAD_SLICE = 1.0
+MAIN_THREAD_SLICE = 1.0
 
 # Seconds that an interrupted call of a signal_safe function waits for the end of the function.
-_INTERRUPTED_WAIT = 1.0
+INTERRUPTED_WAIT = 1.0
 
 # Seconds that the end of the interpreter waits for the threads that are about to begin.
 _LAST_WAIT = 5.0
@@ -87,6 +89,11 @@ class Latch:
     def is_set(self) -> bool:
         return self._is_set
 
+    @property
+    def waiters(self) -> int:
+        """The number of threads that wait."""
+        return len(self._waiters)
+
     def set(self) -> None:
         """Set the flag and wake all waiting threads. Never blocks.
 
@@ -111,7 +118,7 @@ class Latch:
         # set holds a weak reference, which disappears with the waiter at any end of this call. So no clean-up is
         # necessary that a signal could interrupt.
         self._waiters.add(weakref.ref(waiter, self._waiters.discard))
-        longest = _MAIN_THREAD_SLICE if on_main_thread() else threading.TIMEOUT_MAX
+        longest = MAIN_THREAD_SLICE if on_main_thread() else threading.TIMEOUT_MAX
         while not self.is_set():
             remaining = None if deadline is None else deadline.remaining()
             if remaining == 0.0:
@@ -335,5 +342,5 @@ def _call_whole(function: Callable[[], _T]) -> _T:
         return cast(_T, call_off_main("nri-call", run))
     except BaseException:
         if unclaimed.pop(None, None) is None:
-            ended.wait(Deadline(_INTERRUPTED_WAIT))
+            ended.wait(Deadline(INTERRUPTED_WAIT))
         raise

@@ -261,7 +261,7 @@ def test_the_cuts_between_reads_do_not_matter(
             session.receive(memoryview(rest[:size]), jobs)
             rest = rest[size:]
         assert [(job.stream_id, job.size) for job in jobs] == requests
-        assert sum(session._discarded.values()) == discarded
+        assert sum(session.discarded.values()) == discarded
         session.link.abandon()
 
 

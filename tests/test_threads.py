@@ -181,7 +181,7 @@ def check_usable(latch: Latch, watch: Watch) -> None:
     join_all(run_in_threads(1, lambda: results.append(latch.wait())))
     assert results == [True]
     assert latch.is_set()
-    assert not latch._waiters
+    assert latch.waiters == 0
 
 
 class TestLatch:
@@ -204,14 +204,14 @@ class TestLatch:
         started = time.monotonic()
         assert not latch.wait(Deadline(timeout))
         assert timeout <= time.monotonic() - started < LONG
-        assert not latch._waiters
+        assert latch.waiters == 0
 
     def test_gives_up_at_the_deadline_on_other_threads(self) -> None:
         latch = Latch()
         results: list[bool] = []
         join_all(run_in_threads(5, lambda: results.append(latch.wait(Deadline(0.05)))))
         assert results == [False] * 5
-        assert not latch._waiters
+        assert latch.waiters == 0
 
     @pytest.mark.parametrize("timeout", [None, math.inf, 1e9])
     def test_waits_as_long_as_it_takes(self, watch: Watch, timeout: float | None) -> None:
@@ -233,7 +233,7 @@ class TestLatch:
                 + run_in_threads(setters, partial(set_it, latch))
             )
             assert results == [True] * 16
-            assert not latch._waiters
+            assert latch.waiters == 0
 
     def test_no_wake_up_is_lost_when_it_is_set_at_any_bytecode_of_wait(
         self, watch: Watch, not_main: None
@@ -244,7 +244,7 @@ class TestLatch:
             watch.before_blocking = latch.set
             stepper = Stepper(at, latch.set)
             assert stepper.run(latch.wait)
-            assert not latch._waiters
+            assert latch.waiters == 0
             at, happened = at + 1, stepper.happened
         assert at > 20
 
@@ -261,7 +261,7 @@ class TestLatch:
                 assert stepper.run(latch.wait, Deadline(timeout)) is (timeout is None)
             except Interrupt:
                 assert stepper.happened
-            assert not latch._waiters, f"interrupted at bytecode {at}"
+            assert latch.waiters == 0, f"interrupted at bytecode {at}"
             check_usable(latch, watch)
             at, happened = at + 1, stepper.happened
         assert at > 20
@@ -273,7 +273,7 @@ class TestLatch:
         latch._waiters.add(weakref.ref(waiter))
         del waiter
         latch.set()
-        assert not latch._waiters
+        assert latch.waiters == 0
 
     def test_a_signal_handler_may_set_it_at_any_bytecode_of_set(self, watch: Watch) -> None:
         at, happened = 0, True
@@ -288,7 +288,7 @@ class TestLatch:
             stepper.run(latch.set)
             join_all(waiters)
             assert latch.is_set()
-            assert not latch._waiters
+            assert latch.waiters == 0
             at, happened = at + 1, stepper.happened
         assert at > 10
 
@@ -296,7 +296,7 @@ class TestLatch:
         self, watch: Watch, interrupt: Callable[[], object], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         # The signal may come just before the thread blocks.
-        monkeypatch.setattr(threads, "_MAIN_THREAD_SLICE", 0.05)
+        monkeypatch.setattr(threads, "MAIN_THREAD_SLICE", 0.05)
         latch = Latch()
         blocking = threading.Event()
         watch.before_blocking = blocking.set
@@ -304,14 +304,14 @@ class TestLatch:
         with pytest.raises(Interrupt):
             latch.wait(Deadline(LONG))
         join_all(interrupter)
-        assert not latch._waiters
+        assert latch.waiters == 0
         check_usable(latch, watch)
 
     def test_the_main_thread_looks_again_now_and_then(
         self, watch: Watch, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         # As after a signal just before the thread blocked: its handler runs when the thread wakes.
-        monkeypatch.setattr(threads, "_MAIN_THREAD_SLICE", 0.01)
+        monkeypatch.setattr(threads, "MAIN_THREAD_SLICE", 0.01)
         latch = Latch()
 
         def set_without_waking() -> None:
@@ -324,7 +324,7 @@ class TestLatch:
     def test_other_threads_sleep_until_they_are_woken(
         self, watch: Watch, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(threads, "_MAIN_THREAD_SLICE", 0.0)
+        monkeypatch.setattr(threads, "MAIN_THREAD_SLICE", 0.0)
         latch = Latch()
         check_usable(latch, watch)
         assert watch.blocks == 1
@@ -813,7 +813,7 @@ class TestSignalSafe:
     def test_an_interrupt_does_not_wait_for_ever(
         self, interrupt: Callable[[], object], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(threads, "_INTERRUPTED_WAIT", 0.01)
+        monkeypatch.setattr(threads, "INTERRUPTED_WAIT", 0.01)
         go, over = threading.Event(), threading.Event()
 
         @signal_safe
@@ -865,7 +865,7 @@ class TestSignalSafe:
             finally:
                 del failure
 
-        monkeypatch.setattr(threads, "_INTERRUPTED_WAIT", 0.01 if fails == "after that" else LONG)
+        monkeypatch.setattr(threads, "INTERRUPTED_WAIT", 0.01 if fails == "after that" else LONG)
         gc.collect()
         gc.disable()
         try:

@@ -297,7 +297,7 @@ class TestImage:
             assert version == "3.12"
             shutil.copytree(plugin, tree)
 
-        monkeypatch.setattr(image, "_collect", collect)
+        monkeypatch.setattr(image, "collect", collect)
         target = tmp_path / "image.tar"
         assert image.main([str(plugin), str(target), "--base", str(base)]) == 0
         with tarfile.open(target) as archive:
@@ -335,7 +335,7 @@ class TestImage:
             tree.mkdir()
 
         monkeypatch.setattr(image, "CACHE", tmp_path / "cache")
-        monkeypatch.setattr(image, "_collect", collect)
+        monkeypatch.setattr(image, "collect", collect)
         monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}")
         monkeypatch.setattr(subprocess, "run", debootstrap)
         arguments = [str(plugin), str(tmp_path / "image.tar"), "--python", version]
@@ -348,7 +348,7 @@ class TestImage:
     def test_a_packed_base(
         self, tmp_path: Path, base: Path, plugin: Path, monkeypatch: Any
     ) -> None:
-        monkeypatch.setattr(image, "_collect", lambda plugin, tree, *_: tree.mkdir())
+        monkeypatch.setattr(image, "collect", lambda plugin, tree, *_: tree.mkdir())
         packed = tmp_path / "base.tar.gz"
         packed.write_bytes(gzip.compress(base.read_bytes()))
         target = tmp_path / "image.tar"

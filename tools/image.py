@@ -84,7 +84,7 @@ def make(plugin: Path, target: Path, name: str, base: Path) -> None:
     version = _python(base)
     with tempfile.TemporaryDirectory(prefix="image") as directory:
         tree = Path(directory) / "plugin"
-        _collect(plugin, tree, version, Path(directory))
+        collect(plugin, tree, version, Path(directory))
         layer = Path(directory) / "layer.tar"
         with tarfile.open(layer, "w") as archive:
             # Debian has no command "python", only python3.
@@ -105,7 +105,7 @@ def _python(base: Path) -> str:
     raise ValueError(f"{base} has no /usr/bin/python3.N")
 
 
-def _collect(plugin: Path, tree: Path, version: str, scratch: Path) -> None:
+def collect(plugin: Path, tree: Path, version: str, scratch: Path) -> None:
     """Fill the directory for /plugin: the plugin's folder, its imports, and the packages."""
     ignore = shutil.ignore_patterns("__pycache__")
     if plugin.resolve().parent == ROOT / "examples":

@@ -21,10 +21,12 @@ from nri_sync.files import hold_standard_descriptors
 from nri_sync.threads import Latch
 
 __all__ = [
+    "TURN",
     "ListeningSocket",
     "PeerCredentials",
     "adopt",
     "connect",
+    "is_held",
     "listen",
     "make_directories",
     "parse_target",
@@ -34,7 +36,7 @@ __all__ = [
 # While the listener's backlog is full, a connect fails at once and there is nothing to wait on.
 _BACKLOG_RETRY = 0.005
 # How long listen() waits for another process that binds in the same directory, and how often it looks. Seconds.
-_TURN = 1.0
+TURN = 1.0
 _TURN_RETRY = 0.002
 
 
@@ -154,7 +156,7 @@ class ListeningSocket(socket.socket):
         except IndexError:
             # Another thread removes the file. Until then this socket has to listen: a new one could take the path
             # otherwise, and the number of the inode with it, before that thread unlinks the path.
-            self._removed.wait(Deadline(_TURN))
+            self._removed.wait(Deadline(TURN))
             return
         try:
             if _identity(self.path) == file:
@@ -221,8 +223,8 @@ def _turn(path: str) -> Iterator[None]:
     try:
         with contextlib.suppress(OSError):
             directory = os.open(os.path.dirname(path) or ".", os.O_RDONLY | os.O_DIRECTORY)
-            deadline = Deadline(_TURN)
-            while not _is_held(directory) and not deadline.expired:
+            deadline = Deadline(TURN)
+            while not is_held(directory) and not deadline.expired:
                 time.sleep(_TURN_RETRY)
         yield
     finally:
@@ -233,7 +235,7 @@ def _turn(path: str) -> Iterator[None]:
             os.close(directory)
 
 
-def _is_held(directory: int) -> bool:
+def is_held(directory: int) -> bool:
     try:
         fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -46,11 +46,11 @@ from nri_sync.session import Session
 from nri_sync.threads import Latch, off_main, spawn
 from nri_sync.wire.mux import PLUGIN_SERVICE, RUNTIME_SERVICE
 
-__all__ = ["Connection"]
+__all__ = ["DRAIN", "Connection"]
 
 _REGISTER = RUNTIME.methods["RegisterPlugin"].path
 # How long the last answer may take to reach a peer that does not read, when this side ends a connection.
-_DRAIN = 1.0
+DRAIN = 1.0
 
 
 class Connection:
@@ -348,7 +348,7 @@ class Connection:
                 self._last_answers.popleft().wait(deadline)
             if grace:
                 session.server.wait_idle(quiet_by)
-            session.link.drain(Deadline(min(_DRAIN, grace or _DRAIN)))
+            session.link.drain(Deadline(min(DRAIN, grace or DRAIN)))
             if not self._last_answers:
                 break
         session.link.close()

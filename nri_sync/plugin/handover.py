@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from nri_sync.plugin.stub import Stub
     from nri_sync.rpc.context import RequestContext
 
-__all__ = ["Handover"]
+__all__ = ["QUIET", "Handover"]
 
 logger = get_logger("nri_sync.handover")
 
@@ -55,7 +55,7 @@ _SERVING, _LEAVING = b"serving", b"leaving"
 _POLL = 0.01
 _POLL_SOON = 0.002
 # Without a request for so many seconds, the old instance is not needed for anything that is being created.
-_QUIET = 1.0
+QUIET = 1.0
 # How much of its time the old instance waits for step 3, and seconds where it has no limit. A busy node takes
 # seconds for all that it is creating.
 _LEAVE_SHARE = 0.8
@@ -233,7 +233,7 @@ class Handover(Interceptor):
         """Whether no request has come for a time, since the next instance is registered."""
         if registered is None or self._requests:
             return False
-        return time.monotonic() - max(registered, self._last_request) > _QUIET
+        return time.monotonic() - max(registered, self._last_request) > QUIET
 
     def _may_connect(self, serving: Silence, following: Silence) -> bool:
         """Whether it is this instance's turn, or about to be."""

@@ -13,14 +13,14 @@ from nri_sync.errors import NoThread
 from nri_sync.logger import get_logger
 from nri_sync.threads import Latch, spawn
 
-__all__ = ["give_back", "give_back_after"]
+__all__ = ["MOMENT", "give_back", "give_back_after"]
 
 logger = get_logger("nri_sync.stub")
 
 # How long the answer may take to be sent, in seconds; past that, the memory is given back all the same.
 _LONGEST = 30.0
 # The thread that has sent the answer still refers to the last part of the state, for less than this (seconds).
-_MOMENT = 0.05
+MOMENT = 0.05
 
 
 def give_back() -> bool:
@@ -49,5 +49,5 @@ def give_back_after(answered: Latch, name: str) -> None:
 
 def _give_back_after(answered: Latch) -> None:
     answered.wait(Deadline(_LONGEST))
-    time.sleep(_MOMENT)
+    time.sleep(MOMENT)
     give_back()

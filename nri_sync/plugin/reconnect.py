@@ -27,12 +27,12 @@ from nri_sync.plugin.source import REFUSED, Source
 from nri_sync.plugin.stub import Stub
 from nri_sync.threads import Latch
 
-__all__ = ["Backoff", "keep_connected", "run_forever", "until_stopped"]
+__all__ = ["SLICE", "Backoff", "keep_connected", "run_forever", "until_stopped"]
 
 logger = get_logger("nri_sync.reconnect")
 
 # How often the loop looks at its stop event, in seconds: in a session, and between two attempts.
-_SLICE = 1.0
+SLICE = 1.0
 _NAP = 0.1
 # How often it looks for a runtime that has started, between two attempts.
 _LOOK = 0.1
@@ -257,7 +257,7 @@ class _Waits:
         self.source: Source | None = stub._spec.source
         self._socket: object = None
         #: How long to wait in a session before the next look.
-        self.slice = None if stop_event is None and self.handover is None else _SLICE
+        self.slice = None if stop_event is None and self.handover is None else SLICE
 
     def is_over(self, in_session: bool = False) -> bool:
         if self.handover is not None:

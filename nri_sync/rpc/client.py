@@ -74,11 +74,11 @@ class ClientEnd:
         self._send_lock = threading.Lock()
         # Guards the fields below, except where they say otherwise, and the callbacks of the calls. Innermost.
         self._lock = threading.Lock()
-        self._streams = ClientStreams()
+        self.streams = ClientStreams()
         # The calls that are not done. dict.pop() is atomic: exactly one thread takes a call off, and ends it.
         # Where there is a stream to forget, the thread holds the lock, which keeps the two tables in step.
         # drop() cannot.
-        self._calls: dict[int, ClientCall] = {}
+        self.calls: dict[int, ClientCall] = {}
         # The streams of dropped calls, to be forgotten by the next thread that holds the lock.
         self._dropped: deque[int] = deque()
         # Why there can be no further call; the connection ends when the last one is done.
@@ -86,7 +86,7 @@ class ClientEnd:
         self._holdings = Holdings(self._inboxes)
         self._closed: Status | None = None
         self._closed_by: Exception | None = None
-        self._ignored = 0
+        self.ignored = 0
 
     # For the caller
 
@@ -160,10 +160,10 @@ class ClientEnd:
                 return self._closed
             self._forget_dropped_locked()
             try:
-                call.stream_id = self._streams.open(state)
+                call.stream_id = self.streams.open(state)
             except LocalProtocolError as error:
                 return self._unavailable(error)
-            self._calls[call.stream_id] = call
+            self.calls[call.stream_id] = call
             if call.stream_id == STREAM_ID_MAX:
                 self._spent = LocalProtocolError("all stream ids of this connection are used up")
             return None
@@ -171,10 +171,10 @@ class ClientEnd:
     def _forget_dropped_locked(self) -> None:
         assert self._lock.locked()
         while self._dropped:
-            self._streams.forget(self._dropped.popleft())
+            self.streams.forget(self._dropped.popleft())
 
     def _end_if_spent(self) -> None:
-        if self._spent is not None and not self._calls:
+        if self._spent is not None and not self.calls:
             self.link.close(self._spent)
 
     def send_data(self, call: ClientCall, data: bytes, *, last: bool = False) -> bool:
@@ -183,9 +183,9 @@ class ClientEnd:
             self.finish(call, oversized("message", len(data)))
             return False
         with self._lock:
-            if self._calls.get(call.stream_id) is not call:
+            if self.calls.get(call.stream_id) is not call:
                 return False
-            if not self._streams.send_data(call.stream_id, end=last):
+            if not self.streams.send_data(call.stream_id, end=last):
                 return False
         flags = REMOTE_CLOSED | NO_DATA if last else 0
         try:
@@ -267,7 +267,7 @@ class ClientEnd:
         Takes no lock: the garbage collector may call this between any two steps of any thread, also of one that
         holds the locks of this connection.
         """
-        if self._calls.pop(call.stream_id, None) is None:
+        if self.calls.pop(call.stream_id, None) is None:
             return
         self._dropped.append(call.stream_id)
         if call.inbox is not None:
@@ -296,8 +296,8 @@ class ClientEnd:
     def _take(self, call: ClientCall) -> bool:
         """Take a call off the table; the one thread that gets True is to conclude it."""
         with self._lock:
-            self._streams.forget(call.stream_id)
-            return self._calls.pop(call.stream_id, None) is not None
+            self.streams.forget(call.stream_id)
+            return self.calls.pop(call.stream_id, None) is not None
 
     def _conclude(
         self,
@@ -328,7 +328,7 @@ class ClientEnd:
         """The peer has ended the call, whose stream is forgotten."""
         if call.inbox is None:
             # The usual case, in one step: there is no stream to be forgotten under the lock.
-            if self._calls.pop(call.stream_id, None) is not None:
+            if self.calls.pop(call.stream_id, None) is not None:
                 self._conclude(call, status, payload)
             return
         call.outcome = status, payload
@@ -354,12 +354,12 @@ class ClientEnd:
         with self._lock:
             if self._dropped:
                 self._forget_dropped_locked()
-            event = self._streams.receive(message)
-            call = self._calls.get(event.stream_id)
+            event = self.streams.receive(message)
+            call = self.calls.get(event.stream_id)
         if call is None or isinstance(event, Ignored):
             reason = event.reason if isinstance(event, Ignored) else "late data"
-            self._ignored += 1
-            level = logging.WARNING if self._ignored == 1 else logging.DEBUG
+            self.ignored += 1
+            level = logging.WARNING if self.ignored == 1 else logging.DEBUG
             logger.log(level, "%s: ignored on stream %d: %s", self.name, event.stream_id, reason)
         elif isinstance(event, ResponseReceived):
             self._receive_response(call, event.data)
@@ -403,13 +403,13 @@ class ClientEnd:
 
     def _inboxes(self) -> list[Inbox]:
         with self._lock:
-            return [call.inbox for call in self._calls.values() if call.inbox is not None]
+            return [call.inbox for call in self.calls.values() if call.inbox is not None]
 
     def tick(self, now: float) -> float:
         """End the calls whose time is over and that no thread waits for; returns the time of the next one."""
         next_due = math.inf
         with self._lock:
-            calls = list(self._calls.values())
+            calls = list(self.calls.values())
         for call in calls:
             if call.timed and call.deadline.at is not None:
                 if call.deadline.at <= now:
@@ -424,10 +424,10 @@ class ClientEnd:
             if self._closed is None:
                 self._closed_by = cause
                 self._closed = status
-            calls = list(self._calls.values())
-            calls = [call for call in calls if self._calls.pop(call.stream_id, None) is not None]
+            calls = list(self.calls.values())
+            calls = [call for call in calls if self.calls.pop(call.stream_id, None) is not None]
             self._dropped.clear()
-            self._streams = ClientStreams()
+            self.streams = ClientStreams()
         for call in calls:
             if call.outcome is not None:
                 self._conclude(call, *call.outcome)
@@ -442,15 +442,15 @@ class ClientEnd:
         if self._closed is None:
             self._closed_by = ConnectionLost(_OF_THE_PARENT)
             self._closed = status
-        calls, self._calls = list(self._calls.values()), {}
+        calls, self.calls = list(self.calls.values()), {}
         for call in calls:
             call.callbacks = call.on_done = None
             self._conclude(call, status, cause=self._closed_by)
 
     def lost(self, cause: NRIError | None) -> None:
         """The connection is gone."""
-        if self._ignored > 1:
-            logger.warning("%s: %d messages were ignored in all", self.name, self._ignored)
+        if self.ignored > 1:
+            logger.warning("%s: %d messages were ignored in all", self.name, self.ignored)
         text = "the connection was closed" if cause is None else str(cause)
         self.fail_all(self._unavailable(text), ConnectionLost(text) if cause is None else cause)
 

@@ -88,6 +88,11 @@ class Inbox:
         return 0 if self._discarding else self._put_bytes - self._taken_bytes
 
     @property
+    def waits_for_room(self) -> bool:
+        """Whether a thread waits until a message is taken."""
+        return self._room is not None
+
+    @property
     def drained(self) -> bool:
         """Whether all that was put has been taken."""
         return self.held == 0

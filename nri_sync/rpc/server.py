@@ -83,7 +83,7 @@ class ServerEnd:
         self._decoder = MessageDecoder()
         # Guards the tables, of the calls that are not answered yet and of the streams, and _look_at. Innermost.
         self._lock = threading.Lock()
-        self._streams = ServerStreams()
+        self.streams = ServerStreams()
         # The time of the next tick() for a call, on the monotonic clock.
         self._look_at = math.inf
         #: The calls that are not answered yet, by stream.
@@ -99,7 +99,7 @@ class ServerEnd:
         self._leaving: set[int] = set()
         self._takes_calls = True
         self._holdings = Holdings(self._inboxes)
-        self._ignored = 0
+        self.ignored = 0
 
     # For the link
 
@@ -126,7 +126,7 @@ class ServerEnd:
     def _receive(self, message: Message, jobs: list[Job]) -> Sequence[Buffer]:
         """Process a message, and append the call that it begins to ``jobs``. Returns the refusal, if any."""
         with self._lock:
-            event = self._streams.receive(message)
+            event = self.streams.receive(message)
             if isinstance(event, RequestReceived):
                 if not self._takes_calls:
                     return ()
@@ -154,7 +154,7 @@ class ServerEnd:
         Called by the reading thread, as :meth:`receive`. The end has been made without ``admit``.
         """
         with self._lock:
-            if not (self._takes_calls and self._streams.begin_unary(call.stream_id)):
+            if not (self._takes_calls and self.streams.begin_unary(call.stream_id)):
                 return False
             self.calls[call.stream_id] = call
             self._unsent.add(call)
@@ -225,8 +225,8 @@ class ServerEnd:
         return encode_error(event.stream_id, Status(event.code, event.reason), self.frame)
 
     def _ignore(self, event: Ignored) -> None:
-        self._ignored += 1
-        level = logging.WARNING if self._ignored == 1 else logging.DEBUG
+        self.ignored += 1
+        level = logging.WARNING if self.ignored == 1 else logging.DEBUG
         logger.log(level, "%s: ignored on stream %d: %s", self.peer, event.stream_id, event.reason)
 
     def tick(self, now: float) -> float:
@@ -265,9 +265,9 @@ class ServerEnd:
         with self._lock:
             calls = list(self.calls.values())
             self.calls.clear()
-            self._streams = ServerStreams()
-        if self._ignored > 1:
-            logger.warning("%s: %d messages were ignored in all", self.peer, self._ignored)
+            self.streams = ServerStreams()
+        if self.ignored > 1:
+            logger.warning("%s: %d messages were ignored in all", self.peer, self.ignored)
         callbacks: list[Callback] = []
         for call in calls:
             callbacks += call.stop()
@@ -279,7 +279,7 @@ class ServerEnd:
         self._lock = threading.Lock()
         self.calls.clear()
         self._unsent.clear()
-        self._streams = ServerStreams()
+        self.streams = ServerStreams()
         if self._none_left is not None:
             self._none_left.set()
 
@@ -319,7 +319,7 @@ class ServerEnd:
                 del self.calls[call.stream_id]
             else:
                 self._leave_locked(call)
-            self._streams.send_response(call.stream_id)
+            self.streams.send_response(call.stream_id)
             call.late = late
         return True
 
@@ -353,7 +353,7 @@ class ServerEnd:
         with self._lock:
             if self.calls.get(call.stream_id) is not call:
                 return False
-            if not self._streams.send_data(call.stream_id, end=last):
+            if not self.streams.send_data(call.stream_id, end=last):
                 return False
             if last:
                 self._leave_locked(call)

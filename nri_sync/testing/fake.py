@@ -29,12 +29,12 @@ from nri_sync.threads import Latch, signal_safe
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-__all__ = ["FakeRuntime", "StartPlugin"]
+__all__ = ["LET_GO_WITHIN", "FakeRuntime", "StartPlugin"]
 
 # Seconds between two checks of a condition that may become true without a notification.
 _LOOK_AGAIN = 0.05
 # Seconds that the runtime may need to drop a plugin that has disconnected.
-_LET_GO_WITHIN = WITHIN
+LET_GO_WITHIN = WITHIN
 
 
 class StartPlugin(Protocol):
@@ -318,7 +318,7 @@ class FakeRuntime(Events):
         if self._runtime is not None:
             is_leaving = self._runtime.leaving()
             self.wait_for(
-                lambda: not is_leaving(), "the removal of disconnected plugins", _LET_GO_WITHIN
+                lambda: not is_leaving(), "the removal of disconnected plugins", LET_GO_WITHIN
             )
 
     def _started(self) -> Embedded:

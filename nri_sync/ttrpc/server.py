@@ -23,12 +23,12 @@ from nri_sync.threads import Latch, signal_safe, spawn
 from nri_sync.ttrpc.connection import ServerConnection
 from nri_sync.ttrpc.router import Router
 
-__all__ = ["Server"]
+__all__ = ["ACCEPT_PAUSE", "Server"]
 
 logger = get_logger("nri_sync.ttrpc")
 
 # When the process is out of descriptors, accepting again at once would only spin.
-_ACCEPT_PAUSE = 0.1
+ACCEPT_PAUSE = 0.1
 
 _STOPPING = Status(StatusCode.UNAVAILABLE, "the server is stopping")
 _TOO_MANY = Status(StatusCode.RESOURCE_EXHAUSTED, "the maximum of concurrent calls is reached")
@@ -154,7 +154,7 @@ class Server(grpc.Server):
                 except (OSError, RuntimeError) as error:
                     if not self._stopping:
                         logger.error("cannot accept on %s: %s", path, error)
-                        time.sleep(_ACCEPT_PAUSE)
+                        time.sleep(ACCEPT_PAUSE)
 
     def _serve(self, path: str, sock: socket.socket) -> None:
         name = f"ttrpc-{os.path.basename(path)}"

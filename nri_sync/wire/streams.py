@@ -276,7 +276,8 @@ class ClientStreams:
 
     def __init__(self) -> None:
         self._states: dict[int, State] = {}
-        self._next_id = 1
+        #: The id of the next stream.
+        self.next_id = 1
 
     def __len__(self) -> int:
         """The number of live streams."""
@@ -288,10 +289,10 @@ class ClientStreams:
         Raises:
             LocalProtocolError: all ids of this connection are used. Make a new connection.
         """
-        stream_id = self._next_id
+        stream_id = self.next_id
         if stream_id > STREAM_ID_MAX:
             raise LocalProtocolError("all stream ids of this connection are used up")
-        self._next_id = stream_id + 2
+        self.next_id = stream_id + 2
         self._states[stream_id] = state
         return stream_id
 

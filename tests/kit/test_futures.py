@@ -67,7 +67,7 @@ def test_the_main_thread_waits_for_another() -> None:
     future: SafeFuture[int] = SafeFuture()
 
     def set_result() -> None:
-        eventually(lambda: bool(future._settled._waiters))
+        eventually(lambda: future._settled.waiters > 0)
         future.set_result(3)
 
     setting = on_thread(set_result)

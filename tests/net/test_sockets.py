@@ -268,7 +268,7 @@ class TestRemove:
             sock.remove()
             returned.set()
 
-        monkeypatch.setattr(sockets, "_TURN", LONG)
+        monkeypatch.setattr(sockets, "TURN", LONG)
         with listen(path) as sock:
             monkeypatch.setattr(os, "unlink", slow)
             threads = [in_thread(sock.remove)]
@@ -413,14 +413,14 @@ class TestTurns:
             thread = threading.Thread(target=lambda: first.append(listen(path)))
             thread.start()
             assert bound.wait(10)
-        lock = sockets._is_held
+        lock = sockets.is_held
 
         def is_locked(directory: int) -> bool:
             locked = lock(directory)
             looked.set()
             return locked
 
-        monkeypatch.setattr(sockets, "_is_held", is_locked)
+        monkeypatch.setattr(sockets, "is_held", is_locked)
         with pytest.raises(OSError, match=path):
             listen(path)
         thread.join(10)
@@ -430,7 +430,7 @@ class TestTurns:
     def test_a_lock_that_another_program_holds_delays_only(
         self, path: str, socket_dir: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(sockets, "_TURN", 0.02)
+        monkeypatch.setattr(sockets, "TURN", 0.02)
         directory = os.open(socket_dir, os.O_RDONLY)
         try:
             fcntl.flock(directory, fcntl.LOCK_EX)
@@ -442,13 +442,13 @@ class TestTurns:
         self, path: str, socket_dir: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         copies: list[int] = []
-        lock = sockets._is_held
+        lock = sockets.is_held
 
         def is_locked(directory: int) -> bool:
             copies.append(os.dup(directory))  # as fork() does
             return lock(directory)
 
-        monkeypatch.setattr(sockets, "_is_held", is_locked)
+        monkeypatch.setattr(sockets, "is_held", is_locked)
         listen(path).close()
         directory = os.open(socket_dir, os.O_RDONLY)
         try:

@@ -241,8 +241,8 @@ class Scene:
         self.reasons: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
         self.closes = 0
         self.then: Callable[[nri_sync.Stub], object] | None = options.pop("on_close", None)
-        self._dialed: queue.SimpleQueue[RawRuntime | None] = queue.SimpleQueue()
-        self._runtimes: list[RawRuntime] = []
+        self.dialed: queue.SimpleQueue[RawRuntime | None] = queue.SimpleQueue()
+        self.runtimes: list[RawRuntime] = []
         self._gates: list[Gate] = []
         options.setdefault("dialer", self.dial)
         self.stub = nri_sync.Stub(plugin, name="test", idx="10", on_close=self._on_close, **options)
@@ -250,7 +250,7 @@ class Scene:
 
     def dial(self, path: str) -> socket.socket:
         ours, theirs = socket.socketpair()
-        self._dialed.put(RawRuntime(theirs))
+        self.dialed.put(RawRuntime(theirs))
         return ours
 
     def _on_close(self, stub: nri_sync.Stub) -> None:
@@ -261,15 +261,15 @@ class Scene:
 
     def runtime(self) -> RawRuntime:
         """The other end of the next connection."""
-        runtime = self._dialed.get(timeout=LONG)
+        runtime = self.dialed.get(timeout=LONG)
         if runtime is None:
             raise queue.Empty
-        self._runtimes.append(runtime)
+        self.runtimes.append(runtime)
         return runtime
 
     def no_more(self) -> None:
         """Have the one that waits in :meth:`runtime`, or comes next, told that there are no more."""
-        self._dialed.put(None)
+        self.dialed.put(None)
 
     def configure(self, runtime: RawRuntime, **fields: Any) -> None:
         """Answer the registration, configure the plugin and take its answer."""
@@ -310,11 +310,11 @@ class Scene:
             lambda: not any(thread.name == name for thread in threading.enumerate()),
             "the end of the threads that connect",
         )
-        while not self._dialed.empty():
-            left = self._dialed.get()
+        while not self.dialed.empty():
+            left = self.dialed.get()
             if left is not None:
-                self._runtimes.append(left)
-        for runtime in self._runtimes:
+                self.runtimes.append(left)
+        for runtime in self.runtimes:
             runtime.sock.close()
         eventually(lambda: self.closes == self.model.losses, "on_close for each loss")
         assert self.model.wrong == []

@@ -127,7 +127,7 @@ class Bench:
 
     def lose(self) -> None:
         """End the session, as the runtime."""
-        for peer in self.runtime._all[-3:]:
+        for peer in self.runtime.accepted[-3:]:
             peer.close()
 
     def check(self, case: str) -> None:

@@ -162,7 +162,7 @@ class Runtime:
         self._synchronize = synchronize
         self._configure = configure
         self._update_containers = update_containers
-        self._all: list[Peer] = []
+        self.accepted: list[Peer] = []
         self._listener = listen(self.path)
         self._thread = threading.Thread(target=self._serve, name="runtime")
         self._thread.start()
@@ -174,7 +174,7 @@ class Runtime:
             except OSError:
                 return
             peer = Peer(sock, update_containers=self._update_containers)
-            self._all.append(peer)
+            self.accepted.append(peer)
             try:
                 peer.wait_registered(LONG)
                 if self._configure:
@@ -198,11 +198,11 @@ class Runtime:
         """Close everything; blocks until it is done."""
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
-        for peer in list(self._all):
+        for peer in list(self.accepted):
             peer.close()
         self._thread.join(LONG)
         self._listener.close()
-        for peer in self._all:
+        for peer in self.accepted:
             peer.close()
             assert peer.wait_closed(LONG)
 

@@ -335,7 +335,7 @@ class TestEnd:
         raw: tuple[socket.socket, RawRuntime],
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        monkeypatch.setattr(connection, "_DRAIN", 0.05)
+        monkeypatch.setattr(connection, "DRAIN", 0.05)
         large = nri_pb2.ContainerAdjustment(args=["x" * 4_000_000])
 
         def handler(pod: object, container: object) -> Any:

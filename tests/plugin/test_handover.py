@@ -221,7 +221,7 @@ class TestHandover:
     def test_the_stop_event_hands_over_without_a_gap(
         self, node: Node, run: Run, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("nri_sync.plugin.reconnect._SLICE", 0.01)
+        monkeypatch.setattr("nri_sync.plugin.reconnect.SLICE", 0.01)
         event = threading.Event()
         old = run("old", stop_event=event)
         old.expect_synchronized()
@@ -255,7 +255,7 @@ class TestHandover:
         self, node: Node, run: Run, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """That of a container that was being created when the new one has registered."""
-        monkeypatch.setattr("nri_sync.plugin.handover._QUIET", 0.05)
+        monkeypatch.setattr("nri_sync.plugin.handover.QUIET", 0.05)
         old = run("old")
         old.expect_synchronized()
         eventually(lambda: node.runtime.plugins)
@@ -372,7 +372,7 @@ class TestFailures:
         self, node: Node, run: Run, caplog: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Also in a pause, and while there is no runtime."""
-        monkeypatch.setattr("nri_sync.plugin.reconnect._SLICE", 0.02)
+        monkeypatch.setattr("nri_sync.plugin.reconnect.SLICE", 0.02)
         old = run("old")
         old.expect_synchronized()
         turn = Turn(str(node.directory / "test.turn"))
@@ -394,7 +394,7 @@ class TestFailures:
     def test_the_one_that_was_replaced_ends(
         self, node: Node, run: Run, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("nri_sync.plugin.reconnect._SLICE", 0.02)
+        monkeypatch.setattr("nri_sync.plugin.reconnect.SLICE", 0.02)
         old = run("old")
         old.expect_synchronized()
         other = Turn(str(node.directory / "test.turn"))

@@ -48,7 +48,7 @@ def test_of_many_starts_one_wins(scene: Make) -> None:
     assert outcomes.count(None) == 1
     assert sum(isinstance(outcome, AlreadyStarted) for outcome in outcomes) == 7
     assert it.stub.started
-    assert it._dialed.empty()
+    assert it.dialed.empty()
 
 
 @pytest.mark.parametrize("state", [State.STARTING, State.STARTED])

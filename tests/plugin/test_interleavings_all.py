@@ -25,7 +25,7 @@ __all__: list[str] = []
 
 
 def _lose(it: Scene) -> None:
-    for runtime in list(it._runtimes):
+    for runtime in list(it.runtimes):
         runtime.sock.shutdown(socket.SHUT_RDWR)
 
 
@@ -67,7 +67,7 @@ def test_each_call_while_another_is_held_at_each_step(
         elif by == "loss":
             _lose(it)
         else:
-            it._runtimes[-1].call(99, EVENT)
+            it.runtimes[-1].call(99, EVENT)
     gate.wait()
     call = Call(_ACTIONS[action], it)
     call.settle()

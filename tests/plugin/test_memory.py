@@ -70,10 +70,10 @@ def test_after_the_answer_on_another_thread(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(
         memory, "give_back", lambda: threads.append(threading.current_thread().name)
     )
-    monkeypatch.setattr(memory, "_MOMENT", 0.0)
+    monkeypatch.setattr(memory, "MOMENT", 0.0)
     answered = Latch()
     memory.give_back_after(answered, "10-test-memory")
-    eventually(lambda: answered._waiters)
+    eventually(lambda: answered.waiters)
     assert threads == []
     answered.set()
     eventually(lambda: threads)

@@ -368,7 +368,7 @@ class TestWithARuntime:
     def test_the_stop_event_ends_a_running_session(
         self, serve: Serve, make_stub: MakeStub, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(reconnect, "_SLICE", 0.01)
+        monkeypatch.setattr(reconnect, "SLICE", 0.01)
         event = threading.Event()
         runtime = serve()
         stub = make_stub(Recorder())

@@ -180,7 +180,7 @@ class Schedule:
         repr(self.stub)
 
     def _close(self) -> None:
-        for peer in self.runtime._all[-2:]:
+        for peer in self.runtime.accepted[-2:]:
             peer.close()
 
     def _restart(self) -> None:

@@ -114,7 +114,7 @@ class TestRequests:
         with raw_server(on_close=causes.put) as (channel, peer):
             channel.subscribe(states.put)
             assert states.get(timeout=LONG) is grpc.ChannelConnectivity.READY
-            channel.end._streams._next_id = 0xFFFFFFFF
+            channel.end.streams.next_id = 0xFFFFFFFF
             future = Calls(channel).unary("Echo").future(text("x"))
             assert peer.expect().stream_id == 0xFFFFFFFF
             for call in (lambda: Calls(channel).unary("Echo")(text("x")),) * 2:
@@ -132,7 +132,7 @@ class TestRequests:
     def test_the_last_call_is_dropped_when_the_ids_are_used_up(self) -> None:
         causes: queue.SimpleQueue[Any] = queue.SimpleQueue()
         with raw_server(on_close=causes.put) as (channel, peer):
-            channel.end._streams._next_id = 0xFFFFFFFF
+            channel.end.streams.next_id = 0xFFFFFFFF
             future = Calls(channel).unary("Echo").future(text("x"))
             assert peer.expect().stream_id == 0xFFFFFFFF
             del future
@@ -151,7 +151,7 @@ class TestRequests:
                 patch.setattr(channel.end, "frame", lambda header, data: 1 / 0)
                 with pytest.raises(ZeroDivisionError):
                     Calls(channel).unary("Echo")(text("x"))
-            assert not channel.end._calls
+            assert not channel.end.calls
             assert works(Calls(channel), peer)
 
 
@@ -342,7 +342,7 @@ class TestStreams:
             peer.expect()
             for _ in range(3):
                 peer.send(DATA, 1, text("x" * 100).SerializeToString())
-            assert eventually(lambda: responses._call.inbox._room is not None)
+            assert eventually(lambda: responses._call.inbox.waits_for_room)
             began = time.monotonic()
             channel.close()
             assert lost.wait(LONG)
@@ -540,7 +540,7 @@ class TestTheEnd:
                 error = future.exception(LONG)
                 outcomes.append("y" if error is None else error.code())
             assert set(outcomes) <= {"y", Code.DEADLINE_EXCEEDED}
-            assert not channel.end._calls
+            assert not channel.end.calls
             channel.close()
             server.join(LONG)
 
@@ -559,9 +559,9 @@ def test_on_done_is_called_once() -> None:
 
 def test_late_data_without_a_call_is_ignored() -> None:
     end = ClientEnd(frame=lambda header, data: [header + bytes(data)], name="x")
-    end._streams = ClientStreams()
+    end.streams = ClientStreams()
     end.receive(memoryview(b"\0\0\0\0\0\0\0\1\3\0"), [])
-    assert end._ignored == 1
+    assert end.ignored == 1
 
 
 def test_the_message_type_is_what_the_test_thinks() -> None:

@@ -94,7 +94,7 @@ def full_inbox() -> Inbox:
 def blocked_put(inbox: Inbox, data: bytes) -> tuple[threading.Thread, list[bool]]:
     results: list[bool] = []
     thread = in_thread(lambda: results.append(inbox.put(data)))
-    assert eventually(lambda: inbox._room is not None)
+    assert eventually(lambda: inbox.waits_for_room)
     assert results == []
     return thread, results
 
@@ -176,7 +176,7 @@ def test_the_consumer_makes_room_just_before_put_waits(monkeypatch: pytest.Monke
 
     def take_first() -> object:
         latch = made()
-        if inbox._taken_bytes == 0:
+        if inbox.held == cost(b"x" * 20):
             assert inbox.get() == b"x" * 20
         return latch
 
@@ -221,7 +221,7 @@ class TestHoldings:
         holdings, inboxes = self.held(3, 100, stall=LONG)
         results: list[bool] = []
         thread = in_thread(lambda: results.append(holdings.put(inboxes[0], b"x")))
-        assert eventually(lambda: inboxes[2]._room is not None)
+        assert eventually(lambda: inboxes[2].waits_for_room)
         assert results == []
         assert inboxes[2].get() == bytes(100)
         thread.join(LONG)
@@ -231,7 +231,7 @@ class TestHoldings:
         holdings, inboxes = self.held(3, 100, stall=LONG)
         results: list[bool] = []
         thread = in_thread(lambda: results.append(holdings.put(inboxes[0], b"x")))
-        assert eventually(lambda: inboxes[1]._room is not None)
+        assert eventually(lambda: inboxes[1].waits_for_room)
         inboxes[1].discard()
         thread.join(LONG)
         assert results == [True]

@@ -563,7 +563,9 @@ class TestStreams:
             peer.send(DATA, 1, encoded("x" * 100))
             (connection,) = server._connections
             assert eventually(
-                lambda: any(c.inbox._room for c in connection.end.calls.values() if c.inbox)
+                lambda: any(
+                    c.inbox.waits_for_room for c in connection.end.calls.values() if c.inbox
+                )
             )
             began = time.monotonic()
             assert server.stop(None).wait(LONG)

@@ -95,11 +95,11 @@ class Soak:
             name="faulty",
             idx="50",
             socket_path=proxy.socket_path,
-            on_close=self._on_close,
+            on_close=self.on_close,
         )
         self._other = Handlers("other")
         # Called before the faulty plugin, whose error would end the request.
-        self._other_stub = Stub(self._other, name="other", idx="10", socket_path=direct)
+        self.other_stub = Stub(self._other, name="other", idx="10", socket_path=direct)
         self._asked = 0
         self._calls = ThreadPoolExecutor(1, "soak-call")
         self._began = time.monotonic()
@@ -111,7 +111,7 @@ class Soak:
 
     def open(self) -> None:
         """Start the other plugin, and measure the bytes of a session without faults."""
-        self._other_stub.start()
+        self.other_stub.start()
         if not self._runtime.wait_connected("10-other", SLACK):
             raise Violation("the other plugin is not connected")
         for _ in range(3):
@@ -121,7 +121,7 @@ class Soak:
 
     def close(self) -> None:
         self._stub.stop()
-        self._other_stub.stop()
+        self.other_stub.stop()
         self._calls.shutdown()
 
     def run(
@@ -193,7 +193,7 @@ class Soak:
         with contextlib.suppress(CallFailed, errors.NRIError):
             update = functools.partial(self._stub.update_containers, [_UPDATE], timeout=UPDATE)
             self._call(connection, update, UPDATE)
-        self._expect_other()
+        self.expect_other()
 
     def _create(self, pod: api.PodSandbox, container: api.Container) -> api.ContainerAdjustment:
         self._asked += 1
@@ -244,7 +244,7 @@ class Soak:
         self._stub.update_containers([_UPDATE], timeout=SLACK)
         self._stub.stop()
         self._expect_closes(closes)
-        self._expect_other()
+        self.expect_other()
 
     def _come_back(self) -> None:
         """Start until the runtime accepts the plugin. A Go runtime may close the connection after a broken one."""
@@ -271,13 +271,13 @@ class Soak:
         if self._closes != number:
             raise Violation(f"on_close was called {self._closes} times, not {number}")
 
-    def _expect_other(self) -> None:
-        if self._other.created != self._asked or not self._other_stub.started:
+    def expect_other(self) -> None:
+        if self._other.created != self._asked or not self.other_stub.started:
             raise Violation(
                 f"the other plugin was asked {self._other.created} times of {self._asked}"
             )
 
-    def _on_close(self, stub: Stub) -> None:
+    def on_close(self, stub: Stub) -> None:
         self._closes += 1
         self._closed.set()
 

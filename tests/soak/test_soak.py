@@ -41,13 +41,13 @@ def test_each_kind_of_fault(socket_dir: Path) -> None:
 
 @pytest.mark.timeout(300)
 def test_a_second_on_close_is_noticed(socket_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    on_close = Soak._on_close
+    on_close = Soak.on_close
 
     def twice(self: Soak, stub: Stub) -> None:
         self._closes += 1
         on_close(self, stub)
 
-    monkeypatch.setattr(Soak, "_on_close", twice)
+    monkeypatch.setattr(Soak, "on_close", twice)
     with soaking("ours", socket_dir, 1) as soak, pytest.raises(Violation, match="on_close"):
         soak_shortly(soak)
 
@@ -70,9 +70,9 @@ def test_a_descriptor_left_behind_is_noticed(
 @pytest.mark.timeout(300)
 def test_a_plugin_that_is_not_served_is_noticed(socket_dir: Path) -> None:
     with soaking("ours", socket_dir, 1) as soak:
-        soak._other_stub.stop()
+        soak.other_stub.stop()
         with pytest.raises(Violation, match="the other plugin"):
-            soak._expect_other()
+            soak.expect_other()
 
 
 @pytest.mark.parametrize("field", ["resident", "other"])

@@ -356,7 +356,7 @@ class TestLettingGo:
     def test_one_that_does_not_end(
         self, held: HeldBack, runtime: FakeRuntime, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("nri_sync.testing.fake._LET_GO_WITHIN", 0.1)
+        monkeypatch.setattr("nri_sync.testing.fake.LET_GO_WITHIN", 0.1)
         with pytest.raises(AssertionError, match="the removal of disconnected plugins"):
             run(runtime, Plugin(), lambda stub: None)
         held.release.set()

@@ -294,7 +294,7 @@ class TestRunningOut:
         def refuse(*arguments: object, **options: object) -> None:
             raise error
 
-        monkeypatch.setattr(server_module, "_ACCEPT_PAUSE", 0.0)
+        monkeypatch.setattr(server_module, "ACCEPT_PAUSE", 0.0)
         with serving() as (server, address):
             before = open_descriptors()
             with monkeypatch.context() as patch:
@@ -309,7 +309,7 @@ class TestRunningOut:
     def test_accepting_goes_on_after_an_error(
         self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
-        monkeypatch.setattr(server_module, "_ACCEPT_PAUSE", 0.0)
+        monkeypatch.setattr(server_module, "ACCEPT_PAUSE", 0.0)
         failed = threading.Event()
 
         class Listener(sockets.ListeningSocket):

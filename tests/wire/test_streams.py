@@ -333,7 +333,7 @@ class TestClient:
 
     def test_the_last_id(self) -> None:
         client = ClientStreams()
-        client._next_id = 0xFFFFFFFD
+        client.next_id = 0xFFFFFFFD
         assert client.open(State.UNARY) == 0xFFFFFFFD
         assert client.open(State.UNARY) == 0xFFFFFFFF
         for _ in range(2):
