@@ -34,7 +34,8 @@ ROOT = Path(__file__).resolve().parent.parent
 CORE = ("wire", "session.py", "rpc", "ttrpc", "plugin", "net")
 
 # The tests of a package, where they are not those in the directory of its name.
-_NEAR = {".": ["tests/rpc"], "rpc": ["tests/rpc", "tests/ttrpc"]}
+_CALLS = ["tests/rpc", "tests/ttrpc"]
+_NEAR = {".": ["tests/rpc"], "rpc": _CALLS, "ttrpc": _CALLS}
 
 _COMPARISONS: dict[type[ast.cmpop], type[ast.cmpop]] = {
     ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq,

@@ -12,10 +12,8 @@ import pytest
 from nri_sync.threads import Latch
 from nri_sync.ttrpc import Channel
 from tests.forked import WARNS, in_child
-from tests.ttrpc.rig import (
-    LONG,
-    eventually,
-)
+from tests.ttrpc.conftest import Service
+from tests.ttrpc.rig import LONG, Calls, error_of, eventually, text
 
 __all__: list[str] = []
 
@@ -65,6 +63,13 @@ class TestConnectivity:
         channel.close()
         assert [other.get(timeout=LONG) for _ in range(2)] == [State.READY, State.SHUTDOWN]
         assert seen.empty()
+
+    def test_close_cancels_the_calls_in_flight(self, channel: Channel, service: Service) -> None:
+        call = Calls(channel).unary("Wait").future(text("x"))
+        assert service.entered.wait(LONG)
+        channel.close()
+        assert error_of(call.result) == (Code.CANCELLED, "the channel was closed")
+        service.gate.set()
 
     def test_after_the_end(self, channel: Channel) -> None:
         channel.close()
