@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import queue
 import threading
@@ -14,9 +15,10 @@ import pytest
 from nri_sync import threads
 from nri_sync.deadline import Deadline
 from nri_sync.errors import LocalProtocolError, NoThread
+from nri_sync.rpc import client as client_module
 from nri_sync.rpc.client import ClientEnd
 from nri_sync.rpc.client_call import ClientCall
-from nri_sync.rpc.inbox import Inbox
+from nri_sync.rpc.inbox import Holdings, Inbox
 from nri_sync.rpc.status import Status
 from nri_sync.ttrpc import Channel, multicallable
 from nri_sync.wire.streams import ClientStreams
@@ -358,6 +360,27 @@ class TestStreams:
             assert end.finish(call, Status(1, ""))
             assert not end.send_data(call, b"x")
             assert not end.finish(call, Status(1, ""))
+
+    def test_the_reading_waits_while_all_streams_hold_too_much(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        limited = functools.partial(Holdings, limit=20_000, stall=LONG)
+        monkeypatch.setattr(client_module, "Holdings", limited)
+        with raw_server() as (channel, peer):
+            calls = Calls(channel)
+            one, _ = [calls.stream("M")(text("x")) for _ in range(2)]
+            assert [peer.expect().stream_id for _ in range(2)] == [1, 3]
+            data = text("x" * 6000).SerializeToString()
+            # There is room for three.
+            for stream_id in (1, 3, 1, 3):
+                peer.send(DATA, stream_id, data)
+            answered = threading.Event()
+            probe = calls.unary("Echo").future(text("x"))
+            probe.add_done_callback(lambda _: answered.set())
+            peer.respond(peer.expect().stream_id)
+            assert not answered.wait(0.2)
+            assert next(one).value == "x" * 6000
+            assert answered.wait(LONG)
 
 
 def _open_state() -> Any:
