@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import os
 import signal
 import socket
 import stat
@@ -20,6 +22,7 @@ from nri_sync.errors import NoThread
 from nri_sync.net import sockets
 from nri_sync.ttrpc import Server, connect
 from nri_sync.ttrpc import server as server_module
+from tests.forked import WARNS, in_child
 from tests.net.rig import open_descriptors
 from tests.threadless import no_threads
 from tests.ttrpc.rig import (
@@ -71,6 +74,29 @@ def gate() -> Iterator[Gate]:
 def works(address: str) -> bool:
     with connect(address) as channel:
         return bool(Calls(channel).unary("Echo")(text("x")).value == "x")
+
+
+@WARNS
+def test_a_forked_child_does_not_listen() -> None:
+    """Otherwise a client that connects after the end of the parent would wait in vain."""
+
+    def listening() -> list[int]:
+        found = []
+        for name in os.listdir("/proc/self/fd"):
+            with contextlib.suppress(OSError), socket.socket(fileno=os.dup(int(name))) as sock:
+                if sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+                    found.append(int(name))
+        return found
+
+    before = len(listening())
+
+    def check() -> None:
+        assert len(listening()) == before
+
+    with serving() as (_, address):
+        assert len(listening()) == before + 1
+        in_child(check)
+        assert works(address)
 
 
 class TestPorts:
