@@ -12,6 +12,7 @@ import pytest
 
 from nri_sync.deadline import Deadline
 from nri_sync.errors import ConnectionLost, NRIError, RemoteProtocolError
+from nri_sync.net import link as link_module
 from nri_sync.net.link import LINGER, Job, Lane, Link, Receiver
 from nri_sync.threads import Latch
 from tests.net.rig import (
@@ -234,6 +235,15 @@ class TestDraining:
             before = lines.link.closing
             lines.link.close()
             assert (before, lines.link.closing) == (False, True)
+            lines.link.drain(Deadline(None))
+
+    def test_drain_lingers_to_the_deadline_at_most(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        with linked() as (lines, _):
+            monkeypatch.setattr(link_module, "LINGER", LONG)
+            began = time.monotonic()
+            lines.link.drain(Deadline(0.05))
+            assert time.monotonic() - began < LONG
+            monkeypatch.setattr(link_module, "LINGER", 0.0)
             lines.link.drain(Deadline(None))
 
     def test_drain_returns_when_the_link_ends(self) -> None:

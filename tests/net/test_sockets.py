@@ -438,6 +438,26 @@ class TestTurns:
         finally:
             os.close(directory)
 
+    def test_the_lock_is_that_of_the_directory(
+        self, path: str, socket_dir: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(sockets, "_TURN", LONG)
+        listens = threading.Event()
+
+        def bind() -> None:
+            listen(path).close()
+            listens.set()
+
+        directory = os.open(socket_dir, os.O_RDONLY)
+        try:
+            fcntl.flock(directory, fcntl.LOCK_EX)
+            thread = in_thread(bind)
+            assert not listens.wait(0.1)
+        finally:
+            os.close(directory)
+        thread.join(LONG)
+        assert listens.is_set()
+
     def test_the_lock_is_released_though_a_child_has_the_descriptor(
         self, path: str, socket_dir: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -22,10 +22,12 @@ from nri_sync.deadline import Deadline
 from nri_sync.rpc import envelope_pb2
 from nri_sync.rpc.router import Router
 from nri_sync.rpc.server import ServerEnd
+from nri_sync.rpc.server_call import ServerCall
 from nri_sync.threads import Latch
 from nri_sync.ttrpc import connect
 from nri_sync.ttrpc.connection import frame
-from nri_sync.wire.ttrpc import MESSAGE_MAX, encode_header
+from nri_sync.wire.streams import State
+from nri_sync.wire.ttrpc import MESSAGE_MAX, Message, encode_header
 from tests.ttrpc.rig import (
     DATA,
     LONG,
@@ -217,6 +219,39 @@ class TestBadPeers:
             for _ in range(20_000):
                 assert peer.expect().stream_id == 2
             peer.check(1)
+
+
+class TestWholeMessages:
+    """The two shortcuts for a request that comes alone."""
+
+    @staticmethod
+    def make() -> tuple[ServerEnd, ServerCall]:
+        end = ServerEnd(Router(), frame=frame, peer="test")
+        return end, ServerCall(end, 1, request("M"), State.UNARY)
+
+    def test_a_message_that_is_wrong_is_answered(self) -> None:
+        (end, _), jobs = self.make(), list[Any]()
+        end.receive_message(Message(REQUEST, 2, 0, 0, b""), jobs)
+        assert b"stream id 2 is even" in b"".join(b"".join(job.run()) for job in jobs)
+
+    def test_a_message_to_ignore_is_not_answered(self) -> None:
+        (end, _), jobs = self.make(), list[Any]()
+        end.receive_message(Message(RESPONSE, 1, 0, 0, b""), jobs)
+        assert jobs == []
+
+    def test_a_call_begins_once(self) -> None:
+        end, call = self.make()
+        assert end.begin(call) is True
+        assert end.calls == {1: call}
+        end.calls.clear()
+        assert end.begin(call) is False
+        assert end.calls == {}
+
+    def test_no_call_begins_at_the_end(self) -> None:
+        end, call = self.make()
+        end.stop_accepting()
+        assert end.begin(call) is False
+        assert end.calls == {}
 
 
 class TestMemory:
