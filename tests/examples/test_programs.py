@@ -40,7 +40,7 @@ def test_in_simulate(example: str, capsys: pytest.CaptureFixture[str]) -> None:
     plugin, config = files(example)
     arguments = ["simulate", plugin, "-c", config, "-f", str(EXAMPLES / example / "pod.yaml")]
     if example == "network_device_injector":
-        # pyroute2 leaves an event loop open where there is no such network namespace: in a process of its own.
+        # pyroute2 leaves an event loop open where there is no such network namespace: run it in a new process.
         done = subprocess.run(
             [sys.executable, "-m", "nri_sync", *arguments],
             env={**os.environ, "PYTHONPATH": str(EXAMPLES.parent)},

@@ -126,7 +126,7 @@ class Cluster(Containerd):
         subprocess.run(
             ["openssl", "genrsa", "-out", str(key), "2048"], check=True, capture_output=True
         )
-        # The kubelet does not create the parent of its own cgroups.
+        # The kubelet does not create the parent of its cgroups.
         for hierarchy in [machine.CGROUPS, *machine.CGROUPS.glob("*/")]:
             with contextlib.suppress(OSError):
                 (hierarchy / self.root.name).mkdir()

@@ -17,7 +17,7 @@ SCENARIOS = {
     "late": Scenario("start", expiries=1),
 }
 
-#: By what is wrong: the scenario that shows it, the file, and pairs of the source and its replacement.
+#: By the mistake: the scenario that shows it, the file, and pairs of the source and its replacement.
 MISTAKES: dict[str, tuple[str, str, list[tuple[str, str]]]] = {
     "a move notifies no thread": (
         "restart",

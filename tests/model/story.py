@@ -69,7 +69,7 @@ class Call(Model):
 
 
 class Story(Model):
-    """All that has happened, as far as a rule asks for it."""
+    """The past events that the rules need."""
 
     fields: ClassVar[tuple[str, ...]] = ("calls", "sessions")
 

@@ -168,7 +168,7 @@ def _two(**options: bool) -> Result:
 def test_a_lost_update_is_found() -> None:
     result = _two(with_lock=False)
     assert list(result.violations) == ["lost"]
-    # Four steps each, of which the first is the start: every order of two and two, less the common states.
+    # Four steps each, the first one is the start: every order of two and two, less the common states.
     assert result.ends == 2
 
 

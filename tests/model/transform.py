@@ -116,7 +116,7 @@ class _Generators(ast.NodeTransformer):
         return node
 
     def visit_While(self, node: ast.While) -> Any:
-        """The condition is a statement of its own, each time."""
+        """The condition becomes a separate statement, each time."""
         if not self._inside:
             return self.generic_visit(node)
         assert not node.orelse

@@ -1,4 +1,4 @@
-"""Unix sockets: targets, connecting, listening, inherited descriptors, who the peer is."""
+"""Unix sockets: targets, connecting, listening, inherited descriptors, the process of the peer."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""What the tests of the lifecycle share: a model that every move is checked against, a stub whose
-connections the test plays the runtime of, and gates that hold a thread at a chosen step.
+"""Shared parts of the tests of the lifecycle: a model that checks every move, a stub for whose
+connections the test plays the runtime, and gates that hold a thread at a chosen step.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ __all__ = [
     "threads",
 ]
 
-# Seconds. What has to be at once is allowed SOON, on a busy machine; what has to time out gets SHORT.
+# Seconds. A step that does not wait may take SOON, on a busy machine; a wait that has to time out gets SHORT.
 SOON = 5.0
 SHORT = 0.05
 
@@ -63,7 +63,7 @@ _MOVES = {
 
 
 class Model:
-    """Watches the lifecycle of a stub, and notes whatever is not as it has to be in ``wrong``."""
+    """Watches the lifecycle of a stub, and notes each wrong move in ``wrong``."""
 
     def __init__(self, stub: nri_sync.Stub) -> None:
         self.stub = stub
@@ -116,7 +116,7 @@ def nothing_left() -> Iterator[None]:
 
 
 def held_locks(stub: nri_sync.Stub, attempts: list[Attempt]) -> list[str]:
-    """The locks of the stub and its attempts that somebody holds."""
+    """The locks of the stub and its attempts that a thread holds."""
     locks: dict[str, Any] = {
         "lifecycle": stub._lifecycle._changed,
         "tally": stub._spec.tally._lock,
@@ -147,7 +147,7 @@ def held_locks(stub: nri_sync.Stub, attempts: list[Attempt]) -> list[str]:
 
 
 class Call:
-    """A function that runs in a thread of its own, and what came of it."""
+    """A function that runs in a new thread, and its outcome."""
 
     def __init__(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
         self._function = function
@@ -168,7 +168,7 @@ class Call:
         return not self.thread.is_alive()
 
     def result(self, within: float = LONG) -> Any:
-        """What it returned, or raises what it raised."""
+        """Return the result of the function, or raise its exception."""
         self.thread.join(within)
         assert self.done, f"{self._function.__name__} has not returned within {within} s"
         if self.error is not None:
@@ -176,7 +176,7 @@ class Call:
         return self.value
 
     def outcome(self) -> BaseException | None:
-        """What it raised; ``None`` when it returned."""
+        """The exception of the function; ``None`` when it returned."""
         self.thread.join(LONG)
         assert self.done, f"{self._function.__name__} has not returned"
         return self.error
@@ -268,7 +268,7 @@ class Scene:
         return runtime
 
     def no_more(self) -> None:
-        """Have the one that waits in :meth:`runtime`, or comes next, told that there are no more."""
+        """End the current or next wait in :meth:`runtime`: there are no more connections."""
         self.dialed.put(None)
 
     def configure(self, runtime: RawRuntime, **fields: Any) -> None:
@@ -294,7 +294,7 @@ class Scene:
         return runtime
 
     def gate(self, method: str, when: str, owner: Any = None, *, first_only: bool = True) -> Gate:
-        """Hold whoever gets to a method of the lifecycle (or of ``owner``) next."""
+        """Hold the next thread that calls a method of the lifecycle (or of ``owner``)."""
         owner = self.stub._lifecycle if owner is None else owner
         gate = Gate(owner, method, when, first_only=first_only)
         self._gates.append(gate)
@@ -325,14 +325,14 @@ class Scene:
         assert Call(self.stub.wait, 0).result() is True
 
 
-#: What the fixture ``scene`` is.
+#: The type of the fixture ``scene``.
 Make = Callable[..., Scene]
 
 
 def handled(
     scene: Make, rpc: str, action: Callable[[nri_sync.Stub], object]
 ) -> tuple[Scene, list[Any]]:
-    """A scene in which the handler for ``rpc`` does ``action``, and the list of what comes of it."""
+    """A scene in which the handler for ``rpc`` does ``action``, and the list of the outcomes."""
     outcomes: list[Any] = []
 
     def handler(*_: Any) -> None:

@@ -1,4 +1,4 @@
-"""Interrupts a stub on the main thread, and checks what is left; to be run in a process of its own.
+"""Interrupts a stub on the main thread, and checks that nothing is left. Run it in a new process.
 
 ``aimed``: a trace function counts the bytecodes of the package that the main thread executes, and before the
 n-th of them something happens that a signal handler could do, for each n until the call gets to its end.
@@ -47,7 +47,7 @@ class Stepper:
     With ``again`` (a number of bytecodes, counted from where tracing can be taken up) it happens twice.
     """
 
-    #: Where bytecodes count: what these paths begin with.
+    #: The bytecodes of files whose paths begin with one of these count.
     within: tuple[str, ...] = (_PACKAGE,)
 
     def __init__(self, at: int, event: Callable[[], None], again: int | None = None) -> None:
@@ -106,7 +106,7 @@ class Plugin:
 
 
 class Bench:
-    """A stub and its runtime, used for one case after the other: each begins by starting what the last left."""
+    """A stub and its runtime, used for one case after the other. Each case starts the stub again."""
 
     def __init__(self, path: Path) -> None:
         self.figures: collections.Counter[str] = collections.Counter()
@@ -131,7 +131,7 @@ class Bench:
             peer.close()
 
     def check(self, case: str) -> None:
-        """Whatever was interrupted: a stop() later nothing is left."""
+        """After a stop() nothing is left, at whichever bytecode the call was interrupted."""
         self.stub.stop()
         assert self.stub.state is State.IDLE, case
         give_up = time.monotonic() + LONG
@@ -149,7 +149,7 @@ class Bench:
 
 
 class Case:
-    """One call, and what happens in it."""
+    """One call, and the events inside it."""
 
     def __init__(self, bench: Bench, call: str, event: str) -> None:
         self.bench, self.stub, self.call = bench, bench.stub, call
@@ -166,7 +166,7 @@ class Case:
             raise KeyboardInterrupt
 
     def run(self, at: int, again: int | None = None) -> bool:
-        """Returns whether the call was interrupted (the last time, if it is to be twice)."""
+        """Return whether the call was interrupted (with ``again``: interrupted twice)."""
         name = f"{self._event} at {at}, {again} in {self.call}"
         function: Callable[[], Any] = getattr(self.stub, self.call)
         if self.call not in ("start", "run"):
@@ -220,14 +220,14 @@ class Case:
             assert isinstance(error, KeyboardInterrupt), what
             if self.call == "run" and happened == 1:
                 assert not self.stub.started, what
-                self.stub.start()  # waits for the end of what was interrupted
+                self.stub.start()  # waits for the end of the interrupted attempt
                 self.stub.stop()
             elif self.call == "start" and happened == 1:
-                # It has ended what it had begun, unless it was just about to return.
+                # start() has ended its attempt, unless it was just about to return.
                 self.bench.figures[f"{self.call}: left up"] += self._is_left_up(0.2)
         elif self.call == "start":
             assert error is None or (self.stopped and isinstance(error, StubStopped)), what
-            # What was stopped does not go on.
+            # A stopped attempt does not go on.
             assert not (self.stopped and self.stub.started), what
         elif self.call == "update_containers":
             # A runtime may refuse it, as long as it has not seen that the plugin is configured.
@@ -251,7 +251,7 @@ def aimed(bench: Bench, calls: list[str], events: list[str], stride: int) -> Non
 
 
 def twice(bench: Bench, calls: list[str], events: list[str], stride: int) -> None:
-    """Two interrupts, the second in what the first one causes."""
+    """Two interrupts, the second one while the first one is handled."""
     for call in calls:
         for event in events:
             at = random.randrange(stride)
@@ -266,7 +266,7 @@ def twice(bench: Bench, calls: list[str], events: list[str], stride: int) -> Non
 
 
 class Interrupted(BaseException):
-    """What the signal handler raises."""
+    """The exception of the signal handler."""
 
 
 class Signals:
@@ -295,7 +295,7 @@ class Signals:
         """Call it, with signals from a moment on, and none that is still to come afterwards."""
         self._left = 2
         interval = random.choice((0.0, 1e-4, 1e-3))
-        # Each of the two may come in what deals with the other.
+        # Each of the two may come while the other one is handled.
         try:
             try:
                 try:
@@ -378,7 +378,7 @@ def _exercise(stub: nri_sync.Stub, *, run: bool) -> None:
             stub.wait(0.001)
             stub.stop()
     except (NRIError, CallFailed):
-        pass  # what a stop() does
+        pass  # the errors after a stop()
 
 
 def main() -> None:
@@ -415,4 +415,4 @@ if __name__ == "__main__":
         main()
     except BaseException:
         traceback.print_exc()
-        os._exit(1)  # whatever is left over may hang
+        os._exit(1)  # threads that are left may hang

@@ -36,7 +36,7 @@ def _no_descriptor_left_behind() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever the environment of the tests is, a stub finds nothing in it."""
+    """A stub finds no settings in the environment of the tests."""
     for name in (api.ENV_PLUGIN_NAME, api.ENV_PLUGIN_IDX, api.ENV_PLUGIN_SOCKET):
         monkeypatch.delenv(name, raising=False)
 

@@ -1,4 +1,4 @@
-"""What the tests of the plugin side share: a small runtime, plugins that record, ways to wait.
+"""Shared parts of the tests of the plugin side: a small runtime, plugins that record, ways to wait.
 
 Nothing in here sleeps to synchronise: a test that needs to know that something has happened waits for it.
 """
@@ -52,7 +52,7 @@ CONTAINER = nri_pb2.Container(id="ctr0", pod_sandbox_id="pod0", name="container"
 
 
 def configuration(**fields: Any) -> nri_pb2.ConfigureRequest:
-    """What a current runtime sends, with ``fields`` in place of its own."""
+    """The Configure request of a current runtime, with ``fields`` in place of its fields."""
     values: dict[str, Any] = {
         "runtime_name": "test-runtime",
         "runtime_version": "v1.0.0",
@@ -65,7 +65,7 @@ def configuration(**fields: Any) -> nri_pb2.ConfigureRequest:
 
 
 def descriptors() -> set[str]:
-    """The open file descriptors of this process, and what they lead to."""
+    """The open file descriptors of this process, and their targets."""
     found = set()
     for fd in os.listdir("/proc/self/fd"):
         with contextlib.suppress(FileNotFoundError):
@@ -94,7 +94,7 @@ def frame_of(thread: int | None) -> FrameType | None:
 
 
 def eventually(condition: Callable[[], object], what: str = "it") -> None:
-    """Wait for what nothing announces."""
+    """Wait for a condition that no event announces."""
     give_up = time.monotonic() + LONG
     while not condition():
         assert time.monotonic() < give_up, f"{what} has not come about"
@@ -109,7 +109,7 @@ class PluginWith:
 
 
 class Recorder(nri_sync.Plugin):
-    """Puts the name and arguments of each call into ``calls``; ``replies`` are what handlers return.
+    """Puts the name and arguments of each call into ``calls``; ``replies`` are the results of handlers.
 
     A reply that is an exception is raised; one that is callable is called with the arguments.
     """
@@ -143,7 +143,7 @@ for _name in [name for name in vars(nri_sync.Plugin) if not name.startswith("_")
 class Runtime:
     """Listens on a socket, and takes each plugin that comes through registration and synchronization.
 
-    Plugins that got that far come out of ``peers``, in order; what went wrong out of ``failures``.
+    Synchronized plugins come out of ``peers``, in order; errors out of ``failures``.
     """
 
     def __init__(
@@ -276,7 +276,7 @@ def encoded(connection_id: int, kind: int, stream_id: int, data: bytes, flags: i
 
 
 class Slow:
-    """A handler that returns (or raises) ``outcome`` when it is told to."""
+    """A handler that returns (or raises) ``outcome`` when the test lets it."""
 
     def __init__(self, outcome: Any = None) -> None:
         self.entered = threading.Event()

@@ -1,4 +1,4 @@
-"""One connection of a stub: its phases, how it ends, and what it says about that."""
+"""One connection of a stub: its phases, its end, and its messages about that."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ CREATE = nri_pb2.CreateContainerRequest(pod=POD, container=CONTAINER)
 
 
 class Start:
-    """``start()`` on a thread of its own, and what came of it."""
+    """``start()`` on a new thread, and its outcome."""
 
     def __init__(self, stub: nri_sync.Stub, timeout: float | None = LONG) -> None:
         self._stub = stub
@@ -97,7 +97,7 @@ class TestPhases:
             runtime.call(5, "Synchronize", nri_pb2.SynchronizeRequest())
             assert not runtime.response(5).HasField("status")
         if steps >= 5:
-            # Whoever configures again does not start again.
+            # A second Configure does not start the session again.
             runtime.call(7, "Configure", configuration())
             assert not runtime.response(7).HasField("status")
         runtime.sock.close()

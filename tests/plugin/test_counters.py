@@ -1,4 +1,4 @@
-"""What a stub counts."""
+"""The counters of a stub."""
 
 from __future__ import annotations
 

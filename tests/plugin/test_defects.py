@@ -1,4 +1,4 @@
-"""What the reference plugin side gets wrong, by the numbers of docs/defects.md, and does not go wrong here."""
+"""The defects of the reference plugin side, by the numbers of docs/defects.md, do not happen here."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class Dialed:
         return RawRuntime(self._connections.get(timeout=LONG))
 
     def outcome(self) -> BaseException | None:
-        """What came of the start."""
+        """The outcome of the start."""
         return self.outcomes.get(timeout=LONG)
 
     def start(self) -> RawRuntime:
@@ -141,7 +141,7 @@ def test_d2_data_messages_do_no_harm(dialed: Any) -> None:
         go_on.wait(LONG)
 
     runtime = dialed(PluginWith(run_pod_sandbox=slow)).start()
-    # For a stream that nobody has opened.
+    # For a stream that no request has opened.
     runtime.send(1, 3, 99, b"data")
     assert runtime.response(99).status.code == INVALID_ARGUMENT
     # For a stream that is being served, and is not one that takes data.
@@ -387,7 +387,7 @@ def test_d18_everything_may_be_read_while_it_changes(serve: Serve, make_stub: Ma
 def test_d19_the_default_mask_is_trimmed_for_old_runtimes(connect: Connect) -> None:
     config = configuration(runtime_name="containerd", runtime_version="v1.7.20", NRI_version="")
     stub, peer = connect(Recorder(), config=config)
-    # What this runtime knows; it refuses a plugin that asks for more.
+    # The events of this runtime; it refuses a plugin that subscribes to more.
     assert stub.events == peer.events == EventMask(0x7FF)
 
 

@@ -1,4 +1,4 @@
-"""What a stub knows of the runtime."""
+"""The facts of a stub about the runtime."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_timeouts_that_are_not_told(timeout: int) -> None:
     earlier = DEFAULTS._replace(registration_timeout=1.0, request_timeout=1.0)
     request = configuration(registration_timeout=timeout, request_timeout=timeout)
     facts = earlier.with_configure(request, DEFAULTS)
-    # The defaults, and not what the runtime before has told.
+    # The defaults, and not the values of the runtime before.
     assert (facts.registration_timeout, facts.request_timeout) == (7.0, 2.0)
 
 

@@ -26,7 +26,7 @@ SOON = 0.2
 
 
 class Instance:
-    """A plugin under run_forever(), on a thread of its own. It notes its name on each container."""
+    """A plugin under run_forever(), on a new thread. It notes its name on each container."""
 
     def __init__(self, node: Node, name: str, **options: Any) -> None:
         self.name = name
@@ -74,13 +74,13 @@ class Instance:
 
 
 class Node:
-    """A runtime that creates containers without a break, and what came of each."""
+    """A runtime that creates containers without a break, and the outcome of each."""
 
     def __init__(self, directory: Path, **options: Any) -> None:
         self.directory = directory
         self.path = str(directory / "nri.sock")
         self.created: list[str] = []
-        #: By whom each container was adjusted; "" for none, an error for a conflict.
+        #: The plugin that adjusted each container; "" for none, an error for a conflict.
         self.by: list[str] = []
         self.runtime = Runtime(
             "node", "v1", synchronize=self._synchronize, update_containers=lambda u, e: [],
@@ -170,7 +170,7 @@ class TestHandover:
         order = list(dict.fromkeys(node.by))
         assert order == [str(number) for number in range(11)]
         assert node.by == sorted(node.by, key=int)
-        # Each instance is told what those before it have adjusted.
+        # Each instance gets the containers that earlier instances have adjusted.
         last = node.by.index("10")
         assert old.told == [f"ctr{number}" for number in range(last)]
 
@@ -190,7 +190,7 @@ class TestHandover:
         new.expect_waiting()
         old.end()
         new.expect_synchronized()
-        # What the old instance keeps is written by then.
+        # The old instance has written its state by then.
         assert states == [(False, False)]
 
     def test_whatever_its_index_is(self, node: Node, run: Run) -> None:

@@ -32,7 +32,7 @@ def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 
 def older(version: str) -> Any:
-    """A runtime before NRI v0.12 does not tell its release: the stub infers it."""
+    """A runtime before NRI v0.12 does not send its release: the stub infers it."""
     return configuration(runtime_name="containerd", runtime_version=version, NRI_version="")
 
 
@@ -73,7 +73,7 @@ class TestAnswers:
         assert warnings(caplog) == []
 
     def test_of_the_runtime_that_has_called(self, serve: Serve, make_stub: MakeStub) -> None:
-        """One table of methods serves all sessions of a stub, whatever their runtimes are."""
+        """One table of methods serves all sessions of a stub, with any runtimes."""
         runtime = serve(config=older("v1.7.20"))
         stub = make_stub(PluginWith(create_container=adjusted))
         counts = []

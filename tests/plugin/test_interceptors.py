@@ -1,4 +1,4 @@
-"""What stands around the handlers, and around the calls to the runtime."""
+"""Interceptors around the handlers, and around the calls to the runtime."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class TestServing:
         words = [str(number) for number in range(len(kinds))]
         plugin = PluginWith(create_container=lambda pod, container: log.put("handler"))
         stub = make_stub(plugin, interceptors=[kind(word, log) for kind, word in zip(kinds, words)])
-        for _ in range(2):  # each session has handlers of its own
+        for _ in range(2):  # each session has its handlers
             runtime = serve()
             stub.start()
             peer = runtime.peer()
@@ -211,7 +211,7 @@ class TestCalling:
 
 
 class Owned(Interceptor):
-    """Notes what the stub does with it."""
+    """Notes the calls of the stub."""
 
     def __init__(self, word: str = "", log: list[Any] | None = None) -> None:
         self.word = word

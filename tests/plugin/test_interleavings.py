@@ -156,7 +156,7 @@ def test_a_stop_ends_a_start_while_configure_is_being_handled(scene: Make) -> No
     assert isinstance(start.outcome(), StubStopped)
     assert runtime.at_end()
     go.set()
-    it.up()  # what is left of the old configure handler does not touch the new session
+    it.up()  # the end of the old configure handler does not touch the new session
     assert it.stub.started
 
 
@@ -254,7 +254,7 @@ def test_a_stop_without_a_session_does_nothing(scene: Make) -> None:
 
 
 def serving(it: Scene, plugin: Recorder) -> RawRuntime:
-    """A session with a request of which the handler is running."""
+    """A session with a request whose handler is running."""
     runtime = it.up()
     plugin.expect("configure")
     plugin.expect("synchronize")
@@ -339,7 +339,7 @@ def test_a_loss_and_a_stop_at_the_same_moment_the_loss_first(scene: Make) -> Non
     runtime = it.up()
     gate = it.gate("ended", "after")
     runtime.sock.close()
-    gate.wait()  # IDLE, and nobody knows yet
+    gate.wait()  # IDLE, and no thread knows yet
     stop = Call(it.stub.stop)
     stop.settle()
     gate.open()
@@ -483,7 +483,7 @@ def test_the_reason_is_there_as_soon_as_the_state_is(scene: Make) -> None:
     stop = Call(it.stub.stop)
     eventually(lambda: it.stub.state is State.IDLE)
     assert it.stub.close_reason is None
-    gate.open()  # what is left of the first session does not bring its reason back
+    gate.open()  # the end of the first session does not bring its reason back
     stop.result(SOON)
     eventually(lambda: it.closes == 1)
     assert it.stub.close_reason is None

@@ -39,7 +39,7 @@ _ACTIONS: dict[str, Callable[[Scene], object]] = {
     "update_containers": lambda it: it.stub.update_containers(timeout=SHORT),
     "loss": _lose,
 }
-# Each step, and what gets a session there.
+# Each step, and the operation that brings a session there.
 _STEPS = [
     *((step, "start") for step in ("begin", "open", "attach", "configured")),
     *((step, "stop") for step in ("begin_end", "ended", "_release")),
@@ -74,14 +74,14 @@ def test_each_call_while_another_is_held_at_each_step(
     gate.open()
     for earlier in calls:
         earlier.outcome()
-    Call(it.stub.stop).result(SOON)  # and what has been started since
+    Call(it.stub.stop).result(SOON)  # stops the sessions that were started since, too
     error = call.outcome()
     assert error is None or isinstance(error, _EXPECTED), error
     runtimes.end()
 
 
 class Runtimes:
-    """Brings up each connection that a scene makes, on a thread of its own."""
+    """Brings up each connection that a scene makes, on a new thread."""
 
     def __init__(self, it: Scene) -> None:
         self._it = it
@@ -96,7 +96,7 @@ class Runtimes:
             with contextlib.suppress(StopIteration, OSError):
                 runtime.accept_registration()
                 runtime.call(1, "Configure", configuration())
-                while not runtime.at_end():  # what is not read holds up a gentle end
+                while not runtime.at_end():  # unread data would hold up a gentle end
                     pass
 
     def end(self) -> None:

@@ -36,7 +36,7 @@ __all__: list[str] = []
 
 
 class Stepwise(Recorder):
-    """A plugin that goes on only when it is told to."""
+    """A plugin whose handlers wait until the test lets them go on."""
 
     def __init__(self) -> None:
         self.configured, self.synchronized = threading.Event(), threading.Event()
@@ -119,7 +119,7 @@ def test_a_connection_lost_at_any_step(scene: Make, step: str, how: str) -> None
         assert it.stub.close_reason is reason
     else:
         reason = start.outcome()
-        # What was configured before the loss was seen has started, and was lost then.
+        # A session that was configured before the stub noticed the loss has started, and was lost then.
         assert isinstance(reason, StartError), reason
         assert it.closes == 0
         assert it.stub.counters.sessions == 0
@@ -147,7 +147,7 @@ def test_a_runtime_that_is_silent_at_any_step(scene: Make, step: str, held_by: s
         start = Call(it.stub.start, 0.3)
         runtime = _reach(it, plugin, step)
         error = start.outcome()
-    else:  # nobody is in start() any more: an interrupt has thrown it out
+    else:  # no thread is in start() any more: an interrupt has ended the call
         conn = it.stub._new_connection(0.3)
         Call(conn.run)
         runtime = _reach(it, plugin, step)
@@ -241,7 +241,7 @@ def test_a_dialer_that_blocks_beyond_the_deadline(scene: Make) -> None:
     assert it.stub.state is State.IDLE
     runtime = it.up()  # while the first one is still dialling
     go.set()
-    assert it.runtime().at_end()  # what it has dialled is closed at once
+    assert it.runtime().at_end()  # the stub closes its new connection at once
     assert it.stub.started
     it.call(runtime, 5, EVENT)
 
@@ -311,7 +311,7 @@ def test_a_deadline_that_comes_too_late_does_not_end_the_session(scene: Make) ->
     start = Call(it.stub.start, 0.3)
     runtime = it.runtime()
     runtime.accept_registration()
-    expire.wait()  # somebody has seen that the time is over
+    expire.wait()  # a thread has noticed that the time is over
     it.call(runtime, 1, "Configure", configuration())
     expire.open()
     start.result(SOON)

@@ -266,7 +266,7 @@ def rich() -> None:
 
 A, B = nri_pb2.KeyValue(key="A", value="1"), nri_pb2.KeyValue(key="A", value="2")
 
-#: What a handler does, by the name of the pod of its request.
+#: The action of a handler, by the name of the pod of its request.
 ACTS: dict[str, Callable[[], Any]] = {
     "nothing": lambda: None,
     "an adjustment": lambda: adjusted(env=[A, nri_pb2.KeyValue(key="B")], args=["x"]),
@@ -308,7 +308,7 @@ ACTS: dict[str, Callable[[], Any]] = {
 
 
 class Actor(nri_sync.Plugin):
-    """Does what ACTS says, and records each call with its context."""
+    """Does the action of ACTS, and records each call with its context."""
 
     def __init__(self) -> None:
         self.seen: list[object] = []

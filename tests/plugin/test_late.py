@@ -41,7 +41,7 @@ ADJUSTED = nri_pb2.CreateContainerRequest(pod=POD, container=CONTAINER)
 
 
 class Parts(nri_sync.Interceptor):
-    """Holds up each Synchronize, when it is told to."""
+    """Holds up each Synchronize while the test wants it."""
 
     def __init__(self) -> None:
         self.blocks = False
@@ -300,7 +300,7 @@ class TestLateReplies:
         assert Late(plugin, conn).limit() is None
 
     def test_delays_are_counted_and_logged_once(self, caplog: pytest.LogCaptureFixture) -> None:
-        # A logger of its own: on a busy machine, other stubs may log the same of their threads.
+        # A new logger: on a busy machine, other stubs may log the same of their threads.
         logger = logging.getLogger("nri_sync.delayed")
 
         def warnings() -> list[str]:

@@ -1,4 +1,4 @@
-"""Who may become, and stay, the current connection of a stub."""
+"""Which connection may become, and stay, the current one of a stub."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Measuring the parts of a node's state, and the bound on what is held of it."""
+"""Measuring the parts of a node's state, and the bound on the parts that the stub keeps."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_any_bytes_can_be_measured(data: bytes) -> None:
         (b"\x21" + bytes(8) + b"\x25" + bytes(4) + b"\x2a\x01x\xa2\x06\x01x\x12\x00", Measured(1, False)),
         # A tag, and a length, that take two bytes for a small number.
         (b"\x92\x00\x80\x00\x98\x00\x81\x00", Measured(1, True)),
-        # What follows a group, and what is in it.
+        # The fields after a group, and the fields inside a group.
         (b"\x23\x12\x00\x24\x12\x00", Measured(2, False)),
         # Cut off: within a length, after one.
         (b"\x12", Measured(0, False)),

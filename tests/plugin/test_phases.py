@@ -1,4 +1,4 @@
-"""What failed a start or ended a session, in words."""
+"""The messages about a start that failed or a session that ended."""
 
 from __future__ import annotations
 

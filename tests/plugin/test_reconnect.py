@@ -72,7 +72,7 @@ class TestBackoff:
 
 
 class Script:
-    """Stands in for a stub. ``outcomes`` tell what comes of each start: an exception is raised, a
+    """Stands in for a stub. ``outcomes`` are the results of the starts: an exception is raised, a
     ConnectionLost ends the session, None is a stop; a function is called, and returns one of these.
     """
 
@@ -321,7 +321,7 @@ def pause(stopped: Latch, event: threading.Event | None, delay: float, on_main: 
 
 
 class Loop:
-    """run_forever() on a thread of its own."""
+    """run_forever() on a new thread."""
 
     def __init__(self, stub: nri_sync.Stub, **options: Any) -> None:
         self._outcome: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()

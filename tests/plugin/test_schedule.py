@@ -1,7 +1,7 @@
-"""A random schedule: eight threads do to one stub whatever can be done, and so do its handlers and on_close.
+"""A random schedule: eight threads, the handlers and on_close call all methods of one stub.
 
-``NRI_SYNC_SCHEDULE`` in the environment is the number of operations, ``NRI_SYNC_SEED`` the seed of what is done;
-when, is up to the system.
+``NRI_SYNC_SCHEDULE`` in the environment is the number of operations, ``NRI_SYNC_SEED`` the seed of the operations;
+the system decides when each runs.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _START = (AlreadyStarted, StubStopped, StartError)
 
 
 class Schedule:
-    """A stub, a runtime that comes and goes, and the operations; each checks what it can."""
+    """A stub, a runtime that comes and goes, and the operations, with their checks."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -87,7 +87,7 @@ class Schedule:
 
     @property
     def _random(self) -> random.Random:
-        """One for each thread: what each of them does can be done again."""
+        """One for each thread, so that the operations of each thread can be repeated."""
         made: random.Random | None = getattr(self._local, "random", None)
         if made is None:
             made = self._local.random = random.Random(f"{SEED} {next(self._numbers)}")
@@ -213,7 +213,7 @@ class Schedule:
                 pass
 
     def finish(self, workers: list[Call]) -> None:
-        # Whoever is in run() needs somebody to end it.
+        # A thread in run() needs another thread that stops the stub.
         while not all(worker.done for worker in workers):
             self.stub.stop()
             threading.Event().wait(0.05)

@@ -1,4 +1,4 @@
-"""Requests of the runtime, and what the plugin makes of them."""
+"""Requests of the runtime, and their responses."""
 
 from __future__ import annotations
 
@@ -644,7 +644,7 @@ class TestConfigure:
             stub.start()
         assert caught.value.phase == "configure"
         assert text in str(caught.value)
-        # The runtime is told before the connection is closed.
+        # The runtime gets the error before the connection is closed.
         failure = runtime.failures.get(timeout=LONG)
         assert isinstance(failure, CallFailed)
         assert failure.code() is StatusCode.UNKNOWN
@@ -746,7 +746,7 @@ class TestSynchronize:
         ) as caught:
             self.part(peer, [], large, more=True)
         assert caught.value.code() is StatusCode.RESOURCE_EXHAUSTED
-        # What was collected is gone, and does not count any more.
+        # The collected parts are gone, and do not count any more.
         self.part(peer, self.pods(1), large, more=False)
         assert plugin.expect("synchronize") == (self.pods(1), large)
 

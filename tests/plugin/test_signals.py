@@ -111,7 +111,7 @@ def test_an_interrupted_call_to_the_runtime_is_cancelled(scene: Make) -> None:
 def test_a_signal_handler_ends_run_forever(
     serve: Serve, make_stub: MakeStub, at: str, end: str
 ) -> None:
-    """On the main thread, whatever the loop is doing there."""
+    """On the main thread, at any point of the loop."""
     runtime = None if at == "pause" else serve(configure=at == "session")
     stub = make_stub(Recorder())
     main = threading.main_thread().ident

@@ -1,4 +1,4 @@
-"""Who a plugin is, and where its connections come from."""
+"""The identity of a plugin, and the source of its connections."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class TestIdentity:
         monkeypatch.setenv("NRI_PLUGIN_NAME", "from-env")
         monkeypatch.setenv("NRI_PLUGIN_IDX", "77")
         assert identify(None, None) == PluginId("77", "from-env")
-        # What is given wins, for each of the two.
+        # An argument wins over the environment, for name and index.
         assert identify("given", None) == PluginId("77", "given")
         assert identify(None, 3) == PluginId("03", "from-env")
         assert identify("given", "03") == PluginId("03", "given")

@@ -1,4 +1,4 @@
-"""What a stub is made of."""
+"""The parts of a stub."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Every way in which a start fails: the exception, the phase, what the message says, and when.
+"""Every way in which a start fails: the exception, the phase, the message, and when.
 
-The table "When start() fails" of docs/lifecycle.md is checked against what happens here.
+The table "When start() fails" of docs/lifecycle.md is compared with these failures.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ __all__: list[str] = []
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "lifecycle.md"
 
-#: Seconds for a start that nobody answers.
+#: Seconds for a start without an answer.
 TIMEOUT = 0.2
 AT_ONCE = "at once"
 AT_THE_DEADLINE = "at the deadline"
@@ -206,7 +206,7 @@ TABLE = {
 
 
 class Scene:
-    """A place to connect to, a stub that does, and what has to be cleaned up."""
+    """A place to connect to, a stub that connects, and the clean-up."""
 
     def __init__(self, directory: Path, make_stub: MakeStub) -> None:
         self.path = str(directory / "nri.sock")
@@ -440,7 +440,7 @@ def check(expected: Expected, error: Any, path: str) -> None:
     assert type(error).__name__ == expected.error
     assert getattr(error, "phase", "") == expected.phase
     text = str(error)
-    # Which of them it is depends on who is faster.
+    # Which of the two errors it is depends on the faster thread.
     failed = (
         r"(writing to|reading from) the connection failed: \[Errno \d+\] [A-Z][a-z ]+(?= before)"
     )
@@ -474,7 +474,7 @@ def test_start_fails(scene: Scene, name: str) -> None:
 
 
 def test_start_fails_without_permission(socket_dir: Path) -> None:
-    # As another user, unless that is what the tests run as already.
+    # As another user, unless the tests already run as one.
     path = socket_dir / "closed" / "nri.sock"
     path.parent.mkdir()
     with listen(str(path)):

@@ -1,4 +1,4 @@
-"""The stub: how it is made, what it calls and what it tells, alone and in processes of its own.
+"""The stub: its construction, its calls and its attributes, alone and in new processes.
 
 How its calls meet each other is tested in test_interleavings.py, and with signals in test_signals.py.
 """
@@ -815,7 +815,7 @@ PLUGIN = """
 
 
 class Process:
-    """A plugin in a process of its own; what it tells comes line by line."""
+    """A plugin in a new process, whose output the test reads line by line."""
 
     def __init__(self, script: str, *arguments: str, **options: Any) -> None:
         code = textwrap.dedent(PLUGIN) + textwrap.dedent(script)
@@ -837,7 +837,7 @@ class Process:
         return facts
 
     def end(self) -> tuple[int, str]:
-        """Let it go on, and wait for its end: the exit status, and what it wrote to stderr."""
+        """Let it go on, and wait for its end: the exit status, and the text on stderr."""
         _, errors = self.process.communicate(timeout=LONG)
         return self.process.returncode, without_busy_warnings(errors)
 
@@ -985,7 +985,7 @@ class TestProcesses:
                 """
             )
         )
-        # All that a runtime gives to what it launches.
+        # All variables and descriptors that a runtime gives to a launched plugin.
         environment = {
             "NRI_PLUGIN_NAME": "launched",
             "NRI_PLUGIN_IDX": "25",

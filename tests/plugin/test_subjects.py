@@ -1,4 +1,4 @@
-"""What a request is about, for people."""
+"""The subject of a request, in words."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Callbacks run in order, whatever the others do."""
+"""Callbacks run in order, also when others raise."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The client's end of a connection, with servers of all kinds: what they send is written as bytes."""
+"""The client's end of a connection, with servers of all kinds, which send plain bytes."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ REMOTE_CLOSED, REMOTE_OPEN, NO_DATA = 1, 2, 4
 def works(calls: Calls, peer: RawPeer) -> bool:
     """That the connection still works."""
     future = calls.unary("Works").future(text("x"), timeout=LONG)
-    # What is still on its way of earlier calls comes first.
+    # Messages of earlier calls come first.
     while (message := peer.expect()).type != REQUEST or message.request.method != "Works":
         pass
     peer.respond(message.stream_id, text("yes").SerializeToString())
@@ -123,7 +123,7 @@ class TestRequests:
                 code, details = error_of(call)
                 assert code is Code.UNAVAILABLE
                 assert "used up" in details
-            # The connection ends when the last call is done, and tells.
+            # When the last call is done, the connection ends, and on_close is called.
             peer.respond(0xFFFFFFFF, b"")
             assert future.result(LONG).value == ""
             cause = causes.get(timeout=LONG)

@@ -1,4 +1,4 @@
-"""What arrives on a stream: order, ends, limits, and that nobody is left waiting."""
+"""The messages of a stream: order, ends, limits, and that no thread is left waiting."""
 
 from __future__ import annotations
 
@@ -205,11 +205,11 @@ def test_what_is_discarded_is_dropped() -> None:
 
 
 class TestHoldings:
-    """What all streams of a connection hold together."""
+    """The memory that all streams of a connection hold together."""
 
     @staticmethod
     def held(count: int, size: int, **options: float) -> tuple[Holdings, list[Inbox]]:
-        """Holdings whose limit is what ``count`` streams hold that have one message of ``size`` each."""
+        """Holdings whose limit is one message of ``size`` in each of ``count`` streams."""
         inboxes = [Inbox() for _ in range(count)]
         limit = count * cost(bytes(size))
         holdings = Holdings(lambda: inboxes, limit=limit, **options)

@@ -139,7 +139,7 @@ class TestLate:
     def test_with_an_empty_answer(self) -> None:
         with self.late(b"") as (policy, peer, contexts):
             assert peer.expect().payload == b""
-            # The handler is still running, and is told.
+            # The handler is still running, and its context is no longer active.
             assert policy.over.wait(LONG)
             assert not contexts[0].is_active()
             peer.check(3)

@@ -1,4 +1,4 @@
-"""The server's end of a connection, with peers of all kinds: what they send is written as bytes."""
+"""The server's end of a connection, with peers of all kinds, which send plain bytes."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ REMOTE_CLOSED, REMOTE_OPEN, NO_DATA = 1, 2, 4
 
 
 class TestBadPeers:
-    """Each is told what is wrong, and everything else goes on."""
+    """Each peer gets an error, and all other calls go on."""
 
     @pytest.mark.parametrize("type", [REQUEST, RESPONSE, DATA, 0, 77])
     @pytest.mark.parametrize("stream_id", [0, 2, 0xFFFFFFFE])
@@ -374,7 +374,7 @@ class TestQuiet:
         held, told = threading.Event(), threading.Event()
 
         class Unsettled(set[Any]):
-            """Holds up who settles the last call, with it taken off; or who waits, having seen it."""
+            """Holds up the thread that has removed the last call, or the waiting thread that has seen the call."""
 
             def remove(self, call: Any) -> None:
                 super().remove(call)

@@ -1,4 +1,4 @@
-"""What becomes of one call: handlers of all kinds, and what is wrong with them or with requests."""
+"""The outcome of one call: handlers of all kinds, and errors of handlers and of requests."""
 
 from __future__ import annotations
 

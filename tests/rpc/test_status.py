@@ -1,4 +1,4 @@
-"""What an exception becomes, and statuses on the wire."""
+"""The status of each exception, and statuses on the wire."""
 
 from __future__ import annotations
 

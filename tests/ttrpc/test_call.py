@@ -1,4 +1,4 @@
-"""Calls as applications have them: how they end, errors, and calls that nobody holds any more."""
+"""Calls as applications have them: how they end, errors, and calls without a reference."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ class TestTheEndOfAStream:
             assert peer.expect().stream_id == 1
             peer.send(DATA, 1, text("a").SerializeToString())
             peer.respond(1, code=10, details="enough")
-            # It blocks to the deadline, and tells how the stream has ended.
+            # code() blocks to the deadline, and returns the code of the stream's end.
             assert responses.code() is Code.ABORTED
             assert next(responses).value == "a"
             assert error_of(lambda: next(responses)) == (Code.ABORTED, "enough")

@@ -1,4 +1,4 @@
-"""Connecting, and what is left when that fails."""
+"""Connecting, and that nothing is left when that fails."""
 
 from __future__ import annotations
 

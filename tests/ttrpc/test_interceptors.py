@@ -1,4 +1,4 @@
-"""A method of the peer with interceptors of grpc around it: what the stub calls."""
+"""A method of the peer that the stub calls, with interceptors of grpc around it."""
 
 from __future__ import annotations
 

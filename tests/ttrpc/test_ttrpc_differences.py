@@ -22,7 +22,7 @@ DOCUMENT = (ROOT / "docs" / "ttrpc.md").read_text()
 # The oldest grpcio that the rows describe: others lack methods, and word errors in another way.
 NEW_ENOUGH = (1, 81)
 
-#: What nri_sync.ttrpc does where it is not the same.
+#: The behaviour of nri_sync.ttrpc where it differs.
 HERE: dict[str, Any] = {
     "Channel: a connection that is lost": ["UNAVAILABLE", "UNAVAILABLE"],
     "Channel: a call on a closed channel": "CANCELLED",
@@ -65,7 +65,7 @@ HERE: dict[str, Any] = {
 
 
 def rows() -> dict[str, str]:
-    """What the document says, by section and behaviour."""
+    """The rows of the document, by section and behaviour."""
     part = DOCUMENT.partition("\n## Beside grpcio\n")[2]
     found: dict[str, str] = {}
     for section in re.split(r"^### ", part, flags=re.MULTILINE)[1:]:
@@ -81,7 +81,7 @@ ROWS = rows()
 
 @pytest.fixture(scope="module")
 def results() -> dict[str, dict[str, Any]]:
-    """What the probes returned, by kind."""
+    """The results of the probes, by kind."""
     kinds = ["ttrpc", "grpcio"]
     found = {}
     for kind in kinds:

@@ -329,7 +329,7 @@ def test_yaml_needs_a_package(monkeypatch: pytest.MonkeyPatch) -> None:
     assert parse_yaml('["a"]') == ["a"], "JSON is read without it"
 
 
-# Values that any user who may create a pod can write into an annotation.
+# Values that any user with the right to create pods can write into an annotation.
 BOMB = "\n".join(
     ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
     + [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 10)]

@@ -1,4 +1,4 @@
-"""What applications can observe of grpcio and of nri_sync.ttrpc: one function for each row of docs/ttrpc.md."""
+"""Observable behaviour of grpcio and of nri_sync.ttrpc: one function for each row of docs/ttrpc.md."""
 
 from __future__ import annotations
 

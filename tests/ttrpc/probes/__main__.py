@@ -1,6 +1,6 @@
-"""``python -m tests.ttrpc.probes grpcio|ttrpc`` prints one JSON object: what each probe returned, by its row.
+"""``python -m tests.ttrpc.probes grpcio|ttrpc`` prints one JSON object: the result of each probe, by its row.
 
-In a process of its own, since the core of gRPC leaves threads behind.
+Each runs in a new process, since the core of gRPC leaves threads behind.
 """
 
 from __future__ import annotations

@@ -114,7 +114,7 @@ class Pair:
         return getattr(self.connect(), kind)("/x.X/M", **coding)
 
     def in_handler(self, ask: Callable[[Any], Any]) -> Any:
-        """What a handler gets when it asks its context."""
+        """The answers of the context to a handler."""
         seen: list[Any] = []
 
         def handler(request: bytes, context: Any) -> bytes:
