@@ -22,6 +22,7 @@ from nri_sync.rpc.router import MethodHandler, Router
 from nri_sync.session import Session
 from nri_sync.wire.mux import FRAME_PAYLOAD_MAX, PLUGIN_SERVICE, RUNTIME_SERVICE, frame_message
 from nri_sync.wire.ttrpc import REQUEST, encode_header
+from tests.forked import WARNS, in_child
 from tests.plugin.harness import encoded, request
 
 __all__: list[str] = []
@@ -171,6 +172,22 @@ def test_a_request_that_is_served_learns_of_the_end(ends: tuple[End, End]) -> No
     ends[1].session.link.close()
     assert ends[0].lost.get(timeout=LONG) is not None
     assert not context.is_active()
+
+
+@WARNS
+def test_a_forked_child_has_neither_the_calls_nor_the_connection(ends: tuple[End, End]) -> None:
+    waiting = ends[1].start("Wait", b"")
+    ends[0].waiting.get(timeout=LONG)
+
+    def check() -> None:
+        for end in ends:
+            assert end.session.server.wait_idle(Deadline(LONG / 2))
+            with pytest.raises(CallFailed, match="belongs to the process that forked"):
+                end.call("Echo", b"")
+
+    in_child(check)
+    assert not waiting.done.is_set()
+    assert ends[0].call("Echo", b"x") == b"echo x"
 
 
 def test_data_for_other_connections_is_discarded(

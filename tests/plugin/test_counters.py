@@ -7,6 +7,8 @@ import threading
 import pytest
 
 from nri_sync.plugin.counters import Counters, Tally
+from tests.forked import WARNS, in_child
+from tests.net.rig import in_thread
 from tests.plugin.harness import LONG
 
 __all__: list[str] = []
@@ -80,3 +82,31 @@ def test_no_count_is_lost_between_threads() -> None:
     for thread in threads:
         thread.join(LONG)
     assert tally.snapshot().requests == 2000
+
+
+@WARNS
+def test_a_forked_child_counts_though_a_thread_of_the_parent_was_counting() -> None:
+    counting, go_on = threading.Event(), threading.Event()
+
+    class SlowName(str):
+        """A thread that counts it waits in the middle, with the lock."""
+
+        def __hash__(self) -> int:
+            counting.set()
+            assert go_on.wait(LONG)
+            return super().__hash__()
+
+    tally = Tally()
+    thread = in_thread(lambda: tally.add(SlowName("sessions")))
+    assert counting.wait(LONG)
+
+    def check() -> None:
+        tally.add("sessions")
+        assert tally.snapshot().sessions == 1
+
+    try:
+        in_child(check)
+    finally:
+        go_on.set()
+        thread.join(LONG)
+    assert tally.snapshot().sessions == 1
