@@ -265,8 +265,8 @@ def limit(size, most):
 
     def test_the_tests_of_a_module(self) -> None:
         own, package = mutate.tests_of(mutate.ROOT / "nri_sync" / "wire" / "mux.py")
-        assert own == ["tests/wire/test_mux.py"]
-        assert package == ["tests/wire", "tests/test_fork.py"]
+        assert own == ["tests/wire/test_mux.py", "tests/test_fork.py"]
+        assert package == ["tests/wire"]
 
 
 class TestImage:

@@ -6,8 +6,8 @@ code of the changed function and runs the tests that call this function, the nea
 fails.
 
 Exchanged code has no effect on imports and on the processes that tests start. So a mutant that survives gets a
-second try if an import calls its function or if no test does: a copy of the sources with the mutant, and a new
-pytest.
+second try: a copy of the sources with the mutant, and a new pytest with the module's own tests. It runs the tests
+of the whole package if no test calls the function, or if an import does.
 """
 
 from __future__ import annotations
@@ -112,8 +112,8 @@ class _Session:
             if not self._free:
                 self._count_one()
             copy = self._free.pop()
-            again = (str(mutant.module), mutant.functions[-1]) in called_by_imports
-            child = _start(functools.partial(_status, tests, mutant, copy, again))
+            by_import = (str(mutant.module), mutant.functions[-1]) in called_by_imports
+            child = _start(functools.partial(_status, tests, mutant, copy, by_import))
             self._running[child] = mutant, copy
         while self._running:
             self._count_one()
@@ -132,12 +132,15 @@ class _Session:
                     print(mutant, file=file)
 
 
-def _status(tests: _Tests, mutant: Mutant, copy: Path, again: bool) -> int:
-    """The exit status of a mutant; for its child process. ``again``: a survivor needs the second try."""
+def _status(tests: _Tests, mutant: Mutant, copy: Path, by_import: bool) -> int:
+    """The exit status of a mutant; for its child process. ``by_import``: an import calls its function."""
     status = tests.run(mutant)
-    if status == _NOT_EXCHANGED or (status == _PASSED and again):
-        return _SecondTry(copy).run(mutant)
-    return status
+    if status not in (_PASSED, _NOT_EXCHANGED):
+        return status
+    groups = tests_of(mutant.module)
+    if status == _PASSED and not by_import:
+        groups = groups[:-1]
+    return _SecondTry(copy).run(mutant, groups)
 
 
 # A function, with the name of its file.
@@ -310,14 +313,14 @@ class _SecondTry:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
 
-    def run(self, mutant: Mutant) -> int:
-        """Run all tests of the package; returns an exit status as the child processes do."""
+    def run(self, mutant: Mutant, groups: list[list[str]]) -> int:
+        """Run the groups of tests one after another; returns an exit status as the child processes do."""
         if not self._directory.exists():
             self._copy()
         target = self._directory / mutant.module.relative_to(ROOT)
         target.write_text(mutant.source)
         try:
-            for tests in tests_of(mutant.module):
+            for tests in groups:
                 if status := self._pytest(tests):
                     return status
             return _PASSED

@@ -192,8 +192,7 @@ def tests_of(module: Path) -> list[list[str]]:
     own = sorted(directory.glob(f"test_{inside.stem.lstrip('_')}*.py"))
     near = _NEAR.get(str(inside.parent)) or [str(directory.relative_to(ROOT))]
     # Each package has code for the child after a fork.
-    groups = [[str(path.relative_to(ROOT)) for path in own], [*near, "tests/test_fork.py"]]
-    return [group for group in groups if group]
+    return [[*(str(path.relative_to(ROOT)) for path in own), "tests/test_fork.py"], near]
 
 
 def _modules(paths: Sequence[str]) -> list[Path]:

@@ -194,6 +194,25 @@ class TestLateReplies:
         conn.parts.is_complete = True
         assert late.answer(call) == b""
 
+    @pytest.mark.parametrize("required", [False, True])
+    def test_a_request_that_waits_for_a_thread(self, connect: Connect, required: bool) -> None:
+        stub, _ = connect(PluginWith(create_container=lambda pod, container: None))
+        (conn,) = stub._live()
+        names = api.format_required_plugins(["test" if required else "other"])
+        request = nri_pb2.CreateContainerRequest(
+            pod=nri_pb2.PodSandbox(name="p", annotations={api.REQUIRED_PLUGINS: names}),
+            container=CONTAINER,
+        )
+        method = f"/{nri_pb2.DESCRIPTOR.package}.Plugin/CreateContainer"
+        call: Any = SimpleNamespace(method=method, payload=request.SerializeToString, context=None)
+        answer = Late(stub._spec, conn).answer(call)
+        assert call.about.startswith("CreateContainer of /p")
+        if required:
+            assert isinstance(answer, Status)
+            assert answer.code is StatusCode.DEADLINE_EXCEEDED
+        else:
+            assert answer == b""
+
     def test_a_result_that_is_an_error_is_logged_as_one(
         self, connect: Connect, slow: Slow, caplog: pytest.LogCaptureFixture
     ) -> None:
