@@ -46,8 +46,10 @@ def test_any_bytes_can_be_measured(data: bytes) -> None:
         (b"\x0a\x00\x12\x00\x18\x01", Measured(2, True)),
         # The last one counts, as where the message is parsed.
         (b"\x18\x01\x18\x00", Measured(0, False)),
-        # Fields that this release does not know: fixed64, fixed32, bytes, a number above 15.
-        (b"\x21" + bytes(8) + b"\x25" + bytes(4) + b"\x2a\x01x\xa2\x06\x01x\x12\x00", Measured(1, False)),
+        # Fields that this release does not know: fixed64, fixed32, bytes, a number above 15. Their values look like
+        # containers.
+        (b"\x21" + 4 * b"\x12\x00" + b"\x25" + 2 * b"\x12\x00" + b"\x12\x00", Measured(1, False)),
+        (b"\x2a\x02\x12\x00\xa2\x06\x02\x12\x00\x12\x00", Measured(1, False)),
         # A tag, and a length, that take two bytes for a small number.
         (b"\x92\x00\x80\x00\x98\x00\x81\x00", Measured(1, True)),
         # The fields after a group, and the fields inside a group.
@@ -96,6 +98,18 @@ def test_the_bound_is_on_all_parts_together(monkeypatch: pytest.MonkeyPatch) -> 
     assert state is not None
     assert (len(state.pods), state.containers, state.too_much) == (3, [], True)
     assert collected.count(part.SerializeToString())
+
+
+@pytest.mark.parametrize("missing", [0, 1])
+def test_a_state_of_exactly_the_bound_fits(missing: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    part = nri_pb2.SynchronizeRequest(pods=[nri_pb2.PodSandbox(id="p")])
+    data = part.SerializeToString()
+    monkeypatch.setattr(parts, "MOST", len(data) + 1024 - missing)
+    collected = Parts()
+    assert collected.count(data) == (not missing)
+    state = collected.add(part, None, 1.0)
+    assert state is not None
+    assert state.too_much == bool(missing)
 
 
 def test_the_state_is_complete_with_the_last_part() -> None:
