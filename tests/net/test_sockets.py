@@ -28,7 +28,7 @@ from nri_sync.net.sockets import (
     peer_credentials,
 )
 from tests.forked import WARNS, in_child
-from tests.net.rig import LONG, in_thread
+from tests.net.rig import LONG, in_thread, open_descriptors
 
 __all__: list[str] = []
 
@@ -441,7 +441,7 @@ class TestTurns:
     def test_the_lock_is_that_of_the_directory(
         self, path: str, socket_dir: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(sockets, "_TURN", LONG)
+        monkeypatch.setattr(sockets, "TURN", LONG)
         listens = threading.Event()
 
         def bind() -> None:
@@ -457,6 +457,12 @@ class TestTurns:
             os.close(directory)
         thread.join(LONG)
         assert listens.is_set()
+
+    def test_the_lock_leaves_no_descriptor(self, path: str) -> None:
+        before = open_descriptors()
+        for _ in range(2):
+            listen(path).close()
+        assert open_descriptors() == before
 
     def test_the_lock_is_released_though_a_child_has_the_descriptor(
         self, path: str, socket_dir: Path, monkeypatch: pytest.MonkeyPatch

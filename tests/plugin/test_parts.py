@@ -46,8 +46,8 @@ def test_any_bytes_can_be_measured(data: bytes) -> None:
         (b"\x0a\x00\x12\x00\x18\x01", Measured(2, True)),
         # The last one counts, as where the message is parsed.
         (b"\x18\x01\x18\x00", Measured(0, False)),
-        # Fields that this release does not know: fixed64, fixed32, bytes, a number above 15. Their values look like
-        # containers.
+        # Fields that this release does not know: fixed64, fixed32, bytes, a number above 15. Their values look
+        # like containers.
         (b"\x21" + 4 * b"\x12\x00" + b"\x25" + 2 * b"\x12\x00" + b"\x12\x00", Measured(1, False)),
         (b"\x2a\x02\x12\x00\xa2\x06\x02\x12\x00\x12\x00", Measured(1, False)),
         # A tag, and a length, that take two bytes for a small number.
