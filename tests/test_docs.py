@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import doctest
 import importlib.util
+import inspect
 import os
 import re
 import subprocess
@@ -185,6 +186,62 @@ def test_the_figures_of_the_readme_are_measured() -> None:
     ]:
         ours, theirs = row(section, "nri_sync")[column], row(section, "Go stub")[column]
         assert f"| {title} | {ours} {unit} | {theirs} {unit} |\n" in readme
+
+
+NAME = re.compile(r"(?<![\w./-])nri_sync(?:\.\w+)+")
+SHORT = re.compile(
+    r"`((?:api|cli|kit|net|plugin|rpc|runtime|testing|ttrpc|wire)(?:\.\w+)+)(?:\(\))?`"
+)
+PATH = re.compile(r"(?<![\w/.-])(?:nri_sync|tests|tools|benchmarks)/[\w./-]+\.py\b")
+# Pages for readers of the code: they leave out "nri_sync." before the names of modules.
+INTERNAL = ("locks.md", "request.md")
+# Files of the projects that the pages make.
+MADE = {"tests/test_timezone.py"}
+
+
+def exists(name: str) -> bool:
+    """Whether ``name`` leads to a module of the package, to a part of one, or to a field that instances have."""
+    parts = name.split(".")
+    for count in range(len(parts), 0, -1):
+        try:
+            found: Any = importlib.import_module(".".join(parts[:count]))
+        except ModuleNotFoundError:
+            continue
+        break
+    for part in parts[count:]:
+        if not hasattr(found, part):
+            return inspect.isclass(found) and f"self.{part}" in inspect.getsource(found)
+        found = getattr(found, part)
+    return True
+
+
+def loggers() -> set[str]:
+    text = "".join(path.read_text() for path in sorted((ROOT / "nri_sync").rglob("*.py")))
+    return set(re.findall(r'get_logger\("([\w.]+)"\)', text))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_id)
+def test_the_names_and_files_of_a_page_exist(page: Path) -> None:
+    text = page.read_text()
+    code = re.findall(r"`[^`\n]+`", text)
+    names = {name for part in code for name in NAME.findall(part)}
+    if page.name in INTERNAL:
+        names |= {f"nri_sync.{name}" for part in code for name in SHORT.findall(part)}
+    assert {name for name in names - loggers() if not exists(name)} == set()
+    assert {path for path in PATH.findall(text) if not (ROOT / path).exists()} <= MADE
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("nri_sync.plugin.lane.FastLane", True),
+        ("nri_sync.net.timer.Timer._lock", True),
+        ("nri_sync.net.timer.Timer.sentinel", False),
+        ("nri_sync.plugin.absent", False),
+    ],
+)
+def test_a_wrong_name_would_be_noticed(name: str, expected: bool) -> None:
+    assert exists(name) == expected
 
 
 def test_the_page_on_locks_is_complete() -> None:

@@ -302,8 +302,8 @@ class Link:
     def dispatch(self, job: Job) -> None:
         """Have another thread run the job, in its turn; refuse it when too many wait, or the link is over.
 
-        Blocks only to send a refusal, for seconds at most: a peer that neither waits for its answers nor reads
-        them is cut off.
+        Blocks only to send a refusal, for seconds at most: the link ends if a peer neither waits for its answers
+        nor reads them.
         """
         self.workers.submit(job)
 

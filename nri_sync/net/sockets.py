@@ -21,7 +21,7 @@ from nri_sync.files import hold_standard_descriptors
 from nri_sync.threads import Latch
 
 __all__ = [
-    "TURN",
+    "BIND_WAIT",
     "ListeningSocket",
     "PeerCredentials",
     "adopt",
@@ -36,8 +36,8 @@ __all__ = [
 # While the listener's backlog is full, a connect fails at once and there is nothing to wait on.
 _BACKLOG_RETRY = 0.005
 # How long listen() waits for another process that binds in the same directory, and how often it looks. Seconds.
-TURN = 1.0
-_TURN_RETRY = 0.002
+BIND_WAIT = 1.0
+_BIND_RETRY = 0.002
 
 
 class PeerCredentials(NamedTuple):
@@ -156,7 +156,7 @@ class ListeningSocket(socket.socket):
         except IndexError:
             # Another thread removes the file. Until then this socket has to listen: a new one could take the path
             # otherwise, and the number of the inode with it, before that thread unlinks the path.
-            self._removed.wait(Deadline(TURN))
+            self._removed.wait(Deadline(BIND_WAIT))
             return
         try:
             if _identity(self.path) == file:
@@ -223,9 +223,9 @@ def _turn(path: str) -> Iterator[None]:
     try:
         with contextlib.suppress(OSError):
             directory = os.open(os.path.dirname(path) or ".", os.O_RDONLY | os.O_DIRECTORY)
-            deadline = Deadline(TURN)
+            deadline = Deadline(BIND_WAIT)
             while not is_held(directory) and not deadline.expired:
-                time.sleep(_TURN_RETRY)
+                time.sleep(_BIND_RETRY)
         yield
     finally:
         if directory >= 0:

@@ -1,4 +1,4 @@
-"""Late replies: answers for handlers that take too long, before the runtime gives up and cuts the plugin off."""
+"""Late replies: answers for handlers that take too long, before the runtime disconnects the plugin."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class TimedConnection(Protocol):
 
 
 class Late(LatePolicy):
-    """Answers for handlers just before the runtime would give up on them, and cut the plugin off.
+    """Answers for handlers just before the runtime would give up on them, and disconnect the plugin.
 
     The answer is empty, or an error if the failure policy wants requests to fail. A validation always
     fails: an empty answer would approve an adjustment that no code has looked at.

@@ -119,5 +119,5 @@ def measure(data: bytes) -> Measured:
                 break
             # Else a group begins or ends, which no known field is: its content counts like that of the message.
     except ValueError:
-        pass  # cut off, or no number
+        pass  # truncated, or no number
     return Measured(objects, more)

@@ -78,7 +78,7 @@ _WHILE = {
 }
 _LIKELY = {
     "register": "is this the socket of an NRI runtime? one that is stopping, or busy, closes it too",
-    "configure": "the runtime took too long over others, or stopped; its log tells",
-    "synchronize": "the runtime refused the events subscribed to, or an answer, or stopped; its log tells",
-    "serve": "the runtime was stopped or restarted, or it cut the plugin off; its log tells",
+    "configure": "the runtime took too long over others, or stopped; see its log",
+    "synchronize": "the runtime refused the events subscribed to, or an answer, or stopped; see its log",
+    "serve": "the runtime was stopped or restarted, or it disconnected the plugin; see its log",
 }

@@ -190,7 +190,7 @@ def _advice(error: BaseException) -> str:
     if isinstance(error, PermissionError):
         return "the socket belongs to root as a rule; run the plugin as a user that may use it"
     if isinstance(error, ConnectionRefusedError):
-        return "nobody listens there: the runtime has stopped, or this is not a socket"
+        return "no process listens there: the runtime has stopped, or this is not a socket"
     if isinstance(error, OSError) and error.errno == errno.EPROTOTYPE:
         return "this is a socket of another type, not that of a runtime"
     if isinstance(error, OSError) and error.errno == errno.EMFILE:

@@ -103,8 +103,8 @@ class Stub:
                 ``threading.excepthook``.
             registration_timeout: seconds for ``start()``, until the runtime sends its own.
             failure_policy: for the runtime, when this plugin fails to answer; from NRI v0.12.4 on.
-            late_reply: answer for a handler just before the runtime's request timeout would cut the plugin
-                off: with an empty reply, or an error if the failure policy has ``fail_request``.
+            late_reply: answer for a handler just before the runtime's request timeout would disconnect
+                the plugin: with an empty reply, or an error if the failure policy has ``fail_request``.
             required_events: events that the plugin must get: ``start()`` fails when the runtime does not have
                 one of them, or ``configure`` leaves it out. A validator that the runtime cannot call approves
                 everything; require ``EventMask.VALIDATE_CONTAINER_ADJUSTMENT`` to have none of that.
@@ -225,7 +225,7 @@ class Stub:
 
         Blocks until the sockets are closed and the stub is IDLE, but not for handlers that are still running.
         ``grace`` gives requests in flight so many seconds to be answered; without it their answers may be
-        cut off; a further ``stop()`` without it ends the wait for them. ``on_close`` is not called.
+        dropped; a further ``stop()`` without it ends the wait for them. ``on_close`` is not called.
 
         In a handler it returns at once, and the session ends when the handler's answer was sent. In a signal
         handler that interrupts another call of this stub it returns at once, too, and that call goes on to

@@ -222,7 +222,7 @@ class ClientEnd:
         return call.payload or b""
 
     def watch(self, call: ClientCall) -> None:
-        """Have the clock end the call at its deadline, since no thread waits for it."""
+        """Have the timer end the call at its deadline, since no thread waits for it."""
         if call.deadline.at is not None:
             call.timed = True
             self.link.wake_by(call.deadline.at)

@@ -67,7 +67,7 @@ class ClientCall:
         self.cause: Exception | None = None
         #: Leads to the call object of the application, and drops the call when that is gone. Until it is done.
         self.owner: object = None
-        #: Whether the clock ends it at its deadline, because no thread waits for it.
+        #: Whether the timer ends it at its deadline, because no thread waits for it.
         self.timed = False
         #: To be called when it is done; ``None`` once they were.
         self.callbacks: list[Callback] | None = []

@@ -143,7 +143,7 @@ class RequestContext:
     # How the call ends
 
     def is_active(self) -> bool:
-        """Whether an answer is still wanted: False once the call was answered, cancelled or cut off."""
+        """Whether an answer is still wanted: False once the call was answered or cancelled, or has ended."""
         return not self._ended
 
     def cancel(self) -> bool:

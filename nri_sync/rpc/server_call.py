@@ -83,7 +83,7 @@ class CallOwner(Protocol):
 
 
 class _RequestsBroken(Exception):
-    """The stream that a handler reads from was cut off, or has something else in it."""
+    """The stream that a handler reads from ended early, or has a message of another type."""
 
     def __init__(self, status: Status) -> None:
         super().__init__(status.details)

@@ -248,7 +248,7 @@ class _Flow:
 
 
 def _poll(sockets: Sequence[tuple[socket.socket, int]], deadline: Deadline) -> bool:
-    """Block until one of the sockets is ready or hung up (True), or until the deadline (False)."""
+    """Block until one of the sockets is ready or closed by its peer (True), or until the deadline (False)."""
     poll = select.poll()
     for sock, events in sockets:
         poll.register(sock, events)

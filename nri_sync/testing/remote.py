@@ -46,7 +46,7 @@ class RemotePlugin:
         self._sock = sock
         # Guards the closing of the socket.
         self._lock = threading.Lock()
-        self._trunk = FrameDecoder()
+        self._frames = FrameDecoder()
         self._ends = {PLUGIN_SERVICE: MessageDecoder(), RUNTIME_SERVICE: MessageDecoder()}
         self._arrived: deque[tuple[int, Message]] = deque()
         self._next_stream = 1
@@ -163,7 +163,7 @@ class RemotePlugin:
             remaining = give_up.remaining()
             if remaining == 0.0:
                 raise TimeoutError
-            for connection_id, piece in self._trunk.receive(self.receive(remaining)):
+            for connection_id, piece in self._frames.receive(self.receive(remaining)):
                 for message in self._ends[connection_id].receive(piece):
                     self._arrived.append((connection_id, message))
         return self._arrived.popleft()

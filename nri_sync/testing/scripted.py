@@ -28,7 +28,7 @@ class ScriptedRuntime:
         with ScriptedRuntime(
             [steps.register(), steps.cut()],
             steps.down(0.1),
-            [steps.welcome(), steps.mark("back"), steps.serve()],
+            [steps.start_session(), steps.mark("back"), steps.serve()],
         ) as runtime:
             ...  # a plugin on runtime.socket_path, which reconnects after each loss
             runtime.wait("back")

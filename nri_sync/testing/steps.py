@@ -36,8 +36,8 @@ __all__ = [
     "send",
     "serve",
     "silence",
+    "start_session",
     "synchronize",
-    "welcome",
 ]
 
 
@@ -115,7 +115,7 @@ def synchronize(
     return event("Synchronize", answered=answered, pods=pods, containers=containers, more=more)
 
 
-def welcome(pods: Iterable[PodSandbox] = (), containers: Iterable[Container] = ()) -> Step:
+def start_session(pods: Iterable[PodSandbox] = (), containers: Iterable[Container] = ()) -> Step:
     """Make the plugin ready for events: :func:`register`, :func:`configure`, :func:`synchronize`."""
     steps = (register(), configure(), synchronize(pods, containers))
 
@@ -123,7 +123,7 @@ def welcome(pods: Iterable[PodSandbox] = (), containers: Iterable[Container] = (
         for step in steps:
             step(plugin)
 
-    return Step("welcome", do)
+    return Step("start_session", do)
 
 
 def event(rpc: str, *, times: int = 1, answered: bool = True, **fields: Any) -> Step:
@@ -252,10 +252,18 @@ def hostile_sessions() -> dict[str, list[Step]]:
             synchronize([pod], [one, other], answered=False),
             cut(),
         ],
-        "cut when synchronized": [welcome([pod], [one]), cut()],
-        "cut after three events": [welcome(), event("RunPodSandbox", times=3, pod=new), cut()],
-        "cut during an event": [welcome(), event("RunPodSandbox", answered=False, pod=new), cut()],
-        "cut in mid-message": [welcome(), fragment("RunPodSandbox", pod=new), cut()],
-        "garbage": [welcome(), garbage(), silence()],
-        "oversized message": [welcome(), oversized(), event("RunPodSandbox", pod=new), cut()],
+        "cut when synchronized": [start_session([pod], [one]), cut()],
+        "cut after three events": [
+            start_session(),
+            event("RunPodSandbox", times=3, pod=new),
+            cut(),
+        ],
+        "cut during an event": [
+            start_session(),
+            event("RunPodSandbox", answered=False, pod=new),
+            cut(),
+        ],
+        "cut in mid-message": [start_session(), fragment("RunPodSandbox", pod=new), cut()],
+        "garbage": [start_session(), garbage(), silence()],
+        "oversized message": [start_session(), oversized(), event("RunPodSandbox", pod=new), cut()],
     }

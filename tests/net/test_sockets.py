@@ -268,7 +268,7 @@ class TestRemove:
             sock.remove()
             returned.set()
 
-        monkeypatch.setattr(sockets, "TURN", LONG)
+        monkeypatch.setattr(sockets, "BIND_WAIT", LONG)
         with listen(path) as sock:
             monkeypatch.setattr(os, "unlink", slow)
             threads = [in_thread(sock.remove)]
@@ -430,7 +430,7 @@ class TestTurns:
     def test_a_lock_that_another_program_holds_delays_only(
         self, path: str, socket_dir: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(sockets, "TURN", 0.02)
+        monkeypatch.setattr(sockets, "BIND_WAIT", 0.02)
         directory = os.open(socket_dir, os.O_RDONLY)
         try:
             fcntl.flock(directory, fcntl.LOCK_EX)
@@ -441,7 +441,7 @@ class TestTurns:
     def test_the_lock_is_that_of_the_directory(
         self, path: str, socket_dir: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(sockets, "TURN", LONG)
+        monkeypatch.setattr(sockets, "BIND_WAIT", LONG)
         listens = threading.Event()
 
         def bind() -> None:

@@ -343,7 +343,7 @@ class TestDialing:
             PermissionError(13, "Permission denied"),
             "/s: Permission denied; the socket belongs to root",
         ),
-        (ConnectionRefusedError(111, "Connection refused"), "; nobody listens there"),
+        (ConnectionRefusedError(111, "Connection refused"), "; no process listens there"),
         (OSError(errno.EPROTOTYPE, "Protocol wrong type"), "; this is a socket of another type"),
         (OSError("AF_UNIX path too long"), "/s: AF_UNIX path too long"),
         (ValueError("embedded null byte"), "/s: embedded null byte"),

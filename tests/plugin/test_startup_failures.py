@@ -52,7 +52,7 @@ NOT_THERE = (
     "this its nri socket path?"
 )
 REFUSED = (
-    "cannot connect: PATH: Connection refused; nobody listens there: the runtime has stopped, or this is "
+    "cannot connect: PATH: Connection refused; no process listens there: the runtime has stopped, or this is "
     "not a socket"
 )
 NO_REGISTRATION = (
@@ -61,7 +61,7 @@ NO_REGISTRATION = (
 )
 NO_CONFIGURE = (
     "after the registration, before the plugin was configured; the runtime took too long over others, or "
-    "stopped; its log tells"
+    "stopped; see its log"
 )
 CLOSED = "the peer closed the connection"
 OVER = "the time for starting was over while waiting"

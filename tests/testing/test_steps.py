@@ -87,7 +87,7 @@ class TestInOrder:
         assert [line for line in runtime.log if "bad pod" in line]
 
     def test_updates_are_served(self) -> None:
-        with ScriptedRuntime([steps.welcome(), steps.serve()]) as runtime:
+        with ScriptedRuntime([steps.start_session(), steps.serve()]) as runtime:
             with make_stub(runtime, Plugin()) as stub:
                 assert stub.update_containers([api.Update("c").set_cpu(shares=1)]) == []
             runtime.wait()
@@ -131,7 +131,7 @@ class TestOutOfOrder:
         never = Never()
         request = steps.event("RunPodSandbox", answered=False, pod=make_pod())
         with ScriptedRuntime(
-            [steps.welcome(), request, steps.hold("sent"), steps.cut()]
+            [steps.start_session(), request, steps.hold("sent"), steps.cut()]
         ) as runtime:
             stub = make_stub(runtime, PluginWith(run_pod_sandbox=never))
             stub.start(LONG)
@@ -143,7 +143,11 @@ class TestOutOfOrder:
 
     def test_cut_off_in_mid_message(self) -> None:
         plugin = Plugin()
-        session = [steps.welcome(), steps.fragment("RunPodSandbox", pod=make_pod()), steps.cut()]
+        session = [
+            steps.start_session(),
+            steps.fragment("RunPodSandbox", pod=make_pod()),
+            steps.cut(),
+        ]
         with ScriptedRuntime(session) as runtime:
             stub = make_stub(runtime, plugin)
             stub.start(LONG)
@@ -154,7 +158,7 @@ class TestOutOfOrder:
     def test_oversized(self) -> None:
         plugin = Plugin()
         run = steps.event("RunPodSandbox", pod=make_pod("web"))
-        with ScriptedRuntime([steps.welcome(), steps.oversized(), run]) as runtime:
+        with ScriptedRuntime([steps.start_session(), steps.oversized(), run]) as runtime:
             stub = make_stub(runtime, plugin)
             stub.start(LONG)
             runtime.wait()
@@ -163,7 +167,7 @@ class TestOutOfOrder:
         assert plugin.pods == ["web"]
 
     def test_slow(self) -> None:
-        slow = [steps.pause(0.3), steps.register(), steps.hold("configure"), steps.welcome()]
+        slow = [steps.pause(0.3), steps.register(), steps.hold("configure"), steps.start_session()]
         with ScriptedRuntime(slow) as runtime:
             with pytest.raises(StartTimeout):
                 make_stub(runtime, Plugin()).start(0.1)
@@ -180,8 +184,8 @@ class TestMistakes:
             steps.fragment("RunPod")
 
     def test_steps_have_names(self) -> None:
-        session = [steps.welcome(), steps.garbage(), steps.mark("x"), steps.pause(0.5)]
-        assert repr(session) == "[welcome, garbage, mark 'x', pause of 0.5 s]"
+        session = [steps.start_session(), steps.garbage(), steps.mark("x"), steps.pause(0.5)]
+        assert repr(session) == "[start_session, garbage, mark 'x', pause of 0.5 s]"
 
 
 @pytest.mark.parametrize("name", hostile_sessions())
@@ -192,7 +196,7 @@ def test_a_plugin_that_comes_back_after_all_of_it(name: str) -> None:
     with ScriptedRuntime(
         hostile_sessions()[name],
         steps.down(until="lost"),
-        [steps.welcome(), new, steps.mark("back"), steps.serve()],
+        [steps.start_session(), new, steps.mark("back"), steps.serve()],
     ) as runtime:
         stub = make_stub(runtime, plugin, registration_timeout=2.0)
 

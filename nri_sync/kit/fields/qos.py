@@ -128,8 +128,8 @@ def estimate_memory_request(score: int, memory_capacity: int) -> int | None:
     """Return the memory request in bytes behind the OOM score of a Burstable container; None for other scores.
 
     The score is in thousandths of the node's memory, so the request may be up to a thousandth of it larger than
-    the result. The ends are cut off: 999 means 0 to two thousandths (the result is 0), and 3 means all from 997
-    thousandths on.
+    the result. The ends of the range are limits: 999 means 0 to two thousandths (the result is 0), and 3 means all
+    from 997 thousandths on.
     """
     if not _LOWEST_BURSTABLE_SCORE <= score < _BEST_EFFORT_SCORE:
         return None

@@ -53,7 +53,7 @@ def _of_mask(mask: EventMask) -> frozenset[str]:
 
 
 def as_text(message: Message, limit: int = LIMIT, mask: Mask = NO_MASK) -> Lines:
-    """Return the fields that are set, in the style of YAML; cut off with a note after ``limit`` characters.
+    """Return the fields that are set, in the style of YAML; truncated with a note after ``limit`` characters.
 
     All characters are printable. Each line is indented or begins with a field's name. ``mask`` replaces secrets.
     """
@@ -62,7 +62,7 @@ def as_text(message: Message, limit: int = LIMIT, mask: Mask = NO_MASK) -> Lines
     for line in _fields(message, "", mask):
         if len(line) >= room:
             lines.append(line[:room])
-            lines.append(f"... (cut off; the message has {message.ByteSize()} bytes)")
+            lines.append(f"... (truncated; the message has {message.ByteSize()} bytes)")
             break
         lines.append(line)
         room -= len(line) + 1

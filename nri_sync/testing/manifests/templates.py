@@ -192,7 +192,7 @@ def _named_by(
             labels[f"{prefix}job-name"] = job
         if not _is_indexed(document):
             return _generated(f"{job}-", tail), labels
-        # ``podGenerateNameWithIndex``: the index is never cut off.
+        # ``podGenerateNameWithIndex``: the index is never shortened.
         return _generated(f"{job[: _LONGEST_PREFIX - len(_FIRST)]}{_FIRST}", tail), labels
     return _generated(f"{name}-", tail), {}
 

@@ -42,7 +42,7 @@ class Framing:
     """Splits the bytes of one side into messages. Holds at most one incomplete message for each service."""
 
     def __init__(self) -> None:
-        self._trunk = FrameDecoder()
+        self._frames = FrameDecoder()
         self._ends = {
             PLUGIN_SERVICE: ttrpc.MessageDecoder(),
             RUNTIME_SERVICE: ttrpc.MessageDecoder(),
@@ -54,7 +54,7 @@ class Framing:
         if self._broken:
             return found
         try:
-            for logical, piece in self._trunk.receive(data):
+            for logical, piece in self._frames.receive(data):
                 if logical in self._ends:
                     found += [Framed(logical, m) for m in self._ends[logical].receive(piece)]
         except RemoteProtocolError as error:

@@ -134,7 +134,7 @@ def test_it_is_cut_off() -> None:
     for limit in (1, 10, 30, 100):
         text = as_text(made, limit)
         lines = text.splitlines()
-        assert lines[-1] == f"... (cut off; the message has {made.ByteSize()} bytes)"
+        assert lines[-1] == f"... (truncated; the message has {made.ByteSize()} bytes)"
         assert len("\n".join(lines[:-1])) == limit
         assert as_text(made).startswith("\n".join(lines[:-1]))
     assert as_text(made, len(as_text(made)) + 1) == as_text(made)

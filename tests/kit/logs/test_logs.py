@@ -153,7 +153,7 @@ def test_dumps_as_json(node: Node) -> None:
 def test_dumps_are_cut_off(node: Node) -> None:
     text = "\n".join(run(node, "text", dump="createcontainer", dump_limit=20))
     assert (
-        "request:\n    pod:\n      id: pod0\n      na\n    ... (cut off; the message has " in text
+        "request:\n    pod:\n      id: pod0\n      na\n    ... (truncated; the message has " in text
     )
 
 
