@@ -21,6 +21,7 @@ from nri_sync.errors import CallFailed
 from nri_sync.plugin import connection
 from nri_sync.plugin.state import State
 from nri_sync.rpc import envelope_pb2
+from nri_sync.rpc.client import ClientEnd
 from nri_sync.runtime import Peer
 from tests.plugin.conftest import Connect, MakeStub, Serve
 from tests.plugin.harness import (
@@ -184,6 +185,22 @@ class TestPhases:
         assert stub.wait(LONG)
         assert stub.close_reason is not None
         assert stub.close_reason.phase == "synchronize"
+
+    def test_a_registration_that_cannot_begin(
+        self,
+        make_stub: MakeStub,
+        raw: tuple[socket.socket, RawRuntime],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        def fail(*args: Any, **options: Any) -> None:
+            raise MemoryError("no room for a call")
+
+        monkeypatch.setattr(ClientEnd, "start", fail)
+        outcome = Start(make_stub(Recorder(), connection=raw[0])).outcome()
+        assert isinstance(outcome, errors.StartError)
+        assert not isinstance(outcome, errors.StartTimeout)
+        assert isinstance(outcome.__cause__, MemoryError)
+        assert raw[1].at_end()
 
     def test_a_connection_that_was_just_made_is_in_dial(self) -> None:
         stub = nri_sync.Stub(Recorder(), name="x", idx=1)

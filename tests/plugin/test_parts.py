@@ -118,6 +118,7 @@ def test_the_state_is_complete_with_the_last_part() -> None:
     part = nri_pb2.SynchronizeRequest(pods=[pod], more=True)
     last = nri_pb2.SynchronizeRequest(containers=[container])
     size = len(part.SerializeToString() + last.SerializeToString()) + 2 * 1024
+    assert not collected.is_complete
     complete = []
     for _ in range(2):  # the next state starts from nothing
         for message, state in ((part, None), (last, NodeState([pod], [container], size, False))):

@@ -83,6 +83,8 @@ class TestIdentity:
         text = str(caught.value)
         assert "the plugin has no index: pass idx=, set NRI_PLUGIN_IDX, or name the program" in text
         assert "logger.py" in text
+        # No runtime has a say in that.
+        assert "the runtime would refuse" not in text
 
     @pytest.mark.parametrize("idx", ["5", "100", "", "1x", "-1", " 1", "\uff11\uff12", -5, 100])
     def test_a_wrong_index(self, idx: Any) -> None:

@@ -110,6 +110,15 @@ class TestTurn:
         third.drop()
         assert os.listdir(os.path.dirname(path)) == ["turn"]
 
+    def test_the_file_of_a_process_that_died_meanwhile_is_replaced(self, path: str) -> None:
+        """An earlier process with the same id died between the two steps of taking over."""
+        Path(f"{path}.{os.getpid()}").touch()
+        turn = Turn(path)
+        turn.take_over()
+        assert turn.is_mine()
+        turn.drop()
+        assert os.listdir(os.path.dirname(path)) == ["turn"]
+
     def test_the_one_that_was_replaced_sees_it(self, path: str) -> None:
         first, second = Turn(path), Turn(path)
         assert first.take()
