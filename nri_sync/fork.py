@@ -17,14 +17,14 @@ from typing import Any, Callable
 
 from nri_sync.logger import get_logger
 
-__all__ = ["in_child", "reset_if_forked"]
+__all__ = ["in_child", "reset_if_forked", "resets"]
 
 logger = get_logger("nri_sync.fork")
 
 # The resets in the order of registration. The key of a function is the function, and the key of a bound method is
 # a weak reference to its object. A dict, because its operations are atomic: another thread may fork between any
 # two of them.
-_resets: dict[Any, Callable[..., object]] = {}
+resets: dict[Any, Callable[..., object]] = {}
 
 # The process that the objects of this module belong to.
 _pid = os.getpid()
@@ -44,9 +44,9 @@ def in_child(reset: Callable[[], object]) -> None:
     if isinstance(reset, types.MethodType):
         # The callback is a bound method in C. An interrupt in Python code that runs at the end of an object would
         # be lost. It is bound now, because the interpreter may have cleared this module at the end of the object.
-        _resets[weakref.ref(reset.__self__, _resets.__delitem__)] = reset.__func__
+        resets[weakref.ref(reset.__self__, resets.__delitem__)] = reset.__func__
     else:
-        _resets[reset] = reset
+        resets[reset] = reset
 
 
 def reset_if_forked() -> None:
@@ -77,8 +77,8 @@ def _reset_all() -> None:
     global _pid
     # A list of the keys is made in one step. A list of the items is not: it makes tuples, which may start the
     # garbage collector, and the collector deletes the entries of objects that it frees.
-    for key in list(_resets):
-        _reset_one(key, _resets.get(key))
+    for key in list(resets):
+        _reset_one(key, resets.get(key))
     _pid = os.getpid()
 
 

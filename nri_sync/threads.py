@@ -33,6 +33,7 @@ __all__ = [
     "signal_safe",
     "spawn",
     "spawn_anywhere",
+    "start_thread",
 ]
 
 _T = TypeVar("_T")
@@ -146,7 +147,7 @@ def spawn(name: str, target: Callable[..., object], *args: object) -> Latch:
         if on_main_thread():
             _thread.start_new_thread(_start_or_run, (name, target, args, ended))
         else:
-            _start(name, target, args, ended)
+            start_thread(name, target, args, ended)
     except (RuntimeError, MemoryError) as error:
         raise NoThread(f"no thread for {name}: {str(error) or 'out of memory'}") from error
     return ended
@@ -199,16 +200,17 @@ def _start_or_run(
 ) -> None:
     """Start the thread, on the helper thread. If no second thread can be started, run the target here instead."""
     try:
-        _start(name, target, args, ended)
+        start_thread(name, target, args, ended)
         return
     except (RuntimeError, MemoryError):
         pass  # spawn() has returned already, so it cannot raise
     _run(target, args, ended)
 
 
-def _start(
+def start_thread(
     name: str, target: Callable[..., object], args: tuple[object, ...], ended: Latch
 ) -> None:
+    """Start a daemon thread. Does not wait until it runs. Raises RuntimeError if the system has no thread."""
     thread = threading.Thread(target=_run, name=name, args=(target, args, ended), daemon=True)
     # start() waits for this event. If a future Python does not use this attribute, start() waits as usual.
     thread._started = _NotAwaited()  # type: ignore[attr-defined]

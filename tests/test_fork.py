@@ -44,7 +44,7 @@ class TestRegistry:
         assert counted.count == 0
 
     def test_in_order(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(fork, "_resets", {})
+        monkeypatch.setattr(fork, "resets", {})
         called: list[int] = []
         for number in range(20):
             fork.in_child(lambda number=number: called.append(number))  # type: ignore[misc]
@@ -55,19 +55,19 @@ class TestRegistry:
         in_child(check)
 
     def test_a_bound_method_does_not_keep_its_object(self) -> None:
-        before = len(fork._resets)
+        before = len(fork.resets)
         counted = Counted()
         fork.in_child(counted.reset)
         gone = weakref.ref(counted)
         del counted
         gc.collect()
         assert gone() is None
-        assert len(fork._resets) <= before
+        assert len(fork.resets) <= before
         in_child(lambda: None)
 
     def test_objects_go_meanwhile(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """The garbage collector may run at any allocation, and an object goes with its reset."""
-        monkeypatch.setattr(fork, "_resets", {})
+        monkeypatch.setattr(fork, "resets", {})
         objects = [Counted() for _ in range(200)]
         kept = objects[::2]
         for counted in objects:
@@ -132,7 +132,7 @@ os.waitpid(pid, 0)
     def test_one_that_raises_is_logged_and_the_others_run(
         self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
-        monkeypatch.setattr(fork, "_resets", {})
+        monkeypatch.setattr(fork, "resets", {})
         counted = Counted()
 
         def fail() -> None:

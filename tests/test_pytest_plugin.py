@@ -425,8 +425,9 @@ class TestConfiguration:
         result = author.run(self.SOURCE, "-s")
         result.assert_outcomes(passed=2)
         result.stdout.fnmatch_lines(["nri: runtime containerd:v2.4.2", "*is containerd v2.4.2 *"])
-        default = FakeRuntime()
-        assert (default._name, default._version) == ("containerd", "v2.4.2")
+        plugin = types.SimpleNamespace(run_pod_sandbox=lambda pod: None)
+        with FakeRuntime() as default, default.run_plugin(plugin, name="x", idx="10") as stub:
+            assert (stub.runtime_name, stub.runtime_version) == ("containerd", "v2.4.2")
 
     def test_with_settings(self, author: Author) -> None:
         author.configure(

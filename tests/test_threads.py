@@ -525,7 +525,7 @@ def test_there_is_one_error_for_no_thread(
         monkeypatch.setattr(_thread, "start_new_thread", refuse)
         start()
     else:
-        monkeypatch.setattr(threads, "_start", refuse)
+        monkeypatch.setattr(threads, "start_thread", refuse)
         on_other_thread(start)
     assert causes == [error]
 
@@ -583,7 +583,7 @@ def test_the_helper_of_the_main_thread_stands_in_when_it_was_the_last(
         runs.append((_thread.get_ident(), text))
         ran.set()
 
-    monkeypatch.setattr(threads, "_start", no_more_threads)
+    monkeypatch.setattr(threads, "start_thread", no_more_threads)
     spawn("unused", target, "argument")
     assert ran.wait(LONG)
     [(ident, text)] = runs

@@ -17,7 +17,7 @@ import time
 
 from nri_sync import fork
 
-__all__ = ["Silence", "Turn"]
+__all__ = ["Silence", "Turn", "open_file"]
 
 # The longest word.
 _WORD = 16
@@ -63,7 +63,7 @@ class Turn:
         partial = f"{self.path}.{os.getpid()}"
         with contextlib.suppress(FileNotFoundError):
             os.unlink(partial)
-        file = _file(partial, os.O_CREAT | os.O_EXCL)
+        file = open_file(partial, os.O_CREAT | os.O_EXCL)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             os.rename(partial, self.path)
@@ -106,7 +106,7 @@ class Turn:
                 file.close()
 
     def _open(self, flags: int) -> io.FileIO:
-        return _file(self.path, flags)
+        return open_file(self.path, flags)
 
     def _is_at_path(self, file: io.FileIO) -> bool:
         try:
@@ -136,7 +136,7 @@ class Silence:
         return time.monotonic() - self._since
 
 
-def _file(path: str, flags: int) -> io.FileIO:
+def open_file(path: str, flags: int) -> io.FileIO:
     """The file, if it is one of this user or of root. A read of a named pipe would block."""
     flags |= os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
     descriptor = os.open(path, flags, 0o600)

@@ -58,7 +58,7 @@ def test_answered_for(
     assert stub.counters.late_replies == 1
 
 
-@feature("A slow handler without late_reply: cut off, and back after start()")
+@feature("A slow handler without late_reply: the connection is closed, and back after start()")
 def test_cut_off(pod: Pod, connect: Connect, slow: Gate, closed: queue.SimpleQueue[object]) -> None:
     plugin = Recorder(create_container=slow)
     stub = connect(plugin, late_reply=False)

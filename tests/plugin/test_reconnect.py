@@ -551,7 +551,7 @@ class TestWithARuntime:
         runtime = serve()
         peer = runtime.peer()
         lost.clear()
-        peer.close()  # the runtime is there, and has cut the plugin off
+        peer.close()  # the runtime is there, and has disconnected the plugin
         assert lost.wait(LONG)
         assert not stub.started
         runtime.close()

@@ -26,6 +26,7 @@ import nri_sync
 from nri_sync import errors
 from nri_sync.api import EventMask
 from nri_sync.net.sockets import listen
+from nri_sync.plugin.source import Source
 from nri_sync.plugin.state import State
 from nri_sync.rpc import envelope_pb2
 from tests.plugin.conftest import MakeStub
@@ -520,10 +521,10 @@ def test_start_fails_without_permission(socket_dir: Path) -> None:
     ],
 )
 def test_paths_that_cannot_be_used(path: str, text: str | None) -> None:
-    stub = nri_sync.Stub(PluginWith(shutdown=lambda: None), name="test", idx=10, socket_path=path)
     if text is None:
-        assert stub._spec.source.path == nri_sync.api.DEFAULT_SOCKET_PATH
+        assert Source(None, None, path).path == nri_sync.api.DEFAULT_SOCKET_PATH
         return
+    stub = nri_sync.Stub(PluginWith(shutdown=lambda: None), name="test", idx=10, socket_path=path)
     with pytest.raises(errors.StartError, match=text) as caught:
         stub.start()
     assert caught.value.phase == "dial"

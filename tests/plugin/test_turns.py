@@ -133,15 +133,15 @@ class TestTurn:
         self, path: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         late, other = Turn(path), Turn(path)
-        opened = turns._file
+        opened = turns.open_file
 
         def replaced_meanwhile(path: str, flags: int) -> object:
             file = opened(path, flags)
-            monkeypatch.setattr(turns, "_file", opened)
+            monkeypatch.setattr(turns, "open_file", opened)
             other.take_over()
             return file
 
-        monkeypatch.setattr(turns, "_file", replaced_meanwhile)
+        monkeypatch.setattr(turns, "open_file", replaced_meanwhile)
         assert not late.take()
         assert other.is_mine()
         other.drop()
