@@ -338,7 +338,8 @@ class Link:
         due, self._first_due = self._first_due, math.inf
         timeout = min(due - time.monotonic(), TIMER_DELAY) if due < math.inf else None
         is_readable = self.token.wait(None if timeout is None else max(0.0, timeout))
-        self.timer.wake_by(due)
+        if not self._closing:  # the end makes the socket readable, too
+            self.timer.wake_by(due)
         if not is_readable:
             self.token.wait()
         self.token.take()
