@@ -2,14 +2,20 @@
 
 This has to work with every handler and formatter, so the logger changes the record before the first handler gets
 it.
+
+A handler or filter of the application may raise an exception. The exception would break the caller: a thread that
+serves requests, or one that closes a connection. So it goes to ``threading.excepthook``, which prints it.
 """
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import logging
 import sys
+import threading
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Callable
 
 from nri_sync.text import Lines, printable, quoted, traceback_lines
 
@@ -55,14 +61,34 @@ _printable = _Printable()
 
 
 def get_logger(name: str) -> logging.Logger:
-    """The logger of this name, with printable records. Idempotent."""
+    """The logger of this name, with printable records. It raises no exception of its handlers. Idempotent."""
     logger = logging.getLogger(name)
     logger.addFilter(_printable)
+    if "handle" not in vars(logger):
+        handle = functools.partial(_contained, logger.handle)
+        logger.handle = handle  # type: ignore[method-assign]
     return logger
 
 
+def _contained(handle: Callable[[logging.LogRecord], object], record: logging.LogRecord) -> None:
+    """Have a logger handle the record, and report its exception in place of raising it."""
+    try:
+        handle(record)
+    except Exception:
+        _report()
+
+
+def _report() -> None:
+    with contextlib.suppress(Exception):
+        thread = threading.current_thread()
+        threading.excepthook(threading.ExceptHookArgs((*sys.exc_info(), thread)))
+
+
 class PrefixedLogger(logging.LoggerAdapter):  # type: ignore[type-arg]  # generic from 3.11 on
-    """Puts ``prefix`` before each message, and makes the arguments printable, for any logger."""
+    """Puts ``prefix`` before each message, and makes the arguments printable, for any logger.
+
+    It raises no exception of the logger's handlers.
+    """
 
     def __init__(self, logger: logging.Logger, prefix: str) -> None:
         super().__init__(logger, {})
@@ -73,7 +99,10 @@ class PrefixedLogger(logging.LoggerAdapter):  # type: ignore[type-arg]  # generi
 
     def log(self, level: int, msg: Any, *args: Any, **kwargs: Any) -> None:
         kwargs.setdefault("stacklevel", _CALLER)
-        super().log(level, msg, *map(_safe, args), **kwargs)
+        try:
+            super().log(level, msg, *map(_safe, args), **kwargs)
+        except Exception:
+            _report()
 
 
 def _safe(value: Any) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import re
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -90,6 +91,37 @@ def test_a_logger_that_was_given(printed: io.StringIO) -> None:
     assert printed.getvalue() == (
         f"WARNING test_logger.py 10-a: {SHOWN} and 3\nWARNING test_logger.py 10-a: {SHOWN}\n"
     )
+
+
+@pytest.mark.parametrize("logger", [LOGGER, ADAPTER])
+def test_a_handler_that_raises(
+    logger: logging.Logger | PrefixedLogger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its exception is reported, and does not reach the thread that logs."""
+
+    class Broken(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            raise ZeroDivisionError(record.getMessage())
+
+    reported: list[str] = []
+    monkeypatch.setattr(threading, "excepthook", lambda args: reported.append(str(args.exc_value)))
+    broken = Broken()
+    logging.getLogger("nri_sync.test").addHandler(broken)
+    try:
+        logger.warning("one")
+    finally:
+        logging.getLogger("nri_sync.test").removeHandler(broken)
+    assert [text.removeprefix("10-a: ") for text in reported] == ["one"]
+
+
+def test_an_interrupt_passes(printed: io.StringIO) -> None:
+    def interrupt(record: logging.LogRecord) -> bool:
+        raise KeyboardInterrupt
+
+    logger = get_logger("nri_sync.test.interrupted")
+    logger.addFilter(interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        logger.warning("one")
 
 
 def test_every_logger_of_the_package_is_one_of_these() -> None:

@@ -379,7 +379,7 @@ class Link:
         """
         # With callers_read, a calling thread may have read the bytes that woke this thread.
         flags = socket.MSG_DONTWAIT if self._callers_read else 0
-        lane, view = self.lane, self._view
+        lane, view, backlog = self.lane, self._view, self.workers.backlog
         try:
             count = self._sock.recv_into(view, 0, flags)
             while lane is not None:
@@ -388,6 +388,8 @@ class Link:
                     break
                 if not served:
                     return _SERVED
+                if backlog:
+                    return None  # this thread is free for a job
                 count = self._sock.recv_into(view)
             if not count:
                 return ConnectionLost("the peer closed the connection")

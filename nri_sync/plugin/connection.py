@@ -43,6 +43,7 @@ from nri_sync.plugin.spec import PluginSpec
 from nri_sync.rpc.context import RequestContext
 from nri_sync.rpc.router import Router
 from nri_sync.session import Session
+from nri_sync.text import quoted
 from nri_sync.threads import Latch, off_main, spawn
 from nri_sync.wire.mux import PLUGIN_SERVICE, RUNTIME_SERVICE
 
@@ -271,7 +272,8 @@ class Connection:
         if self.attempt.is_configured:
             return  # a repeated Configure; the session goes on as it was
         failure = StartError(
-            f"plugin {self._plugin.name}: configure failed: {error!r}", phase="configure"
+            f"plugin {self._plugin.name}: configure failed: {quoted(error, 1000)}",
+            phase="configure",
         )
         failure.__cause__ = error
         self.fail(failure, after=context.when_answered())

@@ -256,8 +256,9 @@ class _Adapter:
 
 
 def _has(interceptor: Interceptor, method: str) -> bool:
-    """Whether its class overrides ``method``."""
-    return getattr(type(interceptor), method) is not getattr(Interceptor, method)
+    """Whether its class overrides ``method``, or the object itself does."""
+    found = getattr(interceptor, method)
+    return getattr(found, "__func__", None) is not getattr(Interceptor, method)
 
 
 def _is_of_grpc(item: object, names: tuple[str, ...]) -> bool:

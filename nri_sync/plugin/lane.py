@@ -25,7 +25,6 @@ from nri_sync.api import Adjustment, nri_pb2
 from nri_sync.api.handlers import HANDLERS, Handler
 from nri_sync.api.repeats import has_distinct_keys
 from nri_sync.api.services import PLUGIN
-from nri_sync.logger import get_logger
 from nri_sync.net.link import Buffer, Lane
 from nri_sync.plugin.servicer import ServedConnection, Servicer
 from nri_sync.plugin.spec import PluginSpec
@@ -43,8 +42,6 @@ from nri_sync.wire.ttrpc import HEADER_LENGTH, REQUEST, RESPONSE
 from nri_sync.wire.varint import decode_varint, encode_varint
 
 __all__ = ["FastLane", "LaneCall"]
-
-logger = get_logger("nri_sync.ttrpc")
 
 # These methods are rare, or do more than to call a handler.
 _NEVER_PLAIN = frozenset({"Configure", "Synchronize", "ValidateContainerAdjustment"})
@@ -225,8 +222,8 @@ class FastLane:
                 callbacks = call.end()
                 if callbacks:
                     run_callbacks(callbacks)
-            except BaseException:  # a bug, which must not end the thread
-                logger.exception("%s: a request failed", link.name)
+            except BaseException as error:  # a bug, which must not end the thread
+                message = call.crashed(error) or message
             del running[thread]
             return answer(call, message)
 

@@ -84,7 +84,6 @@ class Late(LatePolicy):
             return None
         request = _request_of(call, rpc)
         call.about = about = describe(rpc, request)
-        self._plugin.tally.add_late(about.partition(" ")[0])
         policy = self._plugin.failure_policy
         fails = (
             rpc == _VALIDATE
@@ -96,6 +95,9 @@ class Late(LatePolicy):
             return Status(StatusCode.DEADLINE_EXCEEDED, text)
         return b""
 
+    def won(self, call: LateCall) -> None:
+        self._plugin.tally.add_late(call.about.partition(" ")[0])
+
     def answered(self, call: LateCall, outcome: bytes | Status) -> None:
         self._plugin.logger.warning(
             "%s has not answered within the request timeout of %g s; answered for it with %s",
@@ -106,7 +108,7 @@ class Late(LatePolicy):
 
     def _required(self, request: Any, about: str) -> bool:
         """Whether the pod requires this plugin: an empty reply would pass for its work, other than no answer."""
-        if about.partition(" ")[0] not in _MAKING or not request.HasField("pod"):
+        if request is None or about.partition(" ")[0] not in _MAKING or not request.HasField("pod"):
             return False
         container = "" if not hasattr(request, "container") else request.container.name
         value = api.effective_annotation(request.pod, api.REQUIRED_PLUGINS, container)
@@ -128,9 +130,10 @@ class Late(LatePolicy):
         context = call.context
         if context is None:  # it waits for a thread, and the payload is all there
             return not measure(payload).more
-        if context.request is None:  # it is being parsed, which takes long where it is large
+        request = context.request  # once: the end of the call sets it to None
+        if request is None:  # it is being parsed, which takes long where it is large
             return self._conn.parts.is_complete
-        return not context.request.more
+        return not request.more
 
     def finished(self, call: LateCall, error: Status | None) -> None:
         self._plugin.tally.add("late_results")
@@ -149,8 +152,10 @@ def _rpc(method: str) -> str:
 
 def _request_of(call: LateCall, rpc: str) -> Any:
     """The request of a call; None if it cannot be had."""
-    if call.context is not None and call.context.request is not None:
-        return call.context.request
+    # Once: the end of the call sets it to None.
+    request = None if call.context is None else call.context.request
+    if request is not None:
+        return request
     method = PLUGIN.methods.get(rpc)
     if method is None or rpc == "Synchronize":  # which is large, and about no pod
         return None

@@ -21,6 +21,7 @@ from nri_sync.plugin.subjects import describe
 from nri_sync.rpc.context import RequestContext, current_context
 from nri_sync.rpc.frames import calls_handlers, own_frames
 from nri_sync.rpc.router import MethodHandler
+from nri_sync.rpc.status import text_of
 from nri_sync.text import printable
 
 __all__ = ["ServedConnection", "Servicer"]
@@ -143,7 +144,7 @@ class Servicer:
         self._plugin.logger.warning(
             "%s refused: %s",
             describe(context.method.rpartition("/")[2], context.request),
-            (context.aborted and context.details()) or str(error) or type(error).__name__,
+            (context.aborted and context.details()) or text_of(error),
         )
 
     def _state_change(
@@ -166,7 +167,7 @@ class Servicer:
         try:
             self._call(_HANDLERS["validate_container_adjustment"], [request], context)
         except Exception as error:
-            reason = str(error) or type(error).__name__
+            reason = text_of(error)
             if not context.refused:
                 # A bug rejects as well.
                 self._plugin.tally.add("rejections")

@@ -17,11 +17,11 @@ Callback = Callable[[], object]
 
 
 def run_callbacks(callbacks: Sequence[Callback]) -> None:
-    """Call all of them, in order. An exception of one is logged; the others run all the same."""
+    """Call all of them, in order. An exception of one is logged, even SystemExit; the others run."""
     for callback in callbacks:
         try:
             callback()
-        except Exception:
+        except BaseException:  # the answer to the call waits for them
             logger.exception("a callback of a finished call failed")
 
 

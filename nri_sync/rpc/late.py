@@ -45,6 +45,9 @@ class LatePolicy:
         """Seconds by which late answers are given before :meth:`limit`, as that thread is slow to run."""
         return 0.0
 
+    def won(self, call: LateCall) -> None:
+        """The call gets the late answer, which is about to be sent. Must not block or raise."""
+
     def answered(self, call: LateCall, outcome: bytes | Status) -> None:
         """The late answer has been sent, or waits for room. May block: it delays further late answers only."""
 

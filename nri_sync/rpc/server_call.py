@@ -20,7 +20,7 @@ from nri_sync.rpc.context import Metadatum, RequestContext, current_context
 from nri_sync.rpc.frames import calls_handlers, own_frames
 from nri_sync.rpc.inbox import END, Inbox
 from nri_sync.rpc.router import Router
-from nri_sync.rpc.status import Status, from_exception
+from nri_sync.rpc.status import Status, from_exception, text_of
 from nri_sync.wire.streams import (
     State,
 )
@@ -174,9 +174,11 @@ class ServerCall(Job):
             callbacks = context.end()
             if callbacks:
                 run_callbacks(callbacks)
-            return buffers
+        except BaseException as error:  # a bug, which must not end the thread
+            buffers = self.crashed(error)
         finally:
             del end.running[thread]
+        return buffers
 
     def _outcome(self, request: Any, context: RequestContext) -> bytes | Status | None:
         """Call the handler. Returns the answer, or ``None`` if the last message of a stream was the answer."""
@@ -286,6 +288,15 @@ class ServerCall(Job):
             logger.error("%s failed", self.method, exc_info=(type(error), error, trace))
         return status
 
+    def crashed(self, error: BaseException) -> Sequence[Buffer]:
+        """Log an exception that is not of the handler. Returns the answer, or nothing if the call has one."""
+        logger.error("%s: nri_sync failed", self.method, exc_info=error)
+        status = Status(StatusCode.INTERNAL, f"nri_sync failed: {text_of(error)}")
+        end = self._end
+        buffers = encode_error(self.stream_id, status, end.frame) if end.finish(self) else ()
+        run_callbacks(self.stop())
+        return buffers
+
     def _cancel(self) -> bool:
         """End the call from inside; returns whether it was still going on."""
         reply = self.give_up(Status(StatusCode.CANCELLED, "cancelled by the server"))
@@ -317,6 +328,7 @@ class ServerCall(Job):
         buffers = self._answer(outcome, late=True)
         if not buffers:
             return
+        policy.won(self)
         end = self._end
         end.run_elsewhere(self.stop())
         if end.link.try_send(buffers):
@@ -380,13 +392,13 @@ def timeout_of(nanoseconds: int) -> float | None:
 
 def not_decoded(error: Exception | BaseException) -> Status:
     """The status of a call whose request cannot be parsed."""
-    return Status(StatusCode.INTERNAL, f"cannot deserialize the request: {error}")
+    return Status(StatusCode.INTERNAL, f"cannot deserialize the request: {text_of(error)}")
 
 
 def not_encoded(method: str, error: BaseException) -> Status:
     """The status of a call whose response cannot be encoded. Logs the exception."""
     logger.error("cannot serialize the response of %s", method, exc_info=error)
-    return Status(StatusCode.INTERNAL, f"cannot serialize the response: {error}")
+    return Status(StatusCode.INTERNAL, f"cannot serialize the response: {text_of(error)}")
 
 
 calls_handlers(ServerCall._outcome.__code__)

@@ -10,7 +10,7 @@ from nri_sync.errors import CallFailed, Reject
 from nri_sync.rpc import envelope_pb2
 from nri_sync.rpc.grpcio import grpc_classes, loaded_classes
 
-__all__ = ["DETAILS_KEY", "Status", "code_of", "from_exception", "status_of"]
+__all__ = ["DETAILS_KEY", "Status", "code_of", "from_exception", "status_of", "text_of"]
 
 #: gRPC transports the full google.rpc.Status in this trailing metadata entry; ttRPC has a field for it.
 DETAILS_KEY = "grpc-status-details-bin"
@@ -83,22 +83,20 @@ def code_of(code: Any) -> StatusCode:
 
 def status_of(error: BaseException) -> Status | None:
     """The status of a call that failed with ``error``; ``None`` unless it is a CallFailed or ``grpc.RpcError``."""
-    if isinstance(error, CallFailed):
-        return Status(error.code(), error.details(), error.rich)
-    if not isinstance(error, grpc_classes("RpcError")):
+    own = isinstance(error, CallFailed)
+    if not (own or isinstance(error, grpc_classes("RpcError"))):
         return None
-    # The error of a call has the methods of grpc.Call, too. Any other RpcError may lack them.
+    # The error of a call has the methods of grpc.Call, too. Any other RpcError may lack them. A handler may make
+    # either error of any values.
     failed: Any = error
-    code: Any = None
-    details: Any = None
-    rich: Any = None
+    number, details, rich = StatusCode.UNKNOWN, None, None
     with contextlib.suppress(Exception):
         code, details = failed.code(), failed.details()
-        rich = dict(failed.trailing_metadata() or ()).get(DETAILS_KEY)
-    if not isinstance(code, grpc_classes("StatusCode")):
-        code = StatusCode.UNKNOWN
+        if own or isinstance(code, grpc_classes("StatusCode")):
+            number = code_of(code)
+        rich = failed.rich if own else dict(failed.trailing_metadata() or ()).get(DETAILS_KEY)
     return Status(
-        code_of(code),
+        number,
         details if isinstance(details, str) else "",
         rich if isinstance(rich, bytes) else None,
     )
@@ -134,9 +132,14 @@ def from_exception(error: BaseException) -> Status:
 
 def _describe(error: BaseException) -> str:
     name = type(error).__name__
-    try:
-        if isinstance(error, Reject) and str(error):
-            return str(error)  # it is made for users
-        return f"{name}: {error}" if str(error) else name
-    except Exception:  # raised by its __str__()
-        return name
+    text = text_of(error)
+    # That of a refusal is made for users.
+    return text if isinstance(error, Reject) or text == name else f"{name}: {text}"
+
+
+def text_of(error: BaseException) -> str:
+    """``str(error)``, or the name of its class where that is empty or raises an exception."""
+    text = ""
+    with contextlib.suppress(BaseException):
+        text = str(error)
+    return text or type(error).__name__

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import socket
@@ -195,6 +196,22 @@ class TestTheLane:
             assert peer.read() == "d"
             assert len(taken) == 3
 
+    def test_its_thread_takes_a_job_that_waits(self) -> None:
+        """It has the token after its answer, and a job waits because all other threads are busy."""
+        with linked(run=False, max_threads=4) as (lines, peer):
+            lines.link.lane = self.lane_of(lines, [])
+            in_thread(lines.link.run)
+            peer.send("lane block a")
+            assert lines.entered["block a"].wait(LONG)
+            # The reader and another thread serve b and c, and the fourth is the watcher.
+            peer.send("block b", "block c", "d")
+            assert lines.entered["block b"].wait(LONG)
+            assert lines.entered["block c"].wait(LONG)
+            assert eventually(lambda: not lines.link.token.is_held)
+            peer.sock.settimeout(LONG / 2)  # b and c block for longer
+            lines.release("a")
+            assert [peer.read(), peer.read()] == ["block a", "d"]
+
     @pytest.mark.parametrize("how", ["close", "eof"])
     def test_the_end_while_it_serves(self, how: str) -> None:
         with linked(run=False) as (lines, peer):
@@ -218,6 +235,27 @@ class TestTheLane:
             peer.send("one")
             assert lines.is_lost.wait(LONG)
             assert "a bug" in caplog.text
+
+
+def test_a_logger_that_raises_keeps_no_link_alive(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The end of a link with requests in line logs; the link has to end all the same."""
+
+    def fail(record: logging.LogRecord) -> bool:
+        raise ZeroDivisionError("a bug of the filter")
+
+    reported: list[object] = []
+    monkeypatch.setattr(threading, "excepthook", lambda args: reported.append(args.exc_type))
+    logger = logging.getLogger("nri_sync.net")
+    with linked(max_threads=3) as (lines, peer):
+        peer.send("block a", "block b", "block c")
+        assert lines.entered["block a"].wait(LONG)
+        logger.addFilter(fail)
+        try:
+            lines.link.close()
+            assert lines.is_lost.wait(LONG)
+        finally:
+            logger.removeFilter(fail)
+    assert reported == [ZeroDivisionError]
 
 
 class TestDraining:

@@ -6,6 +6,7 @@ import queue
 import threading
 from types import SimpleNamespace
 from typing import Any, Callable
+from unittest import mock
 
 import grpc
 import pytest
@@ -315,6 +316,19 @@ class TestOwning:
 def test_what_is_no_interceptor(make_stub: MakeStub, wrong: Any, text: str) -> None:
     with pytest.raises(TypeError, match=text):
         make_stub(PluginWith(shutdown=lambda: None), interceptors=[wrong])
+
+
+def test_methods_of_the_object_itself_count() -> None:
+    """As a test sets them, or a mock has them."""
+    ours = Interceptor()
+    assert not Interceptors([ours]).serve_requests
+    ours.serve = lambda event, request, context, proceed: 5  # type: ignore[method-assign]
+    assert Interceptors([ours]).around("RunPodSandbox", lambda request, context: 0)(None, None) == 5  # type: ignore[arg-type]
+    spied = mock.Mock(spec=Interceptor)
+    interceptors = Interceptors([spied])
+    interceptors.around("RunPodSandbox", lambda request, context: 0)(None, None)  # type: ignore[arg-type]
+    interceptors.around_call("UpdateContainers", lambda request, metadata: 0)(None, ())
+    assert (spied.serve.call_count, spied.call.call_count) == (1, 1)
 
 
 def test_event_names() -> None:

@@ -15,7 +15,7 @@ import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
-from typing import Any, Callable
+from typing import Any, Callable, cast
 
 import pytest
 from hypothesis import given, settings
@@ -28,7 +28,7 @@ from nri_sync.api.handlers import find_handlers
 from nri_sync.api.services import PLUGIN
 from nri_sync.codes import StatusCode
 from nri_sync.deadline import Deadline
-from nri_sync.errors import NRIError, Reject
+from nri_sync.errors import CallFailed, NRIError, Reject
 from nri_sync.net.link import Job
 from nri_sync.plugin.counters import Counters, Tally
 from nri_sync.plugin.facts import Facts
@@ -42,6 +42,7 @@ from nri_sync.plugin.source import Source
 from nri_sync.plugin.spec import PluginSpec
 from nri_sync.rpc import envelope_pb2
 from nri_sync.rpc.context import RequestContext
+from nri_sync.rpc.server_call import ServerCall
 from nri_sync.session import Session
 from nri_sync.wire.mux import PLUGIN_SERVICE, RUNTIME_SERVICE
 from nri_sync.wire.ttrpc import DATA, MESSAGE_MAX, REQUEST
@@ -264,6 +265,24 @@ def rich() -> None:
     context().abort(StatusCode.NOT_FOUND, "gone")
 
 
+def exit_in_a_callback() -> None:
+    context().add_callback(raising(SystemExit(1)))
+
+
+class Unshowable:
+    """Cannot be shown; the arguments of an exception may be of any type."""
+
+    def __str__(self) -> str:
+        raise ZeroDivisionError
+
+    __repr__ = __str__
+
+
+class UnshowableError(Exception):
+    def __str__(self) -> str:
+        raise SystemExit(3)
+
+
 A, B = nri_pb2.KeyValue(key="A", value="1"), nri_pb2.KeyValue(key="A", value="2")
 
 #: The action of a handler, by the name of the pod of its request.
@@ -283,7 +302,17 @@ ACTS: dict[str, Callable[[], Any]] = {
     "bytes": lambda: b"\x0a\x00",
     "a refusal": raising(Reject("no")),
     "an empty refusal": raising(Reject()),
+    "a refusal that cannot be shown": raising(Reject(Unshowable())),
     "an error": raising(RuntimeError("boom")),
+    "an error that cannot be shown": raising(ValueError(Unshowable())),
+    "an error whose text exits": raising(UnshowableError()),
+    "a failed call with a wrong code": raising(CallFailed("/a/b", cast(Any, "x"), "gone")),
+    "a failed call with wrong details": raising(CallFailed("/a/b", StatusCode.NOT_FOUND, cast(Any, 5))),
+    "an error with a surrogate": raising(ValueError("\udc80")),
+    "an error that is too long": raising(ValueError("x" * (MESSAGE_MAX + 1))),
+    "a generator": lambda: (update for update in [UPDATE]),
+    "a generator that fails": lambda: (raising(ValueError("x"))() for _ in [UPDATE]),
+    "a callback that exits": exit_in_a_callback,
     "an error of the system": raising(FileNotFoundError(2, "gone")),
     "an exit": raising(SystemExit(3)),
     "an abort": lambda: context().abort(StatusCode.NOT_FOUND, "gone"),
@@ -355,6 +384,55 @@ def both() -> Iterator[Both]:
     both = Both(Actor)
     yield both
     both.close()
+
+
+@pytest.mark.parametrize("lane", [True, False])
+def test_a_bug_is_answered(lane: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The call gets an answer, and ends, whichever way has the bug."""
+    over: list[bool] = []
+
+    def fail(*arguments: Any) -> Any:
+        context().add_callback(lambda: over.append(True))
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setattr(ServerCall, "failure", fail)
+    way = Way(Actor(), lane=lane)
+    with contextlib.closing(way):
+        _, sent = way.feed(call(1, "CreateContainer", "an error"))
+        status = envelope_pb2.Response.FromString(sent[18:]).status
+        assert (status.code, status.message) == (StatusCode.INTERNAL, "nri_sync failed: a bug")
+        assert over == [True]
+        assert not (way.session.server.calls or way.session.server.running)
+        assert way.feed(call(3, "CreateContainer"))[1]
+
+
+@pytest.mark.parametrize(
+    ("name", "act"),
+    [
+        ("nri_sync.ttrpc", "an error"),
+        ("nri_sync.ttrpc", "a wrong type"),
+        ("nri_sync.stub", "a refusal"),
+        ("nri_sync.stub", "an abort"),
+    ],
+)
+def test_a_log_filter_that_raises(
+    both: Both, monkeypatch: pytest.MonkeyPatch, name: str, act: str
+) -> None:
+    sent = both.feed(call(1, "CreateContainer", act))
+
+    def fail(record: logging.LogRecord) -> bool:
+        raise ZeroDivisionError("a bug of the filter")
+
+    reported: list[object] = []
+    monkeypatch.setattr(threading, "excepthook", lambda args: reported.append(args.exc_type))
+    logger = logging.getLogger(name)
+    logger.addFilter(fail)
+    try:
+        with_filter = both.feed(call(3, "CreateContainer", act))
+    finally:
+        logger.removeFilter(fail)
+    assert with_filter == sent.replace(b"\0\0\0\1\2", b"\0\0\0\3\2")
+    assert set(reported) == {ZeroDivisionError}
 
 
 class TestTheSame:
@@ -471,7 +549,9 @@ ENVELOPES = st.builds(
         st.builds(
             lambda rpc, act: message_of(rpc, act).SerializeToString(),
             st.sampled_from(["CreateContainer", "UpdatePodSandbox"]),
-            st.sampled_from([act for act in ACTS if not act.endswith(("long", "longest"))]),
+            st.sampled_from(
+                [act for act in ACTS if not act.endswith(("long", "longest", "exits"))]
+            ),
         ),
         st.binary(max_size=40),
     ),

@@ -213,6 +213,28 @@ class TestLateReplies:
         else:
             assert answer == b""
 
+    def test_an_answer_that_the_handler_overtakes_is_not_counted(
+        self, connect: Connect, slow: Slow, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        answered, looked = threading.Event(), threading.Event()
+        answer = Late.answer
+
+        def answer_after_the_handler(late: Late, call: LateCall) -> bytes | Status | None:
+            outcome = answer(late, call)
+            slow.go_on.set()
+            assert answered.wait(LONG)
+            looked.set()
+            return outcome
+
+        monkeypatch.setattr(Late, "answer", answer_after_the_handler)
+        slow.outcome = nri_pb2.ContainerAdjustment(args=["x"])
+        stub, peer = connect(PluginWith(create_container=slow), config=HURRIED)
+        assert peer.call("CreateContainer", ADJUSTED, LONG).adjust.args == ["x"]
+        answered.set()
+        assert looked.wait(LONG)
+        stub.stop()
+        assert (stub.counters.late_replies, stub.late_by_event) == (0, {})
+
     def test_a_result_that_is_an_error_is_logged_as_one(
         self, connect: Connect, slow: Slow, caplog: pytest.LogCaptureFixture
     ) -> None:
@@ -350,3 +372,30 @@ class TestLateReplies:
     def test_not_before_it_is_configured(self) -> None:
         stub = nri_sync.Stub(PluginWith(shutdown=lambda: None), name="x", idx=1)
         assert stub._new_connection(LONG).answer_within is None
+
+
+class Fleeting:
+    """A context whose request disappears after one look, as at the end of the call."""
+
+    def __init__(self, request: Any) -> None:
+        self._requests = [request]
+
+    @property
+    def request(self) -> Any:
+        return self._requests.pop() if self._requests else None
+
+
+@pytest.mark.parametrize("rpc", ["CreateContainer", "Synchronize"])
+@pytest.mark.parametrize("seen", [True, False])
+def test_the_call_ends_during_the_look(rpc: str, seen: bool) -> None:
+    """The timer thread reads the request of a call that another thread ends."""
+    request = ADJUSTED if rpc == "CreateContainer" else nri_pb2.SynchronizeRequest(pods=[POD])
+    call: Any = SimpleNamespace(
+        method=f"/nri.pkg.api.v1alpha1.Plugin/{rpc}",
+        about="",
+        context=Fleeting(request if seen else None),
+        payload=lambda: b"\xff",
+    )
+    stub = nri_sync.Stub(PluginWith(shutdown=lambda: None), name="x", idx=1)
+    late = Late(stub._spec, stub._new_connection(LONG))
+    assert late.answer(call) == (None if rpc == "Synchronize" and not seen else b"")

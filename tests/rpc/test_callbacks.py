@@ -18,7 +18,13 @@ def fail() -> None:
     raise ZeroDivisionError("a bug")
 
 
-def test_one_that_raises_stops_no_other(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("error", [ZeroDivisionError("a bug"), SystemExit("a bug")])
+def test_one_that_raises_stops_no_other(
+    error: BaseException, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail() -> None:
+        raise error
+
     called: list[int] = []
     run_callbacks([lambda: called.append(1), fail, lambda: called.append(2)])
     assert called == [1, 2]

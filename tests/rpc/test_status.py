@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
-from typing import Any
+from typing import Any, cast
 
 import grpc
 import pytest
@@ -43,6 +43,14 @@ Code = StatusCode
         (CallError("/a/b", Status(Code.NOT_FOUND, "gone")), Code.NOT_FOUND, "gone"),
         (CallError("/a/b", Status(Code.UNIMPLEMENTED, "no")), Code.UNKNOWN, "no"),
         (CallError("/a/b", Status(Code.OK, "?")), Code.UNKNOWN, "?"),
+        # A handler may make the error of anything.
+        (CallFailed("/a/b", cast(Any, "x"), "gone"), Code.UNKNOWN, "gone"),
+        (CallFailed("/a/b", cast(Any, 5), "gone"), Code.NOT_FOUND, "gone"),
+        (
+            CallFailed("/a/b", Code.NOT_FOUND, cast(Any, 5)),
+            Code.NOT_FOUND,
+            "CallFailed: /a/b failed: NOT_FOUND: 5",
+        ),
         (grpc.RpcError("plain"), Code.UNKNOWN, "RpcError: plain"),
     ],
     ids=repr,
