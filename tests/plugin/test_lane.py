@@ -402,7 +402,8 @@ def test_a_bug_is_answered(lane: bool, monkeypatch: pytest.MonkeyPatch) -> None:
         status = envelope_pb2.Response.FromString(sent[18:]).status
         assert (status.code, status.message) == (StatusCode.INTERNAL, "nri_sync failed: a bug")
         assert over == [True]
-        assert not (way.session.server.calls or way.session.server.running)
+        assert not way.session.server.calls
+        assert not way.session.server.running
         assert way.feed(call(3, "CreateContainer"))[1]
 
 
