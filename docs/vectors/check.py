@@ -169,7 +169,7 @@ def write(message: dict[str, Any]) -> bytes:
 
 
 def check(vector: dict[str, Any]) -> list[str]:
-    """What is wrong with a vector, or with this file."""
+    """The errors of a vector, or of this file."""
     wrong = []
     for number, step in enumerate(vector["steps"], 1):
         data = bytes.fromhex(step["hex"])
