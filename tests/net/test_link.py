@@ -44,7 +44,7 @@ class TestServing:
                 peer.sock.sendall(bytes([byte]))
             assert {peer.read(), peer.read()} == {"one", "two"}
 
-    def test_a_handler_that_blocks_holds_up_nobody(self) -> None:
+    def test_a_handler_that_blocks_holds_up_no_other(self) -> None:
         with linked() as (lines, peer):
             peer.send("block a")
             assert lines.entered["block a"].wait(LONG)
@@ -324,7 +324,7 @@ class TestEnding:
             assert lines.link.hung_up
             assert lines.is_lost.wait(LONG)
 
-    def test_what_came_before_the_end_is_served(self) -> None:
+    def test_requests_before_the_end_are_served(self) -> None:
         with linked() as (lines, peer):
             peer.send("one", "two")
             peer.close()
@@ -549,7 +549,7 @@ class TestCallersRead:
             third.join(LONG)
             assert third_results == [False]
 
-    def test_requests_are_served_whoever_reads_them(self) -> None:
+    def test_requests_are_served_by_any_reader(self) -> None:
         with linked(callers_read=True) as (lines, peer):
             peer.send("one", "two")
             assert {peer.read(), peer.read()} == {"one", "two"}

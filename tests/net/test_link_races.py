@@ -275,7 +275,7 @@ class TestParking:
         rig.expect("f")
 
     @pytest.mark.parametrize("rig", [{"max_threads": 1}], indirect=True)
-    def test_a_job_of_another_thread_while_nobody_serves(self, rig: Rig) -> None:
+    def test_a_job_of_another_thread_while_no_thread_serves(self, rig: Rig) -> None:
         # Neither reader nor watcher would come for it, so it must not wait in line for them.
         rig.peer.send("a")
         rig.expect("a")

@@ -90,7 +90,7 @@ class TestConnect:
             connect(path, Deadline(1))
         assert error.value.filename == path
 
-    def test_nobody_listens(self, listener: socket.socket, path: str) -> None:
+    def test_no_listener(self, listener: socket.socket, path: str) -> None:
         listener.close()
         with pytest.raises(ConnectionRefusedError):
             connect(path, Deadline(1))
@@ -150,7 +150,7 @@ class TestListen:
                 listen(path)
             assert error.value.errno == errno.EADDRINUSE
 
-    def test_leaves_what_is_no_socket(self, path: str) -> None:
+    def test_leaves_other_files_than_sockets(self, path: str) -> None:
         Path(path).write_text("precious")
         with pytest.raises(OSError, match=path):
             listen(path)

@@ -176,7 +176,7 @@ class TestInALink:
             "rig: too many requests at once, one was refused"
         ]
 
-    def test_what_a_job_in_line_gets_later_counts(self) -> None:
+    def test_the_growth_of_a_waiting_job_counts(self) -> None:
         with linked(max_threads=3, max_backlog_bytes=100) as (lines, peer):
             peer.send("block a", "block b")
             for name in ("block a", "block b"):
@@ -315,7 +315,7 @@ class TestNoThreads:
             assert {peer.read(), peer.read()} == {"one", "two"}
             other.join(LONG)
 
-    def test_nobody_serves_who_would_come_for_a_job(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_no_thread_serves_that_would_take_a_job(self, monkeypatch: pytest.MonkeyPatch) -> None:
         def refuse(*arguments: object) -> None:
             raise NoThread("can't start new thread")
 

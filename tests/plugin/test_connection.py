@@ -240,7 +240,7 @@ class TestReasons:
         text = r"a handler took longer than the request timeout of 0.05 s: create_container \(\d+\.\d s\)"
         assert re.search(text, str(stub.close_reason))
 
-    def test_what_cannot_be_understood(
+    def test_unreadable_bytes(
         self, make_stub: MakeStub, raw: tuple[socket.socket, RawRuntime]
     ) -> None:
         stub = make_stub(Recorder(), connection=raw[0])

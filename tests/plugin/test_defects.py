@@ -109,7 +109,7 @@ def dialed() -> Iterator[Any]:
         item.close()
 
 
-def test_d1_what_comes_before_the_end_is_delivered(dialed: Any) -> None:
+def test_d1_data_before_the_end_is_delivered(dialed: Any) -> None:
     plugin = Recorder()
     item = dialed(plugin)
     failed = nri_pb2.UpdateContainersResponse(failed=[nri_pb2.ContainerUpdate(container_id="c")])
@@ -169,7 +169,7 @@ def test_d3_an_oversized_response_fails_one_request(dialed: Any) -> None:
     "garbage",
     [b"\0\0\0\1\xff\xff\xff\xff", b"\0\0\0\2\x7f\xff\xff\xff", b"GET / HTTP/1.1\r\n\r\n"],
 )
-def test_d4_what_cannot_be_understood_ends_the_connection(dialed: Any, garbage: bytes) -> None:
+def test_d4_unreadable_bytes_end_the_connection(dialed: Any, garbage: bytes) -> None:
     closed: queue.SimpleQueue[nri_sync.Stub] = queue.SimpleQueue()
     item = dialed(Recorder(), on_close=closed.put)
     runtime = item.start()
@@ -331,7 +331,7 @@ def test_d15_the_end_of_a_session_does_not_touch_the_next(
     assert closed.empty()
 
 
-def test_d16_timeouts_that_are_not_told_keep_their_defaults(
+def test_d16_timeouts_that_are_not_sent_keep_their_defaults(
     serve: Serve, make_stub: MakeStub
 ) -> None:
     runtime = serve(config=configuration(registration_timeout=0, request_timeout=0))

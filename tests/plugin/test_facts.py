@@ -13,12 +13,12 @@ __all__: list[str] = []
 DEFAULTS = Facts(EventMask.RUN_POD_SANDBOX, 7.0)
 
 
-def test_before_anything_was_told() -> None:
+def test_before_any_request() -> None:
     expected = (EventMask.RUN_POD_SANDBOX, 7.0, 2.0, "", "", "unknown", EventMask(0))
     assert tuple(DEFAULTS) == expected
 
 
-def test_everything_is_told() -> None:
+def test_all_fields_are_sent() -> None:
     request = configuration(
         runtime_name="containerd",
         runtime_version="v2.4.0",
@@ -32,7 +32,7 @@ def test_everything_is_told() -> None:
 
 
 @pytest.mark.parametrize("timeout", [0, -1])
-def test_timeouts_that_are_not_told(timeout: int) -> None:
+def test_timeouts_that_are_not_sent(timeout: int) -> None:
     earlier = DEFAULTS._replace(registration_timeout=1.0, request_timeout=1.0)
     request = configuration(registration_timeout=timeout, request_timeout=timeout)
     facts = earlier.with_configure(request, DEFAULTS)
@@ -56,7 +56,7 @@ def test_timeouts_that_are_not_told(timeout: int) -> None:
         ("containerd", "v1.6.9", "", "unknown"),
     ],
 )
-def test_the_nri_version_is_told_or_inferred(
+def test_the_nri_version_is_sent_or_inferred(
     name: str, version: str, told: str, expected: str
 ) -> None:
     request = configuration(runtime_name=name, runtime_version=version, NRI_version=told)

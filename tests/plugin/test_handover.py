@@ -193,7 +193,7 @@ class TestHandover:
         # The old instance has written its state by then.
         assert states == [(False, False)]
 
-    def test_whatever_its_index_is(self, node: Node, run: Run) -> None:
+    def test_with_any_index(self, node: Node, run: Run) -> None:
         run("old").expect_synchronized()
         new = run("new", idx="20")
         new.expect_waiting()

@@ -37,7 +37,7 @@ def older(version: str) -> Any:
 
 
 class TestAnswers:
-    def test_each_field_is_told_once_in_a_session_and_counted_each_time(
+    def test_each_field_is_logged_once_in_a_session_and_counted_each_time(
         self, serve: Serve, make_stub: MakeStub, caplog: pytest.LogCaptureFixture
     ) -> None:
         stub = make_stub(PluginWith(create_container=adjusted))
@@ -86,7 +86,7 @@ class TestAnswers:
         assert counts[0] > 0
         assert counts == [counts[0], counts[0], 2 * counts[0]]
 
-    def test_what_an_interceptor_adds_counts(
+    def test_fields_that_an_interceptor_adds_count(
         self, serve: Serve, make_stub: MakeStub, caplog: pytest.LogCaptureFixture
     ) -> None:
         class Adding(nri_sync.Interceptor):
@@ -145,7 +145,7 @@ class TestAnswers:
         )
 
 
-def test_threads_that_find_the_same_field_at_once_tell_it_once(
+def test_threads_that_find_the_same_field_at_once_log_it_once(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     tally = Tally()

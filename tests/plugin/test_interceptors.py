@@ -313,7 +313,7 @@ class TestOwning:
         (None, "interceptors: None is none"),
     ],
 )
-def test_what_is_no_interceptor(make_stub: MakeStub, wrong: Any, text: str) -> None:
+def test_objects_that_are_no_interceptors(make_stub: MakeStub, wrong: Any, text: str) -> None:
     with pytest.raises(TypeError, match=text):
         make_stub(PluginWith(shutdown=lambda: None), interceptors=[wrong])
 
@@ -362,7 +362,7 @@ def test_close_blocks_until_the_session_has_ended(
     assert states == [nri_sync.State.IDLE] * 20
 
 
-def test_what_is_closed_cannot_be_started(make_stub: MakeStub) -> None:
+def test_a_closed_stub_cannot_be_started(make_stub: MakeStub) -> None:
     stub = make_stub(PluginWith(shutdown=lambda: None))
     states = [stub.is_closed]
     stub.close()

@@ -281,7 +281,7 @@ def test_a_stop_with_grace_lets_handlers_finish(scene: Make) -> None:
 
 
 @pytest.mark.parametrize("second", ["stop", "wait", "run", "start"])
-def test_what_meets_a_stop_with_grace(scene: Make, second: str) -> None:
+def test_calls_during_a_stop_with_grace(scene: Make, second: str) -> None:
     go = threading.Event()
     plugin = Recorder(run_pod_sandbox=lambda *_: go.wait(LONG) and None)
     it = scene(plugin)
@@ -436,7 +436,7 @@ def test_a_restart_in_on_close_does_not_prolong_wait_or_run(scene: Make) -> None
     assert Call(it.stub.wait, SHORT).result(SOON) is False
 
 
-def test_a_slow_on_close_delays_nobody(scene: Make) -> None:
+def test_a_slow_on_close_delays_no_other_thread(scene: Make) -> None:
     entered, go = threading.Event(), threading.Event()
 
     def on_close(stub: nri_sync.Stub) -> None:

@@ -425,7 +425,7 @@ def test_a_session_with_one_thread_alone_ends(scene: Make, no_threads: Forbid) -
     assert isinstance(start.outcome(), StartError)
 
 
-def test_a_loss_without_threads_is_told_all_the_same(scene: Make, no_threads: Forbid) -> None:
+def test_a_loss_without_threads_is_reported(scene: Make, no_threads: Forbid) -> None:
     it = scene()
     runtime = it.up()
     no_threads("^10-test-on-close$")

@@ -111,7 +111,7 @@ def test_the_end_comes_once(lifecycle: Lifecycle) -> None:
     assert lifecycle.close_reason is LOST
 
 
-def test_what_fails_a_start_does_not_end_a_session(lifecycle: Lifecycle) -> None:
+def test_a_failed_start_does_not_end_a_session(lifecycle: Lifecycle) -> None:
     attempt = started(lifecycle)
     assert lifecycle.begin_end(attempt, ERROR) == (False, None)
     assert lifecycle.state is State.STARTED

@@ -37,7 +37,7 @@ def test_one_that_does_not_exist(name: str, text: str) -> None:
 
 
 @pytest.mark.parametrize("options", [{"foo": 4}, {"socket_path": "/x"}])
-def test_who_hands_them_on_refuses_it_at_once(options: dict[str, Any]) -> None:
+def test_callers_that_hand_them_on_refuse_it_at_once(options: dict[str, Any]) -> None:
     name = next(iter(options))
     plugin = PluginWith(shutdown=lambda: None)
     with pytest.raises(TypeError, match=rf"main\(\) has no option '{name}'"):

@@ -21,7 +21,7 @@ TEXTS = st.text(max_size=300)
     st.lists(st.builds(nri_pb2.Container, id=TEXTS, args=st.lists(TEXTS, max_size=3)), max_size=5),
     st.booleans(),
 )
-def test_what_is_measured_is_what_is_there(
+def test_the_measure_equals_the_content(
     pods: list[nri_pb2.PodSandbox], containers: list[nri_pb2.Container], more: bool
 ) -> None:
     part = nri_pb2.SynchronizeRequest(pods=pods, containers=containers, more=more)

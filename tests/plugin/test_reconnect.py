@@ -66,7 +66,7 @@ class TestBackoff:
             {"first": math.nan},
         ],
     )
-    def test_what_does_not_make_sense(self, options: dict[str, float]) -> None:
+    def test_invalid_arguments(self, options: dict[str, float]) -> None:
         with pytest.raises(ValueError, match="does not make sense"):
             Backoff(**options)
 
@@ -196,7 +196,7 @@ class TestLoop:
     @pytest.mark.parametrize(
         "error", [errors.AlreadyStarted("started"), ValueError("a bug"), errors.LifecycleError("x")]
     )
-    def test_what_it_does_not_expect_goes_through(self, clock: Clock, error: Exception) -> None:
+    def test_unexpected_exceptions_go_through(self, clock: Clock, error: Exception) -> None:
         with pytest.raises(type(error)) as caught:
             run(Script(LOST, error))
         assert caught.value is error
@@ -467,7 +467,7 @@ class TestWithARuntime:
         event.set()
         assert loop.outcome() is None
 
-    def test_somebody_else_has_started_it(self, serve: Serve, make_stub: MakeStub) -> None:
+    def test_another_thread_has_started_it(self, serve: Serve, make_stub: MakeStub) -> None:
         runtime = serve()
         stub = make_stub(Recorder())
         stub.start()

@@ -104,7 +104,7 @@ class TestEvents:
         event = nri_pb2.StateChangeEvent(event=handler.event)  # type: ignore[arg-type]
         assert peer.call("StateChange", event, LONG) == nri_pb2.Empty()
 
-    def test_what_is_absent_is_passed_as_empty(self, connect: Connect) -> None:
+    def test_absent_fields_are_passed_as_empty(self, connect: Connect) -> None:
         plugin = Recorder()
         _, peer = connect(plugin)
         peer.call("UpdateContainer", nri_pb2.UpdateContainerRequest(), LONG)
@@ -149,7 +149,7 @@ class TestErrors:
             (SystemExit(1), StatusCode.UNKNOWN, "SystemExit: 1"),
         ],
     )
-    def test_what_a_handler_raises_fails_the_request_alone(
+    def test_an_exception_of_a_handler_fails_the_request_alone(
         self, connect: Connect, error: BaseException, code: StatusCode, details: str
     ) -> None:
         stub, peer = connect(Recorder(create_container=error))
@@ -372,7 +372,7 @@ class TestValidation:
         assert response.reject
         assert "nothing is expected" in response.reason
 
-    def test_what_is_no_exception_fails_the_request(self, connect: Connect) -> None:
+    def test_a_base_exception_fails_the_request(self, connect: Connect) -> None:
         def handler(request: object) -> None:
             raise SystemExit("bye")
 
@@ -461,7 +461,7 @@ class TestConfigure:
         ],
     )
     @pytest.mark.parametrize("release", ["v0.2.0", "v0.8.0", "v0.9.0", "v0.10.0", "v0.12.5"])
-    def test_a_group_is_what_the_runtime_has_of_it(
+    def test_a_group_has_the_events_of_the_runtime(
         self, connect: Connect, mask: EventMask, had: int, release: str
     ) -> None:
         config = configuration(NRI_version=release)
@@ -490,7 +490,7 @@ class TestConfigure:
             stub.start()
         assert raised.value.phase == "configure"
 
-    def test_what_is_missing_is_said_once(
+    def test_missing_events_are_logged_once(
         self, connect: Connect, caplog: pytest.LogCaptureFixture
     ) -> None:
         old = configuration(NRI_version="v0.6.1")
@@ -556,7 +556,7 @@ class TestConfigure:
         assert raised.value.phase == "configure"
         assert not stub.started
 
-    def test_it_starts_with_what_is_required(self, connect: Connect) -> None:
+    def test_it_starts_with_the_required_events(self, connect: Connect) -> None:
         required = EventMask.VALIDATE_CONTAINER_ADJUSTMENT
         stub, _ = connect(Recorder(), required_events=required)
         assert stub.events == EventMask.ALL

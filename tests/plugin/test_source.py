@@ -231,7 +231,7 @@ class TestInheritedConnection:
             (str(2**70), "is not an open file descriptor"),
         ],
     )
-    def test_what_is_no_descriptor(self, value: str, text: str) -> None:
+    def test_invalid_descriptors(self, value: str, text: str) -> None:
         self.set(value)
         with pytest.raises(IdentityError, match=text):
             Source(None, None, None)
@@ -283,7 +283,7 @@ class TestDialing:
         with pytest.raises(TypeError, match="the dialer returned int, not a connected socket"):
             open_now(source)
 
-    def test_explains_what_a_dialer_raised(self) -> None:
+    def test_explains_the_exception_of_a_dialer(self) -> None:
         def dialer(path: str) -> socket.socket:
             raise KeyError("ssh")
 

@@ -12,7 +12,7 @@ from tests.plugin.harness import PluginWith
 __all__: list[str] = []
 
 
-def test_it_has_what_the_stub_was_given() -> None:
+def test_it_has_the_arguments_of_the_stub() -> None:
     interceptor = nri_sync.Interceptor()
     stub = nri_sync.Stub(
         PluginWith(stop_container=lambda pod, container: None),

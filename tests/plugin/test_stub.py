@@ -76,7 +76,7 @@ class TestMaking:
         assert stub.counters == nri_sync.Counters()
         assert repr(stub) == "<nri_sync.Stub 07-logger idle>"
 
-    def test_what_it_tells_cannot_be_set(self) -> None:
+    def test_its_properties_cannot_be_set(self) -> None:
         stub = nri_sync.Stub(Recorder(), name="logger", idx=7)
         for name in (
             "state", "started", "events", "close_reason", "counters", "request_timeout",
@@ -148,7 +148,7 @@ class TestMaking:
 
 
 class TestTalking:
-    def test_what_the_runtime_tells(self, connect: Connect) -> None:
+    def test_the_facts_of_the_runtime(self, connect: Connect) -> None:
         config = configuration(
             runtime_name="containerd",
             runtime_version="v2.4.0",
@@ -165,7 +165,7 @@ class TestTalking:
             stub.stop()
         assert (peer.name, peer.nri_version) == ("10-test", api.NRI_VERSION)
 
-    def test_timeouts_that_an_old_runtime_does_not_tell(
+    def test_timeouts_that_an_old_runtime_does_not_send(
         self, serve: Serve, make_stub: MakeStub
     ) -> None:
         serve(config=configuration(registration_timeout=0, request_timeout=0))
@@ -274,7 +274,7 @@ class TestUpdateContainers:
         go_on.set()
         assert stub.update_containers([UPDATE]) == []  # the connection is fine
 
-    def test_what_cannot_be_sent(self, serve: Serve, make_stub: MakeStub) -> None:
+    def test_updates_that_cannot_be_sent(self, serve: Serve, make_stub: MakeStub) -> None:
         stub = self.make(serve, make_stub, lambda updates, evictions: [])
         with pytest.raises(TypeError):
             stub.update_containers(["ctr0"])  # type: ignore[list-item]
@@ -409,7 +409,7 @@ class TestOnClose:
         assert told.empty()
 
     @pytest.mark.leaves_threads
-    def test_what_it_raises_goes_to_the_excepthook(
+    def test_its_exception_goes_to_the_excepthook(
         self, serve: Serve, make_stub: MakeStub, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         seen: queue.SimpleQueue[Any] = queue.SimpleQueue()
@@ -448,7 +448,7 @@ class TestRunAndWait:
             stub.run()
         assert caught.value is stub.close_reason
 
-    def test_run_raises_what_start_raises(self, serve: Serve, make_stub: MakeStub) -> None:
+    def test_run_raises_the_exception_of_start(self, serve: Serve, make_stub: MakeStub) -> None:
         stub = make_stub(Recorder())
         with pytest.raises(errors.StartError):
             stub.run()

@@ -37,5 +37,5 @@ BARE_CONTAINER = nri_pb2.Container(id="fedcba9876543210")
         ("CreateContainer", None, "CreateContainer"),
     ],
 )  # fmt: skip
-def test_what_it_says(rpc: str, request_: Any, text: str) -> None:
+def test_the_words(rpc: str, request_: Any, text: str) -> None:
     assert describe(rpc, request_) == text

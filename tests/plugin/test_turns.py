@@ -190,7 +190,7 @@ class TestTurn:
         assert turn.is_mine()
         turn.drop()
 
-    def test_the_mode_whatever_the_umask_is(self, path: str) -> None:
+    def test_the_mode_with_any_umask(self, path: str) -> None:
         before = os.umask(0)
         try:
             turn = Turn(path)

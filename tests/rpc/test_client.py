@@ -205,7 +205,7 @@ class TestResponses:
         outcome = self.answered(lambda peer: peer.send(RESPONSE, 1, data))
         assert outcome == (Code.RESOURCE_EXHAUSTED, True)
 
-    def test_responses_nobody_asked_for(self, caplog: pytest.LogCaptureFixture) -> None:
+    def test_responses_without_a_request(self, caplog: pytest.LogCaptureFixture) -> None:
         def answer(peer: RawPeer) -> None:
             for stream_id in (0, 2, 3, 99):
                 peer.send(RESPONSE, stream_id, b"")
@@ -587,5 +587,5 @@ def test_late_data_without_a_call_is_ignored() -> None:
     assert end.ignored == 1
 
 
-def test_the_message_type_is_what_the_test_thinks() -> None:
+def test_the_message_type_is_that_of_the_test() -> None:
     assert StringValue(value="y").SerializeToString() == b"\x0a\x01y"

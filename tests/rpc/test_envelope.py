@@ -25,14 +25,14 @@ def join(header: bytes, payload: Any) -> list[Any]:
 
 
 @pytest.mark.parametrize("size", [0, 1, 127, 128, 16383, 16384, 2_097_151, 2_097_152])
-def test_encode_success_is_what_protobuf_writes(size: int) -> None:
+def test_encode_success_equals_protobuf(size: int) -> None:
     payload = b"x" * size
     (data,) = encode_success(7, payload, join)
     assert data[10:] == envelope_pb2.Response(payload=payload).SerializeToString()
     assert data[:10] == len(data[10:]).to_bytes(4, "big") + b"\0\0\0\7\2\0"
 
 
-def test_encode_error_is_what_protobuf_writes() -> None:
+def test_encode_error_equals_protobuf() -> None:
     (data,) = encode_error(7, Status(5, "gone"), join)
     message = envelope_pb2.Response()
     message.status.code = 5

@@ -38,7 +38,7 @@ def test_they_begin_after_the_last_caller() -> None:
     assert names(lambda: caller(lambda: caller(handler))) == ["handler"]
 
 
-def test_what_lies_between_in_the_package_is_left_out() -> None:
+def test_frames_of_the_package_in_between_are_left_out() -> None:
     class Plugin:
         def run_pod_sandbox(self, pod: object) -> None:
             handler()

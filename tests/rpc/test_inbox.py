@@ -194,7 +194,7 @@ def test_a_discarded_inbox_wakes_its_consumer() -> None:
     assert taken == [END]
 
 
-def test_what_is_discarded_is_dropped() -> None:
+def test_discarded_messages_are_dropped() -> None:
     inbox = Inbox()
     data = bytes(1000)
     references = sys.getrefcount(data)

@@ -162,7 +162,7 @@ class TestBadPeers:
             peer.check(3)
 
     @pytest.mark.parametrize("flags", [0x80, 0xF8, NO_DATA])
-    def test_flags_nobody_knows(self, flags: int) -> None:
+    def test_unknown_flags(self, flags: int) -> None:
         with raw() as peer:
             peer.send(REQUEST, 1, request("Echo", encoded("x")), flags)
             assert peer.expect().value == "x"
@@ -280,7 +280,7 @@ class TestMemory:
             finally:
                 go.set()
 
-    def test_streams_that_wait_for_a_thread_count_with_what_they_hold(
+    def test_streams_that_wait_for_a_thread_count_with_their_messages(
         self, caplog: pytest.LogCaptureFixture
     ) -> None:
         # Six of 12 MB each; 64 MiB may wait.

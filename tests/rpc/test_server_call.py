@@ -428,7 +428,7 @@ class TestStreams:
             assert peer.expect().status == (Code.DATA_LOSS.value[0], "some are missing")
 
     @pytest.mark.parametrize("item", [None, "text"])
-    def test_a_handler_that_yields_what_it_should_not(self, item: Any) -> None:
+    def test_a_handler_that_yields_a_wrong_type(self, item: Any) -> None:
         with raw({"Odd": method("unary_stream", lambda m, c: iter([text("a"), item]))}) as peer:
             peer.send(REQUEST, 1, request("Odd"), REMOTE_CLOSED)
             assert peer.expect().type == DATA
@@ -482,7 +482,7 @@ class TestStreams:
                 assert peer.expect().type == DATA
             assert stopped.wait(LONG)
 
-    def test_data_nobody_takes_is_dropped(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_data_without_a_consumer_is_dropped(self, monkeypatch: pytest.MonkeyPatch) -> None:
         # A client that streams to a method that takes one request must not hold up the others.
         monkeypatch.setattr(server_call, "Inbox", lambda: Inbox(limit=100, stall=LONG))
         with raw() as peer:

@@ -90,7 +90,7 @@ def test_codes_of_any_kind(code: StatusCode) -> None:
 
 
 @pytest.mark.parametrize("other", ["NOT_FOUND", None, 5.0, (5, "not found"), grpc.Compression])
-def test_what_is_no_code(other: Any) -> None:
+def test_invalid_codes(other: Any) -> None:
     with pytest.raises(TypeError, match="is no StatusCode"):
         code_of(other)
 
@@ -125,5 +125,5 @@ def test_without_details_there_is_no_metadata() -> None:
     assert Status.from_message(envelope_pb2.Status(code=5)).trailing_metadata == ()
 
 
-def test_what_utf8_cannot_hold_is_replaced() -> None:
+def test_text_that_utf8_cannot_hold_is_replaced() -> None:
     assert Status(2, "a\udc80b").to_message().message == "a?b"

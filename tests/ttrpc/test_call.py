@@ -235,7 +235,7 @@ class TestLetGo:
         assert not collector.is_alive()
         assert calls.unary("Echo")(text("x")).value == "x"
 
-    def test_what_is_done_is_left_alone(self, calls: Calls) -> None:
+    def test_a_done_call_is_left_alone(self, calls: Calls) -> None:
         seen: list[Any] = []
         _, call = calls.unary("Echo").with_call(text("x"))
         call.add_done_callback(lambda done: seen.append(done.code()))

@@ -36,12 +36,12 @@ def test_it_must_be_a_unix_socket() -> None:
         connect("localhost:50051")
 
 
-def test_nobody_there(socket_dir: Path) -> None:
+def test_no_server(socket_dir: Path) -> None:
     with pytest.raises(FileNotFoundError):
         connect(f"unix://{socket_dir}/s")
 
 
-def test_nobody_accepts(socket_dir: Path) -> None:
+def test_a_server_that_does_not_accept(socket_dir: Path) -> None:
     path = str(socket_dir / "s")
     with listen(path, backlog=0), connect(path), pytest.raises(TimeoutError):
         connect(path, timeout=0.02)

@@ -77,7 +77,7 @@ class TestAsking:
     def test_no_deadline(self, timeout: float | None) -> None:
         assert outcome(lambda c: text(str(c.time_remaining())), timeout=timeout) == "None"
 
-    def test_who_calls(self) -> None:
+    def test_the_caller(self) -> None:
         context = make()
         assert context.peer() == "unix:x"
         nobody: Any = (context.peer_identities(), context.peer_identity_key())  # type: ignore[func-returns-value]
@@ -121,7 +121,7 @@ class TestEnding:
             make().abort(Code.OK, "fine")
 
     @pytest.mark.parametrize("code", ["NOT_FOUND", None, [], 5.0])
-    def test_what_is_no_code_is_refused(self, code: Any) -> None:
+    def test_invalid_codes_are_refused(self, code: Any) -> None:
         with pytest.raises(TypeError, match="StatusCode"):
             make().abort(code, "x")
         with pytest.raises(TypeError, match="StatusCode"):
@@ -296,7 +296,7 @@ class TestWhatTtrpcDoesNotHave:
             context.set_trailing_metadata(((DETAILS_KEY, value),))
         assert context.trailing_metadata() == ()
 
-    def test_the_rich_status_is_what_there_is(self) -> None:
+    def test_the_rich_status(self) -> None:
         context = make()
         context.set_trailing_metadata(((DETAILS_KEY, b"\x08\x05"),))
         assert context.trailing_metadata() == ((DETAILS_KEY, b"\x08\x05"),)

@@ -83,7 +83,7 @@ def test_the_reason_for_giving_up_is_kept(outcome: Any, service: Service) -> Non
     service.gate.set()
 
 
-def test_what_an_interceptor_raises_is_not_changed(outcome: Any) -> None:
+def test_the_exception_of_an_interceptor_is_not_changed(outcome: Any) -> None:
     with pytest.raises(ZeroDivisionError, match="of the interceptor"):
         outcome("Echo", "raise")
 

@@ -106,7 +106,7 @@ class TestUnary:
             with pytest.raises(grpc.FutureCancelledError):
                 wait()
 
-    def test_what_the_server_cancels_was_not_cancelled_here(self) -> None:
+    def test_a_cancellation_of_the_server_is_not_one_of_the_client(self) -> None:
         def cancel(message: StringValue, context: Any) -> StringValue:
             context.abort(Code.CANCELLED, "by the server")
             raise AssertionError
@@ -130,7 +130,7 @@ class TestUnary:
         future.add_done_callback(done.put)
         assert done.get_nowait() is future
 
-    def test_callbacks_of_what_is_cancelled(self, calls: Calls) -> None:
+    def test_callbacks_of_a_cancelled_call(self, calls: Calls) -> None:
         future = calls.unary("Wait").future(text("hi"))
         called = threading.Event()
         future.add_callback(called.set)
@@ -152,7 +152,7 @@ class TestUnary:
         assert called.wait(LONG)
         assert "ZeroDivisionError" in caplog.text
 
-    def test_a_deadline_ends_a_future_nobody_waits_for(self, calls: Calls) -> None:
+    def test_a_deadline_ends_a_future_without_a_waiting_thread(self, calls: Calls) -> None:
         ended = threading.Event()
         began = time.monotonic()
         future = calls.unary("Wait").future(text("hi"), timeout=0.05)
@@ -271,7 +271,7 @@ class TestStreams:
         assert code is Code.INTERNAL
         assert "cannot serialize" in details
 
-    def test_what_is_no_iterator(self, calls: Calls) -> None:
+    def test_other_objects_than_iterators(self, calls: Calls) -> None:
         assert error_of(lambda: calls.collect("Total")(5))[0] is Code.UNKNOWN
 
     def test_no_thread_for_the_requests(

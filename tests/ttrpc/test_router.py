@@ -43,7 +43,7 @@ def test_a_registered_method_comes_first() -> None:
     assert router.find("/a.B/C", ()) is ECHO
 
 
-def test_what_is_no_handler_is_refused() -> None:
+def test_other_objects_than_handlers_are_refused() -> None:
     router = Router()
     good = grpc.method_handlers_generic_handler("a.B", {"C": ECHO})
     with pytest.raises(TypeError, match="GenericRpcHandler"):

@@ -101,7 +101,7 @@ def test_every_probe_has_its_row() -> None:
     assert set(ROWS) == {f"{section}: {row}" for section, row in PROBES}
 
 
-def test_every_row_says_what_it_is() -> None:
+def test_every_row_has_a_kind() -> None:
     assert [
         row for row, here in ROWS.items() if not re.match(r"same(: |$)|different: |cannot: ", here)
     ] == []

@@ -46,7 +46,7 @@ def test_calls(stub: Any) -> None:
     assert dict(reply.adjust.annotations) == {"pod": "container"}
 
 
-def test_what_the_servicer_does_not_have(stub: Any) -> None:
+def test_methods_that_the_servicer_does_not_have(stub: Any) -> None:
     # Generated code sets UNIMPLEMENTED and raises NotImplementedError: it was said expressly.
     code, details = error_of(lambda: stub.Shutdown(nri_pb2.Empty()))
     assert code is grpc.StatusCode.UNIMPLEMENTED
