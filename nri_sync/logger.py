@@ -74,13 +74,17 @@ def _contained(handle: Callable[[logging.LogRecord], object], record: logging.Lo
     """Have a logger handle the record, and report its exception in place of raising it."""
     try:
         handle(record)
-    except Exception:
-        _report()
+    except BaseException as error:
+        _report(error)
 
 
-def _report() -> None:
+def _report(error: BaseException) -> None:
+    thread = threading.current_thread()
+    # A signal handler interrupts the main thread with KeyboardInterrupt or SystemExit. On other threads these come
+    # from a handler or filter.
+    if not isinstance(error, Exception) and thread is threading.main_thread():
+        raise error
     with contextlib.suppress(Exception):
-        thread = threading.current_thread()
         threading.excepthook(threading.ExceptHookArgs((*sys.exc_info(), thread)))
 
 
@@ -101,8 +105,8 @@ class PrefixedLogger(logging.LoggerAdapter):  # type: ignore[type-arg]  # generi
         kwargs.setdefault("stacklevel", _CALLER)
         try:
             super().log(level, msg, *map(_safe, args), **kwargs)
-        except Exception:
-            _report()
+        except BaseException as error:
+            _report(error)
 
 
 def _safe(value: Any) -> Any:

@@ -231,7 +231,9 @@ class _NotAwaited(threading.Event):
 def _run(target: Callable[..., object], args: tuple[object, ...], ended: Latch) -> None:
     _beginning.discard(weakref.ref(ended))
     try:
-        target(*args)
+        # A build of Python may have threads inherit the context of their starter, which is that of a request when
+        # a handler starts them.
+        contextvars.Context().run(target, *args)
     finally:
         ended.set()
 

@@ -15,6 +15,7 @@ import nri_sync
 from nri_sync.api import EventMask
 from nri_sync.logger import PrefixedLogger, get_logger
 from nri_sync.text import Lines
+from tests.net.rig import LONG
 
 __all__: list[str] = []
 
@@ -114,14 +115,28 @@ def test_a_handler_that_raises(
     assert [text.removeprefix("10-a: ") for text in reported] == ["one"]
 
 
-def test_an_interrupt_passes(printed: io.StringIO) -> None:
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
+def test_an_interrupt_passes_on_the_main_thread(
+    error: type[BaseException], monkeypatch: pytest.MonkeyPatch
+) -> None:
     def interrupt(record: logging.LogRecord) -> bool:
-        raise KeyboardInterrupt
+        raise error
 
+    reported: list[object] = []
+    monkeypatch.setattr(threading, "excepthook", lambda args: reported.append(args.exc_type))
     logger = get_logger("nri_sync.test.interrupted")
     logger.addFilter(interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        logger.warning("one")
+    try:
+        for log in (logger, PrefixedLogger(logger, "10-a")):
+            with pytest.raises(error):
+                log.warning("one")
+            thread = threading.Thread(target=log.warning, args=("two",), daemon=True)
+            thread.start()
+            thread.join(LONG)
+            assert not thread.is_alive()
+    finally:
+        logger.removeFilter(interrupt)
+    assert reported == [error, error]
 
 
 def test_every_logger_of_the_package_is_one_of_these() -> None:

@@ -950,3 +950,32 @@ else:
         [sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, timeout=LONG, check=True
     )
     assert done.stdout.split() == ["called"]
+
+
+def test_a_thread_does_not_inherit_the_context_of_its_starter(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As free-threaded builds of Python 3.14 have it. The context of a request would outlive the request."""
+
+    class Inheriting(threading.Thread):
+        def start(self) -> None:
+            self.inherited = contextvars.copy_context()
+            super().start()
+
+        def run(self) -> None:
+            self.inherited.run(super().run)
+
+    variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", default="none")
+    seen: list[str] = []
+    monkeypatch.setattr(threading, "Thread", Inheriting)
+
+    def start() -> None:
+        variable.set("a request")
+        assert threads.spawn("x", lambda: seen.append(variable.get())).wait(Deadline(LONG))
+
+    starter = threading.Thread(
+        target=start, daemon=True
+    )  # the main thread has a helper to start threads
+    starter.start()
+    starter.join(LONG)
+    assert seen == ["none"]

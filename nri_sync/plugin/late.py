@@ -15,6 +15,7 @@ from nri_sync.plugin.spec import PluginSpec
 from nri_sync.plugin.subjects import describe
 from nri_sync.rpc.late import LateCall, LatePolicy
 from nri_sync.rpc.status import Status
+from nri_sync.text import printable
 
 __all__ = ["Late", "TimedConnection"]
 
@@ -28,6 +29,7 @@ _TURNS = 6
 _FADING = 0.95
 # A delay of the timer thread that counts, in seconds.
 _NOTICEABLE = 0.1
+_METHODS = frozenset(method.path for method in PLUGIN.methods.values())
 # Never answered for: an empty Configure subscribes to everything.
 _NEVER_LATE = frozenset({"Configure", "Shutdown"})
 
@@ -82,6 +84,10 @@ class Late(LatePolicy):
         rpc = _rpc(call.method)
         if rpc in _NEVER_LATE or (rpc == "Synchronize" and not self._is_last_part(call)):
             return None
+        if call.method not in _METHODS:
+            # As the router answers. An empty reply would say that the plugin has the method.
+            call.about = "UnknownMethod"  # counted: the peer may send any number of names
+            return Status(StatusCode.UNIMPLEMENTED, f"method {printable(rpc)}")
         request = _request_of(call, rpc)
         call.about = about = describe(rpc, request)
         policy = self._plugin.failure_policy
@@ -108,7 +114,11 @@ class Late(LatePolicy):
 
     def _required(self, request: Any, about: str) -> bool:
         """Whether the pod requires this plugin: an empty reply would pass for its work, other than no answer."""
-        if request is None or about.partition(" ")[0] not in _MAKING or not request.HasField("pod"):
+        if about.partition(" ")[0] not in _MAKING:
+            return False
+        if request is None:
+            return True  # it cannot be parsed, so it is not known
+        if not request.HasField("pod"):
             return False
         container = "" if not hasattr(request, "container") else request.container.name
         value = api.effective_annotation(request.pod, api.REQUIRED_PLUGINS, container)

@@ -398,4 +398,26 @@ def test_the_call_ends_during_the_look(rpc: str, seen: bool) -> None:
     )
     stub = nri_sync.Stub(PluginWith(shutdown=lambda: None), name="x", idx=1)
     late = Late(stub._spec, stub._new_connection(LONG))
-    assert late.answer(call) == (None if rpc == "Synchronize" and not seen else b"")
+    answer = late.answer(call)
+    if seen:
+        assert answer == b""
+    elif rpc == "Synchronize":
+        assert answer is None
+    else:  # it cannot be parsed, and the pod may require the plugin
+        assert isinstance(answer, Status)
+        assert answer.code is StatusCode.DEADLINE_EXCEEDED
+
+
+@pytest.mark.parametrize(
+    "method", ["/nri.pkg.api.v1alpha1.Plugin/Newer", "/other.Service/CreateContainer", ""]
+)
+def test_an_unknown_method_that_waits_for_a_thread(method: str) -> None:
+    """An empty reply would say that the plugin has it: a newer runtime would send no StateChange."""
+    stub = nri_sync.Stub(PluginWith(shutdown=lambda: None), name="x", idx=1)
+    late = Late(stub._spec, stub._new_connection(LONG))
+    call: Any = SimpleNamespace(method=method, about="", context=None, payload=lambda: b"")
+    answer = late.answer(call)
+    assert isinstance(answer, Status)
+    assert answer == (StatusCode.UNIMPLEMENTED, f"method {method.rpartition('/')[2]}", None)
+    late.won(call)
+    assert stub.late_by_event == {"UnknownMethod": 1}
