@@ -10,6 +10,7 @@ import contextlib
 import errno
 import os
 import stat
+import sys
 
 __all__ = [
     "check_directory",
@@ -143,8 +144,20 @@ def _check(path: str, may_be_sticky: bool) -> None:
         raise PermissionError(errno.EPERM, f"belongs to user {found.st_uid}", path)
     if may_be_sticky and found.st_mode & stat.S_ISVTX:
         return
-    own_groups = {0, os.getegid(), *os.getgroups()}
-    writable = stat.S_IWOTH if found.st_gid in own_groups else stat.S_IWOTH | stat.S_IWGRP
+    writable = stat.S_IWOTH if found.st_gid in _own_groups() else stat.S_IWOTH | stat.S_IWGRP
     if found.st_mode & writable:
         mode = stat.S_IMODE(found.st_mode)
         raise PermissionError(errno.EPERM, f"others can write it (mode {mode:04o})", path)
+
+
+def _own_groups() -> set[int]:
+    own = {0, os.getegid()}
+    if sys.version_info >= (3, 11):
+        own.update(os.getgroups())
+    else:
+        # os.getgroups() needs 256 KiB of stack there, which is all that the stack of a thread may have.
+        with open("/proc/self/status", "rb") as status:
+            for line in status:
+                if line.startswith(b"Groups:"):
+                    own.update(map(int, line.split()[1:]))
+    return own

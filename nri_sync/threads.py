@@ -49,6 +49,9 @@ INTERRUPTED_WAIT = 1.0
 # Seconds that the end of the interpreter waits for the threads that are about to begin.
 _LAST_WAIT = 5.0
 
+# The end of the error of a thread that starts too late, as Python 3.12 and newer write it, too.
+_AT_SHUTDOWN = "at interpreter shutdown"
+
 # The main thread; in a forked child that is the thread that forked.
 _main_ident = threading.main_thread().ident
 
@@ -149,6 +152,10 @@ def spawn(name: str, target: Callable[..., object], *args: object) -> Latch:
         else:
             start_thread(name, target, args, ended)
     except (RuntimeError, MemoryError) as error:
+        if str(error).endswith(_AT_SHUTDOWN) and not on_main_thread():
+            # The interpreter stops each daemon thread as it ends. This thread rests until then: an error would
+            # only be logged, and its cause is the end of the process. An exit handler may wait for this thread.
+            time.sleep(_LAST_WAIT)
         raise NoThread(f"no thread for {name}: {str(error) or 'out of memory'}") from error
     return ended
 
@@ -171,17 +178,12 @@ def _expect(ended: Latch) -> None:
     An interpreter that ends frees the states of all threads. A thread that begins after that uses its freed state,
     and the process crashes. This function notes the thread, then reads the flag; the end of the interpreter sets
     the flag, then reads the notes. So either this call raises, or the interpreter waits for the thread.
-
-    The interpreter stops each daemon thread as it ends. The thread that calls this function rests until then. An
-    error would only be logged, and its cause is the end of the process.
     """
     note = weakref.ref(ended, _beginning.discard)
     _beginning.add(note)
     if _ending:
         _beginning.discard(note)
-        if not on_main_thread():
-            time.sleep(_LAST_WAIT)  # bounded: an exit handler may wait for this thread
-        raise RuntimeError("can't start new thread at interpreter shutdown")
+        raise RuntimeError(f"can't start new thread {_AT_SHUTDOWN}")
 
 
 def _at_exit() -> None:

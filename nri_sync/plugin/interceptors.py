@@ -160,7 +160,7 @@ class Interceptors:
         return bool(self._within or self._server)
 
     def __contains__(self, interceptor: object) -> bool:
-        return any(item is interceptor for item in self.given)
+        return id(interceptor) in map(id, self.given)
 
     def attach(self, stub: Stub) -> None:
         """Attach all of them to ``stub``. Raises their exceptions."""

@@ -200,7 +200,8 @@ class Stub:
         if state in (State.STARTING, State.STARTED):
             raise AlreadyStarted(f"plugin {self.name} is {state.value}")
         here = _thread.get_ident()
-        inside = any(here in conn.serving for conn in self._live())
+        # No generator: an interrupt that strikes one as it ends gets lost.
+        inside = bool([conn for conn in self._live() if here in conn.serving])
         deadline = Deadline(self.registration_timeout if timeout is None else timeout)
         attempt = self._lifecycle.admit(deadline, inside_handler=inside)
         on_loss = None if self._on_close is None else functools.partial(self._on_close, self)
@@ -277,9 +278,8 @@ class Stub:
 
     def _is_shared(self, interceptor: Interceptor) -> bool:
         """Whether a stub that is not closed has it as well."""
-        return any(
-            not stub._is_closed and interceptor in stub._spec.interceptors for stub in list(_stubs)
-        )
+        others = [stub for stub in list(_stubs) if not stub._is_closed]
+        return bool([stub for stub in others if interceptor in stub._spec.interceptors])
 
     def _until_stopped(self) -> Latch:
         """A latch that the next ``stop()`` or ``close()`` sets."""

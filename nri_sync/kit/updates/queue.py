@@ -140,7 +140,11 @@ class UpdateQueue(Interceptor):
 
         Raises ValueError if another stub is attached, or if the queue is not one of the stub's interceptors.
         """
-        if not any(interceptor is self for interceptor in stub.interceptors):
+        # A loop, since an interrupt that strikes a generator as it ends gets lost.
+        for interceptor in stub.interceptors:
+            if interceptor is self:
+                break
+        else:
             raise ValueError(
                 f"{stub!r} does not know this queue: pass it to the stub, interceptors=[queue]"
             )
