@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Callable
 
 import pytest
 
@@ -17,6 +17,8 @@ from nri_sync.cli.loading import load_program
 from nri_sync.testing import FakeRuntime
 
 __all__: list[str] = []
+
+Files = Callable[[str], "tuple[str, str]"]
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 CONFIGURED = sorted(path.parent.name for path in EXAMPLES.glob("*/config.yaml"))
@@ -31,12 +33,25 @@ def _modules_of_this_test_only(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "path", list(sys.path))
 
 
-def files(example: str, name: str = "config.yaml") -> tuple[str, str]:
-    return str(EXAMPLES / example / "plugin.py"), str(EXAMPLES / example / name)
+@pytest.fixture
+def files(tmp_path: Path) -> Files:
+    """Return a function that returns the paths of an example's plugin and of its configuration."""
+
+    def of(example: str) -> tuple[str, str]:
+        config = EXAMPLES / example / "config.yaml"
+        if example == "slow_hook":
+            # The sample fetches for ten seconds, into directories that all programs of the machine share.
+            config = tmp_path / "slow_hook.yaml"
+            config.write_text(
+                f"command: ['true']\nsets: [weather]\ndata: {tmp_path}/data\noutcomes: {tmp_path}/outcomes\n"
+            )
+        return str(EXAMPLES / example / "plugin.py"), str(config)
+
+    return of
 
 
 @pytest.mark.parametrize("example", CONFIGURED)
-def test_in_simulate(example: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_in_simulate(example: str, files: Files, capsys: pytest.CaptureFixture[str]) -> None:
     plugin, config = files(example)
     arguments = ["simulate", plugin, "-c", config, "-f", str(EXAMPLES / example / "pod.yaml")]
     if example == "network_device_injector":
@@ -55,7 +70,7 @@ def test_in_simulate(example: str, capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.parametrize("example", CONFIGURED)
 def test_a_wrong_configuration_in_simulate(
-    example: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    example: str, files: Files, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     plugin, _ = files(example)
     config = tmp_path / "config.yaml"
@@ -66,7 +81,7 @@ def test_a_wrong_configuration_in_simulate(
 
 
 @pytest.mark.parametrize("example", CONFIGURED)
-def test_in_a_test(example: str, nri_plugin: Any) -> None:
+def test_in_a_test(example: str, files: Files, nri_plugin: Any) -> None:
     plugin, config = files(example)
     program = load_program(plugin)
     nri_plugin(program, config=Path(config).read_text())
@@ -74,7 +89,7 @@ def test_in_a_test(example: str, nri_plugin: Any) -> None:
 
 
 @pytest.mark.parametrize("example", CONFIGURED)
-def test_in_run(example: str, tmp_path: Path) -> None:
+def test_in_run(example: str, files: Files, tmp_path: Path) -> None:
     plugin, config = files(example)
     with FakeRuntime() as runtime:
         process = subprocess.Popen(
