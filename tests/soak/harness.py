@@ -272,9 +272,12 @@ class Soak:
             raise Violation(f"on_close was called {self._closes} times, not {number}")
 
     def expect_other(self) -> None:
-        if self._other.created != self._asked or not self.other_stub.started:
+        created, started = self._other.created, self.other_stub.started
+        if created != self._asked or not started:
+            reason = self.other_stub.close_reason
             raise Violation(
-                f"the other plugin was asked {self._other.created} times of {self._asked}"
+                f"the other plugin has handled {created} of {self._asked} requests; "
+                f"started: {started} ({reason}); log of the runtime: {self._runtime.log()}"
             )
 
     def on_close(self, stub: Stub) -> None:
