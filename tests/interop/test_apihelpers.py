@@ -460,6 +460,14 @@ def has_its_own(version: str) -> bool:
     return not known.released and known[:3] in OWN_PRE_RELEASES
 
 
+def is_unknown_to_go(runtime: str, version: str) -> bool:
+    """Whether the release came after the table of the Go function, which returns its last row, v0.11.0."""
+    try:
+        return runtime == "containerd" and Version.parse(version) >= Version.parse("2.3.0")
+    except ValueError:
+        return False
+
+
 def infer(go: GoHelpers, runtime: str, version: str) -> str | None:
     release, error = go.call("InferVersionFromRuntime", runtime, version)
     return None if error else release
@@ -474,6 +482,9 @@ def test_inferred_versions(go: GoHelpers, suffix: str) -> None:
         if runtime == "containerd" and has_its_own(version):
             continue
         theirs = infer(go, runtime, version)
+        if is_unknown_to_go(runtime, version):
+            assert theirs == "v0.11.0"
+            continue
         assert api.infer_nri_version(runtime, version) == theirs, version
         assert api.infer_nri_version(runtime, version[1:]) == theirs, version
 
@@ -481,7 +492,7 @@ def test_inferred_versions(go: GoHelpers, suffix: str) -> None:
 @settings(max_examples=1000)
 @given(st.sampled_from(["containerd", "cri-o", "Containerd", ""]), versions | texts)
 def test_inferred_versions_of_any_text(go: GoHelpers, runtime: str, version: str) -> None:
-    if not version.startswith("v") or has_its_own(version):
+    if not version.startswith("v") or has_its_own(version) or is_unknown_to_go(runtime, version):
         return
     given = version
     with contextlib.suppress(ValueError):
