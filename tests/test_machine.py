@@ -169,14 +169,18 @@ def test_no_descriptors_at_any_step(part: Any, socket_dir: Path) -> None:
         eventually(lambda: not runtime.plugins)
         before = open_descriptors()
         failed = 0
-        for count in range(40):
-            with descriptors_left(count):
-                try:
-                    start()
-                except (NRIError, OSError):
-                    failed += 1
-                    continue
-            break
+        # A thread of an earlier test may close a descriptor meanwhile, and so make room: once more.
+        for _ in range(3):
+            for count in range(40):
+                with descriptors_left(count):
+                    try:
+                        start()
+                    except (NRIError, OSError):
+                        failed += 1
+                        continue
+                break
+            if failed:
+                break
         assert failed, "the limit has had no effect"
         start()
         eventually(lambda: len(open_descriptors()) <= len(before))
