@@ -160,7 +160,8 @@ class TestHandover:
             for number in range(1, 11):
                 new = run(str(number))
                 new.expect_waiting()
-                assert node.runtime.plugins == ("10-test",)
+                # The runtime may still list the session before, which has ended.
+                eventually(lambda: node.runtime.plugins == ("10-test",))
                 assert not new.stub.counters.sessions
                 node.expect_created_by(old.name)
                 old.end()
