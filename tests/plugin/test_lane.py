@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import logging
 import math
 import re
@@ -833,16 +834,19 @@ def test_the_page_lists_the_functions_of_a_request(start: Start) -> None:
         _, runtime = start(PluginWith(create_container=lambda pod, container: adjustment))
     finally:
         threading.setprofile(None)
-    # Some of them wake the timer as well.
-    for stream_id in range(3, 43, 2):
-        runtime.call(stream_id, "CreateContainer", nri_pb2.CreateContainerRequest(pod=POD))
-        runtime.response(stream_id)
-    # Configure is the first, by the general way.
-    eventually(lambda: len(ways) >= 21)
     page = (Path(__file__).parents[2] / "docs" / "request.md").read_text()
     table = page[page.index("<!-- lane -->") : page.index("<!-- end -->")]
     listed = re.findall(r"^\| `([\w/.]+)` \| `(\w+)` \|", table, re.MULTILINE)
-    assert listed in ways[1:], ways[-1]
+    # Some requests wake the timer as well, and on a busy machine other threads change the way. One takes this way.
+    stream_ids = itertools.count(3, 2)
+
+    def takes_it() -> bool:
+        stream_id = next(stream_ids)
+        runtime.call(stream_id, "CreateContainer", nri_pb2.CreateContainerRequest(pod=POD))
+        runtime.response(stream_id)
+        return listed in ways[1:]  # Configure is the first, by the general way
+
+    eventually(takes_it)
     functions, files = len(listed) + 1, len({file for file, _ in listed})
     assert f"These are {functions} functions in {files} files" in page
 
