@@ -45,7 +45,7 @@ from nri_sync.api import (
 )
 from nri_sync.api.nri_pb2 import CONTAINER_CREATED
 
-__all__ = ["Env", "make_container", "make_pod", "new_pid"]
+__all__ = ["SYSTEM_MOUNTS", "Env", "make_container", "make_pod", "new_pid"]
 
 #: An environment in either form: a mapping by name, or texts ``NAME=value``.
 Env = Union[Mapping[str, str], Iterable[str]]
@@ -61,7 +61,9 @@ _IMAGE_ID = re.compile("(sha256:)?[0-9a-f]{64}")
 _KUBELET = "/var/lib/kubelet/pods"
 _STATE = "/run/containerd/io.containerd.grpc.v1.cri/sandboxes"
 _ROOT = "/var/lib/containerd/io.containerd.grpc.v1.cri/sandboxes"
-_SYSTEM_MOUNTS = (
+
+#: The mounts that both containerd and CRI-O add to each container: destination, type, source, options.
+SYSTEM_MOUNTS = (
     ("/proc", "proc", "proc", "nosuid noexec nodev"),
     ("/dev", "tmpfs", "tmpfs", "nosuid strictatime mode=755 size=65536k"),
     ("/dev/pts", "devpts", "devpts", "nosuid noexec newinstance ptmxmode=0666 mode=0620 gid=5"),
@@ -330,7 +332,7 @@ def _mounts(pod: PodSandbox, name: str, given: Iterable[Mount]) -> list[Mount]:
     token = f"{kubelet}/volumes/kubernetes.io~projected/kube-api-access-{_digest(pod.uid)[:5]}"
     log = f"{kubelet}/containers/{name}/{_digest(name)[:8]}"
     mounts = [
-        *(_mount(*mount) for mount in _SYSTEM_MOUNTS),
+        *(_mount(*mount) for mount in SYSTEM_MOUNTS),
         _bind("/etc/hosts", f"{kubelet}/etc-hosts"),
         _bind("/dev/termination-log", log),
         _bind("/etc/hostname", f"{root}/hostname"),

@@ -10,6 +10,7 @@ import posixpath
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from nri_sync.testing.builders import SYSTEM_MOUNTS
 from nri_sync.testing.manifests.cri import ContainerConfig, MountConfig, SandboxConfig
 from nri_sync.testing.manifests.ids import container_id, uid
 from nri_sync.testing.manifests.model import Assumptions
@@ -26,13 +27,9 @@ _SANDBOX_SHARES, _SANDBOX_SCORE = 2, -998
 _ANNOTATION = "io.kubernetes.cri"
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _SYSTEM_MOUNTS = (
-    ("/proc", "proc", "proc", "nosuid noexec nodev"),
-    ("/dev", "tmpfs", "tmpfs", "nosuid strictatime mode=755 size=65536k"),
-    ("/dev/pts", "devpts", "devpts", "nosuid noexec newinstance ptmxmode=0666 mode=0620 gid=5"),
+    *SYSTEM_MOUNTS[:3],
     ("/dev/shm", "tmpfs", "shm", "nosuid noexec nodev mode=1777 size=65536k"),
-    ("/dev/mqueue", "mqueue", "mqueue", "nosuid noexec nodev"),
-    ("/sys", "sysfs", "sysfs", "nosuid noexec nodev ro"),
-    ("/sys/fs/cgroup", "cgroup", "cgroup", "nosuid noexec nodev relatime ro"),
+    *SYSTEM_MOUNTS[3:],
 )
 _DEFAULT_CAPABILITIES = [
     "CAP_CHOWN",

@@ -11,12 +11,13 @@ from collections.abc import Iterable
 from typing import Any
 
 from nri_sync.api.nri_pb2 import SecurityProfile
+from nri_sync.testing.builders import SYSTEM_MOUNTS
 from nri_sync.testing.manifests.cri import ContainerConfig, MountConfig, SandboxConfig
 from nri_sync.testing.manifests.ids import container_id, uid
 from nri_sync.testing.manifests.lifecycle import go_json
 from nri_sync.testing.manifests.model import Assumptions
 
-__all__ = ["cgroup_parent", "container_spec", "sandbox_labels", "sandbox_spec"]
+__all__ = ["container_spec", "sandbox_labels", "sandbox_spec"]
 
 _OCI_VERSION = "1.2.1"
 _ANNOTATION = "io.kubernetes.cri-o"
@@ -24,20 +25,8 @@ _RUN = "/run/containers/storage/overlay-containers"
 _LIB = "/var/lib/containers/storage"
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _NAMESPACES = "/var/run"
-_SYSTEM_MOUNTS = (
-    ("/proc", "proc", "proc", "nosuid noexec nodev"),
-    ("/dev", "tmpfs", "tmpfs", "nosuid strictatime mode=755 size=65536k"),
-    ("/dev/pts", "devpts", "devpts", "nosuid noexec newinstance ptmxmode=0666 mode=0620 gid=5"),
-    ("/dev/mqueue", "mqueue", "mqueue", "nosuid noexec nodev"),
-    ("/sys", "sysfs", "sysfs", "nosuid noexec nodev ro"),
-    ("/sys/fs/cgroup", "cgroup", "cgroup", "nosuid noexec nodev relatime ro"),
-)
 # For a sandbox's own process.
 _SANDBOX_SHARES = 2
-
-
-def cgroup_parent(config: SandboxConfig) -> str:
-    return config.cgroup_parent
 
 
 def _cgroups_path(parent: str, id: str) -> str:
@@ -173,7 +162,7 @@ def _depth(mount: MountConfig) -> int:
 
 
 def _system_mounts(config: ContainerConfig, places: set[str]) -> Iterable[dict[str, Any]]:
-    for destination, kind, source, options in _SYSTEM_MOUNTS:
+    for destination, kind, source, options in SYSTEM_MOUNTS:
         parent = next((p for p in ("/dev", "/sys") if destination.startswith(f"{p}/")), "")
         if destination in places or parent in places:
             continue

@@ -25,27 +25,35 @@ class RuntimeModel(Protocol):
         """The message of CreateContainer, and the specification from which the runtime makes it."""
 
 
+def _pod(config: SandboxConfig, spec: dict[str, Any], **of_runtime: Any) -> PodSandbox:
+    return pod_message(
+        spec,
+        id=config.id,
+        name=config.name,
+        namespace=config.namespace,
+        uid=config.uid,
+        annotations=config.annotations,
+        cgroup_parent=config.cgroup_parent,
+        runtime_handler=config.runtime_handler,
+        pid=config.pid,
+        ips=config.ips,
+        pod_resources=config.resources.message(),
+        pod_overhead=config.overhead.message(),
+        **of_runtime,
+    )
+
+
 class _Containerd:
     def pod(self, config: SandboxConfig, assumptions: Assumptions) -> PodSandbox:
-        return pod_message(
+        return _pod(
+            config,
             containerd.sandbox_spec(config),
-            id=config.id,
-            name=config.name,
-            namespace=config.namespace,
-            uid=config.uid,
             # Besides the labels of the user and the kubelet, those of containerd itself.
             labels={
                 **config.labels,
                 "io.cri-containerd.kind": "sandbox",
                 "oci_runtime_type": "io.containerd.runc.v2",
             },
-            annotations=config.annotations,
-            cgroup_parent=config.cgroup_parent,
-            runtime_handler=config.runtime_handler,
-            pid=config.pid,
-            ips=config.ips,
-            pod_resources=config.resources.message(),
-            pod_overhead=config.overhead.message(),
         )
 
     def container(
@@ -75,20 +83,10 @@ class _Containerd:
 
 class _Crio:
     def pod(self, config: SandboxConfig, assumptions: Assumptions) -> PodSandbox:
-        return pod_message(
+        return _pod(
+            config,
             crio.sandbox_spec(config, assumptions),
-            id=config.id,
-            name=config.name,
-            namespace=config.namespace,
-            uid=config.uid,
             labels=crio.sandbox_labels(config),
-            annotations=config.annotations,
-            cgroup_parent=crio.cgroup_parent(config),
-            runtime_handler=config.runtime_handler,
-            pid=config.pid,
-            ips=config.ips,
-            pod_resources=config.resources.message(),
-            pod_overhead=config.overhead.message(),
             own_annotations=False,
         )
 
