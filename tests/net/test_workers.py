@@ -270,6 +270,19 @@ class TestInALink:
             assert peer.read() == "still there"
 
 
+def answers_of_two_jobs(hold: Hold) -> set[str]:
+    """Dispatch one job on a thread that stops at ``hold`` as it starts a worker, and a second job meanwhile."""
+    with linked() as (lines, peer):
+        other = in_thread(lambda: lines.link.dispatch(Line(lines, "one")), "dispatcher")
+        hold.wait_until_reached()
+        peer.send("two")
+        assert eventually(lambda: len(lines.link.workers.backlog) == 1)
+        hold.open()
+        answers = {peer.read(), peer.read()}
+        other.join(LONG)
+    return answers
+
+
 class TestNoThreads:
     def test_two_fail_to_start_at_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
         # Each counts as a thread until it has failed, and would come for the job of the other.
@@ -282,14 +295,7 @@ class TestNoThreads:
             raise NoThread("can't start new thread")
 
         monkeypatch.setattr(threads, "spawn", refuse)
-        with linked() as (lines, peer):
-            other = in_thread(lambda: lines.link.dispatch(Line(lines, "one")), "dispatcher")
-            hold.wait_until_reached()
-            peer.send("two")
-            assert eventually(lambda: len(lines.link.workers.backlog) == 1)
-            hold.open()
-            assert {peer.read(), peer.read()} == {"refused one", "refused two"}
-            other.join(LONG)
+        assert answers_of_two_jobs(hold) == {"refused one", "refused two"}
 
     def test_one_that_starts_comes_for_the_job_of_the_other(
         self, monkeypatch: pytest.MonkeyPatch
@@ -306,14 +312,7 @@ class TestNoThreads:
                 raise NoThread("can't start new thread")
 
         monkeypatch.setattr(threads, "spawn", start_late)
-        with linked() as (lines, peer):
-            other = in_thread(lambda: lines.link.dispatch(Line(lines, "one")), "dispatcher")
-            hold.wait_until_reached()
-            peer.send("two")
-            assert eventually(lambda: len(lines.link.workers.backlog) == 1)
-            hold.open()
-            assert {peer.read(), peer.read()} == {"one", "two"}
-            other.join(LONG)
+        assert answers_of_two_jobs(hold) == {"one", "two"}
 
     def test_no_thread_serves_that_would_take_a_job(self, monkeypatch: pytest.MonkeyPatch) -> None:
         def refuse(*arguments: object) -> None:

@@ -26,6 +26,9 @@ from nri_sync.wire.ttrpc import MESSAGE_MAX
 from tests.ttrpc.rig import (
     DATA,
     LONG,
+    NO_DATA,
+    REMOTE_CLOSED,
+    REMOTE_OPEN,
     REQUEST,
     RESPONSE,
     SERVICE,
@@ -42,8 +45,6 @@ from tests.ttrpc.rig import (
 __all__: list[str] = []
 
 Code = grpc.StatusCode
-
-REMOTE_CLOSED, REMOTE_OPEN, NO_DATA = 1, 2, 4
 
 
 def works(calls: Calls, peer: RawPeer) -> bool:

@@ -4,20 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-import grpc
 import pytest
 
 from nri_sync.rpc import envelope_pb2
 from nri_sync.rpc.envelope import encode_error, encode_success
 from nri_sync.rpc.status import Status
 from nri_sync.wire.ttrpc import MESSAGE_MAX
+from tests.ttrpc.rig import INTERNAL, RESOURCE_EXHAUSTED
 
 __all__: list[str] = []
-
-Code = grpc.StatusCode
-
-INVALID_ARGUMENT, RESOURCE_EXHAUSTED, UNIMPLEMENTED, INTERNAL = 3, 8, 12, 13
-REMOTE_CLOSED, REMOTE_OPEN, NO_DATA = 1, 2, 4
 
 
 def join(header: bytes, payload: Any) -> list[Any]:

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import grpc
 import pytest
 
 from nri_sync.codes import StatusCode
@@ -24,6 +23,7 @@ from nri_sync.rpc.server_call import ServerCall
 from nri_sync.rpc.status import Status
 from nri_sync.ttrpc.connection import frame
 from tests.ttrpc.rig import (
+    INTERNAL,
     LONG,
     REQUEST,
     RESPONSE,
@@ -39,11 +39,6 @@ from tests.ttrpc.rig import (
 )
 
 __all__: list[str] = []
-
-Code = grpc.StatusCode
-
-INVALID_ARGUMENT, RESOURCE_EXHAUSTED, UNIMPLEMENTED, INTERNAL = 3, 8, 12, 13
-REMOTE_CLOSED, REMOTE_OPEN, NO_DATA = 1, 2, 4
 
 
 class Policy(LatePolicy):

@@ -15,7 +15,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Callable
 
-import grpc
 import pytest
 
 from nri_sync.deadline import Deadline
@@ -30,8 +29,14 @@ from nri_sync.wire.streams import State
 from nri_sync.wire.ttrpc import MESSAGE_MAX, Message, encode_header
 from tests.ttrpc.rig import (
     DATA,
+    INTERNAL,
+    INVALID_ARGUMENT,
     LONG,
+    NO_DATA,
+    REMOTE_CLOSED,
+    REMOTE_OPEN,
     REQUEST,
+    RESOURCE_EXHAUSTED,
     RESPONSE,
     Calls,
     RawPeer,
@@ -49,11 +54,6 @@ from tests.ttrpc.rig import (
 )
 
 __all__: list[str] = []
-
-Code = grpc.StatusCode
-
-INVALID_ARGUMENT, RESOURCE_EXHAUSTED, UNIMPLEMENTED, INTERNAL = 3, 8, 12, 13
-REMOTE_CLOSED, REMOTE_OPEN, NO_DATA = 1, 2, 4
 
 
 class TestBadPeers:

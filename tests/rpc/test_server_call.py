@@ -17,8 +17,15 @@ from nri_sync.ttrpc import connect
 from nri_sync.wire.ttrpc import MESSAGE_MAX, encode_header
 from tests.ttrpc.rig import (
     DATA,
+    INTERNAL,
+    INVALID_ARGUMENT,
     LONG,
+    NO_DATA,
+    REMOTE_CLOSED,
+    REMOTE_OPEN,
     REQUEST,
+    RESOURCE_EXHAUSTED,
+    UNIMPLEMENTED,
     Calls,
     StringValue,
     encoded,
@@ -37,9 +44,6 @@ from tests.ttrpc.rig import (
 __all__: list[str] = []
 
 Code = grpc.StatusCode
-
-INVALID_ARGUMENT, RESOURCE_EXHAUSTED, UNIMPLEMENTED, INTERNAL = 3, 8, 12, 13
-REMOTE_CLOSED, REMOTE_OPEN, NO_DATA = 1, 2, 4
 
 
 class TestUnknownMethods:

@@ -207,6 +207,20 @@ class HeldBack:
 
         monkeypatch.setattr(PluginRegistry, "_on_disconnect", held)
 
+    def expect_blocked(self, leave: Callable[[], object]) -> None:
+        """Call ``leave()`` on a thread. It must block until the runtime notices the disconnection."""
+        left = threading.Event()
+
+        def run() -> None:
+            leave()
+            left.set()
+
+        done = on_thread(run)
+        assert self.noticing.wait(LONG)
+        assert not left.is_set()
+        self.release.set()
+        done()
+
 
 class TestLettingGo:
     """A runtime notices a disconnection on another thread. Events that follow must not reach the plugin."""
@@ -221,36 +235,23 @@ class TestLettingGo:
         self, held: HeldBack, runtime: FakeRuntime
     ) -> None:
         plugin = Plugin()
-        left = threading.Event()
 
         def run_and_leave() -> None:
             with runtime.run_plugin(plugin):
                 pass
-            left.set()
 
-        done = on_thread(run_and_leave)
-        assert held.noticing.wait(LONG)
-        assert not left.is_set()
-        held.release.set()
-        done()
+        held.expect_blocked(run_and_leave)
         with pytest.raises(ValueError, match="10-test is not connected"):
             runtime.disconnect("10-test")
         runtime.run_pod(make_pod("web"))
         assert plugin.pods == []
 
     def test_also_when_the_block_has_raised(self, held: HeldBack, runtime: FakeRuntime) -> None:
-        left = threading.Event()
-
         def run_and_leave() -> None:
             with pytest.raises(KeyError), runtime.run_plugin(Plugin()):
                 raise KeyError
-            left.set()
 
-        done = on_thread(run_and_leave)
-        assert held.noticing.wait(LONG)
-        assert not left.is_set()
-        held.release.set()
-        done()
+        held.expect_blocked(run_and_leave)
 
     def test_a_disconnected_plugin_is_not_listed(
         self, held: HeldBack, runtime: FakeRuntime

@@ -19,10 +19,17 @@ from tests.net.rig import LONG, eventually, in_thread
 
 __all__ = [
     "DATA",
+    "INTERNAL",
+    "INVALID_ARGUMENT",
     "LONG",
+    "NO_DATA",
+    "REMOTE_CLOSED",
+    "REMOTE_OPEN",
     "REQUEST",
+    "RESOURCE_EXHAUSTED",
     "RESPONSE",
     "SERVICE",
+    "UNIMPLEMENTED",
     "Calls",
     "Message",
     "RawPeer",
@@ -47,6 +54,9 @@ __all__ = [
 
 SERVICE = "test.Service"
 REQUEST, RESPONSE, DATA = 1, 2, 3
+# The flags of messages, and the codes of statuses, as numbers on the wire.
+REMOTE_CLOSED, REMOTE_OPEN, NO_DATA = 1, 2, 4
+INVALID_ARGUMENT, RESOURCE_EXHAUSTED, UNIMPLEMENTED, INTERNAL = 3, 8, 12, 13
 
 Handler = Callable[[Any, Any], Any]
 
