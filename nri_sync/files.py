@@ -144,8 +144,8 @@ def _check(path: str, may_be_sticky: bool) -> None:
         raise PermissionError(errno.EPERM, f"belongs to user {found.st_uid}", path)
     if may_be_sticky and found.st_mode & stat.S_ISVTX:
         return
-    writable = stat.S_IWOTH if found.st_gid in _own_groups() else stat.S_IWOTH | stat.S_IWGRP
-    if found.st_mode & writable:
+    by_others = found.st_mode & stat.S_IWOTH
+    if by_others or (found.st_mode & stat.S_IWGRP and found.st_gid not in _own_groups()):
         mode = stat.S_IMODE(found.st_mode)
         raise PermissionError(errno.EPERM, f"others can write it (mode {mode:04o})", path)
 

@@ -149,9 +149,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def handle(self) -> None:
         try:
             self.handle_one_request()
-        except (
-            http.client.LineTooLong
-        ) as error:  # the first line; parse_request() answers for others
+        except http.client.LineTooLong as error:
+            # The first line is too long. parse_request() answers for the others.
             self.requestline, self.request_version, self.command = "", self.protocol_version, ""
             self.send_error(http.HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, str(error))
 

@@ -425,9 +425,8 @@ class UpdateQueue(Interceptor):
                 timeout=math.inf,
             )
             failed = {update.container_id for update in refused}
-        except (
-            BaseException
-        ) as raised:  # an interceptor may raise any exception; the thread continues
+        except BaseException as raised:
+            # An interceptor may raise any exception. The thread continues.
             error = raised
         done: tuple[list[_Entry], list[_Entry]] = ([], [])
         with self._changed:
