@@ -34,6 +34,8 @@ from nri_sync.wire.mux import PLUGIN_SERVICE, RUNTIME_SERVICE
 
 __all__ = ["Difference", "replay"]
 
+_BEFORE_EVENTS = ("Configure", "Synchronize")
+
 
 def replay(
     recording: Recording | str | os.PathLike[str],
@@ -126,6 +128,8 @@ class _Replay:
         self._lost = False
         self._calls: dict[int, tuple[Entry, UnaryCall]] = {}
         self._missing = False
+        self._connected = False
+        self._awaits_hook = True
         self._hook_error: Exception | None = None
         ours, theirs = socket.socketpair()
         message = self._registered.message
@@ -234,13 +238,27 @@ class _Replay:
         self._compare_updates()
 
     def _start(self) -> None:
-        # If start() fails, the differences show the reason: an answer that differs or is missing.
-        with contextlib.suppress(NRIError):
-            self._stub.start()
-            try:
-                self._assembly.call("on_connected", self._stub)
-            except Exception as error:
-                self._hook_error = error
+        try:
+            # If start() fails, the differences show the reason: an answer that differs or is missing.
+            with contextlib.suppress(NRIError):
+                self._stub.start()
+                try:
+                    self._assembly.call("on_connected", self._stub)
+                except Exception as error:
+                    self._hook_error = error
+        finally:
+            with self._changed:
+                self._connected = True
+                self._changed.notify_all()
+
+    def _await_hook(self) -> None:
+        """Wait for on_connected before the first event, so that the order is the same in each replay.
+
+        A hook that never returns delays the events once, by the time limit.
+        """
+        if self._awaits_hook:
+            self._awaits_hook = False
+            self._wait(lambda: self._connected)
 
     def _play(self, place: int, entry: Entry) -> bool:
         """Process one entry; False when the plugin has disconnected."""
@@ -272,6 +290,8 @@ class _Replay:
     def _send(self, entry: Entry) -> bool:
         if entry.rpc == "Shutdown" or entry.message is None:
             return True
+        if entry.rpc not in _BEFORE_EVENTS:
+            self._await_hook()
         method = services.PLUGIN.methods[entry.rpc]
         call = UnaryMethod(
             self._session.client,

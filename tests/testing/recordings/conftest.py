@@ -11,7 +11,7 @@ import pytest
 from nri_sync.testing import FakeRuntime
 from nri_sync.testing.recordings import Entry, Proxy
 
-__all__ = ["Seen"]
+__all__ = ["LONG", "Seen"]
 
 LONG = 20.0
 

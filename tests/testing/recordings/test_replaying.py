@@ -14,7 +14,7 @@ from nri_sync.errors import PluginError
 from nri_sync.testing import FakeRuntime, make_container, make_pod
 from nri_sync.testing.recordings import Proxy, Recorder, Recording, replay
 from nri_sync.testing.recordings.entries import CLOSED, LOST, REQUEST, RESPONSE, Entry
-from tests.testing.recordings.conftest import Seen
+from tests.testing.recordings.conftest import LONG, Seen
 
 __all__: list[str] = []
 
@@ -184,6 +184,37 @@ def test_with_its_pauses(record: Record, monkeypatch: pytest.MonkeyPatch) -> Non
     assert replay(recording, Silent(), speed=2) == []
     assert slept == sorted(slept)
     assert slept[-1] == pytest.approx(500 * (len(recording.entries) - 1), abs=60)
+
+
+class Slow(Tuner):
+    """Its on_connected waits for an event of the runtime, or until the session has ended."""
+
+    def __init__(self, limit: float) -> None:
+        super().__init__()
+        self.limit = limit
+        self.event = threading.Event()
+        self.seen: bool | None = None
+
+    def on_connected(self, stub: Stub) -> None:
+        self.seen = self.event.wait(self.limit)
+
+    def create_container(self, pod: Any, container: Any) -> Any:
+        self.event.set()
+        return super().create_container(pod, container)
+
+
+def test_on_connected_comes_before_the_events(record: Record) -> None:
+    path = record(Tuner())
+    plugin = Slow(limit=0.3)
+    assert replay(path, plugin) == []
+    assert plugin.seen is False
+
+
+def test_on_connected_cannot_block_the_events(record: Record) -> None:
+    path = record(Tuner())
+    plugin = Slow(limit=LONG)
+    replay(path, plugin, timeout=1.0)
+    assert plugin.seen is True
 
 
 def test_which_connection(record: Record) -> None:
