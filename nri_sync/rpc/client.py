@@ -1,4 +1,4 @@
-"""The client's end of one ttRPC connection: calls out, answers in."""
+"""The client's end of one ttRPC connection: sends calls and receives their answers."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from nri_sync.rpc.inbox import Holdings, Inbox
 from nri_sync.rpc.status import Status
 from nri_sync.threads import spawn_anywhere
 from nri_sync.wire.streams import (
+    REQUEST_FLAGS,
     STREAM_ID_MAX,
     ClientStreams,
     DataReceived,
@@ -34,7 +35,6 @@ from nri_sync.wire.ttrpc import (
     MESSAGE_MAX,
     NO_DATA,
     REMOTE_CLOSED,
-    REMOTE_OPEN,
     REQUEST,
     Message,
     MessageDecoder,
@@ -45,12 +45,6 @@ __all__ = ["ClientEnd"]
 
 logger = get_logger("nri_sync.ttrpc")
 
-# NO_DATA on an open stream: a server in Rust takes the payload of the request for the first message otherwise.
-_FLAGS = {
-    State.UNARY: 0,
-    State.OPEN: REMOTE_OPEN | NO_DATA,
-    State.HALF_CLOSED: REMOTE_CLOSED,
-}
 _OK = Status(StatusCode.OK, "")
 _OF_THE_PARENT = (
     "the connection belongs to the process that forked this one; make another connection here"
@@ -60,8 +54,8 @@ _OF_THE_PARENT = (
 class ClientEnd:
     """Makes calls over one logical connection; thread-safe.
 
-    The link that reads calls :meth:`receive`, :meth:`tick` and :meth:`lost`. A failure of a call is its
-    outcome, never an exception of these methods.
+    The link calls :meth:`receive`, :meth:`tick` and :meth:`lost`. A failure of a call becomes the outcome of the
+    call; these methods do not raise it.
     """
 
     def __init__(self, *, frame: Framing, name: str) -> None:
@@ -72,16 +66,15 @@ class ClientEnd:
         # Held from the allocation of a stream id to the end of its request on the wire: the peer refuses
         # ids that do not grow. Taken before _lock and before the link's locks.
         self._send_lock = threading.Lock()
-        # Guards the fields below, except where they say otherwise, and the callbacks of the calls. Innermost.
+        # Guards the callbacks of the calls, and the fields below unless a comment says otherwise. Innermost.
         self._lock = threading.Lock()
         self.streams = ClientStreams()
-        # The calls that are not done. dict.pop() is atomic: exactly one thread takes a call off, and ends it.
-        # Where there is a stream to forget, the thread holds the lock, which keeps the two tables in step.
-        # drop() cannot.
+        # The calls that are not done. dict.pop() is atomic: exactly one thread removes a call, and ends it.
+        # A thread that also forgets the stream holds the lock, which keeps the two tables in step; drop() cannot.
         self.calls: dict[int, ClientCall] = {}
         # The streams of dropped calls, to be forgotten by the next thread that holds the lock.
         self._dropped: deque[int] = deque()
-        # Why there can be no further call; the connection ends when the last one is done.
+        # The reason why the connection takes no further call; it ends when the last call is done.
         self._spent: LocalProtocolError | None = None
         self._holdings = Holdings(self._inboxes)
         self._closed: Status | None = None
@@ -114,7 +107,7 @@ class ClientEnd:
         elif remaining == 0.0 or not self._send_lock.acquire(
             timeout=-1 if remaining is None else remaining
         ):
-            status = _too_late(call)
+            status = call.too_late()
             self._conclude(call, status, cause=TimeoutError(status.details))
         else:
             try:
@@ -133,17 +126,17 @@ class ClientEnd:
         return call
 
     def _send_request(self, call: ClientCall, state: State, data: bytes, read: bool) -> bool:
-        """Send the request; returns whether this thread, which would like to read the answer, may do so."""
+        """Send the request. With ``read``, returns whether this thread may read the answer."""
         closed = self._register(call, state)
         if closed is not None:
             self._conclude(call, closed, cause=self._closed_by)
             return False
-        header = encode_header(REQUEST, call.stream_id, _FLAGS[state], len(data))
+        header = encode_header(REQUEST, call.stream_id, REQUEST_FLAGS[state], len(data))
         buffers = self.frame(header, data)
         if read and self.link.begin_reading():
             if self.link.try_send(buffers):
                 return True
-            # The peer does not read, perhaps because it waits until a thread of this side reads.
+            # The peer does not read, perhaps because it waits for a reader on this side.
             self.link.end_reading()
         try:
             self.link.send(buffers, call.deadline)
@@ -154,7 +147,7 @@ class ClientEnd:
         return False
 
     def _register(self, call: ClientCall, state: State) -> Status | None:
-        """Give the call a stream; returns why it cannot have one."""
+        """Open a stream for the call; returns the status of the failure, if there is one."""
         with self._lock:
             if self._closed is not None:
                 return self._closed
@@ -178,7 +171,7 @@ class ClientEnd:
             self.link.close(self._spent)
 
     def send_data(self, call: ClientCall, data: bytes, *, last: bool = False) -> bool:
-        """Send a message of a stream, or with ``last`` the end of it; False when the call is over."""
+        """Send a message of a stream, or with ``last`` the end of the stream; False when the call is over."""
         if len(data) > MESSAGE_MAX:
             self.finish(call, oversized("message", len(data)))
             return False
@@ -228,7 +221,7 @@ class ClientEnd:
             self.link.wake_by(call.deadline.at)
 
     def add_callback(self, call: ClientCall, callback: Callback) -> bool:
-        """Have ``callback()`` called, on a thread of the link, when the call is done; False if it is."""
+        """Have a thread of the link call ``callback()`` when the call is done; False if it is done already."""
         with self._lock:
             if call.callbacks is None:
                 return False
@@ -243,10 +236,10 @@ class ClientEnd:
         cause: Exception | None = None,
         even_if_answered: bool = False,
     ) -> bool:
-        """End a call; False when it has ended before. Nothing is sent: ttRPC has no message for it.
+        """End a call; False when it has ended before. Sends nothing: ttRPC has no message for a cancellation.
 
-        A stream of responses that the peer has ended has ended, even where messages of it wait to be taken, unless
-        ``even_if_answered``.
+        A call whose peer has ended the stream of responses counts as ended, even while messages of the stream wait
+        in the inbox. ``even_if_answered`` ends such a call, too.
         """
         if (call.outcome is not None and not even_if_answered) or not self._take(call):
             return False
@@ -262,17 +255,17 @@ class ClientEnd:
         return True
 
     def drop(self, call: ClientCall) -> None:
-        """Cancel a call whose caller has let go of it, unless it is done.
+        """Cancel a call whose caller has dropped all references to it, unless the call is done.
 
-        Takes no lock: the garbage collector may call this between any two steps of any thread, also of one that
-        holds the locks of this connection.
+        Takes no lock: the garbage collector may call this between any two steps of any thread, even of a thread
+        that holds the locks of this connection.
         """
         if self.calls.pop(call.stream_id, None) is None:
             return
         self._dropped.append(call.stream_id)
         if call.inbox is not None:
             call.inbox.discard()
-        # Without the lock: add_callback() is for the caller, which is gone.
+        # Needs no lock: only the caller uses add_callback(), and the caller is gone.
         callbacks, call.callbacks = call.callbacks, None
         call.status = CANCELLED
         call.done.set()
@@ -283,18 +276,18 @@ class ClientEnd:
             spawn_anywhere(f"{self.name}-end", self._end_if_spent)
 
     def settle(self, call: ClientCall) -> None:
-        """End a call as the peer has said. Nothing happens before the peer has, or when the call is done."""
+        """End a call with the outcome from the peer. Does nothing without one, or when the call is done."""
         if call.outcome is not None and self._take(call):
             self._conclude(call, *call.outcome)
 
     def expire(self, call: ClientCall) -> None:
-        """End a call whose time is over. An outcome that has arrived in time counts."""
+        """End a call whose deadline has passed. An outcome that has arrived before counts."""
         self.settle(call)
-        status = _too_late(call)
+        status = call.too_late()
         self.finish(call, status, cause=TimeoutError(status.details))
 
     def _take(self, call: ClientCall) -> bool:
-        """Take a call off the table; the one thread that gets True is to conclude it."""
+        """Remove a call from the table. Exactly one thread gets True, and must conclude the call."""
         with self._lock:
             self.streams.forget(call.stream_id)
             return self.calls.pop(call.stream_id, None) is not None
@@ -307,7 +300,7 @@ class ClientEnd:
         *,
         cause: Exception | None = None,
     ) -> None:
-        """Record the outcome; called by the one that took the call off the table."""
+        """Record the outcome. Only the thread that removed the call from the table calls this."""
         call.payload = payload
         call.cause = cause
         call.status = status
@@ -325,32 +318,32 @@ class ClientEnd:
             self._end_if_spent()
 
     def _answered(self, call: ClientCall, status: Status, payload: bytes | None = None) -> None:
-        """The peer has ended the call, whose stream is forgotten."""
+        """Take the outcome from the peer; the stream is forgotten already."""
         if call.inbox is None:
-            # The usual case, in one step: there is no stream to be forgotten under the lock.
+            # The usual case needs no lock: the stream is forgotten already.
             if self.calls.pop(call.stream_id, None) is not None:
                 self._conclude(call, status, payload)
             return
         call.outcome = status, payload
         call.inbox.end()
-        # Set, then look: a consumer takes a message, then looks for the outcome.
+        # The outcome is set before this look at the inbox: a consumer takes a message, then looks for the outcome.
         if call.inbox.drained:
             self.settle(call)
 
     # For the link
 
     def receive(self, data: memoryview, jobs: list[Job]) -> None:
-        """Take bytes in, and deliver the answers in them."""
+        """Decode bytes, and deliver the answers in them."""
         for message in self._decoder.receive(data):
             self.receive_message(message, jobs)
 
     @property
     def inside_message(self) -> bool:
-        """Whether a message has come in part."""
+        """Whether a part of a message has arrived."""
         return self._decoder.inside
 
     def receive_message(self, message: Message, jobs: list[Job]) -> None:
-        """Like :meth:`receive`, for a message that came whole, between two others."""
+        """Like :meth:`receive`, for one decoded message that does not follow a part of another."""
         with self._lock:
             if self._dropped:
                 self._forget_dropped_locked()
@@ -364,7 +357,7 @@ class ClientEnd:
         elif isinstance(event, ResponseReceived):
             self._receive_response(call, event.data)
         elif isinstance(event, StreamFailed):
-            # An oversized answer is no more than that: the reference takes it for an error of the peer's.
+            # The reference treats an oversized answer as a status from the peer, not as a broken protocol.
             oversized = event.code == StatusCode.RESOURCE_EXHAUSTED
             broken = None if oversized else RemoteProtocolError(event.reason)
             self.finish(call, Status(event.code, event.reason), cause=broken)
@@ -379,7 +372,7 @@ class ClientEnd:
             status = Status(StatusCode.INTERNAL, text)
             self.finish(call, status, cause=RemoteProtocolError(text))
             return
-        # The status first: the payload of a failed call may be anything.
+        # The status comes first: the payload of a failed call may hold any bytes.
         if response.HasField("status") and response.status.code != 0:
             self._answered(call, Status.from_message(response.status))
             return
@@ -406,7 +399,7 @@ class ClientEnd:
             return [call.inbox for call in self.calls.values() if call.inbox is not None]
 
     def tick(self, now: float) -> float:
-        """End the calls whose time is over and that no thread waits for; returns the time of the next one."""
+        """End the watched calls whose deadline has passed; returns the time of the next deadline."""
         next_due = math.inf
         with self._lock:
             calls = list(self.calls.values())
@@ -419,7 +412,7 @@ class ClientEnd:
         return next_due
 
     def fail_all(self, status: Status, cause: Exception | None = None) -> None:
-        """End all calls with ``status``, those to come as well. Idempotent: the first status counts."""
+        """End all calls with ``status``, and all later calls. Idempotent: the first status counts."""
         with self._lock:
             if self._closed is None:
                 self._closed_by = cause
@@ -435,7 +428,7 @@ class ClientEnd:
                 self._conclude(call, self._closed, cause=self._closed_by)
 
     def after_fork_in_child(self) -> None:
-        """The connection is the parent's: all calls fail, those to come as well. No callback is called."""
+        """Fail all calls, and all later ones: the connection is the parent's. Runs no callback."""
         self._send_lock = threading.Lock()
         self._lock = threading.Lock()
         status = self._unavailable(_OF_THE_PARENT)
@@ -448,12 +441,8 @@ class ClientEnd:
             self._conclude(call, status, cause=self._closed_by)
 
     def lost(self, cause: NRIError | None) -> None:
-        """The connection is gone."""
+        """End all calls: the connection is lost, for ``cause``, or closed by this side."""
         if self.ignored > 1:
             logger.warning("%s: %d messages were ignored in all", self.name, self.ignored)
         text = "the connection was closed" if cause is None else str(cause)
         self.fail_all(self._unavailable(text), ConnectionLost(text) if cause is None else cause)
-
-
-def _too_late(call: ClientCall) -> Status:
-    return Status(StatusCode.DEADLINE_EXCEEDED, f"{call.method}: no answer before the deadline")

@@ -72,6 +72,10 @@ class ClientCall:
         #: To be called when it is done; ``None`` once they were.
         self.callbacks: list[Callback] | None = []
 
+    def too_late(self) -> Status:
+        """The status of a call whose deadline has passed."""
+        return Status(StatusCode.DEADLINE_EXCEEDED, f"{self.method}: no answer before the deadline")
+
 
 class Callbacks(Job):
     def __init__(self, name: str, callbacks: Sequence[Callback]) -> None:

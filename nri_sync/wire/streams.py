@@ -40,6 +40,7 @@ __all__ = [
     "CLIENT_MOVES",
     "INTERNAL",
     "INVALID_ARGUMENT",
+    "REQUEST_FLAGS",
     "RESOURCE_EXHAUSTED",
     "SERVER_MOVES",
     "STREAM_ID_MAX",
@@ -111,6 +112,14 @@ SERVER_MOVES = {
 # The state of a new stream, by the flags of its request: none, REMOTE_CLOSED, REMOTE_OPEN, both.
 _ENDS = REMOTE_CLOSED | REMOTE_OPEN
 _REQUEST_STATES = (State.UNARY, State.HALF_CLOSED, State.OPEN, State.OPEN)
+
+#: The flags of the request that opens a stream in a state. NO_DATA where the client will send data: a server in
+#: Rust takes the payload of the request for the first message otherwise.
+REQUEST_FLAGS = {
+    State.UNARY: 0,
+    State.OPEN: REMOTE_OPEN | NO_DATA,
+    State.HALF_CLOSED: REMOTE_CLOSED,
+}
 
 
 class RequestReceived(NamedTuple):

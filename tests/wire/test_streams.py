@@ -15,6 +15,7 @@ from nri_sync.wire.streams import (
     CLIENT_MOVES,
     INTERNAL,
     INVALID_ARGUMENT,
+    REQUEST_FLAGS,
     RESOURCE_EXHAUSTED,
     SERVER_MOVES,
     ClientStreams,
@@ -70,6 +71,12 @@ def client_with(state: State) -> ClientStreams:
     if state is State.FINISHED:
         assert client.forget(1)
     return client
+
+
+@pytest.mark.parametrize("state", LIVE)
+def test_the_flags_of_a_request_open_its_state_at_the_server(state: State) -> None:
+    request = message(REQUEST, 1, REQUEST_FLAGS[state])
+    assert ServerStreams().receive(request) == RequestReceived(1, b"data", state)
 
 
 def state_of(side: Side) -> State:
