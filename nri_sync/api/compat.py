@@ -79,15 +79,21 @@ _SINCE = {
     "v0.12.2": "Image Container.image",
     "v0.12.4": "FailurePolicy ConfigureResponse.failure_policy",
 }
+# The release of all other parts.
+_OLDEST = "v0.2.0"
 _FIRST = {name: release for release, names in _SINCE.items() for name in names.split()}
+_RELEASES = {release: Version.parse(release) for release in (_OLDEST, *_SINCE)}
+# The last release that added a field.
+_NEWEST = max(_RELEASES.values())
 # Computed once, because each subscription of a plugin needs it.
 _LATER_EVENTS = [
-    (Version.parse(release), EventMask.of(nri_pb2.Event.Value(name.rpartition(".")[2])))
+    (_RELEASES[release], EventMask.of(nri_pb2.Event.Value(name.rpartition(".")[2])))
     for name, release in _FIRST.items()
     if name.startswith("Event.")
 ]
 
 
+@functools.cache
 def _known_names() -> frozenset[str]:
     file = nri_pb2.DESCRIPTOR
     names: set[str] = set()
@@ -106,9 +112,6 @@ def _known_names() -> frozenset[str]:
     return frozenset(names)
 
 
-_NAMES = _known_names()
-
-
 def since(name: str) -> str:
     """The NRI release that introduced a part of the protocol; at the earliest, ``"v0.2.0"``.
 
@@ -116,13 +119,17 @@ def since(name: str) -> str:
     (``"Event.UPDATE_POD_SANDBOX"``) or a method (``"Plugin.StartContainer"``). Raises ValueError for any other
     name.
     """
-    if name not in _NAMES:
+    if name not in _known_names():
         raise ValueError(f"the NRI protocol has no {name!r}; a field is written 'Container.user'")
+    return _since(name)
+
+
+def _since(name: str) -> str:
     while name:
         if name in _FIRST:
             return _FIRST[name]
         name = name.rpartition(".")[0]
-    return "v0.2.0"
+    return _OLDEST
 
 
 def knows(nri_version: str | None, name: str, *, unsure: bool = False) -> bool:
@@ -133,9 +140,9 @@ def knows(nri_version: str | None, name: str, *, unsure: bool = False) -> bool:
 
     A runtime that knows a field need not fill it: any field of a pod or container may be empty.
     """
-    first = since(name)
+    first = _RELEASES[since(name)]
     try:
-        return Version.parse(nri_version or "") >= Version.parse(first)
+        return Version.parse(nri_version or "") >= first
     except ValueError:
         return unsure
 
@@ -159,8 +166,14 @@ def clear_unknown_fields(message: Message, nri_version: str) -> list[str]:
 
 
 def ignores_any(nri_version: str | None) -> bool:
-    """Whether a runtime of this NRI release would ignore any field that this package knows."""
-    return bool(_unknown(nri_version)[0])
+    """Whether a runtime of this NRI release would ignore any field that this package knows.
+
+    Each session asks this, so it does not look at the fields.
+    """
+    try:
+        return Version.parse(nri_version or "") < _NEWEST
+    except ValueError:
+        return False
 
 
 def fields_unknown_to(kind: Any, nri_version: str | None) -> list[str]:
@@ -199,12 +212,16 @@ def _unknown(nri_version: str | None) -> tuple[frozenset[str], frozenset[str]]:
 
     Cached, because each answer of a plugin needs it, and a node has one release.
     """
+    if not ignores_any(nri_version):
+        return frozenset(), frozenset()
+    version = Version.parse(nri_version or "")
+    later = {release for release, first in _RELEASES.items() if version < first}
     messages = nri_pb2.DESCRIPTOR.message_types_by_name.values()
     unknown = frozenset(
         field.full_name
         for message in messages
         for field in message.fields
-        if not knows(nri_version, f"{message.name}.{field.name}", unsure=True)
+        if _since(f"{message.name}.{field.name}") in later
     )
     holders = {field.rpartition(".")[0] for field in unknown}
     while True:

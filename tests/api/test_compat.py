@@ -12,6 +12,14 @@ from nri_sync.api.compat import (
 
 __all__: list[str] = []
 
+_NAMES = [
+    f"{kind.name}.{field.name}"
+    for kind in nri_pb2.DESCRIPTOR.message_types_by_name.values()
+    for field in kind.fields
+]
+# Each release that has added a field, and two more.
+_RELEASES = sorted({"v0.1.0", "v0.12.5", *map(since, _NAMES)})
+
 
 @pytest.mark.parametrize(
     ("name", "release"),
@@ -91,6 +99,12 @@ def test_unknown_fields_are_found_by_looking_at_each(release: str | None) -> Non
 def test_releases_that_ignore_fields(release: str | None, ignores: bool) -> None:
     assert ignores_any(release) is ignores
     assert bool(fields_unknown_to(nri_pb2.ConfigureResponse.DESCRIPTOR, release)) is ignores
+
+
+@pytest.mark.parametrize("release", _RELEASES)
+def test_ignores_any_agrees_with_the_fields(release: str) -> None:
+    kinds = nri_pb2.DESCRIPTOR.message_types_by_name.values()
+    assert ignores_any(release) is any(fields_unknown_to(kind, release) for kind in kinds)
 
 
 def test_fields_unknown_to_a_release() -> None:
