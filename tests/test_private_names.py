@@ -174,7 +174,9 @@ def test_the_list_names_files_that_there_are() -> None:
         ("call('_text')", set()),
     ],
 )
-def test_what_counts(code: str, names: set[str], tmp_path: Path) -> None:
+def test_only_private_names_of_other_objects_count(
+    code: str, names: set[str], tmp_path: Path
+) -> None:
     path = tmp_path / "code.py"
     path.write_text(code)
     assert private_names(path) == names

@@ -101,6 +101,6 @@ def test_a_name_that_is_taken(host: Namespace, pod: Namespace) -> None:
     assert pod.links().keys() == {"v0", "v7"}
 
 
-def test_what_is_not_there(host: Namespace, pod: Namespace) -> None:
+def test_a_missing_device_is_named(host: Namespace, pod: Namespace) -> None:
     assert "there is no network device v7" in move("in", host, pod, name="v7")
     assert "there is no network device v0" in move("out", host, pod, name="v0")

@@ -109,7 +109,7 @@ class TestMerging:
         return {**adjustments(), GO_NAME: go_adjustment()}
 
     @feature("Several plugins: each sees what nri_sync.runtime predicts")
-    def test_what_the_last_one_sees(
+    def test_the_last_plugin_sees_the_changes_of_all_others(
         self, pod: Pod, connect: Connect, connect_all: Callable[..., None], answers: Answers
     ) -> None:
         first, last, predicted = Recorder(), Recorder(), Recorder()
@@ -124,7 +124,7 @@ class TestMerging:
         assert seen != untouched
 
     @feature("Several plugins: merged as nri_sync.runtime predicts")
-    def test_what_validators_see(
+    def test_a_validator_sees_all_adjustments_and_their_owners(
         self,
         pod: Pod,
         connect: Connect,

@@ -120,7 +120,9 @@ class TestUnsolicited:
     @feature(
         "Unsolicited updates: of a container that does not exist", proves="accepted, no effect"
     )
-    def test_nobody(self, connect: Connect, container: Container) -> None:
+    def test_an_update_of_an_unknown_container_is_accepted(
+        self, connect: Connect, container: Container
+    ) -> None:
         stub = connect(Recorder())
         nobody = api.Update("no-such-container").set_cpu(shares=5)
         assert stub.update_containers([nobody, limit(container, 36)]) == []

@@ -71,7 +71,7 @@ def test_devices_that_are_not_allowed(plugin: AnnotationInjector) -> None:
 
 
 @pytest.mark.parametrize("text", ["[a]", "A: 1", "A: {B: c}", "{"])
-def test_what_is_no_environment(plugin: AnnotationInjector, text: str) -> None:
+def test_an_invalid_environment_is_refused(plugin: AnnotationInjector, text: str) -> None:
     with pytest.raises(ValueError, match=ENV):
         changes(plugin, env=text)
 

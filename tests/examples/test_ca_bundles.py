@@ -54,7 +54,7 @@ def changes(plugin: CABundles, namespace: str = "default", enabled: str | None =
     return Changes(plugin.create_container(pod, make_container(pod, env={"SSL_CERT_FILE": "own"})))
 
 
-def test_what_is_injected(plugin: CABundles, bundle: Path) -> None:
+def test_the_bundle_is_mounted_and_its_variables_are_set(plugin: CABundles, bundle: Path) -> None:
     plugin.config.system_files.append("/etc/ssl/certs/ca-certificates.crt")
     found = changes(plugin, enabled="true")
     # The plugin does not change variables of the container.
@@ -69,7 +69,7 @@ def test_what_is_injected(plugin: CABundles, bundle: Path) -> None:
     assert file.source == str(bundle)
 
 
-def test_who_gets_it(plugin: CABundles) -> None:
+def test_only_enabled_pods_and_listed_namespaces_get_the_bundle(plugin: CABundles) -> None:
     assert changes(plugin).empty
     plugin.config.namespaces.append("team-*")
     assert not changes(plugin, "team-a").empty

@@ -110,7 +110,9 @@ class TestChoosing:
 
 @pytest.mark.usefixtures("stub")
 class TestOnARuntime:
-    def test_those_who_share_make_room(self, nri_runtime: FakeRuntime) -> None:
+    def test_a_pinned_container_takes_cpus_from_the_shared_ones(
+        self, nri_runtime: FakeRuntime
+    ) -> None:
         shared = created(nri_runtime)
         assert cpus(nri_runtime, shared) == ("0-6", "0-1")
         pinned = created(nri_runtime, 3)
@@ -131,7 +133,9 @@ class TestOnARuntime:
         assert (cpus(nri_runtime, shared), cpus(nri_runtime, pinned)) == before
 
     @pytest.mark.parametrize("text", ["0", "-1", "two"])
-    def test_what_is_no_number(self, nri_runtime: FakeRuntime, text: str) -> None:
+    def test_an_invalid_number_of_cpus_fails_the_container(
+        self, nri_runtime: FakeRuntime, text: str
+    ) -> None:
         pod = make_pod(annotations={KEY: text})
         nri_runtime.run_pod(pod)
         result = nri_runtime.create_container(pod, make_container(pod), check=False)
@@ -182,7 +186,7 @@ class TestRestarts:
         # A container with the right CPUs is not updated.
         assert again.synchronize(nri_runtime.pods, nri_runtime.containers) == []
 
-    def test_what_cannot_be_kept(
+    def test_containers_that_cannot_keep_their_cpus_get_others(
         self, nri_runtime: FakeRuntime, sys: Path, queue: kit.UpdateQueue
     ) -> None:
         pods = [make_pod(annotations={KEY: text}) for text in ("2", "2", "4", "many")]

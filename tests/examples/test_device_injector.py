@@ -125,14 +125,14 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("key", "text", "says"), REFUSED)
-def test_what_is_not_allowed_fails_the_container(
+def test_a_forbidden_device_fails_the_container(
     key: str, text: str, says: str, nri_runtime: FakeRuntime
 ) -> None:
     assert says in str(created(nri_runtime, f"{key}.noderesource.dev", text))
 
 
 @pytest.mark.parametrize(("key", "text"), ALLOWED)
-def test_what_is_allowed(
+def test_an_allowed_device_is_injected(
     key: str, text: str, plugin: DeviceInjector, nri_runtime: FakeRuntime
 ) -> None:
     found = str(created(nri_runtime, f"{key}.noderesource.dev", text))

@@ -38,7 +38,7 @@ def create(
     return [record.message for record in caplog.records if record.name == "differ"]
 
 
-def test_what_a_plugin_has_changed(
+def test_the_changes_of_a_plugin_are_logged(
     nri_runtime: FakeRuntime, nri_plugin: StartPlugin, caplog: pytest.LogCaptureFixture
 ) -> None:
     lines = create(nri_runtime, nri_plugin, caplog)
@@ -93,7 +93,7 @@ def test_indices() -> None:
             indices(text)
 
 
-def test_requests_that_nobody_asks_for_are_forgotten() -> None:
+def test_the_oldest_stored_requests_are_dropped() -> None:
     requests = Requests()
     for number in range(1001):
         requests.put("10", "CreateContainer", api.Container(id=str(number)))

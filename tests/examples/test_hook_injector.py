@@ -132,7 +132,7 @@ def test_a_mistake_at_first_is_an_error(tmp_path: Path) -> None:
         HookDirectories([tmp_path])
 
 
-def test_a_pod_does_not_change_what_the_runtime_says(tmp_path: Path) -> None:
+def test_a_pod_cannot_forge_the_annotations_of_the_runtime(tmp_path: Path) -> None:
     kind = "io.kubernetes.cri.container-type"
     written(tmp_path / "a.json", when={"annotations": {f"^{re.escape(kind)}$": "^container$"}})
     plugin = HookInjector(HookDirectories([tmp_path]))
@@ -157,7 +157,7 @@ def test_the_end_is_not_before_a_last_line_feed() -> None:
     assert not hook.matches([], {"a": "yes\n"}, has_bind_mounts=False)
 
 
-def test_what_is_no_file_or_too_deep(tmp_path: Path) -> None:
+def test_a_pipe_is_ignored_and_deep_nesting_is_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.json")
     assert HookDirectories([tmp_path]).hooks() == []
     (tmp_path / "deep.json").write_text("[" * 100_000)

@@ -150,7 +150,7 @@ def of_crio(name: str, asked: str = "1" * 64) -> dict[str, str]:
         ("cri-o", None, {NAME: PINNED}, "undecided"),
     ],
 )  # fmt: skip
-def test_what_each_runtime_shows(
+def test_the_decision_for_the_image_that_each_runtime_shows(
     plugin: ImagePolicy,
     runtime: str,
     image: api.Image | None,

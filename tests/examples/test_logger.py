@@ -94,7 +94,7 @@ def test_a_log_file(plugin: Logger, tmp_path: Path) -> None:
         (Config(log_file="/no/such/log"), 'failed to open log file "/no/such/log"'),
     ],
 )
-def test_what_is_refused(config: Config, says: str, plugin: Logger) -> None:
+def test_an_invalid_configuration_is_refused(config: Config, says: str, plugin: Logger) -> None:
     with pytest.raises(ValueError, match=says):
         plugin.on_config(config)
     assert plugin.settings is plugin.options

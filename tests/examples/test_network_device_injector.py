@@ -92,7 +92,7 @@ def test_in_and_out(
         (a_pod(text="[{name: stuck}]"), "there is no network device stuck"),
     ],
 )
-def test_what_fails_the_pod(
+def test_an_invalid_request_for_a_device_fails_the_pod(
     pod: api.PodSandbox,
     says: str,
     moves: list[Any],

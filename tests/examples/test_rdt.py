@@ -10,7 +10,7 @@ from nri_sync.testing import make_container, make_pod
 __all__: list[str] = []
 
 
-def test_only_what_is_annotated_is_set() -> None:
+def test_only_annotated_fields_are_set() -> None:
     pod = make_pod(annotations={"schemata.rdt.noderesource.dev/container.c0": "MB:0=50, L3:0=f"})
     plugin = Rdt()
     plugin.config = Config(schemata=["MB:*", "L3:*"])
@@ -26,7 +26,7 @@ def test_neither_true_nor_false() -> None:
         Rdt().create_container(pod, make_container(pod, "c0"))
 
 
-def test_what_is_unknown_is_told_of(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_unknown_annotation_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     Rdt().run_pod_sandbox(make_pod(annotations={"colour.rdt.noderesource.dev/container.c0": "red"}))
     assert "colour.rdt.noderesource.dev/container.c0 is not understood" in caplog.text
 
@@ -39,7 +39,7 @@ def test_what_is_unknown_is_told_of(caplog: pytest.LogCaptureFixture) -> None:
         ("schemata", "L3:0=f,MB:0=90", "RDT schema 'MB:0=90'"),
     ],
 )
-def test_what_is_not_allowed(key: str, text: str, says: str) -> None:
+def test_a_forbidden_class_schema_or_namespace_is_refused(key: str, text: str, says: str) -> None:
     plugin = Rdt()
     plugin.config = Config(classes=["silver*"], schemata=["L3:0=f"])
     pod = make_pod(annotations={f"{key}.rdt.noderesource.dev/container.c0": text})

@@ -180,7 +180,7 @@ class TestTask:
         task.Shutdown(task_pb2.ShutdownRequest(id="c1"))
         assert down.wait(TIMEOUT)
 
-    def test_events_are_what_containerd_reads(
+    def test_events_have_the_form_that_containerd_reads(
         self, task: TaskStub, create: Any, events: queue.Queue[events_pb2.Envelope]
     ) -> None:
         pid = create(["/bin/sh", "-c", "exit 3"]).pid
@@ -194,7 +194,7 @@ class TestTask:
         event = events_pb2.TaskExit.FromString(exit_event.event.value)
         assert (event.container_id, event.id, event.pid, event.exit_status) == ("c1", "c1", pid, 3)
 
-    def test_the_program_has_what_the_specification_says(
+    def test_the_program_runs_as_the_specification_says(
         self, task: TaskStub, create: Any, tmp_path: Path
     ) -> None:
         out, fifo = tmp_path / "out", make_fifo(tmp_path / "err")
@@ -220,7 +220,7 @@ class TestTask:
         assert wait(task).exit_status == 0
         assert out.read_text() == "hello"
 
-    def test_what_the_program_leaves_running_ends_with_it(
+    def test_processes_that_the_program_leaves_running_end_with_it(
         self, task: TaskStub, create: Any, tmp_path: Path
     ) -> None:
         fifo = make_fifo(tmp_path / "out")
@@ -302,7 +302,7 @@ class TestTask:
             ({"stdout": "binary:///log"}, "no binary:// logging"),
         ],
     )
-    def test_what_the_shim_does_not_have(
+    def test_a_missing_feature_is_refused_with_its_name(
         self, fields: dict[str, Any], reason: str, create: Any, task: TaskStub
     ) -> None:
         code, details = refusal(lambda: create(FOREVER, **fields))

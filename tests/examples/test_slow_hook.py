@@ -98,7 +98,7 @@ def test_the_hook_waits(
     assert len(list(config.outcomes.iterdir())) == 2
 
 
-def test_what_fails(
+def test_a_failed_download_fails_the_hook(
     nri_runtime: FakeRuntime, nri_plugin: StartPlugin, plugin: SlowHook, config: Config
 ) -> None:
     nri_plugin(plugin)

@@ -45,7 +45,7 @@ def test_mistakes(text: str, says: str) -> None:
     assert says in str(caught.value)
 
 
-def test_an_annotation_of_the_whole_pod_is_told_of(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_annotation_of_the_whole_pod_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     UlimitAdjuster().run_pod_sandbox(make_pod(annotations={"ulimits.noderesource.dev/pod": "[]"}))
     assert "did you mean ulimits.noderesource.dev/container.NAME?" in caplog.text
 
@@ -57,7 +57,7 @@ def test_an_annotation_of_the_whole_pod_is_told_of(caplog: pytest.LogCaptureFixt
         ("[{type: memlock, hard: 1}]", "the ulimit 'RLIMIT_MEMLOCK' is not among those"),
     ],
 )
-def test_what_is_not_allowed(text: str, says: str) -> None:
+def test_a_forbidden_ulimit_is_refused(text: str, says: str) -> None:
     with pytest.raises(PermissionError, match=says):
         adjusted(text)
 

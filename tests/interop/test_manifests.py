@@ -110,7 +110,9 @@ class TestDaemonSet:
         ]
         assert mount["readOnly"]
 
-    def test_mounts_what_there_is(self, example: str, deployment: Deployment) -> None:
+    def test_each_volume_is_mounted_and_the_configuration_is_the_examples(
+        self, example: str, deployment: Deployment
+    ) -> None:
         assert sorted(deployment.mounts.values()) == sorted(deployment.volumes)
         for volume in deployment.volumes.values():
             if "configMap" in volume:

@@ -306,7 +306,9 @@ class TestValidation:
         assert 'validator "10-py" rejected container adjustment' in error.value.message
         assert stub.started
 
-    def test_what_a_validator_sees(self, runtime: GoRuntime, connect: Connect) -> None:
+    def test_a_validator_sees_the_adjustment_updates_and_owners(
+        self, runtime: GoRuntime, connect: Connect
+    ) -> None:
         runtime.start()
         plugin = Validator(create_container=(padded(10), [update_of("other")]))
         connect(plugin)

@@ -49,7 +49,7 @@ class TestConstruction:
         assert set(found) == {"synchronize", "run_pod_sandbox", "create_container"}
         assert mask == EventMask.RUN_POD_SANDBOX | EventMask.CREATE_CONTAINER
 
-    def test_a_subclass_of_plugin_has_only_what_it_defines(self) -> None:
+    def test_a_subclass_of_plugin_has_only_its_own_handlers(self) -> None:
         class Mine(nri_sync.Plugin):
             def remove_container(self, pod: Any, container: Any) -> None: ...
 
@@ -64,7 +64,7 @@ class TestConstruction:
         with pytest.raises(PluginError, match="at least one plugin"):
             chain()
 
-    def test_what_a_stub_refuses_is_refused_at_once(self) -> None:
+    def test_an_invalid_plugin_is_refused_at_once(self) -> None:
         good = PluginWith(shutdown=lambda: None)
         for wrong in (
             PluginWith(),
@@ -189,7 +189,7 @@ def configure(plugin: Any, runtime: str = "containerd", version: str = "v2.4.0")
 
 
 class TestEvents:
-    def test_nobody_chooses(self) -> None:
+    def test_without_configure_all_events_with_handlers_are_chosen(self) -> None:
         plugin = recording([], "a", "start_container")
         assert not hasattr(chain(plugin, plugin), "configure")
         mask = configure(chain(plugin, recording([], "b", "shutdown", configure=None)))
@@ -235,7 +235,7 @@ class TestEvents:
             calls.clear()
         assert heard == [["start"], ["start", "stop"], ["stop"]]
 
-    def test_what_one_leaves_open_is_optional(self) -> None:
+    def test_events_of_a_plugin_without_configure_are_optional(self) -> None:
         observer = recording([], "a", "run_pod_sandbox", "update_pod_sandbox")
         choosing = recording([], "b", "start_container", configure=EventMask.START_CONTAINER)
         nested = chain(chain(observer), choosing)
@@ -243,7 +243,7 @@ class TestEvents:
         assert mask == EventMask.parse("startcontainer,runpodsandbox,updatepodsandbox")
         assert mask.required == EventMask.START_CONTAINER
 
-    def test_what_one_requires_is_required(self) -> None:
+    def test_an_event_that_one_plugin_requires_is_required(self) -> None:
         observer = recording([], "a", "run_pod_sandbox", "update_pod_sandbox")
         mask = EventMask.UPDATE_POD_SANDBOX
         choosing = recording([], "b", "update_pod_sandbox", configure=mask)

@@ -17,7 +17,7 @@ __all__: list[str] = []
 
 
 @pytest.mark.parametrize("name", kit.__all__)
-def test_every_name_leads_to_what_its_module_exports(name: str) -> None:
+def test_every_name_is_exported_by_its_module(name: str) -> None:
     home = importlib.import_module(kit._HOMES[name])
     assert name in home.__all__
     assert getattr(kit, name) is getattr(home, name)
@@ -34,7 +34,7 @@ def test_names_are_listed_once_and_in_both_places() -> None:
     assert set(kit.__all__) == set(kit._HOMES) <= set(dir(kit))
 
 
-def test_what_is_not_exported_is_no_attribute() -> None:
+def test_an_unknown_name_is_no_attribute() -> None:
     with pytest.raises(AttributeError, match="no attribute 'chian'"):
         _ = kit.chian  # type: ignore[attr-defined]
 

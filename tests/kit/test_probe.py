@@ -29,7 +29,7 @@ def age(path: Path, seconds: float) -> None:
     os.utime(path, (at, at))
 
 
-def test_what_it_says(path: Path) -> None:
+def test_the_verdict_has_state_and_reason(path: Path) -> None:
     assert probe.check(path) == ""
     assert probe.check(str(path), ready=True) == "not ready: connecting: the stub: is idle"
     path.write_text(FILE.replace("yes", "no").replace("connecting", "wedged"))
@@ -49,7 +49,7 @@ def test_a_process_that_is_gone(path: Path) -> None:
     assert probe.check(path).startswith(f"{path}: no heartbeat for 100 s")
 
 
-def test_what_is_no_health_file(path: Path, tmp_path: Path) -> None:
+def test_an_invalid_health_file_is_named(path: Path, tmp_path: Path) -> None:
     assert "No such file" in probe.check(tmp_path / "none")
     assert "Is a directory" in probe.check(tmp_path)
     for text in (b"", b"\xff\x00: \n", b"live\n", b"live:yes\n"):

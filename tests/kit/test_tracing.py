@@ -76,7 +76,7 @@ def connected(spans: Spans, socket_dir: Path) -> Iterator[tuple[nri_sync.Stub, R
             yield stub, runtime
 
 
-def test_a_request_is_a_span_and_what_its_handler_traces_is_below(
+def test_a_request_is_a_span_and_the_parent_of_its_handlers_spans(
     connected: tuple[nri_sync.Stub, Runtime], spans: Spans
 ) -> None:
     connected[1].create_container(POD, CONTAINER)
@@ -157,7 +157,7 @@ def test_the_context_goes_along() -> None:
     assert server.attributes["nri.late"] is True
 
 
-def test_without_its_package_it_says_what_to_install() -> None:
+def test_the_error_without_opentelemetry_names_the_extra() -> None:
     code = (
         "import sys; sys.modules['opentelemetry'] = None\n"
         "from nri_sync import kit\n"

@@ -88,7 +88,7 @@ def test_skipped(events: list[list[Event]], title: str, path: str, value: Any, r
     assert found.skipped[reason] > 0
 
 
-def test_what_crictl_lacks(events: list[list[Event]]) -> None:
+def test_fields_that_crictl_does_not_show_are_ignored(events: list[list[Event]]) -> None:
     without = changed(events, "CreateContainer of app", "container/image/digest", None)
     assert compare(events, without).different
     assert compare(events, without, OF_CRICTL).different == []

@@ -281,7 +281,7 @@ def test_served_calls_are_no_work_for_the_garbage_collector() -> None:
             gc.enable()
 
 
-class TestWhatTtrpcDoesNotHave:
+class TestFeaturesThatTtrpcLacks:
     def test_trailing_metadata(self) -> None:
         context = make()
         with pytest.raises(ValueError, match=r"trailing metadata.*'k'"):

@@ -311,7 +311,7 @@ class TestStreams:
         assert error_of(lambda: calls.unary("Count")(text("3")))[0] is Code.INVALID_ARGUMENT
 
 
-class TestWhatTtrpcDoesNotHave:
+class TestFeaturesThatTtrpcLacks:
     @pytest.mark.parametrize(
         "options",
         [{"compression": grpc.Compression.Gzip}, {"compression": grpc.Compression.Deflate}],

@@ -94,7 +94,7 @@ def test_a_run_by_request_stands_for_the_turn_that_was_due() -> None:
     assert began(agenda, now=12.0) == (2,)
 
 
-def test_closed_it_finishes_what_is_ready_and_nothing_becomes_due() -> None:
+def test_a_closed_agenda_finishes_ready_work_and_nothing_becomes_due() -> None:
     agenda, task = Agenda(), TaskState(print, every=10.0)
     agenda.repeat(task, call(1), 0.0)
     agenda.add(Work(call(2)))

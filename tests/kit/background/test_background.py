@@ -130,7 +130,7 @@ class TestSubmitting:
         gate.wait()
         background.submit(gate)
 
-    def test_what_has_not_begun_can_be_cancelled(self, make: Make, gate: Gate) -> None:
+    def test_a_call_that_has_not_begun_can_be_cancelled(self, make: Make, gate: Gate) -> None:
         background = make(threads=1)
         first, second, third = (background.submit(gate, number) for number in range(3))
         gate.wait()
@@ -279,7 +279,7 @@ class TestLatest:
         assert gate.most == 1
         assert gate.entered.empty()
 
-    def test_what_waits_for_a_thread_is_replaced(self, make: Make, gate: Gate) -> None:
+    def test_a_call_that_waits_for_a_thread_is_replaced(self, make: Make, gate: Gate) -> None:
         background = make(threads=1, limit=1)
         background.submit(gate, "busy")
         assert gate.wait() == ("busy",)
@@ -316,7 +316,7 @@ class TestLatest:
         eventually(lambda: not background.counters.running)
         assert background.counters[:4] == (1, 0, 0, 0)
 
-    def test_stopping_what_waits_for_a_thread(self, make: Make, gate: Gate) -> None:
+    def test_stopping_a_task_drops_its_waiting_call(self, make: Make, gate: Gate) -> None:
         background = make(threads=1)
         background.submit(gate, "busy")
         gate.wait()
@@ -556,7 +556,9 @@ class TestEvery:
         assert gate.entered.empty()
         assert len(background.due) == 1
 
-    def test_what_is_submitted_does_not_end_the_watch(self, make: Make, gate: Gate) -> None:
+    def test_a_submitted_call_does_not_end_the_timing_of_tasks(
+        self, make: Make, gate: Gate
+    ) -> None:
         background = make(threads=2)
         ran = threading.Event()
         task = background.every(0.05, ran.set)
@@ -588,13 +590,15 @@ class TestEvery:
         assert seconds <= at - now < seconds + LONG / 2
 
     @pytest.mark.parametrize("options", [(0, 0.1), (-1, 0.1), (float("nan"), 0), (1, -0.1), (1, 2)])
-    def test_what_does_not_make_sense(self, options: tuple[float, float]) -> None:
+    def test_an_invalid_interval_or_jitter_is_refused(self, options: tuple[float, float]) -> None:
         with pytest.raises(ValueError, match="cannot be scheduled"):
             Background().every(options[0], dict, jitter=options[1])
 
 
 class TestClosing:
-    def test_it_finishes_what_there_is(self, make: Make, gate: Gate) -> None:
+    def test_close_runs_all_submitted_calls_and_refuses_others(
+        self, make: Make, gate: Gate
+    ) -> None:
         background = make(threads=1)
         futures = [background.submit(gate, number) for number in range(3)]
         latest = background.latest(gate)
@@ -635,7 +639,7 @@ class TestClosing:
         assert background.counters.done == 2
         assert background.due == []
 
-    def test_what_is_due_is_not_begun_any_more(self, make: Make, gate: Gate) -> None:
+    def test_a_due_periodic_call_does_not_begin_after_close(self, make: Make, gate: Gate) -> None:
         background = make(threads=1)
         background.submit(gate)
         gate.wait()
@@ -647,7 +651,7 @@ class TestClosing:
         assert closing() is True
         assert background.counters.done == 1
 
-    def test_what_takes_too_long(
+    def test_close_names_the_calls_that_exceed_its_timeout(
         self, make: Make, gate: Gate, caplog: pytest.LogCaptureFixture
     ) -> None:
         background = make(threads=2)

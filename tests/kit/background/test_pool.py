@@ -51,7 +51,9 @@ def test_two_that_are_due_at_once_take_two_threads() -> None:
     pool.close(LONG)
 
 
-def test_what_a_callback_raises_ends_no_thread(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_exception_of_a_callback_does_not_end_the_thread(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     pool = make(threads=1)
     work = Work(Call.of(int, (), {}))
 

@@ -43,7 +43,7 @@ def test_yaml_that_says_nothing() -> None:
     assert documents.parse("---\n...\n", "it").data == {}
 
 
-def test_what_merges_in_yaml_may_be_overridden() -> None:
+def test_a_merged_key_of_yaml_may_be_overridden() -> None:
     text = "base: &base {a: 1, b: 2}\nmore:\n  <<: *base\n  b: 3\n"
     assert documents.parse(text, "it").data["more"] == {"a": 1, "b": 3}
 

@@ -56,7 +56,7 @@ def test_several_values() -> None:
         ('"\\', "line 1, column 1: "),
     ],
 )  # fmt: skip
-def test_what_is_no_json(text: str, problem: str) -> None:
+def test_invalid_json_is_refused(text: str, problem: str) -> None:
     with pytest.raises(ValueError, match=re.escape(problem)) as raised:
         parse_json(text, SMALL)
     assert len(str(raised.value)) < 400

@@ -70,7 +70,7 @@ def test_plain_scalars(text: str, value: object) -> None:
     assert type(resolve(text)) is type(value)
 
 
-def test_what_merges_is_in_the_order_of_kubernetes_on_demand() -> None:
+def test_merged_keys_follow_the_order_of_kubernetes_on_demand() -> None:
     text = "p: &p {x: 1}\nq: &q {x: 2, z: 2}\nr: {x: 9, <<: [*p, *q], z: 9}\n"
     [kit] = yaml_documents(text)
     [kubernetes] = yaml_documents(text, in_order=True)
@@ -136,7 +136,7 @@ def test_several_documents(parser: str) -> None:
         ("'" + "k" * 300 + "': 1\n'" + "k" * 300 + "': 1\n", "kkk..."),
     ],
 )  # fmt: skip
-def test_what_is_no_yaml(text: str, problem: str, parser: str) -> None:
+def test_invalid_yaml_is_refused(text: str, problem: str, parser: str) -> None:
     with pytest.raises(ValueError, match=re.escape(problem)) as raised:
         list(yaml_documents(text, SMALL))
     assert "\n" not in str(raised.value)
@@ -169,12 +169,12 @@ def bomb(levels: int, width: int = 10) -> str:
         "- " * 50 + "x",
     ],
 )
-def test_what_is_beyond_the_bounds(text: str, parser: str) -> None:
+def test_a_text_beyond_the_bounds_is_refused(text: str, parser: str) -> None:
     with pytest.raises(OutOfBounds, match=r"^(has more than the|is nested too deeply)"):
         list(yaml_documents(text, SMALL))
 
 
-def test_what_is_just_within_them(parser: str) -> None:
+def test_a_text_just_within_the_bounds_is_read(parser: str) -> None:
     assert load(f"[{','.join(['1'] * 99)}]") == [1] * 99
     assert load("x" * 1000) == "x" * 1000
     deep = load("[" * 10 + "]" * 10)

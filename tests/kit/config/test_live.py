@@ -48,7 +48,9 @@ class Quiet:
     def create_container(self, pod: api.PodSandbox, container: api.Container) -> None: ...
 
 
-def test_what_the_runtime_sends(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_text_from_the_runtime_is_applied_when_it_differs(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     caplog.set_level(logging.INFO)
     plugin = Plugin()
     live = LiveConfig(plugin, Config)
@@ -74,7 +76,7 @@ def test_what_the_runtime_sends(caplog: pytest.LogCaptureFixture) -> None:
         ("value: refused", "the configuration from the runtime: not that one"),
     ],
 )
-def test_what_is_refused_changes_nothing(text: str, told: str) -> None:
+def test_a_refused_text_changes_nothing(text: str, told: str) -> None:
     plugin = Plugin()
     live = LiveConfig(plugin, Config)
     live.read_text("value: a")
@@ -87,7 +89,7 @@ def test_what_is_refused_changes_nothing(text: str, told: str) -> None:
         live.read_text(text)
 
 
-def test_a_file_comes_before_what_the_runtime_sends(
+def test_a_file_takes_precedence_over_the_text_of_the_runtime(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = tmp_path / "c.json"
@@ -104,7 +106,7 @@ def test_a_file_comes_before_what_the_runtime_sends(
     assert plugin.config == Config("file")
 
 
-def test_what_is_missing_from_nothing() -> None:
+def test_a_missing_key_without_any_configuration() -> None:
     @dataclass
     class Required:
         value: str
@@ -114,7 +116,7 @@ def test_what_is_missing_from_nothing() -> None:
         live.read_text("\n")
 
 
-def test_what_cannot_be_used() -> None:
+def test_an_invalid_configuration_type_or_plugin_is_refused() -> None:
     with pytest.raises(TypeError, match="neither a dataclass, nor a model, nor a function"):
         LiveConfig(Quiet(), 5)  # type: ignore[arg-type]
     with pytest.raises(PluginError, match="the plugin object has no handlers"):

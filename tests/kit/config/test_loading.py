@@ -95,7 +95,7 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
         load(Config, tmp_path / "config.json")
 
 
-def test_what_does_not_go_together() -> None:
+def test_contradicting_values_are_refused() -> None:
     with pytest.raises(ConfigError) as error:
         load(Limits, '{"low": 2, "high": 1}')
     assert str(error.value) == "the configuration: low is above high"
@@ -138,6 +138,6 @@ def test_a_type_that_is_not_supported_is_told_before_there_is_a_document() -> No
     check(dict)
 
 
-def test_what_is_no_class() -> None:
+def test_an_object_that_is_no_class_is_refused() -> None:
     with pytest.raises(TypeError, match="neither a dataclass, nor a model, nor a function"):
         check(Config("x"))  # type: ignore[arg-type]

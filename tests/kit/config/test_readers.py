@@ -105,7 +105,7 @@ FITS = [
 
 
 @pytest.mark.parametrize(("hint", "value", "expected"), FITS, ids=str)
-def test_what_fits(hint: Any, value: Any, expected: Any) -> None:
+def test_a_value_that_fits_its_type(hint: Any, value: Any, expected: Any) -> None:
     result, problems = read(hint, value)
     assert problems == []
     assert result == expected
@@ -142,11 +142,11 @@ DOES_NOT = [
 
 
 @pytest.mark.parametrize(("hint", "value", "problem"), DOES_NOT, ids=str)
-def test_what_does_not_fit(hint: Any, value: Any, problem: str) -> None:
+def test_a_value_that_does_not_fit_its_type(hint: Any, value: Any, problem: str) -> None:
     assert read(hint, value) == (None, [f"it: {problem}"])
 
 
-def test_what_a_set_cannot_hold() -> None:
+def test_an_unhashable_item_of_a_set() -> None:
     # Python's own words, which differ between its versions, surround these.
     value, (problem,) = read("set[Any]", [[]])
     assert value is None
@@ -167,7 +167,9 @@ INSIDE = [
 
 
 @pytest.mark.parametrize(("hint", "value", "problems"), INSIDE, ids=str)
-def test_the_place_of_what_does_not_fit(hint: Any, value: Any, problems: list[str]) -> None:
+def test_the_problem_names_the_place_of_the_value(
+    hint: Any, value: Any, problems: list[str]
+) -> None:
     assert read(hint, value) == (None, problems)
 
 

@@ -310,7 +310,7 @@ def test_parsers(parse: Callable[[str], Any], text: str, value: object) -> None:
         (parse_json, '{"a": 1, "a": 2}', "twice"),
     ],
 )
-def test_what_parsers_refuse(parse: Callable[[str], Any], text: str, says: str) -> None:
+def test_parsers_refuse_an_invalid_text(parse: Callable[[str], Any], text: str, says: str) -> None:
     with pytest.raises(ValueError, match=says):
         parse(text)
 

@@ -40,7 +40,7 @@ def test_slices(name: str, path: str) -> None:
 @pytest.mark.parametrize(
     "name", ["", ".slice", "a", "a.scope", "a--b.slice", "-a.slice", "a-.slice", "/a.slice"]
 )
-def test_what_is_no_slice(name: str) -> None:
+def test_an_invalid_slice_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match="is not the name of a systemd slice"):
         expand_slice(name)
 
@@ -104,7 +104,7 @@ def test_a_container_is_beside_its_sandbox(sandbox: str, path: str | None) -> No
     assert container_cgroup(Container(id="8c3d"), pod) == path
 
 
-def test_what_the_kubelet_calls_them() -> None:
+def test_a_path_becomes_the_cgroup_name_of_the_kubelet() -> None:
     assert cgroup_name(EXPANDED) == ("kubepods", "burstable", f"pod{UID}")
     assert cgroup_name("/kubepods/podx/") == ("kubepods", "podx")
     assert cgroup_name("/") == cgroup_name("") == ()

@@ -28,7 +28,7 @@ def test_a_block_device(monkeypatch: pytest.MonkeyPatch) -> None:
     assert host_device("/dev/x") == LinuxDevice(path="/dev/x", type="b", major=259, minor=3)
 
 
-def test_what_is_no_device(tmp_path: Path) -> None:
+def test_a_path_that_is_no_device_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     os.mkfifo(tmp_path / "fifo")
     for path in (tmp_path, tmp_path / "file", tmp_path / "fifo"):

@@ -23,7 +23,7 @@ def test_variables_of_a_container() -> None:
     assert kit.container_env(api.Container()) == {}
 
 
-def test_only_what_differs_is_claimed() -> None:
+def test_only_variables_that_differ_are_claimed() -> None:
     wanted = {"LANG": "de", "PATH": "/opt/bin", "EMPTY": "", "NEW": "1", "NONE": ""}
     adjustment = api.Adjustment()
     assert kit.set_env(adjustment, CONTAINER, wanted) is adjustment
@@ -40,7 +40,7 @@ def test_own_values_are_kept() -> None:
 
 
 @pytest.mark.parametrize(("name", "value"), [("", "x"), ("A=B", "x"), ("A", "x\0")])
-def test_what_no_runtime_takes(name: str, value: str) -> None:
+def test_an_invalid_variable_is_refused(name: str, value: str) -> None:
     with pytest.raises(ValueError, match="environment"):
         kit.set_env(api.Adjustment(), CONTAINER, {name: value})
 

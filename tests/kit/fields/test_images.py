@@ -51,7 +51,7 @@ def test_references(text: str, reference: ImageReference, familiar: str | None) 
      "nginx@sha256:12", "nginx@md5:" + "a" * 32, f"nginx@{SHA.upper()}", "/nginx", "a//b", "x y",
      "nginx\n", "a/" + "b" * 256, "b2" * 32],
 )  # fmt: skip
-def test_what_is_no_reference(text: str) -> None:
+def test_an_invalid_reference_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"image|digest"):
         ImageReference.parse(text)
 

@@ -128,7 +128,7 @@ def test_the_work_is_linear(pattern: str, text: str) -> None:
     assert time.process_time() - before < 20
 
 
-def test_what_is_remembered_is_bounded() -> None:
+def test_the_cache_of_steps_is_bounded() -> None:
     made = Pattern("[^x]x")
     before = len(reachable(made))
     assert not made.search("".join(chr(0x4E00 + number) for number in range(20_000)))

@@ -59,7 +59,7 @@ def test_parse(text: str, canonical: str, whole: int, milli: int) -> None:
     ["", " 1", "1 ", "1e", "m", "+", ".", "1K", "1ki", "1mi", "1KiB", "1_000", "٣", "1e1000", "nan",
      "--1", "1.2.3", "0x10", "9" * 500, "1\n"],
 )  # fmt: skip
-def test_what_is_no_quantity(text: str) -> None:
+def test_an_invalid_quantity_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="is not a quantity") as error:
         Quantity.parse(text)
     assert len(str(error.value)) < 200

@@ -24,7 +24,7 @@ __all__: list[str] = []
         ("unix-abstract:a", (socket.AF_UNIX, "\0a")),
     ],
 )
-def test_what_they_mean(text: str, address: Any) -> None:
+def test_an_address_is_parsed(text: str, address: Any) -> None:
     assert parse_address(text) == address
 
 
@@ -34,6 +34,6 @@ def test_the_text_of_one(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "8080", "::1:8080", "127.0.0.1:65536", "unix:"])
-def test_what_is_none(text: str) -> None:
+def test_an_invalid_address_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"for example: |in brackets"):
         parse_address(text)

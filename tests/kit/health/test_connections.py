@@ -109,7 +109,7 @@ class TestAnswers:
         monkeypatch.setattr(health, "report", lambda: report)
         assert answer(health, "/livez").body == b"ok: connecting: \xc3\xa9?\n"
 
-    def test_what_fails_inside(
+    def test_an_exception_of_the_report_is_an_internal_error(
         self, health: kit.Health, server: HealthServer, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         def fail() -> None:

@@ -39,7 +39,7 @@ def fields(path: Path) -> dict[str, str]:
     return {line.split(": ", 1)[0]: line.split(": ", 1)[1] for line in lines}
 
 
-def test_what_is_in_it(path: Path) -> None:
+def test_the_file_has_state_verdicts_reason_and_pid(path: Path) -> None:
     with kit.HealthFile(kit.Health(), path):
         assert path.read_text() == (
             "state: connecting\nlive: yes\nready: no\nreason: no stub is attached\n"
@@ -80,7 +80,7 @@ def test_every_state(node: Node, path: Path) -> None:
         assert check(path) == ""
 
 
-def test_what_handlers_change_is_written_without_a_heartbeat(node: Node, path: Path) -> None:
+def test_a_change_of_state_is_written_without_a_heartbeat(node: Node, path: Path) -> None:
     health = kit.Health()
     stub = node.stub(PluginWith(run_pod_sandbox=lambda pod: None), interceptors=[health])
     node.start()
@@ -108,7 +108,7 @@ def test_a_file_that_was_removed_comes_back(path: Path) -> None:
         eventually(lambda: check(path) == "")
 
 
-def test_nobody_reads_half_of_it(path: Path) -> None:
+def test_a_reader_never_sees_half_of_the_file(path: Path) -> None:
     states: list[str] = ["short", "long" * 5000]
     health = kit.Health(checks=[lambda: None])
     report = health.report()
@@ -139,7 +139,9 @@ def test_the_mode(path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["health", "health.{pid}.tmp", ".health"])
 @pytest.mark.parametrize("kind", ["link", "pipe"])
-def test_what_others_put_there_is_not_written_to(kind: str, name: str, path: Path) -> None:
+def test_a_foreign_link_or_pipe_at_the_path_is_not_written_to(
+    kind: str, name: str, path: Path
+) -> None:
     trap = path.with_name(name.format(pid=os.getpid()))
     target = path.with_name("target")
     target.write_text("precious")
@@ -154,7 +156,7 @@ def test_what_others_put_there_is_not_written_to(kind: str, name: str, path: Pat
 
 
 @pytest.mark.parametrize("kind", ["link", "pipe"])
-def test_what_others_put_there_later_is_replaced(kind: str, path: Path) -> None:
+def test_a_foreign_link_or_pipe_that_comes_later_is_replaced(kind: str, path: Path) -> None:
     target = path.with_name("target")
     with kit.HealthFile(kit.Health(), path, interval=OFTEN):
         path.unlink()

@@ -187,7 +187,7 @@ class TestAnswers:
     @pytest.mark.parametrize(
         "options", [{"most_unserved": 0}, {"most_unserved": 1.1}, {"window": 0}], ids=str
     )
-    def test_what_makes_no_sense(self, options: dict[str, Any]) -> None:
+    def test_an_invalid_option_is_refused(self, options: dict[str, Any]) -> None:
         with pytest.raises(ValueError, match=next(iter(options))):
             kit.Health(**options)
 

@@ -105,7 +105,7 @@ class TestRequests:
         with pytest.raises(ValueError, match="buckets must be"):
             RequestMetrics(buckets=buckets)
 
-    def test_what_is_running(self, clock: Clock) -> None:
+    def test_running_requests_and_the_longest_of_them(self, clock: Clock) -> None:
         requests = RequestMetrics()
         assert (requests.running(), requests.longest()) == ([], 0.0)
 

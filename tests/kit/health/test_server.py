@@ -201,7 +201,7 @@ class TestAddresses:
             "127.0.0.1:-1", "::1:8080", "unix:", "unix://", "unix://a/b", "unix-abstract:",
         ],
     )  # fmt: skip
-    def test_what_is_none(self, health: kit.Health, text: str) -> None:
+    def test_an_invalid_address_is_refused(self, health: kit.Health, text: str) -> None:
         with pytest.raises(ValueError, match=r"for example: |in brackets"):
             HealthServer(health, text)
 
@@ -229,7 +229,7 @@ class TestAddresses:
         with HealthServer(health, str(path)) as server:
             assert send(server, b"GET /livez HTTP/1.1\r\n\r\n").startswith(b"HTTP/1.1 200 ")
 
-    def test_what_is_in_the_way_stays(self, health: kit.Health, socket_dir: Path) -> None:
+    def test_a_foreign_file_at_the_path_is_kept(self, health: kit.Health, socket_dir: Path) -> None:
         path = socket_dir / "health.sock"
         path.write_text("mine")
         with pytest.raises(OSError, match=r"cannot listen for probes on unix:.*already in use"):

@@ -25,7 +25,7 @@ def gone() -> Gone[PodRecord]:
 
 
 class TestGone:
-    def test_what_never_was(self, gone: Gone[PodRecord]) -> None:
+    def test_an_unknown_id_is_admitted(self, gone: Gone[PodRecord]) -> None:
         assert "a" not in gone
         assert gone.record("a") is None
         assert gone.admits("a", LATER, known=False)
@@ -70,7 +70,7 @@ class TestGone:
         gone.remember([record("a")], "removed")
         assert gone.admits("a", FIRST, known=False)
 
-    def test_what_went_longest_ago_is_forgotten(self) -> None:
+    def test_the_oldest_ends_are_forgotten(self) -> None:
         gone: Gone[PodRecord] = Gone(FIRST, limit=2)
         for name in "abc":
             gone.ended(name)

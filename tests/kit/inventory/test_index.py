@@ -103,7 +103,7 @@ class TestLookups:
             assert self.ALL.container_by_cgroup(path) is None
             assert self.ALL.pod_by_cgroup(path) is self.DB
 
-    def test_what_is_not_there(self) -> None:
+    def test_a_missing_key_finds_nothing(self) -> None:
         for everything in (self.ALL, empty()):
             assert everything.pod("x") is None
             assert everything.pod_by_uid("") is None
@@ -124,13 +124,13 @@ class TestLookups:
         assert lonely.pod_of(self.APP) is None
         assert lonely.pod_by_cgroup("a.slice:cri-containerd:c1") is None
 
-    def test_what_it_says_of_itself(self) -> None:
+    def test_the_repr_has_version_counts_and_staleness(self) -> None:
         assert repr(self.ALL) == "<snapshot 1: 2 pods, 2 containers>"
         assert repr(empty()) == "<snapshot 0: 0 pods, 0 containers, stale>"
 
 
 class TestTheNewest:
-    def test_wins_whatever_the_order(self) -> None:
+    def test_wins_in_any_order(self) -> None:
         old = pod("p1", 1, uid="u", namespace="ns", name="web", ips=["10.0.0.1"])
         new = pod("p2", 2, uid="u", namespace="ns", name="web", ips=["10.0.0.1"])
         for both in (snapshot(old, new), snapshot(new, old)):
@@ -161,7 +161,7 @@ class TestTheNewest:
         assert after.pod_by_ip("10.0.0.1") == after.pod("p2")
         assert changed(after, drop=["p2"]).after.pod_by_ip("10.0.0.1") == after.pod("p1")
 
-    def test_not_by_what_a_stopped_one_has_given_back(self) -> None:
+    def test_a_stopped_pod_is_not_found_by_its_released_address(self) -> None:
         stopped = pod("p1", 2, ips=["10.0.0.1"], uid="u", stopped=True)
         running = pod("p2", 1, ips=["10.0.0.1"])
         state = snapshot(stopped, running)
@@ -196,7 +196,7 @@ class TestDrafts:
         assert (changes.event, changes.before) == ("test", before)
         assert changes
 
-    def test_what_comes_to_nothing_is_no_difference(self) -> None:
+    def test_changes_that_cancel_out_are_no_difference(self) -> None:
         before = snapshot(pod("p1", 1, name="x"))
         draft = Draft(before)
         draft.pods.put(pod("p1", 1, name="y"))

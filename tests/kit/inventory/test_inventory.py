@@ -131,7 +131,7 @@ class TestHandlers:
         inventory.remove_pod_sandbox(pod("p1"))
         assert told.take() == [("remove_pod_sandbox", "-p1 -c1 -c2")]
 
-    def test_what_is_not_known_and_ends_is_not_worth_knowing(
+    def test_the_end_of_an_unknown_pod_or_container_is_no_change(
         self, inventory: Inventory, told: Told
     ) -> None:
         inventory.stop_container(pod("p1"), container("c1"))
@@ -150,7 +150,7 @@ class TestHandlers:
         assert (inventory.snapshot().pods["p1"].name, record.name) == ("p1", "c1")
         assert list(record.message.env) == []
 
-    def test_what_is_omitted_can_be_chosen(self) -> None:
+    def test_the_omitted_fields_can_be_chosen(self) -> None:
         inventory = Inventory(omit="args")
         inventory.create_container(pod("p1"), container("c1", env=["A=1"], args=["x"]))
         message = inventory.snapshot().containers["c1"].message
@@ -158,7 +158,7 @@ class TestHandlers:
         with pytest.raises(ValueError, match="no field 'environment'"):
             Inventory(omit=["environment"])
 
-    def test_what_was_removed_is_remembered_for_a_while(self, inventory: Inventory) -> None:
+    def test_removed_records_are_remembered_up_to_a_limit(self, inventory: Inventory) -> None:
         for number in range(REMEMBERED + 2):
             p, c = pod(f"p{number}", ips=["10.0.0.1"]), container(f"c{number}", f"p{number}")
             inventory.run_pod_sandbox(p)
@@ -197,7 +197,9 @@ class TestSynchronize:
         assert (changes.before, changes.after) == (before, inventory.snapshot())
         assert set(before.pods) | set(before.containers) == {"p1", "c1"}
 
-    def test_what_it_leaves_out_stays_known(self, inventory: Inventory, told: Told) -> None:
+    def test_fields_that_a_synchronize_omits_stay_known(
+        self, inventory: Inventory, told: Told
+    ) -> None:
         inventory.start_container(pod("p1", ips=["10.0.0.1"]), container("c1", pid=7))
         told.take()
         inventory.synchronize([pod("p1")], [container("c1")])
@@ -254,7 +256,7 @@ class TestSynchronize:
         inventory.create_container(pod("p1"), api.Container())
         assert set(inventory.snapshot().pods) | set(inventory.snapshot().containers) == {"p1"}
 
-    def test_what_cannot_be_stored_changes_nothing(self, inventory: Inventory) -> None:
+    def test_an_invalid_synchronize_changes_nothing(self, inventory: Inventory) -> None:
         inventory.synchronize([pod("p1")], [])
         before = inventory.snapshot()
         with pytest.raises(AttributeError):
@@ -271,7 +273,7 @@ class TestEventsDuringASynchronize:
         inventory.synchronize([pod("p1"), pod("p2")], [container("c1"), container("c2")])
         inventory.configure("", "", "")
 
-    def test_what_has_been_created_stays(self, inventory: Inventory, told: Told) -> None:
+    def test_a_container_created_meanwhile_stays(self, inventory: Inventory, told: Told) -> None:
         self.begin(inventory)
         inventory.create_container(pod("p3"), container("c3", "p3"))
         told.take()
@@ -282,7 +284,9 @@ class TestEventsDuringASynchronize:
         inventory.synchronize([pod("p1")], [container("c1")])
         assert told.take() == [("synchronize", "-p3 -c3")]
 
-    def test_what_has_been_removed_does_not_come_back(self, inventory: Inventory) -> None:
+    def test_a_pod_or_container_removed_meanwhile_does_not_come_back(
+        self, inventory: Inventory
+    ) -> None:
         self.begin(inventory)
         inventory.remove_container(pod("p1"), container("c1"))
         inventory.remove_pod_sandbox(pod("p2"))
@@ -293,7 +297,7 @@ class TestEventsDuringASynchronize:
         inventory.synchronize(*lists)
         assert set(inventory.snapshot().containers) == {"c1", "c2", "c9"}
 
-    def test_what_has_changed_is_not_changed_back(self, inventory: Inventory) -> None:
+    def test_a_change_made_meanwhile_is_not_reverted(self, inventory: Inventory) -> None:
         self.begin(inventory)
         inventory.post_start_container(pod("p1", pid=6), container("c1", pid=7))
         inventory.synchronize([pod("p1", pid=1)], [container("c1", pid=2, state=CREATED)])
@@ -346,7 +350,7 @@ class TestLateEvents:
         )
         getattr(inventory, event)(*arguments)
 
-    def test_nothing_is_left_in_whatever_order_the_events_of_a_life_come(self) -> None:
+    def test_events_of_a_removed_pod_in_any_order_leave_nothing(self) -> None:
         chance = random.Random(7)
         for _ in range(1000):
             order = chance.sample(self.LIFE, len(self.LIFE))
@@ -395,7 +399,9 @@ class TestLateEvents:
         self.send(inventory, "post_update_container")
         assert not inventory.snapshot().containers
 
-    def test_what_a_synchronize_has_not_listed(self, inventory: Inventory) -> None:
+    def test_a_pod_that_a_synchronize_omits_is_known_only_by_a_new_container(
+        self, inventory: Inventory
+    ) -> None:
         inventory.synchronize([pod("p1")], [container("c1")])
         inventory.synchronize([], [])
         self.send(inventory, "post_update_container")
@@ -405,7 +411,9 @@ class TestLateEvents:
         self.send(inventory, "create_container", c="c2")
         assert set(inventory.snapshot().pods) | set(inventory.snapshot().containers) == {"p1", "c2"}
 
-    def test_what_is_stopped_before_a_synchronize_lists_it(self, inventory: Inventory) -> None:
+    def test_a_stop_before_the_synchronize_that_lists_the_container(
+        self, inventory: Inventory
+    ) -> None:
         inventory.configure("", "", "")
         self.send(inventory, "stop_container")
         self.send(inventory, "stop_pod_sandbox")
@@ -498,7 +506,7 @@ class TestTelling:
             thread.join(LONG)
         assert told == [(f"+p{number}", f"t{number}") for number in range(5)]
 
-    def test_what_it_raises_the_handler_raises(self) -> None:
+    def test_the_handler_raises_the_exception_of_the_callback(self) -> None:
         errors = [LookupError("no such thing")]
 
         def on_change(changes: Changes) -> None:
@@ -530,7 +538,7 @@ class TestTelling:
             inventory.run_pod_sandbox(pod("p1"))
         assert set(inventory.snapshot().pods) == {"p1"}
 
-    def test_one_that_gives_up_waiting_holds_up_nobody(self) -> None:
+    def test_an_interrupted_handler_does_not_block_the_others(self) -> None:
         """An interrupt may end the wait of a handler that the main thread has called."""
         inventory = Inventory(told := Told())
         lock = inventory._delivery

@@ -55,7 +55,7 @@ class TestPods:
         assert PodRecord.of(pod(name="web", pid=7, ips=["10.0.0.1"]), record, 0) is record
         assert PodRecord.of(pod(), record, 0) is record
 
-    def test_what_is_left_out_stays(self) -> None:
+    def test_a_field_that_the_event_omits_stays(self) -> None:
         message = pod(uid="u", namespace="ns", name="web", pid=7, ips=["10.0.0.1"])
         message.labels["app"] = "x"
         message.linux.CopyFrom(namespaces(("network", "/run/netns/x")))
@@ -67,7 +67,7 @@ class TestPods:
         assert new.message == message
         assert new.sequence == 5
 
-    def test_what_is_there_takes_the_place_of_what_was(self) -> None:
+    def test_a_field_of_the_event_replaces_the_known_value(self) -> None:
         message = pod(ips=["10.0.0.1", "10.0.0.2"])
         message.labels.update({"a": "1", "b": "2"})
         old = PodRecord.of(message, None, 5)
@@ -191,7 +191,7 @@ class TestOmit:
     def test_nothing(self) -> None:
         assert Omit([]).copy(self.message()) == self.message()
 
-    def test_what_is_not_there_is_not_made(self) -> None:
+    def test_omitting_a_missing_field_creates_no_message(self) -> None:
         copy = Omit(["linux.resources.cpu", "hooks.prestart"]).copy(container())
         assert copy == container()
 
@@ -218,7 +218,7 @@ class TestKeys:
     def test_addresses(self, one: str, other: str) -> None:
         assert ip_key(one) == ip_key(other)
 
-    def test_what_is_no_address(self) -> None:
+    def test_a_text_that_is_no_address_is_its_own_key(self) -> None:
         assert ip_key("a:b") == "a:b"
 
     @pytest.mark.parametrize(

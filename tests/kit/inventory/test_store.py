@@ -91,7 +91,7 @@ def blocked(store: InventoryStore) -> Blocked:
 
 
 class TestRestarts:
-    def test_the_first_synchronize_compares_with_what_was_before(self, opened: Open) -> None:
+    def test_the_first_synchronize_compares_with_the_loaded_records(self, opened: Open) -> None:
         with opened() as store:
             before = Inventory(store=store)
             before.synchronize(
@@ -125,7 +125,9 @@ class TestRestarts:
         Inventory(told, store=opened()).synchronize(*lists)
         assert told.take() == [("synchronize", "")]
 
-    def test_what_is_omitted_from_now_on(self, opened: Open) -> None:
+    def test_fields_that_are_omitted_now_are_dropped_from_loaded_records(
+        self, opened: Open
+    ) -> None:
         with opened() as store:
             Inventory(store=store, omit=[]).create_container(
                 pod("p1"), container("c1", env=["SECRET=1"])
@@ -223,7 +225,7 @@ class TestTheFile:
         with pytest.raises(StoreError, match="another application's database"):
             opened()
 
-    def test_what_is_no_database_is_refused(self, path: Path, opened: Open) -> None:
+    def test_a_file_that_is_no_database_is_refused(self, path: Path, opened: Open) -> None:
         path.write_text("root:x:0:0:root:/root:/bin/sh\n" * 100)
         with pytest.raises(StoreError, match="is not a database; choose another path"):
             opened()
@@ -401,7 +403,7 @@ for number in itertools.count():
 
 
 class TestWriting:
-    def test_only_what_differs_is_written(self, path: Path, opened: Open) -> None:
+    def test_only_changed_records_are_written(self, path: Path, opened: Open) -> None:
         store = opened()
         inventory = Inventory(store=store)
         inventory.synchronize([pod(f"p{number}") for number in range(100)], [])
@@ -443,7 +445,7 @@ class TestWriting:
         assert store.flush(LONG)
         assert connection.transactions == 1
 
-    def test_what_fails_is_tried_again(
+    def test_a_failed_write_is_retried(
         self, opened: Open, caplog: pytest.LogCaptureFixture
     ) -> None:
         store = opened(retry=0.01)
@@ -475,7 +477,7 @@ class TestWriting:
             inventory.remove_pod_sandbox(pod("p1"))
         assert rows(path, "SELECT id FROM pods") == [("p1",)]
 
-    def test_closing_writes_what_is_left(self, opened: Open) -> None:
+    def test_closing_writes_the_remaining_records(self, opened: Open) -> None:
         store = opened(interval=3600.0)
         inventory = Inventory(store=store)
         inventory.run_pod_sandbox(pod("p1"))
@@ -532,7 +534,7 @@ class TestWriting:
         assert opened().flush(0)
 
 
-def test_what_is_loaded_is_in_the_order_of_appearance(opened: Open) -> None:
+def test_loaded_records_are_in_the_order_of_appearance(opened: Open) -> None:
     with opened() as store:
         inventory = Inventory(store=store)
         for number in (3, 1, 2):

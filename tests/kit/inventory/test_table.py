@@ -44,7 +44,7 @@ def test_it_is_a_dict_that_is_changed_by_copying(seed: int) -> None:
         assert all(version[key] == value for key, value in expected.items())
 
 
-def test_what_is_not_there() -> None:
+def test_a_missing_key() -> None:
     table = table_of({"a": 1})
     with pytest.raises(KeyError):
         table["b"]

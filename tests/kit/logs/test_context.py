@@ -106,7 +106,7 @@ class TestRequests:
         scope.leave_failed()  # without a stub, which would log more
         assert log_context() is None
 
-    def test_what_the_stub_logs_of_a_failure_has_it(
+    def test_the_record_of_a_failed_handler_has_the_context(
         self, node: Node, caplog: pytest.LogCaptureFixture
     ) -> None:
         caplog.handler.addFilter(kit.ContextFilter())
@@ -172,7 +172,7 @@ class TestScopes:
         assert inside == before._replace(namespace="ns", pod="other", container="")
         assert thread == inside
 
-    def test_what_is_left_of_a_request_is_not_continued(self, node: Node) -> None:
+    def test_a_scope_does_not_inherit_from_a_finished_request(self, node: Node) -> None:
         def fail(pod: Any) -> None:
             raise ValueError("no")
 

@@ -33,7 +33,7 @@ class TestSelection:
             ("pod", set(map(api.pretty_name, EventMask.POD.numbers))),
         ],
     )
-    def test_what_it_means(self, selection: Any, names: set[str]) -> None:
+    def test_a_selection_becomes_the_names_of_events(self, selection: Any, names: set[str]) -> None:
         assert selected_events(selection) == names
 
     def test_all_is_more_than_the_events(self) -> None:
@@ -43,7 +43,7 @@ class TestSelection:
             "Shutdown",
         }
 
-    def test_what_there_is_not(self) -> None:
+    def test_an_unknown_event_is_refused(self) -> None:
         with pytest.raises(ValueError, match="did you mean 'createcontainer'"):
             selected_events("configure,createcontainers")
 

@@ -68,7 +68,7 @@ class TestText:
         expected = r'[default/web a-1 zone=a reason="two\nlines ]" count=0] my.logger: hello'
         assert text == f"{TIME} INFO    {expected}"
 
-    def test_what_the_filter_found_counts(self) -> None:
+    def test_the_context_from_the_filter_takes_precedence(self) -> None:
         made = record("hello")
         with log_scope(POD, operation="a-1"):
             ContextFilter().filter(made)
@@ -93,7 +93,7 @@ class TestText:
             .endswith("my.logger: a\n    Stack:\n     b")
         )
 
-    def test_what_cannot_be_formatted(self) -> None:
+    def test_a_record_that_cannot_be_formatted(self) -> None:
         text = TextFormatter().format(record("%d and %d", "a"))
         assert "'%d and %d'" not in text
         assert "%d and %d with the arguments ('a',) cannot be formatted: TypeError" in text
@@ -198,7 +198,7 @@ class TestJSON:
         assert found["date"] == "datetime.date(2026, 1, 2)"
         assert "a" in str(found["mapping"])
 
-    def test_what_cannot_be_formatted(self) -> None:
+    def test_a_record_that_cannot_be_formatted(self) -> None:
         assert "cannot be formatted: TypeError" in as_json(record("%d", "a"))["message"]
         assert "whose repr() raises" in as_json(record("%d", Odd()))["message"]
         assert "whose repr() raises" in as_json(record(Odd()))["message"]

@@ -199,7 +199,7 @@ kit.main(Plugin, config=Config, name="test", idx=10, interceptors=[Queue()])
             plugin.signal(signal.SIGTERM)
             assert plugin.wait() == ExitCode.OK
 
-    def test_a_traceback_for_those_who_want_one(self, socket_dir: Path) -> None:
+    def test_an_option_shows_the_traceback(self, socket_dir: Path) -> None:
         for flags in (["--traceback"], ["-vv"]):
             with program(socket_dir, *flags) as plugin:
                 assert plugin.wait() == ExitCode.UNREACHABLE
@@ -392,7 +392,7 @@ class TestThePage:
 
     TEXT = (ROOT / "docs" / "main.md").read_text()
 
-    def test_it_prints_what_the_page_says(self, tmp_path: Path) -> None:
+    def test_the_output_is_the_one_in_the_page(self, tmp_path: Path) -> None:
         (tmp_path / "plugin.py").write_text(blocks(self.TEXT, "python")[0].body)
         variables = {
             "PYTHONPATH": str(ROOT),

@@ -84,7 +84,7 @@ def test_an_abstract_socket() -> None:
         assert listener.receive() == ["READY=1"]
 
 
-def test_nobody_to_tell(caplog: pytest.LogCaptureFixture) -> None:
+def test_without_a_socket_nothing_is_sent(caplog: pytest.LogCaptureFixture) -> None:
     for environ in ({}, {"NOTIFY_SOCKET": ""}):
         notifier = Notifier(environ)
         notifier.ready()

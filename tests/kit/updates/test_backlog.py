@@ -34,7 +34,7 @@ def described(batch: list[Entry[str]]) -> list[tuple[str, int]]:
 
 
 class TestAccepting:
-    def test_what_waits_is_merged(self) -> None:
+    def test_waiting_updates_of_a_container_are_merged(self) -> None:
         backlog = make()
         first = put(backlog, "a", 1)
         put(backlog, "b", 2)
@@ -66,7 +66,7 @@ class TestAccepting:
         (entry,) = backlog.pick(0.0)
         assert (entry.update is not None, entry.eviction) == (True, api.eviction("a", "two"))
 
-    def test_what_is_on_its_way_stays_as_it_is(self) -> None:
+    def test_a_sent_update_is_not_changed(self) -> None:
         backlog = make()
         put(backlog, "a", 1)
         (sent,) = backlog.pick(0.0)
@@ -99,7 +99,7 @@ class TestAnswers:
         assert [entry.container_id for entry in backlog.pick(0.0)] == ["a", "b"]
         assert [entry.container_id for entry in backlog.pick(0.0)] == ["c"]
 
-    def test_what_was_refused_is_sent_again_later(self) -> None:
+    def test_a_refused_update_is_sent_again_later(self) -> None:
         backlog = make(attempts=3)
         put(backlog, "a", 1)
         put(backlog, "b", 2)
@@ -115,7 +115,7 @@ class TestAnswers:
         assert backlog.tally["refused"] == 1
         assert described(backlog.pick(110.0)) == [("a", 9)]
 
-    def test_what_was_lost_is_sent_first(self) -> None:
+    def test_a_lost_update_is_sent_first(self) -> None:
         backlog = make()
         put(backlog, "a", 1)
         batch = backlog.pick(0.0)
@@ -125,7 +125,7 @@ class TestAnswers:
         assert described(backlog.pick(0.0)) == [("a", 1), ("b", 3)]
         assert backlog.tally["refused"] == 0
 
-    def test_what_failed_together_is_sent_alone(self) -> None:
+    def test_updates_that_failed_together_are_sent_one_by_one(self) -> None:
         backlog = make()
         for number, name in enumerate("abc"):
             put(backlog, name, number)

@@ -73,7 +73,7 @@ class TestOverlay:
             (update(), update().set_cpu(shares=1), update().set_cpu(shares=1)),
         ],
     )
-    def test_one_that_does_what_both_do(
+    def test_the_overlay_of_two_updates_has_the_effect_of_both(
         self, first: api.Update, later: api.Update, wanted: api.Update
     ) -> None:
         assert both(first, later) == wanted.message

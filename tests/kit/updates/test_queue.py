@@ -233,7 +233,7 @@ class TestSending:
             (None, TypeError),
         ],
     )
-    def test_what_cannot_be_put(self, item: Any, error: type[Exception]) -> None:
+    def test_an_invalid_item_is_refused(self, item: Any, error: type[Exception]) -> None:
         with pytest.raises(error, match=r"put\(\) takes|needs a container_id"):
             UpdateQueue().put(item)
 
@@ -262,7 +262,7 @@ class TestSending:
         script.call(("a", 1), ("b", 1)).answer()
         script.call(("c", 1)).answer()
 
-    def test_it_does_not_matter_what_is_done_to_the_message(self, scripted: Make) -> None:
+    def test_a_later_change_of_the_message_has_no_effect(self, scripted: Make) -> None:
         script = scripted(synchronized=False)
         message = update("a", 1)
         script.queue.put(message)
@@ -361,7 +361,7 @@ class TestHandlers:
         assert len(caught) == 1
         script.call(("a", 1)).answer()
 
-    def test_what_is_decided_may_be_asked_for_anywhere(self, scripted: Make) -> None:
+    def test_a_handler_may_read_the_result_of_a_finished_update(self, scripted: Make) -> None:
         script = scripted()
         future = script.put("a")
         script.call(("a", 1)).answer()
@@ -405,7 +405,7 @@ class TestFailures:
         assert not first.done()
         assert not behind.done()
 
-    def test_what_comes_after_a_refused_one(self, scripted: Make) -> None:
+    def test_the_update_after_a_refused_one_is_sent(self, scripted: Make) -> None:
         script = scripted(attempts=1)
         first = script.put("a", 1)
         call = script.call(("a", 1))
@@ -433,7 +433,7 @@ class TestFailures:
         assert isinstance(error.__cause__, CallFailed)
 
     @pytest.mark.parametrize("error", [ValueError("a bug"), SystemExit(1)])
-    def test_whatever_is_raised_the_queue_goes_on(
+    def test_any_exception_of_the_call_leaves_the_queue_working(
         self, scripted: Make, error: BaseException
     ) -> None:
         script = scripted(attempts=1)
@@ -499,7 +499,9 @@ class TestSessions:
         assert_applied(future)
 
     @pytest.mark.parametrize("error", [loss(), errors.NotConnected("no session")])
-    def test_what_was_lost_is_sent_in_the_next(self, scripted: Make, error: Exception) -> None:
+    def test_a_lost_update_is_sent_in_the_next_session(
+        self, scripted: Make, error: Exception
+    ) -> None:
         script = scripted(attempts=1)
         first = script.put("a", 1)
         call = script.call(("a", 1))
@@ -556,7 +558,7 @@ class TestRemoved:
         script.call(("a", 1), ("b", 1), ("d", 1)).answer()
         assert_applied(old["a"], old["b"], new)
 
-    def test_what_was_listed_in_an_earlier_session_does_not_count(self, scripted: Make) -> None:
+    def test_the_list_of_an_earlier_session_does_not_count(self, scripted: Make) -> None:
         script = scripted(synchronized=False)
         script.request("Configure")
         future = script.put("a")
@@ -655,7 +657,7 @@ class TestRoom:
 
 
 class TestClosing:
-    def test_it_sends_what_is_there(self, scripted: Make) -> None:
+    def test_close_sends_the_waiting_updates(self, scripted: Make) -> None:
         script = scripted()
         first = script.put("a", 1)
         call = script.call(("a", 1))
@@ -671,7 +673,7 @@ class TestClosing:
         assert_applied(first, second)
         assert script.queue.close()
 
-    def test_what_is_left_is_abandoned(self, scripted: Make) -> None:
+    def test_close_abandons_the_updates_that_exceed_its_timeout(self, scripted: Make) -> None:
         script = scripted()
         with script.held():
             flying = script.put("a", 1)
@@ -1041,7 +1043,7 @@ class TestWithARuntime:
         assert counters.merged == counters.put - counters.applied
         assert set(node.outcomes) == {"fine", "slow", "some", "error"}
 
-    def test_what_is_refused_for_good(self, node: Node) -> None:
+    def test_an_update_fails_after_its_last_refusal(self, node: Node) -> None:
         node.refused = {"c1", "c3"}
         plugin = Plugin()
         failed: queue.SimpleQueue[errors.UpdateFailed] = queue.SimpleQueue()

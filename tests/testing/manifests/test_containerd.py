@@ -103,7 +103,7 @@ def test_a_capability_that_has_its_prefix_already() -> None:
     assert "CAP_CHOWN" in bounding
 
 
-def test_what_a_process_may_have() -> None:
+def test_optional_fields_of_the_process() -> None:
     found = spec(tty=True, security=Security(no_new_privileges=True, apparmor="mine"))["process"]
     assert found["terminal"]
     assert found["noNewPrivileges"]
@@ -152,7 +152,7 @@ def test_processes_that_are_shared(shared: str) -> None:
     assert found[0] == {"type": "pid", "path": "/proc/77/ns/pid"}
 
 
-def test_a_cgroup_namespace_is_for_cgroup_v2_and_who_is_not_privileged() -> None:
+def test_no_cgroup_namespace_with_cgroup_v1_or_privileges() -> None:
     cgroup = {"type": "cgroup"}
     assert cgroup not in spec(Assumptions(cgroup_version=1))["linux"]["namespaces"]
     assert cgroup not in spec(security=Security(privileged=True))["linux"]["namespaces"]
@@ -201,7 +201,7 @@ class TestMounts:
             "/dev", "/etc/hosts", "/etc/hostname", "/etc/resolv.conf", "/dev/shm",
         ]  # fmt: skip
 
-    def test_what_is_deeper_comes_later(self) -> None:
+    def test_deeper_mounts_come_later(self) -> None:
         mounts = [MountConfig("/a/b/c", "/1"), MountConfig("/a/", "/2"), MountConfig("/a/b", "/3")]
         found = [d for d in destinations(spec(mounts=mounts)) if d.startswith("/a")]
         assert found == ["/a/", "/a/b", "/a/b/c"]

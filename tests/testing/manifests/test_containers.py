@@ -95,7 +95,7 @@ def test_devices_that_only_the_node_knows(entry: Any, note: str) -> None:
     assert found.endswith(note)
 
 
-def test_what_an_unknown_image_leaves_open() -> None:
+def test_the_note_lists_the_values_of_an_unknown_image() -> None:
     [everything] = pod({}).notes
     assert everything == (
         "container app: of image busybox is unknown: its variables, its command (a placeholder replaces it), "

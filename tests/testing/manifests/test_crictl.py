@@ -119,7 +119,7 @@ def test_of_cri_o() -> None:
     assert not found.linux.HasField("seccomp_profile")
 
 
-def test_what_is_its_output() -> None:
+def test_the_output_of_crictl_is_recognized() -> None:
     assert is_crictl(fields(output(POD)))
     assert is_crictl(fields({"items": [output(POD)]}))
     assert not is_crictl(fields({"kind": "List", "items": []}))
@@ -144,7 +144,7 @@ def test_a_specification_that_is_none() -> None:
         load(json.dumps(document))
 
 
-def test_what_crictl_does_not_show() -> None:
+def test_fields_that_crictl_does_not_show() -> None:
     """containerd's own label, hooks that are present but empty, and digests of local images."""
     workload = only(load(CONTAINER, POD))
     assert workload.pod.labels["oci_runtime_type"] == "io.containerd.runc.v2"

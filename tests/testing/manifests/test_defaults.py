@@ -86,14 +86,14 @@ def test_of_volumes(source: Any) -> None:
         {"containers": [{"lifecycle": {"preStop": {"httpGet": 3}}, "resources": {"limits": {}, "requests": 3}}]},
     ],
 )  # fmt: skip
-def test_what_is_not_of_its_type_is_left_to_its_reader(spec: Any) -> None:
+def test_a_value_of_the_wrong_type_is_left_to_its_reader(spec: Any) -> None:
     found = of(**spec)
     for key, value in spec.items():
         if not isinstance(value, list):
             assert found[key] == value
 
 
-def test_what_is_given_is_not_changed() -> None:
+def test_the_given_object_is_not_changed() -> None:
     spec = {"containers": [{"ports": [{"containerPort": 1}], "resources": {"limits": {"cpu": 1}}}]}
     before = json.dumps(spec)
     of(**spec)

@@ -102,7 +102,7 @@ def test_braces_in_texts_are_no_template() -> None:
         ("a: !!python/object:os.system x\n", "<text>: is not YAML: line 1, column 4: could not determine"),
     ],
 )  # fmt: skip
-def test_what_is_wrong(text: str, problem: str) -> None:
+def test_an_invalid_document_is_refused(text: str, problem: str) -> None:
     with pytest.raises(ManifestError) as raised:
         read(text)
     assert str(raised.value).startswith(problem)

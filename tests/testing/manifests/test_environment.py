@@ -120,7 +120,7 @@ def test_all_of_a_config_map_or_secret() -> None:
     assert env(container) == {"a": "2", "z": "<1>", "DB_user": "me"}
 
 
-def test_what_is_not_among_the_documents_is_noted() -> None:
+def test_a_note_names_each_missing_source() -> None:
     notes: list[str] = []
     container = {
         "envFrom": [{"secretRef": {"name": "none"}}],
@@ -201,6 +201,6 @@ def test_resources_of_another_container() -> None:
         ({"other": {}}, "has none of fieldRef"),
     ],
 )  # fmt: skip
-def test_what_is_wrong(source: Any, text: str) -> None:
+def test_an_invalid_source_is_refused(source: Any, text: str) -> None:
     with pytest.raises(ManifestError, match=text):
         value_of(source)

@@ -14,7 +14,7 @@ from tests.testing.manifests import fields
 __all__: list[str] = []
 
 
-def test_what_is_there() -> None:
+def test_present_fields_are_read() -> None:
     found = fields(
         {
             "text": "a", "flag": True, "number": 3, "numbers": [1, 2], "texts": ["a", "b"],
@@ -40,7 +40,7 @@ def test_what_is_there() -> None:
 
 
 @pytest.mark.parametrize("data", [None, {}, {"key": None}])
-def test_what_is_not_there_reads_as_empty(data: object) -> None:
+def test_a_missing_field_reads_as_empty(data: object) -> None:
     found = fields(data)
     assert found.text("key", "missing") == "missing"
     assert found.flag("key", True)
@@ -81,7 +81,9 @@ def test_what_is_not_there_reads_as_empty(data: object) -> None:
         (lambda f: f.quantities("k"), {"memory": 1 << 63}, f"k.memory: {1 << 63} exceeds 64 bits"),
     ],
 )  # fmt: skip
-def test_what_is_wrong(read: Callable[[Fields], Any], data: object, text: str) -> None:
+def test_an_invalid_field_is_refused(
+    read: Callable[[Fields], Any], data: object, text: str
+) -> None:
     with pytest.raises(ManifestError) as raised:
         read(fields({"k": data}))
     assert str(raised.value).startswith(f"pod.yaml: {text}")

@@ -10,7 +10,7 @@ from nri_sync.testing.manifests import ids
 __all__: list[str] = []
 
 
-def test_they_are_the_same_each_time_and_differ_by_what_they_are_for() -> None:
+def test_ids_are_stable_and_differ_by_subject() -> None:
     assert ids.container_id("a", "bc") == ids.container_id("a", "bc") != ids.container_id("ab", "c")
     assert re.fullmatch("[0-9a-f]{64}", ids.container_id("a"))
     assert str(uuid.UUID(ids.uid("a", "b"))) == ids.uid("a", "b") != ids.uid("ab")

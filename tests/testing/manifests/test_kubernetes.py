@@ -53,7 +53,7 @@ class TestAll:
             [c.spec for c in w.containers] for w in again
         ]
 
-    def test_what_the_kit_reads_off_them_is_what_they_are(self, path: Any) -> None:
+    def test_the_kit_reads_name_cgroup_and_image_from_the_messages(self, path: Any) -> None:
         for workload in load(path):
             qos = kit.pod_qos(workload.pod)
             assert qos is not None
@@ -394,7 +394,7 @@ def test_static_pods() -> None:
     assert "KUBERNETES_PORT" not in env(workload)
 
 
-def test_what_images_say_can_be_told() -> None:
+def test_the_configuration_of_images_can_be_given() -> None:
     image = ImageConfig(
         entrypoint=["/docker-entrypoint.sh"], cmd=["nginx"], env=["PATH=/x", "NGINX_VERSION=1.27"],
         user="101:102", working_dir="/www", volumes=["/cache"], labels={"maintainer": "m"},
@@ -450,7 +450,7 @@ def test_hostnames(spec: Any, hostname: str) -> None:
         ),
     ],
 )  # fmt: skip
-def test_what_is_wrong(spec: Any, problem: str) -> None:
+def test_an_invalid_pod_is_refused(spec: Any, problem: str) -> None:
     with pytest.raises(ManifestError) as raised:
         pod_of(spec)
     assert str(raised.value).startswith(f"<text>: {problem}")

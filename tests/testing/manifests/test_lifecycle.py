@@ -50,6 +50,6 @@ def test_handlers(handler: Any, written: str) -> None:
         ({"httpGet": {"port": []}}, "httpGet.port: must be a whole number, not a list"),
     ],
 )
-def test_what_is_no_handler(handler: Any, problem: str) -> None:
+def test_an_invalid_handler_is_refused(handler: Any, problem: str) -> None:
     with pytest.raises(ManifestError, match=problem):
         lifecycle_handler(fields(handler))

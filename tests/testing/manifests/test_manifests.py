@@ -42,7 +42,7 @@ def test_all_kinds_of_input_at_once() -> None:
         ),
     ],
 )
-def test_what_is_none(text: str, problem: str) -> None:
+def test_a_text_without_a_pod_is_refused(text: str, problem: str) -> None:
     with pytest.raises(ManifestError) as raised:
         load(text)
     assert str(raised.value) == problem
@@ -72,7 +72,7 @@ def places(value: Any) -> Iterator[tuple[Any, Any]]:
 @pytest.mark.parametrize(
     "path", sorted([*PODS.iterdir(), *CRICTL.iterdir()]), ids=lambda path: path.name
 )
-def test_whatever_is_wrong_is_told_in_one_line(path: Path) -> None:
+def test_every_error_is_one_line(path: Path) -> None:
     originals = [document.data for document in read(path)]
     chance = random.Random(path.name)
     refused = []
@@ -88,7 +88,7 @@ def test_whatever_is_wrong_is_told_in_one_line(path: Path) -> None:
     assert not [text for text in refused if "\n" in text or len(text) > 1000]
 
 
-def test_what_is_there_twice() -> None:
+def test_a_pod_that_occurs_twice_is_refused() -> None:
     pod = '{"kind": "Pod", "metadata": {"name": "a"}, "spec": {"containers": [{"name": "c", "image": "x"}]}}'
     with pytest.raises(ManifestError, match="pod default/a is in <text>, document 1, too"):
         load(f"[{pod}, {pod}]")

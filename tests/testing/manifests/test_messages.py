@@ -84,6 +84,6 @@ def test_an_empty_specification() -> None:
     ).name == "n"  # fmt: skip
 
 
-def test_what_is_no_specification() -> None:
+def test_an_invalid_specification_is_refused() -> None:
     with pytest.raises(TypeError, match="mounts"):
         container_message({"mounts": 3}, id="c", pod_id="p", name="app")

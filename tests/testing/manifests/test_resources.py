@@ -47,7 +47,7 @@ def test_amounts_are_rounded_to_thousandths() -> None:
         ({"hugepages-2Mi": "2Mi"}, {}, "resources.limits: hugepages-2Mi needs a limit, too"),
     ],
 )  # fmt: skip
-def test_what_the_api_server_refuses(requests: Any, limits: Any, text: str) -> None:
+def test_amounts_that_the_api_server_refuses(requests: Any, limits: Any, text: str) -> None:
     with pytest.raises(ManifestError, match=text):
         amounts("main", requests, limits)
 
@@ -64,7 +64,9 @@ def test_what_the_api_server_refuses(requests: Any, limits: Any, text: str) -> N
         ([("side", "1"), ("side2", "1"), ("main", "1")], "3"),
     ],
 )
-def test_what_is_needed_at_the_same_time(containers: list[tuple[str, str]], cpu: str) -> None:
+def test_a_pod_requests_the_amounts_of_containers_that_run_together(
+    containers: list[tuple[str, str]], cpu: str
+) -> None:
     read = [amounts(name, {"cpu": amount}) for name, amount in containers]
     assert texts(aggregate(read, "requests")) == {"cpu": cpu}
 
@@ -106,7 +108,7 @@ class TestOfThePod:
         assert (of_own.shares, of_own.quota, of_own.memory_limit) == (102, 10_000, 1 << 30)
         assert of_own.huge_pages == {"2MB": 4 << 20, "1GB": 1 << 30}
 
-    def test_what_nobody_has_asked_for_counts_for_all(self) -> None:
+    def test_the_surplus_request_of_a_pod_counts_for_all_containers(self) -> None:
         one, other = amounts("main", {"memory": "2Gi"}), amounts("main2")
         found = pod(one, other, resources={"requests": {"memory": "6Gi"}})
         # (2 + 4 / 2) and (0 + 4 / 2), of 16.
@@ -193,7 +195,7 @@ def test_overhead() -> None:
     assert found.sandbox(NODE).shares == 2
 
 
-def test_what_a_container_is_resized_to() -> None:
+def test_the_resources_of_a_resized_container() -> None:
     """``updatePodContainerResources``: a missing request counts as 0, and gets the minimum of shares."""
     own = amounts("main", {}, {"memory": "1Gi", "hugepages-2Mi": "4Mi"})
     own.requests = {"memory": Quantity.parse("1Gi")}
@@ -207,7 +209,7 @@ def test_what_a_container_is_resized_to() -> None:
 
 
 @pytest.mark.parametrize(("version", "unlimited"), [(1, (1 << 63) - 4096), (2, (1 << 63) - 1)])
-def test_what_a_pod_is_resized_to(version: int, unlimited: int) -> None:
+def test_the_resources_of_a_resized_pod(version: int, unlimited: int) -> None:
     """``ResourceConfigForPod``, and the cgroup's current values for resources that are not declared."""
     node = Assumptions(cgroup_version=version)
     both = amounts("main-a", {"cpu": "1"}, {"cpu": "1", "memory": "1Gi"})

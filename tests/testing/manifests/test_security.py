@@ -104,7 +104,7 @@ def test_apparmor_profiles_of_the_node() -> None:
         ({"seccompProfile": {"type": "RuntimeDefault"}}, None, "the rules of its seccomp profile"),
     ],
 )
-def test_what_is_not_known(pod: Any, own: Any, note: str) -> None:
+def test_a_note_names_the_unknown_part(pod: Any, own: Any, note: str) -> None:
     notes: list[str] = []
     read(pod, own, notes=notes)
     assert [text.startswith(note) for text in notes] == [True]
@@ -120,7 +120,7 @@ def test_what_is_not_known(pod: Any, own: Any, note: str) -> None:
         ({"seccompProfile": {"type": "Default"}}, None, "'Default' is none of RuntimeDefault"),
     ],
 )  # fmt: skip
-def test_what_the_kubelet_refuses(pod: Any, own: Any, text: str) -> None:
+def test_a_security_context_that_the_kubelet_refuses(pod: Any, own: Any, text: str) -> None:
     with pytest.raises(ManifestError, match=text):
         read(pod, own)
 

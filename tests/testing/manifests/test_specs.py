@@ -77,7 +77,7 @@ def test_cgroup_parents(path: str, parent: str) -> None:
     assert cgroup_parent(fields({"linux": {"cgroupsPath": path}})) == parent
 
 
-def test_what_is_one() -> None:
+def test_an_oci_specification_is_recognized() -> None:
     assert is_spec(fields(SPEC))
     assert not is_spec(fields({"kind": "Pod"}))
 
@@ -95,7 +95,7 @@ def test_what_is_one() -> None:
         ({"annotations": {"a": 1}}, "<text>: annotations.a: must be a text"),
     ],
 )
-def test_what_is_wrong(change: Any, text: str) -> None:
+def test_an_invalid_specification_is_refused(change: Any, text: str) -> None:
     with pytest.raises(ManifestError, match=text) as raised:
         load(json.dumps({**SPEC, **change}))
     assert "\n" not in str(raised.value)

@@ -131,7 +131,7 @@ def test_which_documents_are_of_kubernetes() -> None:
         ({"kind": "List", "items": [{"metadata": {}}, 3]}, "items[1]: must be an object"),
     ],
 )
-def test_what_is_wrong(found: Any, text: str) -> None:
+def test_an_invalid_template_is_refused(found: Any, text: str) -> None:
     with pytest.raises(ManifestError, match=re.escape(text)):
         workloads(json.loads(json.dumps(found)))
 

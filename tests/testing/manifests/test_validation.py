@@ -42,7 +42,7 @@ def pod(metadata: Any = None, container: Any = None, **spec: Any) -> str:
         pod(hostname="h" * 63),
     ],
 )
-def test_what_it_takes(text: str) -> None:
+def test_a_valid_pod_is_accepted(text: str) -> None:
     assert load(text)
 
 
@@ -79,7 +79,7 @@ VOLUME = {"name": "v"}
         (pod(securityContext={"fsGroup": -1}), "spec.securityContext: -1 is no id of a group"),
     ],
 )  # fmt: skip
-def test_what_it_refuses(text: str, problem: str) -> None:
+def test_an_invalid_pod_is_refused(text: str, problem: str) -> None:
     with pytest.raises(ManifestError) as raised:
         load(text)
     assert problem in str(raised.value)

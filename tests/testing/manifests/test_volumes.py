@@ -137,7 +137,7 @@ class TestOfTheKubelet:
         ({"name": "v", "mountPropagation": "Shared"}, "'Shared' is none of None, HostToContainer"),
     ],
 )
-def test_what_the_kubelet_refuses(entry: Any, text: str) -> None:
+def test_a_mount_that_the_kubelet_refuses(entry: Any, text: str) -> None:
     with pytest.raises(ManifestError, match=text):
         mount(volumes({"name": "v", "emptyDir": {}}), entry)
 

@@ -50,7 +50,7 @@ def steps(before: Workload, after: Workload) -> list[tuple[str, int, int, int]]:
 UNLIMITED = ((1 << 63) - 1) // MIB
 
 
-def test_what_grows_has_the_pod_first() -> None:
+def test_growing_limits_are_set_on_the_pod_first() -> None:
     found = steps(pod(a=(100, 64, 50, 32)), pod(a=(200, 128, 100, 48)))
     assert found == [
         ("pod", 10000, 51, 128), ("a", 10000, 51, 128),
@@ -58,7 +58,7 @@ def test_what_grows_has_the_pod_first() -> None:
     ]  # fmt: skip
 
 
-def test_what_shrinks_has_the_pod_last() -> None:
+def test_shrinking_limits_are_set_on_the_pod_last() -> None:
     found = steps(pod(a=(200, 128, 100, 48)), pod(a=(100, 64, 50, 32)))
     assert found == [
         ("a", 20000, 102, 64), ("pod", 20000, 102, 64),
