@@ -102,8 +102,10 @@ class PrefixedLogger(logging.LoggerAdapter):  # type: ignore[type-arg]  # generi
         return f"{self._prefix}: {msg}", kwargs
 
     def log(self, level: int, msg: Any, *args: Any, **kwargs: Any) -> None:
-        kwargs.setdefault("stacklevel", _CALLER)
         try:
+            if not self.isEnabledFor(level):
+                return
+            kwargs.setdefault("stacklevel", _CALLER)
             super().log(level, msg, *map(_safe, args), **kwargs)
         except BaseException as error:
             _report(error)

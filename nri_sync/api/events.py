@@ -127,6 +127,8 @@ class EventMask(enum.IntFlag):
 
     def optional(self) -> EventMask:
         """The same events, all of them optional."""
+        if self._optional_bits() == int(self):
+            return self
         return EventMask(int(self))._with(int(self))
 
     @classmethod

@@ -271,8 +271,8 @@ def asked_events(result: Any, handled: EventMask) -> EventMask:
             f"configure returned {type(result).__name__}, but an EventMask or None is expected"
         )
     events = EventMask(result)
-    without = events & ~handled
-    if without:
+    if events not in handled:
+        without = events & ~handled
         raise ValueError(
             f"configure subscribes to events that have no handler: {without} ({int(without):#x})"
         )

@@ -67,21 +67,22 @@ class Version(NamedTuple):
         word such as alpha, beta, rc, dev or nightly, or if it is that of a Go pseudo-version. Raises ValueError
         for a text that is not a version.
         """
-        wrong = f"{_check.show(text)} is not a version such as 'v2.1.0'"
-        if len(text) > _LONGEST:
-            raise ValueError(wrong)
-        match = _VERSION.fullmatch(_REALLY.split(text)[-1])
+        match = _VERSION.fullmatch(_REALLY.split(text)[-1]) if len(text) <= _LONGEST else None
         if match is None:
-            raise ValueError(wrong)
+            raise _no_version(text)
         core, rest = match["core"].split("."), match["rest"]
         # One number with letters is not a version, because a git hash may begin with digits. A number that begins
         # with 0 is not part of the core.
         if len(core) < 3 and (rest[:1] == "." or (rest and len(core) == 1)):
-            raise ValueError(wrong)
+            raise _no_version(text)
         major, minor, patch = map(int, core + ["0"] * (3 - len(core)))
         if _PRE.match(rest) or _PSEUDO.fullmatch(rest):
             return cls(major, minor, patch, False, _identifiers(rest.partition("+")[0]))
         return cls(major, minor, patch)
+
+
+def _no_version(text: str) -> ValueError:
+    return ValueError(f"{_check.show(text)} is not a version such as 'v2.1.0'")
 
 
 def _identifiers(pre: str) -> tuple[_Identifier, ...]:

@@ -14,6 +14,7 @@ loss   the link ends -> :meth:`~Connection._lost` -> ended -> concluded -> ``on_
 
 from __future__ import annotations
 
+import logging
 import math
 import socket
 import threading
@@ -193,9 +194,9 @@ class Connection:
         self.fail(phases.dial_failed(self._plugin.name, error, self._plugin.source))
 
     def _make_session(self, sock: socket.socket) -> Session:
-        sock.setblocking(True)
-        peer = peer_credentials(sock)
-        self._logger.debug("connected to process %s", "unknown" if peer is None else peer.pid)
+        if self._logger.isEnabledFor(logging.DEBUG):
+            peer = peer_credentials(sock)
+            self._logger.debug("connected to process %s", "unknown" if peer is None else peer.pid)
         session = Session(
             sock,
             self._router,
