@@ -49,9 +49,9 @@ __all__ = ["Stub", "request_context"]
 
 
 def request_context() -> RequestContext:
-    """The context of the request that the calling handler serves: deadline, metadata, cancellation.
+    """The context of the request that the calling handler serves: its deadline, metadata and cancellation.
 
-    It has the methods of ``grpc.ServicerContext``. Raises RuntimeError outside a handler.
+    The context has the methods of ``grpc.ServicerContext``. Raises RuntimeError outside a handler.
     """
     try:
         return current_context.get()
@@ -62,13 +62,13 @@ def request_context() -> RequestContext:
 
 
 class Stub:
-    """A plugin's handle on the runtime. All methods may be called from any thread, at any time.
+    """A plugin's handle on the runtime. Any thread may call any method at any time.
 
-    One stub serves many sessions, one after the other: :meth:`start` begins one, which ends by :meth:`stop`,
-    or because the runtime ends it; then ``on_close`` is called, and the application may :meth:`start` again when
-    it is safe. The stub never reconnects on its own.
+    One stub serves many sessions, one after the other. :meth:`start` begins a session; :meth:`stop` or the runtime
+    ends the session. After a loss the stub calls ``on_close``, and the application may :meth:`start` again when
+    that is safe. The stub never reconnects by itself.
 
-    Methods may also be called in a handler, in ``on_close``, and in a signal handler on the main thread.
+    Handlers, ``on_close``, and a signal handler on the main thread may call the methods, too.
     """
 
     def __init__(
@@ -88,40 +88,42 @@ class Stub:
         interceptors: Sequence[AnyInterceptor] = (),
         logger: logging.Logger | None = None,
     ) -> None:
-        """Check everything that can be checked; connect nothing.
+        """Check all arguments. Opens no connection.
 
         Args:
             plugin: an object with at least one handler: see :class:`nri_sync.Plugin`.
-            name: the plugin's name; default NRI_PLUGIN_NAME, or the program's file name.
-            idx: its index, "00" to "99", which decides the order of plugins; default NRI_PLUGIN_IDX, or
-                from a program called ``NN-name``.
-            socket_path: the runtime's socket; default /var/run/nri/nri.sock.
-            connection: a connected socket to use instead, for one session; the stub owns it.
-            dialer: called with the socket path to make each connection instead; returns a connected socket.
-            on_close: called with the stub, once for each session that ended other than by ``stop()``, on
-                another thread, when the stub is IDLE again. May call any method. Its exceptions go to
-                ``threading.excepthook``.
-            registration_timeout: seconds for ``start()``, until the runtime sends its own.
-            failure_policy: for the runtime, when this plugin fails to answer; from NRI v0.12.4 on.
-            late_reply: answer for a handler just before the runtime's request timeout would disconnect
-                the plugin: with an empty reply, or an error if the failure policy has ``fail_request``.
-            required_events: events that the plugin must get: ``start()`` fails when the runtime does not have
-                one of them, or ``configure`` leaves it out. A validator that the runtime cannot call approves
-                everything; require ``EventMask.VALIDATE_CONTAINER_ADJUSTMENT`` to have none of that.
-            interceptors: objects around the requests of the runtime and the calls to it; the first is the
-                outermost. Each is an :class:`nri_sync.Interceptor`, which is attached here and closed by
+            name: the plugin's name. Default: NRI_PLUGIN_NAME, or the file name of the program.
+            idx: the plugin's index, "00" to "99", which sets the order of plugins. Default: NRI_PLUGIN_IDX, or
+                the number in the file name ``NN-name`` of the program.
+            socket_path: the runtime's socket. Default: /var/run/nri/nri.sock.
+            connection: a connected socket that replaces ``socket_path`` for one session. The stub owns it.
+            dialer: a function that makes each connection. The stub passes the socket path, and gets a connected
+                socket.
+            on_close: a function that the stub calls with itself, once for each session that did not end by
+                ``stop()``. The call comes on another thread, when the stub is IDLE again, and may use any method.
+                An exception of it goes to ``threading.excepthook``.
+            registration_timeout: seconds for ``start()``, until the runtime sends its own limit.
+            failure_policy: how the runtime treats a request that this plugin fails to answer; from NRI v0.12.4 on.
+            late_reply: answer in place of a late handler, just before the runtime's request timeout would
+                disconnect the plugin. The answer is empty, or an error if the failure policy has
+                ``fail_request``.
+            required_events: events that the plugin must get. ``start()`` fails when the runtime lacks one of them,
+                or when ``configure`` leaves one out. A validator that the runtime cannot call approves
+                everything; require ``EventMask.VALIDATE_CONTAINER_ADJUSTMENT`` to prevent that.
+            interceptors: objects around the requests of the runtime and the calls to the runtime; the first is the
+                outermost. Each is an :class:`nri_sync.Interceptor`, which the stub attaches here and closes in
                 :meth:`close`, or a server or client interceptor of grpc.
-            logger: default the logger ``nri_sync.stub``.
+            logger: the logger of this stub. Default: ``nri_sync.stub``.
 
-        A plugin that the runtime launched inherits its connection by NRI_PLUGIN_SOCKET, which is taken out of
-        the environment, and used unless ``connection`` is given.
+        A plugin that the runtime launched inherits a connection in NRI_PLUGIN_SOCKET. The stub removes that
+        variable from the environment, and uses the connection unless ``connection`` is given.
 
         Raises:
-            PluginError: the plugin has no handlers, or one of a wrong name or shape.
-            IdentityError: name, index or connection are missing or unusable.
-            TypeError, ValueError: another argument is of a wrong type or value, or an interceptor cannot be
+            PluginError: the plugin has no handlers, or a handler has a wrong name or wrong parameters.
+            IdentityError: the name, the index or the connection is missing or unusable.
+            TypeError, ValueError: another argument has a wrong type or value, or an interceptor cannot be
                 attached.
-            Unsupported: threads are not threads here, as under gevent's monkey-patching.
+            Unsupported: threads are no real threads in this process, for example after gevent's monkey-patching.
         """
         check_unpatched("a stub")
         handlers, handled = find_handlers(plugin)
@@ -160,10 +162,10 @@ class Stub:
         self._lifecycle = Lifecycle(full_name, self._spec.defaults)
         servicer = Servicer(self._spec)
         self._router, self._lane = servicer.router, FastLane(self._spec, servicer)
-        # The connections that are not over: the current one, and those that wait to become it. A dict for
-        # its single-step operations; written by their starters and their own threads.
+        # The connections that are not over: the current one, and those that wait for their turn. The operations
+        # of a dict are atomic: the starter of a connection and its own threads write without a lock.
         self._conns: dict[Connection, None] = {}
-        # The latches that the next stop() sets, held by their waiters. Each step on the set is a single one.
+        # The latches that the next stop() sets; only their waiters hold them. Each operation on the set is atomic.
         self._until_stopped_latches: set[weakref.ref[Latch]] = set()
         self._is_closed = False
         self._spec.interceptors.attach(self)
@@ -173,24 +175,24 @@ class Stub:
     # Lifecycle
 
     def start(self, timeout: float | None = None) -> None:
-        """Connect, register and be configured. Blocks until that is done.
+        """Connect to the runtime, and register the plugin. Blocks until the runtime has configured the plugin.
 
-        ``timeout`` is in seconds, for all of it; default is ``registration_timeout``. While the session
-        before is still ending, the call waits for that end first, except in a handler: the end may be waiting
-        for the answer of that handler. When it fails, everything is released, and the stub can be started again.
+        ``timeout`` is the limit for the whole call, in seconds; default is ``registration_timeout``. While the
+        previous session is still ending, the call first waits for that end, but not in a handler: the end may
+        wait for the answer of that handler. A failed start releases everything, and can be repeated.
 
         Raises:
             AlreadyStarted: a session is starting or up.
-            StubStopped: ``stop()`` was called meanwhile.
+            StubStopped: ``stop()`` was called during the start.
             StubClosed: ``close()`` was called.
             StartError: the runtime cannot be reached, or refused the plugin, or the connection was lost, or
-                ``configure`` raised; ``phase`` says when.
-            StartTimeout: the time was over.
+                ``configure`` raised an exception; ``phase`` names the step that failed.
+            StartTimeout: the timeout passed.
         """
         self._start(self._new_connection(timeout))
 
     def _start_unless(self, stopped: Latch) -> None:
-        """:meth:`start`, or StubStopped where a latch of :meth:`_until_stopped` has been set."""
+        """As :meth:`start`, but raises StubStopped if ``stopped``, a latch of :meth:`_until_stopped`, is set."""
         self._start(self._new_connection(None), stopped)
 
     def _new_connection(self, timeout: float | None) -> Connection:
@@ -200,7 +202,7 @@ class Stub:
         if state in (State.STARTING, State.STARTED):
             raise AlreadyStarted(f"plugin {self.name} is {state.value}")
         here = _thread.get_ident()
-        # No generator: an interrupt that strikes one as it ends gets lost.
+        # No generator: an interrupt at the end of a generator is lost.
         inside = bool([conn for conn in self._live() if here in conn.serving])
         deadline = Deadline(self.registration_timeout if timeout is None else timeout)
         attempt = self._lifecycle.admit(deadline, inside_handler=inside)
@@ -214,7 +216,7 @@ class Stub:
 
     def _start(self, conn: Connection, stopped: Latch | None = None) -> None:
         try:
-            # Known to stop() first, then begun: one that comes in between ends it before it begins.
+            # stop() knows the connection before it begins: a stop() in between ends it before the beginning.
             self._conns[conn] = None
             conn.start(lambda: self._is_closed or (stopped is not None and stopped.is_set()))
         except BaseException:
@@ -222,22 +224,23 @@ class Stub:
             raise
 
     def stop(self, grace: float | None = None) -> None:
-        """End the session, or the start that is under way. Idempotent; does nothing when there is neither.
+        """End the session, or the start that is under way. Idempotent; does nothing without a session or a start.
 
-        Blocks until the sockets are closed and the stub is IDLE, but not for handlers that are still running.
-        ``grace`` gives requests in flight so many seconds to be answered; without it their answers may be
-        dropped; a further ``stop()`` without it ends the wait for them. ``on_close`` is not called.
+        Blocks until the sockets are closed and the stub is IDLE, but does not wait for running handlers.
+        ``grace`` is the time for the answers to requests in flight, in seconds. Without ``grace`` these answers
+        may be dropped; a further ``stop()`` without ``grace`` ends the wait of the first one. ``on_close`` is not
+        called.
 
-        In a handler it returns at once, and the session ends when the handler's answer was sent. In a signal
-        handler that interrupts another call of this stub it returns at once, too, and that call goes on to
-        its end: ``start()`` to StubStopped, the others to where the session is over.
+        In a handler ``stop()`` returns at once, and the session ends after the handler's answer is sent. In a
+        signal handler that interrupts another call of this stub, ``stop()`` returns at once, too. The interrupted
+        call ends as usual: ``start()`` raises StubStopped, and the other calls return when the session is over.
         """
         here = _thread.get_ident()
         conns: list[Connection] = []
         marked = Latch()
 
         def mark() -> None:
-            # These before the connections: a start makes its connection known, then looks at the latch.
+            # The latches are set before the connections: a start adds its connection, then looks at the latch.
             while self._until_stopped_latches:
                 with contextlib.suppress(KeyError):  # the last one may be gone meanwhile
                     latch = self._until_stopped_latches.pop()()
@@ -259,15 +262,15 @@ class Stub:
                 conn.ended.wait()
 
     def close(self, grace: float = 5.0) -> None:
-        """Be done with the stub for good: close its interceptors, then :meth:`stop`. Idempotent.
+        """Close the interceptors, then :meth:`stop` the stub, for good. Idempotent.
 
-        Closing comes first, so that an :class:`nri_sync.kit.UpdateQueue` can send the rest. ``grace`` is in
-        seconds, for all of it: the interceptors, then the requests in flight. From the beginning of the call on
-        ``start()`` raises StubClosed, which ends a loop that keeps the stub connected. An interceptor that another
-        stub has as well is left to that one, unless it is closed, too.
+        The interceptors come first, so that an :class:`nri_sync.kit.UpdateQueue` can send the remaining updates.
+        ``grace`` is the limit for the whole call, in seconds: for the interceptors, then for the requests in
+        flight. From the beginning of the call on, ``start()`` raises StubClosed, which ends a loop that keeps the
+        stub connected. If several stubs share an interceptor, the last stub that is closed closes it.
 
-        Blocks as the interceptors and ``stop()`` do. Any thread may call it; a further call with less grace cuts
-        an earlier one short.
+        Blocks as long as the interceptors and ``stop()`` do. Any thread may call it; a further call with a smaller
+        ``grace`` shortens an earlier call.
         """
         deadline = Deadline(grace)
         self._is_closed = True
@@ -277,7 +280,7 @@ class Stub:
             self.stop(deadline.remaining())
 
     def _is_shared(self, interceptor: Interceptor) -> bool:
-        """Whether a stub that is not closed has it as well."""
+        """Whether another stub, which is not closed, has the same interceptor."""
         others = [stub for stub in list(_stubs) if not stub._is_closed]
         return bool([stub for stub in others if interceptor in stub._spec.interceptors])
 
@@ -289,15 +292,15 @@ class Stub:
         return latch
 
     def _is_nested(self) -> bool:
-        """Whether the method that asks runs in a signal handler, which interrupts another of these.
+        """Whether the calling method runs in a signal handler that interrupts another blocking method.
 
-        Seen from the stack: a mark that a method sets, and clears when it is left, would stay when the
-        clearing is interrupted.
+        The stack shows that. A flag that each method sets, and clears at its end, would stay set when a signal
+        interrupts the clearing.
         """
         if on_main_thread():
             frame = sys._getframe(1).f_back
             if frame is not None and frame.f_code is Stub.close.__code__:
-                # Which calls stop() itself: no signal handler is in between.
+                # close() calls stop() itself: no signal handler is in between.
                 frame = frame.f_back
             while frame is not None:
                 if frame.f_code in _BLOCKING and frame.f_locals.get("self") is self:
@@ -306,17 +309,17 @@ class Stub:
         return False
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Block until the session that is up now has ended, however it does.
+        """Block until the current session has ended, for any reason.
 
-        Returns True, at once if there is none, and False after ``timeout`` seconds. A session that is started
-        meanwhile, in ``on_close`` for example, is another one.
+        Returns True after the end, and at once without a session. Returns False after ``timeout`` seconds. A
+        session that begins meanwhile, for example in ``on_close``, is not waited for.
         """
         conn = self._current()
         return conn is None or self._wait(conn, timeout)
 
     def _current(self) -> Connection | None:
         attempt = self._lifecycle.current
-        # Not a generator: an interrupt that strikes while one is closed is lost.
+        # No generator: an interrupt at the end of a generator is lost.
         for conn in self._live():
             if conn.attempt is attempt:
                 return conn
@@ -325,17 +328,17 @@ class Stub:
     def _wait(self, conn: Connection, timeout: float | None) -> bool:
         served = conn.serving.get(_thread.get_ident())
         if served is not None and self._lifecycle.state is State.STOPPING:
-            # The end waits for the answer of this handler, which waits for the end: the answer gives way.
+            # The end waits for the answer of this handler, and the handler waits for the end: skip the answer.
             served.when_answered().set()
         return conn.ended.wait(Deadline(timeout))
 
     def wait_synchronized(self, timeout: float | None = None) -> bool:
         """Block until the plugin is synchronized in the session that is starting or up.
 
-        Returns True when the ``synchronize`` handler has returned, or the runtime has sent its state to a plugin
-        without one; the answer to the runtime may still be on its way. Returns False after ``timeout`` seconds,
-        when the session ends before, and at once without a session or in a handler that comes before the end of
-        the synchronization.
+        Returns True when the ``synchronize`` handler has returned, or when the runtime has sent its state to a
+        plugin without that handler. The answer to the runtime may still be in flight. Returns False after
+        ``timeout`` seconds, and when the session ends before the synchronization. Returns False at once without a
+        session, and in a handler that runs before the end of the synchronization.
         """
         conn = self._current()
         if conn is None:
@@ -345,12 +348,12 @@ class Stub:
         return conn.synchronized
 
     def run(self) -> None:
-        """:meth:`start`, and :meth:`wait` until that session has ended.
+        """Start the stub, and block until the session has ended.
 
-        Returns after ``stop()``, also one that came while it was starting.
+        Returns after ``stop()``, even if ``stop()`` came during the start.
 
         Raises:
-            ConnectionLost: the session ended otherwise.
+            ConnectionLost: the session ended without ``stop()``.
             AlreadyStarted, StartError: as :meth:`start`.
         """
         conn = self._new_connection(None)
@@ -370,7 +373,7 @@ class Stub:
             try:
                 return list(self._conns.copy())
             except RuntimeError:
-                # A garbage collection in the middle of the copy has let another thread in.
+                # A garbage collection during the copy has let another thread run.
                 continue
 
     def __enter__(self) -> Stub:
@@ -388,15 +391,15 @@ class Stub:
         evict: Iterable[nri_pb2.ContainerEviction] = (),
         timeout: float | None = None,
     ) -> list[nri_pb2.ContainerUpdate]:
-        """Ask the runtime to update containers, outside of any event. Returns those that failed.
+        """Request updates of containers from the runtime, outside of any event. Returns the updates that failed.
 
-        Blocks until the runtime has answered. ``timeout`` is in seconds, default is ``request_timeout``.
-        ``evict`` asks for containers to be evicted, which no known runtime does yet.
+        Blocks until the runtime has answered. ``timeout`` is in seconds; default is ``request_timeout``.
+        ``evict`` requests the eviction of containers; no known runtime does that yet.
 
         Raises:
             NotConnected: no session is up.
-            WouldDeadlock: called in a handler, with a runtime that cannot answer before the handler has.
-            CallFailed: the runtime refused, or the time was over, or the connection was lost.
+            WouldDeadlock: a handler made the call, and this runtime cannot answer before the handler has returned.
+            CallFailed: the runtime refused the request, or the timeout passed, or the connection was lost.
         """
         conn = self._current()
         session = None if conn is None else conn.attempt.session
@@ -449,7 +452,7 @@ class Stub:
 
     @property
     def started(self) -> bool:
-        """Whether a session is up: configured, and neither lost nor being stopped."""
+        """Whether a session is up: it is configured, and is neither lost nor being stopped."""
         return self._lifecycle.state is State.STARTED
 
     @property
@@ -472,34 +475,34 @@ class Stub:
 
     @property
     def close_reason(self) -> ConnectionLost | None:
-        """Why the last session ended: ConnectionLost, or ``None`` after ``stop()``."""
+        """The reason for the end of the last session: ConnectionLost, or ``None`` after ``stop()``."""
         return self._lifecycle.close_reason
 
     # The facts of a session outlive it, until the next one is configured.
 
     @property
     def events(self) -> EventMask:
-        """The events subscribed to; before the first session, those that have a handler."""
+        """The events that the plugin is subscribed to; before the first session, the events with a handler."""
         return self._lifecycle.facts.events
 
     @property
     def missing_events(self) -> EventMask:
-        """The events that the plugin asks for and does not get: the runtime does not have them."""
+        """The events that the plugin requests and the runtime lacks."""
         return self._lifecycle.facts.missing_events
 
     @property
     def registration_timeout(self) -> float:
-        """How long ``start()`` may take, in seconds: as given, then as the runtime sends it."""
+        """The limit of ``start()`` in seconds: the given one, then the one that the runtime sends."""
         return self._lifecycle.facts.registration_timeout
 
     @property
     def request_timeout(self) -> float:
-        """How long the runtime waits for a handler, in seconds: 2, then as the runtime sends it."""
+        """The time that the runtime waits for a handler, in seconds: 2, then the value that the runtime sends."""
         return self._lifecycle.facts.request_timeout
 
     @property
     def runtime_name(self) -> str:
-        """``"containerd"``, ``"cri-o"``, ...; empty before the first session."""
+        """The name of the runtime: ``"containerd"``, ``"cri-o"``, ...; empty before the first session."""
         return self._lifecycle.facts.runtime_name
 
     @property
@@ -509,7 +512,7 @@ class Stub:
 
     @property
     def runtime_nri_version(self) -> str:
-        """The runtime's NRI release, sent or inferred; "unknown" until and unless that is possible."""
+        """The runtime's NRI release, sent by the runtime or inferred; ``"unknown"`` where neither is possible."""
         return self._lifecycle.facts.runtime_nri_version
 
     @property
@@ -519,7 +522,7 @@ class Stub:
 
     @property
     def counters(self) -> Counters:
-        """The numbers of all sessions so far; a snapshot."""
+        """A snapshot of the counters of all sessions so far."""
         return self._spec.tally.snapshot()
 
     @property
@@ -529,22 +532,22 @@ class Stub:
 
     @property
     def timer_delay(self) -> float:
-        """Seconds by which the timer thread has run late recently: how busy the process is.
+        """The recent delay of the timer thread in seconds: a measure of how busy the process is.
 
-        Late answers are given earlier by six times as much, after half of the time that a handler has at the
-        earliest. The stub measures while requests come, and not with ``late_reply=False``. Takes no lock.
+        The stub sends late answers earlier by six times this delay, but not before half of a handler's time has
+        passed. The stub measures the delay while requests come, and not with ``late_reply=False``. Takes no lock.
         """
         return self._spec.tally.timer_delay
 
     def _after_fork_in_child(self) -> None:
-        # The connections are the parent's, and their links let go of them: see nri_sync.net.link.Link.
+        # The connections are the parent's, and their links release them: see nri_sync.net.link.Link.
         self._conns = {}
 
     def __repr__(self) -> str:
         return f"<nri_sync.Stub {self.name} {self._lifecycle.state.value}>"
 
 
-# The methods in which a thread may be when a signal handler calls stop(). Not close(): it calls stop() itself.
+# The methods that a signal handler may interrupt and call stop(). Not close(): it calls stop() itself.
 _BLOCKING = frozenset(
     function.__code__
     for function in (
@@ -558,5 +561,5 @@ _BLOCKING = frozenset(
     )
 )
 
-# To find the stubs that share an interceptor.
+# All stubs, to find those that share an interceptor.
 _stubs: weakref.WeakSet[Stub] = weakref.WeakSet()

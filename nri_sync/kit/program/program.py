@@ -5,7 +5,7 @@
     if __name__ == "__main__":
         kit.main(MyPlugin, name="mine", idx="10")
 
-:class:`nri_sync.kit.Program` holds the same arguments as an object, for the commands and the test kit too.
+:class:`nri_sync.kit.Program` holds the same arguments as an object, which the commands and the test kit take, too.
 """
 
 from __future__ import annotations
@@ -62,16 +62,16 @@ def main(
     """Run the program of a plugin: parse the options, run the plugin, and exit with an :class:`ExitCode`.
 
     Args:
-        plugin: an object with handlers; or a class or function that makes it, called without arguments; or a
-            :class:`nri_sync.kit.Program`, which has the options below already.
-        config: a dataclass, or another function that :func:`nri_sync.kit.load` takes. Default is the plugin's
-            attribute ``Config``.
-        name, idx: the plugin's name and index, unless options or the environment give others.
-        description: for ``--help``; default is the first line of the plugin's docstring.
-        argv: default ``sys.argv[1:]``.
+        plugin: an object with handlers; or a class or function without parameters that makes the object; or a
+            :class:`nri_sync.kit.Program`, which holds the arguments below already.
+        config: a dataclass, or another type or function that :func:`nri_sync.kit.load` takes. Default: the
+            plugin's attribute ``Config``.
+        name, idx: the plugin's name and index. Options and the environment override them.
+        description: the text for ``--help``. Default: the first line of the plugin's docstring.
+        argv: the arguments of the command. Default: ``sys.argv[1:]``.
         backoff, health, stub_options: as for :func:`run`.
 
-    Raises SystemExit; TypeError for an unknown option.
+    Does not return: raises SystemExit with the exit code, or TypeError for an unknown argument.
     """
     program = _program(
         "main",
@@ -101,21 +101,21 @@ def run(
     health: Health | None = None,
     **stub_options: Unpack[StubOptions],
 ) -> ExitCode:
-    """Run a plugin until it is stopped, or fails. Blocks. On the main thread it handles the signals meanwhile.
+    """Run a plugin until the plugin is stopped or fails. Blocks. On the main thread the call handles the signals.
 
-    SIGTERM and SIGINT stop the plugin gracefully; a second one ends the process at once. SIGHUP reads the
-    configuration file again. Errors are logged. The plugin finds its stub as ``plugin.stub``, and its
-    configuration as ``plugin.config``. It may have the methods ``on_config(config)``, ``on_connected(stub)``,
+    SIGTERM and SIGINT stop the plugin gracefully; a second signal ends the process at once. SIGHUP reads the
+    configuration file again. The program logs errors. It sets ``plugin.stub`` to the stub, and ``plugin.config``
+    to the configuration. The plugin may have the methods ``on_config(config)``, ``on_connected(stub)``,
     ``on_disconnected(stub, reason)``, ``on_stopping()`` and ``on_stop()``.
 
     Args:
         plugin, config: as for :func:`main`.
         backoff: the delays between attempts to connect.
-        health: your own Health, for example with checks.
-        stub_options: further keyword arguments of :class:`nri_sync.Stub`, such as ``interceptors``. At the end the
-            program closes the stub, and so its interceptors.
+        health: a Health of your own, for example with checks.
+        stub_options: further keyword arguments of :class:`nri_sync.Stub`, such as ``interceptors``. At its end the
+            program closes the stub, and the stub closes its interceptors.
 
-    Raises TypeError for an unknown option. The ExitCode reports all other failures.
+    Raises TypeError for an unknown argument. The ExitCode reports all other failures.
     """
     program = _program("run", plugin, config=config, backoff=backoff, health=health, **stub_options)
     options = options or Options()
@@ -133,7 +133,7 @@ def run(
 
 @contextlib.contextmanager
 def _switching(interval: float) -> Iterator[None]:
-    """Set the interpreter's switch interval, in seconds, for the time of the block; 0: no change."""
+    """Set the interpreter's switch interval, in seconds, during the block; 0 changes nothing."""
     before = sys.getswitchinterval()
     if interval:
         sys.setswitchinterval(interval)
@@ -192,7 +192,7 @@ class _Run:
             idx=options.idx or program.idx,
             socket_path=options.socket,
         )
-        # Before the plugin gets the stub, which it may stop.
+        # This comes before the plugin gets the stub: the plugin may stop it.
         self._stopped = until_stopped(self.stub)
         self.assembly.give(self.stub)
         self.supervisor = Supervisor(
@@ -203,10 +203,10 @@ class _Run:
 
     @contextlib.contextmanager
     def health_served(self) -> Iterator[None]:
-        """Serve the health for the time of the block, as the options request."""
+        """Serve the health during the block, as the options request."""
         with contextlib.ExitStack() as cleanup:
             if self.health is not None and self.options.health_address:
-                # Only here: its HTTP takes 6 MB.
+                # The import is local: the HTTP server takes 6 MB of memory.
                 from nri_sync.kit.health.server import HealthServer
 
                 with _naming(f"--health-address {self.options.health_address}"):
@@ -274,7 +274,7 @@ class _Run:
     # Each on its own thread
 
     def stop(self) -> None:
-        """Let the plugin finish: first its ``on_stopping``, then the handlers in flight. Then end the work."""
+        """Run ``on_stopping``, let the handlers in flight finish, then end the work."""
         self.notifier.stopping()
         grace = Deadline(self.options.grace)
         if self.stub.started and hasattr(self.assembly.plugin, "on_stopping"):
@@ -315,7 +315,7 @@ class _Run:
 
 @contextlib.contextmanager
 def _naming(option: str) -> Iterator[None]:
-    """Name the option in the error if the system refuses it."""
+    """Name the option in the error if the system refuses its value."""
     try:
         yield
     except OSError as error:
@@ -323,7 +323,7 @@ def _naming(option: str) -> Iterator[None]:
 
 
 def _is_launched(options: Options) -> bool:
-    """Whether the runtime has launched this process. With an option ``--socket`` it counts as not launched."""
+    """Whether the runtime has launched this process. A process with the option ``--socket`` does not count."""
     if options.socket is not None:
         os.environ.pop(api.ENV_PLUGIN_SOCKET, None)
     return bool(os.environ.get(api.ENV_PLUGIN_SOCKET))
