@@ -7,7 +7,6 @@ import os
 import socket
 import threading
 import time
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Callable
@@ -58,6 +57,13 @@ class Line(Job):
         self.was_sent.set()
 
 
+class _Events(dict[str, threading.Event]):
+    """An event for each name. Two threads that ask for a new name at once get the same event."""
+
+    def __missing__(self, name: str) -> threading.Event:
+        return self.setdefault(name, threading.Event())
+
+
 class Lines(Receiver):
     """Serves lines: ``block NAME`` waits for :meth:`release`, ``quiet`` has no answer, ``big N`` a long one.
 
@@ -66,7 +72,7 @@ class Lines(Receiver):
 
     def __init__(self) -> None:
         self.link: Link
-        self.entered: defaultdict[str, threading.Event] = defaultdict(threading.Event)
+        self.entered = _Events()
         self._released: set[str] = set()
         self._release = threading.Condition()
         self.jobs: list[Line] = []

@@ -57,7 +57,7 @@ def configuration(**fields: Any) -> nri_pb2.ConfigureRequest:
         "runtime_name": "test-runtime",
         "runtime_version": "v1.0.0",
         "registration_timeout": 5000,
-        "request_timeout": 2000,
+        "request_timeout": int(LONG * 1000),
         "NRI_version": "v0.12.5",
     }
     values.update(fields)

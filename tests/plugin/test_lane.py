@@ -696,13 +696,14 @@ class TestInASession:
         stub, runtime = start(plugin, config=configuration(request_timeout=300))
         runtime.call(3, "CreateContainer", nri_pb2.CreateContainerRequest(pod=POD))
         assert runtime.response(3) == envelope_pb2.Response()
+        # Before the next request, which a busy machine may serve late, too.
+        assert stub.counters.late_replies == 1
         slow.go_on.set()
         eventually(lambda: stub.counters.late_results == 1)
         text = "succeeded after it" if outcome is None else "failed (ValueError: boom) after it"
         eventually(lambda: text in caplog.text)
         runtime.call(5, "RunPodSandbox", nri_pb2.RunPodSandboxRequest(pod=POD))
         runtime.response(5)
-        assert stub.counters.late_replies == 1
 
     def test_the_timer_and_an_exception_race(self, start: Start) -> None:
         """Each request has one answer, by whichever thread is first."""
@@ -720,7 +721,7 @@ class TestInASession:
             answered.append(runtime.response(stream_id).status.code)
         assert set(answered) <= {0, StatusCode.UNKNOWN}
         eventually(lambda: stub.counters.errors == 20)
-        assert stub.counters.late_results == answered.count(0)
+        eventually(lambda: stub.counters.late_results == answered.count(0))
 
     def test_an_answer_that_is_sent_in_part(self, start: Start) -> None:
         size = 3 * 1024 * 1024

@@ -21,6 +21,7 @@ from nri_sync.plugin.late import Late
 from nri_sync.plugin.parts import Parts as PartsOfState
 from nri_sync.rpc.late import LateCall
 from nri_sync.rpc.status import Status
+from nri_sync.runtime import Peer
 from tests.net.rig import in_thread
 from tests.plugin.conftest import Connect
 from tests.plugin.harness import (
@@ -55,23 +56,43 @@ class Parts(nri_sync.Interceptor):
         return proceed(request, context)
 
 
-#: The runtime's timeout is short, so that an answer in the plugin's place comes soon.
-HURRIED = configuration(request_timeout=300)
+def hurry(stub: nri_sync.Stub, request_timeout: float = 0.3) -> None:
+    """Set the request timeout of the requests that follow: short, so that a late answer comes soon.
+
+    The requests of a connection's start keep a long timeout: a busy machine may serve them late, too, and the
+    tests count the late answers.
+    """
+    (conn,) = stub._live()
+    conn.facts = conn.facts._replace(request_timeout=request_timeout)
+    conn.answer_within = conn.facts.answer_within
+
+
+@pytest.fixture
+def hurried(connect: Connect) -> Connect:
+    """Connects a plugin, and has its requests answered late soon."""
+
+    def make(plugin: object, **options: Any) -> tuple[nri_sync.Stub, Peer]:
+        stub, peer = connect(plugin, **options)
+        hurry(stub)
+        return stub, peer
+
+    return make
 
 
 class TestLateReplies:
     def test_an_empty_one(
-        self, connect: Connect, slow: Slow, caplog: pytest.LogCaptureFixture
+        self, hurried: Connect, slow: Slow, caplog: pytest.LogCaptureFixture
     ) -> None:
         slow.outcome = nri_pb2.ContainerAdjustment(args=["x"])
         plugin = PluginWith(create_container=slow, run_pod_sandbox=lambda pod: None)
-        stub, peer = connect(plugin, config=HURRIED)
+        stub, peer = hurried(plugin)
         response = peer.call("CreateContainer", ADJUSTED, LONG)
         assert response == nri_pb2.CreateContainerResponse()
         text = "CreateContainer of default/pod:container has not answered within the request timeout of 0.3 s"
         eventually(lambda: text in caplog.text)
         assert (stub.counters.late_replies, stub.counters.late_results) == (1, 0)
         # The connection is kept, and the handler goes on.
+        hurry(stub, LONG)
         peer.call("RunPodSandbox", nri_pb2.RunPodSandboxRequest(), LONG)
         assert stub.started
         slow.go_on.set()
@@ -81,10 +102,10 @@ class TestLateReplies:
         assert stub.late_by_event == {"CreateContainer": 1}
         peer.call("RunPodSandbox", nri_pb2.RunPodSandboxRequest(), LONG)
 
-    def test_a_part_of_the_state_is_never_answered_late(self, connect: Connect) -> None:
+    def test_a_part_of_the_state_is_never_answered_late(self, hurried: Connect) -> None:
         parts = Parts()
         plugin = Recorder()
-        stub, peer = connect(plugin, config=HURRIED, interceptors=[parts])
+        stub, peer = hurried(plugin, interceptors=[parts])
         ready(plugin)
         parts.blocks = True
         answers: list[Any] = []
@@ -214,7 +235,7 @@ class TestLateReplies:
             assert answer == b""
 
     def test_an_answer_that_the_handler_overtakes_is_not_counted(
-        self, connect: Connect, slow: Slow, monkeypatch: pytest.MonkeyPatch
+        self, hurried: Connect, slow: Slow, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         answered, looked = threading.Event(), threading.Event()
         answer = Late.answer
@@ -228,7 +249,7 @@ class TestLateReplies:
 
         monkeypatch.setattr(Late, "answer", answer_after_the_handler)
         slow.outcome = nri_pb2.ContainerAdjustment(args=["x"])
-        stub, peer = connect(PluginWith(create_container=slow), config=HURRIED)
+        stub, peer = hurried(PluginWith(create_container=slow))
         assert peer.call("CreateContainer", ADJUSTED, LONG).adjust.args == ["x"]
         answered.set()
         assert looked.wait(LONG)
@@ -236,10 +257,10 @@ class TestLateReplies:
         assert (stub.counters.late_replies, stub.late_by_event) == (0, {})
 
     def test_a_result_that_is_an_error_is_logged_as_one(
-        self, connect: Connect, slow: Slow, caplog: pytest.LogCaptureFixture
+        self, hurried: Connect, slow: Slow, caplog: pytest.LogCaptureFixture
     ) -> None:
         slow.outcome = ValueError("too late")
-        stub, peer = connect(PluginWith(run_pod_sandbox=slow), config=HURRIED)
+        stub, peer = hurried(PluginWith(run_pod_sandbox=slow))
         peer.call("RunPodSandbox", nri_pb2.RunPodSandboxRequest(), LONG)
         slow.go_on.set()
         eventually(lambda: stub.counters.late_results == 1)
@@ -247,11 +268,11 @@ class TestLateReplies:
         eventually(lambda: text in caplog.text)
 
     def test_an_error_where_the_policy_wants_requests_to_fail(
-        self, connect: Connect, slow: Slow
+        self, hurried: Connect, slow: Slow
     ) -> None:
         policy = nri_pb2.FailurePolicy(fail_request=True)
         plugin = PluginWith(create_container=slow)
-        stub, peer = connect(plugin, config=HURRIED, failure_policy=policy)
+        stub, peer = hurried(plugin, failure_policy=policy)
         with pytest.raises(CallFailed, match="10-test has not handled CreateContainer") as caught:
             peer.call("CreateContainer", ADJUSTED, LONG)
         assert caught.value.code() is StatusCode.DEADLINE_EXCEEDED
@@ -261,13 +282,13 @@ class TestLateReplies:
     @pytest.mark.parametrize("event", ["RunPodSandbox", "CreateContainer", "StopContainer"])
     @pytest.mark.parametrize("old", [False, True])
     def test_an_error_where_the_pod_requires_the_plugin(
-        self, connect: Connect, slow: Slow, name: str, event: str, old: bool
+        self, hurried: Connect, slow: Slow, name: str, event: str, old: bool
     ) -> None:
         """An empty reply would count as its work, and the pod run without it."""
         handlers: dict[str, Any] = {
             "run_pod_sandbox": slow, "create_container": slow, "stop_container": slow,
         }  # fmt: skip
-        _, peer = connect(PluginWith(**handlers), config=HURRIED)
+        _, peer = hurried(PluginWith(**handlers))
         required = api.format_required_plugins([name])
         pod = nri_pb2.PodSandbox(id="p", name="p", annotations={api.REQUIRED_PLUGINS: required})
         request: Any = getattr(nri_pb2, f"{event}Request")(pod=pod)
@@ -285,43 +306,43 @@ class TestLateReplies:
         with pytest.raises(CallFailed, match=f"10-test has not handled {event} of /p"):
             peer.call(rpc, request, LONG)
 
-    def test_an_annotation_that_cannot_be_read(self, connect: Connect, slow: Slow) -> None:
-        _, peer = connect(PluginWith(run_pod_sandbox=slow), config=HURRIED)
+    def test_an_annotation_that_cannot_be_read(self, hurried: Connect, slow: Slow) -> None:
+        _, peer = hurried(PluginWith(run_pod_sandbox=slow))
         pod = nri_pb2.PodSandbox(annotations={api.REQUIRED_PLUGINS: "{test"})
         peer.call("RunPodSandbox", nri_pb2.RunPodSandboxRequest(pod=pod), LONG)
 
-    def test_a_validation_is_never_approved_unseen(self, connect: Connect, slow: Slow) -> None:
+    def test_a_validation_is_never_approved_unseen(self, hurried: Connect, slow: Slow) -> None:
         plugin = PluginWith(validate_container_adjustment=slow)
-        stub, peer = connect(plugin, config=HURRIED)
+        stub, peer = hurried(plugin)
         request = nri_pb2.ValidateContainerAdjustmentRequest()
         with pytest.raises(CallFailed, match="has not handled ValidateContainerAdjustment"):
             peer.call("ValidateContainerAdjustment", request, LONG)
         assert stub.started
 
-    def test_none_for_configure_and_shutdown(self, connect: Connect, slow: Slow) -> None:
+    def test_none_for_configure_and_shutdown(self, hurried: Connect, slow: Slow) -> None:
         plugin = PluginWith(shutdown=slow)
-        stub, peer = connect(plugin, config=HURRIED)
+        stub, peer = hurried(plugin)
         with pytest.raises(CallFailed) as caught:
             peer.call("Shutdown", nri_pb2.Empty(), 0.5)
         assert caught.value.code() is StatusCode.DEADLINE_EXCEEDED
         assert stub.counters.late_replies == 0
 
-    def test_none_where_they_are_off(self, connect: Connect, slow: Slow) -> None:
+    def test_none_where_they_are_off(self, hurried: Connect, slow: Slow) -> None:
         plugin = PluginWith(create_container=slow)
-        stub, peer = connect(plugin, config=HURRIED, late_reply=False)
+        stub, peer = hurried(plugin, late_reply=False)
         with pytest.raises(CallFailed) as caught:
             peer.call("CreateContainer", ADJUSTED, 0.5)
         assert caught.value.code() is StatusCode.DEADLINE_EXCEEDED
         assert stub.counters.late_replies == 0
 
-    def test_the_context_tells(self, connect: Connect, slow: Slow) -> None:
+    def test_the_context_tells(self, hurried: Connect, slow: Slow) -> None:
         told = threading.Event()
 
         def handler(pod: object, container: object) -> None:
             assert nri_sync.request_context().add_callback(told.set)
             slow()
 
-        _, peer = connect(PluginWith(create_container=handler), config=HURRIED)
+        _, peer = hurried(PluginWith(create_container=handler))
         peer.call("CreateContainer", ADJUSTED, LONG)
         assert told.wait(LONG)
 

@@ -571,7 +571,7 @@ class TestConfigure:
         for _ in range(5):
             peer.configure(configuration(), LONG)
         assert (stub.events, peer.events) == (EventMask.ALL,) * 2
-        assert stub.request_timeout == 2.0
+        assert stub.request_timeout == LONG
         assert stub.counters.sessions == 1
 
     def test_a_repeated_one_that_fails_ends_nothing(self, connect: Connect) -> None:
