@@ -121,7 +121,7 @@ def test_everything_at_once(nri_runtime: FakeRuntime, service: LimitService) -> 
     assert limit(nri_runtime, container) == 1 << 30
 
 
-def test_it_ends_while_it_tries_to_connect(nri_runtime: FakeRuntime) -> None:
+def test_close_ends_a_service_that_tries_to_connect(nri_runtime: FakeRuntime) -> None:
     nri_runtime.stop()
     service = LimitService("127.0.0.1", 0, retry=60, socket_path=nri_runtime.socket_path)
     service.serve()

@@ -196,24 +196,24 @@ class TestDoubts:
         assert ("undecided" in said) == (plugin.config.fail == "closed")
         assert bool(said) == (plugin.config.fail == "closed")
 
-    def test_a_runtime_that_does_not_tell(
+    def test_a_runtime_that_does_not_show_the_image(
         self, plugin: ImagePolicy, caplog: pytest.LogCaptureFixture
     ) -> None:
         self.check(plugin, "")
         assert ("allowed, although" in caplog.text) == (plugin.config.fail == "open")
 
     @pytest.mark.parametrize("answer", [{}, [], "yes", 1, {"reason": "x"}])
-    def test_a_verifier_that_talks_nonsense(
+    def test_a_verifier_with_an_invalid_answer(
         self, plugin: ImagePolicy, verifier: Verifier, answer: Any
     ) -> None:
         verifier.answer = answer
         self.check(plugin)
 
-    def test_a_verifier_that_is_not_there(self, plugin: ImagePolicy, verifier: Verifier) -> None:
+    def test_a_missing_verifier(self, plugin: ImagePolicy, verifier: Verifier) -> None:
         verifier.close()
         self.check(plugin)
 
-    def test_a_verifier_that_says_nothing(self, plugin: ImagePolicy, verifier: Verifier) -> None:
+    def test_a_verifier_that_does_not_answer(self, plugin: ImagePolicy, verifier: Verifier) -> None:
         verifier.answer = None
         plugin.config.verifier_timeout = 0.1
         self.check(plugin)

@@ -55,7 +55,7 @@ def test_the_configuration_counts_before_options(plugin: Logger) -> None:
     )
 
 
-def test_without_a_list_of_events_it_gets_all() -> None:
+def test_without_a_list_of_events_the_plugin_gets_all() -> None:
     assert Logger(Config()).configure("", "", "") is None
 
 

@@ -110,7 +110,7 @@ def test_a_pod_that_fails_keeps_no_device(moves: list[Any]) -> None:
     assert [move[0] for move in moves] == ["in", "out"]
 
 
-def test_a_namespace_that_is_not_told_any_more(moves: list[Any]) -> None:
+def test_devices_come_back_without_a_namespace_in_the_event(moves: list[Any]) -> None:
     plugin = new_plugin()
     pod = a_pod(text="[{name: gone}, {name: eth7}]")
     plugin.synchronize([pod], [])

@@ -206,7 +206,7 @@ class TestTask:
             assert err.read() == "bad\n"
         assert out.read_text() == "a=b\n/tmp\n"
 
-    def test_input_ends_when_the_client_and_close_io_say_so(
+    def test_input_ends_after_the_client_closes_and_close_io_is_called(
         self, task: TaskStub, create: Any, tmp_path: Path
     ) -> None:
         fifo, out = make_fifo(tmp_path / "in"), tmp_path / "out"
@@ -320,7 +320,7 @@ class TestTask:
         reason = "process 'e1' of task 'c1': not found"
         assert refusal(task.State, asked) == (grpc.StatusCode.NOT_FOUND, reason)
 
-    def test_many_wait(self, task: TaskStub, create: Any) -> None:
+    def test_many_clients_wait_for_a_task(self, task: TaskStub, create: Any) -> None:
         create(FOREVER)
         waiting = [
             task.Wait.future(task_pb2.WaitRequest(id="c1"), timeout=TIMEOUT) for _ in range(9)
@@ -370,7 +370,7 @@ class TestPublisher:
             finally:
                 server.stop(None).wait()
 
-    def test_without_containerd_an_event_is_dropped_with_a_word(
+    def test_without_containerd_an_event_is_dropped_and_logged(
         self, address: str, caplog: pytest.LogCaptureFixture
     ) -> None:
         publisher = Publisher(address, "default", pause=0)
@@ -492,7 +492,7 @@ class TestCommands:
         assert command("-v", cwd=tmp_path).returncode == 0
         assert b"a command is needed" in command(cwd=tmp_path).stderr
 
-    def test_parameters_of_older_releases_are_told_apart(self) -> None:
+    def test_parameters_of_older_releases_are_recognized(self) -> None:
         options = AnyMessage(type_url="containerd.runc.v1.Options", value=b"\x0a\x03abc")
         assert parse_params(options.SerializeToString(), "c1") is None
         assert parse_params(b"", "c1") is None

@@ -123,7 +123,7 @@ def test_the_hook_does_not_wait_for_ever(
     assert "in time" in said or "timed out" in said
 
 
-def test_pods_that_want_nothing_or_nonsense(
+def test_pods_without_an_annotation_or_with_an_invalid_one(
     nri_runtime: FakeRuntime, nri_plugin: StartPlugin, plugin: SlowHook
 ) -> None:
     nri_plugin(plugin)
@@ -162,7 +162,7 @@ def test_the_plugin_is_restarted_while_a_hook_waits(
         second.on_stop()
 
 
-def test_a_wrong_pod_among_those_that_are_there(
+def test_an_invalid_annotation_of_an_existing_pod(
     nri_runtime: FakeRuntime, nri_plugin: StartPlugin, plugin: SlowHook
 ) -> None:
     pod = make_pod(annotations={KEY: "../etc"})

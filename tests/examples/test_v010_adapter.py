@@ -87,7 +87,7 @@ def test_a_life(plugins: Plugins, nri_runtime: FakeRuntime, nri_plugin: StartPlu
     assert of_container["spec"]["resources"]["cpu"]["shares"] == 2
 
 
-def test_each_gets_the_results_of_those_before(plugins: Plugins) -> None:
+def test_each_plugin_gets_the_results_of_the_earlier_ones(plugins: Plugins) -> None:
     answer = json.dumps({"plugin": "p0", "version": "0.1", "error": "", "metadata": {"a": "b"}})
     plugins.configure(answer, None)
     plugins.adapter.run_pod_sandbox(make_pod())

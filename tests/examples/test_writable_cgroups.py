@@ -31,7 +31,7 @@ def test_delegation(text: str, found: bool, tmp_path: Path) -> None:
     assert delegates(tmp_path / "mountinfo") is found
 
 
-def test_nothing_is_writable_where_delegation_cannot_be_told(
+def test_cgroups_stay_read_only_where_delegation_is_unknown(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     plugin = WritableCgroups(tmp_path / "missing", ["*"])

@@ -60,7 +60,7 @@ class TestConstruction:
         module.__dict__["shutdown"] = lambda: None
         assert repr(chain(module, chain(module))) == "chain(observer, chain(observer))"
 
-    def test_it_needs_a_plugin(self) -> None:
+    def test_a_chain_needs_a_plugin(self) -> None:
         with pytest.raises(PluginError, match="at least one plugin"):
             chain()
 
@@ -92,7 +92,7 @@ class TestCalling:
         empty = handler.reply(None)
         assert handler.reply(result) == empty
 
-    def test_an_error_goes_through_and_ends_it(self) -> None:
+    def test_an_error_ends_the_chain_and_reaches_the_caller(self) -> None:
         error = LookupError("no such device")
         calls: list[Any] = []
         plugins = [
@@ -153,7 +153,7 @@ class TestAnswers:
         assert len(first.evict) == 1
 
     @pytest.mark.parametrize("position", [0, 1, 2])
-    def test_one_may_adjust(self, position: int) -> None:
+    def test_one_plugin_may_adjust(self, position: int) -> None:
         adjustment = api.Adjustment().add_env("A", "1")
         replies: list[Any] = [None, api.Adjustment(), (None, [update_of("ctr1")])]
         replies.insert(position, (adjustment, [update_of("ctr2")]))
@@ -163,7 +163,7 @@ class TestAnswers:
         assert response.adjust == adjustment.message
         assert {update.container_id for update in response.update} == {"ctr1", "ctr2"}
 
-    def test_two_may_not(self) -> None:
+    def test_two_plugins_may_not_adjust_the_same_field(self) -> None:
         class Devices:
             def create_container(self, pod: Any, container: Any) -> Any:
                 return api.Adjustment().add_env("A", "1")
@@ -178,7 +178,7 @@ class TestAnswers:
             assert part in str(caught.value)
         assert caught.value.plugin == "Limits, plugin 3 of the chain"
 
-    def test_two_may_not_in_nested_chains_either(self) -> None:
+    def test_two_plugins_in_nested_chains_may_not_either(self) -> None:
         adjusting = recording([], "x", create_container=api.Adjustment().add_env("A", "1"))
         with pytest.raises(ConflictError, match=r"chain\(PluginWith\), plugin 2"):
             answer("create_container", adjusting, chain(adjusting))

@@ -109,7 +109,7 @@ def test_with_the_functions_of_the_standard_library() -> None:
     assert asyncio.run(main()) == 5
 
 
-def test_it_goes_with_its_last_reference() -> None:
+def test_a_future_is_freed_with_its_last_reference() -> None:
     gc.disable()
     try:
         future: SafeFuture[int] = SafeFuture()

@@ -20,7 +20,7 @@ class TestNames:
         return nri_sync.Stub(plugin, name=name, idx="10", interceptors=interceptors)
 
     @pytest.mark.parametrize("make", [kit.RequestLogging, kit.RequestTracing])
-    def test_that_of_the_stub(self, make: Any) -> None:
+    def test_the_name_is_that_of_the_one_stub(self, make: Any) -> None:
         interceptor = make()
         stub = self.stub("a", interceptor)
         interceptor.attach(stub)
@@ -29,7 +29,7 @@ class TestNames:
             self.stub("b", interceptor)
 
     @pytest.mark.parametrize("make", [kit.RequestLogging, kit.RequestTracing])
-    def test_one_that_is_given_is_for_any_number_of_stubs(self, make: Any) -> None:
+    def test_a_given_name_serves_any_number_of_stubs(self, make: Any) -> None:
         interceptor = make(plugin="both")
         self.stub("a", interceptor)
         self.stub("b", interceptor)

@@ -23,7 +23,7 @@ def test_every_name_is_exported_by_its_module(name: str) -> None:
     assert getattr(kit, name) is getattr(home, name)
 
 
-def test_no_name_is_that_of_a_module() -> None:
+def test_no_exported_name_is_the_name_of_a_module() -> None:
     # After the import of a submodule, Python binds it in its package.
     modules = {module.name for module in pkgutil.iter_modules(kit.__path__)}
     assert not modules & set(kit.__all__)
@@ -39,7 +39,7 @@ def test_an_unknown_name_is_no_attribute() -> None:
         _ = kit.chian  # type: ignore[attr-defined]
 
 
-def test_nothing_is_loaded_before_it_is_used() -> None:
+def test_no_module_is_loaded_before_its_use() -> None:
     code = (
         "import sys, nri_sync.kit;"
         "print([name for name in sys.modules if name.startswith('nri_sync.kit.')])"
@@ -48,7 +48,7 @@ def test_nothing_is_loaded_before_it_is_used() -> None:
     assert done.stdout.strip() == "[]"
 
 
-def test_the_reference_has_all_that_is_exported() -> None:
+def test_the_reference_has_every_exported_name() -> None:
     page = Path(__file__).resolve().parents[2] / "docs" / "kit-reference.md"
     headings = re.findall(r"^### `nri_sync\.kit\.(\w+)`", page.read_text(), re.MULTILINE)
     assert sorted(headings) == sorted(kit.__all__)

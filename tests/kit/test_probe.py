@@ -84,7 +84,7 @@ def test_the_program_as_a_process(path: Path) -> None:
     assert (done.returncode, done.stderr) == (1, "not ready: connecting: the stub: is idle\n")
 
 
-def test_it_loads_nothing_else() -> None:
+def test_the_probe_loads_no_other_module() -> None:
     done = run(
         "-c",
         "import sys, nri_sync.kit.probe\n"

@@ -122,7 +122,7 @@ def test_a_container_is_like_one_of_a_node() -> None:
     assert shared["network"] == f"/proc/{pod.pid}/ns/net"
 
 
-def test_an_entry_that_is_given_takes_the_place_of_one_that_is_there() -> None:
+def test_a_given_entry_replaces_the_default_one() -> None:
     pod = make_pod(labels={"io.kubernetes.pod.name": "other"})
     hosts = api.Mount(destination="/etc/hosts", type="bind", source="/mine")
     container = make_container(
@@ -140,7 +140,7 @@ def test_env_in_both_forms() -> None:
     assert make_container(pod, env=["A=b=c"]).env[-1] == "A=b=c"
 
 
-def test_no_two_are_the_same() -> None:
+def test_no_two_pods_or_containers_have_the_same_id() -> None:
     pods = [make_pod() for _ in range(3)]
     containers = [make_container(pods[0]) for _ in range(3)]
     assert len({pod.id for pod in pods} | {container.id for container in containers}) == 6

@@ -21,7 +21,7 @@ def test_a_directory_that_is_gone_afterwards() -> None:
     assert not os.path.exists(path)
 
 
-def test_a_socket_has_room_in_it_wherever_temporary_files_are(
+def test_a_socket_fits_in_the_directory_for_any_place_of_temporary_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     deep = tmp_path / ("long" * 30)

@@ -51,7 +51,7 @@ def test_answers_in_order() -> None:
         assert isinstance(second.error, ValueError)
 
 
-def test_each_thread_has_those_to_its_own_events() -> None:
+def test_each_thread_gets_the_answers_to_its_own_events() -> None:
     recorder = AnswerRecorder(lambda: None)
     runtime = embedded(recorder, **{"10-one": PluginWith(run_pod_sandbox=lambda pod: None)})
     with runtime, recorder.answers() as answers:

@@ -50,7 +50,7 @@ class TestLifecycle:
         with runtime:  # with a new directory
             assert os.path.exists(runtime.socket_path)
 
-    def test_plugins_receive_its_facts(self) -> None:
+    def test_plugins_receive_the_facts_of_the_runtime(self) -> None:
         plugin = Plugin()
         runtime_with_facts = FakeRuntime(
             "cri-o", "1.36.0", nri_version="v0.12.0", request_timeout=3.5, registration_timeout=4.5
@@ -72,7 +72,7 @@ class TestLifecycle:
         assert stub.wait(LONG)
         assert runtime.plugins == ()
 
-    def test_one_that_has_just_been_stopped(self, runtime: FakeRuntime) -> None:
+    def test_a_plugin_that_has_just_been_stopped_is_no_leftover(self, runtime: FakeRuntime) -> None:
         # The fixture raises if the plugin is still connected at the end.
         with nri_sync.Stub(Plugin(), name="test", idx="10", socket_path=runtime.socket_path):
             runtime.wait_for(lambda: runtime.plugins)
@@ -86,7 +86,7 @@ class TestLifecycle:
         runtime.__exit__(KeyError, KeyError(), None)
         assert stub.wait(LONG)
 
-    def test_a_plugin_of_its_own_is_no_leftover(self) -> None:
+    def test_the_default_validator_is_no_leftover(self) -> None:
         validator = DefaultValidator(DefaultValidatorConfig())
         with FakeRuntime(default_validator=validator) as runtime:
             assert runtime.plugins == ("00-default-validator",)

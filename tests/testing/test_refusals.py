@@ -97,7 +97,7 @@ def test_updates_outside_of_an_event(
     assert caplog.text.count("requests an impossible change: cpus 'a-b'") == 2
 
 
-def test_a_simulation_says_so() -> None:
+def test_a_simulation_names_the_impossible_change() -> None:
     failure = event(
         life(PluginWith(create_container=lambda *_: relative_mount())), "CreateContainer"
     ).failure

@@ -144,5 +144,5 @@ def test_a_specification_may_have_anything() -> None:
     assert ineffective_removals(asked, spec) == []
 
 
-def test_it_is_a_warning_for_users() -> None:
+def test_the_warning_is_a_user_warning() -> None:
     assert issubclass(NoEffectWarning, UserWarning)

@@ -120,7 +120,7 @@ def test_applied_to_a_specification() -> None:
     assert Changes().apply({}) == {}
 
 
-def test_a_failed_assertion_shows_it() -> None:
+def test_a_failed_assertion_shows_the_result() -> None:
     changes = Changes((api.Adjustment().add_env("A", "b"), [update()]))
     assert repr(changes) == '<Changes: env { key: "A" value: "b" }; updates of [\'other\']>'
     assert repr(Changes()) == "<Changes: no adjustment; updates of []>"

@@ -91,7 +91,7 @@ class TestPlugins:
             assert runtime.container(container).linux.resources.cpu.shares.value == 9
         assert runtime.updates == []
 
-    def test_one_that_cannot_start(self, runtime: FakeRuntime) -> None:
+    def test_a_plugin_that_cannot_start(self, runtime: FakeRuntime) -> None:
         def configure(config: str, runtime: str, version: str) -> None:
             raise KeyError("no configuration")
 
@@ -99,7 +99,7 @@ class TestPlugins:
         with pytest.raises(StartError, match="configure failed: KeyError"):
             run(runtime, plugin, never_started)
 
-    def test_one_that_is_not_synchronized(self, runtime: FakeRuntime) -> None:
+    def test_a_plugin_that_is_not_synchronized(self, runtime: FakeRuntime) -> None:
         error = KeyError("no state, please")
 
         def synchronize(pods: Any, containers: Any) -> None:
@@ -111,7 +111,7 @@ class TestPlugins:
             run(runtime, PluginWith(synchronize=synchronize), never_started)
         assert raised.value.__cause__ is error
 
-    def test_one_whose_answer_is_refused(
+    def test_a_plugin_with_a_refused_answer(
         self, runtime: FakeRuntime, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         def refuse(update: api.ContainerUpdate) -> bool:
@@ -123,14 +123,14 @@ class TestPlugins:
         with pytest.raises(AssertionError, match="10-test was not synchronized"):
             run(runtime, plugin, never_started)
 
-    def test_one_that_stops_by_itself(self, runtime: FakeRuntime) -> None:
+    def test_a_plugin_that_stops_by_itself(self, runtime: FakeRuntime) -> None:
         plugin: Any = PluginWith()
         plugin.synchronize = lambda pods, containers: plugin.stub.stop()
         run(runtime, plugin, lambda stub: stub.wait(LONG))
         assert plugin.stub.close_reason is None
         assert plugin.stub.state is nri_sync.State.IDLE
 
-    def test_one_that_takes_too_long(self, runtime: FakeRuntime) -> None:
+    def test_a_plugin_that_takes_too_long(self, runtime: FakeRuntime) -> None:
         never = Never()
         with pytest.raises(AssertionError, match=r"not within 0\.3 s"):
             run(runtime, PluginWith(synchronize=never), never_started, timeout=0.3)
@@ -222,7 +222,7 @@ class HeldBack:
         done()
 
 
-class TestLettingGo:
+class TestWaitForTheRuntime:
     """A runtime notices a disconnection on another thread. Events that follow must not reach the plugin."""
 
     @pytest.fixture
@@ -231,7 +231,7 @@ class TestLettingGo:
         yield held
         held.release.set()
 
-    def test_leaving_blocks_until_the_runtime_has_let_go(
+    def test_the_exit_blocks_until_the_runtime_has_removed_the_plugin(
         self, held: HeldBack, runtime: FakeRuntime
     ) -> None:
         plugin = Plugin()
@@ -246,7 +246,9 @@ class TestLettingGo:
         runtime.run_pod(make_pod("web"))
         assert plugin.pods == []
 
-    def test_also_when_the_block_has_raised(self, held: HeldBack, runtime: FakeRuntime) -> None:
+    def test_the_exit_blocks_after_an_exception_of_the_block_too(
+        self, held: HeldBack, runtime: FakeRuntime
+    ) -> None:
         def run_and_leave() -> None:
             with pytest.raises(KeyError), runtime.run_plugin(Plugin()):
                 raise KeyError
@@ -354,7 +356,7 @@ class TestLettingGo:
             assert runtime._left(runtime._started()) == ()
             held.release.set()
 
-    def test_one_that_does_not_end(
+    def test_a_plugin_that_the_runtime_does_not_remove_in_time(
         self, held: HeldBack, runtime: FakeRuntime, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr("nri_sync.testing.fake.LET_GO_WITHIN", 0.1)
@@ -366,7 +368,7 @@ class TestLettingGo:
 class TestAtTheEnd:
     """Errors and handlers that a plugin leaves behind when it is stopped."""
 
-    def test_an_exception_that_no_event_has_failed_with(self, runtime: FakeRuntime) -> None:
+    def test_an_exception_that_failed_no_event_fails_the_test(self, runtime: FakeRuntime) -> None:
         error = ValueError("in the background")
         closed = threading.Event()
         states: list[Any] = []
@@ -386,7 +388,7 @@ class TestAtTheEnd:
             run(runtime, plugin, again, on_close=lambda stub: closed.set())
         assert raised.value.__cause__ is error
 
-    def test_one_that_the_test_has_seen(self, runtime: FakeRuntime) -> None:
+    def test_an_exception_that_the_test_has_seen(self, runtime: FakeRuntime) -> None:
         def fail(pod: Any) -> None:
             raise ValueError("seen")
 

@@ -122,7 +122,7 @@ class TestFailures:
         assert raised.value.__cause__ is error
         runtime.__exit__(KeyError, None, None)
 
-    def test_a_plugin_that_says_nothing(self) -> None:
+    def test_a_plugin_that_sends_nothing(self) -> None:
         runtime = ScriptedRuntime([steps.register()], timeout=0.05)
         runtime.start()
         with connected(runtime), pytest.raises(AssertionError, match="RegisterPlugin has not come"):

@@ -19,7 +19,7 @@ STOPPED = api.ContainerState.CONTAINER_STOPPED
 
 
 class TestFailures:
-    def test_one_that_raises(self, runtime: FakeRuntime) -> None:
+    def test_a_handler_that_raises(self, runtime: FakeRuntime) -> None:
         pod, error = make_pod(), ValueError("no")
         with runtime.run_plugin(RecordingPlugin(run_pod_sandbox=error)):
             with pytest.raises(
@@ -55,7 +55,7 @@ class TestFailures:
         assert runtime.containers == [runtime.container(other)]
         assert runtime.container(other).state == STOPPED
 
-    def test_an_end_is_an_end(self, runtime: FakeRuntime) -> None:
+    def test_a_failed_stop_does_not_prevent_the_removal(self, runtime: FakeRuntime) -> None:
         plugin = RecordingPlugin(stop_pod_sandbox=ValueError("stop"))
         pod = make_pod()
         runtime.add(pod, make_container(pod))

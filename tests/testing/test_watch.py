@@ -51,13 +51,13 @@ def test_the_configuration_is_handed_over(connect: Any) -> None:
     assert configured == ["key: value"]
 
 
-def test_it_knows_when_the_plugin_is_synchronized(connect: Any, watch: Watch) -> None:
+def test_the_watch_knows_when_the_plugin_is_synchronized(connect: Any, watch: Watch) -> None:
     assert not watch.wait_synchronized(0.001)
     connect(run_pod_sandbox=lambda pod: None)
     assert watch.wait_synchronized(LONG)
 
 
-def test_it_knows_that_it_never_will(connect: Any, watch: Watch) -> None:
+def test_the_watch_knows_that_the_synchronization_has_failed(connect: Any, watch: Watch) -> None:
     def synchronize(pods: Any, containers: Any) -> None:
         raise ValueError("no state, please")
 

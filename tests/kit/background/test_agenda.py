@@ -30,7 +30,7 @@ def test_work_in_its_order() -> None:
     assert agenda.is_done
 
 
-def test_work_is_withdrawn_before_it_begins_only() -> None:
+def test_only_work_that_has_not_begun_is_withdrawn() -> None:
     agenda = Agenda()
     work = Work(call())
     agenda.add(work)
@@ -121,7 +121,7 @@ def test_abandoned() -> None:
     assert agenda.abandon(here=2) == ([], [])
 
 
-def test_cancelled_work_is_known_to_those_that_wait() -> None:
+def test_cancelled_work_cancels_its_future() -> None:
     work = Work(call())
     work.cancel()
     assert work.future.cancelled()

@@ -84,7 +84,7 @@ def gate() -> Iterator[Gate]:
 
 
 class TestSubmitting:
-    def test_it_returns_at_once(self, make: Make, gate: Gate) -> None:
+    def test_submit_returns_at_once(self, make: Make, gate: Gate) -> None:
         background = make()
         future = background.submit(gate, 1, 2)
         assert gate.wait() == (1, 2)
@@ -172,7 +172,7 @@ class TestSubmitting:
 
 class TestErrors:
     @pytest.mark.parametrize("error", [ValueError("no"), SystemExit(3), KeyboardInterrupt()])
-    def test_they_are_reported_and_the_thread_goes_on(
+    def test_an_error_is_reported_and_the_thread_continues(
         self, make: Make, error: BaseException, caplog: pytest.LogCaptureFixture
     ) -> None:
         told: queue.SimpleQueue[Any] = queue.SimpleQueue()
@@ -253,7 +253,7 @@ class TestContext:
         assert [seen.get(timeout=LONG) for _ in range(3)] == ["a request"] * 3
         task.stop()
 
-    def test_reports_have_it_too(self, make: Make) -> None:
+    def test_error_reports_have_the_context_variables(self, make: Make) -> None:
         variable = contextvars.ContextVar("variable", default="none")
         seen: queue.SimpleQueue[str] = queue.SimpleQueue()
         background = make(on_error=lambda *_: seen.put(variable.get()))
@@ -329,7 +329,7 @@ class TestLatest:
         gate.open()
         future.result(LONG)
 
-    def test_arguments_are_let_go_of(self, make: Make) -> None:
+    def test_arguments_are_released_after_the_run(self, make: Make) -> None:
         class Large:
             pass
 
@@ -382,7 +382,7 @@ class TestLatest:
         # The stub finds it as a handler.
         nri_sync.Stub(one, name="test", idx="10", socket_path="/nowhere")
 
-    def test_several_threads_get_the_same_one(self, make: Make) -> None:
+    def test_several_threads_get_the_same_task(self, make: Make) -> None:
         background = make()
 
         class Plugin:
@@ -446,7 +446,7 @@ class TestLatest:
 
 
 class TestEvery:
-    def test_it_comes_again(self, make: Make, gate: Gate) -> None:
+    def test_a_periodic_task_runs_repeatedly(self, make: Make, gate: Gate) -> None:
         task = make().every(0.001, gate)
         for _ in range(3):
             assert gate.wait() == ()
@@ -454,7 +454,7 @@ class TestEvery:
         task.stop()
         assert gate.most == 1
 
-    def test_now(self, make: Make, gate: Gate) -> None:
+    def test_a_call_of_a_periodic_task_runs_it_now(self, make: Make, gate: Gate) -> None:
         background = make()
         task = background.every(1000.0, gate)
         assert gate.entered.empty()
@@ -471,7 +471,7 @@ class TestEvery:
         # One run is due, in 1,000 s.
         assert len(background.due) == 1
 
-    def test_a_run_by_request_stands_for_the_one_that_was_due(self, make: Make, gate: Gate) -> None:
+    def test_a_requested_run_replaces_the_due_run(self, make: Make, gate: Gate) -> None:
         background = make(threads=1)
         background.submit(gate, "busy")
         gate.wait()
@@ -486,7 +486,7 @@ class TestEvery:
         eventually(lambda: not background.counters.running)
         assert background.counters[:4] == (2, 0, 0, 0)
 
-    def test_an_error_does_not_end_it(
+    def test_an_error_does_not_end_a_periodic_task(
         self, make: Make, gate: Gate, caplog: pytest.LogCaptureFixture
     ) -> None:
         task = make().every(0.001, gate)
@@ -496,7 +496,7 @@ class TestEvery:
         task.stop()
         assert "not now" in caplog.text
 
-    def test_stopped_while_it_runs(self, make: Make, gate: Gate) -> None:
+    def test_a_periodic_task_is_stopped_during_its_run(self, make: Make, gate: Gate) -> None:
         background = make()
         task = background.every(0.001, gate)
         gate.wait()
@@ -505,7 +505,7 @@ class TestEvery:
         eventually(lambda: not background.counters.running)
         assert background.due == []
 
-    def test_stopped_while_it_is_due(self, make: Make, gate: Gate) -> None:
+    def test_a_due_periodic_task_is_stopped(self, make: Make, gate: Gate) -> None:
         background = make(threads=1)
         background.submit(gate, "busy")
         gate.wait()
@@ -518,7 +518,7 @@ class TestEvery:
         eventually(lambda: not background.due)
         assert background.counters.queued == 0
 
-    def test_it_is_watched_for_while_others_run(self, make: Make, gate: Gate) -> None:
+    def test_a_due_time_is_watched_while_other_calls_run(self, make: Make, gate: Gate) -> None:
         background = make(threads=3)
         ran = threading.Event()
         for number in range(2):
@@ -624,7 +624,9 @@ class TestClosing:
         assert background.close() is True
         eventually(lambda: background.counters == BackgroundCounters(4, 0, 0, 0, 0, 0))
 
-    def test_a_task_that_is_asked_for_while_it_runs(self, make: Make, gate: Gate) -> None:
+    def test_close_finishes_the_requested_second_run_of_a_task(
+        self, make: Make, gate: Gate
+    ) -> None:
         background = make()
         task = background.every(1000.0, gate)
         task()

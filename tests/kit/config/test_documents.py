@@ -39,7 +39,7 @@ def test_an_empty_document(text: str, format: str | None) -> None:
     assert documents.parse(text, "it", format).data == {}
 
 
-def test_yaml_that_says_nothing() -> None:
+def test_yaml_without_a_value() -> None:
     assert documents.parse("---\n...\n", "it").data == {}
 
 

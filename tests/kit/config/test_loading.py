@@ -131,7 +131,7 @@ class Strange:
     numbers: complex
 
 
-def test_a_type_that_is_not_supported_is_told_before_there_is_a_document() -> None:
+def test_an_unsupported_type_is_refused_before_there_is_a_document() -> None:
     with pytest.raises(TypeError, match=r"^Strange\.numbers: complex is not supported$"):
         check(Strange)
     check(Config)

@@ -221,7 +221,7 @@ class Later:
     it: Unknown  # type: ignore[name-defined]  # noqa: F821
 
 
-def test_types_that_cannot_be_found_out() -> None:
+def test_unresolvable_type_hints_are_refused() -> None:
     with pytest.raises(TypeError, match=r"^Later: its type hints cannot be resolved: .*Unknown"):
         reader_of(Later)
 

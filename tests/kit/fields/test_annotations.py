@@ -129,7 +129,7 @@ def test_the_usual_form_in_kubernetes() -> None:
         (("{domain}/x",), "needs {key}"),
     ],
 )
-def test_forms_that_make_no_sense(forms: Any, says: str) -> None:
+def test_invalid_forms_are_refused(forms: Any, says: str) -> None:
     with pytest.raises(ValueError, match=re.escape(says)):
         Annotations("example.com", forms=forms)
 
@@ -220,7 +220,7 @@ def ours() -> Annotations:
         "cpus",
     ],
 )
-def test_others_are_left_alone(ours: Annotations, key: str) -> None:
+def test_dissimilar_keys_are_no_misspellings(ours: Annotations, key: str) -> None:
     assert misspelt(ours, key) == {}
 
 

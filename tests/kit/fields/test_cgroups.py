@@ -146,7 +146,7 @@ def test_the_cgroup_of_a_process(tmp_path: Path) -> None:
         process_cgroup(8, "memory", proc)
 
 
-def test_this_process_is_where_it_says() -> None:
+def test_this_process_is_in_the_directory_of_its_cgroup() -> None:
     root = CgroupRoot()
     path = process_cgroup(os.getpid(), "" if root.version == 2 else "memory")
     directory = root.directory(path, "memory")

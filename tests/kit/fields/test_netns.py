@@ -41,7 +41,7 @@ def test_paths(pod: PodSandbox, path: str | None) -> None:
     assert network_namespace(pod, proc="/nowhere") == (path and path.replace("/proc", "/nowhere"))
 
 
-def test_containers_tell_where_the_pod_does_not() -> None:
+def test_containers_name_the_namespace_if_the_pod_does_not() -> None:
     inside = a_container([("network", "/nowhere/7/ns/net")])
     assert network_namespace(PodSandbox(), [Container(), inside]) == "/nowhere/7/ns/net"
     assert network_namespace(PodSandbox(), [a_container(HOST), inside]) is None

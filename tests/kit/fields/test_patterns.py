@@ -38,7 +38,7 @@ TEXTS = st.text(st.sampled_from("aabbcAB01_ .-{}x\né\0"), min_size=1, max_size=
 
 
 @given(st.sampled_from(["", "(?i)", "(?s)", "(?is)"]), PATTERNS, TEXTS)
-def test_as_python_has_it(flags: str, pattern: str, text: str) -> None:
+def test_a_search_finds_the_same_as_python(flags: str, pattern: str, text: str) -> None:
     # \Z of Python is $ of RE2.
     theirs = re.compile(flags + re.sub(r"(?<!\\)\$", r"\\Z", pattern), re.ASCII)
     expected = theirs.search(text) is not None
@@ -72,7 +72,7 @@ def test_as_python_has_it(flags: str, pattern: str, text: str) -> None:
         ("}]", "x}]", True),
     ],
 )
-def test_of_people(pattern: str, text: str, found: bool) -> None:
+def test_patterns_of_administrators(pattern: str, text: str, found: bool) -> None:
     assert Pattern(pattern).search(text) is found
 
 

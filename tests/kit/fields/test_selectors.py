@@ -75,7 +75,7 @@ def test_wrong_texts(text: str) -> None:
         LabelSelector.parse(text)
 
 
-def test_the_error_tells_where() -> None:
+def test_the_error_names_the_place() -> None:
     with pytest.raises(ValueError, match=r"'app in web' needs '\(' where it has 'web'"):
         LabelSelector.parse("app in web")
     with pytest.raises(ValueError, match="needs a value where it has its end"):

@@ -29,7 +29,7 @@ def test_an_address_is_parsed(text: str, address: Any) -> None:
 
 
 @pytest.mark.parametrize("text", ["127.0.0.1:8080", "[::1]:8080", "unix:/run/a", "unix-abstract:a"])
-def test_the_text_of_one(text: str) -> None:
+def test_an_address_becomes_its_text_again(text: str) -> None:
     assert text_of(parse_address(text)[1]) == text
 
 

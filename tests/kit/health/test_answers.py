@@ -8,7 +8,7 @@ from tests.memory import reachable
 __all__: list[str] = []
 
 
-def test_by_outcome() -> None:
+def test_answers_are_counted_by_outcome() -> None:
     window = AnswerWindow(100)
     assert window.answers(0) == Answers()
     assert window.answers(0).share == 0
@@ -18,7 +18,7 @@ def test_by_outcome() -> None:
     assert window.answers(2.0).share == 0.6
 
 
-def test_they_are_forgotten() -> None:
+def test_old_answers_are_forgotten() -> None:
     window = AnswerWindow(100)
     window.add("late", 0)
     window.add("ok", 60)
@@ -29,7 +29,7 @@ def test_they_are_forgotten() -> None:
     assert window.answers(1000) == Answers(1, 0, 1)
 
 
-def test_it_does_not_grow() -> None:
+def test_the_window_does_not_grow() -> None:
     window = AnswerWindow(10)
     for number in range(10_000):
         window.add("ok", number * 0.01)

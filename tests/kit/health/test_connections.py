@@ -144,13 +144,13 @@ class TestClients:
             (b"G" * 20000, b"431"),
         ],
     )
-    def test_requests_that_are_none(
+    def test_an_invalid_request_is_refused(
         self, server: HealthServer, request_: bytes, status: bytes
     ) -> None:
         assert send(server, request_).startswith(b"HTTP/1.1 " + status + b" ")
         assert get(server, "/livez")[0] == 200
 
-    def test_allowed_methods_are_told(self, server: HealthServer) -> None:
+    def test_the_reply_names_the_allowed_methods(self, server: HealthServer) -> None:
         assert b"\r\nAllow: GET, HEAD\r\n" in send(server, b"PUT / HTTP/1.1\r\n\r\n")
 
     def test_a_request_in_pieces(self, server: HealthServer) -> None:
@@ -189,7 +189,7 @@ class TestClients:
                 assert slow[0].recv(1) == b""
 
     @pytest.mark.parametrize("head", [b"", b"GET /", b"GET /livez HTTP/1.1\r\n\r\n"])
-    def test_a_connection_has_its_time(self, health: kit.Health, head: bytes) -> None:
+    def test_a_connection_ends_at_its_timeout(self, health: kit.Health, head: bytes) -> None:
         whole = head.endswith(b"\r\n\r\n")
         timeout = 2.0 if whole else 0.05
         with (
@@ -200,7 +200,7 @@ class TestClients:
             text = received(sock)  # to the end, although the client sent no more
             assert text.startswith(b"HTTP/1.1 200 ") == whole
 
-    def test_a_client_that_trickles_has_no_more(self, health: kit.Health) -> None:
+    def test_a_client_that_trickles_gets_no_more_time(self, health: kit.Health) -> None:
         with HealthServer(health, "127.0.0.1:0", timeout=0.2) as server, connect(server) as sock:
             sock.settimeout(0.01)
             give_up = time.monotonic() + LONG

@@ -171,7 +171,7 @@ def test_a_foreign_link_or_pipe_that_comes_later_is_replaced(kind: str, path: Pa
     assert not target.exists()
 
 
-def test_it_cannot_be_written(path: Path) -> None:
+def test_a_file_that_cannot_be_written_is_refused_at_the_start(path: Path) -> None:
     file = kit.HealthFile(kit.Health(), path / "not" / "there")
     with pytest.raises(FileNotFoundError, match="not/there"):
         file.start()
@@ -180,7 +180,9 @@ def test_it_cannot_be_written(path: Path) -> None:
         kit.HealthFile(kit.Health(), path, interval=0)
 
 
-def test_it_can_be_written_again_later(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_file_that_cannot_be_written_for_a_while(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     directory = path.parent / "a"
     directory.mkdir()
     with kit.HealthFile(kit.Health(), directory / "health", interval=OFTEN):
@@ -208,7 +210,7 @@ def test_start_and_stop_any_number_of_times(path: Path) -> None:
         assert not path.exists()
 
 
-def test_many_threads_start_and_stop_it(path: Path) -> None:
+def test_many_threads_start_and_stop_the_file(path: Path) -> None:
     file = kit.HealthFile(kit.Health(), path, interval=NEVER)
     barrier = threading.Barrier(4)
     failures: list[BaseException] = []
@@ -236,7 +238,7 @@ def test_many_threads_start_and_stop_it(path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-def test_a_forked_child_leaves_it_to_the_parent(path: Path) -> None:
+def test_a_forked_child_leaves_the_file_to_the_parent(path: Path) -> None:
     with kit.HealthFile(kit.Health(), path, interval=OFTEN) as file:
         child = os.fork()
         if child == 0:

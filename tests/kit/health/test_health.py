@@ -149,7 +149,7 @@ class TestAnswers:
         runtime.wait_for(lambda: not runtime.plugins)
 
     @pytest.mark.parametrize("how", ["late", "wrong"])
-    def test_late_or_failed_ones(self, runtime: FakeRuntime, how: str) -> None:
+    def test_late_or_failed_answers_end_readiness(self, runtime: FakeRuntime, how: str) -> None:
         with self.served(runtime) as (health, ask):
             ask(how, how)
             is_now(health, SYNCHRONIZED, ready=True)
@@ -165,7 +165,7 @@ class TestAnswers:
             ask("well", "well", "well", "well")
             is_now(health, SYNCHRONIZED, ready=True)
 
-    def test_they_are_forgotten(self, runtime: FakeRuntime) -> None:
+    def test_bad_answers_are_forgotten(self, runtime: FakeRuntime) -> None:
         with self.served(runtime, window=0.5) as (health, ask):
             ask(*3 * ["wrong"])
             eventually(lambda: health.report().ready)
@@ -176,7 +176,9 @@ class TestAnswers:
             is_now(health, SYNCHRONIZED, ready=True)
             assert health.requests.figures()["CreateContainer"].outcomes == {"rejected": 6}
 
-    def test_another_share_or_none(self, runtime: FakeRuntime) -> None:
+    def test_the_share_of_bad_answers_can_be_chosen_or_turned_off(
+        self, runtime: FakeRuntime
+    ) -> None:
         with self.served(runtime, most_unserved=None) as (health, ask):
             ask(*4 * ["wrong"])
             is_now(health, SYNCHRONIZED, ready=True)
@@ -192,7 +194,7 @@ class TestAnswers:
             kit.Health(**options)
 
 
-def test_while_it_starts_and_stops(node: Node) -> None:
+def test_the_state_during_a_start_and_a_stop(node: Node) -> None:
     handler = Held()
     health, stub = make(node, PluginWith(create_container=handler))
     ours, theirs = socket.socketpair()
@@ -367,7 +369,7 @@ def test_further_checks(node: Node) -> None:
     is_now(health, SYNCHRONIZED, ready=True)
 
 
-def test_listeners_are_told(node: Node, caplog: pytest.LogCaptureFixture) -> None:
+def test_listeners_are_called_at_each_change(node: Node, caplog: pytest.LogCaptureFixture) -> None:
     states: list[HealthState] = []
     may_return = threading.Event()
 

@@ -39,7 +39,7 @@ def server(health: kit.Health) -> Iterator[HealthServer]:
 
 
 class TestLifecycle:
-    def test_it_sleeps_while_there_is_nothing_to_do(
+    def test_an_idle_server_sleeps(
         self, health: kit.Health, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         calls: list[float | None] = []
@@ -88,7 +88,9 @@ class TestLifecycle:
             with contextlib.suppress(ConnectionResetError):
                 assert sock.recv(1) == b""
 
-    def test_many_threads_start_and_stop_it(self, health: kit.Health, socket_dir: Path) -> None:
+    def test_many_threads_start_and_stop_the_server(
+        self, health: kit.Health, socket_dir: Path
+    ) -> None:
         server = HealthServer(health, f"unix://{socket_dir}/s")
         failures: list[BaseException] = []
         barrier = threading.Barrier(4)
@@ -114,7 +116,7 @@ class TestLifecycle:
             sock.sendall(b"GET /livez HTTP/1.1\r\n\r\n")
             assert received(sock).startswith(b"HTTP/1.1 200 ")
 
-    def test_a_handler_may_stop_it(
+    def test_a_handler_may_stop_the_server(
         self, health: kit.Health, server: HealthServer, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         asked = threading.Event()
@@ -133,7 +135,7 @@ class TestLifecycle:
 
     @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
     @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-    def test_a_forked_child_leaves_it_to_the_parent(
+    def test_a_forked_child_leaves_the_server_to_the_parent(
         self, health: kit.Health, socket_dir: Path
     ) -> None:
         path = socket_dir / "s"
@@ -156,7 +158,7 @@ class TestLifecycle:
                 sock.sendall(b"GET /livez HTTP/1.1\r\n\r\n")
                 assert received(sock).startswith(b"HTTP/1.1 200 ")
 
-    def test_a_process_that_forgets_to_stop_it_exits(self) -> None:
+    def test_a_process_that_does_not_stop_the_server_exits(self) -> None:
         code = (
             "from nri_sync import kit\n"
             "server = kit.HealthServer(kit.Health(), '127.0.0.1:0')\n"
@@ -176,14 +178,18 @@ class TestLifecycle:
 
 class TestUnixSocket:
     @pytest.mark.parametrize("mode", [None, 0o666])
-    def test_its_mode(self, health: kit.Health, socket_dir: Path, mode: int | None) -> None:
+    def test_the_mode_of_the_socket(
+        self, health: kit.Health, socket_dir: Path, mode: int | None
+    ) -> None:
         path = socket_dir / "health"
         how = {} if mode is None else {"socket_mode": mode}
         with HealthServer(health, f"unix://{path}", **how):
             assert stat.S_IMODE(path.stat().st_mode) == (0o600 if mode is None else mode)
         assert not path.exists()
 
-    def test_that_of_another_server_stays(self, health: kit.Health, socket_dir: Path) -> None:
+    def test_the_socket_of_another_server_is_kept(
+        self, health: kit.Health, socket_dir: Path
+    ) -> None:
         path = socket_dir / "health"
         server = HealthServer(health, f"unix://{path}")
         server.start()
@@ -236,7 +242,9 @@ class TestAddresses:
             HealthServer(health, str(path)).start()
         assert path.read_text() == "mine"
 
-    def test_the_socket_of_another_stays(self, health: kit.Health, socket_dir: Path) -> None:
+    def test_the_socket_of_another_program_is_kept(
+        self, health: kit.Health, socket_dir: Path
+    ) -> None:
         path = socket_dir / "health.sock"
         with HealthServer(health, str(path)):
             path.unlink()
@@ -262,6 +270,6 @@ class TestAddresses:
             assert server.address.startswith("[::1]:")
             assert send(server, b"GET /livez HTTP/1.1\r\n\r\n").startswith(b"HTTP/1.1 200 ")
 
-    def test_a_host_that_is_not_this_one(self, health: kit.Health) -> None:
+    def test_the_address_of_another_host_is_refused(self, health: kit.Health) -> None:
         with pytest.raises(OSError, match=r"cannot listen for probes on 192\.0\.2\.1:80: "):
             HealthServer(health, "192.0.2.1:80").start()

@@ -79,7 +79,7 @@ class TestGone:
         assert [name in gone for name in "abcd"] == [False, True, False, True]
         assert gone.record("b") is not None
 
-    def test_memory_is_bounded_however_many_go(self, gone: Gone[PodRecord]) -> None:
+    def test_memory_is_bounded_for_any_number_of_ends(self, gone: Gone[PodRecord]) -> None:
         def go(numbers: range) -> int:
             for number in numbers:
                 assert gone.admits(f"p{number}", LATER, known=False)

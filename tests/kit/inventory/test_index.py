@@ -138,7 +138,7 @@ class TestTheNewest:
             assert both.pod_by_name("ns", "web") is new
             assert both.pod_by_ip("10.0.0.1") is new
 
-    def test_and_the_one_before_when_it_goes(self) -> None:
+    def test_the_previous_record_is_found_after_the_newest_is_removed(self) -> None:
         records = [pod(f"p{n}", n, uid="u") for n in (2, 1, 3)]
         state = snapshot(*records)
         seen = []
@@ -155,7 +155,7 @@ class TestTheNewest:
         assert newest is not None
         assert newest.id == "c3"
 
-    def test_by_a_key_that_an_older_one_has_got_later(self) -> None:
+    def test_an_older_pod_that_gets_the_key_later_does_not_win(self) -> None:
         before = snapshot(pod("p1", 1), pod("p2", 2, ips=["10.0.0.1"]))
         after = changed(before, [pod("p1", 1, ips=["10.0.0.1"])]).after
         assert after.pod_by_ip("10.0.0.1") == after.pod("p2")

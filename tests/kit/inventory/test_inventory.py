@@ -174,7 +174,7 @@ class TestHandlers:
 
 
 class TestSynchronize:
-    def test_it_takes_the_place_of_everything(self, inventory: Inventory, told: Told) -> None:
+    def test_a_synchronize_replaces_all_records(self, inventory: Inventory, told: Told) -> None:
         inventory.synchronize([pod("p1"), pod("p2")], [container("c1"), container("c2")])
         inventory.synchronize(
             [pod("p2"), pod("p3")], [container("c2", "p2", pid=7), container("c3", "p3")]
@@ -189,7 +189,9 @@ class TestSynchronize:
             ("synchronize", ""),
         ]
 
-    def test_readers_see_all_of_it_or_nothing(self, inventory: Inventory, told: Told) -> None:
+    def test_readers_see_a_whole_synchronize_or_nothing(
+        self, inventory: Inventory, told: Told
+    ) -> None:
         inventory.synchronize([pod("p1")], [container("c1")])
         before = inventory.snapshot()
         inventory.synchronize([pod("p2")], [container("c2", "p2")])
@@ -207,9 +209,7 @@ class TestSynchronize:
         assert inventory.snapshot().pod_by_ip("10.0.0.1") is not None
         assert inventory.snapshot().container_by_pid(7) is not None
 
-    def test_of_several_that_are_new_the_one_with_a_process_is_newest(
-        self, inventory: Inventory
-    ) -> None:
+    def test_among_new_records_those_with_a_process_are_newest(self, inventory: Inventory) -> None:
         inventory.synchronize(
             [
                 api.PodSandbox(id="p2", uid="u", pid=5),
@@ -236,7 +236,7 @@ class TestSynchronize:
         assert newest is not None
         assert newest.id == "p2"
 
-    def test_stale_until_it_has_come(self, inventory: Inventory) -> None:
+    def test_the_snapshot_is_stale_until_the_synchronize(self, inventory: Inventory) -> None:
         assert inventory.snapshot().stale
         inventory.synchronize([pod("p1")], [])
         first = inventory.snapshot()
@@ -304,7 +304,7 @@ class TestEventsDuringASynchronize:
         record = inventory.snapshot().containers["c1"]
         assert (inventory.snapshot().pods["p1"].pid, record.pid, record.state) == (6, 7, RUNNING)
 
-    def test_an_event_between_the_two_halves_of_one(
+    def test_an_event_in_the_middle_of_a_synchronize(
         self, inventory: Inventory, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Without Configure: from the beginning of the handler on."""
@@ -376,7 +376,9 @@ class TestLateEvents:
         assert told.take() == []
         assert inventory.recall_pod("p1") is not None
 
-    def test_an_id_that_begins_again_is_a_new_one(self, inventory: Inventory, told: Told) -> None:
+    def test_a_removed_id_that_begins_again_is_a_new_record(
+        self, inventory: Inventory, told: Told
+    ) -> None:
         for event in (*self.LIFE, "run_pod_sandbox", "create_container"):
             self.send(inventory, event)
         assert told.take()[-2:] == [("run_pod_sandbox", "+p1"), ("create_container", "+c1")]
@@ -390,7 +392,9 @@ class TestLateEvents:
             assert found is not None
             assert found.id == "new"
 
-    def test_a_synchronize_that_lists_it_counts(self, inventory: Inventory) -> None:
+    def test_a_removed_pod_that_a_synchronize_lists_is_known_again(
+        self, inventory: Inventory
+    ) -> None:
         for event in self.LIFE:
             self.send(inventory, event)
         inventory.synchronize([pod("p1")], [container("c1")])
@@ -425,7 +429,7 @@ class TestLateEvents:
         assert now.pod_by_ip("10.0.0.1") is None
         assert now.container_by_pid(7) is None
 
-    def test_the_store_does_not_get_it_back(self, tmp_path: Path) -> None:
+    def test_late_events_do_not_bring_a_removed_pod_into_the_store(self, tmp_path: Path) -> None:
         path = tmp_path / "inventory.db"
         with InventoryStore(path) as store:
             inventory = Inventory(store=store)
@@ -435,7 +439,9 @@ class TestLateEvents:
         with InventoryStore(path) as store:
             assert store.load() == ([], [])
 
-    def test_from_threads_that_are_late(self, inventory: Inventory) -> None:
+    def test_an_event_on_a_late_thread_does_not_bring_a_container_back(
+        self, inventory: Inventory
+    ) -> None:
         """A handler waits for an event of the test, while the removal is handled."""
         for event in self.LIFE[:7]:
             self.send(inventory, event)
@@ -453,8 +459,8 @@ class TestLateEvents:
         assert not inventory.snapshot().containers
 
 
-class TestTelling:
-    def test_it_is_called_without_the_lock_on_the_thread_of_the_handler(self) -> None:
+class TestOnChange:
+    def test_the_callback_runs_without_the_lock_on_the_thread_of_the_handler(self) -> None:
         seen: list[Any] = []
 
         def on_change(changes: Changes) -> None:
@@ -521,7 +527,7 @@ class TestTelling:
         assert set(inventory.snapshot().pods) == {"p1", "p2"}
 
     @pytest.mark.parametrize("handler", ["synchronize", "run_pod_sandbox", "remove_container"])
-    def test_it_must_not_call_handlers(self, handler: str) -> None:
+    def test_the_callback_must_not_call_handlers(self, handler: str) -> None:
         arguments: dict[str, Any] = {
             "synchronize": ([], []),
             "run_pod_sandbox": (pod("p2"),),

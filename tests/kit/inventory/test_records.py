@@ -106,7 +106,7 @@ class TestPods:
         assert PodRecord.of(pod(), record, 0, stopped=True).index_keys() == names
         assert PodRecord.of(pod(), None, 1).index_keys() == set()
 
-    def test_once_stopped_it_stays_so(self) -> None:
+    def test_a_stopped_pod_stays_stopped(self) -> None:
         old = PodRecord.of(pod(), None, 1, stopped=True)
         assert PodRecord.of(pod(pid=1), old, 0).stopped
 
@@ -180,7 +180,7 @@ class TestOmit:
         message.linux.cgroups_path = "/x"
         return message
 
-    def test_a_copy_without_them(self) -> None:
+    def test_a_copy_lacks_the_omitted_fields(self) -> None:
         message = self.message()
         copy = Omit(["env", "linux.seccomp_policy"]).copy(message)
         assert message == self.message()
@@ -232,11 +232,11 @@ class TestKeys:
             "/ctr0",
         ],
     )
-    def test_cgroups_as_told_and_as_they_are(self, told: str) -> None:
+    def test_the_key_of_a_cgroup_from_the_runtime_and_of_its_path(self, told: str) -> None:
         path = cgroups.cgroup_path(told)
         assert cgroup_key(told) == cgroup_key(path) == cgroup_key(path + "/")
 
-    def test_cgroups_as_proc_shows_them_and_as_they_are_mounted(self) -> None:
+    def test_the_key_of_a_cgroup_from_proc_and_of_its_mounted_path(self) -> None:
         told = "kubepods-burstable-pod1.slice:crio:ctr0"
         path = cgroups.cgroup_path(told)
         assert cgroup_key(f"0::{path}") == cgroup_key(told)

@@ -165,19 +165,19 @@ class TestRestarts:
 
 
 class TestTheFile:
-    def test_only_its_owner_can_read_it(self, path: Path, opened: Open) -> None:
+    def test_only_the_owner_can_read_the_files(self, path: Path, opened: Open) -> None:
         store = opened()
         store.save(Inventory().snapshot())
         assert store.flush(LONG)
         modes = {stat.S_IMODE(file.stat().st_mode) for file in path.parent.iterdir()}
         assert modes == {0o600}
 
-    def test_it_is_a_database_with_a_version(self, path: Path, opened: Open) -> None:
+    def test_the_file_is_a_database_with_a_version(self, path: Path, opened: Open) -> None:
         opened().close()
         assert rows(path, "PRAGMA user_version") == [(len(module.MIGRATIONS),)]
         assert rows(path, "PRAGMA application_id") == [(module.APPLICATION_ID,)]
 
-    def test_one_of_a_newer_release_is_refused(self, path: Path, opened: Open) -> None:
+    def test_a_file_of_a_newer_release_is_refused(self, path: Path, opened: Open) -> None:
         opened().close()
         change(path, "PRAGMA user_version = 99", "CREATE TABLE more (x)")
         before = path.read_bytes()
@@ -187,7 +187,7 @@ class TestTheFile:
             opened()
         assert path.read_bytes() == before
 
-    def test_one_of_an_older_release_is_migrated(
+    def test_a_file_of_an_older_release_is_migrated(
         self, path: Path, opened: Open, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         with opened() as store:
@@ -216,7 +216,7 @@ class TestTheFile:
         assert rows(path, "SELECT count(*) FROM sqlite_master WHERE name = 'notes'") == [(0,)]
         opened()
 
-    def test_one_of_something_else_is_refused(self, path: Path, opened: Open) -> None:
+    def test_a_database_of_another_application_is_refused(self, path: Path, opened: Open) -> None:
         change(path, "CREATE TABLE precious (x)")
         with pytest.raises(StoreError, match="another application's database"):
             opened()
@@ -232,7 +232,7 @@ class TestTheFile:
         assert path.read_text().startswith("root:x")
         assert list(path.parent.iterdir()) == [path]
 
-    def test_it_belongs_to_one_at_a_time(self, opened: Open) -> None:
+    def test_a_file_belongs_to_one_store_at_a_time(self, opened: Open) -> None:
         first = opened()
         first.save(Inventory().snapshot())
         with pytest.raises(StoreError, match="is open in another process, or another store"):
@@ -241,13 +241,13 @@ class TestTheFile:
         first.close()
         opened(timeout=0.01)
 
-    def test_where_it_cannot_be(self, tmp_path: Path) -> None:
+    def test_a_path_that_cannot_be_used_is_refused(self, tmp_path: Path) -> None:
         with pytest.raises(StoreError, match=r"nowhere/x.db cannot be used: .*No such file"):
             InventoryStore(tmp_path / "nowhere" / "x.db")
         with pytest.raises(StoreError, match="cannot be used: "):
             InventoryStore(tmp_path)
 
-    def test_one_that_others_can_read_becomes_private(
+    def test_a_file_that_others_can_read_becomes_private(
         self, path: Path, opened: Open, caplog: pytest.LogCaptureFixture
     ) -> None:
         opened().close()
@@ -276,7 +276,7 @@ class TestTheFile:
             opened()
 
     @pytest.mark.skipif(os.geteuid() != 0, reason="gives a file to another user")
-    def test_another_user_s_is_refused(self, path: Path, opened: Open) -> None:
+    def test_a_file_of_another_user_is_refused(self, path: Path, opened: Open) -> None:
         path.touch()
         os.chown(path, 12345, -1)
         with pytest.raises(StoreError, match=r"cannot be used: .*belongs to user 12345"):
@@ -357,7 +357,7 @@ class TestDamage:
             assert store.load() == ([], [])
         assert found == [(True, True), (False, False)]
 
-    def test_a_message_that_is_none(
+    def test_an_undecodable_message(
         self, filled: Path, opened: Open, caplog: pytest.LogCaptureFixture
     ) -> None:
         change(filled, "UPDATE containers SET message = x'ff' WHERE id = 'c7'")
@@ -369,7 +369,7 @@ class TestDamage:
         stored = opened().load()
         assert (len(stored.pods), len(stored.containers)) == (50, 200)
 
-    def test_a_plugin_that_is_killed_while_it_writes(self, path: Path, opened: Open) -> None:
+    def test_a_plugin_that_is_killed_during_a_write(self, path: Path, opened: Open) -> None:
         code = """
 import itertools, sys
 from nri_sync import api
@@ -519,7 +519,7 @@ class TestWriting:
         expected = ["p1", "p2"] if way == "save" else ["p1"]
         assert [message.id for message, _, _ in opened().load().pods] == expected
 
-    def test_a_thread_for_the_next_change_after_one_was_written_without(self, opened: Open) -> None:
+    def test_a_thread_starts_again_after_a_write_without_one(self, opened: Open) -> None:
         store = opened()
         inventory = Inventory(store=store)
         with no_threads():

@@ -20,7 +20,7 @@ def table_of(values: dict[str, int]) -> Table[str, int]:
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_it_is_a_dict_that_is_changed_by_copying(seed: int) -> None:
+def test_a_table_is_a_dict_that_is_changed_by_copying(seed: int) -> None:
     chance = random.Random(seed)
     model: dict[str, int] = {}
     table = Table[str, int]()

@@ -69,7 +69,7 @@ class TestRequests:
         assert len(operations) == 3
         assert len({operation.split("-")[0] for operation in operations}) == 1
 
-    def test_a_thread_has_it_if_it_is_given_it(self, node: Node) -> None:
+    def test_a_thread_has_the_context_that_it_is_given(self, node: Node) -> None:
         def look() -> tuple[Any, Any, Any]:
             return log_context(), in_thread(in_context(log_context)), in_thread(log_context)
 
@@ -78,7 +78,7 @@ class TestRequests:
         assert given == here
         assert not_given is None or not_given == here  # threads of Python 3.14 may inherit it
 
-    def test_a_thread_keeps_it_after_the_request(self, node: Node) -> None:
+    def test_a_thread_keeps_the_context_after_the_request(self, node: Node) -> None:
         answered = threading.Event()
         futures: list[Any] = []
         with concurrent.futures.ThreadPoolExecutor(1) as executor:
@@ -95,7 +95,7 @@ class TestRequests:
             answered.set()
             assert futures[0].result(LONG) == here
 
-    def test_nothing_after_a_request(self) -> None:
+    def test_no_context_after_a_request(self) -> None:
         scope = RequestScope("10-test", "CreateContainer", api.CreateContainerRequest(pod=POD))
         scope.enter()
         assert log_context() is not None
@@ -184,7 +184,7 @@ class TestScopes:
         with log_scope(event="mine") as context:
             assert context[:5] == ("", "mine", "", "", "")
 
-    def test_it_ends_when_the_block_raises(self) -> None:
+    def test_a_scope_ends_when_the_block_raises(self) -> None:
         with pytest.raises(ValueError, match="no"), log_scope(POD):
             raise ValueError("no")
         assert log_context() is None
@@ -213,7 +213,7 @@ class TestScopes:
 
 
 class TestInContext:
-    def test_it_is_the_function(self) -> None:
+    def test_the_wrapper_keeps_name_signature_and_result(self) -> None:
         def work(a: int, *, b: int) -> int:
             """Return the text."""
             return a + b

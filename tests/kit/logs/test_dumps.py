@@ -108,7 +108,7 @@ def test_the_text() -> None:
     assert "- destination: /a\n  options:\n  - ro\n- {}\n" in as_text(made)
 
 
-def test_it_is_yaml() -> None:
+def test_the_text_is_yaml() -> None:
     found = yaml.safe_load(as_text(container()))
     assert found["labels"] == {"a": "1", "b": "yes"}
     assert found["args"] == list(container().args)
@@ -129,7 +129,7 @@ def test_values_of_other_kinds() -> None:
     assert as_text(unknown) == "event: 99"
 
 
-def test_it_is_cut_off() -> None:
+def test_a_long_text_is_cut_off() -> None:
     made = container()
     for limit in (1, 10, 30, 100):
         text = as_text(made, limit)

@@ -249,22 +249,22 @@ class TestConfiguration:
         with pytest.raises(StartError, match="not today"):
             nri_plugin(WithConfig(), config="label: refused")
 
-    def test_a_file_for_a_plugin_without(self, tmp_path: Path) -> None:
+    def test_a_file_for_a_plugin_without_a_configuration(self, tmp_path: Path) -> None:
         with pytest.raises(Unusable, match=r"--config .*/c\.yaml: Labels has no configuration"):
             kit.Program(Labels).assemble(config_path=tmp_path / "c.yaml")
 
-    def test_of_a_chain_the_first_that_has_one(self) -> None:
+    def test_a_chain_has_the_first_configuration_of_its_plugins(self) -> None:
         chained = kit.chain(Labels(), kit.chain(WithConfig()))
         assert kit.Program(chained).config is WithConfig.Config
 
-    def test_none_unless_a_function_may_make_one(self) -> None:
+    def test_only_a_function_may_add_a_configuration(self) -> None:
         assert kit.Program(Labels).has_no_configuration
         assert not kit.Program(WithConfig).has_no_configuration
         assert not kit.Program(lambda: WithConfig()).has_no_configuration
 
 
 class TestProgram:
-    def test_making_it_makes_no_plugin(self) -> None:
+    def test_making_a_program_makes_no_plugin(self) -> None:
         program = kit.Program(lambda: pytest.fail("made"), name="x", idx=7)
         assert program.idx == "07"
 
@@ -272,13 +272,13 @@ class TestProgram:
         program = kit.Program(functools.partial(Labels))
         assert program.assemble().plugin is not program.assemble().plugin
 
-    def test_an_option_that_there_is_not(self) -> None:
+    def test_an_unknown_option_is_refused(self) -> None:
         with pytest.raises(
             TypeError, match=r"Program\(\) has no option 'confg'; did you mean config"
         ):
             kit.Program(Labels, confg=1)  # type: ignore[call-arg]
 
-    def test_the_functions_take_it_alone(self) -> None:
+    def test_run_takes_no_other_argument_with_a_program(self) -> None:
         with pytest.raises(
             TypeError, match=r"run\(\) takes no other argument with a Program; pass config"
         ):
@@ -352,7 +352,7 @@ kit.main(Stopping, config=Config, name="test", idx=10)
             assert "on_stopping has not returned within the grace of 0.2 s" in plugin.output
             assert "stopped" in plugin.lines
 
-    def test_one_that_raises(self, socket_dir: Path) -> None:
+    def test_an_exception_of_on_stopping_crashes_the_program(self, socket_dir: Path) -> None:
         main = self.MAIN.format("1 / 0")
         with serving(socket_dir) as runtime, program(socket_dir, main=main) as plugin:
             assert runtime.wait_for_plugins(lambda names: "10-test" in names, LONG)
@@ -361,7 +361,7 @@ kit.main(Stopping, config=Config, name="test", idx=10)
             assert "ZeroDivisionError: division by zero" in plugin.output
             assert "stopped" in plugin.lines
 
-    def test_not_without_a_session(self, socket_dir: Path) -> None:
+    def test_on_stopping_is_not_called_without_a_session(self, socket_dir: Path) -> None:
         main = self.MAIN.format("pass")
         with program(socket_dir, "--retry-first", main=main) as plugin:
             plugin.expect("connecting to")

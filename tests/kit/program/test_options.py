@@ -89,7 +89,9 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("flag", "text", "told"), WRONG, ids=str)
-def test_wrong_ones(flag: str, text: str, told: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_invalid_value_is_refused(
+    flag: str, text: str, told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as ended:
         parse(f"--{flag}={text}")
     assert ended.value.code == 2
@@ -109,7 +111,7 @@ def test_wrong_variables_do_no_harm_to_commands_that_do_not_use_them() -> None:
     parser.parse_args(["version"])
 
 
-def test_a_switch_of_which_the_variable_is_wrong(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_invalid_variable_of_a_switch_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         parse(environ={"NRI_SYNC_TRACEBACK": "maybe"})
     assert "NRI_SYNC_TRACEBACK=maybe: expected 1 or 0" in capsys.readouterr().err

@@ -68,7 +68,7 @@ class TestTheEnd:
             assert create(runtime, "stop") == "default"
             assert plugin.wait() == ExitCode.OK
 
-    def test_crashed_when_it_is_made(self, socket_dir: Path) -> None:
+    def test_crashed_in_the_function_that_makes_the_plugin(self, socket_dir: Path) -> None:
         main = 'def make():\n    raise RuntimeError("boom")\n\nkit.main(make, name="test", idx=10)'
         with program(socket_dir, main=main) as plugin:
             assert plugin.wait() == ExitCode.CRASHED
@@ -143,7 +143,7 @@ class TestTheEnd:
             assert "disconnected ConnectionLost" in plugin.lines
             assert "Traceback" not in plugin.output
 
-    def test_a_second_signal_ends_it_at_once(self, socket_dir: Path) -> None:
+    def test_a_second_signal_ends_the_program_at_once(self, socket_dir: Path) -> None:
         with serving(socket_dir) as runtime, program(socket_dir, "--grace", "1m") as plugin:
             registered(runtime)
             on_thread(lambda: create(runtime, "stuck"))
@@ -193,7 +193,7 @@ kit.main(Plugin, config=Config, name="test", idx=10, interceptors=[Queue()])
             told = [line for line in plugin.lines if line.startswith(("closed", "stopped"))]
             assert told == ["closed True 7", "closed False 0", "stopped"]
 
-    def test_stopped_while_it_waits_for_a_runtime(self, socket_dir: Path) -> None:
+    def test_stopped_during_the_wait_for_a_runtime(self, socket_dir: Path) -> None:
         with program(socket_dir, "--retry-first") as plugin:
             plugin.expect("next attempt in")
             plugin.signal(signal.SIGTERM)
@@ -415,7 +415,7 @@ class TestThePage:
                 f"$ {command}\n{printed}\ninstead of\n{expected}"
             )
 
-    def test_it_has_all_options(self) -> None:
+    def test_the_page_has_all_options(self) -> None:
         parser = argparse.ArgumentParser(add_help=False)
         add_options(parser, environ={})
         for flags in re.findall(r"^ {2}(-.*?)(?: {2}|$)", parser.format_help(), re.MULTILINE):
@@ -425,7 +425,7 @@ class TestThePage:
             re.findall(r"`(NRI_(?:SYNC|PLUGIN)_\w+)`", self.TEXT)
         )
 
-    def test_it_has_all_exit_codes(self) -> None:
+    def test_the_page_has_all_exit_codes(self) -> None:
         shown = re.findall(r"^\| (\d) \| `(\w+)` \|", self.TEXT, re.MULTILINE)
         assert shown == [(str(code.value), code.name) for code in ExitCode]
 
@@ -468,7 +468,7 @@ class TestTheRest:
             )
 
     @pytest.mark.parametrize(("given", "seen"), [(None, 0.001), (0.002, 0.002), (0.0, 0.004)])
-    def test_the_switch_interval_while_it_runs(
+    def test_the_switch_interval_during_a_run(
         self, socket_dir: Path, given: float | None, seen: float
     ) -> None:
         class Noting:
@@ -531,7 +531,7 @@ class TestTheRest:
         with pytest.raises(StubClosed):
             plugin.stub.start()
 
-    def test_ended_before_it_has_begun_to_connect(self, socket_dir: Path) -> None:
+    def test_stopped_before_the_first_attempt_to_connect(self, socket_dir: Path) -> None:
         class Hasty:
             def __setattr__(self, name: str, value: Any) -> None:
                 if name == "stub":
@@ -565,7 +565,7 @@ class TestHandover:
     def expect_state(self, health: Path, state: str) -> None:
         eventually(lambda: self.probe(health).get("state") == state)
 
-    def test_the_next_one_stands_by(self, socket_dir: Path) -> None:
+    def test_the_next_instance_stands_by(self, socket_dir: Path) -> None:
         shared = ("--handover", str(socket_dir))
         old_health, new_health = socket_dir / "old", socket_dir / "new"
         with serving(socket_dir) as runtime, contextlib.ExitStack() as stack:
@@ -588,7 +588,7 @@ class TestHandover:
             new.signal(signal.SIGTERM)
             assert new.wait() == ExitCode.OK
 
-    def test_state_is_written_before_the_next_one_serves(self, socket_dir: Path) -> None:
+    def test_state_is_written_before_the_next_instance_serves(self, socket_dir: Path) -> None:
         main = """
 import time
 kept = sys.argv.pop()
@@ -610,7 +610,7 @@ Plugin.on_stop, Plugin.synchronize = write, look
                 new.expect("found True")
 
     @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-    def test_the_next_one_takes_over_however_the_old_one_ends(
+    def test_the_next_instance_takes_over_after_any_end_of_the_old_one(
         self, socket_dir: Path, number: signal.Signals
     ) -> None:
         shared = ("--handover", str(socket_dir))
@@ -622,7 +622,7 @@ Plugin.on_stop, Plugin.synchronize = write, look
                 old.wait()
                 new.expect("configured, subscribed")
 
-    def test_one_that_is_stopped_is_replaced_and_ends(
+    def test_a_paused_instance_is_replaced_and_ends(
         self, socket_dir: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         patient = "from nri_sync.plugin import handover\n"
@@ -641,7 +641,7 @@ Plugin.on_stop, Plugin.synchronize = write, look
                 assert old.wait() == ExitCode.LOST
                 assert "another instance has taken over" in error_of(old)
 
-    def test_a_signal_ends_one_that_stands_by(self, socket_dir: Path) -> None:
+    def test_a_signal_ends_an_instance_that_stands_by(self, socket_dir: Path) -> None:
         shared = ("--handover", str(socket_dir))
         with serving(socket_dir) as runtime, program(socket_dir, *shared):
             registered(runtime)
@@ -651,7 +651,7 @@ Plugin.on_stop, Plugin.synchronize = write, look
                 assert new.wait() == ExitCode.OK
             assert create(runtime) == "default"
 
-    def test_a_directory_that_is_none(self, socket_dir: Path) -> None:
+    def test_a_missing_directory_is_refused(self, socket_dir: Path) -> None:
         with program(socket_dir, "--handover", str(socket_dir / "missing")) as plugin:
             assert plugin.wait() == ExitCode.USAGE
             assert error_of(plugin) == (

@@ -100,7 +100,7 @@ def test_without_a_socket_nothing_is_sent(caplog: pytest.LogCaptureFixture) -> N
         ("vsock:2:1234", "NOTIFY_SOCKET=vsock:2:1234 is neither a path nor abstract"),
     ],
 )
-def test_a_socket_that_cannot_be_told(
+def test_a_socket_that_cannot_be_notified_is_logged(
     address: str, told: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     Notifier({"NOTIFY_SOCKET": address}).ready()

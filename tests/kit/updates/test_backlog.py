@@ -142,7 +142,7 @@ class TestAnswers:
         assert [entry.container_id for entry in backlog.pick(10.0)] == ["b"]
         assert [entry.container_id for entry in backlog.pick(10.0)] == ["e"]
 
-    def test_one_alone_does_not_go_with_others_that_are_due(self) -> None:
+    def test_an_update_that_is_sent_alone_does_not_join_others(self) -> None:
         backlog = make()
         for name in "ab":
             put(backlog, name)
@@ -171,13 +171,13 @@ class TestGivingUp:
         assert described(backlog.pick(10.0)) == [("b", 2)]
         assert backlog.tally["removed"] == 3
 
-    def test_one_that_waits(self) -> None:
+    def test_a_waiting_update_is_dropped(self) -> None:
         backlog = make()
         put(backlog, "a", 1)
         assert described(backlog.drop("a")) == [("a", 1)]
         assert (len(backlog), backlog.pick(0.0)) == (0, [])
 
-    def test_a_new_one_is_no_second_chance_for_one_that_was_dropped(self) -> None:
+    def test_a_new_update_does_not_bring_a_dropped_one_back(self) -> None:
         backlog = make()
         put(backlog, "a", 1)
         backlog.lost(backlog.pick(0.0))
@@ -200,7 +200,7 @@ class TestGivingUp:
         assert {entry.container_id for entry in gone} == {"b", "e"}
         assert {entry.container_id for entry in backlog} == {"a", "c", "d", "f", "g"}
 
-    def test_all(self) -> None:
+    def test_clear_drops_all_updates(self) -> None:
         backlog = make()
         put(backlog, "a", 1)
         put(backlog, "b", 2)

@@ -28,7 +28,7 @@ def test_failed() -> None:
         pending.result()
 
 
-def test_where_the_update_waits_for_this_thread() -> None:
+def test_a_wait_on_the_thread_that_the_update_waits_for_is_refused() -> None:
     pending = PendingUpdate(lambda: True)
     for wait in (pending.result, pending.exception):
         with pytest.raises(WouldDeadlock):

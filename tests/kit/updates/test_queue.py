@@ -282,7 +282,7 @@ class TestSending:
 
 
 class TestHandlers:
-    def test_no_call_while_one_runs(self, scripted: Make) -> None:
+    def test_no_call_during_a_handler(self, scripted: Make) -> None:
         script = scripted()
         futures = []
 
@@ -302,7 +302,7 @@ class TestHandlers:
         script.call(("a", 1)).answer()
         assert_applied(futures[0])
 
-    def test_a_handler_that_was_answered_for_holds_nothing_up(self, scripted: Make) -> None:
+    def test_a_handler_with_a_late_answer_does_not_delay_updates(self, scripted: Make) -> None:
         script = scripted()
         context = Context()
         entered, leave = threading.Event(), threading.Event()
@@ -324,7 +324,7 @@ class TestHandlers:
         done()
         call.answer()
 
-    def test_a_request_that_is_over_before_it_is_seen(self, scripted: Make) -> None:
+    def test_a_request_that_ends_before_the_queue_sees_it(self, scripted: Make) -> None:
         script = scripted()
         context = Context()
         context.end()
@@ -381,7 +381,9 @@ class TestFailures:
         assert_applied(future)
         assert script.failures.empty()
 
-    def test_but_not_for_ever(self, scripted: Make, caplog: pytest.LogCaptureFixture) -> None:
+    def test_retries_end_after_the_given_attempts(
+        self, scripted: Make, caplog: pytest.LogCaptureFixture
+    ) -> None:
         script = scripted(attempts=2)
         future = script.put("a", 1)
         script.call(("a", 1)).answer("a")
@@ -415,7 +417,7 @@ class TestFailures:
         script.call(("a", 2)).answer()
         assert_applied(second)
 
-    def test_an_error_for_several_is_found_out(self, scripted: Make) -> None:
+    def test_updates_of_a_failed_batch_are_sent_one_by_one(self, scripted: Make) -> None:
         script = scripted(attempts=2)
         with script.held():
             futures = {name: script.put(name) for name in "abc"}
@@ -488,7 +490,7 @@ class TestFailures:
 
 
 class TestSessions:
-    def test_it_waits_for_the_first(self, scripted: Make) -> None:
+    def test_updates_wait_for_the_first_synchronization(self, scripted: Make) -> None:
         script = scripted(synchronized=False)
         future = script.put("a")
         script.request("Configure")
@@ -516,7 +518,7 @@ class TestSessions:
         assert_applied(first, second, other)
         assert script.failures.empty()
 
-    def test_a_loss_that_shows_after_the_next_one_has_begun(self, scripted: Make) -> None:
+    def test_a_loss_that_shows_in_the_next_session(self, scripted: Make) -> None:
         script = scripted()
         future = script.put("a", 1)
         call = script.call(("a", 1))
@@ -526,7 +528,7 @@ class TestSessions:
         script.call(("a", 1)).answer()
         assert_applied(future)
 
-    def test_a_session_that_is_lost_while_it_is_synchronized(self, scripted: Make) -> None:
+    def test_a_session_that_is_lost_during_its_synchronization(self, scripted: Make) -> None:
         script = scripted(synchronized=False)
         future = script.put("a", 1)
         script.new_session("a")  # as the queue sees it
@@ -582,7 +584,7 @@ class TestRemoved:
         script.call(("a", 1)).answer()
         assert_applied(sent)
 
-    def test_one_that_was_refused(self, scripted: Make) -> None:
+    def test_dropping_a_container_fails_its_refused_updates(self, scripted: Make) -> None:
         script = scripted(backoff=Backoff(first=LONG, most=LONG))
         first = script.put("a", 1)
         script.call(("a", 1)).answer("a")
@@ -593,7 +595,7 @@ class TestRemoved:
         assert script.failure(first).update == update("a", 1)
         assert script.failure(second).update == update("a", 2)
 
-    def test_a_new_one_of_the_same_name(self, scripted: Make) -> None:
+    def test_an_update_after_the_removal_of_its_container(self, scripted: Make) -> None:
         script = scripted(synchronized=False)
         script.put("a", 1)
         script.queue.drop("a")
@@ -615,7 +617,7 @@ class TestRoom:
         assert script.put("a", 5) is first
 
     @pytest.mark.parametrize("how", ["applied", "removed"])
-    def test_it_waits_for_room(self, scripted: Make, how: str) -> None:
+    def test_put_waits_for_room(self, scripted: Make, how: str) -> None:
         script = scripted(synchronized=False, limit=1)
         script.put("a")
         blocked = [on_thread(lambda n=n: script.put(n, timeout=LONG)) for n in "bc"]  # type: ignore[misc]
@@ -691,13 +693,13 @@ class TestClosing:
         eventually(lambda: not threads_of_queues())
         assert script.queue.counters[:6] == (3, 0, 0, 0, 0, 3)
 
-    def test_it_does_not_wait_for_a_session(self, scripted: Make) -> None:
+    def test_close_does_not_wait_for_a_session(self, scripted: Make) -> None:
         script = scripted(synchronized=False)
         future = script.put("a")
         assert script.queue.close(None) is False
         assert script.failure(future).reason == "closed"
 
-    def test_nor_for_one_that_is_lost_meanwhile(self, scripted: Make) -> None:
+    def test_close_does_not_wait_after_a_loss_of_the_session(self, scripted: Make) -> None:
         script = scripted()
         future = script.put("a")
         call = script.call(("a", 1))
@@ -734,7 +736,7 @@ class TestClosing:
         call.answer()
         assert [close() for close in closing] == [True] * 3
 
-    def test_before_it_is_attached(self) -> None:
+    def test_close_before_the_queue_is_attached(self) -> None:
         script = SimpleNamespace(name="10-test", interceptors=[])
         with UpdateQueue() as updates:
             script.interceptors.append(updates)
@@ -749,7 +751,7 @@ class TestClosing:
 
 
 class TestAttaching:
-    def test_the_stub_does_it(self) -> None:
+    def test_the_stub_attaches_the_queue(self) -> None:
         updates = UpdateQueue()
         plugin = PluginWith(shutdown=lambda: None)
         options: Any = {"name": "test", "idx": "10", "socket_path": "/nowhere"}
@@ -761,14 +763,14 @@ class TestAttaching:
         stub.close(0.0)
         assert "the queue was closed" in str(future.exception(0))
 
-    def test_it_must_be_an_interceptor(self) -> None:
+    def test_a_queue_that_is_no_interceptor_of_the_stub_is_refused(self) -> None:
         updates = UpdateQueue()
         plugin = PluginWith(shutdown=lambda: None)
         stub = nri_sync.Stub(plugin, name="test", idx="10", socket_path="/nowhere")
         with pytest.raises(ValueError, match=r"pass it to the stub, interceptors=\[queue\]"):
             updates.attach(stub)
 
-    def test_only_one(self, scripted: Make) -> None:
+    def test_a_second_stub_is_refused(self, scripted: Make) -> None:
         script = scripted()
         script.queue.attach(script)  # type: ignore[arg-type]
         other = SimpleNamespace(interceptors=[script.queue], name="20-other")
@@ -981,7 +983,7 @@ class TestWithARuntime:
         counters = plugin.updates.counters
         assert (counters.put, counters.applied + counters.removed, counters.pending) == (2, 2, 0)
 
-    def test_nothing_is_kept_for_a_container_that_has_gone_meanwhile(self, node: Node) -> None:
+    def test_updates_of_a_container_that_is_removed_meanwhile_fail(self, node: Node) -> None:
         plugin = Plugin()
         with running(node, plugin) as stub:
             node.runtime.stop()

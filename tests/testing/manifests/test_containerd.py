@@ -83,7 +83,7 @@ def test_variables(image: list[str], own: dict[str, str], env: list[str]) -> Non
 
 
 @pytest.mark.parametrize("disabled", [True, False])
-def test_limits_of_huge_pages_are_for_the_configuration_to_say(disabled: bool) -> None:
+def test_the_configuration_decides_on_limits_of_huge_pages(disabled: bool) -> None:
     resources = Resources(huge_pages={"2MB": 5})
     found = spec(Assumptions(disable_hugetlb_controller=disabled), resources=resources)
     limits = found["linux"]["resources"].get("hugepageLimits")
@@ -183,7 +183,7 @@ def test_the_user_namespace_of_a_sandbox_owns_its_network(host_network: bool) ->
 
 
 class TestMounts:
-    def test_without_any_of_its_own(self) -> None:
+    def test_the_mounts_of_a_container_without_volumes(self) -> None:
         found = spec()
         assert destinations(found) == [
             "/proc", "/dev", "/dev/pts", "/dev/mqueue", "/sys", "/sys/fs/cgroup",
@@ -194,7 +194,7 @@ class TestMounts:
         assert sources["/dev/shm"] == f"/run/containerd/{SANDBOXES}/shm"
         assert "rootfsPropagation" not in found["linux"]
 
-    def test_its_own_take_the_place_of_others(self) -> None:
+    def test_mounts_of_the_container_replace_the_default_ones(self) -> None:
         found = spec(mounts=[MountConfig("/dev", "/dev"), MountConfig("/etc/hosts", "/h")])
         assert destinations(found) == [
             "/proc", "/sys", "/sys/fs/cgroup",

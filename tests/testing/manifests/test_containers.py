@@ -69,7 +69,7 @@ def test_ports() -> None:
     assert f"{PREFIX}.preStopHandler" not in bare
 
 
-def test_last_words() -> None:
+def test_the_termination_message() -> None:
     entry = {
         "terminationMessagePath": "/tmp/x",
         "terminationMessagePolicy": "FallbackToLogsOnError",

@@ -135,7 +135,7 @@ def test_without_a_specification() -> None:
         load(json.dumps(document))
 
 
-def test_a_specification_that_is_none() -> None:
+def test_an_invalid_specification_is_refused() -> None:
     document = output(CONTAINER)
     document["info"]["runtimeSpec"]["mounts"] = "none"
     with pytest.raises(

@@ -94,7 +94,7 @@ def test_references_to_references_do_not_grow_without_end() -> None:
         env({"env": entries})
 
 
-def test_values_refer_to_those_before_and_to_services() -> None:
+def test_values_refer_to_earlier_variables_and_to_services() -> None:
     found = env(
         {
             "env": [
@@ -175,7 +175,7 @@ def test_resources(resource: str, divisor: str | None, value: str) -> None:
     assert value_of(source, amounts=own) == value
 
 
-def test_limits_that_are_not_there_are_those_of_the_pod_or_node() -> None:
+def test_missing_limits_come_from_the_pod_or_the_node() -> None:
     def limit(name: str, **more: Any) -> str | None:
         return value_of({"resourceFieldRef": {"resource": f"limits.{name}"}}, **more)
 

@@ -96,7 +96,7 @@ def test_keys_of_yaml_that_are_no_texts() -> None:
     ]  # fmt: skip
 
 
-def test_letters_are_booleans_where_those_are_expected() -> None:
+def test_y_and_n_are_booleans_where_a_flag_is_expected() -> None:
     found = fields({"a": "y", "b": "N", "c": "x"})
     assert (found.flag("a"), found.flag("b", True), found.text("a")) == (True, False, "y")
     with pytest.raises(ManifestError):

@@ -46,7 +46,7 @@ def pod_of(spec: Any, **metadata: Any) -> Workload:
 
 @pytest.mark.parametrize("path", sorted(PODS.iterdir()), ids=lambda path: path.name)
 class TestAll:
-    def test_they_are_the_same_each_time(self, path: Any) -> None:
+    def test_the_result_is_the_same_each_time(self, path: Any) -> None:
         first, again = load(path), load(path)
         assert [w.pod for w in first] == [w.pod for w in again]
         assert [[c.spec for c in w.containers] for w in first] == [
@@ -501,7 +501,7 @@ def test_ephemeral_containers_of_a_pod_that_shares_its_processes() -> None:
     assert spec_of(workload, "debug")["linux"]["namespaces"][0] == {"type": "pid", "path": path}
 
 
-def test_an_ephemeral_container_for_one_that_there_is_not() -> None:
+def test_an_ephemeral_container_with_a_missing_target_is_refused() -> None:
     with pytest.raises(ManifestError, match="there is no container 'db' in the pod"):
         ephemeral(ephemeralContainers=[{"name": "x", "image": "y", "targetContainerName": "db"}])
 

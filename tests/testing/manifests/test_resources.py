@@ -90,7 +90,7 @@ class TestQoS:
 
 
 class TestOfThePod:
-    def test_requests_are_those_of_containers_or_else_the_limits(self) -> None:
+    def test_requests_of_the_pod_come_from_its_containers_or_its_limits(self) -> None:
         found = pod(
             amounts("main", {"cpu": "250m"}, {"hugepages-2Mi": "4Mi"}),
             resources={"limits": {"cpu": 1, "memory": "1Gi"}},

@@ -53,7 +53,7 @@ def mount(held: Volumes, entry: Any, **container: Any) -> MountConfig:
         ({"csi": {"driver": "d", "readOnly": True}}, f"{ROOT}~csi/v/mount", True),
     ],
 )  # fmt: skip
-def test_where_they_are(source: Any, path: str, readonly: bool) -> None:
+def test_the_source_of_a_volume(source: Any, path: str, readonly: bool) -> None:
     notes: list[str] = []
     found = mount(volumes({"name": "v", **source}, notes=notes), {"name": "v"})
     assert (found.source, found.readonly) == (path, readonly)
@@ -69,7 +69,7 @@ def test_where_they_are(source: Any, path: str, readonly: bool) -> None:
         ({"cephfs": {"monitors": []}}, "volume v (cephfs): its path on the node"),
     ],
 )
-def test_where_they_may_be(source: Any, note: str) -> None:
+def test_an_assumed_source_of_a_volume_is_noted(source: Any, note: str) -> None:
     notes: list[str] = []
     first = mount(volumes({"name": "v", **source}, notes=notes), {"name": "v"})
     assert [text.startswith(note) for text in notes] == [True]
@@ -101,7 +101,7 @@ def test_claims_of_a_stateful_set() -> None:
         ({"recursiveReadOnly": "Disabled"}, MountConfig("/m", "/srv")),
     ],
 )
-def test_how_they_are_mounted(entry: Any, expected: MountConfig) -> None:
+def test_the_options_of_a_mount(entry: Any, expected: MountConfig) -> None:
     assert (
         mount(volumes({"name": "v", "hostPath": {"path": "/srv"}}), {"name": "v", **entry})
         == expected
@@ -116,7 +116,7 @@ class TestOfTheKubelet:
         found = held.mounts(fields(data), {}, hosts=hosts, termination_log="log")
         return {mount.destination: mount.source for mount in found}
 
-    def test_hosts_and_last_words(self) -> None:
+    def test_the_hosts_file_and_the_termination_message(self) -> None:
         log = f"{POD}/containers/app/log"
         found = self.mounts(terminationMessagePath="/dev/termination-log")
         assert found == {"/etc/hosts": f"{POD}/etc-hosts", "/dev/termination-log": log}
@@ -177,7 +177,7 @@ def test_sub_paths_of_claims_are_named_after_the_persistent_volume(source: Any, 
     assert below == f"{POD}/volume-subpaths/{name}/app/0"
 
 
-def test_sub_paths_of_other_volumes_are_named_after_those() -> None:
+def test_sub_paths_of_other_volumes_are_named_after_the_volume() -> None:
     held = volumes({"name": "v", "emptyDir": {}})
     assert mount(held, {"name": "v", "subPath": "a"}).source == f"{POD}/volume-subpaths/v/app/0"
 

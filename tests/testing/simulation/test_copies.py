@@ -22,7 +22,7 @@ def text(found: Workload) -> str:
     return f"{found.pod}{[item.container for item in found.containers]}{specs}"
 
 
-def test_another_has_ids_of_its_own_everywhere() -> None:
+def test_a_copy_has_new_ids_everywhere() -> None:
     first = workload()
     second, third = another(first, 1), another(first, 2)
     assert another(first, 1) == second
@@ -38,7 +38,7 @@ def test_another_has_ids_of_its_own_everywhere() -> None:
     assert {len(id) for id in ids} == {64}
 
 
-def test_another_still_belongs_together() -> None:
+def test_the_ids_of_a_copy_agree_with_each_other() -> None:
     found = another(workload(), 7)
     assert kit.pod_uid_of_cgroup(kit.pod_cgroup(found.pod) or "") == found.pod.uid
     for item in found.containers:

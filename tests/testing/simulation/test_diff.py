@@ -123,7 +123,7 @@ class TestOwners:
         owner_of = creation_owners("ctr", result.owners, messages, SPEC, after)
         return {str(item.place): item.owner for item in compare(SPEC, after, owner_of)}
 
-    def test_every_change_has_one(self) -> None:
+    def test_every_change_has_an_owner(self) -> None:
         found = self.owners(("10-a", everything()), resolve_rdt=lambda name: {"closID": name})
         assert set(found.values()) == {"10-a"}, found
         wanted = {

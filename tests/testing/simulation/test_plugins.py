@@ -46,7 +46,7 @@ class Configured:
         pass
 
 
-def test_it_is_run_as_by_the_command() -> None:
+def test_a_plugin_runs_as_by_the_command() -> None:
     plugin = Plain()
     simulated = SimulatedPlugin(plugin, "a", config="text")
     with FakeRuntime() as runtime, started([simulated], runtime) as [(_, recorder)]:
@@ -58,7 +58,7 @@ def test_it_is_run_as_by_the_command() -> None:
     assert all(item.seconds >= 0 and not item.traceback for item in handled)
 
 
-def test_the_configuration_that_it_declares(tmp_path: Path) -> None:
+def test_a_plugin_gets_its_declared_configuration(tmp_path: Path) -> None:
     path = tmp_path / "config.json"
     path.write_text('{"level": 5}')
     told, read = Configured(), Configured()
@@ -70,7 +70,7 @@ def test_the_configuration_that_it_declares(tmp_path: Path) -> None:
         assert (told.config.level, read.config.level) == (3, 5)
 
 
-def test_they_are_asked_in_the_order_of_their_indices() -> None:
+def test_plugins_are_called_in_the_order_of_their_indices() -> None:
     plugins = [SimulatedPlugin(Plain(), name, idx) for name, idx in (("x", "90"), ("y", "05"))]
     with FakeRuntime() as runtime, started(plugins, runtime) as running:
         assert [stub.name for stub, _ in running] == ["05-y", "90-x"]
@@ -108,7 +108,7 @@ def test_unsolicited_requests_are_recorded() -> None:
     assert request.evict[0].reason == "full"
 
 
-def test_those_that_cannot_be_started() -> None:
+def test_a_plugin_that_cannot_be_started() -> None:
     class Refusing:
         def configure(self, config: str, runtime: str, version: str) -> None:
             raise RuntimeError("no")
@@ -126,7 +126,7 @@ def test_those_that_cannot_be_started() -> None:
         assert first.said[-1] is False  # the plugins that had started before are stopped
 
 
-def test_one_that_fails_to_be_synchronized() -> None:
+def test_a_plugin_that_fails_to_be_synchronized() -> None:
     class Lost:
         def synchronize(self, pods: Any, containers: Any) -> None:
             raise KeyError("inventory")

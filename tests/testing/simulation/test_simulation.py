@@ -214,7 +214,7 @@ def test_the_default_validator() -> None:
     assert failure.kind is FailureKind.REJECTED
 
 
-def test_one_that_takes_too_long() -> None:
+def test_a_handler_that_takes_too_long() -> None:
     release = threading.Event()
 
     class Slow:
