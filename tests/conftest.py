@@ -21,7 +21,7 @@ from tests.outputs import is_busy_warning
 __all__: list[str] = []
 
 # Seconds that the threads of a test have to end once it is over.
-THREADS_END_WITHIN = 5.0
+THREADS_END_WITHIN = 20.0
 
 # The duration of a test and of its data depends on the load of the machine.
 _LOCAL = hypothesis.settings(deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])

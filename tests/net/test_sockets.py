@@ -87,20 +87,20 @@ class TestConnect:
 
     def test_nothing_there(self, path: str) -> None:
         with pytest.raises(FileNotFoundError) as error:
-            connect(path, Deadline(1))
+            connect(path, Deadline(LONG))
         assert error.value.filename == path
 
     def test_no_listener(self, listener: socket.socket, path: str) -> None:
         listener.close()
         with pytest.raises(ConnectionRefusedError):
-            connect(path, Deadline(1))
+            connect(path, Deadline(LONG))
 
     def test_path_too_long(self) -> None:
         with pytest.raises(OSError, match="too long"):
-            connect("/" + "x" * 200, Deadline(1))
+            connect("/" + "x" * 200, Deadline(LONG))
 
     def test_gives_up_while_the_queue_is_full(self, path: str) -> None:
-        with listen(path, backlog=0), connect(path, Deadline(1)):
+        with listen(path, backlog=0), connect(path, Deadline(LONG)):
             began = time.monotonic()
             with pytest.raises(TimeoutError, match="accepts no more"):
                 connect(path, Deadline(0.05))
@@ -120,7 +120,7 @@ class TestConnect:
 
         monkeypatch.setattr(sockets, "time", Time)
         connected: list[socket.socket] = []
-        with listen(path, backlog=0) as listener, connect(path, Deadline(1)):
+        with listen(path, backlog=0) as listener, connect(path, Deadline(LONG)):
             thread = threading.Thread(
                 target=lambda: connected.append(connect(path, Deadline(timeout)))
             )
@@ -135,17 +135,17 @@ class TestConnect:
 class TestListen:
     def test_takes_the_place_of_a_stale_socket(self, path: str) -> None:
         listen(path).close()
-        with listen(path), connect(path, Deadline(1)):
+        with listen(path), connect(path, Deadline(LONG)):
             pass
 
     def test_leaves_one_that_is_listened_on(self, listener: socket.socket, path: str) -> None:
         with pytest.raises(OSError, match=path) as error:
             listen(path)
         assert error.value.errno == errno.EADDRINUSE
-        connect(path, Deadline(1)).close()
+        connect(path, Deadline(LONG)).close()
 
     def test_leaves_one_whose_queue_is_full(self, path: str) -> None:
-        with listen(path, backlog=0), connect(path, Deadline(1)):
+        with listen(path, backlog=0), connect(path, Deadline(LONG)):
             with pytest.raises(OSError, match=path) as error:
                 listen(path)
             assert error.value.errno == errno.EADDRINUSE
@@ -168,7 +168,7 @@ class TestListen:
             return lstat(name)
 
         monkeypatch.setattr(os, "lstat", vanish)
-        with listen(path), connect(path, Deadline(1)):
+        with listen(path), connect(path, Deadline(LONG)):
             pass
 
     def test_path_too_long(self) -> None:
@@ -183,7 +183,7 @@ class TestListen:
         name = f"\0nri_sync-test-{os.getpid()}"
         with (
             listen(name),
-            connect(name, Deadline(1)),
+            connect(name, Deadline(LONG)),
             pytest.raises(OSError, match="nri_sync-test"),
         ):
             listen(name)
@@ -293,14 +293,14 @@ class TestRemove:
             os.unlink(path)
             with listen(path):
                 stop(first)
-                connect(path, Deadline(1)).close()
+                connect(path, Deadline(LONG)).close()
 
     def test_not_the_file_of_the_next_one(self, path: str) -> None:
         with listen(path) as first:
             first.stop()
             with listen(path):
                 first.stop()
-                connect(path, Deadline(1)).close()
+                connect(path, Deadline(LONG)).close()
 
     def test_an_abstract_address_has_none(self) -> None:
         with listen(f"\0nri_sync-test-{os.getpid()}") as sock:
@@ -359,7 +359,7 @@ class TestRemove:
     ) -> None:
         with listen(path) as sock:
             in_child(lambda: stop(sock))
-            connect(path, Deadline(1)).close()
+            connect(path, Deadline(LONG)).close()
             sock.accept()[0].close()
 
 
@@ -393,7 +393,7 @@ class TestTurns:
                 thread.join(20)
             assert refused == [errno.EADDRINUSE] * (threads - 1)
             (winner,) = listening
-            connect(path, Deadline(1)).close()
+            connect(path, Deadline(LONG)).close()
             winner.stop()
             winner.close()
 
@@ -424,7 +424,7 @@ class TestTurns:
         with pytest.raises(OSError, match=path):
             listen(path)
         thread.join(10)
-        connect(path, Deadline(1)).close()
+        connect(path, Deadline(LONG)).close()
         first[0].close()
 
     def test_a_lock_that_another_program_holds_delays_only(

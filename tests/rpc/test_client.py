@@ -222,7 +222,8 @@ class TestResponses:
         with raw_server() as (channel, peer):
             calls = Calls(channel)
             assert (
-                error_of(lambda: calls.unary("M")(text("x"), timeout=0.02))[0]
+                # Long enough to be sent: a call whose time is over sends no request.
+                error_of(lambda: calls.unary("M")(text("x"), timeout=0.5))[0]
                 is Code.DEADLINE_EXCEEDED
             )
             peer.respond(peer.expect().stream_id, b"")
@@ -434,7 +435,7 @@ class TestAPeerThatDoesNotRead:
                 yield text("a")
                 yield text("b")
 
-            future = Calls(channel).collect("M").future(requests(), timeout=0.2)
+            future = Calls(channel).collect("M").future(requests(), timeout=1.0)
             assert peer.expect().type == REQUEST
             self.fill(channel)
             gate.set()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import queue
 import socket
 import threading
@@ -74,6 +75,8 @@ class TestDropped:
 
     def test_nothing_is_left(self) -> None:
         with serving() as (_, address):
+            name = f"ttrpc-accept-{os.path.basename(address)}"
+            assert eventually(lambda: name in [thread.name for thread in threading.enumerate()])
             before = open_descriptors(), threading.active_count()
             for _number in range(5):
                 assert Calls(connect(address)).unary("Echo")(text("x")).value == "x"
