@@ -283,13 +283,14 @@ class ServerEnd:
         if self._none_left is not None:
             self._none_left.set()
 
-    def close_inboxes(self) -> None:
-        """Drop all further messages of streams, so that no stream holds up the reading."""
+    def stop_calls(self) -> list[Callback]:
+        """End the contexts of all calls, and drop their messages, so that no stream holds up the reading.
+
+        Returns the callbacks of the contexts, to be called.
+        """
         with self._lock:
             calls = list(self.calls.values())
-        for call in calls:
-            if call.inbox is not None:
-                call.inbox.end()
+        return [callback for call in calls for callback in call.stop()]
 
     def run_elsewhere(self, callbacks: list[Callback]) -> None:
         """Run callbacks of the application, not on a thread that other calls wait for."""

@@ -380,9 +380,11 @@ class ServerCall(Job):
 
     def stop(self) -> list[Callback]:
         """End the context: no answer is wanted any more. Returns its callbacks, to be called."""
+        # In this order: a handler that finds the end of its requests asks the context whether they are complete.
+        callbacks = [] if self.context is None else self.context.end()
         if self.inbox is not None:
             self.inbox.discard()
-        return [] if self.context is None else self.context.end()
+        return callbacks
 
 
 def timeout_of(nanoseconds: int) -> float | None:

@@ -63,8 +63,9 @@ class ServerConnection(Receiver):
 
     def close(self) -> None:
         """End it, now."""
-        self.end.close_inboxes()
+        callbacks = self.end.stop_calls()
         self.link.close()
+        self.end.run_elsewhere(callbacks)
 
 
 class ClientConnection(Receiver):

@@ -287,7 +287,7 @@ class TestTimeouts:
         text: str,
     ) -> None:
         stub = make_stub(Recorder(), connection=raw[0])
-        start = Start(stub, 0.1 if steps == 0 else 1.0)
+        start = Start(stub, 1.0)
         if steps:
             raw[1].accept_registration()
         outcome = start.outcome()

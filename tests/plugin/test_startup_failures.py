@@ -44,7 +44,7 @@ __all__: list[str] = []
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "lifecycle.md"
 
 #: Seconds for a start without an answer.
-TIMEOUT = 0.2
+TIMEOUT = 1.0
 AT_ONCE = "at once"
 AT_THE_DEADLINE = "at the deadline"
 
@@ -214,7 +214,7 @@ class Scene:
         self.options: dict[str, Any] = {"socket_path": self.path}
         self.plugin: Any = PluginWith(run_pod_sandbox=lambda pod: None)
         self.stack = contextlib.ExitStack()
-        self.timeout: float | None = TIMEOUT
+        self.timeout: float | None = LONG
         self._make_stub = make_stub
         self._threads: list[threading.Thread] = []
 
@@ -236,7 +236,6 @@ class Scene:
                 behaviour(RawRuntime(sock))
 
         self.run(run)
-        self.timeout = LONG
 
     def run(self, function: Callable[[], object]) -> None:
         thread = threading.Thread(target=function, name="runtime")
@@ -275,6 +274,7 @@ def no_descriptors(scene: Scene) -> None:
 
 
 def full_backlog(scene: Scene) -> None:
+    scene.timeout = TIMEOUT
     scene.listen(backlog=0)
     scene.stack.enter_context(socket.socket(socket.AF_UNIX)).connect(scene.path)
 
@@ -344,7 +344,7 @@ def closes_after_registration(scene: Scene) -> None:
 
 def silent_after_registration(scene: Scene) -> None:
     scene.serve(lambda runtime: runtime.accept_registration(), hold=True)
-    scene.timeout = 5 * TIMEOUT
+    scene.timeout = TIMEOUT
 
 
 def configuring(runtime: RawRuntime, **fields: str) -> None:
@@ -379,7 +379,7 @@ def configure_hangs(scene: Scene) -> None:
     scene.stack.callback(go_on.set)
     scene.plugin = PluginWith(configure=lambda config, runtime, version: go_on.wait(LONG) and None)
     scene.serve(configuring, hold=True)
-    scene.timeout = 5 * TIMEOUT
+    scene.timeout = TIMEOUT
 
 
 def configure_raises(scene: Scene) -> None:

@@ -395,6 +395,35 @@ class TestStreams:
             assert "ended before the stream of requests" in str(broken[0])
             peer.check(3)
 
+    def test_the_requests_of_a_call_that_ends_are_never_complete(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The handler goes on at the end of its requests, while another thread still ends the call."""
+        outcomes: list[Any] = []
+        done = threading.Event()
+        discard = Inbox.discard
+
+        def take(requests: Iterator[StringValue], context: Any) -> StringValue:
+            try:
+                outcomes.append(total(requests, context))
+            except Exception as error:
+                outcomes.append(error)
+            finally:
+                done.set()
+            return text("")
+
+        def discard_and_hold(inbox: Inbox) -> None:
+            discard(inbox)
+            assert done.wait(LONG)
+
+        monkeypatch.setattr(Inbox, "discard", discard_and_hold)
+        with serving({"Take": method("stream_unary", take)}) as (_, address):
+            with raw_client(address) as peer:
+                peer.send(REQUEST, 1, request("Take"), REMOTE_OPEN)
+                peer.send(DATA, 1, encoded("a part"))
+            assert done.wait(LONG)
+        assert "ended before the stream of requests" in str(outcomes[0])
+
     def test_an_oversized_response(self) -> None:
         def big(message: bytes, context: Any) -> Iterator[bytes]:
             yield b"x" * MESSAGE_MAX

@@ -18,7 +18,7 @@ from typing import Any
 import grpc
 import pytest
 
-from nri_sync.errors import NoThread
+from nri_sync.errors import NoThread, NRIError
 from nri_sync.net import sockets
 from nri_sync.ttrpc import Server, connect
 from nri_sync.ttrpc import server as server_module
@@ -27,6 +27,7 @@ from tests.net.rig import open_descriptors
 from tests.threadless import no_threads
 from tests.ttrpc.rig import (
     LONG,
+    REMOTE_OPEN,
     REQUEST,
     SERVICE,
     Calls,
@@ -186,6 +187,38 @@ class TestStopping:
             assert server.stop(5) is stopped
             with pytest.raises(FileNotFoundError):
                 connect(address)
+
+    def test_a_stream_of_requests_is_not_complete(self) -> None:
+        """The handler goes on before the connection ends."""
+        outcomes: list[Any] = []
+        entered, done = threading.Event(), threading.Event()
+
+        def take(requests: Iterator[Any], context: Any) -> Any:
+            entered.set()
+            try:
+                outcomes.append(list(requests))
+            except Exception as error:
+                outcomes.append(error)
+            finally:
+                done.set()
+            return text("")
+
+        with (
+            serving({"M": method("stream_unary", take)}) as (server, address),
+            raw_client(address) as peer,
+        ):
+            peer.send(REQUEST, 1, request("M"), REMOTE_OPEN)
+            assert entered.wait(LONG)
+            (connection,) = server._connections
+            close = connection.link.close
+
+            def hold_and_close(cause: NRIError | None = None) -> None:
+                assert done.wait(LONG)
+                close(cause)
+
+            connection.link.close = hold_and_close  # type: ignore[method-assign]
+            assert server.stop(None).wait(LONG)
+        assert "ended before the stream of requests" in str(outcomes[0])
 
     def test_grace_lets_calls_finish(self, gate: Gate) -> None:
         for _ in range(20):
