@@ -283,7 +283,7 @@ class TestLaunch:
         ]
 
     def test_ends_by_itself_then_by_sigterm_then_by_sigkill(
-        self, launch: Launch, caplog: pytest.LogCaptureFixture
+        self, launch: Launch, plugins: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
         gentle = launch("exec cat <&3")  # until its connection is closed
         gentle.end()
@@ -292,7 +292,9 @@ class TestLaunch:
         slow.end()
         assert [m.rpartition(" ")[2] for m in caplog.messages] == ["SIGTERM"]
         caplog.clear()
-        deaf = launch("trap '' TERM; echo ready; while :; do sleep 0.01; done", grace=1.0)
+        ready = plugins / "ready"
+        deaf = launch(f"trap '' TERM; : >{ready}; while :; do sleep 0.01; done", grace=1.0)
+        eventually(ready.exists)
         deaf.end()
         assert [m.rpartition(" ")[2] for m in caplog.messages] == ["SIGTERM", "SIGKILL"]
 
