@@ -19,7 +19,7 @@ from nri_sync.api import (
 __all__: list[str] = []
 
 
-def test_an_empty_one_asks_for_nothing() -> None:
+def test_an_empty_adjustment_requests_nothing() -> None:
     assert Adjustment().message == ContainerAdjustment()
 
 

@@ -57,7 +57,7 @@ def test_knows() -> None:
 
 
 @pytest.mark.parametrize("release", [None, "", "(devel)", "unknown"])
-def test_knows_for_a_release_that_is_none(release: str | None) -> None:
+def test_knows_for_an_unknown_release(release: str | None) -> None:
     assert knows(release, "Container.id") is False
     assert knows(release, "Container.id", unsure=True) is True
 

@@ -168,7 +168,7 @@ class TestFinding:
 
         assert set(find_handlers(PluginWith(create_container=handler))[0]) == {"create_container"}
 
-    def test_properties_that_have_nothing_to_do_with_it_are_left_alone(self) -> None:
+    def test_unrelated_properties_are_not_read(self) -> None:
         class Plugin(PluginWith):
             @property
             def inventory(self) -> None:
@@ -320,7 +320,7 @@ class TestRefusing:
             lambda pod, c, overhead=None: None,
         ],
     )
-    def test_names_that_say_nothing_or_the_same(self, handler: Any) -> None:
+    def test_neutral_parameter_names_and_matching_ones_are_accepted(self, handler: Any) -> None:
         assert find_handlers(PluginWith(create_container=handler))[0]
 
     def test_types_in_order(self) -> None:
@@ -334,7 +334,7 @@ class TestRefusing:
         with pytest.raises(PluginError, match="create_container is not a method"):
             find_handlers(PluginWith(create_container=42))
 
-    def test_it_is_a_type_error(self) -> None:
+    def test_the_error_is_a_type_error(self) -> None:
         with pytest.raises(TypeError):
             find_handlers(None)
 
@@ -421,7 +421,7 @@ class TestReplies:
         with pytest.raises(ValueError, match=r"'ctr0' .* 'cpus' .* '1', then '2'"):
             reply([first, api.Update("ctr0").set_cpu(cpus="2").message])
 
-    def test_synchronize_may_name_one_twice(self) -> None:
+    def test_synchronize_may_update_a_container_twice(self) -> None:
         updates = [api.Update("ctr0").set_cpu(cpus=cpus).message for cpus in ("1", "2")]
         assert list(BY_NAME["synchronize"].reply(updates).update) == updates
 
@@ -454,7 +454,7 @@ class TestReplies:
             BY_NAME[name].reply(result)
 
     @pytest.mark.parametrize("name", [name for name in BY_NAME if name.startswith("post_")])
-    def test_nothing_is_expected_after_the_fact(self, name: str) -> None:
+    def test_handlers_of_past_events_return_nothing(self, name: str) -> None:
         assert BY_NAME[name].reply(None) is None
 
 
@@ -462,7 +462,7 @@ class TestAskedEvents:
     HANDLED = EventMask.RUN_POD_SANDBOX | EventMask.CREATE_CONTAINER
 
     @pytest.mark.parametrize("result", [None, 0, EventMask(0)])
-    def test_leaves_it_open(self, result: Any) -> None:
+    def test_without_a_choice_all_handled_events_are_selected(self, result: Any) -> None:
         events = asked_events(result, self.HANDLED)
         assert events == self.HANDLED
         assert not events.required
@@ -478,7 +478,7 @@ class TestAskedEvents:
         assert events == EventMask.ALL
         assert events.required == required
 
-    def test_one_without_a_handler(self) -> None:
+    def test_an_event_without_a_handler_is_refused(self) -> None:
         with pytest.raises(ValueError, match="no handler: StopPodSandbox"):
             asked_events(EventMask.STOP_POD_SANDBOX, self.HANDLED)
 
@@ -542,6 +542,6 @@ print(sorted(found))
             "class Handler:\n    def __call__(self, pod): ...\nhandler = Handler()",
         ],
     )
-    def test_others_are_looked_at(self, handler: str) -> None:
+    def test_other_callables_are_inspected(self, handler: str) -> None:
         text = self.find(handler, "SimpleNamespace(run_pod_sandbox=handler)")
         assert "'object' object has no attribute" in text

@@ -20,7 +20,7 @@ def test_an_empty_message(message: nri_pb2.ContainerAdjustment) -> None:
     assert message.SerializeToString() == before
 
 
-def test_everything_that_is_wrong_is_said() -> None:
+def test_every_mistake_is_named() -> None:
     message = Adjustment().add_env("A", "1").set_oom_score_adj(5).message
     message.env.add(key="B=C")
     message.env.add(key="-")

@@ -96,7 +96,7 @@ def test_a_key_is_needed(field: int) -> None:
 
 
 @pytest.mark.parametrize("field", [*SIMPLE, Field.OciHooks])
-def test_a_key_is_too_much(field: int) -> None:
+def test_a_key_for_a_field_without_keys_is_refused(field: int) -> None:
     with pytest.raises(ValueError, match="so it takes no key, and not 'k'"):
         Owners().claim("c", field, "10-a", "k")
     with pytest.raises(ValueError, match="takes no key"):

@@ -242,7 +242,7 @@ def test_a_setter_refuses_and_changes_nothing(call: Call, text: str) -> None:
 
 
 @pytest.mark.parametrize(("call", "text"), REFUSED)
-def test_it_is_found_in_a_raw_message(
+def test_a_mistake_is_found_in_a_raw_message(
     call: Call, text: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The setters without their rules make the raw message."""

@@ -25,7 +25,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == f"nri-sync {nri_sync.__version__}\n"
 
 
-def test_without_arguments_it_explains_itself(capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_arguments_the_command_prints_its_usage(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 0
     assert capsys.readouterr().out.startswith("usage: nri-sync")
 
@@ -38,7 +38,7 @@ def test_help_is_a_command_too(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_the_help_of_each_has_examples_and_the_page(
+def test_the_help_of_each_command_has_examples_and_the_page(
     name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit):
@@ -49,7 +49,7 @@ def test_the_help_of_each_has_examples_and_the_page(
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_the_page_has_each(name: str) -> None:
+def test_the_page_has_each_command(name: str) -> None:
     page = Path(__file__).resolve().parents[2] / "docs" / "cli.md"
     assert f"\n## {name}\n" in page.read_text()
 

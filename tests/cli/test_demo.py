@@ -12,7 +12,7 @@ from nri_sync.cli.errors import ExitCode
 __all__: list[str] = []
 
 
-def test_it_shows_the_changes_of_the_pod(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_demo_shows_the_changes_of_the_pod(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["demo"]) == ExitCode.OK
     out, err = capsys.readouterr()
     assert err == ""

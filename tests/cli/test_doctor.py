@@ -39,7 +39,7 @@ def runtime() -> Iterator[FakeRuntime]:
         yield runtime
 
 
-def test_all_is_well(runtime: FakeRuntime, examined: Any) -> None:
+def test_a_healthy_runtime(runtime: FakeRuntime, examined: Any) -> None:
     pod = make_pod()
     runtime.add(pod, make_container(pod))
     code, found = examined(runtime.socket_path)
@@ -71,7 +71,7 @@ def test_all_is_well(runtime: FakeRuntime, examined: Any) -> None:
         ("other", "1.0", "", "info", "release of the runtime is unknown"),
     ],
 )
-def test_fields_that_it_ignores(
+def test_fields_that_the_runtime_ignores(
     examined: Any, name: str, version: str, nri_version: str, level: str, text: str
 ) -> None:
     with FakeRuntime(name, version, nri_version=nri_version) as runtime:
@@ -81,7 +81,7 @@ def test_fields_that_it_ignores(
     assert text in found["fields"]["text"]
 
 
-def test_for_people(runtime: FakeRuntime, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_text_output(runtime: FakeRuntime, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor", "--socket", runtime.socket_path]) == ExitCode.OK
     text = capsys.readouterr().out
     assert "✓ register      accepted as 99-doctor" in text
@@ -136,7 +136,9 @@ def test_disabled(examined: Any, runtime: FakeRuntime, tmp_path: Path) -> None:
         ([steps.register(), steps.configure(), steps.cut()], "synchronize", ""),
     ],
 )
-def test_how_far_it_gets(examined: Any, script: Any, check: str, text: str) -> None:
+def test_the_check_at_which_the_runtime_fails(
+    examined: Any, script: Any, check: str, text: str
+) -> None:
     with ScriptedRuntime(script) as runtime:
         code, found = examined(runtime.socket_path, "--timeout", "500ms")
     assert code == ExitCode.FOUND

@@ -114,7 +114,7 @@ def test_pods_for_a_plugin_that_comes_and_for_a_signal(socket_dir: Path) -> None
         assert not (socket_dir / "s").exists()
 
 
-def test_a_restart_finds_the_pods_as_they_were(socket_dir: Path) -> None:
+def test_a_restart_keeps_the_pods(socket_dir: Path) -> None:
     plugin = Plugin()
     with serving(socket_dir, "-o", "json") as process:
         documents(process, "listening")

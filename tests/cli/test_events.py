@@ -183,7 +183,7 @@ def test_filters(runtime: Runtime, path: Path, options: list[str], expected: lis
     assert seen == expected
 
 
-def test_it_comes_back(path: Path) -> None:
+def test_the_command_reconnects(path: Path) -> None:
     with Command("--socket", path) as command:
         for _ in range(2):
             with make_runtime(path) as runtime:
@@ -193,7 +193,7 @@ def test_it_comes_back(path: Path) -> None:
         assert "the runtime was stopped or restarted" in lines[-1]
 
 
-def test_or_not(path: Path) -> None:
+def test_without_reconnecting_the_command_ends(path: Path) -> None:
     with Command("--socket", path, "--no-reconnect") as command:
         with make_runtime(path) as runtime:
             connected(runtime)
@@ -214,7 +214,7 @@ def test_or_not(path: Path) -> None:
     ],
 )
 @pytest.mark.parametrize("events", ["all", "pod", "runpodsandbox"])
-def test_groups_on_the_runtimes_that_people_have(
+def test_groups_of_events_on_common_runtimes(
     path: Path, name: str, version: str, release: str, events: str
 ) -> None:
     with (

@@ -59,7 +59,7 @@ class TestFound:
         text = PLUGIN.format(name="Base") + "class Tuner(Base):\n    pass\n"
         assert type(loaded(written(tmp_path, text))).__name__ == "Tuner"
 
-    def test_one_of_the_typed_base_class(self, tmp_path: Path) -> None:
+    def test_a_subclass_of_the_typed_base_class(self, tmp_path: Path) -> None:
         text = (
             "import nri_sync\n"
             "from nri_sync import Plugin\n"
@@ -124,7 +124,7 @@ class TestPrograms:
         assert program.config is not None
         assert program.config.__name__ == "Config"
 
-    def test_not_where_the_plugin_has_its_own_way(self, tmp_path: Path) -> None:
+    def test_no_dataclass_for_a_plugin_with_configure(self, tmp_path: Path) -> None:
         text = "import dataclasses\n@dataclasses.dataclass\nclass Config:\n    a: int = 1\n"
         own = "    def configure(self, config, runtime, version):\n        pass\n"
         assert load_program(written(tmp_path, text + PLUGIN.format(name="T") + own)).config is None
@@ -161,17 +161,17 @@ class TestNotFound:
         monkeypatch.chdir(tmp_path)
         assert "there is no module of this name" in failure("not_there_at_all")
 
-    def test_no_plugin_in_it(self, tmp_path: Path) -> None:
+    def test_a_module_without_a_plugin(self, tmp_path: Path) -> None:
         text = "from nri_sync import Plugin\nclass Other:\n    pass\n"
         assert "has no plugin" in failure(written(tmp_path, text))
 
-    def test_two_plugins_in_it(self, tmp_path: Path) -> None:
+    def test_a_module_with_two_plugins(self, tmp_path: Path) -> None:
         path = written(tmp_path, PLUGIN.format(name="One") + PLUGIN.format(name="Two"))
         text = failure(path)
         assert "has more than one plugin: One, Two" in text
         assert f"{path}:One" in text
 
-    def test_not_of_that_name(self, tmp_path: Path) -> None:
+    def test_no_plugin_of_the_given_name(self, tmp_path: Path) -> None:
         path = written(tmp_path, PLUGIN.format(name="One"))
         assert "has no Two; it has: One" in failure(f"{path}:Two")
         assert "it has: One" in failure(f"{path}:Two")
@@ -181,12 +181,12 @@ class TestNotFound:
         assert "SyntaxError" in text
         assert "line 2" in text
 
-    def test_it_fails_when_it_is_loaded(self, tmp_path: Path) -> None:
+    def test_a_module_that_fails_to_load(self, tmp_path: Path) -> None:
         text = failure(written(tmp_path, "\n1 / 0\n"))
         assert "ZeroDivisionError" in text
         assert "(tuner.py, line 2)" in text
 
-    def test_it_fails_when_it_is_made(self, tmp_path: Path) -> None:
+    def test_a_class_that_fails_to_make_the_plugin(self, tmp_path: Path) -> None:
         text = PLUGIN.format(name="Tuner") + "    def __init__(self, path):\n        pass\n"
         assert "making the plugin failed: TypeError" in failure(written(tmp_path, text))
 

@@ -81,7 +81,7 @@ def _entry_points() -> set[str]:
 
 
 @pytest.mark.parametrize("name", ["x", "a-name-that-is-as-long-as-they-may-be-xx"])
-def test_its_style_is_that_of_its_tools(tmp_path: Path, name: str) -> None:
+def test_the_project_passes_its_linter_and_formatter(tmp_path: Path, name: str) -> None:
     pytest.importorskip("ruff", reason="tox -e lint has it")
     directory = made(tmp_path / name)
     run(directory, "-m", "ruff", "check", "--no-cache")
@@ -100,7 +100,9 @@ def test_the_plugin_runs_as_a_program(tmp_path: Path) -> None:
     assert "--socket" in run(directory, "tuner.py", "--help")
 
 
-def test_a_name_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_given_name_replaces_that_of_the_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "Some Place").mkdir()
     monkeypatch.chdir(tmp_path / "Some Place")
     assert main(["init", ".", "--name", "tuner"]) == ExitCode.OK
@@ -124,7 +126,7 @@ def test_a_name_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         ("tests", "there is a Python module tests already"),
     ],
 )
-def test_names_that_are_none(
+def test_an_invalid_name_is_refused(
     tmp_path: Path, name: str, rule: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["init", str(tmp_path / "x"), f"--name={name}"]) == ExitCode.USAGE

@@ -89,11 +89,11 @@ class TestListener:
         assert f"pid {os.getpid()}, user 7" in found.text
         assert found.level is Level.OK
 
-    def test_one_that_cannot_be_seen(self) -> None:
+    def test_a_listener_outside_of_the_process_namespace(self) -> None:
         assert describe_listener(None).level is Level.INFO
         assert describe_listener(PeerCredentials(0, 0, 0)).level is Level.INFO
 
-    def test_one_that_is_gone(self) -> None:
+    def test_a_listener_that_has_ended(self) -> None:
         assert "unknown, pid" in describe_listener(PeerCredentials(2**22 + 1, 0, 0)).text
 
     @pytest.mark.parametrize(
@@ -104,7 +104,7 @@ class TestListener:
             (OSError(errno.EACCES, "Permission denied"), "Permission denied"),
         ],
     )
-    def test_one_that_refuses(self, error: OSError, text: str) -> None:
+    def test_a_listener_that_refuses(self, error: OSError, text: str) -> None:
         found = refused(PATH, error)
         assert (found.level, text in found.text) == (Level.PROBLEM, True)
 
@@ -115,7 +115,7 @@ class TestLaunched:
         (tmp_path / "opt/nri/plugins").mkdir(parents=True)
         assert check_launched(tmp_path, "a", "10") == []
 
-    def test_others_and_one_of_the_name(self, tmp_path: Path) -> None:
+    def test_a_launched_plugin_of_the_same_name_is_a_warning(self, tmp_path: Path) -> None:
         written(tmp_path, "opt/nri/plugins/10-a", "")
         assert check_launched(tmp_path, "b", "10")[0].level is Level.INFO
         (found,) = check_launched(tmp_path, "a", "10")

@@ -188,7 +188,7 @@ class TestMisplaced:
         assert enabled.level is Level.OK
 
     @pytest.mark.parametrize("value", ["'soon'", "20", "'-1s'", "'0s'", "true"])
-    def test_timeouts_that_are_none(self, tmp_path: Path, value: str) -> None:
+    def test_invalid_timeouts(self, tmp_path: Path, value: str) -> None:
         text = f"version = 2\n[{NRI}]\ndisable = false\nplugin_request_timeout = {value}\n"
         written(tmp_path, "etc/containerd/config.toml", text)
         _, found = check_configuration(tmp_path, PATH)

@@ -65,7 +65,7 @@ def plugin(tmp_path: Path) -> Path:
     return path
 
 
-def test_it_serves_with_its_configuration_until_a_signal_comes(
+def test_the_plugin_serves_with_its_configuration_until_a_signal_comes(
     plugin: Path, socket_dir: Path, tmp_path: Path
 ) -> None:
     from nri_sync import api

@@ -30,7 +30,7 @@ def test_results_come_in_order_of_the_calls_which_run_at_the_same_time() -> None
     assert run_concurrently("test", [partial(call, number) for number in range(3)]) == [0, 1, 2]
 
 
-def test_without_threads_they_run_one_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_threads_the_calls_run_one_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
     def spawn(*_arguments: Any) -> None:
         raise NoThread("can't start new thread")
 

@@ -26,7 +26,7 @@ def _create() -> Request:
     return Request(BY_RPC["CreateContainer"], message)
 
 
-def test_its_name_and_events() -> None:
+def test_the_name_and_events_of_a_plugin() -> None:
     plugin = InProcess("07-a-b", PluginWith(run_pod_sandbox=lambda pod: None))
     assert (plugin.name, plugin.idx, plugin.identity) == ("07-a-b", "07", api.PluginId("07", "a-b"))
     assert plugin.events == EventMask.RUN_POD_SANDBOX

@@ -267,7 +267,7 @@ class TestLaunch:
             "10-test: y",
         ]
 
-    def test_children_that_keep_its_output_open_are_not_waited_for(
+    def test_the_end_does_not_wait_for_children_that_keep_the_output_open(
         self, launch: Launch, plugins: Path
     ) -> None:
         process = launch("sleep 60 & echo $! > $0.pid")

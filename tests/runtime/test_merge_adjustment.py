@@ -94,7 +94,7 @@ def test_a_setting_gets_to_the_runtime_and_has_one_owner(adjustment: Adjustment,
     assert str(error.value) == f'plugins "20-b" and "10-a" both tried to set {name}'
 
 
-def test_later_plugins_see_most_of_it() -> None:
+def test_later_plugins_see_most_of_the_settings() -> None:
     scene = Scene(Container(env=["A=0", "plain"], args=["old"]))
     for adjustment, _ in SETTINGS:
         if not adjustment.message.linux.rdt.HasField("clos_id"):
@@ -144,7 +144,7 @@ class TestMounts:
         assert [mount.destination for mount in scene.reply.mounts] == ["/b", "-/a"]
         assert [mount.destination for mount in scene.seen.mounts] == ["/b"]
 
-    def test_two_may_remove_and_a_third_add(self) -> None:
+    def test_two_plugins_may_remove_a_mount_and_a_third_may_add_it(self) -> None:
         scene = Scene()
         scene.merge("10-a", Adjustment().remove_mount("/a"))
         scene.merge("20-b", Adjustment().remove_mount("/a"))
@@ -173,7 +173,9 @@ class TestEnv:
         (message,) = caplog.messages
         assert "the removal of environment variable 'A' is lost" in message
 
-    def test_that_of_an_earlier_plugin_can(self, caplog: pytest.LogCaptureFixture) -> None:
+    def test_a_variable_of_an_earlier_plugin_can_be_removed(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
         scene = Scene()
         scene.merge("10-a", Adjustment().add_env("A", "1"))
         scene.merge("20-b", Adjustment().remove_env("A"))
@@ -181,7 +183,9 @@ class TestEnv:
         assert not scene.seen.env
         assert caplog.messages == []
 
-    def test_the_original_comes_back_with_it(self, caplog: pytest.LogCaptureFixture) -> None:
+    def test_a_removal_restores_the_original_variable(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
         scene = Scene(Container(env=["A=0"]))
         scene.merge("10-a", Adjustment().add_env("A", "1"))
         scene.merge("20-b", Adjustment().remove_env("A"))
@@ -232,7 +236,7 @@ class TestArgs:
 
 
 class TestHooks:
-    def test_they_add_up(self) -> None:
+    def test_hooks_of_several_plugins_are_appended(self) -> None:
         original = Container()
         original.hooks.poststop.add(path="/0")
         scene = Scene(original)
@@ -243,7 +247,7 @@ class TestHooks:
         assert [hook.path for hook in scene.reply.hooks.prestart] == ["/3"]
         assert scene.owners.owner("c", Field.OciHooks) == "10-a,20-b"
 
-    def test_none_have_no_owner(self) -> None:
+    def test_empty_hooks_have_no_owner(self) -> None:
         scene = Scene()
         scene.merge("10-a", Adjustment().add_hooks(Hooks()))
         assert scene.owners.owner("c", Field.OciHooks) is None

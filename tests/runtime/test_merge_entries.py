@@ -84,7 +84,7 @@ class TestMap:
         with pytest.raises(ConflictError, match='plugins "30-c" and "10-a"'):
             maps.merge("30-c", a="3")
 
-    def test_one_mark_only_is_taken_off(self) -> None:
+    def test_only_one_removal_mark_is_stripped(self) -> None:
         maps = Maps()
         maps.merge("10-a", **{"no_-a": ""})
         assert maps.reply.sysctl == {"--a": ""}

@@ -148,7 +148,7 @@ class TestCDI:
         assert apply({}, self.ADJUSTMENT, inject_cdi=inject) == {"injected": ["v/c=b", "v/c=a"]}
         assert apply({}, Adjustment(), inject_cdi=inject) == {}
 
-    def test_without_an_injector_they_are_ignored(self) -> None:
+    def test_without_an_injector_cdi_devices_are_ignored(self) -> None:
         assert apply({}, self.ADJUSTMENT) == {}
 
 
@@ -319,7 +319,7 @@ class TestResources:
             "devices": [{"allow": False}, {"allow": True, "access": "r"}],
         }
 
-    def test_the_checker_sees_and_may_change_them(self) -> None:
+    def test_the_checker_sees_and_may_change_the_resources(self) -> None:
         def check(resources: Spec | None) -> None:
             assert resources is not None
             resources["checked"] = True
@@ -360,19 +360,19 @@ class TestClasses:
         new = apply(new, change(Adjustment(), ""), **{resolver: pytest.fail})
         assert self.at(new, path) is None
 
-    def test_one_that_stands_for_nothing(
+    def test_a_class_without_settings(
         self, resolver: str, change: Any, path: tuple[str, ...]
     ) -> None:
         new = apply({}, change(Adjustment(), "none"), **{resolver: lambda name: None})
         assert self.at(new, path) is None
 
-    def test_an_unknown_one(self, resolver: str, change: Any, path: tuple[str, ...]) -> None:
+    def test_an_unknown_class(self, resolver: str, change: Any, path: tuple[str, ...]) -> None:
         with pytest.raises(KeyError):
             apply({}, change(Adjustment(), "x"), **{resolver: {}.__getitem__})
 
 
 class TestRdt:
-    def test_it_overrides_parts_of_the_class(self) -> None:
+    def test_an_adjustment_overrides_parts_of_the_class(self) -> None:
         adjustment = Adjustment().set_rdt_class("gold").set_rdt(enable_monitoring=True)
         new = apply({}, adjustment, resolve_rdt=lambda name: {"closID": name, "memBwSchema": "x"})
         assert new["linux"]["intelRdt"] == {

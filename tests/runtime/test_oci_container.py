@@ -169,7 +169,7 @@ SETTINGS: dict[str, tuple[Adjustment, Any, Any]] = {
 
 
 @pytest.mark.parametrize("setting", SETTINGS)
-def test_it_has_the_values_of_its_specification(setting: str) -> None:
+def test_the_container_has_the_values_of_its_specification(setting: str) -> None:
     adjustment, look, value = SETTINGS[setting]
     assert look(adjust_container(container(), adjustment.message)) == value
 

@@ -84,7 +84,9 @@ class TestPropagation:
             ("rslave", "rslave", "rslave"),
         ],
     )
-    def test_it_is_passed_on_to_the_root(self, option: str, found: str, root: str) -> None:
+    def test_the_propagation_of_a_mount_extends_to_the_root(
+        self, option: str, found: str, root: str
+    ) -> None:
         new = spec()
         add = Adjustment().add_mount("/a", source="/s", options=[option])
         adjusted(new, add, {"/s": found}.__getitem__)
@@ -111,7 +113,9 @@ class TestPropagation:
             ("rslave", "", "rshared or rslave"),
         ],
     )
-    def test_the_source_must_have_it(self, option: str, found: str, accepted: str) -> None:
+    def test_the_source_must_have_the_propagation(
+        self, option: str, found: str, accepted: str
+    ) -> None:
         add = Adjustment().add_mount("/a", source="/s", options=[option])
         with pytest.raises(SpecError) as error:
             adjusted(spec(), add, lambda path: found)
@@ -127,7 +131,9 @@ class TestPropagation:
         adjusted(new, add, lambda path: pytest.fail("checked"))
         assert "linux" not in new
 
-    def test_the_next_mount_inherits_it(self, caplog: pytest.LogCaptureFixture) -> None:
+    def test_the_next_mount_inherits_the_propagation(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
         found = {"/s": "rshared", "/t": ""}
         add = Adjustment().add_mount("/a", source="/s", options=["rshared"])
         add.add_mount("/b", source="/t")
@@ -135,7 +141,7 @@ class TestPropagation:
             adjusted(spec(), add, found.__getitem__)
         assert caplog.messages == ["mount /b fails because of the propagation of an earlier mount"]
 
-    def test_rprivate_ends_that(self) -> None:
+    def test_rprivate_ends_the_inheritance(self) -> None:
         add = Adjustment().add_mount("/a", source="/s", options=["rshared"])
         add.add_mount("/b", source="/t", options=["rprivate"]).add_mount("/c", source="/t")
         assert adjusted(spec(), add, {"/s": "rshared"}.__getitem__) == ["/a", "/b", "/c"]

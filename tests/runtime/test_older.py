@@ -108,7 +108,7 @@ def test_releases_without_timeouts_send_none() -> None:
         assert stub.request_timeout == api.DEFAULT_REQUEST_TIMEOUT
 
 
-def test_it_refuses_events_that_it_does_not_have() -> None:
+def test_an_older_runtime_refuses_events_that_it_lacks() -> None:
     class Eager(Everything):
         def configure(self, config: str, runtime: str, version: str) -> EventMask:
             return EventMask.POST_UPDATE_POD_SANDBOX

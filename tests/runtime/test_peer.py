@@ -93,7 +93,7 @@ class TestRegistration:
             ("foo", "١٢", "invalid plugin index"),
         ],
     )
-    def test_a_name_that_cannot_be(self, name: str, idx: str, text: str, pair: Pair) -> None:
+    def test_an_invalid_name_is_refused(self, name: str, idx: str, text: str, pair: Pair) -> None:
         peer, plugin = pair()
         result = on_thread(lambda: plugin.register(name, idx))
         with pytest.raises(RemoteProtocolError, match=text):
@@ -140,7 +140,7 @@ class TestRegistration:
         with pytest.raises(ConnectionLost, match="the peer closed the connection"):
             result()
 
-    def test_updates_are_refused_before_it(self, pair: Pair) -> None:
+    def test_updates_are_refused_before_the_registration(self, pair: Pair) -> None:
         calls: list[Any] = []
         _, plugin = pair({"update_containers": lambda *call: calls.append(call)})
         with pytest.raises(CallFailed, match="not registered yet") as error:
@@ -241,14 +241,14 @@ class TestSynchronize:
 
 
 class TestRelay:
-    def test_a_method_of_its_own(self, pair: Pair) -> None:
+    def test_an_event_with_a_method_uses_that_method(self, pair: Pair) -> None:
         peer, plugin = pair()
         for rpc in BY_STATE_CHANGE:
             peer.request(_request(rpc), Deadline(LONG))
         plugin.expect(*BY_STATE_CHANGE)
 
     @pytest.mark.parametrize("first", BY_STATE_CHANGE)
-    def test_a_plugin_of_before_gets_a_state_change_from_then_on(
+    def test_an_older_plugin_gets_state_changes_after_its_first_refusal(
         self, first: str, pair: Pair, caplog: pytest.LogCaptureFixture
     ) -> None:
         got: list[Any] = []
@@ -273,7 +273,7 @@ class TestRelay:
         assert len([m for m in caplog.messages if "deprecated StateChange" in m]) == 9
 
     @pytest.mark.parametrize("rpc", ["CreateContainer", "UpdateContainer", "StopContainer"])
-    def test_others_have_no_such_fallback(self, rpc: str, pair: Pair) -> None:
+    def test_other_events_have_no_fallback(self, rpc: str, pair: Pair) -> None:
         peer, _ = pair(unknown=[rpc])
         with pytest.raises(CallFailed) as error:
             peer.request(_request(rpc), Deadline(LONG))
@@ -282,7 +282,7 @@ class TestRelay:
 
 
 class TestFailures:
-    def test_an_error_that_is_the_answer(self, pair: Pair) -> None:
+    def test_an_error_in_the_answer(self, pair: Pair) -> None:
         def run(request: bytes, context: Any) -> Any:
             context.abort(StatusCode.DEADLINE_EXCEEDED, "says the plugin")
 
@@ -328,7 +328,7 @@ class TestFailures:
 
 
 class TestUpdates:
-    def test_they_get_through(self, pair: Pair) -> None:
+    def test_updates_reach_the_callback(self, pair: Pair) -> None:
         got: list[Any] = []
 
         def update(updates: Any, evictions: Any) -> Any:

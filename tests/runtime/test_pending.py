@@ -45,7 +45,7 @@ def test_the_oldest_goes(caplog: pytest.LogCaptureFixture) -> None:
     assert caplog.messages == [text] * 2
 
 
-def test_those_of_the_process_with_the_most_go() -> None:
+def test_connections_of_the_process_with_the_most_are_closed() -> None:
     peers = enter(PendingConnections(3), 1, 2, 3, 2, 2, 2)
     assert closed(peers) == [False, True, False, True, True, False]
 

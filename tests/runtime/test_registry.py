@@ -91,7 +91,7 @@ class TestArrival:
         runtime.run_pod_sandbox(POD)
         assert order == expected
 
-    def test_two_of_one_name_are_both_asked(self, start_runtime: Start, join: Any) -> None:
+    def test_two_plugins_of_one_name_both_get_events(self, start_runtime: Start, join: Any) -> None:
         runtime = start_runtime()
         first = join(runtime)
         second = join(runtime)
@@ -100,7 +100,7 @@ class TestArrival:
         for plugin in (first, second):
             plugin.expect("Configure", "Synchronize", "RunPodSandbox")
 
-    def test_a_silent_one_delays_no_other_and_is_closed(
+    def test_a_silent_plugin_delays_no_other_and_is_closed(
         self, start_runtime: Start, connect: Connect, raw: Raw
     ) -> None:
         runtime = start_runtime(registration_timeout=LONG)
@@ -132,7 +132,7 @@ class TestArrival:
             ),
         ],
     )
-    def test_one_that_fails_is_closed(
+    def test_a_plugin_that_fails_is_closed(
         self,
         options: Any,
         text: str,
@@ -146,7 +146,7 @@ class TestArrival:
         eventually(lambda: text in caplog.text)
         assert runtime.plugins == ()
 
-    def test_a_refused_one_gets_the_reason_and_is_closed(
+    def test_a_refused_plugin_gets_the_reason_and_is_closed(
         self, start_runtime: Start, raw: Raw
     ) -> None:
         # The reference keeps the connection open, and applies updates from it.
@@ -188,7 +188,7 @@ class TestArrival:
             _ends(plugin)
             assert runtime.plugins == ()
 
-    def test_one_that_leaves(self, start_runtime: Start, join: Any) -> None:
+    def test_a_plugin_that_leaves(self, start_runtime: Start, join: Any) -> None:
         figures = Figures()
         runtime = start_runtime(metrics=figures)
         plugin = join(runtime)
@@ -213,7 +213,7 @@ class TestBlocking:
         plugin.expect("Synchronize")
         assert runtime.wait_for_plugins(lambda names: len(names) == 1, LONG)
 
-    def test_it_waits_for_a_plugin_that_is_being_synchronized(
+    def test_a_block_waits_for_a_running_synchronization(
         self, start_runtime: Start, raw: Raw
     ) -> None:
         runtime = start_runtime()
@@ -292,7 +292,7 @@ class TestHostility:
         for sock in socks:
             sock.close()
 
-    def test_those_of_one_process_do_not_drive_out_another(
+    def test_connections_of_one_process_do_not_displace_those_of_another(
         self, good: Callable[[], None], socket_dir: Path, raw: Raw
     ) -> None:
         path = str(socket_dir / "nri.sock")
@@ -324,7 +324,7 @@ class TestHostility:
         good()
         assert self.runtime.plugins == ("10-huge", "50-good")
 
-    def test_an_answer_that_is_none_drops_the_plugin(
+    def test_an_undecodable_answer_drops_the_plugin(
         self, good: Callable[[], None], join: Any
     ) -> None:
         plugin = join(self.runtime, "10-mad", CreateContainer=lambda request, context: b"\xff" * 9)
@@ -350,7 +350,7 @@ class TestHostility:
         assert never.calls <= 3000
         good()
 
-    def test_one_that_does_not_read(
+    def test_a_plugin_that_does_not_read(
         self, good: Callable[[], None], socket_dir: Path, join: Any
     ) -> None:
         never = Never()
@@ -408,7 +408,7 @@ class TestLaunched:
 
         return install
 
-    def test_it_is_configured_asked_and_ended(
+    def test_a_launched_plugin_is_configured_gets_events_and_is_ended(
         self, make_runtime: Start, install: Any, caplog: pytest.LogCaptureFixture
     ) -> None:
         caplog.set_level(logging.INFO, "nri_sync.runtime")
@@ -426,7 +426,9 @@ class TestLaunched:
         with pytest.raises(ChildProcessError):
             os.waitpid(-1, os.WNOHANG)
 
-    def test_one_that_dies_is_gone_and_reaped(self, make_runtime: Start, install: Any) -> None:
+    def test_a_launched_plugin_that_dies_is_removed_and_reaped(
+        self, make_runtime: Start, install: Any
+    ) -> None:
         install("10-py", PLUGIN)
         with make_runtime(exit_grace=LONG) as runtime:
             [env] = runtime.create_container(POD, CONTAINER).adjust.env
@@ -435,7 +437,7 @@ class TestLaunched:
             assert len(runtime.create_container(POD, CONTAINER).adjust.env) == 0
             eventually(lambda: not os.path.exists(f"/proc/{env.value}"), "the end of its process")
 
-    def test_those_that_fail_are_warned_about_and_reaped(
+    def test_launched_plugins_that_fail_are_logged_and_reaped(
         self, make_runtime: Start, install: Any, caplog: pytest.LogCaptureFixture
     ) -> None:
         install("20-gone", "#!/bin/sh\nexit 1\n")
@@ -453,7 +455,7 @@ class TestLaunched:
         with pytest.raises(ChildProcessError):
             os.waitpid(-1, os.WNOHANG)
 
-    def test_a_silent_one_is_ended(
+    def test_a_silent_launched_plugin_is_ended(
         self, make_runtime: Start, install: Any, caplog: pytest.LogCaptureFixture
     ) -> None:
         install("10-silent", "#!/bin/sh\nexec sleep 60\n")
@@ -497,7 +499,7 @@ class TestStart:
             assert host.synchronized.empty()
             assert runtime.plugins == ("10-a", "20-b", "30-c")
 
-    def test_one_that_cannot_be_synchronized_is_dropped(
+    def test_a_plugin_that_cannot_be_synchronized_is_dropped(
         self, make_runtime: Start, host: Host
     ) -> None:
         def synchronize(pods: Any, containers: Any) -> Any:
@@ -511,7 +513,7 @@ class TestStart:
             assert runtime.plugins == ("20-b",)
             assert host.synchronized.get(timeout=LONG) == []
 
-    def test_one_that_cannot_be_configured_fails_it(self, make_runtime: Start) -> None:
+    def test_a_plugin_that_cannot_be_configured_fails_the_start(self, make_runtime: Start) -> None:
         def configure(config: str, runtime: str, version: str) -> EventMask:
             return EventMask.RUN_POD_SANDBOX
 
@@ -521,7 +523,9 @@ class TestStart:
         assert error.value.phase == "plugins"
         assert not runtime.started
 
-    def test_a_failing_callback_fails_it(self, make_runtime: Start, socket_dir: Path) -> None:
+    def test_a_failing_callback_fails_the_start(
+        self, make_runtime: Start, socket_dir: Path
+    ) -> None:
         def synchronize(sync: Any) -> None:
             raise ValueError("of the test")
 
@@ -545,7 +549,7 @@ class TestStart:
                 stub.start(LONG)
             runtime.run_pod_sandbox(POD)
 
-    def test_where_another_one_listens(self, make_runtime: Start) -> None:
+    def test_a_socket_with_another_listener_fails_the_start(self, make_runtime: Start) -> None:
         with make_runtime():
             with pytest.raises(StartError) as error:
                 make_runtime().start()

@@ -223,7 +223,7 @@ class TestPolicy:
 
 
 class TestOrder:
-    def test_one_after_the_other_without_those_that_are_not_interested_or_gone(self) -> None:
+    def test_open_subscribed_plugins_are_called_one_after_the_other(self) -> None:
         asked: list[str] = []
 
         def note(name: str) -> Callable[[Request], None]:
@@ -235,14 +235,14 @@ class TestOrder:
         _run(_relay(members))
         assert asked == ["00-a", "10-c", "99-e"]
 
-    def test_one_that_goes_while_another_is_asked_is_passed_over(self) -> None:
+    def test_a_plugin_that_leaves_during_the_call_of_another_is_skipped(self) -> None:
         later = Scripted("20-b", LOST, policy=POLICIES["fail"])
         first = Scripted("10-a", lambda request: later.close())
         _run(_relay([first, later]))
         _create(_relay([Scripted("10-a"), later]))
         assert later.asked == []
 
-    def test_the_time_of_each_is_the_shorter_one(self) -> None:
+    def test_each_call_has_the_shorter_of_both_timeouts(self) -> None:
         plugin = Scripted("10-a")
         caller = Deadline(LONG / 2)
         _run(_relay([plugin]), caller)
@@ -301,7 +301,7 @@ class TestAnswers:
         assert [(env.key, env.value) for env in reply.adjust.env] == [("A", "1"), ("B", "2")]
         assert message == before
 
-    def test_a_conflict_ends_it(self) -> None:
+    def test_a_conflict_ends_the_relay(self) -> None:
         members = [Scripted(name, _adjusting(A="1")) for name in ("10-a", "20-b", "30-c")]
         with pytest.raises(
             ConflictError, match='plugins "20-b" and "10-a" both tried to set Env A'
@@ -397,7 +397,7 @@ class TestValidation:
             _create(_relay([validator]), Deadline(0.0))
         assert not validator.closed
 
-    def test_one_that_is_gone_is_passed_over(self) -> None:
+    def test_a_closed_validator_is_skipped(self) -> None:
         validator = Scripted("90-v", LOST, events=VALIDATES)
         validator.closed = True
         _create(_relay([validator]))
@@ -414,7 +414,9 @@ class TestRequired:
         return [plugin.name for plugin in validator.asked[-1].plugins]
 
     @pytest.mark.parametrize("outcome", [TIMEOUT, _told(StatusCode.DEADLINE_EXCEEDED)])
-    def test_until_it_has_handled_the_pod(self, outcome: Exception) -> None:
+    def test_a_plugin_counts_as_missing_until_it_has_handled_the_pod(
+        self, outcome: Exception
+    ) -> None:
         plugin = Scripted("10-a", outcome, policy=POLICIES["keep"])
         validator = Scripted("99-v", _accepted, events=VALIDATES)
         relay = _relay([plugin, validator])

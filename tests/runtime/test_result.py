@@ -147,7 +147,7 @@ class TestUpdate:
         assert result.requested is not None
         assert result.requested.container_id == "c0"
 
-    def test_without_updates_of_it_the_request_stands(self) -> None:
+    def test_without_updates_of_the_container_the_request_stands(self) -> None:
         result = update(limit=1)
         result.apply("10-a", updating(Update("c2").set_memory(limit=1)))
         assert result.requested is None

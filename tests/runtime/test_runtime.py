@@ -117,7 +117,7 @@ class TestLife:
             assert runtime.plugins == ()
             assert not (socket_dir / "nri.sock").exists()
 
-    def test_nothing_works_while_it_is_stopped(self, make_runtime: Start) -> None:
+    def test_a_stopped_runtime_refuses_all_calls(self, make_runtime: Start) -> None:
         runtime = make_runtime()
         for rpc in RELAYED:
             with pytest.raises(RuntimeStopped, match=rpc):
@@ -312,7 +312,7 @@ class TestEvents:
     @pytest.mark.parametrize(
         "events", [*EVENTS, "pod", "container", "createcontainer,updatecontainer,stopcontainer"]
     )
-    def test_only_those_subscribed_to(self, events: str, make_runtime: Start) -> None:
+    def test_a_plugin_gets_only_subscribed_events(self, events: str, make_runtime: Start) -> None:
         mask = EventMask.parse(events) & ~EventMask.VALIDATE_CONTAINER_ADJUSTMENT
         if not mask:
             return
@@ -414,7 +414,7 @@ class TestAdjustments:
              lambda a: a.add_annotation("key", "foo")),
         ],
     )  # fmt: skip
-    def test_of_two_where_one_removes_first(
+    def test_of_two_plugins_with_a_removal_first(
         self, first: Any, remove: Any, expected: Any, make_runtime: Start
     ) -> None:
         plugins = {"00-bar": _adjusting(first), "10-foo": _adjusting(remove, expected)}
@@ -462,7 +462,7 @@ class TestUpdates:
                 runtime.stop_container(POD, CONTAINER)
 
     @pytest.mark.parametrize("update", UPDATES[1:])
-    def test_that_was_asked_for(self, update: Update, make_runtime: Start) -> None:
+    def test_of_the_requested_container(self, update: Update, make_runtime: Start) -> None:
         with make_runtime(plugins={"10-foo": _updating(update.message)}) as runtime:
             [merged] = runtime.update_container(POD, OTHER, RESOURCES).update
         # The resources of the request, changed by the resources of the plugin.
@@ -600,7 +600,7 @@ class TestValidation:
             connect(runtime, _adjusting(), "30-xyzzy")
             runtime.create_container(annotated, CONTAINER)
 
-    def test_a_required_one_that_does_not_answer_is_missing(
+    def test_a_required_plugin_that_does_not_answer_is_missing(
         self, make_runtime: Start, join: Any
     ) -> None:
         # The reference creates the container nevertheless.
@@ -613,7 +613,9 @@ class TestValidation:
             assert runtime.wait_for_plugins(lambda names: "10-slow" not in names, LONG)
             never.release.set()
 
-    def test_a_required_one_that_has_left_is_missing(self, make_runtime: Start, join: Any) -> None:
+    def test_a_required_plugin_that_has_left_is_missing(
+        self, make_runtime: Start, join: Any
+    ) -> None:
         with make_runtime(default_validator=_default(required_plugins=["gone"])) as runtime:
             plugin = join(runtime, "10-gone")
             runtime.create_container(POD, CONTAINER)
@@ -714,7 +716,7 @@ class TestFailures:
         assert runtime.wait_for_plugins(lambda names: names == ("20-later",), LONG)
 
     @pytest.mark.parametrize("rpc", RELAYED)
-    def test_one_that_has_left_fails_nothing(
+    def test_a_plugin_that_has_left_fails_no_event(
         self, rpc: str, runtime: Runtime, join: Any, asked: list[str]
     ) -> None:
         join(runtime, events=0, policy=FAIL_AND_KEEP).close()
@@ -722,7 +724,7 @@ class TestFailures:
         tell(runtime, rpc)
         assert asked == [rpc]
 
-    def test_one_that_leaves_while_an_earlier_one_is_asked(
+    def test_a_plugin_that_leaves_during_the_call_of_an_earlier_one(
         self, runtime: Runtime, join: Any, asked: list[str]
     ) -> None:
         leaving = join(runtime, "15-leaving", policy=FAIL)

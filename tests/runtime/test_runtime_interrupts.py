@@ -61,7 +61,7 @@ CALLS: dict[str, Callable[[Runtime], Any]] = {
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("call", CALLS)
-def test_it_can_be_used_on(call: str, host: Host, socket_dir: Path) -> None:
+def test_the_runtime_works_after_an_interrupt(call: str, host: Host, socket_dir: Path) -> None:
     runtime = make(host, socket_dir)
     handlers = PluginWith(run_pod_sandbox=lambda pod: None)
 

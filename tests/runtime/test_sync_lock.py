@@ -149,7 +149,7 @@ def test_a_waiter_that_gives_up_delays_no_other() -> None:
     block.unblock()
 
 
-def test_others_are_let_in_when_the_one_they_waited_for_gives_up() -> None:
+def test_waiters_enter_when_the_block_ahead_of_them_times_out() -> None:
     sync_lock = SyncLock()
     inside, leave = threading.Event(), threading.Event()
     result = _enter(sync_lock, inside, leave)

@@ -59,7 +59,7 @@ def reason(asked: ValidateContainerAdjustmentRequest, **config: Any) -> str | No
 
 
 class TestRequest:
-    def test_it_has_all_that_validators_need(self) -> None:
+    def test_the_request_has_pod_container_changes_and_owners(self) -> None:
         creation = CreateContainerRequest(container=Container(id="c1", env=["A=0"]))
         creation.pod.id = "p"
         result = CreateResult(creation)
@@ -80,7 +80,7 @@ class TestRequest:
         assert owners.owner("c0", Field.MemLimit) == "10-a"
         assert [(p.index, p.name) for p in asked.plugins] == [("10", "a"), ("20", "b")]
 
-    def test_it_has_no_pod_that_the_creation_does_not_have(self) -> None:
+    def test_the_request_has_no_pod_for_a_creation_without_one(self) -> None:
         result = CreateResult(CreateContainerRequest(container=Container(id="c1")))
         assert not validation_request(result, []).HasField("pod")
 
@@ -138,7 +138,7 @@ class TestConfig:
         with pytest.raises(TypeError, match=f"{key} must be "):
             DefaultValidatorConfig.parse({key: value})
 
-    def test_it_can_be_replaced(self) -> None:
+    def test_the_configuration_can_be_replaced(self) -> None:
         asked = request(Adjustment().add_hook("prestart", "/h"))
         validator = DefaultValidator(DefaultValidatorConfig())
         validator.validate_container_adjustment(asked)
@@ -174,7 +174,7 @@ class TestAdjustments:
         both = Adjustment().set_sysctl("a", "1").set_namespace("pid")
         assert reason(request(HOOK, SECCOMP, both)) is None
 
-    def test_of_other_things_all_are_accepted(self) -> None:
+    def test_adjustments_of_other_fields_are_accepted(self) -> None:
         asked = request(Adjustment().add_env("A", "1"), Adjustment().add_hooks(api.Hooks()))
         assert reason(asked, **EVERYTHING) is None
 
@@ -271,7 +271,7 @@ class TestRequiredPlugins:
         assert reason(asked, required_plugins=["x"]) is not None
 
     @pytest.mark.parametrize("value", ["0", "f", "F", "FALSE", "false", "False"])
-    def test_a_pod_can_say_that_it_cannot(self, value: str) -> None:
+    def test_a_pod_can_refuse_missing_plugins(self, value: str) -> None:
         asked = request(annotations={f"{TOLERATE}/container.web": value})
         tolerant = {"tolerate_missing_plugins_annotation": TOLERATE}
         assert reason(asked, required_plugins=["x"], **tolerant) is not None

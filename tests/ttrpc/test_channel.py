@@ -31,7 +31,7 @@ class TestConnectivity:
         channel.close()
         assert [seen.get(timeout=LONG) for _ in range(2)] == [State.READY, State.SHUTDOWN]
 
-    def test_a_slow_subscriber_gets_them_in_order_too(self, channel: Channel) -> None:
+    def test_a_slow_subscriber_gets_the_states_in_order(self, channel: Channel) -> None:
         seen: list[Any] = []
         go, done = Latch(), threading.Event()
 
@@ -78,7 +78,7 @@ class TestConnectivity:
             grpc.channel_ready_future(channel).result(0.05)
 
     @WARNS
-    def test_a_forked_child_has_subscribers_of_its_own(self, channel: Channel) -> None:
+    def test_a_forked_child_has_separate_subscribers(self, channel: Channel) -> None:
         """A subscriber that runs in the parent holds up no subscriber of the child."""
         entered, leave = threading.Event(), threading.Event()
 

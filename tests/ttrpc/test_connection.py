@@ -32,7 +32,7 @@ def test_frame(size: int) -> None:
     assert len(buffers) == (1 if size <= 16 * 1024 else 2)
 
 
-def test_it_must_be_a_unix_socket() -> None:
+def test_an_address_that_is_no_unix_socket_is_refused() -> None:
     with pytest.raises(ValueError, match="not a unix socket"):
         connect("localhost:50051")
 

@@ -290,7 +290,7 @@ class TestFeaturesThatTtrpcLacks:
         assert context.trailing_metadata() == ()
 
     @pytest.mark.parametrize("value", [b"\xff\xff", "text", 5, None])
-    def test_details_that_are_none(self, value: Any) -> None:
+    def test_invalid_rich_details_are_refused(self, value: Any) -> None:
         context = make()
         with pytest.raises(ValueError, match=r"google\.rpc\.Status"):
             context.set_trailing_metadata(((DETAILS_KEY, value),))
