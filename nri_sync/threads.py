@@ -59,6 +59,9 @@ _main_ident = threading.main_thread().ident
 # interrupt prevents leaves no latch behind.
 _beginning: set[weakref.ref[Latch]] = set()
 
+# Whether a thread that one C call has started can become a thread of ``threading``: see _begin().
+_CAN_JOIN_THREADING = sys.version_info < (3, 13)
+
 # Set when the interpreter ends. After that, no thread is started.
 _ending = False
 
@@ -136,8 +139,8 @@ def spawn(name: str, target: Callable[..., object], *args: object) -> Latch:
 
     nri_sync starts all its threads with this function. They are daemon threads, so that a process exits even if it
     does not stop its stub. The returned latch is set after the target has returned or raised. On the main thread
-    the start is one C call, which starts a helper thread, and the helper thread starts the thread.
-    ``Thread.start()`` itself waits on locks that an interrupt would leave held.
+    the start is one C call: see :func:`_begin`. ``Thread.start()`` itself waits on locks that an interrupt would
+    leave held.
 
     Raises:
         NoThread: the system can start no more threads, or the interpreter is shutting down. The target has not
@@ -148,7 +151,7 @@ def spawn(name: str, target: Callable[..., object], *args: object) -> Latch:
     try:
         _expect(ended)
         if on_main_thread():
-            _thread.start_new_thread(_start_or_run, (name, target, args, ended))
+            _thread.start_new_thread(_begin, (name, target, args, ended))
         else:
             start_thread(name, target, args, ended)
     except (RuntimeError, MemoryError) as error:
@@ -169,7 +172,7 @@ def spawn_anywhere(name: str, target: Callable[..., object], *args: object) -> N
     ended = Latch()
     with contextlib.suppress(RuntimeError, MemoryError):
         _expect(ended)
-        _thread.start_new_thread(_start_or_run, (name, target, args, ended))
+        _thread.start_new_thread(_begin, (name, target, args, ended))
 
 
 def _expect(ended: Latch) -> None:
@@ -197,26 +200,41 @@ def _at_exit() -> None:
 atexit.register(_at_exit)
 
 
-def _start_or_run(
+def _begin(
     name: str, target: Callable[..., object], args: tuple[object, ...], ended: Latch
 ) -> None:
-    """Start the thread, on the helper thread. If no second thread can be started, run the target here instead."""
+    """The first function of a thread that one C call has started. Makes it a thread of ``threading``.
+
+    Up to Python 3.12, this thread does the part of ``Thread.start()`` that comes before the start, and then the
+    part of the new thread. From 3.13 on, an object joins its thread by a handle that only the C call of
+    ``Thread.start()`` sets. So there this thread starts another one, at the cost of one more start.
+    """
     try:
-        start_thread(name, target, args, ended)
-        return
+        if not _CAN_JOIN_THREADING:
+            start_thread(name, target, args, ended)
+            return
+        thread = _make_thread(name, target, args, ended)
+        threading._limbo[thread] = thread  # type: ignore[attr-defined]
     except (RuntimeError, MemoryError):
-        pass  # spawn() has returned already, so it cannot raise
-    _run(target, args, ended)
+        _run(target, args, ended)  # spawn() has returned already, so it cannot raise
+        return
+    thread._bootstrap()  # type: ignore[attr-defined]
 
 
 def start_thread(
     name: str, target: Callable[..., object], args: tuple[object, ...], ended: Latch
 ) -> None:
     """Start a daemon thread. Does not wait until it runs. Raises RuntimeError if the system has no thread."""
-    thread = threading.Thread(target=_run, name=name, args=(target, args, ended), daemon=True)
+    thread = _make_thread(name, target, args, ended)
     # start() waits for this event. If a future Python does not use this attribute, start() waits as usual.
     thread._started = _NotAwaited()  # type: ignore[attr-defined]
     thread.start()
+
+
+def _make_thread(
+    name: str, target: Callable[..., object], args: tuple[object, ...], ended: Latch
+) -> threading.Thread:
+    return threading.Thread(target=_run, name=name, args=(target, args, ended), daemon=True)
 
 
 class _NotAwaited(threading.Event):

@@ -86,6 +86,7 @@ ALLOWED: dict[str, dict[str, str]] = {
         "_active_limbo_lock": "a lock of threading, which another thread holds",
         "_bootstrap": "a thread of threading that begins late",
         "_is_set": _MOMENT,
+        "_make_thread": "no memory is left for the object of a thread",
         "_thread": _MOMENT,
         "_waiters": _MOMENT,
     },

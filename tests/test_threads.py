@@ -573,7 +573,18 @@ def test_threads_are_started_in_one_way() -> None:
     assert found == []
 
 
-def test_the_helper_of_the_main_thread_stands_in_when_it_was_the_last(
+@pytest.mark.skipif(sys.version_info >= (3, 13), reason="threads have handles")
+def test_the_main_thread_starts_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threads, "start_thread", no_more_threads)
+    target = Target()
+    spawn("one", target)
+    thread = target.wait()
+    assert thread.name == "one"
+    thread.join(LONG)
+    assert not thread.is_alive()
+
+
+def test_the_target_of_the_main_thread_runs_without_an_object_for_its_thread(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     ran = threading.Event()
@@ -583,7 +594,7 @@ def test_the_helper_of_the_main_thread_stands_in_when_it_was_the_last(
         runs.append((_thread.get_ident(), text))
         ran.set()
 
-    monkeypatch.setattr(threads, "start_thread", no_more_threads)
+    monkeypatch.setattr(threads, "_make_thread", no_more_threads)
     spawn("unused", target, "argument")
     assert ran.wait(LONG)
     [(ident, text)] = runs
