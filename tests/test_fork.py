@@ -184,6 +184,7 @@ seen = []
 runtime = Runtime(
     "r", "1", socket_path=f"{directory}/nri.sock",
     synchronize=lambda sync: sync([], []), update_containers=lambda updates, evictions: [],
+    request_timeout=20,
 )
 runtime.start()
 stub = nri_sync.Stub(Plugin(), name="p", idx="10", socket_path=f"{directory}/nri.sock")

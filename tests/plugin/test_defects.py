@@ -242,7 +242,7 @@ def test_d9_a_loss_before_configure_fails_the_start(dialed: Any) -> None:
 
 
 def test_d10_waiting_for_configure_is_bounded_and_can_be_ended(dialed: Any) -> None:
-    item = dialed(Recorder(), registration_timeout=0.1)
+    item = dialed(Recorder(), registration_timeout=1.0)
     with pytest.raises(errors.StartTimeout, match="waiting"):
         item.stub.start()
     item.connection()
