@@ -777,8 +777,11 @@ class TestSignalSafe:
         assert at > 50
         assert len(calls) == 2 * at - 1
 
-    def test_an_interrupted_call_is_made_as_a_whole_or_not_at_all(self) -> None:
+    def test_an_interrupted_call_is_made_as_a_whole_or_not_at_all(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         """After the interrupt has been raised, no call runs any longer."""
+        monkeypatch.setattr(threads, "INTERRUPTED_WAIT", LONG)
         lock = threading.Lock()
         begun: list[int] = []
         ended: list[int] = []
