@@ -1,8 +1,8 @@
-"""The loop that keeps a plugin connected, for applications that want one.
+"""The loop that keeps a plugin connected: :func:`run_forever`.
 
-While no process listens at the socket, the loop watches for one, which costs neither side anything. Pauses that
-grow are for a runtime that is there: it refuses the plugin, or ends sessions. A pause ends early when the runtime
-makes a new socket, as it does when it starts.
+While no process listens at the socket, the loop watches the socket, which costs neither side anything. Growing
+pauses are for a present runtime that refuses the plugin or ends sessions. A pause ends early when the runtime
+makes a new socket, as a runtime does when it starts.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ __all__ = ["SLICE", "Backoff", "keep_connected", "run_forever", "until_stopped"]
 
 logger = get_logger("nri_sync.reconnect")
 
-# How often the loop looks at its stop event, in seconds: in a session, and between two attempts.
+# The intervals at which the loop checks its stop event, in seconds: in a session, and between two attempts.
 SLICE = 1.0
 _NAP = 0.1
-# How often it looks for a runtime that has started, between two attempts.
+# The interval at which the loop looks for a started runtime, in seconds, between two attempts.
 _LOOK = 0.1
 
 
@@ -50,8 +50,8 @@ class Backoff(_Backoff):
     """The pauses between attempts: ``first`` seconds, then ``factor`` times as long, up to ``most``. Immutable.
 
     Each pause is shortened at random by up to the share ``jitter``, so that the plugins of a node, or the nodes
-    of a cluster, do not all come back at once. After a restart of the runtime the next pause is the first one
-    again, and so it is after a session that was synchronized and lasted ``stable`` seconds.
+    of a cluster, do not all reconnect at once. The pauses begin again with ``first`` after a restart of the
+    runtime, and after a session that was synchronized and lasted ``stable`` seconds.
     """
 
     __slots__ = ()
@@ -80,7 +80,7 @@ class Backoff(_Backoff):
             )
 
     def delay(self, attempt: int) -> float:
-        """Seconds to wait before attempt number ``attempt``, from 1."""
+        """The pause before attempt number ``attempt``, in seconds. Attempts count from 1."""
         try:
             longest = min(self.most, self.first * self.factor ** (attempt - 1))
         except OverflowError:
@@ -101,38 +101,38 @@ def run_forever(
     on_disconnected: Callable[[Stub, NRIError], object] | None = None,
     on_stop: Callable[[Stub], object] | None = None,
 ) -> None:
-    """Run ``stub``, and start it again whenever its session is lost or a start fails.
+    """Start ``stub``, and start it again after each lost session and each failed start.
 
-    Blocks until ``stub.stop()`` or ``stub.close()``, which may be called at any time: in a session, during a
-    start, and while the loop waits for its next attempt. There is never more than one attempt at a time. All
-    callbacks run on the calling thread.
+    Blocks until ``stub.stop()`` or ``stub.close()``. Any thread may call these at any time: in a session, during a
+    start, and while the loop waits for its next attempt. The loop makes one attempt at a time, and calls all
+    callbacks on the calling thread.
 
-    While no process listens at the socket, the loop looks ten times a second whether one does, without a further
-    failure. Other failures, and sessions that are lost, are followed by a pause, which ends early when the runtime
-    is restarted.
+    While no process listens at the socket, the loop checks the socket ten times a second, and counts no further
+    failure. After another failure, and after a lost session, the loop makes a pause, which ends early when the
+    runtime restarts.
 
     A stub with a :class:`nri_sync.Handover` among its interceptors first waits until other instances of the plugin
     on the node have ended. The next instance may serve when ``on_stop`` has returned.
 
     Args:
-        backoff: how long to wait between attempts; default ``Backoff()``.
-        stop_event: ends the loop as well, when it is set; at once if that was before the call. The loop looks at
-            it ten times a second between two attempts, and once a second in a session.
-        fail_fast: raise when the very first start fails, as programs that are misconfigured should.
-        is_safe: asked before each further attempt; while it returns False, waits as after a failure.
+        backoff: the pauses between attempts. Default: ``Backoff()``.
+        stop_event: an event that ends the loop, too; at once if it is set before the call. The loop checks it
+            ten times a second between two attempts, and once a second in a session.
+        fail_fast: raise an exception when the very first start fails, as a misconfigured program should.
+        is_safe: called before each further attempt. While it returns False, the loop waits as after a failure.
         on_connected: called after each successful start.
         on_disconnected: called with the reason, a ConnectionLost or a StartError, after each loss and each
             failed start.
-        on_stop: called once, however the loop ends, when no session is up: the place to write state for the
-            next instance.
+        on_stop: called once at the end of the loop, for any reason, when no session is up. It can write state
+            for the next instance.
 
     Raises:
-        ConnectionSpent: there is nothing to connect to again, as the stub was given, or inherited from the
-            runtime that launched it, one connection only.
+        ConnectionSpent: the stub cannot connect again: it had one given connection, or one that it inherited
+            from the runtime that launched it.
         StartError: the first start failed, and ``fail_fast`` is set.
         AlreadyStarted: another thread has started the stub.
         StubClosed: ``stub.close()`` was called before.
-        TurnTaken: another instance of the plugin has taken over, as this one seemed to hang.
+        TurnTaken: another instance of the plugin has taken over, because this one seemed to hang.
     """
     if stub.is_closed:
         raise StubClosed(f"plugin {stub.name} is closed; make a new stub to start again")
@@ -157,7 +157,7 @@ def run_forever(
 
 
 def until_stopped(stub: Stub) -> Latch:
-    """A latch that the next ``stop()`` or ``close()`` of the stub sets. It has no effect when it is dropped."""
+    """Return a latch that the next ``stop()`` or ``close()`` of the stub sets. Dropping it has no effect."""
     return stub._until_stopped()
 
 
@@ -172,9 +172,9 @@ def keep_connected(
     on_connected: Callable[[Stub], object] | None = None,
     on_disconnected: Callable[[Stub, NRIError], object] | None = None,
 ) -> None:
-    """:func:`run_forever` until ``stopped`` is set, a latch of :func:`until_stopped`.
+    """As :func:`run_forever`, until ``stopped`` is set, a latch of :func:`until_stopped`.
 
-    The caller lets go of the handover.
+    The caller releases the handover.
     """
     backoff = backoff or Backoff()
     waits = _Waits(stub, stopped, stop_event)
@@ -225,7 +225,7 @@ def _run_once(
     waits: _Waits,
     on_connected: Callable[[Stub], object] | None,
 ) -> NRIError | None:
-    """One session; returns why it was lost, or ``None`` after a stop."""
+    """Serve one session; returns the reason of its loss, or ``None`` after a stop."""
     is_up = False
     try:
         stub._start_unless(stopped)
@@ -247,7 +247,7 @@ def _run_once(
 
 
 class _Waits:
-    """The waits of the loop. Each wait ends with the loop, and gives signs of life to other instances."""
+    """The waits of the loop. Each wait ends with the loop, and shows other instances that this one is alive."""
 
     def __init__(self, stub: Stub, stopped: Latch, stop_event: threading.Event | None) -> None:
         self._stub = stub
@@ -256,7 +256,7 @@ class _Waits:
         self.handover: Handover | None = stub.handover
         self.source: Source | None = stub._spec.source
         self._socket: object = None
-        #: How long to wait in a session before the next look.
+        #: Seconds between two checks in a session.
         self.slice = None if stop_event is None and self.handover is None else SLICE
 
     def is_over(self, in_session: bool = False) -> bool:

@@ -37,7 +37,7 @@ _OPTIONS = ("backoff", "config", "description", "health", "idx", "name")
 _HOOKS = ("on_config", "on_connected", "on_disconnected", "on_stopping", "on_stop")
 # The least similarity (by difflib) at which a name is probably a misspelt known name.
 _ALIKE = 0.8
-# Callables that make a plugin. Any other object is one.
+# Callables that make a plugin. Any other object is a plugin.
 _MAKERS = (
     type, types.FunctionType, types.BuiltinFunctionType, types.MethodType, functools.partial,
 )  # fmt: skip
@@ -52,11 +52,11 @@ class Program:
 
     ``kit.main``, the commands ``nri-sync run``, ``simulate`` and ``replay``, and the test kit's ``nri_plugin``
     take a program, and give the plugin the same configuration, hooks and interceptors. A Program creates the
-    plugin and the stub only when it runs, and connects only then. So a module can have one as a constant.
+    plugin and the stub only when it runs, and connects only then. So a module can have a Program as a constant.
 
     If the interceptors are objects, such as a :class:`nri_sync.kit.UpdateQueue`, the program can run once, because
     each stub needs its own interceptors. If the plugin and the interceptors share an object, the module defines a
-    function ``program()`` that returns a new program; the commands call that.
+    function ``program()`` that returns a new program; the commands call that function.
     """
 
     def __init__(
@@ -73,18 +73,18 @@ class Program:
     ) -> None:
         """
         Args:
-            plugin: an object with handlers, also a :func:`nri_sync.kit.chain`; or a class or function that makes
-                it, called without arguments.
-            config: a dataclass, or another function that :func:`nri_sync.kit.load` takes. Default is the plugin's
-                attribute ``Config``.
-            name, idx: the plugin's name and index, unless options or the environment give others.
-            description: for ``--help``; default is the first line of the plugin's docstring.
+            plugin: an object with handlers, such as a :func:`nri_sync.kit.chain`; or a class or function without
+                parameters that makes the object.
+            config: a dataclass, or another type or function that :func:`nri_sync.kit.load` takes. Default: the
+                plugin's attribute ``Config``.
+            name, idx: the plugin's name and index. Options and the environment override them.
+            description: the text for ``--help``. Default: the first line of the plugin's docstring.
             backoff: the delays between attempts to connect.
-            health: your own Health, for example with checks.
-            stub_options: further keyword arguments of :class:`nri_sync.Stub`, such as ``interceptors``. At the end
-                the program closes the stub, and so its interceptors.
+            health: a Health of your own, for example with checks.
+            stub_options: further keyword arguments of :class:`nri_sync.Stub`, such as ``interceptors``. At its end
+                the program closes the stub, and the stub closes its interceptors.
 
-        Raises TypeError for an unknown option.
+        Raises TypeError for an unknown argument.
         """
         check_options("Program", stub_options, _OPTIONS)
         self.plugin = plugin
@@ -137,9 +137,9 @@ class Program:
         """Make the plugin, and read its configuration, for one stub.
 
         Args:
-            config: a configuration for the plugin, in place of one from a file or the runtime. A text is only
-                checked for its type: the runtime sends it.
-            config_path: the configuration file; default is the text from the runtime.
+            config: a configuration for the plugin, which replaces the one from a file or the runtime. For a text
+                only the type is checked: the runtime sends it.
+            config_path: the configuration file. Default: the text from the runtime.
             without: the name of the configuration in messages when there is none.
 
         Raises:
@@ -174,7 +174,7 @@ class Assembly:
             self._apply(config)
         elif cls is not None:
             options = {} if without is None else {"without": without}
-            # Only here, for programs without a configuration.
+            # The import is local: programs without a configuration do not need it.
             from nri_sync.kit.config.live import LiveConfig
 
             self.config = LiveConfig(self.plugin, cls, config_path, **options)
