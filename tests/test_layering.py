@@ -40,10 +40,10 @@ WITHOUT_API = {"net", "rpc", "ttrpc"}
 FACE = f"{PACKAGE}.ttrpc"
 USES_THE_FACE = {PACKAGE, f"{PACKAGE}.plugin.interceptors"}
 
-# The only outside modules of the protocol core: no I/O, threads, clock, gRPC or protobuf.
+# The only outside modules of the protocol core: no I/O, threads, clock, gRPC or protobuf. Of mmap, only memory.
 WIRE_MAY_IMPORT = {
-    "__future__", "abc", "collections", "dataclasses", "enum", "functools", "io", "itertools", "struct",
-    "typing",
+    "__future__", "abc", "collections", "contextlib", "dataclasses", "enum", "functools", "io", "itertools",
+    "mmap", "struct", "typing",
 }  # fmt: skip
 # From io, only a buffer in memory.
 WIRE_MAY_IMPORT_OF_IO = "from io import BytesIO"

@@ -111,7 +111,7 @@ class LaneCall(ServerCall, RequestContext):
 
     @property
     def _timeout(self) -> float | None:  # type: ignore[override]
-        return timeout_of(envelope_pb2.Request.FromString(self._data).timeout_nano)
+        return timeout_of(envelope_pb2.Request.FromString(bytes(self._data)).timeout_nano)
 
     @property
     def _peer(self) -> str:  # type: ignore[override]

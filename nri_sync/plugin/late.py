@@ -170,6 +170,6 @@ def _request_of(call: LateCall, rpc: str) -> Any:
     if method is None or rpc == "Synchronize":  # which is large, and about no pod
         return None
     try:
-        return method.request.FromString(call.payload())
+        return method.request.FromString(bytes(call.payload()))
     except Exception:
         return None

@@ -2,27 +2,35 @@
 
 A pod or container of two bytes on the wire is an object of some 400 bytes in memory, or 800 with its messages:
 4 MiB of them are two million objects. So each part is measured before it is parsed, and each object counts on top
-of its bytes.
+of its bytes. It is parsed piece by piece: the C library gets no large block for it, of which it would keep the
+memory when the block is freed.
 """
 
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
+from math import inf
 from typing import NamedTuple
 
 from nri_sync.api import nri_pb2
+from nri_sync.wire.ttrpc import Data
 from nri_sync.wire.varint import decode_varint
 
-__all__ = ["MOST", "Measured", "NodeState", "Parts", "measure"]
+__all__ = ["MOST", "Measured", "NodeState", "Parts", "measure", "parse"]
 
 #: The most that is held, in bytes as :meth:`Parts.count` counts them: 50,000 containers of 3 kB fit.
 MOST = 256 * 1024 * 1024
 # Each pod or container counts for so many bytes more.
 _OBJECT = 1024
 
-# The numbers of SynchronizeRequest's fields `pods` and `containers`, whose entries are objects, and `more`.
+# The tags of SynchronizeRequest's fields `pods` and `containers`, in the usual one byte; their numbers, that of
+# `more`. The entries of the former two are objects.
+_POD_TAG, _CONTAINER_TAG = 0x0A, 0x12
 _OBJECTS = frozenset((1, 2))
 _MORE = 3
+# The size of a piece, which is longer by a part of a pod or container.
+_PIECE = 64 * 1024
 
 
 class Measured(NamedTuple):
@@ -30,6 +38,8 @@ class Measured(NamedTuple):
 
     objects: int
     more: bool
+    #: Where the first piece ends, the second, and so on: each is a message. The last one is the rest.
+    cuts: Sequence[int] = ()
 
 
 class NodeState(NamedTuple):
@@ -56,13 +66,13 @@ class Parts:
         with self._lock:
             self._begin_locked()
 
-    def count(self, data: bytes) -> bool:
-        """Count a part; returns whether it may be parsed."""
-        objects, more = measure(data)
+    def count(self, data: Data) -> Measured | None:
+        """Count a part; returns its measure, or ``None`` if it must not be parsed."""
+        measured = measure(data)
         with self._lock:
-            self.is_complete = not more
-            self._size += len(data) + _OBJECT * objects
-            return self._size <= MOST
+            self.is_complete = not measured.more
+            self._size += len(data) + _OBJECT * measured.objects
+            return measured if self._size <= MOST else None
 
     def add(
         self, part: nri_pb2.SynchronizeRequest, due: float | None, otherwise: float
@@ -93,16 +103,36 @@ class Parts:
         self._containers: list[nri_pb2.Container] = []
 
 
-def measure(data: bytes) -> Measured:
+def measure(data: Data) -> Measured:
     """Look into a SynchronizeRequest on the wire without parsing its pods and containers.
 
     Of bytes that are no such message, the part before the mistake is measured: to parse them fails as well.
     Source of the format: the "Encoding" page of protobuf's documentation.
     """
-    objects, more, position = 0, False, 0
+    objects, more, position, end = 0, False, 0, len(data)
     most = MOST // _OBJECT  # more are too much, however many
+    cuts: list[int] = []
+    cut_at: float = _PIECE
     try:
-        while position < len(data) and objects <= most:
+        while position < end and objects <= most:
+            if position >= cut_at:
+                cuts.append(position)
+                cut_at = position + _PIECE
+            tag = data[position]
+            if tag in (_POD_TAG, _CONTAINER_TAG):
+                # Nearly all fields, and their lengths: there are thousands.
+                low = data[position + 1]
+                if low < 0x80:
+                    position += 2 + low
+                else:
+                    high = data[position + 2]
+                    if high < 0x80:
+                        position += 3 + (low & 0x7F | high << 7)
+                    else:
+                        length, position = decode_varint(data, position + 1)
+                        position += length
+                objects += 1
+                continue
             tag, position = decode_varint(data, position)
             number, kind = tag >> 3, tag & 7
             if kind == 2:
@@ -115,9 +145,21 @@ def measure(data: bytes) -> Measured:
                     more = bool(value)
             elif kind in (1, 5):
                 position += 8 if kind == 1 else 4
-            elif kind > 5:
+            elif kind in (3, 4):
+                # A group begins or ends, which no known field is. Its content counts like that of the message.
+                cut_at = inf
+            else:
                 break
-            # Else a group begins or ends, which no known field is: its content counts like that of the message.
-    except ValueError:
+    except (IndexError, ValueError):
         pass  # truncated, or no number
-    return Measured(objects, more)
+    return Measured(objects, more, tuple(cuts))
+
+
+def parse(data: Data, cuts: Sequence[int]) -> nri_pb2.SynchronizeRequest:
+    """Parse a SynchronizeRequest piece by piece. Raises DecodeError."""
+    request = nri_pb2.SynchronizeRequest()
+    begin = 0
+    for end in (*cuts, len(data)):
+        request.MergeFromString(bytes(data[begin:end]))
+        begin = end
+    return request

@@ -15,7 +15,7 @@ from nri_sync.errors import Reject
 from nri_sync.plugin.facts import Facts
 from nri_sync.plugin.ignored import IgnoredFields
 from nri_sync.plugin.memory import give_back_after
-from nri_sync.plugin.parts import MOST, Parts
+from nri_sync.plugin.parts import MOST, Parts, parse
 from nri_sync.plugin.spec import PluginSpec
 from nri_sync.plugin.subjects import describe
 from nri_sync.rpc.context import RequestContext, current_context
@@ -23,6 +23,7 @@ from nri_sync.rpc.frames import calls_handlers, own_frames
 from nri_sync.rpc.router import MethodHandler
 from nri_sync.rpc.status import text_of
 from nri_sync.text import printable
+from nri_sync.wire.ttrpc import Data
 
 __all__ = ["ServedConnection", "Servicer"]
 
@@ -84,10 +85,12 @@ class Servicer:
         if rpc != "Configure":  # in which the runtime sends its release
             behaviour = _checked(rpc, behaviour)
         method = PLUGIN.methods[rpc]
+        is_state = rpc == "Synchronize"
         return MethodHandler(
             behaviour,
-            _part if rpc == "Synchronize" else method.request.FromString,
+            _part if is_state else method.request.FromString,
             method.response.SerializeToString,
+            takes_view=is_state,
         )
 
     def _behaviour(self, handler: Handler) -> Callable[[Any, RequestContext], Any]:
@@ -266,10 +269,11 @@ _HANDLERS = {handler.name: handler for handler in HANDLERS}
 _BY_RPC = {handler.rpc: handler for handler in HANDLERS}
 
 
-def _part(data: bytes) -> nri_pb2.SynchronizeRequest:
+def _part(data: Data) -> nri_pb2.SynchronizeRequest:
     """Parse a part of the state. Counts it before: a part that is too much is not parsed, and then refused."""
     conn: ServedConnection = current_context.get().owner
-    return nri_pb2.SynchronizeRequest.FromString(data if conn.parts.count(data) else b"")
+    measured = conn.parts.count(data)
+    return nri_pb2.SynchronizeRequest() if measured is None else parse(data, measured.cuts)
 
 
 def _checked(

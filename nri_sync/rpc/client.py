@@ -355,7 +355,7 @@ class ClientEnd:
             level = logging.WARNING if self.ignored == 1 else logging.DEBUG
             logger.log(level, "%s: ignored on stream %d: %s", self.name, event.stream_id, reason)
         elif isinstance(event, ResponseReceived):
-            self._receive_response(call, event.data)
+            self._receive_response(call, bytes(event.data))
         elif isinstance(event, StreamFailed):
             # The reference treats an oversized answer as a status from the peer, not as a broken protocol.
             oversized = event.code == StatusCode.RESOURCE_EXHAUSTED
@@ -388,7 +388,7 @@ class ClientEnd:
             status = Status(StatusCode.INTERNAL, text)
             self.finish(call, status, cause=RemoteProtocolError(text))
             return
-        if event.data is not None and not self._holdings.put(call.inbox, event.data):
+        if event.data is not None and not self._holdings.put(call.inbox, bytes(event.data)):
             text = f"{call.method}: the responses were not taken for too long"
             self.finish(call, Status(StatusCode.RESOURCE_EXHAUSTED, text))
         elif event.end:

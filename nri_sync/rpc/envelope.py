@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Callable, Optional, Union
 
@@ -9,10 +10,18 @@ from nri_sync.codes import StatusCode
 from nri_sync.net.link import Buffer
 from nri_sync.rpc import envelope_pb2
 from nri_sync.rpc.status import Status
-from nri_sync.wire.ttrpc import MESSAGE_MAX, RESPONSE, encode_header
-from nri_sync.wire.varint import encode_varint
+from nri_sync.wire.ttrpc import MESSAGE_MAX, RESPONSE, Data, encode_header
+from nri_sync.wire.varint import decode_varint, encode_varint
 
-__all__ = ["Framing", "Metadata", "encode_error", "encode_request", "encode_success", "oversized"]
+__all__ = [
+    "Framing",
+    "Metadata",
+    "decode_request",
+    "encode_error",
+    "encode_request",
+    "encode_success",
+    "oversized",
+]
 
 #: Pairs of a key and its value, which travel with a request.
 Metadata = Optional[Sequence[tuple[str, Union[str, bytes]]]]
@@ -21,6 +30,10 @@ Metadata = Optional[Sequence[tuple[str, Union[str, bytes]]]]
 Framing = Callable[[bytes, Union[bytes, bytearray, memoryview]], list[Buffer]]
 
 _PAYLOAD_TAG = b"\x12"  # field 2 of the Response envelope, length-delimited
+# The tags of a request's service, method and payload, in the order in which every known client sends them.
+_REQUEST_TAGS = (0x0A, 0x12, 0x1A)
+# The first byte of the tag of another payload, or a byte that looks like it.
+_other_payload = re.compile(rb"[\x1a\x9a]").search
 
 
 def encode_request(method: str, payload: bytes, metadata: Metadata, timeout: float | None) -> bytes:
@@ -37,6 +50,38 @@ def encode_request(method: str, payload: bytes, metadata: Metadata, timeout: flo
     if timeout is not None:
         request.timeout_nano = max(1, int(timeout * 1e9))
     return request.SerializeToString()
+
+
+def decode_request(data: Data) -> tuple[envelope_pb2.Request, Data]:
+    """The envelope of a request, and the payload. The payload in a view is a view, if the envelope is a usual one.
+
+    Raises DecodeError.
+    """
+    if isinstance(data, memoryview):
+        found = _payload_in(data)
+        if found is not None:
+            begin, start, end = found
+            rest = bytes(data[end:])
+            if not _other_payload(rest):
+                return envelope_pb2.Request.FromString(bytes(data[:begin]) + rest), data[start:end]
+    request = envelope_pb2.Request.FromString(bytes(data))
+    return request, request.payload
+
+
+def _payload_in(data: memoryview) -> tuple[int, int, int] | None:
+    """Where the field with the payload begins, where its content does, and where both end."""
+    begin = start = end = 0
+    for expected in _REQUEST_TAGS:
+        begin = end
+        try:
+            tag, position = decode_varint(data, begin)
+            length, start = decode_varint(data, position)
+        except ValueError:
+            return None
+        end = start + length
+        if tag != expected or end > len(data):
+            return None
+    return begin, start, end
 
 
 def encode_success(stream_id: int, payload: bytes, frame: Framing) -> list[Buffer]:

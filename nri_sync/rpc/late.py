@@ -6,6 +6,7 @@ from typing import Protocol
 
 from nri_sync.rpc.context import RequestContext
 from nri_sync.rpc.status import Status
+from nri_sync.wire.ttrpc import Data
 
 __all__ = ["LateCall", "LatePolicy"]
 
@@ -20,7 +21,7 @@ class LateCall(Protocol):
     #: None while the call waits for a thread.
     context: RequestContext | None
 
-    def payload(self) -> bytes:
+    def payload(self) -> Data:
         """The request as it came, of a call that waits for a thread; afterwards it is empty.
 
         Raises an exception for a request that cannot be parsed.

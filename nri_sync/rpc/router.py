@@ -17,13 +17,15 @@ class MethodHandler(NamedTuple):
 
     #: Takes a request and its context; returns the response.
     unary_unary: Callable[[Any, Any], Any] | None = None
-    request_deserializer: Callable[[bytes], Any] | None = None
+    request_deserializer: Callable[[Any], Any] | None = None
     response_serializer: Callable[[Any], bytes] | None = None
     request_streaming: bool = False
     response_streaming: bool = False
     unary_stream: Callable[[Any, Any], Any] | None = None
     stream_unary: Callable[[Any, Any], Any] | None = None
     stream_stream: Callable[[Any, Any], Any] | None = None
+    #: Whether the decoder of a unary method takes a large request as a view, so that it need not be copied.
+    takes_view: bool = False
 
 
 class Router:

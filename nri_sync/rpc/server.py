@@ -80,7 +80,7 @@ class ServerEnd:
         self.link: Link
         self._admit = admit
         self._done = done
-        self._decoder = MessageDecoder()
+        self._decoder = MessageDecoder(views=True)
         # Guards the tables, of the calls that are not answered yet and of the streams, and _look_at. Innermost.
         self._lock = threading.Lock()
         self.streams = ServerStreams()
@@ -190,7 +190,7 @@ class ServerEnd:
         if inbox is None:
             return
         if event.data is not None:
-            refusal = self._put(call, inbox, event.data)
+            refusal = self._put(call, inbox, bytes(event.data))
             if refusal is not None:
                 logger.debug("%s: stream %d: %s", self.peer, call.stream_id, refusal.details)
                 reply = call.give_up(refusal)

@@ -14,7 +14,6 @@ from nri_sync.codes import StatusCode
 from nri_sync.errors import Reject
 from nri_sync.logger import get_logger
 from nri_sync.net.link import Buffer, Job, Link
-from nri_sync.rpc import envelope_pb2
 from nri_sync.rpc.callbacks import Callback, run_callbacks
 from nri_sync.rpc.context import Metadatum, RequestContext, current_context
 from nri_sync.rpc.frames import calls_handlers, own_frames
@@ -24,9 +23,7 @@ from nri_sync.rpc.status import Status, from_exception, text_of
 from nri_sync.wire.streams import (
     State,
 )
-from nri_sync.wire.ttrpc import (
-    MESSAGE_MAX,
-)
+from nri_sync.wire.ttrpc import MESSAGE_MAX, Data
 
 __all__ = [
     "TOO_MANY",
@@ -41,7 +38,13 @@ __all__ = [
 
 from typing import Protocol
 
-from nri_sync.rpc.envelope import Framing, encode_error, encode_success, oversized
+from nri_sync.rpc.envelope import (
+    Framing,
+    decode_request,
+    encode_error,
+    encode_success,
+    oversized,
+)
 from nri_sync.rpc.late import LatePolicy
 
 logger = get_logger("nri_sync.ttrpc")
@@ -123,8 +126,10 @@ class ServerCall(Job):
     #: Whether a thread serves it, or has.
     begun = False
     context: RequestContext | None = None
+    # The payload of the request, until it is decoded.
+    _payload: Data = b""
 
-    def __init__(self, end: CallOwner, stream_id: int, data: bytes, state: State) -> None:
+    def __init__(self, end: CallOwner, stream_id: int, data: Data, state: State) -> None:
         #: When the request came, on the monotonic clock.
         self.since = time.monotonic()
         self.stream_id = stream_id
@@ -148,7 +153,7 @@ class ServerCall(Job):
         end = self._end
         self.begun = True
         try:
-            request = envelope_pb2.Request.FromString(self._data)
+            request, self._payload = decode_request(self._data)
         except Exception as error:
             return self._answer(Status(StatusCode.INVALID_ARGUMENT, f"unmarshal request: {error}"))
         self.method = method = f"/{request.service}/{request.method}"
@@ -190,8 +195,8 @@ class ServerCall(Job):
             if handler is None:
                 return self._unknown(request.service, request.method)
             if handler.request_streaming or handler.response_streaming:
-                return self._stream(handler, request.payload, context)
-            argument = self._decode(handler, request.payload)
+                return self._stream(handler, context)
+            argument = self._decode(handler)
             if isinstance(argument, Status):
                 return argument
             context.request = argument
@@ -202,9 +207,17 @@ class ServerCall(Job):
         finally:
             current_context.reset(token)
 
-    def _decode(self, handler: Any, payload: bytes) -> Any:
+    def _take_payload(self) -> Data:
+        """The payload, which the call no longer holds: a large request need not stay until its handler is done."""
+        payload, self._payload = self._payload, b""
+        return payload
+
+    def _decode(self, handler: Any) -> Any:
         """The request, or a Status."""
         deserialize = handler.request_deserializer
+        payload = self._take_payload()
+        if not getattr(handler, "takes_view", False):
+            payload = bytes(payload)
         try:
             return payload if deserialize is None else deserialize(payload)
         except Exception as error:
@@ -219,9 +232,7 @@ class ServerCall(Job):
         except Exception as error:
             return not_encoded(self.method, error)
 
-    def _stream(
-        self, handler: Any, payload: bytes, context: RequestContext
-    ) -> bytes | Status | None:
+    def _stream(self, handler: Any, context: RequestContext) -> bytes | Status | None:
         """Serve a streaming call; ``None`` when its last data message has been sent instead of a response."""
         if self._state is State.UNARY and handler.response_streaming:
             return Status(
@@ -229,9 +240,11 @@ class ServerCall(Job):
                 f"{self.method} is a stream, but was called as unary",
             )
         if handler.request_streaming:
-            argument: Any = self._requests(handler.request_deserializer, payload)
+            argument: Any = self._requests(
+                handler.request_deserializer, bytes(self._take_payload())
+            )
         else:
-            argument = self._decode(handler, payload)
+            argument = self._decode(handler)
             if isinstance(argument, Status):
                 return argument
         if not handler.response_streaming:
@@ -344,7 +357,7 @@ class ServerCall(Job):
         self.due = math.inf
         if not self.method:  # still waiting for a thread
             with contextlib.suppress(Exception):
-                request = envelope_pb2.Request.FromString(self._data)
+                request, _ = decode_request(self._data)
                 self.method = f"/{request.service}/{request.method}"
         try:
             return policy.answer(self)
@@ -371,12 +384,12 @@ class ServerCall(Job):
         elif outcome is not None:
             logger.debug("%s: the answer is not wanted any more", self.method)
 
-    def payload(self) -> bytes:
+    def payload(self) -> Data:
         """The request as it came, of a call that waits for a thread; afterwards it is empty.
 
         Raises an exception for a request that cannot be parsed.
         """
-        return envelope_pb2.Request.FromString(self._data).payload
+        return decode_request(self._data)[1]
 
     def stop(self) -> list[Callback]:
         """End the context: no answer is wanted any more. Returns its callbacks, to be called."""

@@ -175,7 +175,7 @@ class RemotePlugin:
                 connection_id, message = self._next(None if forever else self.timeout)
             except TimeoutError:
                 raise TimeoutError(f"{what} has not come within {self.timeout:g} s") from None
-            data = message.data or b""
+            data = bytes(message.data or b"")
             if connection_id == PLUGIN_SERVICE:
                 if message.stream_id not in self._unanswered:
                     raise RemoteProtocolError(f"an answer to no request, {message.stream_id}")

@@ -33,6 +33,7 @@ from nri_sync.wire.ttrpc import (
     REMOTE_OPEN,
     REQUEST,
     RESPONSE,
+    Data,
     Message,
 )
 
@@ -126,7 +127,7 @@ class RequestReceived(NamedTuple):
     """A call has begun. ``state`` shows whether it is unary, and whether more data follows."""
 
     stream_id: int
-    data: bytes
+    data: Data
     state: State
 
 
@@ -137,7 +138,7 @@ class DataReceived(NamedTuple):
     """
 
     stream_id: int
-    data: bytes | None
+    data: Data | None
     end: bool
 
 
@@ -145,7 +146,7 @@ class ResponseReceived(NamedTuple):
     """The response to a call. The stream is finished."""
 
     stream_id: int
-    data: bytes
+    data: Data
 
 
 class StreamFailed(NamedTuple):
@@ -234,7 +235,7 @@ class ServerStreams:
             return self._receive_data(stream_id, flags, data)
         return Ignored(stream_id, f"unexpected message type {type}")
 
-    def _receive_data(self, stream_id: int, flags: int, data: bytes) -> ServerEvent:
+    def _receive_data(self, stream_id: int, flags: int, data: Data) -> ServerEvent:
         state = self._states.get(stream_id)
         if state is None:
             return self._reject(stream_id, INVALID_ARGUMENT, f"stream {stream_id} is not active")

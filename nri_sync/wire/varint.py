@@ -18,7 +18,7 @@ def encode_varint(value: int, length: int = 1) -> bytes:
     return bytes(encoded)
 
 
-def decode_varint(data: bytes, position: int) -> tuple[int, int]:
+def decode_varint(data: bytes | memoryview, position: int) -> tuple[int, int]:
     """The number at ``position``, and the position after it.
 
     Raises:

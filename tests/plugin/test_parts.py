@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from nri_sync.api import nri_pb2
 from nri_sync.plugin import parts
-from nri_sync.plugin.parts import MOST, Measured, NodeState, Parts, measure
+from nri_sync.plugin.parts import MOST, Measured, NodeState, Parts, measure, parse
 
 __all__: list[str] = []
 
@@ -68,6 +68,48 @@ def test_the_wire(data: bytes, expected: Measured) -> None:
     assert measure(data) == expected
 
 
+@pytest.mark.parametrize("size", [0, 100, 20_000, 200_000])
+def test_a_message_is_cut_between_its_fields(size: int) -> None:
+    part = nri_pb2.SynchronizeRequest(
+        pods=[nri_pb2.PodSandbox(id=f"pod{number}") for number in range(3000)],
+        containers=[
+            nri_pb2.Container(id=f"ctr{number}", args=["x" * size]) for number in range(30)
+        ],
+        more=True,
+    )
+    data = part.SerializeToString()
+    measured = measure(memoryview(data))
+    assert (measured.objects, measured.more) == (3030, True)
+    begins = (0, *measured.cuts)
+    longest = 64 * 1024 + size + 100
+    assert all(0 < end - begin <= longest for begin, end in zip(begins, begins[1:]))
+    assert 0 < len(data) - begins[-1] <= longest
+    assert parse(memoryview(data), measured.cuts) == part
+
+
+def test_a_group_is_not_cut() -> None:
+    # A group of number 15, which a later release may have, full of containers; then a container.
+    data = b"\x7b" + 40_000 * b"\x12\x00" + b"\x7c" + b"\x12\x00"
+    measured = measure(data)
+    assert measured.cuts == ()
+    assert parse(data, measured.cuts) == nri_pb2.SynchronizeRequest.FromString(data)
+
+
+@given(st.lists(st.sampled_from([b"\x12\x00", b"\x7b", b"\x7c", b"\x18\x01", b"\xff"]), max_size=8))
+def test_pieces_are_parsed_as_the_whole(pieces: list[bytes]) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(parts, "_PIECE", 1)
+        data = b"".join(pieces)
+        measured = measure(data)
+        try:
+            whole = nri_pb2.SynchronizeRequest.FromString(data)
+        except DecodeError:
+            with pytest.raises(DecodeError):
+                parse(data, measured.cuts)
+            return
+        assert parse(data, measured.cuts) == whole
+
+
 def test_tiny_objects_are_too_much_before_they_are_parsed() -> None:
     tiny = nri_pb2.SynchronizeRequest(containers=[nri_pb2.Container()]).SerializeToString()
     collected = Parts()
@@ -106,7 +148,7 @@ def test_a_state_of_exactly_the_bound_fits(missing: int, monkeypatch: pytest.Mon
     data = part.SerializeToString()
     monkeypatch.setattr(parts, "MOST", len(data) + 1024 - missing)
     collected = Parts()
-    assert collected.count(data) == (not missing)
+    assert (collected.count(data) is None) == bool(missing)
     state = collected.add(part, None, 1.0)
     assert state is not None
     assert state.too_much == bool(missing)

@@ -691,6 +691,17 @@ class TestSynchronize:
         self.part(peer, self.pods(5), [], more=False)
         assert plugin.expect("synchronize") == (self.pods(5), [])
 
+    def test_a_large_part(self, connect: Connect) -> None:
+        plugin = Recorder(synchronize=[UPDATE])
+        _, peer = connect(plugin)
+        ready(plugin)
+        containers = [
+            nri_pb2.Container(id=f"ctr{number}", args=["x" * 20_000]) for number in range(200)
+        ]
+        response = self.part(peer, self.pods(1, 2), containers, more=False)
+        assert response == nri_pb2.SynchronizeResponse(update=[UPDATE])
+        assert plugin.expect("synchronize") == (self.pods(1, 2), containers)
+
     @pytest.mark.parametrize(("labels", "trims"), [(100, 0), (60_000, 1)])
     def test_the_memory_of_a_large_state_is_given_back(
         self, connect: Connect, monkeypatch: pytest.MonkeyPatch, labels: int, trims: int

@@ -1,13 +1,16 @@
-"""Responses as bytes."""
+"""Requests and responses as bytes."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import pytest
+from google.protobuf.message import DecodeError
+from hypothesis import given
+from hypothesis import strategies as st
 
 from nri_sync.rpc import envelope_pb2
-from nri_sync.rpc.envelope import encode_error, encode_success
+from nri_sync.rpc.envelope import decode_request, encode_error, encode_success
 from nri_sync.rpc.status import Status
 from nri_sync.wire.ttrpc import MESSAGE_MAX
 from tests.ttrpc.rig import INTERNAL, RESOURCE_EXHAUSTED
@@ -58,3 +61,77 @@ def test_details_may_fill_a_message(excess: int) -> None:
     message = envelope_pb2.Response.FromString(bytes(data[10:])).status.message
     assert message == ("x" * 1000 + "..." if excess else status.details)
     assert (len(data) == 10 + MESSAGE_MAX) == (not excess)
+
+
+REQUEST = envelope_pb2.Request(
+    service="a.Service", method="Method", payload=b"x" * 1000, timeout_nano=2_000_000_000
+)
+
+
+def field(tag: int, data: bytes) -> bytes:
+    return bytes((tag, len(data))) + data
+
+
+class TestDecodeRequest:
+    def test_the_payload_of_bytes(self) -> None:
+        assert decode_request(REQUEST.SerializeToString()) == (REQUEST, b"x" * 1000)
+
+    @pytest.mark.parametrize("metadata", [False, True])
+    def test_the_payload_of_a_view_is_a_view(self, metadata: bool) -> None:
+        expected = envelope_pb2.Request()
+        expected.CopyFrom(REQUEST)
+        if metadata:
+            expected.metadata.add(key="key", value="value")
+        data = memoryview(expected.SerializeToString())
+        request, payload = decode_request(data)
+        assert isinstance(payload, memoryview)
+        assert payload.obj is data.obj
+        assert payload == b"x" * 1000
+        expected.payload = b""
+        assert request == expected
+
+    @pytest.mark.parametrize(
+        "data",
+        [
+            b"",
+            field(0x0A, b"s"),
+            field(0x0A, b"s") + field(0x12, b"m"),
+            # Another order, and a field that this release does not know.
+            field(0x1A, b"payload") + field(0x0A, b"s") + field(0x12, b"m"),
+            field(0x3A, b"unknown") + field(0x0A, b"s") + field(0x12, b"m") + field(0x1A, b"p"),
+            # The last payload counts, empty or with a tag of two bytes as well.
+            field(0x0A, b"s") + field(0x12, b"m") + field(0x1A, b"p") + field(0x1A, b"q"),
+            field(0x0A, b"s") + field(0x12, b"m") + field(0x1A, b"p") + field(0x1A, b""),
+            field(0x0A, b"s") + field(0x12, b"m") + field(0x1A, b"p") + b"\x9a\x00\x01q",
+        ],
+    )
+    def test_other_envelopes(self, data: bytes) -> None:
+        request, payload = decode_request(memoryview(data))
+        assert request == envelope_pb2.Request.FromString(data)
+        assert payload == request.payload
+
+    @pytest.mark.parametrize("data", [REQUEST.SerializeToString()[:-1], b"\x0a", b"\x0a\x05s"])
+    def test_cut_off(self, data: bytes) -> None:
+        for kind in (bytes, memoryview):
+            with pytest.raises(DecodeError):
+                decode_request(kind(data))
+
+    @given(
+        st.lists(
+            st.builds(
+                field, st.sampled_from((0x0A, 0x12, 0x1A, 0x22, 0x2A)), st.binary(max_size=3)
+            ),
+            max_size=6,
+        ).map(b"".join)
+    )
+    def test_a_view_is_read_as_bytes_are(self, data: bytes) -> None:
+        try:
+            expected = envelope_pb2.Request.FromString(data)
+        except DecodeError:
+            with pytest.raises(DecodeError):
+                decode_request(memoryview(data))
+            return
+        request, payload = decode_request(memoryview(data))
+        assert payload == expected.payload
+        request.payload = expected.payload
+        assert request == expected

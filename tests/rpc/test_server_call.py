@@ -13,6 +13,7 @@ import pytest
 
 from nri_sync.rpc import envelope, server, server_call
 from nri_sync.rpc.inbox import Inbox
+from nri_sync.rpc.router import MethodHandler
 from nri_sync.ttrpc import connect
 from nri_sync.wire.ttrpc import MESSAGE_MAX, encode_header
 from tests.ttrpc.rig import (
@@ -140,6 +141,23 @@ class TestUnary:
             assert peer.ask(1, "Reverse", b"abc").payload == b"cba"
             assert peer.ask(3, "Reverse").data == b""
 
+    @pytest.mark.parametrize("takes_view", [False, True])
+    def test_a_large_request(self, takes_view: bool) -> None:
+        """Its payload is bytes, as all payloads, unless the handler takes views."""
+        types: list[type] = []
+
+        def decode(data: Any) -> bytes:
+            types.append(type(data))
+            return bytes(data)
+
+        handler: Any = MethodHandler(
+            lambda message, context: message[::-1], decode, bytes, takes_view=takes_view
+        )
+        payload = bytes(range(250)) * 2000
+        with raw({"Reverse": handler}) as peer:
+            assert peer.ask(1, "Reverse", payload).payload == payload[::-1]
+        assert types == [memoryview if takes_view else bytes]
+
     @pytest.mark.parametrize("size", [MESSAGE_MAX - 5, MESSAGE_MAX - 4, MESSAGE_MAX])
     def test_an_oversized_response(self, size: int) -> None:
         handler: Any = grpc.unary_unary_rpc_method_handler(lambda message, context: b"x" * size)
@@ -247,6 +265,24 @@ class TestUnary:
 
 
 class TestStreams:
+    @pytest.mark.parametrize("kind", ["stream_unary", "stream_stream"])
+    def test_large_messages_are_bytes(self, kind: str) -> None:
+        def lengths(messages: Iterator[Any], context: Any) -> Iterator[bytes]:
+            return (f"{type(item).__name__} {len(item)}".encode() for item in messages)
+
+        def joined(messages: Iterator[Any], context: Any) -> bytes:
+            return b", ".join(lengths(messages, context))
+
+        make: Any = getattr(grpc, f"{kind}_rpc_method_handler")
+        with raw({"Lengths": make(joined if kind == "stream_unary" else lengths)}) as peer:
+            peer.send(REQUEST, 1, request("Lengths", b"x" * 300_000), REMOTE_OPEN)
+            peer.send(DATA, 1, b"x" * 400_000, REMOTE_CLOSED)
+            if kind == "stream_unary":
+                assert peer.expect().payload == b"bytes 300000, bytes 400000"
+            else:
+                assert peer.expect().data == b"bytes 300000"
+                assert peer.expect().data == b"bytes 400000"
+
     def test_of_requests(self) -> None:
         with raw() as peer:
             peer.send(REQUEST, 1, request("Total"), REMOTE_OPEN)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import mmap
 import tracemalloc
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
@@ -147,12 +150,13 @@ class TestLimit:
             assert messages == [Message(1, 1, 0, 64 * MIB, None)]
             assert peak() < 5000 + (size if 64 * MIB % size else 0)
 
+    @pytest.mark.parametrize("views", [False, True])
     @pytest.mark.parametrize("size", [1000, 65536])
-    def test_a_message_takes_its_length(self, size: int) -> None:
+    def test_a_message_takes_its_length(self, size: int, views: bool) -> None:
         data = bytes(MESSAGE_MAX)
         chunks = [data[at : at + size] for at in range(0, MESSAGE_MAX, size)]
         with traced() as peak:
-            decoder = MessageDecoder()
+            decoder = MessageDecoder(views=views)
             for _ in range(3):
                 messages = list(decoder.receive(b"\x00\x40\x00\x00\x00\x00\x00\x01\x01\x00"))
                 for chunk in chunks:
@@ -160,14 +164,17 @@ class TestLimit:
                 assert [message.length for message in messages] == [MESSAGE_MAX]
                 del messages
             # Plus an eighth, during the last growth of the buffer.
-            assert MESSAGE_MAX <= peak() < MESSAGE_MAX * 9 // 8 + 5000
+            assert MESSAGE_MAX <= peak() < MESSAGE_MAX * 9 // 8 + 6000
 
     @pytest.mark.parametrize("arrived", [0, 1, 65536, 65537, 524288, 524289])
-    def test_a_claimed_length_takes_eight_times_the_arrived_bytes(self, arrived: int) -> None:
+    @pytest.mark.parametrize("views", [False, True])
+    def test_a_claimed_length_takes_eight_times_the_arrived_bytes(
+        self, arrived: int, views: bool
+    ) -> None:
         """An allocator that clears a recycled block touches its pages, and may keep them."""
         chunk = bytes(4096)
         with traced() as peak:
-            decoder = MessageDecoder()
+            decoder = MessageDecoder(views=views)
             assert list(decoder.receive(b"\x00\x40\x00\x00\x00\x00\x00\x01\x01\x00")) == []
             for at in range(0, arrived, len(chunk)):
                 assert list(decoder.receive(chunk[: arrived - at])) == []
@@ -178,21 +185,71 @@ class TestLimit:
     def test_a_message_whose_buffer_grows(self, length: int, size: int) -> None:
         data = (b"0123456789abcdef!" * (length // 17 + 1))[:length]
         stream = length.to_bytes(4, "big") + b"\x00\x00\x00\x01\x01\x00" + data
-        assert decode(cut(stream + stream, [size]), MESSAGE_MAX) == (
-            [Message(1, 1, 0, length, data)] * 2,
-            "",
-        )
+        expected = [Message(1, 1, 0, length, data)] * 2
+        chunks = cut(stream + stream, [size])
+        assert decode(chunks, MESSAGE_MAX) == (expected, "")
+        decoder = MessageDecoder(views=True)
+        assert [message for chunk in chunks for message in decoder.receive(chunk)] == expected
+
+
+def test_a_large_message_is_a_view_of_memory_that_is_not_used_again() -> None:
+    size = 300_000
+    stream = size.to_bytes(4, "big") + b"\x00\x00\x00\x01\x01\x00"
+    decoder = MessageDecoder(views=True)
+    messages: list[Message] = []
+    for letter in (b"a", b"b"):
+        for chunk in cut(stream + letter * size, [65536]):
+            messages += decoder.receive(chunk)
+    first, second = messages
+    assert isinstance(first.data, memoryview)
+    assert isinstance(second.data, memoryview)
+    assert (bytes(first.data), bytes(second.data)) == (b"a" * size, b"b" * size)
+
+
+def test_a_kernel_without_huge_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Mapping(mmap.mmap):
+        def madvise(self, *_: Any) -> None:
+            raise OSError(errno.EINVAL, "Invalid argument")
+
+    monkeypatch.setattr(mmap, "mmap", Mapping)
+    assert len(ttrpc._mapping(300_000)) == 300_000
+    assert len(ttrpc._mapping(MESSAGE_MAX - 1)) == MESSAGE_MAX
 
 
 class traced:
-    """Counts memory. ``peak()`` is the largest number of bytes that were allocated at one time since then."""
+    """Counts memory. ``peak()`` is the largest number of bytes that were allocated or mapped at one time."""
 
     def __enter__(self) -> Any:
+        self.patch = pytest.MonkeyPatch()
+        self.patch.setattr(ttrpc, "_mapping", self.mapping)
+        self.mapped = self.most_mapped = self.most = 0
         tracemalloc.start()
-        return lambda: tracemalloc.get_traced_memory()[1]
+        return self.peak
+
+    def mapping(self, size: int, make: Any = ttrpc._mapping) -> Any:
+        mapping = make(size)
+        self.look()
+        self.mapped += len(mapping)
+        weakref.finalize(mapping, self.unmapped, len(mapping))
+        self.look()
+        return mapping
+
+    def unmapped(self, size: int) -> None:
+        self.look()
+        self.mapped -= size
+
+    def look(self) -> None:
+        """Note the peak until now, and start a new one."""
+        self.most = max(self.most, tracemalloc.get_traced_memory()[1] + self.mapped)
+        tracemalloc.reset_peak()
+
+    def peak(self) -> int:
+        self.look()
+        return self.most
 
     def __exit__(self, *_: object) -> None:
         tracemalloc.stop()
+        self.patch.undo()
 
 
 class TestEncodeHeader:

@@ -88,10 +88,10 @@ class Decoder:
             entry.note = f"a message of type {message.type}, which NRI does not use"
         return entry
 
-    def _request(self, entry: Entry, logical: int, data: bytes | None) -> None:
+    def _request(self, entry: Entry, logical: int, data: ttrpc.Data | None) -> None:
         entry.kind = REQUEST
         try:
-            envelope = envelope_pb2.Request.FromString(b"" if data is None else data)
+            envelope = envelope_pb2.Request.FromString(b"" if data is None else bytes(data))
         except DecodeError:
             envelope = envelope_pb2.Request()
             entry.note = "not a request of ttRPC"
@@ -106,7 +106,7 @@ class Decoder:
             del self._pending[next(iter(self._pending))]
         self._pending[logical, entry.stream] = entry.rpc, entry.time
 
-    def _response(self, entry: Entry, logical: int, data: bytes | None) -> None:
+    def _response(self, entry: Entry, logical: int, data: ttrpc.Data | None) -> None:
         entry.kind = RESPONSE
         pending = self._pending.pop((logical, entry.stream), None)
         if pending is not None:
@@ -116,7 +116,7 @@ class Decoder:
             entry.note = "larger than ttRPC allows"
             return
         try:
-            envelope = envelope_pb2.Response.FromString(data)
+            envelope = envelope_pb2.Response.FromString(bytes(data))
         except DecodeError:
             entry.note = "not a response of ttRPC"
             return
