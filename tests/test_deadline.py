@@ -33,7 +33,7 @@ def test_the_steps_of_a_call_share_the_budget(clock: Clock) -> None:
     assert not limit.expired
 
 
-def test_it_is_over_exactly_when_the_time_has_come(clock: Clock) -> None:
+def test_a_deadline_expires_exactly_at_its_time(clock: Clock) -> None:
     limit = Deadline(5)
     clock.now = 1004.75
     assert (limit.expired, limit.remaining()) == (False, 0.25)
@@ -65,7 +65,7 @@ def test_infinity_is_no_limit_either(clock: Clock) -> None:
     assert not limit.expired
 
 
-def test_it_counts_real_time() -> None:
+def test_a_deadline_counts_real_time() -> None:
     before = Deadline(60).remaining()
     assert before is not None
     assert 59 < before <= 60

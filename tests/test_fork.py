@@ -129,7 +129,7 @@ os.waitpid(pid, 0)
         }
         assert (done.returncode, done.stdout, done.stderr) == (0, expected[when], "")
 
-    def test_one_that_raises_is_logged_and_the_others_run(
+    def test_a_reset_that_raises_is_logged_and_the_others_run(
         self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
         monkeypatch.setattr(fork, "resets", {})

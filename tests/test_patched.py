@@ -42,7 +42,7 @@ def test_patched_modules_are_named(
 
 
 @pytest.mark.parametrize(("library", "module", "function"), LIBRARIES)
-def test_to_have_it_loaded_is_no_harm(
+def test_patches_of_unused_modules_are_accepted(
     library: str, module: str, function: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     patch(monkeypatch, module, function, "ssl", "subprocess")
@@ -68,7 +68,7 @@ def make_runtime(path: Path) -> object:
     [make_stub, make_runtime, lambda path: ttrpc.Server(), lambda path: ttrpc.connect(f"{path}/s")],
     ids=["stub", "runtime", "server", "channel"],
 )
-def test_it_is_said_when_the_object_is_made(
+def test_the_constructor_refuses_a_patched_module(
     make: Callable[[Path], object], socket_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     patch(monkeypatch, "gevent.monkey", "is_module_patched", "select")

@@ -148,7 +148,7 @@ def reported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[int, se
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
-def test_it_finds_the_mistakes_and_no_others(
+def test_the_type_checker_finds_exactly_the_mistakes(
     reported: dict[str, dict[int, set[str]]], name: str
 ) -> None:
     expected = {}

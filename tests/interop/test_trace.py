@@ -37,9 +37,7 @@ def proxied(path: Path) -> Iterator[tuple[Path, list[Entry]]]:
 
 @pytest.mark.parametrize("plugin_kind", PLUGINS)
 @pytest.mark.parametrize("runtime_kind", RUNTIMES)
-def test_all_that_is_said_is_understood(
-    runtime_kind: str, plugin_kind: str, socket_path: Path
-) -> None:
+def test_every_message_is_decoded(runtime_kind: str, plugin_kind: str, socket_path: Path) -> None:
     with contextlib.ExitStack() as stack:
         options = {"pods": 500, "containers": 1500, "size": 10_000}  # more than one message
         runtime = stack.enter_context(RUNTIMES[runtime_kind](socket_path, **options))

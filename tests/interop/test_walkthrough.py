@@ -75,6 +75,6 @@ def test_the_page_can_be_followed(where: str, body: str, clone: Path) -> None:
             assert same, f"$ {command}\nprinted:\n{done.stdout}\ninstead of:\n{expected}"
 
 
-def test_most_of_it_runs_here() -> None:
+def test_the_page_has_commands_that_run_here() -> None:
     assert [where for where, _ in BLOCKS].count("run") >= 2
     assert all(commands(body) for _, body in BLOCKS)

@@ -94,7 +94,7 @@ def test_fields_that_crictl_does_not_show_are_ignored(events: list[list[Event]])
     assert compare(events, without, OF_CRICTL).different == []
 
 
-def test_files_keep_all_of_it(events: list[list[Event]], tmp_path: Path) -> None:
+def test_files_keep_all_fields(events: list[list[Event]], tmp_path: Path) -> None:
     path = tmp_path / "events.json"
     write(path, events)
     assert read(path) == events

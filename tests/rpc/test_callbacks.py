@@ -19,7 +19,7 @@ def fail() -> None:
 
 
 @pytest.mark.parametrize("error", [ZeroDivisionError("a bug"), SystemExit("a bug")])
-def test_one_that_raises_stops_no_other(
+def test_a_callback_that_raises_does_not_stop_the_others(
     error: BaseException, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fail() -> None:
@@ -44,7 +44,9 @@ def test_no_callbacks_need_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     run_elsewhere("x", [])
 
 
-def test_without_threads_they_run_here(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_threads_callbacks_run_on_the_calling_thread(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     def refuse(*arguments: object) -> None:
         raise NoThread("can't start new thread")
 

@@ -34,7 +34,7 @@ def test_abort_refuses_success(code: Any) -> None:
         make().abort(code, "fine")
 
 
-def test_it_has_the_methods_of_grpc() -> None:
+def test_a_context_has_the_methods_of_grpc() -> None:
     wanted = {name for name in dir(grpc.ServicerContext) if not name.startswith("_")}
     assert wanted - set(dir(RequestContext)) == set()
     assert isinstance(make(), grpc.ServicerContext)

@@ -33,7 +33,7 @@ def names(function: Any) -> list[str]:
     return [frame.name for frame in traceback.extract_tb(own_frames(trace))]
 
 
-def test_they_begin_after_the_last_caller() -> None:
+def test_frames_begin_after_the_last_caller() -> None:
     assert names(lambda: caller(handler)) == ["handler"]
     assert names(lambda: caller(lambda: caller(handler))) == ["handler"]
 

@@ -57,7 +57,7 @@ def test_get_gives_up_on_other_threads() -> None:
     assert len(raised) == 1
 
 
-def test_every_one_that_waits_gets_its_message() -> None:
+def test_each_waiting_thread_gets_a_message_or_the_end() -> None:
     inbox = Inbox()
     taken: list[bytes] = []
     threads = [

@@ -35,14 +35,14 @@ def test_as_protobuf_writes_it(number: int) -> None:
 
 
 @given(st.integers(0, (1 << 64) - 1), st.integers(1, 10), st.binary(max_size=3))
-def test_there_and_back(number: int, length: int, before: bytes) -> None:
+def test_a_number_is_decoded_to_itself(number: int, length: int, before: bytes) -> None:
     encoded = encode_varint(number, length)
     assert len(encoded) >= length
     assert decode_varint(before + encoded + b"\xff", len(before)) == (number, len(before + encoded))
 
 
 @pytest.mark.parametrize("length", range(1, 10))
-def test_longer_than_it_needs(length: int) -> None:
+def test_an_encoding_with_padding_bytes(length: int) -> None:
     assert len(encode_varint(1, length)) == length
     assert UInt64Value.FromString(b"\x08" + encode_varint(1, length)).value == 1
 
