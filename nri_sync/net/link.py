@@ -28,6 +28,7 @@ The parts: :mod:`.token` decides which thread reads, :mod:`.workers` has the thr
 from __future__ import annotations
 
 import contextlib
+import enum
 import fcntl
 import logging
 import math
@@ -39,7 +40,7 @@ import termios
 import threading
 import time
 from collections.abc import Sequence
-from typing import Callable, Optional
+from typing import Callable, Union
 
 from nri_sync import fork
 from nri_sync.deadline import Deadline
@@ -51,7 +52,18 @@ from nri_sync.net.workers import READ, WATCH, Job, Task, Workers
 from nri_sync.net.writer import Buffer, Writer, is_ready
 from nri_sync.threads import Latch, on_main_thread, signal_safe
 
-__all__ = ["LINGER", "PATIENCE", "TIMER_DELAY", "Buffer", "Job", "Lane", "Link", "Receiver"]
+__all__ = [
+    "HEADER",
+    "LINGER",
+    "PATIENCE",
+    "TIMER_DELAY",
+    "Buffer",
+    "Job",
+    "Lane",
+    "Link",
+    "Part",
+    "Receiver",
+]
 
 logger = get_logger("nri_sync.net")
 
@@ -64,10 +76,20 @@ TIMER_DELAY = 1.0
 PATIENCE = 5.0
 
 
+class Part(enum.Enum):
+    """The result of a lane for the beginning of a frame."""
+
+    HEADER = enum.auto()
+
+
+# Before Python 3.12, each look-up of a member costs a call.
+HEADER = Part.HEADER
+
 #: ``lane(view, count)`` serves the first ``count`` bytes of ``view``, a whole request that needs nothing but its
 #: handler. Called with the token. Returns None when the receiver has to take the bytes, which the lane has left
-#: alone; otherwise the result of :meth:`Link.answer`.
-Lane = Callable[[memoryview, int], Optional[bool]]
+#: alone; HEADER when the lane has left them alone, and takes them with the rest of the frame; otherwise the result
+#: of :meth:`Link.answer`.
+Lane = Callable[[memoryview, int], Union[bool, Part, None]]
 
 # The lane has served a request, and another thread has the token.
 _SERVED = NRIError("served")
@@ -386,6 +408,10 @@ class Link:
                 served = lane(view, count)
                 if served is None:
                     break
+                if served is HEADER:
+                    rest = self._sock.recv_into(view[count:])
+                    count = rest and count + rest
+                    continue
                 if not served:
                     return _SERVED
                 if backlog:
@@ -393,10 +419,7 @@ class Link:
                 count = self._sock.recv_into(view)
             if not count:
                 return ConnectionLost("the peer closed the connection")
-            self._receiver.receive(view[:count], jobs)
-            for job in jobs:
-                if job.due < self.timer.due:
-                    self.timer.wake_by(job.due)
+            self._find_jobs(view[:count], jobs)
         except BlockingIOError:
             pass
         except OSError as error:
@@ -407,6 +430,13 @@ class Link:
             logger.exception("%s: cannot handle what the peer sent", self.name)
             return RemoteProtocolError(f"what the peer sent could not be handled: {error!r}")
         return None
+
+    def _find_jobs(self, data: memoryview, jobs: list[Job]) -> None:
+        """Have the receiver turn the bytes into jobs, and the timer know when they are due."""
+        self._receiver.receive(data, jobs)
+        for job in jobs:
+            if job.due < self.timer.due:
+                self.timer.wake_by(job.due)
 
     def _serve(self, jobs: list[Job]) -> bool:
         """Run the first of ``jobs``, or of the backlog, here and have the others run. Called with the token.

@@ -25,7 +25,7 @@ from nri_sync.api import Adjustment, nri_pb2
 from nri_sync.api.handlers import HANDLERS, Handler
 from nri_sync.api.repeats import has_distinct_keys
 from nri_sync.api.services import PLUGIN
-from nri_sync.net.link import Buffer, Lane
+from nri_sync.net.link import HEADER, Buffer, Lane, Part
 from nri_sync.plugin.servicer import ServedConnection, Servicer
 from nri_sync.plugin.spec import PluginSpec
 from nri_sync.rpc import envelope_pb2
@@ -37,7 +37,7 @@ from nri_sync.rpc.server import ServerEnd
 from nri_sync.rpc.server_call import ServerCall, not_decoded, not_encoded, timeout_of
 from nri_sync.rpc.status import Status
 from nri_sync.session import Session
-from nri_sync.wire.mux import FIRST_FRAME_MAX, PLUGIN_SERVICE
+from nri_sync.wire.mux import FIRST_FRAME_MAX, FRAME_PAYLOAD_MAX, PLUGIN_SERVICE
 from nri_sync.wire.ttrpc import HEADER_LENGTH, REQUEST, RESPONSE
 from nri_sync.wire.varint import decode_varint, encode_varint
 
@@ -46,6 +46,7 @@ __all__ = ["FastLane", "LaneCall"]
 # These methods are rare, or do more than to call a handler.
 _NEVER_PLAIN = frozenset({"Configure", "Synchronize", "ValidateContainerAdjustment"})
 
+_FRAME_HEADER = Struct(">II")
 # The header of the frame: connection, length. Of the message: length, stream, type, flags. Of the envelope: the
 # tag and the length of the service.
 _REQUEST_HEADERS = Struct(">IIIIBBBB")
@@ -149,10 +150,11 @@ class FastLane:
         ignored, running = conn.ignored, end.running
         find, unpack = self._table.get, _REQUEST_HEADERS.unpack_from
 
-        def serve(view: memoryview, count: int) -> bool | None:  # noqa: C901
+        def serve(view: memoryview, count: int) -> bool | Part | None:  # noqa: C901
             # Is the request plain? Nothing changes before begin().
             if count < _REQUEST_HEADERS.size or not session.between or ignored.is_needed:
-                return None
+                waits = session.between and not workers.backlog and _is_header(view, count)
+                return HEADER if waits else None
             connection, framed, length, stream_id, kind, flags, tag, size = unpack(view)
             if (
                 connection != PLUGIN_SERVICE
@@ -229,6 +231,17 @@ class FastLane:
 
         calls_handlers(serve.__code__)
         return serve
+
+
+def _is_header(view: memoryview, count: int) -> bool:
+    """Whether the header of a frame has come alone.
+
+    A Go runtime writes the header and the payload by two calls. The first one wakes the thread that reads.
+    """
+    if count != _FRAME_HEADER.size:
+        return False
+    connection, size = _FRAME_HEADER.unpack_from(view)
+    return bool(connection == PLUGIN_SERVICE and HEADER_LENGTH < size <= FRAME_PAYLOAD_MAX)
 
 
 def _key(rpc: str) -> bytes:

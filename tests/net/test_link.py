@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import queue
 import socket
 import threading
 import time
@@ -14,7 +15,7 @@ import pytest
 from nri_sync.deadline import Deadline
 from nri_sync.errors import ConnectionLost, NRIError, RemoteProtocolError
 from nri_sync.net import link as link_module
-from nri_sync.net.link import LINGER, Job, Lane, Link, Receiver
+from nri_sync.net.link import HEADER, LINGER, Job, Lane, Link, Part, Receiver
 from nri_sync.threads import Latch
 from tests.net.rig import (
     LONG,
@@ -219,6 +220,44 @@ class TestTheLane:
             in_thread(lines.link.run)
             peer.send("lane block a")
             assert lines.entered["block a"].wait(LONG)
+            if how == "close":
+                lines.link.close()
+            else:
+                peer.close()
+            assert lines.is_lost.wait(LONG)
+
+    def test_it_waits_for_the_rest_of_a_frame(self) -> None:
+        with linked(run=False) as (lines, peer):
+            serve = self.lane_of(lines, [])
+            asked: queue.Queue[bytes] = queue.Queue()
+
+            def lane(view: memoryview, count: int) -> bool | Part | None:
+                asked.put(bytes(view[:count]))
+                return HEADER if count == 4 else serve(view, count)
+
+            lines.link.lane = lane
+            in_thread(lines.link.run)
+            # The second one is for the receiver, which gets all bytes.
+            for rest, answer in ((b" b\n", "b"), (b"-c\n", "lane-c")):
+                peer.sock.sendall(b"lane")
+                assert asked.get(timeout=LONG) == b"lane"
+                peer.sock.sendall(rest)
+                assert asked.get(timeout=LONG) == b"lane" + rest
+                assert peer.read() == answer
+
+    @pytest.mark.parametrize("how", ["close", "eof"])
+    def test_the_end_while_it_waits_for_the_rest(self, how: str) -> None:
+        with linked(run=False) as (lines, peer):
+            asked = threading.Event()
+
+            def lane(view: memoryview, count: int) -> bool | Part | None:
+                asked.set()
+                return HEADER if count else None
+
+            lines.link.lane = lane
+            in_thread(lines.link.run)
+            peer.sock.sendall(b"lane")
+            assert asked.wait(LONG)
             if how == "close":
                 lines.link.close()
             else:

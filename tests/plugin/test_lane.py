@@ -9,6 +9,7 @@ import logging
 import math
 import re
 import socket
+import struct
 import threading
 import time
 import traceback
@@ -30,7 +31,7 @@ from nri_sync.api.services import PLUGIN
 from nri_sync.codes import StatusCode
 from nri_sync.deadline import Deadline
 from nri_sync.errors import CallFailed, NRIError, Reject
-from nri_sync.net.link import Job
+from nri_sync.net.link import HEADER, Job
 from nri_sync.plugin.counters import Counters, Tally
 from nri_sync.plugin.facts import Facts
 from nri_sync.plugin.ignored import IgnoredFields
@@ -135,12 +136,18 @@ class Way:
         self.link.workers.is_watched = True
         #: How many requests the lane has taken.
         self.taken = 0
+        #: The header of a frame, for which the link waits for the rest before it asks the lane again.
+        self.header = b""
 
     def feed(self, data: bytes) -> tuple[str | None, bytes]:
         """Receive the bytes in one read, and serve the requests in them. Returns the error and the bytes sent."""
-        view = memoryview(bytearray(data))
+        view = memoryview(bytearray(self.header + data))
+        self.header = b""
         if self.link.lane is not None:
             has_token = self.link.lane(view, len(view))
+            if has_token is HEADER:
+                self.header = data
+                return None, self._sent()
             if has_token is not None:
                 assert has_token
                 self.taken += 1
@@ -171,7 +178,7 @@ class Way:
             server.calls,
             server.running,
             server.wait_idle(Deadline(0.0)),
-            self.session.between,
+            self.session.between and not self.header,
             self.link.token.is_held,
             self.link.writer.is_busy,
             self.plugin.seen,
@@ -499,13 +506,60 @@ class TestTheSame:
 
     def test_while_a_frame_or_a_message_is_begun(self, both: Both) -> None:
         data = call(1, "CreateContainer", "an adjustment")
-        for cut in (1, 7, 8, 9, 17, 18, 19, 50, len(data) - 1):
+        for cut in (1, 7, 9, 17, 18, 19, 50, len(data) - 1):
             whole = call(2 * cut + 1, "CreateContainer", "an adjustment")
             assert not both.feed(whole[:cut])
             assert both.feed(whole[cut:])
         assert both.lane.taken == 0
         assert both.feed(call(9999, "CreateContainer"))
         assert both.lane.taken == 1
+
+    def test_when_the_header_of_the_frame_comes_alone(self, both: Both) -> None:
+        for stream_id in (1, 3):
+            whole = call(stream_id, "CreateContainer", "an adjustment")
+            assert not both.feed(whole[:8])
+            assert both.lane.header
+            assert both.feed(whole[8:])
+            assert both.feed(call(stream_id + 10, "RunPodSandbox"))
+        assert both.lane.taken == 3
+
+    @pytest.mark.parametrize(
+        "rest",
+        [
+            b"\0",
+            call(1, "CreateContainer")[8:20],
+            call(1, "Shutdown")[8:],
+            call(1, "RunPodSandbox")[8:] + b"\0",
+        ],
+    )
+    def test_when_the_header_comes_alone_and_the_rest_is_not_plain(
+        self, both: Both, rest: bytes
+    ) -> None:
+        both.feed(call(1, "RunPodSandbox")[:8])
+        both.feed(rest)
+        both.feed(b"\0" * 300 + call(5, "RunPodSandbox"))
+        assert both.lane.taken == 0
+
+    @pytest.mark.parametrize(("connection", "size"), [
+        (PLUGIN_SERVICE, MESSAGE_MAX + 11), (PLUGIN_SERVICE, 10), (PLUGIN_SERVICE, 0),
+        (RUNTIME_SERVICE, 100), (7, 100),
+    ])  # fmt: skip
+    def test_a_header_that_is_not_of_a_request_is_not_kept(
+        self, both: Both, connection: int, size: int
+    ) -> None:
+        both.feed(struct.pack(">II", connection, size))
+        assert not both.lane.header
+
+    def test_no_header_is_kept_inside_a_frame_or_when_jobs_wait(self, both: Both) -> None:
+        header = call(1, "CreateContainer")[:8]
+        for way in (both.lane, both.general):
+            way.link.workers.backlog.append(Job())
+        both.feed(header)
+        assert not both.lane.header
+        for way in (both.lane, both.general):
+            way.link.workers.backlog.clear()
+        both.feed(header)
+        assert not both.lane.header
 
     def test_for_two_in_one_read(self, both: Both) -> None:
         assert both.feed(call(1, "CreateContainer") + call(3, "RunPodSandbox"))
