@@ -761,7 +761,7 @@ class TestFailures:
 
         serving.relay._handle_failure = handle_then_wait_longer  # type: ignore[method-assign, assignment]
         with pytest.raises(RequestTimeout):
-            runtime.run_pod_sandbox(POD, timeout=8 * SHORT)
+            runtime.run_pod_sandbox(POD, timeout=40 * SHORT)
         assert runtime.wait_for_plugins(lambda names: "00-first" not in names, LONG)
         assert "10-second" in runtime.plugins
         assert first.lost.wait()
