@@ -18,6 +18,9 @@ from nri_sync.cli.errors import ExitCode
 
 __all__: list[str] = []
 
+# The tests start the tools as processes. On a busy machine, mypy alone takes more than a minute.
+pytestmark = pytest.mark.timeout(300)
+
 ROOT = Path(__file__).resolve().parents[2]
 
 

@@ -53,7 +53,9 @@ def files(tmp_path: Path) -> Files:
 @pytest.mark.parametrize("example", CONFIGURED)
 def test_in_simulate(example: str, files: Files, capsys: pytest.CaptureFixture[str]) -> None:
     plugin, config = files(example)
-    arguments = ["simulate", plugin, "-c", config, "-f", str(EXAMPLES / example / "pod.yaml")]
+    pod = str(EXAMPLES / example / "pod.yaml")
+    # More than the real runtimes' two seconds: the machine may be busy.
+    arguments = ["simulate", plugin, "-c", config, "-f", pod, "--request-timeout", "20s"]
     if example == "network_device_injector":
         # pyroute2 leaves an event loop open where there is no such network namespace: run it in a new process.
         done = subprocess.run(

@@ -54,6 +54,8 @@ class Node:
         self._threads: list[threading.Thread] = []
 
     def start(self, **options: Any) -> None:
+        # More than the real runtimes' time limits: the machine may be busy.
+        options = {"registration_timeout": LONG, "request_timeout": LONG, **options}
         self.runtime = Runtime(
             "test-runtime",
             "v1.0.0",

@@ -132,8 +132,8 @@ class TestPlugins:
 
     def test_a_plugin_that_takes_too_long(self, runtime: FakeRuntime) -> None:
         never = Never()
-        with pytest.raises(AssertionError, match=r"not within 0\.3 s"):
-            run(runtime, PluginWith(synchronize=never), never_started, timeout=0.3)
+        with pytest.raises(AssertionError, match="not within 2 s"):
+            run(runtime, PluginWith(synchronize=never), never_started, timeout=2.0)
         never.release.set()
 
     def test_cut_off(self, runtime: FakeRuntime) -> None:

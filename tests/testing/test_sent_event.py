@@ -97,7 +97,7 @@ class TestFailures:
         never = Never()
         policy = api.FailurePolicy(fail_request=True)
         options: dict[str, Any] = {"failure_policy": policy, "late_reply": False}
-        with FakeRuntime(request_timeout=1.0) as runtime:
+        with FakeRuntime(request_timeout=3.0) as runtime:
             with runtime.run_plugin(PluginWith(run_pod_sandbox=never), **options):
                 result = runtime.run_pod(make_pod(), check=False)
                 never.release.set()

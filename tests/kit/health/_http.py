@@ -23,10 +23,10 @@ def connect(server: HealthServer) -> socket.socket:
 
 def received(sock: socket.socket) -> bytes:
     """Receive until the end."""
-    data = b""
+    pieces = []
     while piece := sock.recv(65536):
-        data += piece
-    return data
+        pieces.append(piece)
+    return b"".join(pieces)
 
 
 def send(server: HealthServer, data: bytes) -> bytes:

@@ -19,6 +19,7 @@ from nri_sync.kit import HealthState
 from nri_sync.testing import FakeRuntime, make_container, make_pod
 from nri_sync.threads import spawn
 from tests.kit._node import CONTAINER, LONG, POD, Node, PluginWith, eventually
+from tests.patience import say_request_timeout
 
 __all__: list[str] = []
 
@@ -72,7 +73,9 @@ def test_connecting_registered_synchronized_and_back(node: Node) -> None:
         assert "waiting to be synchronized" in is_now(health, REGISTERED)
         node.may_synchronize.set()
         assert node.runtime.wait_for_plugins(len, LONG)
-        assert is_now(health, SYNCHRONIZED, ready=True) == "synchronized with test-runtime v1.0.0"
+        assert is_now(health, SYNCHRONIZED, ready=True).startswith(
+            "synchronized with test-runtime v1.0.0"  # on a busy machine, more follows
+        )
         assert stub.counters.sessions == session
         node.lose(stub)
         assert is_now(health, CONNECTING).startswith("the last session was lost: plugin 10-test: ")
@@ -124,7 +127,7 @@ class Answering:
 class TestAnswers:
     @pytest.fixture
     def runtime(self) -> Iterator[FakeRuntime]:
-        with FakeRuntime(request_timeout=0.8) as runtime:
+        with FakeRuntime() as runtime:
             yield runtime
 
     @contextmanager
@@ -149,7 +152,11 @@ class TestAnswers:
         runtime.wait_for(lambda: not runtime.plugins)
 
     @pytest.mark.parametrize("how", ["late", "wrong"])
-    def test_late_or_failed_answers_end_readiness(self, runtime: FakeRuntime, how: str) -> None:
+    def test_late_or_failed_answers_end_readiness(
+        self, runtime: FakeRuntime, how: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        if how == "late":
+            say_request_timeout(monkeypatch, 2.0)
         with self.served(runtime) as (health, ask):
             ask(how, how)
             is_now(health, SYNCHRONIZED, ready=True)
@@ -226,14 +233,15 @@ def test_the_state_during_a_start_and_a_stop(node: Node) -> None:
     handler.may_return.set()
 
 
-def test_a_wedged_handler_and_its_return(node: Node) -> None:
+def test_a_wedged_handler_and_its_return(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
     handler = Held()
     health, stub = make(node, PluginWith(create_container=handler))
-    node.start(request_timeout=1.0)
+    say_request_timeout(monkeypatch, 1.0)
+    node.start()
     node.connect(stub)
     assert health.wedged_after == 2.0
     node.runtime.create_container(POD, CONTAINER)  # the stub gives a late answer
-    assert handler.inside.is_set()
+    assert handler.inside.wait(LONG)
     eventually(lambda: health.report().state is WEDGED)
     reason = is_now(health, WEDGED)
     assert reason.startswith("handlers have been running for more than 2 s: CreateContainer of ")
@@ -244,10 +252,11 @@ def test_a_wedged_handler_and_its_return(node: Node) -> None:
     is_now(health, SYNCHRONIZED, ready=True)
 
 
-def test_a_handler_that_is_slow_is_not_wedged(node: Node) -> None:
+def test_a_handler_that_is_slow_is_not_wedged(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
     handler = Held()
     health, stub = make(node, PluginWith(create_container=handler), wedged_after=LONG)
-    node.start(request_timeout=1.0)
+    say_request_timeout(monkeypatch, 1.0)
+    node.start()
     node.connect(stub)
     node.runtime.create_container(POD, CONTAINER)
     assert stub.counters.late_replies == 1
@@ -261,7 +270,7 @@ def test_wedged_while_the_session_is_lost(node: Node) -> None:
     health, stub = make(
         node, PluginWith(create_container=handler), late_reply=False, wedged_after=0.01
     )
-    node.start(request_timeout=1.0)
+    node.start(request_timeout=3.0)
     node.connect(stub)
     node.runtime.create_container(POD, CONTAINER)
     assert stub.wait(LONG)
@@ -416,7 +425,8 @@ def test_attaching(node: Node) -> None:
 def test_description(node: Node) -> None:
     assert "plugin" not in json.loads(json.dumps(kit.Health().details()))
     handler = Held()
-    health, stub = make(node, PluginWith(create_container=handler))
+    # With late replies, the stub would measure the delay of its timer thread while the test compares it.
+    health, stub = make(node, PluginWith(create_container=handler), late_reply=False)
     node.start()
     node.connect(stub)
     node.create_container()
@@ -424,11 +434,11 @@ def test_description(node: Node) -> None:
     found = json.loads(json.dumps(health.details()))
     assert (found["state"], found["live"], found["ready"]) == ("synchronized", True, True)
     assert found["plugin"]["name"] == "10-test"
-    assert found["runtime"]["request_timeout"] == 2.0
+    assert found["runtime"]["request_timeout"] == LONG
     assert found["session"] == {
         "state": "started",
         "close_reason": None,
-        "timer_delay": stub.timer_delay,
+        "timer_delay": 0.0,
     }
     assert found["counters"]["sessions"] == 1
     (running,) = found["in_flight"]

@@ -19,6 +19,7 @@ from nri_sync.errors import RequestFailed, ValidationRejected
 from nri_sync.kit.health import metrics
 from nri_sync.kit.health.metrics import Figures, RequestMetrics, Running
 from tests.kit._node import CONTAINER, LONG, POD, Node, PluginWith, eventually
+from tests.patience import say_request_timeout
 
 __all__: list[str] = []
 
@@ -205,7 +206,7 @@ def node(socket_dir: Path) -> Iterator[Node]:
         yield made
 
 
-def test_a_real_session(node: Node) -> None:
+def test_a_real_session(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
     inside, release = threading.Event(), threading.Event()
 
     def slow(pod: Any) -> None:
@@ -222,7 +223,8 @@ def test_a_real_session(node: Node) -> None:
     plugin = PluginWith(
         run_pod_sandbox=slow, stop_container=fail, validate_container_adjustment=reject
     )
-    node.start(request_timeout=1.0)
+    say_request_timeout(monkeypatch, 2.0)
+    node.start()
     node.connect(node.stub(plugin, interceptors=[requests]))
     with pytest.raises(RequestFailed):
         node.runtime.stop_container(POD, CONTAINER)

@@ -20,6 +20,7 @@ import nri_sync
 from nri_sync import api, kit
 from nri_sync.kit import HealthState
 from tests.kit._node import CONTAINER, LONG, POD, Node, PluginWith, eventually
+from tests.patience import say_request_timeout
 
 __all__: list[str] = []
 
@@ -162,7 +163,7 @@ def test_odd_names_of_runtimes(node: Node, registry: Any) -> None:
     assert names == ["10-?", 'a"\\\nb']
 
 
-def test_requests_in_flight(node: Node, registry: Any) -> None:
+def test_requests_in_flight(node: Node, registry: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     inside, release = threading.Event(), threading.Event()
 
     def slow(pod: Any, container: Any) -> None:
@@ -170,7 +171,8 @@ def test_requests_in_flight(node: Node, registry: Any) -> None:
         assert release.wait(LONG)
 
     health = kit.Health(registry=registry, buckets=(LONG,))
-    node.start(request_timeout=1.0)
+    say_request_timeout(monkeypatch, 1.0)
+    node.start()
     node.connect(node.stub(PluginWith(create_container=slow), interceptors=[health]))
     node.create_container()
     assert inside.wait(LONG)
@@ -181,7 +183,7 @@ def test_requests_in_flight(node: Node, registry: Any) -> None:
     assert value(found, duration, method="Configure", le=repr(LONG)) == 1
     eventually(lambda: health.stub and health.stub.late_by_event)
     release.set()
-    eventually(lambda: not health.requests.running())
+    eventually(lambda: "CreateContainer" in health.requests.figures())
     found = read(health)
     late = "nri_plugin_late_replies_by_method_total"
     assert value(found, late, method="CreateContainer") == 1

@@ -146,7 +146,7 @@ class TestAlike:
 
     def test_simulate(self, place: Path) -> None:
         plugin = SimulatedPlugin(loaded(place), "alike", config_path=str(place / "config.yaml"))
-        simulation = simulate([plugin], load(place / "pod.yaml"))
+        simulation = simulate([plugin], load(place / "pod.yaml"), request_timeout=20.0)
         [created] = [e for e in simulation.pods[0].events if e.name == "CreateContainer"]
         assert created.created is not None
         assert [c.after for c in created.created.changes] == ["blue True"]

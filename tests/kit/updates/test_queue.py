@@ -25,6 +25,7 @@ from nri_sync.codes import StatusCode
 from nri_sync.errors import CallFailed
 from nri_sync.kit import PendingUpdate, UpdateCounters, UpdateQueue
 from nri_sync.runtime import Runtime
+from tests.patience import say_request_timeout
 from tests.plugin.harness import LONG, PluginWith, eventually
 from tests.runtime.rig import POD, Host, host_options, on_thread
 
@@ -959,8 +960,11 @@ class TestWithARuntime:
             assert_applied(future)
         assert node.applied == {"c0": [77]}
 
-    def test_a_handler_that_was_answered_for(self, socket_dir: Path) -> None:
-        node = Node(socket_dir, request_timeout=1.0)
+    def test_a_handler_that_was_answered_for(
+        self, socket_dir: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        say_request_timeout(monkeypatch, 1.0)
+        node = Node(socket_dir, request_timeout=LONG)
         plugin = Plugin()
         with node, running(node, plugin) as stub:
             node.runtime.post_start_container(POD, node.containers[0])

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from typing import Any
 
+from nri_sync.testing import simulation
+from nri_sync.testing.common import WITHIN
 from nri_sync.testing.manifests import Workload, load
-from nri_sync.testing.simulation import Event, SimulatedPlugin, Simulation, simulate
+from nri_sync.testing.simulation import Event, SimulatedPlugin, Simulation
 
-__all__ = ["event", "life", "pod"]
+__all__ = ["event", "life", "pod", "simulate"]
+
+#: A simulation that gives plugins more time than the real runtimes do: the machine may be busy.
+simulate = functools.partial(simulation.simulate, request_timeout=WITHIN)
 
 
 def pod(*names: str, init: Any = (), name: str = "pod", **spec: Any) -> Workload:

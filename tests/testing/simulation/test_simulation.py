@@ -16,10 +16,10 @@ from nri_sync.testing.simulation import (
     NotSynchronized,
     SimulatedPlugin,
     Simulation,
-    simulate,
 )
+from tests.patience import say_request_timeout
 from tests.testing.manifests import PODS
-from tests.testing.simulation import event, life, pod
+from tests.testing.simulation import event, life, pod, simulate
 
 __all__: list[str] = []
 
@@ -214,7 +214,8 @@ def test_the_default_validator() -> None:
     assert failure.kind is FailureKind.REJECTED
 
 
-def test_a_handler_that_takes_too_long() -> None:
+def test_a_handler_that_takes_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    say_request_timeout(monkeypatch, 1.0)
     release = threading.Event()
 
     class Slow:
@@ -222,7 +223,7 @@ def test_a_handler_that_takes_too_long() -> None:
             release.wait(LONG)
 
     try:
-        found = event(life(Slow(), request_timeout=1.0), "CreateContainer")
+        found = event(life(Slow()), "CreateContainer")
     finally:
         release.set()
     # The stub answers in place of the handler, just in time, without changes.
