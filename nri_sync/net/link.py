@@ -70,8 +70,9 @@ logger = get_logger("nri_sync.net")
 _READ_SIZE = 256 * 1024
 #: A Go peer may lose data that it has not read yet when it sees the end of the connection. Seconds.
 LINGER = 0.02
-#: How long a new link may do without its timer thread: the time of start() is too short to start one. Seconds.
-TIMER_DELAY = 1.0
+#: How long the watcher of a new link stands in for the timer thread, in seconds. The start of a thread would delay
+#: start() and the answer to Synchronize.
+TIMER_DELAY = 0.25
 #: How long the write of a refusal may block the reading, which slows a flood down, before the link ends. Seconds.
 PATIENCE = 5.0
 
@@ -167,8 +168,10 @@ class Link:
         self.token = ReadToken(self._fd)
         # Anonymous memory: pages that were never read into are never allocated, nor cleared.
         self._view = memoryview(mmap.mmap(-1, _READ_SIZE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
-        # The first deadline, until the first watcher hands it to the timer.
-        self._first_due = math.inf
+        # Until this time the first watcher stands in for the timer; 0.0 from then on.
+        self._stands_in_until = 0.0
+        # Whether the timer has to know of a time when the watcher does not stand in any more.
+        self._needs_timer = False
         # Guards the attributes below, and with _is_open the lifetime of the descriptors.
         self._lock = threading.Lock()
         self._cause: NRIError | None = None
@@ -299,9 +302,14 @@ class Link:
         if self.token.is_over:  # a thread that waited for an answer has read the end
             self.token.drop()
             return
-        self._first_due = self._receiver.tick(time.monotonic())
-        if self._callers_read or not self.workers.appoint_watcher():
-            self.timer.wake_by(self._first_due)
+        now = time.monotonic()
+        due = self._receiver.tick(now)
+        if not self._callers_read:
+            self._stands_in_until = min(now + TIMER_DELAY, due)
+            if not self.workers.appoint_watcher():
+                self._stands_in_until = 0.0
+        if due < math.inf:
+            self.wake_by(due)
         self._work(READ)
 
     def _work(self, task: Task | None) -> None:
@@ -335,7 +343,11 @@ class Link:
 
     def wake_by(self, due: float) -> None:
         """Call :meth:`Receiver.tick` at ``due`` at the latest, which has to know that time already."""
-        self.timer.wake_by(due)
+        # Mark, then look: the watcher does it the other way round. So either the watcher sees the mark, or this
+        # thread calls the timer.
+        self._needs_timer = True
+        if not 0.0 < self._stands_in_until <= due:
+            self.timer.wake_by(due)
 
     def _refuse(self, job: Job) -> None:
         buffers = job.refuse()
@@ -357,12 +369,14 @@ class Link:
 
     def _watch(self) -> Task | None:
         """The watcher's task: wait until the socket is readable while the thread that has read from it serves."""
-        due, self._first_due = self._first_due, math.inf
-        timeout = min(due - time.monotonic(), TIMER_DELAY) if due < math.inf else None
-        is_readable = self.token.wait(None if timeout is None else max(0.0, timeout))
-        if not self._closing:  # the end makes the socket readable, too
-            self.timer.wake_by(due)
-        if not is_readable:
+        until = self._stands_in_until
+        events = self.token.wait(max(0.0, until - time.monotonic()) if until else None)
+        if until:
+            self._stands_in_until = 0.0
+            # The end, by either side, makes the socket readable, too. Then there is no time to keep.
+            if self._needs_timer and not (self._closing or events & select.EPOLLHUP):
+                self.timer.wake_by(time.monotonic())
+        if not events:
             self.token.wait()
         self.token.take()
         self.workers.is_watched = False
@@ -436,7 +450,7 @@ class Link:
         self._receiver.receive(data, jobs)
         for job in jobs:
             if job.due < self.timer.due:
-                self.timer.wake_by(job.due)
+                self.wake_by(job.due)
 
     def _serve(self, jobs: list[Job]) -> bool:
         """Run the first of ``jobs``, or of the backlog, here and have the others run. Called with the token.

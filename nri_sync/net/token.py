@@ -51,12 +51,14 @@ class ReadToken:
         self._epoll.modify(self._fd, _ARMED)
         self._lock.release()
 
-    def wait(self, timeout: float | None = None) -> bool:
+    def wait(self, timeout: float | None = None) -> int:
         """Block until the armed socket is readable, or all is over. Called without the token, by one thread.
 
-        False after ``timeout`` seconds.
+        Returns the events of epoll: EPOLLHUP also without arming, when both sides have ended the connection.
+        Returns 0 after ``timeout`` seconds.
         """
-        return bool(self._epoll.poll(timeout, maxevents=1))
+        found = self._epoll.poll(timeout, maxevents=1)
+        return found[0][1] if found else 0
 
     def disarm(self) -> None:
         """Let no thread wake when bytes arrive. Called with the token."""

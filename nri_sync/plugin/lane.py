@@ -189,7 +189,7 @@ class FastLane:
             if not end.begin(call):
                 return None
             if call.due < timer.due:
-                timer.wake_by(call.due)
+                link.wake_by(call.due)
             # The request is plain. From here on as in ServerCall.run() and Servicer._call(), without the token.
             token.release()
             thread = _get_ident()

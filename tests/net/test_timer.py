@@ -274,7 +274,9 @@ class TestInALink:
             peer.send("pong")
             assert agenda.is_empty.wait(LONG)
 
-    @pytest.mark.parametrize("how", ["nothing", "the end", "bytes", "a request at once"])
+    @pytest.mark.parametrize(
+        "how", ["nothing", "the end", "the end of the peer", "bytes", "a request at once"]
+    )
     def test_a_new_link_does_without_it(self, how: str, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(link_module, "TIMER_DELAY", 3600.0)
         lines = Lines()
@@ -285,6 +287,9 @@ class TestInALink:
                 assert peer.read() == "one"
             elif how == "the end":
                 lines.link.close()
+                assert lines.is_lost.wait(LONG)
+            elif how == "the end of the peer":
+                peer.close()
                 assert lines.is_lost.wait(LONG)
             elif how == "a request at once":
                 peer.send("block a")
@@ -313,6 +318,32 @@ class TestInALink:
             agenda.due = [lines.due]
             peer.send("block a")
             assert agenda.is_empty.wait(LONG)
+
+    @pytest.mark.parametrize("end", ["time", "bytes"])
+    def test_the_watcher_of_a_new_link_stands_in_for_it(
+        self, end: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(link_module, "TIMER_DELAY", 1.0 if end == "time" else 3600.0)
+        lines = Lines()
+        looks: list[float] = []
+
+        def tick(now: float) -> float:
+            looks.append(now)
+            return math.inf
+
+        lines.on_tick = tick
+        with linked(lines) as (_, peer):
+            started = looks[0]
+            lines.due = time.monotonic() + 5000
+            peer.send("block a")
+            assert lines.entered["block a"].wait(LONG)
+            if end == "bytes":
+                assert not lines.link.timer.is_running
+                peer.send("b")
+                assert peer.read() == "b"
+            assert eventually(lambda: len(looks) == 2)
+            assert end == "bytes" or looks[1] >= started + 1.0
+            lines.release("a")
 
     def test_the_end_of_the_link_stops_it(self) -> None:
         lines = Lines()
