@@ -177,7 +177,8 @@ def test_a_launched_plugin_with_its_configuration(socket_dir: Path) -> None:
             text += line
             if "after: blue" in line:
                 break
-        ended(process)
+        # A thread of the command logs the output of the plugin. It has logged all of it at the end.
+        text += ended(process)
     assert "20-env: configured with blue" in text
 
 

@@ -68,6 +68,8 @@ def make_runtime(path: Path) -> Runtime:
         update_containers=update_containers,
         socket_path=str(path),
         plugin_path=None,
+        registration_timeout=LONG,
+        request_timeout=LONG,
     )
 
 

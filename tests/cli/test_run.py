@@ -55,6 +55,8 @@ def runtime(path: Path) -> Runtime:
         update_containers=update_containers,
         socket_path=str(path),
         plugin_path=None,
+        registration_timeout=LONG,
+        request_timeout=LONG,
     )
 
 

@@ -29,7 +29,8 @@ from dataclasses import dataclass, field
 from nri_sync import api, kit
 
 def say(*words):
-    print(*words, flush=True)
+    # In one piece: several threads print.
+    print(" ".join(map(str, words)) + "\\n", end="", flush=True)
 
 @dataclass
 class Device:

@@ -359,7 +359,7 @@ class TestLaunched:
         caplog.set_level("INFO", "nri_sync.runtime.plugin")
         self.install(plugins, "20-other")
         (socket_dir / "conf.d" / "other.conf").write_text("value: sent\n")
-        with serving(socket_dir) as runtime:
+        with serving(socket_dir, exit_grace=LONG) as runtime:
             registered(runtime, "20-other")
             assert create(runtime) == "sent"
         # The program ends with the runtime, by itself.
@@ -374,7 +374,7 @@ class TestLaunched:
         self.install(plugins)
         (socket_dir / "conf.d" / "test.conf").write_text("vlaue: sent\n")
         told = 'the configuration from the runtime: vlaue: unknown key; did you mean "value"?'
-        with serving(socket_dir) as runtime:
+        with serving(socket_dir, exit_grace=LONG) as runtime:
             assert runtime.plugins == ()
             eventually(lambda: f"exited with status {ExitCode.CONFIG.value}" in caplog.text)
         of_runtime = [

@@ -23,7 +23,8 @@ import signal, subprocess, sys, threading, time
 from nri_sync.kit import Notifier, Supervisor
 
 def say(*words):
-    print(*words, flush=True)
+    # In one piece: several threads print.
+    print(" ".join(map(str, words)) + "\\n", end="", flush=True)
 
 ended = threading.Event()
 supervisor = Supervisor(
