@@ -15,6 +15,7 @@ import weakref
 from collections.abc import Iterator
 from concurrent.futures import Future
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Callable
 
 import pytest
@@ -541,16 +542,18 @@ class TestEvery:
     def test_a_run_that_becomes_due_during_one_by_request(
         self, make: Make, gate: Gate, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        chances = iter([0.99999, 0.0])  # a pause of 10 ms, then one of 1,000 s
+        chances = iter([0.9, 0.0])  # a pause of 100 s, then one of 1,000 s
         monkeypatch.setattr(random, "random", lambda: next(chances))
+        passed = 0.0
+        clock = SimpleNamespace(monotonic=lambda: time.monotonic() + passed)
+        monkeypatch.setattr("nri_sync.kit.background.pool.time", clock)
         background = make()
         task = background.every(1000.0, gate, jitter=1.0)
         task()
         gate.wait()
-        background.submit(len, "")  # makes another thread wait for the due time
-        passed = time.monotonic() + 0.01
-        eventually(lambda: time.monotonic() > passed)
-        assert background.due == []
+        passed = 200.0
+        background.submit(len, "")  # makes another thread look at the due time
+        eventually(lambda: background.due == [])
         gate.open()
         eventually(lambda: not background.counters.running)
         assert gate.entered.empty()
