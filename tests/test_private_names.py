@@ -42,6 +42,7 @@ ALLOWED: dict[str, dict[str, str]] = {
         ),
         "the model runs the code of the stub with parts that it explores in every order",
     ),
+    "net/test_link.py": {"_watcher_is_back": _WAITING},
     "net/test_workers.py": {"_lock": _LOCK},
     "plugin/_scene.py": {
         "_changed": _LOCK, "_conns": _LEFT, "_lifecycle": "each move is checked against a model",

@@ -172,6 +172,8 @@ class Link:
         self._stands_in_until = 0.0
         # Whether the timer has to know of a time when the watcher does not stand in any more.
         self._needs_timer = False
+        # Whether the watcher waits for the token, and not in epoll any more. Only the watcher changes it.
+        self._watcher_is_back = False
         # Guards the attributes below, and with _is_open the lifetime of the descriptors.
         self._lock = threading.Lock()
         self._cause: NRIError | None = None
@@ -275,7 +277,9 @@ class Link:
         for job in dropped:
             job.refuse()
             job.sent()
-        if self.workers.is_watched:
+        # Nothing may be closed while the watcher is in epoll. The end wakes both threads, so the watcher is back
+        # as a rule; else it closes. With callers_read this may be the thread of a caller, which has other work.
+        if self.workers.is_watched and (self._callers_read or not self._watcher_is_back):
             self.token.drop()
         else:
             self._finish()
@@ -378,10 +382,15 @@ class Link:
                 self.timer.wake_by(time.monotonic())
         if not events:
             self.token.wait()
+        self._watcher_is_back = True
         self.token.take()
+        self._watcher_is_back = False
         self.workers.is_watched = False
         if self.token.is_over:
-            self._finish()
+            if self._is_open:
+                self._finish()
+            else:
+                self.token.drop()
             return None
         self.token.disarm()
         return READ

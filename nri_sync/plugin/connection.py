@@ -388,6 +388,6 @@ class Connection:
         self.settled.set()
         self.ended.set()
         if is_lost and self._on_loss is not None:
-            # The last thread of the connection has nothing else to do: on_loss() needs no new one.
+            # The thread that has closed the connection has nothing else to do: on_loss() needs no new one.
             threading.current_thread().name = f"{self._plugin.name}-on-close"
             self._on_loss()

@@ -19,6 +19,7 @@ from nri_sync.net.link import HEADER, LINGER, Job, Lane, Link, Part, Receiver
 from nri_sync.threads import Latch
 from tests.net.rig import (
     LONG,
+    Hold,
     Line,
     Lines,
     eventually,
@@ -332,6 +333,27 @@ class TestDraining:
             assert not drainer.is_alive()
 
 
+class Ending(Lines):
+    """Notes which thread reads last, and which one ends the link. ``hold`` stops the one that reads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hold = Hold()
+        self.reader: threading.Thread | None = None
+        self.ender: threading.Thread | None = None
+
+    def receive(self, data: memoryview, jobs: list[Job]) -> None:
+        self.reader = threading.current_thread()
+        super().receive(data, jobs)
+        self.hold.wait_here()
+        if self.hold.reached.is_set():
+            jobs.clear()  # a handler would make the watcher the reader
+
+    def lost(self, cause: NRIError | None) -> None:
+        self.ender = threading.current_thread()
+        super().lost(cause)
+
+
 class TestEnding:
     def test_the_peer_closes(self) -> None:
         with linked() as (lines, peer):
@@ -340,6 +362,40 @@ class TestEnding:
             (cause,) = lines.lost_causes
             assert isinstance(cause, ConnectionLost)
             assert "peer closed" in str(cause)
+
+    @pytest.mark.parametrize("closer", ["reader", "watcher"])
+    def test_nothing_is_closed_while_the_watcher_is_in_epoll(self, closer: str) -> None:
+        lines = Ending()
+        leave_epoll = Hold()
+        with linked(lines, run=False) as (_, peer):
+            link = lines.link
+            wait = link.token.wait
+
+            def late(timeout: float | None = None) -> int:
+                events = wait(timeout)
+                leave_epoll.wait_here()
+                return events
+
+            link.token.wait = late  # type: ignore[method-assign]
+            in_thread(link.run)
+            peer.send("a")
+            assert peer.read() == "a"
+            lines.hold.close()
+            leave_epoll.close()
+            peer.send("b")
+            lines.hold.wait_until_reached()
+            peer.close()
+            leave_epoll.wait_until_reached()
+            if closer == "reader":
+                leave_epoll.open()
+                assert eventually(lambda: link._watcher_is_back)
+            lines.hold.open()
+            if closer == "watcher":
+                assert eventually(lambda: link.token.is_over and not link.token.is_held)
+                assert link.is_open
+                leave_epoll.open()
+            assert lines.is_lost.wait(LONG)
+            assert (lines.ender is lines.reader) == (closer == "reader")
 
     def test_half_closed_counts_as_closed(self) -> None:
         with linked() as (lines, peer):
