@@ -38,7 +38,9 @@ def test_the_verdict_has_state_and_reason(path: Path) -> None:
     assert probe.check(path, ready=True) == ""
 
 
-def test_a_process_that_is_gone(path: Path) -> None:
+def test_a_process_that_is_gone(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now)
     age(path, probe.MAX_AGE - 10)
     assert probe.check(path) == ""
     age(path, 100)
