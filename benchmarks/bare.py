@@ -14,7 +14,7 @@ import threading
 from struct import Struct
 
 from benchmarks import control
-from benchmarks.plugin import Adjuster
+from benchmarks.adjuster import Adjuster
 from nri_sync.api import EventMask, nri_pb2
 from nri_sync.rpc import envelope_pb2
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import subprocess
 import sys
 import threading
@@ -23,11 +22,11 @@ from benchmarks.peers import (
     OURS,
     POD,
     as_json,
+    compiled,
     echo_server,
     go_runtime,
     plugin,
     runtime_side,
-    scratch,
 )
 from benchmarks.process import cpu_seconds
 from benchmarks.steady import STEADY
@@ -173,11 +172,8 @@ def _import_time(kind: str) -> Mapping[str, float]:
     }[kind]
     code = f"import time; t = time.perf_counter(); {statement}; print(time.perf_counter() - t)"
     command = [sys.executable, "-c", code]
-    environ = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
     taken = []
-    # The first process compiles the modules.
-    with scratch() as cache:
-        environ["PYTHONPYCACHEPREFIX"] = str(cache)
+    with compiled() as environ:
         for _ in range(6):
             done = subprocess.run(command, capture_output=True, check=True, env=environ)
             taken.append(float(done.stdout))

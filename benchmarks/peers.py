@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import sys
 import tempfile
@@ -27,6 +28,7 @@ __all__ = [
     "POD",
     "OurRuntime",
     "as_json",
+    "compiled",
     "echo_server",
     "go_runtime",
     "plugin",
@@ -75,6 +77,17 @@ def scratch() -> Iterator[Path]:
         yield path
     finally:
         shutil.rmtree(path, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def compiled() -> Iterator[dict[str, str]]:
+    """An environment in which the first Python program compiles its modules, and later ones load them compiled.
+
+    So they do in an installed package. To compile takes time, and leaves memory of the heap in pieces.
+    """
+    environ = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
+    with scratch() as cache:
+        yield {**environ, "PYTHONPYCACHEPREFIX": str(cache)}
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 
 import nri_sync
-from benchmarks.plugin import Adjuster
+from benchmarks.adjuster import Adjuster
 from nri_sync.api import nri_pb2
 
 __all__ = ["main"]
