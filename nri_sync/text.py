@@ -30,7 +30,6 @@ _INVISIBLE = (
     "\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180d\u180f\u2800\u3164\ufe00-\ufe0f\uffa0"
     "\U000e0100-\U000e01ef"
 )
-_is_hidden = re.compile(f"[{_INVISIBLE}]").search
 
 _ESCAPES = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
@@ -54,11 +53,16 @@ def printable(value: object, limit: int | None = LIMIT) -> str:
     text = _text_of(value)
     cut = limit is not None and len(text) > limit
     shown = text[:limit] if cut else text
-    if not shown.isprintable() or (not shown.isascii() and _is_hidden(shown)):
+    if not shown.isprintable() or _has_hidden(shown):
         shown = "".join(map(_escape, shown))
         if limit is not None and len(shown) > limit:
             shown, cut = shown[:limit], True
     return f"{shown}... ({len(text)} characters)" if cut else shown
+
+
+def _has_hidden(text: str) -> bool:
+    # The first text that is not ASCII compiles the pattern.
+    return not text.isascii() and re.search(f"[{_INVISIBLE}]", text) is not None
 
 
 def quoted(value: object, limit: int = 100) -> str:
@@ -93,7 +97,7 @@ def traceback_lines(exc_info: ExcInfo) -> Lines:
 
 
 def _escape(char: str) -> str:
-    if char.isprintable() and not _is_hidden(char):
+    if char.isprintable() and not _has_hidden(char):
         return char
     code = ord(char)
     if char in _ESCAPES:

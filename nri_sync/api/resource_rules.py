@@ -21,7 +21,7 @@ _SWAPPINESS_MAX = 100
 # The kernel's min_cfs_quota_period and max_cfs_quota_period, in microseconds.
 _SHORTEST, _LONGEST = 1_000, 1_000_000
 # OCI runtime specification, config-linux.md.
-_PAGE_SIZE = re.compile(r"[1-9][0-9]*[KMG]B")
+_PAGE_SIZE = r"[1-9][0-9]*[KMG]B"
 
 
 def memory(memory: LinuxMemory) -> None:
@@ -60,7 +60,7 @@ def pids_limit(limit: int) -> None:
 
 
 def hugepage_limit(limit: HugepageLimit) -> None:
-    if not _PAGE_SIZE.fullmatch(limit.page_size):
+    if not re.fullmatch(_PAGE_SIZE, limit.page_size):
         refuse("size of huge pages", limit.page_size, "is not a size such as '2MB' or '1GB'")
 
 

@@ -72,12 +72,12 @@ _MAJOR_MAX, _MINOR_MAX = 0xFFF, 0xFFFFF
 _HOOK_TIMEOUT_MAX = (2**63 - 1) // 10**9
 _NAME = r"[A-Za-z](?:[A-Za-z0-9_.-]*[A-Za-z0-9])?"
 # ParseQualifiedName of the CDI parser.
-_CDI = re.compile(rf"{_NAME}/{_NAME}=[A-Za-z0-9](?:[A-Za-z0-9_.:-]*[A-Za-z0-9])?")
+_CDI = rf"{_NAME}/{_NAME}=[A-Za-z0-9](?:[A-Za-z0-9_.:-]*[A-Za-z0-9])?"
 # The kernel's dev_valid_name(): IFNAMSIZ is 16, with a NUL at the end.
-_INTERFACE = re.compile(r"(?!\.{1,2}$)[^/:\s]+")
+_INTERFACE = r"(?!\.{1,2}$)[^/:\s]+"
 _INTERFACE_MAX = 15
 # The kernel's bitmap_parselist(), which also accepts ranges with strides, extra commas and blanks.
-_NUMBERS = re.compile(r"([0-9]{1,9})(?:-([0-9]{1,9})(?::([0-9]{1,9})/([0-9]{1,9}))?)?")
+_NUMBERS = r"([0-9]{1,9})(?:-([0-9]{1,9})(?::([0-9]{1,9})/([0-9]{1,9}))?)?"
 _SECCOMP_ACTIONS = frozenset(
     f"SCMP_ACT_{name}"
     for name in (
@@ -186,7 +186,7 @@ def device(device: LinuxDevice) -> None:
 
 
 def cdi_device(name: str) -> None:
-    if not _CDI.fullmatch(name):
+    if not re.fullmatch(_CDI, name):
         refuse("CDI device", name, "is not of the form 'vendor.com/class=name'")
 
 
@@ -203,7 +203,7 @@ def namespace(type: str, path: str) -> None:
 
 def net_device(name: str) -> None:
     """Check the name of a network interface."""
-    if len(name.encode()) > _INTERFACE_MAX or not _INTERFACE.fullmatch(name) or "\0" in name:
+    if len(name.encode()) > _INTERFACE_MAX or not re.fullmatch(_INTERFACE, name) or "\0" in name:
         why = f"is not the name of an interface: 1 to {_INTERFACE_MAX} bytes without '/', ':' and blanks"
         refuse("network device", name, why)
 
@@ -269,7 +269,7 @@ def number_list(what: str, numbers: str) -> None:
     """Check a list of CPUs or NUMA nodes, as the kernel parses it."""
     found = [item for item in re.split(r"[,\s]+", numbers) if item]
     for item in found:
-        match = _NUMBERS.fullmatch(item)
+        match = re.fullmatch(_NUMBERS, item)
         if match is None:
             refuse(what, numbers, f"is not a list such as '0-3,8': {show(item)}")
         low, high, used, of = (None if text is None else int(text) for text in match.groups())

@@ -31,15 +31,15 @@ _VERSION = re.compile(
 # Debian's notation for a return to an older version: "2.1.0+really1.7.24" is 1.7.24.
 _REALLY = re.compile(r"\+really(?=[0-9])")
 # The words at the beginning of the rest that mean a pre-release. RPM releases put a number before the word that
-# begins with 0. "~git" is Debian's notation for a snapshot before a release.
-_PRE = re.compile(
+# begins with 0. "~git" is Debian's notation for a snapshot before a release. Compiled by the first use, as most
+# versions have no rest.
+_PRE = (
     r"[-.~^_]*(?:0[.-](?:[0-9]+[.-])?)?"
     r"(?:(?:alpha|beta|rc|pre|preview|prerelease|dev|devel|development"
-    r"|nightly|daily|snapshot|canary|unstable)(?![a-z])|(?<=~)git(?![a-z]))",
-    re.IGNORECASE,
+    r"|nightly|daily|snapshot|canary|unstable)(?![a-z])|(?<=~)git(?![a-z]))"
 )
 # Go's notation for a commit without a tag: it has the next tag.
-_PSEUDO = re.compile(r"(?:-|-.*\.)(?:0\.)?[0-9]{14}-[0-9a-f]{12}(?:\+.*)?")
+_PSEUDO = r"(?:-|-.*\.)(?:0\.)?[0-9]{14}-[0-9a-f]{12}(?:\+.*)?"
 
 # An identifier of a pre-release: numbers sort before texts.
 _Identifier = tuple[int, int, str]
@@ -76,7 +76,7 @@ class Version(NamedTuple):
         if len(core) < 3 and (rest[:1] == "." or (rest and len(core) == 1)):
             raise _no_version(text)
         major, minor, patch = map(int, core + ["0"] * (3 - len(core)))
-        if _PRE.match(rest) or _PSEUDO.fullmatch(rest):
+        if rest and (re.match(_PRE, rest.lower()) or re.fullmatch(_PSEUDO, rest)):
             return cls(major, minor, patch, False, _identifiers(rest.partition("+")[0]))
         return cls(major, minor, patch)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import Callable, Optional, Union
 
@@ -32,8 +31,8 @@ Framing = Callable[[bytes, Union[bytes, bytearray, memoryview]], list[Buffer]]
 _PAYLOAD_TAG = b"\x12"  # field 2 of the Response envelope, length-delimited
 # The tags of a request's service, method and payload, in the order in which every known client sends them.
 _REQUEST_TAGS = (0x0A, 0x12, 0x1A)
-# The first byte of the tag of another payload, or a byte that looks like it.
-_other_payload = re.compile(rb"[\x1a\x9a]").search
+# The tag of a payload begins with one of these bytes. Other bytes of an envelope may look like it.
+_PAYLOAD_TAGS = (b"\x1a", b"\x9a")
 
 
 def encode_request(method: str, payload: bytes, metadata: Metadata, timeout: float | None) -> bytes:
@@ -62,7 +61,7 @@ def decode_request(data: Data) -> tuple[envelope_pb2.Request, Data]:
         if found is not None:
             begin, start, end = found
             rest = bytes(data[end:])
-            if not _other_payload(rest):
+            if not any(tag in rest for tag in _PAYLOAD_TAGS):
                 return envelope_pb2.Request.FromString(bytes(data[:begin]) + rest), data[start:end]
     request = envelope_pb2.Request.FromString(bytes(data))
     return request, request.payload
