@@ -228,7 +228,7 @@ def test_a_plugin_comes_back_after(kind: str) -> None:
         stub = Stub(Labeller(), name="labeller", idx="10", socket_path=proxy.socket_path)
         connection = proxy.inject(Fault(kind, 30, "plugin", seconds=0.01))
         with contextlib.suppress(StartError):
-            stub.start(2.0)
+            stub.start(4.0)
         assert connection.wait_struck()
         stub.stop()
         assert connection.wait_closed()

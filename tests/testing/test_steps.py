@@ -124,7 +124,7 @@ class TestOutOfOrder:
     def test_silent(self, session: list[steps.Step]) -> None:
         with ScriptedRuntime(session) as runtime:
             with pytest.raises(StartTimeout):
-                make_stub(runtime, Plugin()).start(0.2)
+                make_stub(runtime, Plugin()).start(2.0)
             runtime.wait()
 
     def test_cut_off_in_a_handler(self) -> None:
