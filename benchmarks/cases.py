@@ -277,10 +277,9 @@ CASES = (
         (OURS, GO),
         _reconnect,
         (Aim("p50", OURS, GO, at_most=1.1),),
-        note="Each session has its own threads, which end with it: two are started for the new one, at 0.2 "
-        "to 0.4 ms each on this machine, where Go starts goroutines, and the last one of the old session "
-        "has to be woken to close the socket. Threads that outlive sessions would be faster, and would be "
-        "left behind by stop().",
+        note="Each session has its own threads, which end with it: two are started for the new one, at about "
+        "0.1 ms each on this machine, where Go starts goroutines. Threads that outlive sessions would be faster, "
+        "and would be left behind by stop().",
     ),
     *(
         Case(

@@ -186,6 +186,7 @@ class Connection:
             return
         try:
             self._register(session)
+            self._lane.open(session, self)  # while the runtime handles the request
         except BaseException as error:
             self._dial_failed(error)
         session.link.run()
@@ -197,7 +198,7 @@ class Connection:
         if self._logger.isEnabledFor(logging.DEBUG):
             peer = peer_credentials(sock)
             self._logger.debug("connected to process %s", "unknown" if peer is None else peer.pid)
-        session = Session(
+        return Session(
             sock,
             self._router,
             serve=PLUGIN_SERVICE,
@@ -209,8 +210,6 @@ class Connection:
             late_policy=Late(self._plugin, self) if self._plugin.late_reply else None,
             owner=self,
         )
-        self._lane.open(session, self)
-        return session
 
     def _register(self, session: Session) -> None:
         request = nri_pb2.RegisterPluginRequest(
