@@ -184,8 +184,9 @@ class Lifecycle:
     def _end_locked(self, attempt: Attempt) -> None:
         assert self._lock.locked()
         attempt.is_over = True
-        self.current = None
         if attempt.is_configured:
             # Here, and not later: by then the reason of the next session could have been overwritten.
             self.close_reason = attempt.close_reason
         self._move_locked(Move.ENDED)
+        # After the state: a caller that finds no attempt any more may start the next one.
+        self.current = None

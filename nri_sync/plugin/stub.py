@@ -315,7 +315,12 @@ class Stub:
         session that begins meanwhile, for example in ``on_close``, is not waited for.
         """
         conn = self._current()
-        return conn is None or self._wait(conn, timeout)
+        if conn is None:
+            return True
+        # The state is IDLE a moment before the lifecycle forgets the session.
+        if conn.attempt.is_over and self.state is State.IDLE:
+            return True
+        return self._wait(conn, timeout)
 
     def _current(self) -> Connection | None:
         attempt = self._lifecycle.current

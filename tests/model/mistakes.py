@@ -116,8 +116,8 @@ MISTAKES: dict[str, tuple[str, str, list[tuple[str, str]]]] = {
         "lifecycle",
         [
             (
-                "        self.current = None\n        if attempt.is_configured",
-                "        if attempt.is_configured",
+                "may start the next one.\n        self.current = None\n",
+                "may start the next one.\n",
             )
         ],
     ),

@@ -94,11 +94,12 @@ class Model:
                     self.wrong.append("a second session, while the sockets of the first are open")
             del self.attempts[:-3]
             self.attempts.append(lifecycle.current)
-        elif lifecycle.current is not (None if move is Move.ENDED else self._attempt):
+        elif lifecycle.current is not self._attempt:
             self.wrong.append(f"{step} of another attempt")
         if step == (State.STARTED, Move.ENDED, State.IDLE):
             self.losses += 1
-        self._state, self._attempt = lifecycle.state, lifecycle.current
+        self._state = lifecycle.state
+        self._attempt = None if move is Move.ENDED else lifecycle.current
 
 
 def threads() -> set[int]:

@@ -514,6 +514,40 @@ def test_a_wait_during_a_start_ends_with_it(scene: Make) -> None:
     assert isinstance(start.outcome(), StubStopped)
 
 
+def test_a_wait_that_has_returned_is_followed_by_a_start(scene: Make) -> None:
+    """The lifecycle has no session any more when its state says so, and not before."""
+    it = scene()
+    runtime = it.up()
+    gate = it.gate("_move_locked", "before")
+    runtime.sock.close()
+    gate.wait()
+    wait = Call(it.stub.wait)
+    wait.settle()
+    assert not wait.done
+    assert it.stub.started
+    gate.open()
+    assert wait.result(SOON) is True
+    assert it.stub.state is State.IDLE
+    it.up()
+
+
+def test_a_wait_in_the_moment_of_the_end(scene: Make) -> None:
+    it = scene()
+    runtime = it.up()
+    gate = it.gate("_move_locked", "after")
+    runtime.sock.close()
+    gate.wait()
+    assert it.stub.state is State.IDLE
+    assert Call(it.stub.wait, 0).result(SOON) is True
+    start = Call(it.stub.start)
+    start.settle()
+    gate.open()
+    runtime = it.runtime()
+    it.configure(runtime)
+    start.result()
+    it.synchronize(runtime)
+
+
 @pytest.mark.parametrize("timeout", [0, -1, SHORT])
 def test_a_wait_times_out(scene: Make, timeout: float) -> None:
     it = scene()
