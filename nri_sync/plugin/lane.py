@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import _thread
 import functools
-import re
 import time
 from collections.abc import Sequence
 from struct import Struct
@@ -60,11 +59,12 @@ _LONGEST = FIRST_FRAME_MAX - HEADER_LENGTH - 3
 
 # The tags of the fields of a request's envelope: service, method, payload. Each has a length.
 _SERVICE, _METHOD, _PAYLOAD = 0x0A, 0x12, 0x1A
+# The last field, which may be missing, is a positive number. All bytes of it have the high bit, except the last.
+_TIMEOUT, _LONGEST_TIMEOUT = 0x20, 10
+_CONTINUED = bytes(range(0x80, 0x100))
 # Of a response's envelope: the payload. Of a CreateContainerResponse: the adjustment.
 _RESPONSE_PAYLOAD = 0x12
 _ADJUST = 0x0A
-# The rest of a plain envelope: nothing, or the timeout, a positive number.
-_has_plain_end = re.compile(rb"(?:\x20[\x80-\xff]{0,8}[\x00-\x7f])?\Z").match
 
 # Stands for the reply before the handler has returned one.
 _NO_REPLY = object()
@@ -146,7 +146,7 @@ class FastLane:
     def _make(self, session: Session, conn: ServedConnection) -> Lane:  # noqa: C901, PLR0915  # one function on purpose
         link, end = session.link, session.server
         token, timer, workers, answer = link.token, link.timer, link.workers, link.answer
-        servicer, count_request = self._servicer, functools.partial(self._tally.add, "requests")
+        servicer, tally = self._servicer, self._tally
         ignored, running = conn.ignored, end.running
         find, unpack = self._table.get, _REQUEST_HEADERS.unpack_from
 
@@ -180,10 +180,14 @@ class FastLane:
                     start += 1
                     if size >= 0x4000:
                         size, start = decode_varint(data, start - 2)
+                stop = start + size
+                if stop != length and (
+                    data[stop] != _TIMEOUT
+                    or length - stop > _LONGEST_TIMEOUT
+                    or len(data[stop + 1 :].lstrip(_CONTINUED)) != 1
+                ):
+                    return None
             except (IndexError, ValueError):
-                return None
-            stop = start + size
-            if stop > length or _has_plain_end(data, stop) is None:
                 return None
             call = LaneCall(end, entry, stream_id, data, conn)
             if not end.begin(call):
@@ -201,7 +205,7 @@ class FastLane:
                 context = _set_context(call)
                 try:
                     call.request = request = parse(data[start:stop])
-                    count_request()
+                    tally.add("requests")
                     reply = make_reply(method(*arguments(request)))
                     if call.status_code is not None:
                         outcome = _explicit(servicer, call, reply, encode)
@@ -217,10 +221,10 @@ class FastLane:
                     _reset_context(context)
                 if not end.finish(call):
                     call.not_wanted(outcome)
-                elif isinstance(outcome, Status):
-                    message = encode_error(stream_id, outcome, end.frame)
-                else:
+                elif isinstance(outcome, bytes):
                     message = _response(stream_id, outcome, end)
+                else:
+                    message = encode_error(stream_id, outcome, end.frame)
                 callbacks = call.end()
                 if callbacks:
                     run_callbacks(callbacks)

@@ -467,6 +467,16 @@ class TestTheSame:
         plain = fields.get("timeout_nano", -1) > 0
         assert both.lane.taken == plain
 
+    @pytest.mark.parametrize(("end", "plain"), [
+        (b"\x20\x01", True), (b"\x20\x80\x00", True), (b"\x20" + b"\x80" * 8 + b"\x01", True),
+        (b"\x20" + b"\x80" * 9 + b"\x01", False), (b"\x20", False), (b"\x20\x80", False),
+        (b"\x20\x01\x01", False), (b"\x20\x01\x20\x81\x01", False), (b"\x28\x01", False), (b"\x2a\x00", False),
+    ])  # fmt: skip
+    def test_for_each_end_of_an_envelope(self, both: Both, end: bytes, plain: bool) -> None:
+        envelope = request("RunPodSandbox", message_of("RunPodSandbox").SerializeToString())
+        assert both.feed(encoded(PLUGIN_SERVICE, REQUEST, 1, envelope + end))
+        assert both.lane.taken == plain
+
     @pytest.mark.parametrize("stream_id", [0, 1, 2, 3, 5, 2**32 - 1])
     def test_for_each_stream(self, both: Both, stream_id: int) -> None:
         both.feed(call(3, "RunPodSandbox"))
