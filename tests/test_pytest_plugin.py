@@ -24,6 +24,9 @@ from tests.test_docs import blocks
 
 __all__: list[str] = []
 
+# Whole programs run, which take their time on a busy machine.
+pytestmark = pytest.mark.timeout(300)
+
 pytest_plugins = ["pytester"]
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -76,7 +79,7 @@ class Author:
 
     def run_apart(self, *arguments: str) -> pytest.RunResult:
         """Run pytest in a separate process, which has imported no module yet."""
-        return self._pytester.runpytest_subprocess("-p", NAME, *arguments, timeout=50)
+        return self._pytester.runpytest_subprocess("-p", NAME, *arguments, timeout=250)
 
 
 @pytest.fixture
@@ -106,7 +109,7 @@ class TestLoading:
         (metadata / "entry_points.txt").write_text(f"[pytest11]\n{key} = {value}\n")
         monkeypatch.setenv("PYTHONPATH", f"{pytester.path}:{ROOT}")
         pytester.makepyfile("def test_it(nri_runtime): assert nri_runtime.plugins == ()")
-        result = pytester.runpytest_subprocess("-W", "error", timeout=50)
+        result = pytester.runpytest_subprocess("-W", "error", timeout=250)
         result.assert_outcomes(passed=1)
 
     def test_imports_nothing_heavy_before_a_fixture_is_used(

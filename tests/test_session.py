@@ -248,6 +248,7 @@ def test_the_clock_ticks_for_the_owner(make_end: Callable[..., End]) -> None:
 _SIZES = st.one_of(st.integers(0, 60), st.just(4086), st.just(9000))
 
 
+@pytest.mark.timeout(300)
 @given(
     messages=st.lists(st.tuples(st.sampled_from((1, 2, 9)), _SIZES), max_size=6),
     # Most reads end at the end of a message.

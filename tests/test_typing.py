@@ -9,6 +9,9 @@ import pytest
 
 __all__: list[str] = []
 
+# Whole programs run, which take their time on a busy machine.
+pytestmark = pytest.mark.timeout(300)
+
 api = pytest.importorskip("mypy.api", reason="mypy is not installed here")
 
 # A comment has the expected error of a line. Lines without a comment must be correct.

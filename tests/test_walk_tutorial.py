@@ -10,6 +10,9 @@ from tools import walk_tutorial
 
 __all__: list[str] = []
 
+# Whole programs run, which take their time on a busy machine.
+pytestmark = pytest.mark.timeout(300)
+
 
 def test_the_pages_are_current(tmp_path: Path) -> None:
     walk = walk_tutorial.Walk(tmp_path)

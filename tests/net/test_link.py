@@ -550,6 +550,7 @@ class TestEnding:
             with pytest.raises(ConnectionLost):
                 link.send([b"x"])
 
+    @pytest.mark.timeout(300)
     def test_nothing_is_left_of_many_connections(self) -> None:
         def connect_and_close(number: int) -> None:
             with linked() as (lines, peer):
