@@ -28,6 +28,7 @@ ALLOWED: dict[str, dict[str, str]] = {
     "api/test_check.py": {"_check": _MODULE},
     "conftest.py": {"_DummyThread": "the kind of threads that the tests did not start"},
     "fuzz/fuzz_node.py": {"_Handler": "the parser of requests, without a socket"},
+    "kit/health/test_connections.py": {"_LEAST_TIME": "the limit, which a busy machine may need in full"},
     "kit/health/test_metrics.py": {"_lock": _LOCK},
     "kit/inventory/test_inventory.py": {
         "_condition": _MOMENT, "_delivery": _MOMENT, "_omit": _MOMENT,
@@ -61,6 +62,7 @@ ALLOWED: dict[str, dict[str, str]] = {
     },
     "plugin/test_late.py": {"_live": _PART, "_new_connection": _PART, "_spec": _PART},
     "plugin/test_lifecycle.py": {"_changed": _WAY, "_waiters": _WAITING},
+    "plugin/test_parts.py": {"_PIECE": "so small that each state comes in pieces"},
     "plugin/test_reconnect.py": {"_new_connection": _MOMENT},
     "plugin/test_schedule.py": {"_conns": _LEFT, "_current": _PART, "_live": _PART},
     "plugin/test_servicer.py": {
@@ -106,6 +108,7 @@ ALLOWED: dict[str, dict[str, str]] = {
     "ttrpc/test_server.py": {
         "_connections": _LEFT, "_running": _LEFT, "_serve": _MOMENT, "_stopping": _MOMENT,
     },
+    "wire/test_ttrpc.py": {"_mapping": "the memory of large messages, which the test counts"},
 }  # fmt: skip
 
 
