@@ -95,19 +95,23 @@ def test_a_group_is_not_cut() -> None:
     assert parse(data, measured.cuts) == nri_pb2.SynchronizeRequest.FromString(data)
 
 
-@given(st.lists(st.sampled_from([b"\x12\x00", b"\x7b", b"\x7c", b"\x18\x01", b"\xff"]), max_size=8))
-def test_pieces_are_parsed_as_the_whole(pieces: list[bytes]) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(parts, "_PIECE", 1)
-        data = b"".join(pieces)
-        measured = measure(data)
-        try:
-            whole = nri_pb2.SynchronizeRequest.FromString(data)
-        except DecodeError:
-            with pytest.raises(DecodeError):
-                parse(data, measured.cuts)
-            return
-        assert parse(data, measured.cuts) == whole
+# A container as large as a piece, the begin and end of a group, `more`, and the begin of a number.
+LARGE = nri_pb2.SynchronizeRequest(
+    containers=[nri_pb2.Container(id="x" * 70_000)]
+).SerializeToString()
+
+
+@given(st.lists(st.sampled_from([LARGE, b"\x7b", b"\x7c", b"\x18\x01", b"\xff"]), max_size=8))
+def test_pieces_are_parsed_as_the_whole(fields: list[bytes]) -> None:
+    data = b"".join(fields)
+    measured = measure(data)
+    try:
+        whole = nri_pb2.SynchronizeRequest.FromString(data)
+    except DecodeError:
+        with pytest.raises(DecodeError):
+            parse(data, measured.cuts)
+        return
+    assert parse(data, measured.cuts) == whole
 
 
 def test_tiny_objects_are_too_much_before_they_are_parsed() -> None:

@@ -212,27 +212,34 @@ def test_a_kernel_without_huge_pages(monkeypatch: pytest.MonkeyPatch) -> None:
             raise OSError(errno.EINVAL, "Invalid argument")
 
     monkeypatch.setattr(mmap, "mmap", Mapping)
-    assert len(ttrpc._mapping(300_000)) == 300_000
-    assert len(ttrpc._mapping(MESSAGE_MAX - 1)) == MESSAGE_MAX
+    decoder = MessageDecoder(views=True)
+    messages: list[Message] = []
+    for chunk in cut(b"\x00\x20\x00\x00\x00\x00\x00\x01\x01\x00" + bytes(2 * MIB), [65536]):
+        messages += decoder.receive(chunk)
+    (message,) = messages
+    assert isinstance(message.data, memoryview)
+    assert isinstance(message.data.obj, Mapping)
+    assert message == Message(1, 1, 0, 2 * MIB, bytes(2 * MIB))
 
 
 class traced:
     """Counts memory. ``peak()`` is the largest number of bytes that were allocated or mapped at one time."""
 
     def __enter__(self) -> Any:
+        traced = self
+
+        class Mapping(mmap.mmap):
+            def __init__(self, *_: object) -> None:
+                traced.look()
+                traced.mapped += len(self)
+                weakref.finalize(self, traced.unmapped, len(self))
+                traced.look()
+
         self.patch = pytest.MonkeyPatch()
-        self.patch.setattr(ttrpc, "_mapping", self.mapping)
-        self.mapped = self.most_mapped = self.most = 0
+        self.patch.setattr(mmap, "mmap", Mapping)
+        self.mapped = self.most = 0
         tracemalloc.start()
         return self.peak
-
-    def mapping(self, size: int, make: Any = ttrpc._mapping) -> Any:
-        mapping = make(size)
-        self.look()
-        self.mapped += len(mapping)
-        weakref.finalize(mapping, self.unmapped, len(mapping))
-        self.look()
-        return mapping
 
     def unmapped(self, size: int) -> None:
         self.look()
