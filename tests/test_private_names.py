@@ -62,7 +62,6 @@ ALLOWED: dict[str, dict[str, str]] = {
     },
     "plugin/test_late.py": {"_live": _PART, "_new_connection": _PART, "_spec": _PART},
     "plugin/test_lifecycle.py": {"_changed": _WAY, "_waiters": _WAITING},
-    "plugin/test_parts.py": {"_PIECE": "so small that each state comes in pieces"},
     "plugin/test_reconnect.py": {"_new_connection": _MOMENT},
     "plugin/test_schedule.py": {"_conns": _LEFT, "_current": _PART, "_live": _PART},
     "plugin/test_servicer.py": {
@@ -108,7 +107,6 @@ ALLOWED: dict[str, dict[str, str]] = {
     "ttrpc/test_server.py": {
         "_connections": _LEFT, "_running": _LEFT, "_serve": _MOMENT, "_stopping": _MOMENT,
     },
-    "wire/test_ttrpc.py": {"_mapping": "the memory of large messages, which the test counts"},
 }  # fmt: skip
 
 
