@@ -15,6 +15,7 @@ from nri_sync.codes import StatusCode
 from nri_sync.errors import ConfigError, PluginError, StartError
 from nri_sync.kit import LiveConfig
 from tests.kit.programs import serving
+from tests.plugin.harness import eventually
 from tests.runtime.rig import LONG
 
 __all__: list[str] = []
@@ -143,12 +144,13 @@ def test_a_wrong_configuration_fails_the_start(
         stub = nri_sync.Stub(live.plugin(), name="test", idx="10", socket_path=path)
         with pytest.raises(StartError, match="refused by the model"):
             stub.start()
+        # The runtime logs the refusal on a thread that the stub does not wait for.
+        eventually(lambda: StatusCode.INVALID_ARGUMENT.name in caplog.text)
     told = "the configuration from the runtime, which is empty: refused by the model"
     assert told in caplog.text
     assert "Traceback" not in "".join(
         record.getMessage() for record in caplog.records if record.exc_info
     )
-    assert StatusCode.INVALID_ARGUMENT.name in caplog.text
 
 
 def _refuse() -> None:
