@@ -13,7 +13,8 @@ from typing import Callable
 
 from nri_sync.errors import NRIError
 from nri_sync.logger import get_logger
-from nri_sync.net.link import Job, Link, Receiver
+from nri_sync.net.link import Job, Link
+from nri_sync.net.receiver import Receiver
 from nri_sync.rpc.client import ClientEnd
 from nri_sync.rpc.late import LatePolicy
 from nri_sync.rpc.router import Router

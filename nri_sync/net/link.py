@@ -22,13 +22,13 @@ or the watcher always waits for the socket, however long handlers take. The watc
 of a faster reader, which is why deadlines have a thread of their own, the timer.
 
 The parts: :mod:`.token` decides which thread reads, :mod:`.workers` has the threads and the backlog,
-:mod:`.writer` sends, :mod:`.timer` keeps deadlines; this module reads, and ends the connection.
+:mod:`.writer` sends, :mod:`.timer` keeps deadlines, :mod:`.receiver` has the interfaces of the code above; this
+module reads, and ends the connection.
 """
 
 from __future__ import annotations
 
 import contextlib
-import enum
 import fcntl
 import logging
 import math
@@ -40,30 +40,19 @@ import termios
 import threading
 import time
 from collections.abc import Sequence
-from typing import Callable, Union
 
 from nri_sync import fork
 from nri_sync.deadline import Deadline
 from nri_sync.errors import ConnectionLost, NRIError, RemoteProtocolError
 from nri_sync.logger import get_logger
+from nri_sync.net.receiver import HEADER, Lane, Receiver
 from nri_sync.net.timer import Timer
 from nri_sync.net.token import ReadToken
 from nri_sync.net.workers import READ, WATCH, Job, Task, Workers
 from nri_sync.net.writer import Buffer, Writer, is_ready
 from nri_sync.threads import Latch, on_main_thread, signal_safe
 
-__all__ = [
-    "HEADER",
-    "LINGER",
-    "PATIENCE",
-    "TIMER_DELAY",
-    "Buffer",
-    "Job",
-    "Lane",
-    "Link",
-    "Part",
-    "Receiver",
-]
+__all__ = ["LINGER", "PATIENCE", "TIMER_DELAY", "Buffer", "Job", "Link"]
 
 logger = get_logger("nri_sync.net")
 
@@ -77,49 +66,8 @@ TIMER_DELAY = 0.25
 PATIENCE = 5.0
 
 
-class Part(enum.Enum):
-    """The result of a lane for the beginning of a frame."""
-
-    HEADER = enum.auto()
-
-
-# Before Python 3.12, each look-up of a member costs a call.
-HEADER = Part.HEADER
-
-#: ``lane(view, count)`` serves the first ``count`` bytes of ``view``, a whole request that needs nothing but its
-#: handler. Called with the token. Returns None when the receiver has to take the bytes, which the lane has left
-#: alone; HEADER when the lane has left them alone, and takes them with the rest of the frame; otherwise the result
-#: of :meth:`Link.answer`.
-Lane = Callable[[memoryview, int], Union[bool, Part, None]]
-
 # The lane has served a request, and another thread has the token.
 _SERVED = NRIError("served")
-
-
-class Receiver:
-    """The user of a link. The link calls each method from one thread at a time."""
-
-    def receive(self, data: memoryview, jobs: list[Job]) -> None:
-        """Take bytes in, and append the jobs in them to ``jobs``. Must not block or run user code.
-
-        ``data`` is valid during the call only. An NRIError that is raised here ends the link, after the jobs
-        in the list were started.
-        """
-        raise NotImplementedError
-
-    def tick(self, now: float) -> float:
-        """Handle the deadlines that have passed, without blocking. Returns the next one, or ``math.inf``."""
-        return math.inf
-
-    def lost(self, cause: NRIError | None) -> None:
-        """The link is over, its descriptors are closed. ``cause`` is ``None`` after ``close()``. Called once."""
-        raise NotImplementedError
-
-    def after_fork_in_child(self) -> None:
-        """In a forked child, in place of :meth:`lost`: the connection is still the parent's.
-
-        Make new locks, and end the waits of this process; call no code of the application.
-        """
 
 
 class Link:

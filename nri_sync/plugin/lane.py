@@ -24,7 +24,8 @@ from nri_sync.api import Adjustment, nri_pb2
 from nri_sync.api.handlers import HANDLERS, Handler
 from nri_sync.api.repeats import has_distinct_keys
 from nri_sync.api.services import PLUGIN
-from nri_sync.net.link import HEADER, Buffer, Lane, Part
+from nri_sync.net.link import Buffer
+from nri_sync.net.receiver import HEADER, Lane, Part
 from nri_sync.plugin.servicer import ServedConnection, Servicer
 from nri_sync.plugin.spec import PluginSpec
 from nri_sync.rpc import envelope_pb2

@@ -15,8 +15,11 @@ from nri_sync.logger import get_logger
 from nri_sync.net.link import Buffer, Job, Link
 from nri_sync.rpc.callbacks import Callback, run_elsewhere
 from nri_sync.rpc.context import RequestContext
+from nri_sync.rpc.envelope import Framing, encode_error
 from nri_sync.rpc.inbox import Holdings, Inbox, cost
+from nri_sync.rpc.late import LatePolicy
 from nri_sync.rpc.router import Router
+from nri_sync.rpc.server_call import TOO_MANY, Reply, ServerCall
 from nri_sync.rpc.status import Status
 from nri_sync.threads import Latch
 from nri_sync.wire.streams import (
@@ -37,10 +40,6 @@ from nri_sync.wire.ttrpc import (
 
 __all__ = ["ServerEnd"]
 
-
-from nri_sync.rpc.envelope import Framing, encode_error
-from nri_sync.rpc.late import LatePolicy
-from nri_sync.rpc.server_call import TOO_MANY, Reply, ServerCall
 
 logger = get_logger("nri_sync.ttrpc")
 

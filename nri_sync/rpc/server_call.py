@@ -8,7 +8,7 @@ import math
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from nri_sync.codes import StatusCode
 from nri_sync.errors import Reject
@@ -16,13 +16,19 @@ from nri_sync.logger import get_logger
 from nri_sync.net.link import Buffer, Job, Link
 from nri_sync.rpc.callbacks import Callback, run_callbacks
 from nri_sync.rpc.context import Metadatum, RequestContext, current_context
+from nri_sync.rpc.envelope import (
+    Framing,
+    decode_request,
+    encode_error,
+    encode_success,
+    oversized,
+)
 from nri_sync.rpc.frames import calls_handlers, own_frames
 from nri_sync.rpc.inbox import END, Inbox
+from nri_sync.rpc.late import LatePolicy
 from nri_sync.rpc.router import Router
 from nri_sync.rpc.status import Status, from_exception, text_of
-from nri_sync.wire.streams import (
-    State,
-)
+from nri_sync.wire.streams import State
 from nri_sync.wire.ttrpc import MESSAGE_MAX, Data
 
 __all__ = [
@@ -34,18 +40,6 @@ __all__ = [
     "not_encoded",
     "timeout_of",
 ]
-
-
-from typing import Protocol
-
-from nri_sync.rpc.envelope import (
-    Framing,
-    decode_request,
-    encode_error,
-    encode_success,
-    oversized,
-)
-from nri_sync.rpc.late import LatePolicy
 
 logger = get_logger("nri_sync.ttrpc")
 

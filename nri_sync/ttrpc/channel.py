@@ -15,11 +15,9 @@ from nri_sync.errors import NRIError
 from nri_sync.rpc.callbacks import Callback, run_callbacks, run_elsewhere
 from nri_sync.rpc.client import ClientEnd
 from nri_sync.rpc.status import Status
+from nri_sync.ttrpc.multicallable import ToStream, ToUnary
 
 __all__ = ["Channel"]
-
-
-from nri_sync.ttrpc.multicallable import ToStream, ToUnary
 
 
 def _factory(make: Callable[..., Any], kind: str) -> Any:

@@ -10,7 +10,8 @@ from typing import Callable
 from nri_sync.deadline import Deadline
 from nri_sync.errors import NRIError
 from nri_sync.net import sockets
-from nri_sync.net.link import Buffer, Link, Receiver
+from nri_sync.net.link import Buffer, Link
+from nri_sync.net.receiver import Receiver
 from nri_sync.patched import check_unpatched
 from nri_sync.rpc.callbacks import Callback, run_elsewhere
 from nri_sync.rpc.client import ClientEnd

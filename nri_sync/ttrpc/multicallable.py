@@ -17,12 +17,11 @@ from nri_sync.rpc.client_call import ClientCall
 from nri_sync.rpc.inbox import Inbox
 from nri_sync.rpc.status import Status, code_of
 from nri_sync.threads import spawn
+from nri_sync.ttrpc.call import Call, CallError, StreamCall
 from nri_sync.wire.streams import State
 
 __all__ = ["ToStream", "ToUnary"]
 
-
-from nri_sync.ttrpc.call import Call, CallError, StreamCall
 
 logger = get_logger("nri_sync.ttrpc")
 

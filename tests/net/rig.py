@@ -12,7 +12,8 @@ from contextlib import contextmanager
 from typing import Any, Callable
 
 from nri_sync.errors import NRIError
-from nri_sync.net.link import Buffer, Job, Link, Receiver
+from nri_sync.net.link import Buffer, Job, Link
+from nri_sync.net.receiver import Receiver
 from nri_sync.net.writer import Writer
 from nri_sync.threads import Latch
 

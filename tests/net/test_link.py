@@ -15,7 +15,8 @@ import pytest
 from nri_sync.deadline import Deadline
 from nri_sync.errors import ConnectionLost, NRIError, RemoteProtocolError
 from nri_sync.net import link as link_module
-from nri_sync.net.link import HEADER, LINGER, Job, Lane, Link, Part, Receiver
+from nri_sync.net.link import LINGER, Job, Link
+from nri_sync.net.receiver import HEADER, Lane, Part, Receiver
 from nri_sync.threads import Latch
 from tests.net.rig import (
     LONG,

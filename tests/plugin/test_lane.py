@@ -31,7 +31,8 @@ from nri_sync.api.services import PLUGIN
 from nri_sync.codes import StatusCode
 from nri_sync.deadline import Deadline
 from nri_sync.errors import CallFailed, NRIError, Reject
-from nri_sync.net.link import HEADER, Job
+from nri_sync.net.link import Job
+from nri_sync.net.receiver import HEADER
 from nri_sync.plugin.counters import Counters, Tally
 from nri_sync.plugin.facts import Facts
 from nri_sync.plugin.ignored import IgnoredFields

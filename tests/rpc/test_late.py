@@ -14,7 +14,8 @@ import pytest
 
 from nri_sync.codes import StatusCode
 from nri_sync.deadline import Deadline
-from nri_sync.net.link import Link, Receiver
+from nri_sync.net.link import Link
+from nri_sync.net.receiver import Receiver
 from nri_sync.rpc.context import RequestContext
 from nri_sync.rpc.late import LateCall, LatePolicy
 from nri_sync.rpc.router import Router
