@@ -326,10 +326,12 @@ class ServerCall(Job):
         The policy may decline for lack of knowledge while the request is being parsed: then the call is due again
         at ``look_again``.
         """
-        outcome = self._late_outcome(policy)
+        # Before the policy looks: another thread may parse the request right after the look.
         context = self.context
+        was_parsed = context is not None and context.request is not None
+        outcome = self._late_outcome(policy)
         if outcome is None:
-            if self.inbox is None and context is not None and context.request is None:
+            if self.inbox is None and not was_parsed and self.context is not None:
                 self.due = look_again
             return
         buffers = self._answer(outcome, late=True)

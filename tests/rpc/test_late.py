@@ -325,6 +325,23 @@ class TestLate:
         assert len(policy.asked) == (2 if state == "being parsed" else 1)
         assert sent == []
 
+    def test_a_request_that_is_parsed_right_after_the_look_is_looked_at_again(self) -> None:
+        class Declining(Policy):
+            def answer(self, call: LateCall) -> Any:
+                outcome = super().answer(call)
+                assert call.context is not None
+                call.context.request = "a request"
+                return outcome
+
+        policy = Declining(None)
+        policy.seconds = 10.0
+        end, (call,), _ = self.waiting(policy, 100.0)
+        call.context = RequestContext("/a/b", (), 100.0, None, "unix:x", lambda: True)
+        again = end.tick(110.0)
+        assert again < math.inf
+        end.tick(again)
+        assert len(policy.asked) == 2
+
     def test_a_report_that_fails_keeps_no_answer_back(
         self, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
     ) -> None:
