@@ -52,7 +52,7 @@ class TestReading:
         before = len(os.listdir("/proc/self/fd"))
         with pytest.raises(OSError, match="not a regular"):
             files.open_regular(tmp_path)
-        assert len(os.listdir("/proc/self/fd")) == before
+        assert len(os.listdir("/proc/self/fd")) <= before
 
 
 class TestReplacing:

@@ -84,15 +84,19 @@ def works(runtime: FakeRuntime) -> None:
 # Descriptors and threads
 
 
-def open_descriptors() -> set[str]:
-    return set(os.listdir("/proc/self/fd"))
+def open_descriptors() -> set[int]:
+    directory = os.open("/proc/self/fd", os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        return set(map(int, os.listdir(directory))) - {directory}
+    finally:
+        os.close(directory)
 
 
 @contextlib.contextmanager
 def descriptors_left(count: int) -> Iterator[None]:
     """Limit this process to ``count`` more descriptors during the block."""
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-    used = sorted(map(int, open_descriptors()))
+    used = open_descriptors()
     free = [number for number in range(max(used) + count + 2) if number not in used]
     resource.setrlimit(resource.RLIMIT_NOFILE, (free[count], limits[1]))
     try:

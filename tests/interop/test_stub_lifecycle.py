@@ -176,7 +176,7 @@ class TestEveryRelease:
             assert padding(reply) == "x" * 10
         assert failures.empty()
         stub.stop()
-        assert os.listdir("/proc/self/fd") == before
+        assert len(os.listdir("/proc/self/fd")) <= len(before)
 
     def test_the_runtime_is_killed(
         self, runtime: GoRuntime, connect: Connect, closed: queue.SimpleQueue[object]

@@ -462,7 +462,7 @@ class TestTurns:
         before = open_descriptors()
         for _ in range(2):
             listen(path).close()
-        assert open_descriptors() == before
+        assert open_descriptors() <= before
 
     def test_the_lock_is_released_though_a_child_has_the_descriptor(
         self, path: str, socket_dir: Path, monkeypatch: pytest.MonkeyPatch

@@ -215,7 +215,7 @@ class TestTurn:
         with pytest.raises(PermissionError, match="belongs to user"):
             turn.take()
         assert turn.read() == (b"", 0)
-        assert len(os.listdir("/proc/self/fd")) == len(before)
+        assert len(os.listdir("/proc/self/fd")) <= len(before)
 
 
 class TestSilence:

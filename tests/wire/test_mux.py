@@ -140,7 +140,8 @@ def test_a_claim_allocates_nothing() -> None:
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert peak < 10_000
+    # Other threads of the test's process may allocate memory meanwhile. The claim is of 4 MiB.
+    assert peak < 64 * 1024
 
 
 class TestDecodeWhole:

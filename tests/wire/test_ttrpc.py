@@ -29,6 +29,8 @@ from tests.fuzz.fuzz_ttrpc import LIMIT, decode, one_input
 from tests.wire.models import cut, parse_messages
 
 MIB = 1 << 20
+# Other threads of the test's process may allocate memory meanwhile.
+SLACK = 64 * 1024
 
 
 def test_numbers_of_the_protocol() -> None:
@@ -148,7 +150,7 @@ class TestLimit:
                 messages += decoder.receive(chunk[:left] if left < size else chunk)
                 left -= min(left, size)
             assert messages == [Message(1, 1, 0, 64 * MIB, None)]
-            assert peak() < 5000 + (size if 64 * MIB % size else 0)
+            assert peak() < SLACK + (size if 64 * MIB % size else 0)
 
     @pytest.mark.parametrize("views", [False, True])
     @pytest.mark.parametrize("size", [1000, 65536])
@@ -164,7 +166,7 @@ class TestLimit:
                 assert [message.length for message in messages] == [MESSAGE_MAX]
                 del messages
             # Plus an eighth, during the last growth of the buffer.
-            assert MESSAGE_MAX <= peak() < MESSAGE_MAX * 9 // 8 + 6000
+            assert MESSAGE_MAX <= peak() < MESSAGE_MAX * 9 // 8 + SLACK
 
     @pytest.mark.parametrize("arrived", [0, 1, 65536, 65537, 524288, 524289])
     @pytest.mark.parametrize("views", [False, True])
@@ -178,7 +180,7 @@ class TestLimit:
             assert list(decoder.receive(b"\x00\x40\x00\x00\x00\x00\x00\x01\x01\x00")) == []
             for at in range(0, arrived, len(chunk)):
                 assert list(decoder.receive(chunk[: arrived - at])) == []
-            assert peak() < max(65536, 9 * arrived) + 5000
+            assert peak() < max(65536, 9 * arrived) + SLACK
 
     @pytest.mark.parametrize("length", [65535, 65536, 65537, 524288, 524289, MESSAGE_MAX])
     @pytest.mark.parametrize("size", [1000, 65536, 65541, 300_000])
@@ -307,14 +309,14 @@ def test_any_bytes_are_messages(data: bytes) -> None:
 
 @given(st.lists(st.binary(min_size=1, max_size=300), max_size=20))
 def test_any_bytes_stay_within_the_bound(chunks: list[bytes]) -> None:
-    limit = 10_000
+    limit = 1_000_000
     decoder = MessageDecoder(limit)
     with traced() as peak:
-        # Claims just below the limit, with little data.
+        # Claims just below the limit, with little data, which is received into 64 KiB.
         for chunk in [(limit - 1).to_bytes(4, "big"), *chunks]:
             for message in decoder.receive(chunk):
                 del message
-        assert peak() < limit + 5000
+        assert peak() < 65536 + SLACK
 
 
 def test_events_come_as_they_are_asked_for() -> None:
