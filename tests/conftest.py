@@ -32,6 +32,15 @@ hypothesis.settings.load_profile("ci" if os.environ.get("CI") == "true" else "lo
 
 
 _STATUS = pytest.StashKey[int]()
+# The longest text in the id of a test, in characters or bytes.
+_LONGEST_ID = 200
+
+
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Shorten the id of a long text: pytest before 9 takes all of it, up to 16 MB."""
+    if isinstance(val, (str, bytes)) and len(val) > _LONGEST_ID:
+        return f"{argname} of {len(val)}"
+    return None
 
 
 def pytest_configure(config: pytest.Config) -> None:
