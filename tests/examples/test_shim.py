@@ -25,6 +25,7 @@ from examples.shim.publisher import Publisher
 from examples.shim.service import TaskService
 from examples.shim.task_pb2_grpc import TaskStub, add_TaskServicer_to_server
 from nri_sync import ttrpc
+from tests.kit._node import eventually
 
 __all__: list[str] = []
 
@@ -156,7 +157,8 @@ class TestTask:
     ) -> None:  # fmt: skip
         pid = create(FOREVER).pid
         assert (state(task).status, state(task).pid) == (task_pb2.CREATED, pid)
-        assert b"init.py" in Path(f"/proc/{pid}/cmdline").read_bytes()
+        # The kernel closes the descriptors of exec(), for which the shim waits, before it sets the command line.
+        eventually(lambda: b"init.py" in Path(f"/proc/{pid}/cmdline").read_bytes())
         assert start(task).pid == pid
         assert state(task).status == task_pb2.RUNNING
         connected = task.Connect(task_pb2.ConnectRequest(id="c1"))

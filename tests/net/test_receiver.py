@@ -31,4 +31,5 @@ def test_bytes_and_the_end_need_a_receiver_of_their_own() -> None:
 
 def test_a_header_is_neither_served_nor_refused() -> None:
     assert HEADER is Part.HEADER
-    assert HEADER not in (True, False, None)
+    others: list[object] = [True, False, None]
+    assert HEADER not in others
