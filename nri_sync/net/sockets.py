@@ -48,7 +48,7 @@ class PeerCredentials(NamedTuple):
     gid: int
 
 
-def parse_target(target: str) -> str:
+def parse_target(target: str | os.PathLike[str]) -> str:
     """The socket address of a gRPC target: ``unix:path``, ``unix:///absolute/path``, ``unix-abstract:name``.
 
     A plain absolute path is taken as it is. Abstract addresses come back with a leading NUL, as the
@@ -57,6 +57,7 @@ def parse_target(target: str) -> str:
     Raises:
         ValueError: the target is none of these; ttRPC runs over unix sockets only.
     """
+    target = os.fspath(target)
     if target.startswith("unix:"):
         path = target[len("unix:") :]
         if path.startswith("//"):

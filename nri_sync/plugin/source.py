@@ -73,10 +73,10 @@ class Source:
         self,
         connection: socket.socket | None,
         dialer: Dialer | None,
-        socket_path: str | None,
+        socket_path: str | os.PathLike[str] | None,
     ) -> None:
         """Raises IdentityError, or TypeError, when the given or inherited connection cannot be used."""
-        self.path = socket_path or api.DEFAULT_SOCKET_PATH
+        self.path = os.fspath(socket_path or api.DEFAULT_SOCKET_PATH)
         self._dialer = dialer
         # The connection that serves once. A list, for a pop() that only one of two threads can win: the thread of
         # a start that was stopped may still be dialling.

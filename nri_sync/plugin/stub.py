@@ -6,6 +6,7 @@ import _thread
 import contextlib
 import functools
 import logging
+import os
 import socket
 import sys
 import weakref
@@ -77,7 +78,7 @@ class Stub:
         *,
         name: str | None = None,
         idx: str | int | None = None,
-        socket_path: str | None = None,
+        socket_path: str | os.PathLike[str] | None = None,
         connection: socket.socket | None = None,
         dialer: Dialer | None = None,
         on_close: Callable[[Stub], object] | None = None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Mapping
 from functools import partial
@@ -69,9 +70,9 @@ class Runtime:
         *,
         synchronize: Synchronize,
         update_containers: UpdateContainers,
-        socket_path: str | None = api.DEFAULT_SOCKET_PATH,
-        plugin_path: str | None = DEFAULT_PLUGIN_PATH,
-        plugin_config_path: str = DEFAULT_CONFIG_PATH,
+        socket_path: str | os.PathLike[str] | None = api.DEFAULT_SOCKET_PATH,
+        plugin_path: str | os.PathLike[str] | None = DEFAULT_PLUGIN_PATH,
+        plugin_config_path: str | os.PathLike[str] = DEFAULT_CONFIG_PATH,
         plugins: Mapping[str, object] | None = None,
         default_validator: object | None = None,
         registration_timeout: float = api.DEFAULT_REGISTRATION_TIMEOUT,
@@ -126,9 +127,9 @@ class Runtime:
             nri_version=nri_version,
             synchronize=synchronize,
             update_containers=update_containers,
-            socket_path=socket_path,
-            plugin_path=plugin_path,
-            plugin_config_path=plugin_config_path,
+            socket_path=None if socket_path is None else os.fspath(socket_path),
+            plugin_path=None if plugin_path is None else os.fspath(plugin_path),
+            plugin_config_path=os.fspath(plugin_config_path),
             plugins=in_process,
             registration_timeout=registration_timeout,
             request_timeout=request_timeout,

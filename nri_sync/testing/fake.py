@@ -6,6 +6,7 @@ Its events are in :mod:`.events`.
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Callable, Protocol
@@ -75,9 +76,9 @@ class FakeRuntime(Events):
         split_sync: bool = False,
         default_validator: object | None = None,
         inject_cdi: InjectCDI | None = None,
-        socket_path: str | None = None,
-        plugin_path: str | None = None,
-        plugin_config_path: str = DEFAULT_CONFIG_PATH,
+        socket_path: str | os.PathLike[str] | None = None,
+        plugin_path: str | os.PathLike[str] | None = None,
+        plugin_config_path: str | os.PathLike[str] = DEFAULT_CONFIG_PATH,
     ) -> None:
         """Starts nothing.
 
@@ -110,7 +111,7 @@ class FakeRuntime(Events):
         self._name = name
         self._version = version
         self._split_sync = split_sync
-        self._given_path = socket_path
+        self._given_path = os.fspath(socket_path or "")
         #: The ids of containers for which the unsolicited updates of plugins fail.
         self.failing: set[str] = set()
         # Guards the replacement of the latch. Each change sets the current latch.
@@ -122,7 +123,7 @@ class FakeRuntime(Events):
         self._running = RunningPlugins(self)
         self._directory = contextlib.ExitStack()
         self._runtime: Embedded | None = None
-        self._path = socket_path or ""
+        self._path = self._given_path
 
     # Lifecycle
 
@@ -163,7 +164,7 @@ class FakeRuntime(Events):
         # The next start() may get another path.
         self._runtime = None
         self._directory.close()
-        self._path = self._given_path or ""
+        self._path = self._given_path
 
     def __enter__(self) -> FakeRuntime:
         self.start()

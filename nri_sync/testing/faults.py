@@ -7,6 +7,7 @@ offset of a short session therefore reach each state of the protocol, on both si
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import threading
 import time
@@ -35,15 +36,19 @@ class FaultProxy:
     with the connection. Any thread may call the methods.
     """
 
-    def __init__(self, runtime_path: str, socket_path: str | None = None) -> None:
+    def __init__(
+        self,
+        runtime_path: str | os.PathLike[str],
+        socket_path: str | os.PathLike[str] | None = None,
+    ) -> None:
         """Starts nothing.
 
         Args:
             runtime_path: the socket of the runtime. While it does not exist, the proxy disconnects plugins at
             once. socket_path: the socket for plugins; default is in a new directory with a short path.
         """
-        self.runtime_path = runtime_path
-        self._path = socket_path or ""
+        self.runtime_path = os.fspath(runtime_path)
+        self._path = os.fspath(socket_path or "")
         self._resources = contextlib.ExitStack()
         self._listener: ListeningSocket | None = None
         self._accepting: Latch | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 from typing import Any, Callable, Union
 
@@ -38,7 +39,10 @@ class ScriptedRuntime:
     """
 
     def __init__(
-        self, *script: _Item, socket_path: str | None = None, timeout: float = WITHIN
+        self,
+        *script: _Item,
+        socket_path: str | os.PathLike[str] | None = None,
+        timeout: float = WITHIN,
     ) -> None:
         """Starts nothing.
 
@@ -50,8 +54,7 @@ class ScriptedRuntime:
         """
         self._script = script
         self._timeout = timeout
-        self._given_path = socket_path
-        self._path = socket_path or ""
+        self._path = os.fspath(socket_path or "")
         self._state = ScriptState()
         self._resources = contextlib.ExitStack()
         # Set when the thread of the script has ended.

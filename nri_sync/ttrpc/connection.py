@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import socket
 import weakref
 from typing import Callable
@@ -119,7 +120,7 @@ def _close_dropped(link: Link) -> None:
 
 
 def connect(
-    target: str,
+    target: str | os.PathLike[str],
     *,
     timeout: float | None = None,
     name: str | None = None,
@@ -127,9 +128,10 @@ def connect(
 ) -> Channel:
     """Connect to a ttRPC server, and return a ``grpc.Channel``. Blocks until connected.
 
-    ``target`` is ``unix:///path``, ``timeout`` is in seconds. ``on_close(cause)`` is called once, on another
-    thread, when the connection has ended; ``cause`` is ``None`` after ``channel.close()``, and after the last
-    reference to the channel, to its methods and to its calls is gone, which ends the connection, too.
+    ``target`` is ``unix:///path`` or an absolute path, ``timeout`` is in seconds. ``on_close(cause)`` is called
+    once, on another thread, when the connection has ended; ``cause`` is ``None`` after ``channel.close()``, and
+    after the last reference to the channel, to its methods and to its calls is gone, which ends the connection,
+    too.
 
     Raises:
         ValueError: the target is not a unix socket.

@@ -82,8 +82,8 @@ class Server(grpc.Server):
         self._router.add_registered_method_handlers(service_name, method_handlers)
 
     @signal_safe
-    def add_insecure_port(self, address: str) -> int:
-        """Listen on ``unix:///path``; connections wait until the server is started. Returns 1.
+    def add_insecure_port(self, address: str | os.PathLike[str]) -> int:
+        """Listen on ``unix:///path`` or an absolute path; connections wait until the server starts. Returns 1.
 
         Raises:
             ValueError: the address is not a unix socket.

@@ -17,11 +17,12 @@ __all__ = ["Address", "parse_address", "text_of"]
 Address = Union[str, "tuple[Any, ...]"]
 
 
-def parse_address(address: str) -> tuple[socket.AddressFamily, Address]:
+def parse_address(address: str | os.PathLike[str]) -> tuple[socket.AddressFamily, Address]:
     """Return the family and address of the socket that an address of :class:`HealthServer` describes.
 
     Raises ValueError for any other text.
     """
+    address = os.fspath(address)
     if address.startswith(("unix:", "unix-abstract:", "/")):
         try:
             return socket.AF_UNIX, sockets.parse_target(address)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import importlib.util
+import os
 import socket
 import threading
 from collections.abc import Iterable
@@ -40,7 +41,7 @@ class HealthServer:
     def __init__(
         self,
         health: Health,
-        address: str,
+        address: str | os.PathLike[str],
         *,
         timeout: float = 5.0,
         max_connections: int = 64,
@@ -49,7 +50,7 @@ class HealthServer:
         """
         Args:
             address: ``"127.0.0.1:8080"``, ``"[::1]:8080"``, or ``"0.0.0.0:8080"`` for all interfaces; port 0 for
-                any free port; or a unix socket, for example ``"unix:///path"``.
+                any free port; or a unix socket: ``"unix:///path"``, or its path.
             timeout: the seconds that a connection may take in all.
             max_connections: the greatest number of connections, each with a thread. A further one closes the
                 oldest.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import selectors
 import socket
 import threading
@@ -40,10 +41,16 @@ class Proxy:
     Only one thread may iterate. Any thread may call the methods.
     """
 
-    def __init__(self, listen_path: str, runtime_path: str, *, queue_max: int = QUEUE_MAX) -> None:
+    def __init__(
+        self,
+        listen_path: str | os.PathLike[str],
+        runtime_path: str | os.PathLike[str],
+        *,
+        queue_max: int = QUEUE_MAX,
+    ) -> None:
         """Starts nothing. ``queue_max`` is the greatest size in bytes of the entries that wait to be consumed."""
-        self.listen_path = listen_path
-        self.runtime_path = runtime_path
+        self.listen_path = os.fspath(listen_path)
+        self.runtime_path = os.fspath(runtime_path)
         self._began = time.monotonic()
         self._queue = _EntryQueue(queue_max)
         self._listener: ListeningSocket | None = None
