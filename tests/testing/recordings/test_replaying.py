@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 
 from nri_sync import Stub, api
-from nri_sync.errors import PluginError
+from nri_sync.errors import NRIError, PluginError
 from nri_sync.testing import FakeRuntime, make_container, make_pod
 from nri_sync.testing.recordings import Proxy, Recorder, Recording, replay
 from nri_sync.testing.recordings.entries import CLOSED, LOST, REQUEST, RESPONSE, Entry
@@ -43,7 +44,9 @@ class Tuner:
         thread.start()
 
     def _update(self, update: Any) -> None:
-        self.failed += self.stub.update_containers([update])
+        # A replay on a busy machine may run out of time, and end the session first.
+        with contextlib.suppress(NRIError):
+            self.failed += self.stub.update_containers([update])
 
 
 @pytest.fixture
