@@ -230,6 +230,7 @@ class _Replay:
                 break
         if self._stub.started:
             self._assembly.call("on_stopping")
+        self._deliver_answers()
         # start() may still wait for messages that the recording does not have.
         self._stub.stop()
         started.wait()
@@ -259,6 +260,12 @@ class _Replay:
         if self._awaits_hook:
             self._awaits_hook = False
             self._wait(lambda: self._connected)
+
+    def _deliver_answers(self) -> None:
+        """Wait until the plugin has read the answers to its requests, which stop() would take from it."""
+        deadline = Deadline(self._timeout)
+        self._session.server.wait_idle(deadline)
+        self._session.link.drain(deadline)
 
     def _play(self, place: int, entry: Entry) -> bool:
         """Process one entry; False when the plugin has disconnected."""
