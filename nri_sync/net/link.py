@@ -381,7 +381,7 @@ class Link:
                     break
                 if served is HEADER:
                     rest = self._sock.recv_into(view[count:])
-                    count = rest and count + rest
+                    count = count + rest if rest else 0
                     continue
                 if not served:
                     return _SERVED

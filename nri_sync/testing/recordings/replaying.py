@@ -29,7 +29,7 @@ from nri_sync.testing.recordings.entries import (
 )
 from nri_sync.testing.recordings.files import Recording
 from nri_sync.testing.recordings.updating import answer_to, update_recording
-from nri_sync.threads import spawn
+from nri_sync.threads import Latch, spawn
 from nri_sync.wire.mux import PLUGIN_SERVICE, RUNTIME_SERVICE
 
 __all__ = ["Difference", "replay"]
@@ -128,8 +128,8 @@ class _Replay:
         self._lost = False
         self._calls: dict[int, tuple[Entry, UnaryCall]] = {}
         self._missing = False
-        self._connected = False
-        self._awaits_hook = True
+        # Set when start() and on_connected have returned; None once an event has waited for that.
+        self._hook: Latch | None = None
         self._hook_error: Exception | None = None
         ours, theirs = socket.socketpair()
         message = self._registered.message
@@ -220,7 +220,7 @@ class _Replay:
     # Sending
 
     def run(self) -> None:
-        started = spawn("nri-replay-start", self._start)
+        started = self._hook = spawn("nri-replay-start", self._start)
         began = time.monotonic()
         for place, entry in enumerate(self._entries):
             if self._speed:
@@ -239,27 +239,22 @@ class _Replay:
         self._compare_updates()
 
     def _start(self) -> None:
-        try:
-            # If start() fails, the differences show the reason: an answer that differs or is missing.
-            with contextlib.suppress(NRIError):
-                self._stub.start()
-                try:
-                    self._assembly.call("on_connected", self._stub)
-                except Exception as error:
-                    self._hook_error = error
-        finally:
-            with self._changed:
-                self._connected = True
-                self._changed.notify_all()
+        # If start() fails, the differences show the reason: an answer that differs or is missing.
+        with contextlib.suppress(NRIError):
+            self._stub.start()
+            try:
+                self._assembly.call("on_connected", self._stub)
+            except Exception as error:
+                self._hook_error = error
 
     def _await_hook(self) -> None:
         """Wait for on_connected before the first event, so that the order is the same in each replay.
 
         A hook that never returns delays the events once, by the time limit.
         """
-        if self._awaits_hook:
-            self._awaits_hook = False
-            self._wait(lambda: self._connected)
+        hook, self._hook = self._hook, None
+        if hook is not None:
+            hook.wait(Deadline(self._timeout))
 
     def _deliver_answers(self) -> None:
         """Wait until the plugin has read the answers to its requests, which stop() would take from it."""
