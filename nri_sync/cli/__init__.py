@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import difflib
+import errno
 import importlib
 import logging
 import os
@@ -22,6 +23,7 @@ from typing import NoReturn
 import nri_sync
 from nri_sync.cli.commands import COMMANDS, DOCS, EXTRAS
 from nri_sync.cli.errors import CommandError, ExitCode
+from nri_sync.files import hold_standard_descriptors
 from nri_sync.text import indented, printable, traceback_lines
 
 __all__ = ["COMMANDS", "main", "whole_parser"]
@@ -29,9 +31,14 @@ __all__ = ["COMMANDS", "main", "whole_parser"]
 # The maximum length of an error text, in characters.
 _LONGEST = 10_000
 
+# The errors of a write to standard output: a full disk, a quota or size limit, a terminal that has gone. The
+# commands report errors of other files themselves.
+_UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code. Wrong arguments raise SystemExit, as in argparse."""
+    _hold_standard_streams()
     arguments = sys.argv[1:] if argv is None else list(argv)
     if arguments[:1] == ["help"]:
         arguments = [*arguments[1:2], "--help"]
@@ -60,10 +67,32 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
     except BrokenPipeError:
-        # The reader of the pipe has closed it. Replace the descriptor, so that flushing at exit does not fail.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard_output()  # the reader of the pipe has closed it
         return ExitCode.OK
+    except OSError as error:
+        if error.filename is not None or error.errno not in _UNWRITABLE:
+            raise
+        _discard_output()
+        unwritten = CommandError(f"standard output: {error.strerror}", ExitCode.CRASHED)
+        return _failed(command, unwritten, arguments)
     return code
+
+
+def _hold_standard_streams() -> None:
+    """Discard the output of a process without standard output or standard error.
+
+    Python sets such a stream to None, and ``print()`` with None as its file prints to standard output.
+    """
+    with contextlib.suppress(OSError):
+        hold_standard_descriptors()
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+
+
+def _discard_output() -> None:
+    """Replace the descriptor of standard output, so that flushing at exit does not fail."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _failed(command: str | None, error: CommandError, arguments: Collection[str]) -> int:

@@ -174,11 +174,15 @@ def _selected(text: str | None) -> frozenset[str]:
     return rest | others
 
 
+def _create_private(path: str, _flags: int) -> int:
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+
+
 @contextlib.contextmanager
 def _new_file(path: str) -> Iterator[TextIO]:
     """A new file for a recording. Only this user may read it: it has the environment of all containers."""
     try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        file = open(path, "w", encoding="utf-8", opener=_create_private)  # noqa: SIM115
     except FileExistsError as error:
         raise CommandError(
             f"--record {path}: is there already; remove it, or choose another name", ExitCode.USAGE
@@ -187,7 +191,6 @@ def _new_file(path: str) -> Iterator[TextIO]:
         raise CommandError(
             f"--record {path}: cannot be written: {error.strerror}", ExitCode.USAGE
         ) from error
-    file = open(descriptor, "w", encoding="utf-8")  # noqa: SIM115
     try:
         yield file
     finally:

@@ -142,3 +142,29 @@ def test_python_m_nri_sync_is_the_command() -> None:
     command = [sys.executable, "-m", "nri_sync", "--version"]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     assert done.stdout == f"nri-sync {nri_sync.__version__}\n"
+
+
+@pytest.mark.parametrize("command", [["demo"], ["demo", "-o", "json"]])
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_an_output_that_cannot_be_written(command: list[str], unbuffered: str) -> None:
+    """Nothing of the output reaches a full disk: the command says so in one line, and fails."""
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "nri_sync", *command],
+            stdout=full, stderr=subprocess.PIPE, text=True, check=False,
+            env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": unbuffered},
+        )  # fmt: skip
+    expected = f"nri-sync {command[0]}: standard output: No space left on device\n"
+    assert (done.returncode, done.stderr) == (ExitCode.CRASHED, expected)
+
+
+@pytest.mark.parametrize("closed", ["1", "2", "0", "1 2"])
+def test_standard_streams_that_are_closed(closed: str) -> None:
+    """The output goes nowhere, and not to the other stream."""
+    redirections = " ".join(f"{number}>&-" for number in closed.split())
+    done = subprocess.run(
+        ["/bin/sh", "-c", f'exec "$@" {redirections}', "sh", sys.executable, "-m", "nri_sync", "demo"],
+        env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (ExitCode.OK, "")
+    assert bool(done.stdout) == ("1" not in closed)

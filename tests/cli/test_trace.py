@@ -212,7 +212,7 @@ def test_a_disk_that_is_full(
     )
     thread.join()
     assert code == ExitCode.CRASHED
-    assert "No space left" in errors
+    assert "--record recording: No space left" in errors
 
 
 def test_dim_parts_end() -> None:
