@@ -389,4 +389,8 @@ class Connection:
         if is_lost and self._on_loss is not None:
             # The thread that has closed the connection has nothing else to do: on_loss() needs no new one.
             threading.current_thread().name = f"{self._plugin.name}-on-close"
-            self._on_loss()
+            try:
+                self._on_loss()
+            except StubStopped as stopped:
+                # on_close() has restarted the stub, and a stop() has ended that start: a regular end, no mistake.
+                self._logger.info("on_close has ended: %s", stopped)

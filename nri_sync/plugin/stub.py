@@ -102,7 +102,8 @@ class Stub:
                 socket.
             on_close: a function that the stub calls with itself, once for each session that did not end by
                 ``stop()``. The call comes on another thread, when the stub is IDLE again, and may use any method.
-                An exception of it goes to ``threading.excepthook``.
+                An exception of it goes to ``threading.excepthook``, except StubStopped: it is the result of a
+                start() in ``on_close`` that a stop() has ended, and is logged at INFO.
             registration_timeout: seconds for ``start()``, until the runtime sends its own limit.
             failure_policy: how the runtime treats a request that this plugin fails to answer; from NRI v0.12.4 on.
             late_reply: answer in place of a late handler, just before the runtime's request timeout would

@@ -428,6 +428,38 @@ class TestOnClose:
         stub.start()
         assert stub.started
 
+    def test_a_stop_that_ends_its_start_is_no_error(
+        self,
+        serve: Serve,
+        make_stub: MakeStub,
+        monkeypatch: pytest.MonkeyPatch,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        caplog.set_level(logging.INFO, "nri_sync")
+        reported: list[object] = []
+        monkeypatch.setattr(threading, "excepthook", reported.append)
+        runtime = serve()
+        callers: list[threading.Thread] = []
+        restarting = threading.Event()
+
+        def on_close(stub: nri_sync.Stub) -> None:
+            callers.append(threading.current_thread())
+            restarting.set()
+            stub.start()
+
+        class Stopping(Recorder):
+            def configure(self, config: str, name: str, version: str) -> None:
+                if restarting.is_set():
+                    stub.stop()
+
+        stub = make_stub(Stopping(), on_close=on_close)
+        stub.start()
+        runtime.peer().close()
+        assert restarting.wait(LONG)
+        callers[0].join(LONG)
+        assert (reported, stub.state) == ([], State.IDLE)
+        assert "on_close has ended: plugin 10-test: stopped while it was starting" in caplog.text
+
 
 class TestRunAndWait:
     def test_run_returns_after_a_stop(self, serve: Serve, make_stub: MakeStub) -> None:
