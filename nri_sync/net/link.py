@@ -289,10 +289,6 @@ class Link:
         """
         self.workers.submit(job)
 
-    def hold(self, job: Job, size: int) -> bool:
-        """As :meth:`Workers.hold`."""
-        return self.workers.hold(job, size)
-
     def wake_by(self, due: float) -> None:
         """Call :meth:`Receiver.tick` at ``due`` at the latest, which has to know that time already."""
         # Mark, then look: the watcher does it the other way round. So either the watcher sees the mark, or this

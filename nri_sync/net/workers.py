@@ -30,11 +30,8 @@ IDLE_THREADS = 8
 class Job:
     """A request of the peer, to be served by a worker thread."""
 
-    #: Bytes of memory that the job holds while it waits for a thread. During the wait only :meth:`Workers.hold`
-    #: changes the number.
+    #: Bytes of memory that the job holds while it waits for a thread. Constant.
     size = 0
-    #: Whether the job waits in the backlog. Belongs to the workers.
-    in_line = False
     #: When :meth:`Receiver.tick` has to look at the job, on the monotonic clock.
     due = math.inf
 
@@ -168,16 +165,6 @@ class Workers:
         with self._lock:
             return self._take_locked()
 
-    def hold(self, job: Job, size: int) -> bool:
-        """Add ``size`` bytes to a job that may be in the backlog; False if the backlog would hold too much."""
-        with self._lock:
-            if job.in_line:
-                if self._backlog_bytes + size > self._max_backlog_bytes:
-                    return False
-                self._backlog_bytes += size
-            job.size += size
-            return True
-
     def end(self) -> list[Job]:
         """End the idle threads, and take no more tasks. Returns the jobs of the backlog. Idempotent."""
         with self._lock:
@@ -242,7 +229,6 @@ class Workers:
             or self._backlog_bytes + job.size > self._max_backlog_bytes
         ):
             return False
-        job.in_line = True
         self.backlog.append(job)
         self._backlog_bytes += job.size
         return True
@@ -252,7 +238,6 @@ class Workers:
         if not self.backlog:
             return None
         job = self.backlog.popleft()
-        job.in_line = False
         self._backlog_bytes -= job.size
         return job
 

@@ -9,6 +9,7 @@ from typing import Callable
 
 from nri_sync.deadline import Deadline
 from nri_sync.threads import Latch, on_main_thread
+from nri_sync.wire.ttrpc import MESSAGE_MAX
 
 __all__ = ["END", "Holdings", "Inbox", "cost"]
 
@@ -25,6 +26,9 @@ _STALL = 10.0
 # Bytes of memory that a message takes beside its content: the header of the bytes object, the rounding of the
 # allocator, and a place in the queue. Measured 56 with messages of 2 bytes.
 _OVERHEAD = 64
+# The most that one message takes. Streams without a consumer leave this room, so a consumer that has taken all of
+# its messages can always have the next one.
+_SPARE = MESSAGE_MAX + _OVERHEAD
 
 
 def cost(data: bytes) -> int:
@@ -53,8 +57,13 @@ class Inbox:
 
         Returns False when it stays behind: the stream should be given up.
         """
-        while not self._ended and self._put_bytes - self._taken_bytes > self._limit:
+        coming = cost(data)
+        while not self._ended:
             taken = self._taken_bytes
+            held = self._put_bytes - taken
+            # One message always fits.
+            if not held or held + coming <= self._limit:
+                break
             self._room = room = Latch()
             # Attach, then look.
             if self._taken_bytes != taken or self._ended:
@@ -64,7 +73,7 @@ class Inbox:
                 return False
         self._room = None
         if not self._ended:
-            self._put_bytes += cost(data)
+            self._put_bytes += coming
             self._add(data)
         return True
 
@@ -152,21 +161,26 @@ class Holdings:
         limit: int = _TOTAL,
         stall: float = _STALL,
     ) -> None:
-        """``inboxes()`` returns the inboxes that have a consumer."""
+        """``inboxes()`` returns the inboxes of all streams."""
         self._inboxes = inboxes
         self._limit = limit
         self._stall = stall
         # At least the bytes that they hold: raised by each message, and counted anew at the limit.
         self._most = 0
 
-    def put(self, inbox: Inbox, data: bytes) -> bool:
-        """Like :meth:`Inbox.put`; blocks as well while all the streams together hold too much."""
-        self._most += cost(data)
-        if self._most > self._limit and not self._make_room(cost(data)):
+    def put(self, inbox: Inbox, data: bytes, *, consumed: bool = True) -> bool:
+        """Like :meth:`Inbox.put`; blocks as well while all the streams together hold too much.
+
+        ``consumed``: the inbox has a consumer. Without one it does not block for the others, but returns False.
+        """
+        coming = cost(data)
+        limit = self._limit if consumed else self._limit - _SPARE
+        self._most += coming
+        if self._most > limit and not self._make_room(coming, limit, wait=consumed):
             return False
         return inbox.put(data)
 
-    def _make_room(self, coming: int) -> bool:
+    def _make_room(self, coming: int, limit: int, *, wait: bool) -> bool:
         while True:
             room = Latch()
             inboxes = list(self._inboxes())
@@ -174,7 +188,7 @@ class Holdings:
             for inbox in inboxes:
                 inbox.wake_on_room(room)
             self._most = coming + sum(inbox.held for inbox in inboxes)
-            if self._most <= self._limit or self._most == coming:
+            if self._most <= limit or self._most == coming:
                 return True
-            if not room.wait(Deadline(self._stall)):
+            if not (wait and room.wait(Deadline(self._stall))):
                 return False

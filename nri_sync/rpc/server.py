@@ -16,7 +16,7 @@ from nri_sync.net.link import Buffer, Job, Link
 from nri_sync.rpc.callbacks import Callback, run_elsewhere
 from nri_sync.rpc.context import RequestContext
 from nri_sync.rpc.envelope import Framing, encode_error
-from nri_sync.rpc.inbox import Holdings, Inbox, cost
+from nri_sync.rpc.inbox import Holdings, Inbox
 from nri_sync.rpc.late import LatePolicy
 from nri_sync.rpc.router import Router
 from nri_sync.rpc.server_call import TOO_MANY, Reply, ServerCall
@@ -201,17 +201,16 @@ class ServerEnd:
 
     def _put(self, call: ServerCall, inbox: Inbox, data: bytes) -> Status | None:
         """Keep a message of a stream; returns why there is no room for it."""
-        # No handler makes room in a stream that waits for a thread: it counts with the requests in line.
-        if not call.begun and not self.link.hold(call, cost(data)):
-            return TOO_MANY
-        if not (self._holdings.put(inbox, data) if call.begun else inbox.put(data)):
-            return _NOT_TAKEN
-        return None
+        # No handler makes room in the stream of a call that waits for a thread.
+        begun = call.begun
+        if self._holdings.put(inbox, data, consumed=begun):
+            return None
+        return _NOT_TAKEN if begun else TOO_MANY
 
     def _inboxes(self) -> list[Inbox]:
         with self._lock:
             calls = list(self.calls.values())
-        return [call.inbox for call in calls if call.inbox is not None and call.begun]
+        return [call.inbox for call in calls if call.inbox is not None]
 
     def _reject(self, event: Rejected) -> Sequence[Buffer]:
         logger.debug("%s: %s", self.peer, event.reason)

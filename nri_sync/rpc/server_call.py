@@ -127,7 +127,8 @@ class ServerCall(Job):
         #: When the request came, on the monotonic clock.
         self.since = time.monotonic()
         self.stream_id = stream_id
-        self.size = len(data)
+        # The memory behind a view may be larger: see MessageDecoder.
+        self.size = len(data.obj) if isinstance(data, memoryview) else len(data)
         self._end = end
         self._data = data
         self._state = state
@@ -170,7 +171,8 @@ class ServerCall(Job):
         end.running[thread] = context
         try:
             buffers = self._answer(self._outcome(request, context))
-            callbacks = context.end()
+            # Releases the messages that the handler has not taken, before the answer waits to be sent.
+            callbacks = self.stop()
             if callbacks:
                 run_callbacks(callbacks)
         except BaseException as error:  # a bug, which must not end the thread

@@ -80,12 +80,10 @@ class TestWorkers:
         running = rig.submit(3)
         assert all(job.runs.wait(LONG) for job in running)
         waiting = rig.submit(2)
-        assert [job.in_line for job in waiting] == [True, True]
         assert list(rig.workers.backlog) == waiting
         assert rig.submit(1) == rig.refused
         running[0].release.set()
         assert waiting[0].runs.wait(LONG)
-        assert not waiting[0].in_line
         assert not waiting[1].runs.is_set()
         for job in [*running, *waiting]:
             job.release.set()
@@ -96,13 +94,13 @@ class TestWorkers:
         running = rig.submit(3, 1000)
         (first,) = rig.submit(1, 60)
         assert rig.submit(1, 41) == rig.refused
+        (second,) = rig.submit(1, 40)
+        assert list(rig.workers.backlog) == [first, second]
         # A job that runs does not count.
-        assert rig.workers.hold(running[0], 1000)
-        assert rig.workers.hold(first, 40)
-        assert first.size == 100
-        assert not rig.workers.hold(first, 1)
         assert rig.workers.take() is first
-        assert rig.workers.hold(first, 1)
+        (third,) = rig.submit(1, 60)
+        assert list(rig.workers.backlog) == [second, third]
+        assert rig.workers.end() == [second, third]
         for job in running:
             job.release.set()
 
@@ -175,24 +173,6 @@ class TestInALink:
         assert [r.message for r in caplog.records if r.levelno >= logging.WARNING] == [
             "rig: too many requests at once, one was refused"
         ]
-
-    def test_the_growth_of_a_waiting_job_counts(self) -> None:
-        with linked(max_threads=3, max_backlog_bytes=100) as (lines, peer):
-            peer.send("block a", "block b")
-            for name in ("block a", "block b"):
-                assert lines.entered[name].wait(LONG)
-            waiting, running = Job(), Job()
-            assert lines.link.hold(waiting, 40)
-            lines.link.dispatch(waiting)
-            assert lines.link.hold(waiting, 60)
-            assert not lines.link.hold(waiting, 1)
-            # One that is served, or not in line yet, does not count.
-            assert lines.link.hold(running, 1000)
-            lines.release("a")
-            lines.release("b")
-            assert [peer.read(), peer.read()]
-            assert eventually(lambda: not waiting.in_line)
-            assert lines.link.hold(waiting, 1000)
 
     def test_a_flood_that_is_read_is_answered_in_full(self) -> None:
         count = 5000
