@@ -15,6 +15,7 @@ import types
 import weakref
 from typing import Any, Callable
 
+from nri_sync.flood import records
 from nri_sync.logger import get_logger
 
 __all__ = ["in_child", "reset_if_forked", "resets"]
@@ -95,3 +96,5 @@ def _reset_one(key: Any, reset: Callable[..., object] | None) -> None:
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)
+# The first one: the others may log.
+in_child(records.reset)

@@ -3,6 +3,9 @@
 This has to work with every handler and formatter, so the logger changes the record before the first handler gets
 it.
 
+A peer can cause any number of records. Of each kind, :mod:`nri_sync.flood` leaves out those that come too fast, and logs
+their number. Records of level DEBUG are all logged.
+
 A handler or filter of the application may raise an exception. The exception would break the caller: a thread that
 serves requests, or one that closes a connection. So it goes to ``threading.excepthook``, which prints it.
 """
@@ -15,8 +18,9 @@ import logging
 import sys
 import threading
 from collections.abc import Mapping
-from typing import Any, Callable
+from typing import Any
 
+from nri_sync.flood import records
 from nri_sync.text import Lines, printable, quoted, traceback_lines
 
 __all__ = ["PrefixedLogger", "get_logger"]
@@ -60,20 +64,25 @@ class _Printable(logging.Filter):
 _printable = _Printable()
 
 
-def get_logger(name: str) -> logging.Logger:
-    """The logger of this name, with printable records. It raises no exception of its handlers. Idempotent."""
+def get_logger(name: str, *, bounded: bool = True) -> logging.Logger:
+    """The logger of this name, with printable records. It raises no exception of its handlers. Idempotent.
+
+    Its records are ``bounded`` in number, unless the module that logs them does that.
+    """
     logger = logging.getLogger(name)
     logger.addFilter(_printable)
     if "handle" not in vars(logger):
-        handle = functools.partial(_contained, logger.handle)
+        handle = functools.partial(_contained, logger, bounded)
         logger.handle = handle  # type: ignore[method-assign]
     return logger
 
 
-def _contained(handle: Callable[[logging.LogRecord], object], record: logging.LogRecord) -> None:
-    """Have a logger handle the record, and report its exception in place of raising it."""
+def _contained(logger: logging.Logger, bounded: bool, record: logging.LogRecord) -> None:
+    """Have a logger handle the record, unless there are too many, and report its exception in place of raising it."""
     try:
-        handle(record)
+        is_debug = record.levelno <= logging.DEBUG
+        if is_debug or not bounded or records.admit(logger, record.msg):
+            type(logger).handle(logger, record)
     except BaseException as error:
         _report(error)
 
@@ -91,12 +100,15 @@ def _report(error: BaseException) -> None:
 class PrefixedLogger(logging.LoggerAdapter):  # type: ignore[type-arg]  # generic from 3.11 on
     """Puts ``prefix`` before each message, and makes the arguments printable, for any logger.
 
-    It raises no exception of the logger's handlers.
+    It raises no exception of the logger's handlers. It bounds the number of its records, and not of other records
+    of the logger.
     """
 
     def __init__(self, logger: logging.Logger, prefix: str) -> None:
         super().__init__(logger, {})
         self._prefix = prefix
+        # A logger of nri_sync bounds the number itself.
+        self._is_bounded = "handle" in vars(logger)
 
     def process(self, msg: Any, kwargs: Any) -> tuple[Any, Any]:
         return f"{self._prefix}: {msg}", kwargs
@@ -105,6 +117,9 @@ class PrefixedLogger(logging.LoggerAdapter):  # type: ignore[type-arg]  # generi
         try:
             if not self.isEnabledFor(level):
                 return
+            if not self._is_bounded and level > logging.DEBUG:
+                if not records.admit(self.logger, f"{self._prefix}: {msg}"):
+                    return
             kwargs.setdefault("stacklevel", _CALLER)
             super().log(level, msg, *map(_safe, args), **kwargs)
         except BaseException as error:

@@ -24,6 +24,7 @@ __all__ = [
     "pytest_assertrepr_compare",
     "pytest_configure",
     "pytest_report_header",
+    "pytest_runtest_setup",
 ]
 
 # This is also the default of FakeRuntime.
@@ -48,6 +49,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", _MARKER)
     _options(config)
+
+
+def pytest_runtest_setup() -> None:
+    """Let the log of a test not depend on the number of records of earlier tests."""
+    flood = sys.modules.get("nri_sync.flood")
+    if flood is not None:
+        flood.records.reset()
 
 
 def pytest_report_header(config: pytest.Config) -> str:

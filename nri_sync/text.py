@@ -18,6 +18,9 @@ __all__ = ["LIMIT", "ExcInfo", "Lines", "indented", "printable", "quoted", "trac
 #: The default limit for one piece of foreign text, in characters.
 LIMIT = 1000
 
+# The longest traceback, in characters.
+_TRACEBACK = 16_000
+
 #: The three values of ``sys.exc_info()``.
 ExcInfo = Union[
     "tuple[type[BaseException], BaseException, TracebackType | None]", "tuple[None, None, None]"
@@ -88,12 +91,19 @@ def indented(value: object, limit: int | None = None) -> Lines:
 
 
 def traceback_lines(exc_info: ExcInfo) -> Lines:
-    """The traceback of an exception, printable. All lines are indented. Never raises."""
+    """The traceback of an exception, printable. All lines are indented. Never raises.
+
+    One of more than 16,000 characters loses its middle: the message may hold a foreign text of any length.
+    """
     try:
         text = "".join(traceback.format_exception(*exc_info))
     except Exception as error:
         text = f"an exception that cannot be formatted: {_repr_of(error)}"
-    return Lines(f"    {indented(text.rstrip())}")
+    text = text.rstrip()
+    if len(text) > _TRACEBACK:
+        half = _TRACEBACK // 2
+        text = f"{text[:half]}\n... ({len(text)} characters)\n{text[-half:]}"
+    return Lines(f"    {indented(text)}")
 
 
 def _escape(char: str) -> str:

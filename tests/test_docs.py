@@ -217,7 +217,7 @@ def exists(name: str) -> bool:
 
 def loggers() -> set[str]:
     text = "".join(path.read_text() for path in sorted((ROOT / "nri_sync").rglob("*.py")))
-    return set(re.findall(r'get_logger\("([\w.]+)"\)', text))
+    return set(re.findall(r'get_logger\("([\w.]+)"[,)]', text))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=page_id)

@@ -16,7 +16,6 @@ import signal
 import socket
 import stat
 import threading
-import time
 from typing import NamedTuple
 
 from nri_sync import api
@@ -24,6 +23,7 @@ from nri_sync.api import PluginId
 from nri_sync.deadline import Deadline
 from nri_sync.errors import StartError
 from nri_sync.files import check_writers, open_regular, read_regular
+from nri_sync.flood import Allowance
 from nri_sync.logger import get_logger
 from nri_sync.text import Lines, printable
 from nri_sync.threads import Latch, spawn
@@ -39,7 +39,8 @@ __all__ = [
     "launch",
 ]
 
-logger = get_logger("nri_sync.runtime.plugin")
+# Each process has an allowance for its output.
+logger = get_logger("nri_sync.runtime.plugin", bounded=False)
 
 #: The descriptor of the connection in the process of a plugin.
 SOCKET_FD = 3
@@ -301,9 +302,7 @@ class OutputLog:
     def __init__(self, name: str) -> None:
         self._name = name
         self._rest = b""
-        self._allowed = float(LINES_AT_ONCE)
-        self._since = time.monotonic()
-        self._left_out = 0
+        self._allowance = Allowance(LINES_AT_ONCE, LINES_A_SECOND)
 
     def read(self, fd: int) -> bool:
         """Read once; returns False at the end of the output."""
@@ -330,23 +329,17 @@ class OutputLog:
 
     def log(self, line: bytes) -> None:
         """Log a line, or count it when there are too many."""
-        now = time.monotonic()
-        earned = (now - self._since) * LINES_A_SECOND
-        self._allowed = min(float(LINES_AT_ONCE), self._allowed + earned)
-        self._since = now
-        if self._allowed < 1:
-            self._left_out += 1
+        if not self._allowance.take():
             return
-        self._allowed -= 1
         self._log_left_out()
         text = line.decode("utf-8", "backslashreplace").rstrip("\r")
         # Not shortened: _LINE_MAX bounds the length.
         logger.info("%s: %s", self._name, Lines(printable(text, None)))
 
     def _log_left_out(self) -> None:
-        if self._left_out:
+        count = self._allowance.take_left_out()
+        if count:
             logger.warning(
                 "%s: %d lines of its output are left out: more than %d a second",
-                self._name, self._left_out, LINES_A_SECOND,
+                self._name, count, LINES_A_SECOND,
             )  # fmt: skip
-            self._left_out = 0

@@ -10,6 +10,7 @@ import resource
 import socket
 import struct
 import threading
+import time
 import tracemalloc
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,7 +19,9 @@ from typing import Any, Callable
 
 import pytest
 
+from nri_sync.codes import StatusCode
 from nri_sync.deadline import Deadline
+from nri_sync.flood import AT_ONCE, records
 from nri_sync.rpc import envelope_pb2
 from nri_sync.rpc import server as server_module
 from nri_sync.rpc.inbox import Holdings, cost
@@ -408,6 +411,40 @@ class TestQuiet:
         told.set()
         first.join(LONG)
         assert (quiet, set(unsettled)) == ([True], set())
+
+
+@pytest.mark.parametrize("kind", ["Refuse", "Fail", "Wrong"])
+def test_requests_without_end_fill_no_log(kind: str, caplog: pytest.LogCaptureFixture) -> None:
+    # A refusal, a bug of the handler, and an answer that cannot be encoded are logged each. A peer can cause any
+    # number of them.
+    count = AT_ONCE + 300
+
+    def refuse(message: StringValue, context: Any) -> StringValue:
+        context.abort(StatusCode.FAILED_PRECONDITION, "not now")
+        raise AssertionError
+
+    def fail(message: StringValue, context: Any) -> StringValue:
+        raise ValueError("a bug")
+
+    handlers = {
+        "Refuse": method("unary_unary", refuse),
+        "Fail": method("unary_unary", fail),
+        "Wrong": method("unary_unary", lambda message, context: object()),
+    }
+    began = time.monotonic()
+    with raw(handlers) as peer:
+        for stream_id in range(1, 2 * count, 2):
+            peer.send(REQUEST, stream_id, request(kind))
+            assert peer.expect().status[0] != 0
+    records.log_left_out()
+    seconds = time.monotonic() - began
+    lines = [r for r in caplog.records if r.name == "nri_sync.ttrpc"]
+    each = [r for r in lines if "over 1000 records at once" not in r.message]
+    left_out = [r for r in each if "more records like" in r.message]
+    assert len(lines) <= AT_ONCE + 1 + 2 * (seconds + 1)
+    logged = len(each) - len(left_out)
+    assert logged + sum(int(r.message.split()[0]) for r in left_out) == count
+    assert all(r.exc_info for r in each if r not in left_out) == (kind != "Refuse")
 
 
 def test_concurrent_calls_get_their_own_answers() -> None:

@@ -13,6 +13,7 @@ from nri_sync.api.nri_pb2 import (
     ContainerUpdate,
     LinuxResources,
 )
+from nri_sync.flood import records
 from nri_sync.logger import get_logger
 from nri_sync.runtime.oci import adjust_spec
 from nri_sync.testing.events import InjectCDI, rdt_class
@@ -105,7 +106,8 @@ class LifecycleSimulator:
         logger = logging.getLogger(_RUNTIME_LOG)
         logger.addHandler(self._warnings)
         try:
-            yield
+            with records.unlimited():
+                yield
         finally:
             logger.removeHandler(self._warnings)
 
