@@ -1,7 +1,7 @@
 """Bounds on lines of the log that others can cause: a peer, an author of pods, or the output of a program.
 
-An :class:`Allowance` allows many lines at once and few over time. The loggers of nri_sync share :data:`records`, with
-an allowance for each kind of record. A record that is left out is counted, and the number is logged.
+An :class:`Allowance` allows many lines at once and few over time. The loggers of nri_sync share :data:`records`,
+with an allowance for each kind of record. A record that is left out is counted, and the number is logged.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
 This has to work with every handler and formatter, so the logger changes the record before the first handler gets
 it.
 
-A peer can cause any number of records. Of each kind, :mod:`nri_sync.flood` leaves out those that come too fast, and logs
-their number. Records of level DEBUG are all logged.
+A peer can cause any number of records. Of each kind, :mod:`nri_sync.flood` leaves out those that come too fast,
+and logs their number. Records of level DEBUG are all logged.
 
 A handler or filter of the application may raise an exception. The exception would break the caller: a thread that
 serves requests, or one that closes a connection. So it goes to ``threading.excepthook``, which prints it.
@@ -78,7 +78,7 @@ def get_logger(name: str, *, bounded: bool = True) -> logging.Logger:
 
 
 def _contained(logger: logging.Logger, bounded: bool, record: logging.LogRecord) -> None:
-    """Have a logger handle the record, unless there are too many, and report its exception in place of raising it."""
+    """Have a logger handle the record, unless there are too many. Report its exception in place of raising it."""
     try:
         is_debug = record.levelno <= logging.DEBUG
         if is_debug or not bounded or records.admit(logger, record.msg):
@@ -117,9 +117,12 @@ class PrefixedLogger(logging.LoggerAdapter):  # type: ignore[type-arg]  # generi
         try:
             if not self.isEnabledFor(level):
                 return
-            if not self._is_bounded and level > logging.DEBUG:
-                if not records.admit(self.logger, f"{self._prefix}: {msg}"):
-                    return
+            if self._is_bounded or level <= logging.DEBUG:
+                admitted = True
+            else:
+                admitted = records.admit(self.logger, f"{self._prefix}: {msg}")
+            if not admitted:
+                return
             kwargs.setdefault("stacklevel", _CALLER)
             super().log(level, msg, *map(_safe, args), **kwargs)
         except BaseException as error:

@@ -206,7 +206,11 @@ class TestRecords:
             "for _ in range(1100): get_logger('nri_sync.x').info('%s', 'a')\n"
         )
         done = subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, timeout=LONG, env=os.environ
+            [sys.executable, "-c", code],
+            capture_output=True,
+            text=True,
+            timeout=LONG,
+            env=os.environ,
         )
         lines = done.stderr.splitlines()
         assert len(lines) == AT_ONCE + 2

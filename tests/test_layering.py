@@ -19,7 +19,18 @@ PACKAGE = "nri_sync"
 # From the bottom up: a module imports only from layers below its own. Modules of one layer may import
 # each other (not in a circle), except PEERS.
 LAYERS = [
-    {"codes", "errors", "deadline", "threads", "text", "files", "flood", "logger", "fork", "patched"},
+    {
+        "codes",
+        "errors",
+        "deadline",
+        "threads",
+        "text",
+        "files",
+        "flood",
+        "logger",
+        "fork",
+        "patched",
+    },  # fmt: skip
     {"wire", "api"},
     {"net"},
     {"rpc"},

@@ -127,8 +127,8 @@ class ServerCall(Job):
         #: When the request came, on the monotonic clock.
         self.since = time.monotonic()
         self.stream_id = stream_id
-        # The memory behind a view may be larger: see MessageDecoder.
-        self.size = len(data.obj) if isinstance(data, memoryview) else len(data)
+        # The mapping behind a view may be larger: see MessageDecoder.
+        self.size = memoryview(data.obj).nbytes if isinstance(data, memoryview) else len(data)
         self._end = end
         self._data = data
         self._state = state

@@ -474,7 +474,7 @@ def test_messages_count_from_before_their_call_is_served(monkeypatch: pytest.Mon
     data = bytes(MESSAGE_MAX)
     largest = 0
     jobs: list[Any] = []
-    inboxes = []
+    inboxes: list[Any] = []
     for stream_id in range(1, 101, 2):
         end.receive_message(Message(REQUEST, stream_id, REMOTE_OPEN, 0, b""), jobs)
         inboxes.append(end.calls[stream_id].inbox)
