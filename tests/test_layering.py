@@ -30,7 +30,7 @@ LAYERS = [
         "logger",
         "fork",
         "patched",
-    },  # fmt: skip
+    },
     {"wire", "api"},
     {"net"},
     {"rpc"},
