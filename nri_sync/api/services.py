@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from google.protobuf.message import DecodeError
 from google.protobuf.message_factory import GetMessageClass
 
 from nri_sync.api import nri_pb2
 
-__all__ = ["PLUGIN", "RUNTIME", "Method", "Service"]
+__all__ = ["PARSE_ERRORS", "PLUGIN", "RUNTIME", "Method", "Service"]
+
+#: Raised by ``FromString()`` for bytes that are no message. The pure-Python protobuf, which pip installs where it has
+#: no compiled wheel, raises the second for a text that is not UTF-8.
+PARSE_ERRORS = (DecodeError, UnicodeDecodeError)
 
 
 class Method(NamedTuple):

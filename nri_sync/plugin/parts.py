@@ -156,7 +156,7 @@ def measure(data: Data) -> Measured:
 
 
 def parse(data: Data, cuts: Sequence[int]) -> nri_pb2.SynchronizeRequest:
-    """Parse a SynchronizeRequest piece by piece. Raises DecodeError."""
+    """Parse a SynchronizeRequest piece by piece. Raises what ``MergeFromString()`` raises."""
     request = nri_pb2.SynchronizeRequest()
     begin = 0
     for end in (*cuts, len(data)):

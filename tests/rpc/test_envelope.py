@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from google.protobuf.message import DecodeError
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nri_sync.api.services import PARSE_ERRORS
 from nri_sync.rpc import envelope_pb2
 from nri_sync.rpc.envelope import decode_request, encode_error, encode_success
 from nri_sync.rpc.status import Status
@@ -113,7 +113,7 @@ class TestDecodeRequest:
     @pytest.mark.parametrize("data", [REQUEST.SerializeToString()[:-1], b"\x0a", b"\x0a\x05s"])
     def test_cut_off(self, data: bytes) -> None:
         for kind in (bytes, memoryview):
-            with pytest.raises(DecodeError):
+            with pytest.raises(PARSE_ERRORS):
                 decode_request(kind(data))
 
     @given(
@@ -127,8 +127,8 @@ class TestDecodeRequest:
     def test_a_view_is_read_as_bytes_are(self, data: bytes) -> None:
         try:
             expected = envelope_pb2.Request.FromString(data)
-        except DecodeError:
-            with pytest.raises(DecodeError):
+        except PARSE_ERRORS:
+            with pytest.raises(PARSE_ERRORS):
                 decode_request(memoryview(data))
             return
         request, payload = decode_request(memoryview(data))

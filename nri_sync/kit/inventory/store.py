@@ -13,12 +13,11 @@ import sqlite3
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import NamedTuple
-
-from google.protobuf.message import DecodeError
+from typing import Any, NamedTuple
 
 from nri_sync import Interceptor
 from nri_sync.api import Container, PodSandbox
+from nri_sync.api.services import PARSE_ERRORS
 from nri_sync.deadline import Deadline
 from nri_sync.errors import NoThread, StoreError
 from nri_sync.files import check_writers, open_regular
@@ -109,7 +108,7 @@ class InventoryStore(Interceptor):
         """Return the content of the file. Call it before the first :meth:`save`."""
         try:
             return self._read()
-        except (sqlite3.Error, DecodeError) as error:
+        except (sqlite3.Error, *PARSE_ERRORS) as error:
             self._check_damage(error)
             self._connection.close()
             self._set_aside(error)
@@ -278,9 +277,9 @@ class InventoryStore(Interceptor):
     def _prepare(self, connection: sqlite3.Connection) -> None:
         """Check that the file is an inventory's, and migrate it to the present schema."""
         # Two plugins that wrote to one file would undo each other's changes.
-        connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+        _rows(connection, "PRAGMA locking_mode = EXCLUSIVE")
         application, version, tables = (
-            connection.execute(statement).fetchone()[0]
+            _rows(connection, statement)[0][0]
             for statement in (
                 "PRAGMA application_id",
                 "PRAGMA user_version",
@@ -302,7 +301,7 @@ class InventoryStore(Interceptor):
                 for statement in statements:
                     connection.execute(statement)
                 connection.execute(f"PRAGMA user_version = {number}")
-        connection.execute("PRAGMA journal_mode = WAL")
+        _rows(connection, "PRAGMA journal_mode = WAL")
         # In WAL mode a killed process loses no data by this; a power failure loses the last transactions.
         connection.execute("PRAGMA synchronous = NORMAL")
 
@@ -319,7 +318,7 @@ class InventoryStore(Interceptor):
     def _check_damage(self, error: Exception) -> None:
         """Return if the error means that an inventory's file is damaged. Otherwise raise a StoreError."""
         # SQLite's other errors, such as that of a full disk, are subclasses.
-        if isinstance(error, DecodeError) or (
+        if isinstance(error, PARSE_ERRORS) or (
             type(error) is sqlite3.DatabaseError and self._is_ours()
         ):
             return
@@ -346,8 +345,8 @@ class InventoryStore(Interceptor):
     # Reading and writing
 
     def _read(self) -> Stored:
-        pods = self._connection.execute("SELECT sequence, message, stopped FROM pods").fetchall()
-        containers = self._connection.execute("SELECT sequence, message FROM containers").fetchall()
+        pods = _rows(self._connection, "SELECT sequence, message, stopped FROM pods")
+        containers = _rows(self._connection, "SELECT sequence, message FROM containers")
         return Stored(
             [
                 (PodSandbox.FromString(data), number, bool(stopped))
@@ -428,6 +427,15 @@ class InventoryStore(Interceptor):
 
     def _has(self, snapshot: Snapshot) -> bool:
         return self._written is not None and self._written.version >= snapshot.version
+
+
+def _rows(connection: sqlite3.Connection, statement: str) -> list[Any]:
+    """All rows of a statement.
+
+    A cursor with an unread row keeps the file open and locked after ``connection.close()``, until the cursor is
+    freed. Not every interpreter frees it at once.
+    """
+    return connection.execute(statement).fetchall()
 
 
 @contextmanager

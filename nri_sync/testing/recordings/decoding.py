@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from google.protobuf.message import DecodeError
-
+from nri_sync.api.services import PARSE_ERRORS
 from nri_sync.errors import RemoteProtocolError
 from nri_sync.rpc import envelope_pb2
 from nri_sync.testing.recordings.entries import (
@@ -92,7 +91,7 @@ class Decoder:
         entry.kind = REQUEST
         try:
             envelope = envelope_pb2.Request.FromString(b"" if data is None else bytes(data))
-        except DecodeError:
+        except PARSE_ERRORS:
             envelope = envelope_pb2.Request()
             entry.note = "not a request of ttRPC"
         entry.rpc = envelope.method
@@ -117,7 +116,7 @@ class Decoder:
             return
         try:
             envelope = envelope_pb2.Response.FromString(bytes(data))
-        except DecodeError:
+        except PARSE_ERRORS:
             entry.note = "not a response of ttRPC"
             return
         if pending is None:
@@ -137,7 +136,7 @@ def _parse(entry: Entry, payload: bytes) -> None:
         return
     try:
         entry.message = kind.FromString(payload)
-    except DecodeError:
+    except PARSE_ERRORS:
         entry.note = f"not a {kind.DESCRIPTOR.name}"
         entry.payload = payload
         return

@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
 from google.protobuf.json_format import MessageToDict, ParseDict, ParseError
-from google.protobuf.message import DecodeError
 
 import nri_sync
+from nri_sync.api.services import PARSE_ERRORS
 from nri_sync.kit.config.foreign import Bounds, parse_json
 from nri_sync.kit.logs.masking import Mask
 from nri_sync.testing.recordings.entries import Entry, message_type
@@ -106,7 +106,7 @@ def from_json(values: Mapping[str, Any]) -> Entry:
                 if entry.payload is None
                 else kind.FromString(entry.payload)
             )
-        except (ParseError, DecodeError) as error:
+        except (ParseError, *PARSE_ERRORS) as error:
             raise ValueError(printable(error, _QUOTED)) from error
     return entry
 

@@ -90,6 +90,27 @@ def blocked(store: InventoryStore) -> Blocked:
     return connection
 
 
+def test_a_closed_store_is_free_while_its_cursors_exist(
+    path: Path, opened: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a build of Python without the GIL, another thread may free the cursors later."""
+    connect, cursors = sqlite3.connect, []
+
+    class Keeping(sqlite3.Connection):
+        def execute(self, *arguments: Any) -> sqlite3.Cursor:
+            cursors.append(super().execute(*arguments))
+            return cursors[-1]
+
+    monkeypatch.setattr(
+        sqlite3, "connect", lambda *args, **options: connect(*args, factory=Keeping, **options)
+    )
+    with opened() as store:
+        Inventory(store=store).synchronize([pod("p1")], [])
+    monkeypatch.undo()
+    assert cursors
+    assert [message.id for message, _, _ in opened(timeout=0.0).load().pods] == ["p1"]
+
+
 class TestRestarts:
     def test_the_first_synchronize_compares_with_the_loaded_records(self, opened: Open) -> None:
         with opened() as store:
@@ -357,10 +378,11 @@ class TestDamage:
             assert store.load() == ([], [])
         assert found == [(True, True), (False, False)]
 
+    @pytest.mark.parametrize("message", ["ff", "0a0180"])  # the second has a text that is not UTF-8
     def test_an_undecodable_message(
-        self, filled: Path, opened: Open, caplog: pytest.LogCaptureFixture
+        self, message: str, filled: Path, opened: Open, caplog: pytest.LogCaptureFixture
     ) -> None:
-        change(filled, "UPDATE containers SET message = x'ff' WHERE id = 'c7'")
+        change(filled, f"UPDATE containers SET message = x'{message}' WHERE id = 'c7'")
         self.damaged(filled, opened, caplog)
 
     def test_a_journal_that_was_being_written_is_ignored(self, filled: Path, opened: Open) -> None:

@@ -17,6 +17,8 @@ from nri_sync.wire.mux import PLUGIN_SERVICE, frame_message
 __all__: list[str] = []
 
 POD = api.PodSandbox(id="p0", name="web", namespace="default")
+# A message whose first field is a text of one byte.
+NOT_UTF8 = b"\x0a\x01\x80"
 
 
 def framed(kind: int, stream: int, data: bytes, connection: int = PLUGIN_SERVICE) -> bytes:
@@ -98,6 +100,7 @@ def test_a_field_of_the_future(both: Both) -> None:
     ("data", "text"),
     [
         (framed(ttrpc.REQUEST, 1, b"\xff"), "not a request"),
+        (framed(ttrpc.REQUEST, 1, NOT_UTF8), "not a request"),
         (framed(ttrpc.DATA, 1, b"x"), "type 3"),
         (framed(77, 1, b"x"), "type 77"),
         (answer(1), "does not use"),
@@ -110,12 +113,27 @@ def test_a_field_of_the_future(both: Both) -> None:
             ),
             "not a ConfigureRequest",
         ),
+        (
+            framed(
+                ttrpc.REQUEST,
+                1,
+                envelope_pb2.Request(method="Configure", payload=NOT_UTF8).SerializeToString(),
+            ),
+            "not a ConfigureRequest",
+        ),
         (framed(ttrpc.REQUEST, 1, bytes(ttrpc.MESSAGE_MAX + 1)), "larger"),
     ],
 )
 def test_undecodable_messages(both: Both, data: bytes, text: str) -> None:
     (entry,) = both.tell(RUNTIME, data)
     assert text in entry.note
+
+
+@pytest.mark.parametrize("data", [b"\xff", b"\x0a\x03\x12\x01\x80"])
+def test_an_undecodable_answer(both: Both, data: bytes) -> None:
+    both.tell(RUNTIME, encoded_request(1, "RunPodSandbox", pod=POD))
+    (entry,) = both.tell(PLUGIN, framed(ttrpc.RESPONSE, 1, data))
+    assert (entry.rpc, entry.note) == ("RunPodSandbox", "not a response of ttRPC")
 
 
 def test_after_a_frame_without_sense_no_more_is_read(both: Both) -> None:

@@ -160,6 +160,7 @@ def line(**values: Any) -> str:
         (HEAD + line(message={"pod": {"labels": 5}}), "line 2"),
         (HEAD + line(message={"x" * 1_000_000: 1}), "line 2"),
         (HEAD + line(message={}, payload="//8="), "line 2: Error parsing message"),
+        (HEAD + line(message={}, payload="CgMKAYA="), "line 2"),
         (HEAD + line(message={}, payload="?"), "line 2"),
         (HEAD + line(message={}, payload=5), "line 2"),
         (HEAD + '{"kind":1,"kind":2}\n', 'line 2: the key "kind" appears twice'),
