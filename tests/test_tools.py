@@ -10,17 +10,30 @@ import importlib.metadata
 import importlib.util
 import io
 import json
+import runpy
 import shutil
 import subprocess
 import sys
 import tarfile
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import nri_sync
-from tools import check_lowest, debian_root, ensure_go, image, mutant_run, mutate, release, run_tox
+from nri_sync import StatusCode
+from tools import (
+    check_lowest,
+    debian_root,
+    ensure_go,
+    free_threaded,
+    image,
+    mutant_run,
+    mutate,
+    release,
+    run_tox,
+)
 
 __all__: list[str] = []
 
@@ -77,15 +90,75 @@ class TestDebianRoot:
         assert commands == []
 
     def commands(self, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
-        """Records the commands that would run; each succeeds."""
-        commands: list[list[str]] = []
+        return recorded_commands(monkeypatch)
 
-        def run(command: list[str], **options: Any) -> subprocess.CompletedProcess[bytes]:
-            commands.append(command)
-            return subprocess.CompletedProcess(command, 0)
 
-        monkeypatch.setattr(subprocess, "run", run)
-        return commands
+def recorded_commands(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """Records the commands that would run; each succeeds."""
+    commands: list[list[str]] = []
+
+    def run(command: list[str], **options: Any) -> subprocess.CompletedProcess[bytes]:
+        commands.append(command)
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr(subprocess, "run", run)
+    return commands
+
+
+class TestFreeThreaded:
+    def test_the_newest_python_on_path_is_taken(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        commands = recorded_commands(monkeypatch)
+        found = {"python3.14t": "/opt/python3.14t", "python3.13t": "/opt/python3.13t"}
+        monkeypatch.setattr(shutil, "which", found.get)
+        monkeypatch.setattr(free_threaded, "install_grpcio", lambda python, site: None)
+        venv = tmp_path / "venv"
+        monkeypatch.setattr(
+            shutil,
+            "rmtree",
+            lambda *_, **__: (venv / "lib/python3.14t/site-packages").mkdir(
+                parents=True, exist_ok=True
+            ),
+        )
+        assert free_threaded.run_tests(venv, ["-x", "tests/net"]) == 0
+        assert commands[0] == ["/opt/python3.14t", "-m", "venv", str(venv)]
+        assert commands[-1] == [str(venv / "bin/python"), "-m", "pytest", "-x", "tests/net"]
+        assert free_threaded.run_tests(venv, ["-n", "2"]) == 0
+        assert commands[-1][3:] == ["-n", "2", *free_threaded.CORE]
+
+    @pytest.mark.parametrize(("ci", "code"), [("true", 1), ("", 0)])
+    def test_without_a_python_and_a_compiler_it_fails_in_ci_only(
+        self, ci: str, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:  # fmt: skip
+        commands = recorded_commands(monkeypatch)
+        monkeypatch.setattr(shutil, "which", {"apt-get": "/usr/bin/apt-get"}.get)
+        monkeypatch.setenv("CI", ci)
+        assert free_threaded.run_tests(tmp_path / "venv", []) == code
+        assert "a build needs apt, make and cc" in capsys.readouterr().out
+        assert commands == []
+
+    def test_the_stand_in_has_the_codes_of_grpcio(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def download(command: list[str], **options: Any) -> None:
+            (dest,) = (part.partition("=")[2] for part in command if part.startswith("--dest="))
+            with zipfile.ZipFile(Path(dest) / "grpcio-1.whl", "w") as wheel:
+                for name in ("__init__.py", "_cython/__init__.py", "_cython/cygrpc.so"):
+                    wheel.writestr(f"grpc/{name}", "")
+
+        monkeypatch.setattr(subprocess, "run", download)
+        free_threaded.install_grpcio(Path("python"), tmp_path)
+        directory = tmp_path / "grpc" / "_cython"
+        assert {path.name for path in directory.iterdir()} == {"__init__.py", "cygrpc.py"}
+        names = runpy.run_path(str(directory / "cygrpc.py"))
+        codes = {code.name.lower(): code.value for code in StatusCode}
+        assert {k: v for k, v in vars(names["StatusCode"]).items() if k[0] != "_"} == codes
+        assert issubclass(names["__getattr__"]("ExecuteBatchError"), Exception)
+
+    def test_the_core_is_there(self) -> None:
+        assert all((free_threaded.ROOT / path).exists() for path in free_threaded.CORE)
 
 
 @pytest.mark.parametrize(

@@ -69,8 +69,9 @@ def run(mutants: Sequence[Mutant], jobs: int, scratch: Path, write: Path | None)
     silence = io.StringIO()
     with contextlib.redirect_stdout(silence):
         ignored = [f"--ignore={path}" for path in _IGNORED]
-        options = ["-qq", "-s", "-p", "no:cacheprovider", "--timeout=0", *ignored]
-        pytest.main([*options, *tests], [session])
+        # The plugin faulthandler would cancel the time limit of a test that has failed, and its teardown may hang.
+        options = ["-qq", "-s", "-p", "no:cacheprovider", "-p", "no:faulthandler", "--timeout=0"]
+        pytest.main([*options, *ignored, *tests], [session])
     if sum(session.outcomes.values()) != len(mutants):
         raise RuntimeError(f"pytest stopped before the mutants:\n{silence.getvalue()[-2000:]}")
     return session.outcomes

@@ -11,8 +11,8 @@ from nri_sync.api import nri_pb2
 
 __all__ = ["PARSE_ERRORS", "PLUGIN", "RUNTIME", "Method", "Service"]
 
-#: Raised by ``FromString()`` for bytes that are no message. The pure-Python protobuf, which pip installs where it has
-#: no compiled wheel, raises the second for a text that is not UTF-8.
+#: Raised by ``FromString()`` for bytes that are no message. The pure-Python protobuf, which pip installs where no
+#: compiled wheel fits, raises the second one for a text that is not UTF-8.
 PARSE_ERRORS = (DecodeError, UnicodeDecodeError)
 
 
