@@ -7,7 +7,7 @@ PY := $(VENV)/bin/python
 TOX := $(PY) tools/run_tox.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test rest ci interop interop-full torture e2e e2e-full e2e-crio e2e-kubernetes bench load fuzz soak release gen clean
+.PHONY: help demo test rest ci interop interop-full torture e2e e2e-full e2e-crio e2e-kubernetes free-threaded bench load fuzz soak release gen clean
 
 help:  ## Show the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -46,6 +46,9 @@ e2e-crio: $(VENV)/.tox  ## The same tests with CRI-O
 
 e2e-kubernetes: $(VENV)/.tox  ## Plugins on a cluster of one node, which is built first; needs root, and half an hour the first time
 	$(TOX) -e kubernetes $(TOX_ARGS)
+
+free-threaded: $(VENV)/.tox  ## The tests of the core on a Python without the GIL, which is built first if there is none
+	$(TOX) -e free-threaded $(TOX_ARGS)
 
 bench: $(VENV)/.tox  ## Measure speed and footprint beside the Go peers, and write docs/performance.md
 	$(TOX) -e bench $(TOX_ARGS)

@@ -31,7 +31,7 @@ PYTHONS = ("python3.15t", "python3.14t", "python3.13t")
 #: The tests that run if the arguments have no path of a test.
 CORE = (
     "tests/wire", "tests/net", "tests/rpc", "tests/plugin", "tests/runtime", "tests/test_session.py",
-    "tests/test_threads.py", "tests/test_deadline.py", "tests/test_lock_ranks.py",
+    "tests/test_threads.py", "tests/test_deadline.py", "tests/test_lock_ranks.py", "tests/kit/inventory",
 )  # fmt: skip
 # The Debian suite, and its source package.
 SUITE, SOURCE = "trixie", "python3.13"

@@ -288,7 +288,7 @@ class TestEvents:
         for _ in range(2):
             for rpc in RELAYED:
                 tell(runtime, rpc)
-        assert runtime.create_container(POD, CONTAINER).update == []
+        assert len(runtime.create_container(POD, CONTAINER).update) == 0
 
     def test_every_event_over_the_wire(self, start_runtime: Start, connect: Connect) -> None:
         runtime = start_runtime()

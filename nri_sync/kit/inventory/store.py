@@ -13,7 +13,7 @@ import sqlite3
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from nri_sync import Interceptor
 from nri_sync.api import Container, PodSandbox
@@ -264,9 +264,12 @@ class InventoryStore(Interceptor):
             )
 
     def _connect(self) -> sqlite3.Connection:
+        # In a build of Python without the GIL, a cached statement would keep the file locked after close(), until
+        # the thread that has made it runs again. Without the cache, writing a row takes 5 microseconds more.
         connection = sqlite3.connect(
-            self.path, timeout=self._timeout, isolation_level=None, check_same_thread=False
-        )
+            self.path, timeout=self._timeout, isolation_level=None, check_same_thread=False,
+            cached_statements=0,
+        )  # fmt: skip
         try:
             self._prepare(connection)
         except BaseException:
@@ -277,9 +280,9 @@ class InventoryStore(Interceptor):
     def _prepare(self, connection: sqlite3.Connection) -> None:
         """Check that the file is an inventory's, and migrate it to the present schema."""
         # Two plugins that wrote to one file would undo each other's changes.
-        _rows(connection, "PRAGMA locking_mode = EXCLUSIVE")
+        connection.execute("PRAGMA locking_mode = EXCLUSIVE")
         application, version, tables = (
-            _rows(connection, statement)[0][0]
+            connection.execute(statement).fetchone()[0]
             for statement in (
                 "PRAGMA application_id",
                 "PRAGMA user_version",
@@ -301,7 +304,7 @@ class InventoryStore(Interceptor):
                 for statement in statements:
                     connection.execute(statement)
                 connection.execute(f"PRAGMA user_version = {number}")
-        _rows(connection, "PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA journal_mode = WAL")
         # In WAL mode a killed process loses no data by this; a power failure loses the last transactions.
         connection.execute("PRAGMA synchronous = NORMAL")
 
@@ -345,8 +348,8 @@ class InventoryStore(Interceptor):
     # Reading and writing
 
     def _read(self) -> Stored:
-        pods = _rows(self._connection, "SELECT sequence, message, stopped FROM pods")
-        containers = _rows(self._connection, "SELECT sequence, message FROM containers")
+        pods = self._connection.execute("SELECT sequence, message, stopped FROM pods").fetchall()
+        containers = self._connection.execute("SELECT sequence, message FROM containers").fetchall()
         return Stored(
             [
                 (PodSandbox.FromString(data), number, bool(stopped))
@@ -427,15 +430,6 @@ class InventoryStore(Interceptor):
 
     def _has(self, snapshot: Snapshot) -> bool:
         return self._written is not None and self._written.version >= snapshot.version
-
-
-def _rows(connection: sqlite3.Connection, statement: str) -> list[Any]:
-    """All rows of a statement.
-
-    A cursor with an unread row keeps the file open and locked after ``connection.close()``, until the cursor is
-    freed. Not every interpreter frees it at once.
-    """
-    return connection.execute(statement).fetchall()
 
 
 @contextmanager

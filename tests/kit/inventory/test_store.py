@@ -90,27 +90,6 @@ def blocked(store: InventoryStore) -> Blocked:
     return connection
 
 
-def test_a_closed_store_is_free_while_its_cursors_exist(
-    path: Path, opened: Open, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """In a build of Python without the GIL, another thread may free the cursors later."""
-    connect, cursors = sqlite3.connect, []
-
-    class Keeping(sqlite3.Connection):
-        def execute(self, *arguments: Any) -> sqlite3.Cursor:
-            cursors.append(super().execute(*arguments))
-            return cursors[-1]
-
-    monkeypatch.setattr(
-        sqlite3, "connect", lambda *args, **options: connect(*args, factory=Keeping, **options)
-    )
-    with opened() as store:
-        Inventory(store=store).synchronize([pod("p1")], [])
-    monkeypatch.undo()
-    assert cursors
-    assert [message.id for message, _, _ in opened(timeout=0.0).load().pods] == ["p1"]
-
-
 class TestRestarts:
     def test_the_first_synchronize_compares_with_the_loaded_records(self, opened: Open) -> None:
         with opened() as store:
