@@ -24,8 +24,11 @@ from nri_sync.errors import NoThread
 from nri_sync.fork import in_child, reset_if_forked
 
 __all__ = [
+    "IDLE_NAME",
+    "IDLE_WAIT",
     "INTERRUPTED_WAIT",
     "MAIN_THREAD_SLICE",
+    "MOST_IDLE",
     "Latch",
     "call_off_main",
     "off_main",
@@ -59,6 +62,15 @@ _main_ident = threading.main_thread().ident
 # interrupt prevents leaves no latch behind.
 _beginning: set[weakref.ref[Latch]] = set()
 
+# A thread whose target has returned waits for another target: the start of a thread takes about 0.1 ms. So a
+# plugin that comes back after a loss gets the threads of the session before.
+#: The name of such a thread.
+IDLE_NAME = "nri-idle"
+#: How long it waits, in seconds.
+IDLE_WAIT = 0.05
+#: How many threads wait.
+MOST_IDLE = 4
+
 # Whether a thread that one C call has started can become a thread of ``threading``: see _begin().
 _CAN_JOIN_THREADING = sys.version_info < (3, 13)
 
@@ -69,7 +81,9 @@ _ending = False
 def _after_fork_in_child() -> None:
     global _main_ident
     _main_ident = threading.main_thread().ident
-    _beginning.clear()  # these threads belong to the parent
+    # These threads belong to the parent.
+    _beginning.clear()
+    _idle.clear()
 
 
 in_child(_after_fork_in_child)
@@ -134,33 +148,101 @@ class Latch:
         return True
 
 
+class _Start:
+    """A target for a thread. Keeps no reference to the target once it has run."""
+
+    __slots__ = ("_args", "_target", "ended", "name")
+
+    def __init__(self, name: str, target: Callable[..., object], args: tuple[object, ...]) -> None:
+        self.name = name
+        self._target: Callable[..., object] | None = target
+        self._args = args
+        #: Set after the target has returned or raised.
+        self.ended = Latch()
+
+    def run(self) -> None:
+        """Run the target on this thread. Called once."""
+        target, args = self._target, self._args
+        self._target, self._args = None, ()
+        assert target is not None
+        _beginning.discard(weakref.ref(self.ended))
+        try:
+            # A build of Python may have threads inherit the context of their starter, which is that of a request
+            # when a handler starts them.
+            contextvars.Context().run(target, *args)
+        finally:
+            self.ended.set()
+
+
+class _IdleThread:
+    """A thread whose target has returned, while it waits for another one."""
+
+    __slots__ = ("_handed_over", "_start")
+
+    def __init__(self) -> None:
+        self._start: _Start | None = None
+        self._handed_over = _thread.allocate_lock()
+        self._handed_over.acquire()
+
+    def wait(self) -> _Start | None:
+        """Block for a moment, until there is another target; None: the thread ends."""
+        _idle.append(self)
+        if not self._handed_over.acquire(timeout=IDLE_WAIT):
+            try:
+                _idle.remove(self)
+            except ValueError:
+                # Another thread has removed this one from the list, and is about to hand a target over.
+                self._handed_over.acquire()
+        return self._start
+
+    def hand_over(self, start: _Start) -> None:
+        """Called once, by the thread that has removed this one from the list."""
+        self._start = start
+        self._handed_over.release()
+
+
+# list.pop() and list.remove() are atomic: either a spawn() gets a thread, or the thread ends.
+_idle: list[_IdleThread] = []
+
+
 def spawn(name: str, target: Callable[..., object], *args: object) -> Latch:
-    """Run ``target(*args)`` on a new daemon thread called ``name``; returns at once.
+    """Run ``target(*args)`` on another daemon thread, which is called ``name``; returns at once.
 
     nri_sync starts all its threads with this function. They are daemon threads, so that a process exits even if it
-    does not stop its stub. The returned latch is set after the target has returned or raised. On the main thread
-    the start is one C call: see :func:`_begin`. ``Thread.start()`` itself waits on locks that an interrupt would
-    leave held.
+    does not stop its stub. The returned latch is set after the target has returned or raised. The thread is a new
+    one, or one whose target has returned a moment ago. On the main thread it is a new one, and the start is one C
+    call: see :func:`_begin`. ``Thread.start()`` itself waits on locks that an interrupt would leave held.
 
     Raises:
         NoThread: the system can start no more threads, or the interpreter is shutting down. The target has not
             run.
     """
     reset_if_forked()
-    ended = Latch()
+    start = _Start(name, target, args)
     try:
-        _expect(ended)
         if on_main_thread():
-            _thread.start_new_thread(_begin, (name, target, args, ended))
-        else:
-            start_thread(name, target, args, ended)
+            _expect(start.ended)
+            _thread.start_new_thread(_begin, (start,))
+        elif _ending or not _hand_over(start):
+            _expect(start.ended)
+            start_thread(start)
     except (RuntimeError, MemoryError) as error:
         if str(error).endswith(_AT_SHUTDOWN) and not on_main_thread():
             # The interpreter stops each daemon thread as it ends. This thread rests until then: an error would
             # only be logged, and its cause is the end of the process. An exit handler may wait for this thread.
             time.sleep(_LAST_WAIT)
         raise NoThread(f"no thread for {name}: {str(error) or 'out of memory'}") from error
-    return ended
+    return start.ended
+
+
+def _hand_over(start: _Start) -> bool:
+    """Have an idle thread run the target, if there is one. An interrupt could lose the thread and the target."""
+    try:
+        thread = _idle.pop()
+    except IndexError:
+        return False
+    thread.hand_over(start)
+    return True
 
 
 def spawn_anywhere(name: str, target: Callable[..., object], *args: object) -> None:
@@ -169,10 +251,10 @@ def spawn_anywhere(name: str, target: Callable[..., object], *args: object) -> N
     Takes no lock. If no thread can be started, for example while the interpreter shuts down, the target does not
     run.
     """
-    ended = Latch()
+    start = _Start(name, target, args)
     with contextlib.suppress(RuntimeError, MemoryError):
-        _expect(ended)
-        _thread.start_new_thread(_begin, (name, target, args, ended))
+        _expect(start.ended)
+        _thread.start_new_thread(_begin, (start,))
 
 
 def _expect(ended: Latch) -> None:
@@ -200,9 +282,7 @@ def _at_exit() -> None:
 atexit.register(_at_exit)
 
 
-def _begin(
-    name: str, target: Callable[..., object], args: tuple[object, ...], ended: Latch
-) -> None:
+def _begin(start: _Start) -> None:
     """The first function of a thread that one C call has started. Makes it a thread of ``threading``.
 
     Up to Python 3.12, this thread does the part of ``Thread.start()`` that comes before the start, and then the
@@ -211,30 +291,26 @@ def _begin(
     """
     try:
         if not _CAN_JOIN_THREADING:
-            start_thread(name, target, args, ended)
+            start_thread(start)
             return
-        thread = _make_thread(name, target, args, ended)
+        thread = _make_thread(start)
         threading._limbo[thread] = thread  # type: ignore[attr-defined]
     except (RuntimeError, MemoryError):
-        _run(target, args, ended)  # spawn() has returned already, so it cannot raise
+        start.run()  # spawn() has returned already, so it cannot raise
         return
     thread._bootstrap()  # type: ignore[attr-defined]
 
 
-def start_thread(
-    name: str, target: Callable[..., object], args: tuple[object, ...], ended: Latch
-) -> None:
+def start_thread(start: _Start) -> None:
     """Start a daemon thread. Does not wait until it runs. Raises RuntimeError if the system has no thread."""
-    thread = _make_thread(name, target, args, ended)
+    thread = _make_thread(start)
     # start() waits for this event. If a future Python does not use this attribute, start() waits as usual.
     thread._started = _NotAwaited()  # type: ignore[attr-defined]
     thread.start()
 
 
-def _make_thread(
-    name: str, target: Callable[..., object], args: tuple[object, ...], ended: Latch
-) -> threading.Thread:
-    return threading.Thread(target=_run, name=name, args=(target, args, ended), daemon=True)
+def _make_thread(start: _Start) -> threading.Thread:
+    return threading.Thread(target=_run, name=start.name, args=(start,), daemon=True)
 
 
 class _NotAwaited(threading.Event):
@@ -248,14 +324,17 @@ class _NotAwaited(threading.Event):
         return True
 
 
-def _run(target: Callable[..., object], args: tuple[object, ...], ended: Latch) -> None:
-    _beginning.discard(weakref.ref(ended))
-    try:
-        # A build of Python may have threads inherit the context of their starter, which is that of a request when
-        # a handler starts them.
-        contextvars.Context().run(target, *args)
-    finally:
-        ended.set()
+def _run(start: _Start) -> None:
+    """Run the target, then those that other threads hand over. An exception of a target ends the thread."""
+    start.run()
+    while len(_idle) < MOST_IDLE:
+        thread = threading.current_thread()
+        thread.name = IDLE_NAME
+        following = _IdleThread().wait()
+        if following is None:
+            return
+        thread.name = following.name
+        following.run()
 
 
 def off_main(name: str, target: Callable[[], object]) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 
+from nri_sync.threads import IDLE_NAME
 from tests.outputs import is_busy_warning
 
 __all__: list[str] = []
@@ -110,18 +111,19 @@ def _logging_as_it_was() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def _no_thread_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
     """Fail a test whose threads do not end with the test."""
-    before = set(threading.enumerate())
+    before = _running()
     yield
     # Threads that threading did not start cannot be joined, and before Python 3.13 threading never forgets them.
     before.update(t for t in threading.enumerate() if isinstance(t, threading._DummyThread))
     if request.node.get_closest_marker("leaves_threads"):
         return
     give_up = time.monotonic() + THREADS_END_WITHIN
-    while left := set(threading.enumerate()) - before:
-        thread = left.pop()
+    while left := _running() - before:
         if time.monotonic() > give_up:
-            pytest.fail(f"the test is over, but its thread {thread.name!r} still runs")
-        try:
-            thread.join(give_up - time.monotonic())
-        except RuntimeError:  # another thread starts it at this moment
-            time.sleep(0.001)
+            pytest.fail(f"the test is over, but its thread {left.pop().name!r} still runs")
+        time.sleep(0.001)
+
+
+def _running() -> set[threading.Thread]:
+    """The threads, without those that wait a moment for a target, and then end."""
+    return {thread for thread in threading.enumerate() if thread.name != IDLE_NAME}

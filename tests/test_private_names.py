@@ -87,6 +87,8 @@ ALLOWED: dict[str, dict[str, str]] = {
     "test_threads.py": {
         "_active_limbo_lock": "a lock of threading, which another thread holds",
         "_bootstrap": "a thread of threading that begins late",
+        "_ending": "the end of the interpreter, which the test could not survive",
+        "_idle": _MOMENT,
         "_is_set": _MOMENT,
         "_make_thread": "no memory is left for the object of a thread",
         "_thread": _MOMENT,

@@ -21,7 +21,7 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -41,7 +41,7 @@ from nri_sync.threads import (
     spawn,
     spawn_anywhere,
 )
-from tests.forked import WARNS
+from tests.forked import WARNS, in_child
 
 #: Seconds that no wait in these tests should reach: a test that reaches it has failed.
 LONG = 20.0
@@ -350,9 +350,13 @@ class Target:
         self.thread = threading.current_thread()
         self._ran.set()
 
+    def ran(self) -> bool:
+        """Wait until it has run."""
+        return self._ran.wait(LONG)
+
     def wait(self) -> threading.Thread:
         """Wait until it has run and its thread, if it is another one, has ended."""
-        assert self._ran.wait(LONG)
+        assert self.ran()
         assert self.thread is not None
         if self.thread is not threading.current_thread():
             self.thread.join(LONG)
@@ -364,6 +368,11 @@ def on_other_thread(function: Callable[[], object]) -> threading.Thread:
     [thread] = run_in_threads(1, function)
     join_all([thread])
     return thread
+
+
+@pytest.fixture(autouse=True)
+def threads_end_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threads, "MOST_IDLE", 0)
 
 
 def test_the_main_thread_is_distinguished() -> None:
@@ -411,6 +420,174 @@ def test_spawn_does_not_wait_until_the_thread_runs(monkeypatch: pytest.MonkeyPat
     thread = target.wait()
     thread.join(LONG)
     assert not thread.is_alive()
+
+
+class TestIdle:
+    """A thread whose target has returned runs the next target."""
+
+    @pytest.fixture(autouse=True)
+    def threads_stay(self, monkeypatch: pytest.MonkeyPatch, threads_end_at_once: None) -> None:
+        monkeypatch.setattr(threads, "MOST_IDLE", 1)
+        monkeypatch.setattr(threads, "IDLE_WAIT", LONG)
+
+    @pytest.fixture
+    def idle(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Thread]:
+        """A thread that waits, and that ends with the test."""
+        before = set(threading.enumerate())
+        spawn("first", lambda: None).wait(Deadline(LONG))
+        [thread] = wait_for_idle(1, before)
+        yield thread
+        if thread.name == threads.IDLE_NAME:
+            monkeypatch.setattr(threads, "MOST_IDLE", 0)
+            on_other_thread(lambda: spawn("last", lambda: None))
+        thread.join(LONG)
+        assert not thread.is_alive()
+
+    def test_it_runs_the_next_target(self, idle: threading.Thread) -> None:
+        found = []
+        on_other_thread(
+            lambda: spawn(
+                "second", lambda: found.append((threading.current_thread(), idle.name))
+            ).wait(Deadline(LONG))
+        )
+        assert found == [(idle, "second")]
+        wait_for_idle(1)
+
+    def test_the_main_thread_starts_a_new_one(self, idle: threading.Thread) -> None:
+        """An interrupt could lose the idle thread."""
+        target = Target()
+        spawn("second", target)
+        assert target.wait() is not idle
+
+    def test_it_keeps_nothing_of_a_target(self, idle: threading.Thread) -> None:
+        class Something:
+            pass
+
+        things = [Something()]
+        gone = weakref.ref(things[0])
+        on_other_thread(lambda: spawn("second", id, things.pop()).wait(Deadline(LONG)))
+        wait_for_idle(1)
+        assert gone() is None
+
+    def test_each_target_has_a_context_of_its_own(self, idle: threading.Thread) -> None:
+        variable: contextvars.ContextVar[int] = contextvars.ContextVar("variable", default=0)
+        seen = []
+
+        def target() -> None:
+            seen.append(variable.get())
+            variable.set(1)
+
+        for _ in range(2):
+            on_other_thread(lambda: spawn("x", target).wait(Deadline(LONG)))
+            wait_for_idle(1)
+        assert seen == [0, 0]
+
+    def test_an_exception_ends_it(
+        self, idle: threading.Thread, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        reported: list[tuple[object, str]] = []
+        monkeypatch.setattr(
+            threading,
+            "excepthook",
+            lambda args: reported.append((args.thread, args.thread.name)),
+        )
+        on_other_thread(lambda: spawn("failing", partial(int, "no number")))
+        idle.join(LONG)
+        assert reported == [(idle, "failing")]
+
+    def test_no_more_than_a_few_wait(self, idle: threading.Thread) -> None:
+        target = Target()
+        spawn("second", target)
+        target.wait()  # joins its thread
+        assert idle.is_alive()
+
+    def test_it_ends_after_a_while(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(threads, "IDLE_WAIT", 0.001)
+        target = Target()
+        spawn("first", target)
+        target.wait()
+
+    def test_a_target_that_comes_at_the_last_moment_runs(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The wait of the thread is over when another thread takes the idle thread from the list."""
+        monkeypatch.setattr(threads, "IDLE_WAIT", 0.0)
+        taken, waits = threading.Event(), threading.Event()
+
+        class Late(list[Any]):
+            def remove(self, item: Any) -> None:
+                waits.set()
+                assert taken.wait(LONG)
+                super().remove(item)
+
+            def pop(self, *index: Any) -> Any:
+                item = super().pop(*index)
+                taken.set()
+                return item
+
+        monkeypatch.setattr(threads, "_idle", Late())
+        first, second = Target(), Target()
+        spawn("first", first)
+        assert waits.wait(LONG)
+        on_other_thread(lambda: spawn("second", second))
+        assert second.ran()
+        assert second.wait() is first.thread
+
+    def test_no_target_is_lost(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Threads that start targets, while idle threads give up at the same time."""
+        monkeypatch.setattr(threads, "IDLE_WAIT", 0.0002)
+        monkeypatch.setattr(threads, "MOST_IDLE", 3)
+        latches: list[Latch] = []
+
+        def start() -> None:
+            for number in range(200):
+                latches.append(spawn("x", lambda: None))
+                if number % 3:
+                    latches[-1].wait(Deadline(LONG))
+
+        join_all(run_in_threads(3, start))
+        assert len(latches) == 600
+        for latch in latches:
+            assert latch.wait(Deadline(LONG))
+
+    def test_after_the_end_of_the_interpreter_has_begun_no_target_runs(
+        self, idle: threading.Thread, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(threads, "_ending", True)
+        monkeypatch.setattr(time, "sleep", lambda seconds: None)
+        errors: list[NoThread] = []
+
+        def start() -> None:
+            with pytest.raises(NoThread, match="at interpreter shutdown") as caught:
+                spawn("late", lambda: None)
+            errors.append(caught.value)
+
+        on_other_thread(start)
+        assert len(errors) == 1
+        monkeypatch.setattr(threads, "_ending", False)
+
+    @WARNS
+    def test_a_forked_child_starts_its_own(self, idle: threading.Thread) -> None:
+        def child() -> None:
+            target = Target()
+            on_other_thread(lambda: spawn("second", target))
+            assert target.ran()
+            assert target.thread is not idle
+
+        in_child(child)
+
+
+def wait_for_idle(count: int, before: Collection[threading.Thread] = ()) -> list[threading.Thread]:
+    """The idle threads that were not there before. Waits until there are as many."""
+    deadline = Deadline(LONG)
+    while not deadline.expired:
+        names = [
+            t for t in threading.enumerate() if t.name == threads.IDLE_NAME and t not in before
+        ]
+        if len(names) == count:
+            return names
+        time.sleep(0.001)
+    raise AssertionError(f"not {count} idle threads")
 
 
 @pytest.mark.parametrize("caller", ["main", "other"])
