@@ -212,14 +212,9 @@ class Connection:
         )
 
     def _register(self, session: Session) -> None:
-        request = nri_pb2.RegisterPluginRequest(
-            plugin_name=self._plugin.identity.name,
-            plugin_idx=self._plugin.identity.idx,
-            NRI_version=self._plugin.nri_version,
-        )
         call = session.client.start(
             _REGISTER,
-            request.SerializeToString(),
+            self._plugin.registration,
             deadline=self.attempt.deadline,
             on_done=self._registered,
         )

@@ -35,5 +35,5 @@ class PluginSpec(NamedTuple):
     defaults: Facts
     tally: Tally
     logger: logging.LoggerAdapter[Any]
-    #: The NRI release that this package implements.
-    nri_version: str
+    #: The payload of the RegisterPlugin request.
+    registration: bytes

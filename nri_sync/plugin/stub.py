@@ -157,7 +157,9 @@ class Stub:
             defaults=Facts(handled, float(registration_timeout)),
             tally=Tally(),
             logger=PrefixedLogger(logger or get_logger("nri_sync.stub"), full_name),
-            nri_version=api.NRI_VERSION,
+            registration=nri_pb2.RegisterPluginRequest(
+                plugin_name=identity.name, plugin_idx=identity.idx, NRI_version=api.NRI_VERSION
+            ).SerializeToString(),
             source=Source(connection, dialer, socket_path),
         )
         self._on_close = on_close
@@ -525,7 +527,7 @@ class Stub:
     @property
     def plugin_nri_version(self) -> str:
         """The NRI release that this package implements."""
-        return self._spec.nri_version
+        return api.NRI_VERSION
 
     @property
     def counters(self) -> Counters:

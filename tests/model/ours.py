@@ -93,7 +93,6 @@ class Package:
             threading=types.SimpleNamespace(current_thread=types.SimpleNamespace),
             IgnoredFields=lambda *args: _Nothing(),
             Session=lambda sock, router, **options: _Session(self.world, sock, options),
-            nri_pb2=types.SimpleNamespace(RegisterPluginRequest=lambda **fields: _Nothing()),
         )
         self.lifecycle.Lifecycle.fields = ("close_reason", "current", "state", "_changed", "_lock")
         self.lifecycle.Attempt.fields = self.lifecycle.Attempt.__slots__
@@ -417,7 +416,7 @@ class _Spec:
     name = "10-test"
     logger = tally = identity = _Nothing()
     defaults = _Facts()
-    nri_version = ""
+    registration = b""
     late_reply = False
 
     def __init__(self, world: OurWorld) -> None:

@@ -111,7 +111,7 @@ class Way:
             defaults=Facts(handled, 5.0),
             tally=self.tally,
             logger=logging.LoggerAdapter(logging.getLogger("nri_sync.stub"), {}),
-            nri_version=api.NRI_VERSION,
+            registration=b"",
         )
         servicer = Servicer(spec)
         self.conn = Conn(spec)
