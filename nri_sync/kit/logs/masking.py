@@ -19,10 +19,11 @@ MASKED = "(masked)"
 
 #: The names whose values are secrets, as patterns of a shell; see :class:`Mask`.
 SECRETS: tuple[str, ...] = (
-    "*password*", "*passwd*", "*passphrase*", "*_pwd", "*_pass", "*secret*", "*token*", "*credential*", "*cookie*",
-    "*_key", "*apikey*", "*accesskey*", "*privatekey*",
-    "*access_key*", "*private_key*", "*authorization*", "*_auth",
-    "*_dsn", "*connection_string*", "*connectionstring*", "*last_applied_configuration",
+    "*password*", "*passwd*", "*passphrase*", "*passcode*", "*_pwd", "pass", "*_pass", "*sshpass", "*storepass",
+    "*secret*", "*token*", "*credential*", "creds", "*_creds", "*cookie*", "*jwt*", "*bearer*", "*_pat",
+    "*_key", "*apikey*", "*accesskey*", "*privatekey*", "*masterkey*", "*authkey*",
+    "*access_key*", "*private_key*", "*authorization*", "auth", "*_auth", "*dockerconfig*", "*docker_auth_config*",
+    "dsn", "*_dsn", "*connection_string*", "*connectionstring*", "*last_applied_configuration",
 )  # fmt: skip
 
 _M = TypeVar("_M", bound=Message)
@@ -31,17 +32,27 @@ _M = TypeVar("_M", bound=Message)
 _LISTS = ("args", "env")
 # The greatest length of a name that is compared. Longer names do not occur in practice.
 _NAME_MAX = 256
-_USERINFO = re.compile(r"(://[^/@\s:]*:)[^/@\s]+(@)")
+_USERINFO = re.compile(r"(://[^/@\s:]*:)[^/\s]+(@)")
+# A name inside a text, with the separator of its value: a parameter of a URL or of a connection string, a header,
+# a property, a variable of a shell command. The lookbehind and the bounds keep the search linear.
+_NAME = re.compile(r"(?<![\w.-])([\w.-]{1,256})([\"']?[ \t]{0,8}(?:=|:(?=[ \t\"'])))[ \t]{0,8}")
+_QUOTED = r"\"[^\"]*|'[^']*"
+_VALUES = {
+    "=": re.compile(rf"{_QUOTED}|[^\s&;,\"']+"),
+    ":": re.compile(rf"{_QUOTED}|[^\r\n&;,\"']+"),  # a header may have several words
+}
 _SEPARATORS = str.maketrans("-.", "__")
+_WORDS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 
 
 class Mask:
     """Replaces values whose names match one of the patterns, and passwords in URLs.
 
-    Names are compared in lower case, with ``_`` for ``-`` and ``.``: ``*api_key*`` matches ``API_KEY`` and
-    ``--api-key``. The names are those of variables, options (``--token=x``, and ``--token x``), annotations and
-    labels. The mask does not search inside another text, such as a command for a shell. Without patterns it
-    replaces nothing.
+    Names are compared in lower case, with ``_`` for ``-`` and ``.``, and between the words of a name such as
+    ``apiKey``: ``*api_key*`` matches ``API_KEY``, ``apiKey`` and ``--api-key``. The names are those of variables,
+    options (``--token=x``, and ``--token x``), annotations and labels, and those in a value, followed by ``=`` or
+    by ``:`` and a space: parameters of URLs and connection strings, headers, variables of a shell command. Without
+    patterns the mask replaces nothing.
     """
 
     def __init__(self, patterns: Iterable[str] = SECRETS) -> None:
@@ -60,17 +71,32 @@ class Mask:
         """Return the value, or its replacement."""
         if not self.patterns:
             return value
-        return MASKED if value and self._hides(name) else _USERINFO.sub(rf"\1{MASKED}\2", value)
+        if value and self._hides(name):
+            return MASKED
+        return _USERINFO.sub(rf"\1{MASKED}\2", self._without_named(value))
+
+    def _without_named(self, text: str) -> str:
+        kept: list[str] = []
+        end = 0
+        for found in _NAME.finditer(text):
+            if found.start() < end or not self._hides(found[1]):
+                continue
+            secret = _VALUES[found[2][-1]].match(text, found.end())
+            if secret is not None:
+                begin = found.end() + secret[0].startswith(("'", '"'))
+                kept += text[end:begin], MASKED
+                end = secret.end()
+        return "".join((*kept, text[end:]))
 
     def items(self, texts: Iterable[str]) -> Iterator[str]:
         """Yield arguments, or variables as ``NAME=VALUE``, with their secrets replaced."""
         is_next = False
         for text in texts if self.patterns else ():
             name, equals, value = text.partition("=")
-            if equals:
-                yield f"{name}={self.value(name.lstrip('-'), value)}"
-            elif is_next and not text.startswith("-"):
+            if is_next and not text.startswith("-"):
                 yield MASKED
+            elif value and self._hides(name.lstrip("-")):
+                yield f"{name}={MASKED}"
             else:
                 yield self.value("", text)
             is_next = not equals and text.startswith("-") and self._hides(text.lstrip("-"))
@@ -117,7 +143,11 @@ class Mask:
                 value[:] = shown
 
     def _hides(self, name: str) -> bool:
-        return self._is_secret(name[:_NAME_MAX].lower().translate(_SEPARATORS)) is not None
+        name = name[:_NAME_MAX]
+        return any(
+            self._is_secret(each.lower().translate(_SEPARATORS))
+            for each in (name, _WORDS.sub("_", name))
+        )
 
 
 def _messages_in(value: Any) -> Iterable[Any]:

@@ -20,6 +20,9 @@ __all__: list[str] = []
         "apiKey", "API_KEY", "x-api-key",
         "TLS_PRIVATE_KEY", "ENCRYPTION_KEY", "GOOGLE_APPLICATION_CREDENTIALS", "SENTRY_DSN",
         "ConnectionString", "Proxy-Authorization", "kubectl.kubernetes.io/last-applied-configuration",
+        "DB_PASSWD", "PASS", "rootPass", "SSHPASS", "KEYSTOREPASS", "passcode", "sshKey", "signingKey",
+        "AccountKey", "MASTERKEY", "TS_AUTHKEY", "basicAuth", "REDISCLI_AUTH", "JWT", "BEARER", "GITHUB_PAT",
+        "AWS_CREDS", "DSN", "DOCKER_AUTH_CONFIG", "dockerconfigjson",
     ],
 )  # fmt: skip
 def test_names_of_secrets(name: str) -> None:
@@ -52,6 +55,32 @@ def test_values() -> None:
     assert mask.value("PASSWORD", "") == "", "that there is none is no secret"
 
 
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("https://h/?token=hunter2&page=2", "https://h/?token=(masked)&page=2"),
+        ("Server=db;Password=hunter2;Port=1", "Server=db;Password=(masked);Port=1"),
+        ("host=db password='hunter 2' user=me", "host=db password='(masked)' user=me"),
+        ("AccountName=a;AccountKey=hunter2==;Port=1", "AccountName=a;AccountKey=(masked);Port=1"),
+        ("Authorization: Bearer hunter2", "Authorization: (masked)"),
+        ("Host: a\nX-Api-Key: hunter2\nA: b", "Host: a\nX-Api-Key: (masked)\nA: b"),
+        ('{"apiKey": "hunter2", "a": "b"}', '{"apiKey": "(masked)", "a": "b"}'),
+        ("-Xmx1g -Ddb.password=hunter2 -Da=b", "-Xmx1g -Ddb.password=(masked) -Da=b"),
+        ("PGPASSWORD=hunter2 psql -h db", "PGPASSWORD=(masked) psql -h db"),
+        ("postgres://me:hunter@2@db/x", "postgres://me:(masked)@db/x"),
+        ("postgres://me:hunter=2@db/x?a=b", "postgres://me:(masked)@db/x?a=b"),
+        ("user = me, password = hunter2", "user = me, password = (masked)"),
+        ("time: 12:30, author=me", "time: 12:30, author=me"),
+    ],
+)  # fmt: skip
+def test_names_and_urls_in_a_text(text: str, shown: str) -> None:
+    mask = Mask()
+    assert mask.value("TEXT", text) == shown
+    assert list(mask.items([f"--option={text}", f"TEXT={text}"])) == [
+        f"--option={shown}", f"TEXT={shown}",
+    ]  # fmt: skip
+
+
 def test_arguments() -> None:
     given = [
         "mysqld",
@@ -66,10 +95,15 @@ def test_arguments() -> None:
         "--port",
         "1",
         "http://a:b@c",
+        "postgres://a:b=c@d/e?ssl=off",
+        "Authorization: Bearer b",
+        "--password",
+        "x=y",
     ]
     assert list(Mask().items(given)) == [
         "mysqld", f"--password={MASKED}", "--token", MASKED, "--token", "-v", "--api-key", MASKED,
         f"PGPASSWORD={MASKED}", "--port", "1", f"http://a:{MASKED}@c",
+        f"postgres://a:{MASKED}@d/e?ssl=off", f"Authorization: {MASKED}", "--password", MASKED,
     ]  # fmt: skip
 
 
@@ -139,6 +173,10 @@ def test_the_work_is_linear() -> None:
         "://a:" + "b" * 250_000,
         "=" * 250_000,
         "-" * 250_000,
+        "a=" * 125_000,
+        "token='" * 40_000,
+        "token: " * 40_000,
+        "a \t" * 80_000,
     ):
         list(mask.items([text, text]))
     assert time.process_time() - before < 10
