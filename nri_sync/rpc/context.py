@@ -215,7 +215,7 @@ class RequestContext:
         Raises:
             ValueError: any other key, which ttRPC could not transport, or another value.
         """
-        for key, value in trailing_metadata:
+        for key, value in trailing_metadata or ():
             if key != DETAILS_KEY:
                 raise ValueError(f"ttRPC cannot send trailing metadata (key {key!r})")
             try:

@@ -1,9 +1,9 @@
-"""Requests and responses in their envelopes; responses with the header of ttRPC, as they travel on the link."""
+"""Payloads, and the envelopes around them; responses with the header of ttRPC, as they travel on the link."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Callable, Optional, Union
+from typing import Any, Callable, Optional, Union
 
 from nri_sync.codes import StatusCode
 from nri_sync.net.link import Buffer
@@ -15,6 +15,8 @@ from nri_sync.wire.varint import decode_varint, encode_varint
 __all__ = [
     "Framing",
     "Metadata",
+    "as_bytes",
+    "decode_payload",
     "decode_request",
     "encode_error",
     "encode_request",
@@ -35,16 +37,41 @@ _REQUEST_TAGS = (0x0A, 0x12, 0x1A)
 _PAYLOAD_TAGS = (b"\x1a", b"\x9a")
 
 
+def as_bytes(payload: object) -> bytes:
+    """The payload that a serializer, or an application without one, has given.
+
+    Raises TypeError unless it is bytes-like: ``bytes(5)`` would be five zeros.
+    """
+    if isinstance(payload, bytes):
+        return payload
+    if isinstance(payload, (bytearray, memoryview)):
+        return bytes(payload)
+    raise TypeError(
+        f"a message without a serializer, or out of one, is bytes, not {type(payload).__name__}"
+    )
+
+
+def decode_payload(payload: Any, deserialize: Callable[[Any], Any] | None) -> Any:
+    """The message in a payload. Raises the exception of ``deserialize``, and ValueError if it returns None."""
+    if deserialize is None:
+        return payload
+    message = deserialize(payload)
+    if message is None:
+        raise ValueError("the deserializer returned None")
+    return message
+
+
 def encode_request(method: str, payload: bytes, metadata: Metadata, timeout: float | None) -> bytes:
     """The envelope of a request, without a header. ``timeout`` is in seconds.
 
-    Raises ValueError for metadata that is not text.
+    Raises ValueError for metadata of bytes, and TypeError for metadata that is neither text nor bytes.
     """
     service, _, name = method.lstrip("/").rpartition("/")
     request = envelope_pb2.Request(service=service, method=name, payload=payload)
     for key, value in metadata or ():
         if not isinstance(value, str):
-            raise ValueError(f"ttRPC metadata values are text; {key!r} is {type(value).__name__}")
+            error = ValueError if type(value) is bytes else TypeError
+            raise error(f"ttRPC metadata values are text; {key!r} is {type(value).__name__}")
         request.metadata.add(key=key, value=value)
     if timeout is not None:
         request.timeout_nano = max(1, int(timeout * 1e9))

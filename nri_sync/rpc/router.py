@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from typing import Any, Callable, NamedTuple
 
 from nri_sync.rpc.context import Metadatum, RequestContext
+from nri_sync.rpc.status import Status
 from nri_sync.threads import signal_safe
 
-__all__ = ["MethodHandler", "Router"]
+__all__ = ["MethodHandler", "RequestsBroken", "Router"]
 
 
 class MethodHandler(NamedTuple):
@@ -28,6 +29,15 @@ class MethodHandler(NamedTuple):
     takes_view: bool = False
 
 
+class RequestsBroken(Exception):
+    """The stream that a handler reads from has ended early, or has a message that cannot be decoded."""
+
+    def __init__(self, status: Status) -> None:
+        super().__init__(status.details)
+        #: The status of the call if the handler lets the exception pass.
+        self.status = status
+
+
 class Router:
     """Finds the :class:`MethodHandler` of a method. All methods may be called from any thread, at any time.
 
@@ -36,6 +46,8 @@ class Router:
 
     #: Makes the context of each call.
     context_class: type[RequestContext] = RequestContext
+    #: Raised in a handler that reads from a stream of requests.
+    requests_broken: type[RequestsBroken] = RequestsBroken
 
     def __init__(self, services: Mapping[str, Mapping[str, Any]] | None = None) -> None:
         """``services`` has the methods of each service, by name."""

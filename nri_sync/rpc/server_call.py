@@ -18,6 +18,8 @@ from nri_sync.rpc.callbacks import Callback, run_callbacks
 from nri_sync.rpc.context import Metadatum, RequestContext, current_context
 from nri_sync.rpc.envelope import (
     Framing,
+    as_bytes,
+    decode_payload,
     decode_request,
     encode_error,
     encode_success,
@@ -26,7 +28,7 @@ from nri_sync.rpc.envelope import (
 from nri_sync.rpc.frames import calls_handlers, own_frames
 from nri_sync.rpc.inbox import END, Inbox
 from nri_sync.rpc.late import LatePolicy
-from nri_sync.rpc.router import Router
+from nri_sync.rpc.router import RequestsBroken, Router
 from nri_sync.rpc.status import Status, from_exception, text_of
 from nri_sync.wire.streams import State
 from nri_sync.wire.ttrpc import MESSAGE_MAX, Data
@@ -77,14 +79,6 @@ class CallOwner(Protocol):
 
     def run_elsewhere(self, callbacks: list[Callback]) -> None:
         """Run callbacks of the application."""
-
-
-class _RequestsBroken(Exception):
-    """The stream that a handler reads from ended early, or has a message of another type."""
-
-    def __init__(self, status: Status) -> None:
-        super().__init__(status.details)
-        self.status = status
 
 
 class Reply(Job):
@@ -210,12 +204,11 @@ class ServerCall(Job):
 
     def _decode(self, handler: Any) -> Any:
         """The request, or a Status."""
-        deserialize = handler.request_deserializer
         payload = self._take_payload()
         if not getattr(handler, "takes_view", False):
             payload = bytes(payload)
         try:
-            return payload if deserialize is None else deserialize(payload)
+            return decode_payload(payload, handler.request_deserializer)
         except Exception as error:
             return not_decoded(error)
 
@@ -224,7 +217,7 @@ class ServerCall(Job):
             return Status(StatusCode.UNKNOWN, f"the handler of {self.method} returned nothing")
         serialize = handler.response_serializer
         try:
-            return bytes(response if serialize is None else serialize(response))
+            return as_bytes(response if serialize is None else serialize(response))
         except Exception as error:
             return not_encoded(self.method, error)
 
@@ -263,20 +256,21 @@ class ServerCall(Job):
     def _requests(self, deserialize: Any, first: bytes) -> Iterator[Any]:
         """The request messages of a stream, as they arrive."""
         inbox, context = self.inbox, self.context
+        broken = self._end.router.requests_broken
         assert context is not None
         deadline = context.deadline
         # A client that streams sends its request without a payload, the one of generated code does not.
         data: bytes | None = first if first or inbox is None else inbox.get(deadline)
         while data is not END:
             try:
-                request = data if deserialize is None else deserialize(data)
+                request = decode_payload(data, deserialize)
             except Exception as error:
-                raise _RequestsBroken(not_decoded(error)) from error
+                raise broken(not_decoded(error)) from error
             yield request
             data = END if inbox is None else inbox.get(deadline)
         if not context.is_active():
             text = f"{self.method}: the call ended before the stream of requests did"
-            raise _RequestsBroken(Status(StatusCode.CANCELLED, text))
+            raise broken(Status(StatusCode.CANCELLED, text))
 
     def _unknown(self, service: str, method: str) -> Status:
         what = f"method {method}" if self._end.router.has_service(service) else f"service {service}"
@@ -284,7 +278,7 @@ class ServerCall(Job):
 
     def failure(self, error: BaseException, context: RequestContext) -> Status:
         """Log the exception of a handler, and return the status that the call ends with."""
-        broken = error.status if isinstance(error, _RequestsBroken) else None
+        broken = error.status if isinstance(error, RequestsBroken) else None
         status = context.status(broken or from_exception(error))
         assert status is not None
         if broken is not None or not context.is_active():

@@ -11,12 +11,15 @@ from nri_sync.codes import StatusCode
 from nri_sync.deadline import Deadline
 from nri_sync.rpc.client import ClientEnd
 from nri_sync.rpc.client_call import CANCELLED, ClientCall
+from nri_sync.rpc.envelope import decode_payload
 from nri_sync.rpc.inbox import END
 from nri_sync.rpc.status import Status
 from nri_sync.text import printable
 from nri_sync.ttrpc.codes import grpc_code
 
 __all__ = ["Call", "CallError", "StreamCall"]
+
+_OK = Status(StatusCode.OK, "")
 
 
 class CallError(grpc.RpcError, grpc.Call, grpc.Future):  # type: ignore[type-arg]
@@ -33,6 +36,9 @@ class CallError(grpc.RpcError, grpc.Call, grpc.Future):  # type: ignore[type-arg
 
     def __str__(self) -> str:
         return f"{self.method} failed: {self.code().name}: {printable(self.details())}"
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}: {self}>"
 
     def code(self) -> grpc.StatusCode:
         return grpc_code(self._status.number)
@@ -110,6 +116,14 @@ class Call(grpc.Call, grpc.Future):  # type: ignore[type-arg]
         self._end = end
         self._call = call
         self._deserialize = deserialize
+        # The response, once it is decoded; or the exception of the deserializer.
+        self._decoded: list[Any] = []
+        self._undecodable: Exception | None = None
+
+    def __repr__(self) -> str:
+        status = self._call.status
+        state = "in flight" if status is None else grpc_code(status.number).name
+        return f"<{type(self).__name__} {self._call.method}: {state}>"
 
     # grpc.Call
 
@@ -148,9 +162,23 @@ class Call(grpc.Call, grpc.Future):  # type: ignore[type-arg]
         return "" if status.number == 0 else str(CallError(self._call.method, status))
 
     def _finished(self) -> Status:
+        """How the call has ended: INTERNAL if its response cannot be decoded. Blocks until the call is done."""
         self._end.wait(self._call)
-        assert self._call.status is not None
-        return self._call.status
+        status = self._call.status
+        assert status is not None
+        return self._decode() if status.number == 0 else status
+
+    def _decode(self) -> Status:
+        """Decode the response of a unary call that has succeeded, once."""
+        if not self._decoded and self._undecodable is None:
+            try:
+                message = decode_payload(self._call.payload or b"", self._deserialize)
+            except Exception as error:
+                self._undecodable = error
+            else:
+                # Of two threads that are here at once, both return the message of the first.
+                self._decoded.append(message)
+        return _OK if self._undecodable is None else _not_decoded(self._undecodable)
 
     # grpc.Future
 
@@ -175,17 +203,11 @@ class Call(grpc.Call, grpc.Future):  # type: ignore[type-arg]
         error = self._error(timeout)
         if error is not None:
             raise error
-        return self.value()
+        return self._decoded[0]
 
     def exception(self, timeout: float | None = None) -> CallError | None:
         """Like :meth:`result`, but returns the failure; ``None`` for success."""
-        error = self._error(timeout)
-        if error is None:
-            try:
-                self.value()
-            except CallError as undecodable:
-                return undecodable
-        return error
+        return self._error(timeout)
 
     def traceback(self, timeout: float | None = None) -> Any:
         """Of the failure, as :meth:`exception` has it; ``None`` for success."""
@@ -206,21 +228,18 @@ class Call(grpc.Call, grpc.Future):  # type: ignore[type-arg]
         if status is CANCELLED:
             raise grpc.FutureCancelledError()
         failure = CallError(self._call.method, status)
-        failure.__cause__ = self._call.cause
+        failure.__cause__ = self._call.cause or self._undecodable
         return failure
 
     def value(self) -> Any:
         """The response of a unary call that has succeeded. Raises CallError where it cannot be decoded."""
-        payload = self._call.payload or b""
-        if self._deserialize is None:
-            return payload
-        try:
-            return self._deserialize(payload)
-        except Exception as error:
-            raise CallError(self._call.method, _undecodable(error)) from error
+        status = self._decode()
+        if status.number != 0:
+            raise CallError(self._call.method, status) from self._undecodable
+        return self._decoded[0]
 
 
-def _undecodable(error: Exception) -> Status:
+def _not_decoded(error: Exception) -> Status:
     return Status(StatusCode.INTERNAL, f"cannot deserialize the response: {error}")
 
 
@@ -250,9 +269,9 @@ class StreamCall(Call):
                 raise StopIteration
             raise CallError(call.method, status) from call.cause
         try:
-            return data if self._deserialize is None else self._deserialize(data)
+            return decode_payload(data, self._deserialize)
         except Exception as error:
-            undecodable = _undecodable(error)
+            undecodable = _not_decoded(error)
             end.finish(call, undecodable, even_if_answered=True)
             call.inbox.discard()
             raise CallError(call.method, undecodable) from error
@@ -268,5 +287,6 @@ class StreamCall(Call):
             raise error
         return self
 
-    def exception(self, timeout: float | None = None) -> CallError | None:
-        return self._error(timeout)
+    def _decode(self) -> Status:
+        # Each message has been decoded when it was taken.
+        return _OK

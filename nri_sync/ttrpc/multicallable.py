@@ -14,6 +14,7 @@ from nri_sync.errors import NoThread
 from nri_sync.logger import get_logger
 from nri_sync.rpc.client import ClientEnd
 from nri_sync.rpc.client_call import ClientCall
+from nri_sync.rpc.envelope import as_bytes
 from nri_sync.rpc.inbox import Inbox
 from nri_sync.rpc.status import Status, code_of
 from nri_sync.threads import spawn
@@ -33,7 +34,7 @@ class _Method:
         self,
         channel: object,
         end: ClientEnd,
-        method: str,
+        method: str | bytes,
         serialize: Any,
         deserialize: Any,
         kind: str,
@@ -41,7 +42,7 @@ class _Method:
         # Kept: a channel stays connected while there are methods of it.
         self._channel = channel
         self._end = end
-        self._method = method
+        self._method = method.decode() if isinstance(method, bytes) else method
         self._serialize = serialize
         self._deserialize = deserialize
         self._requests_stream = kind.startswith("stream")
@@ -85,13 +86,15 @@ class _Method:
         return call
 
     def _encode(self, request: Any) -> bytes:
-        if self._serialize is None:
-            return bytes(request)
+        """The payload of a request. Raises CallError, and TypeError for something else than bytes."""
         try:
-            return bytes(self._serialize(request))
+            payload = request if self._serialize is None else self._serialize(request)
+            if payload is None:
+                raise ValueError("there is none")
         except Exception as error:
             text = f"cannot serialize the request: {error}"
             raise CallError(self._method, Status(StatusCode.INTERNAL, text)) from error
+        return as_bytes(payload)
 
     def _feed(self, call: ClientCall, requests: Any) -> None:
         """Send a stream of requests. For a new thread, since the iterator may block."""
@@ -140,6 +143,7 @@ class ToUnary(_Method):
         Raises:
             grpc.RpcError: the call failed.
             ValueError: an argument asks for a feature that ttRPC does not have.
+            TypeError: the request is not bytes, and there is no serializer.
         """
         return self.with_call(request, timeout, metadata, credentials, wait_for_ready, compression)[
             0

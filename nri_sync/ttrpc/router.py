@@ -14,7 +14,7 @@ from nri_sync.rpc.router import MethodHandler
 from nri_sync.threads import signal_safe
 from nri_sync.ttrpc.context import ServicerContext
 
-__all__ = ["HandlerCallDetails", "Router"]
+__all__ = ["HandlerCallDetails", "RequestsBroken", "Router"]
 
 # Interceptors get handlers of the stub, too.
 grpc.RpcMethodHandler.register(MethodHandler)
@@ -29,10 +29,15 @@ class HandlerCallDetails(_Details, grpc.HandlerCallDetails):  # type: ignore[mis
     """The method and metadata of a call, for an interceptor."""
 
 
+class RequestsBroken(router.RequestsBroken, grpc.RpcError):
+    """A broken stream of requests, which handlers written for grpcio expect as a ``grpc.RpcError``."""
+
+
 class Router(router.Router):
     """Finds the ``grpc.RpcMethodHandler`` of a method; its calls have a ``grpc.ServicerContext``."""
 
     context_class = ServicerContext
+    requests_broken = RequestsBroken
 
     def __init__(
         self,
@@ -44,6 +49,8 @@ class Router(router.Router):
         self._generic: tuple[Any, ...] = ()
         self._find: Callable[[HandlerCallDetails], Any | None] = self._lookup
         for interceptor in reversed(interceptors):
+            if not callable(getattr(interceptor, "intercept_service", None)):
+                raise TypeError(f"{interceptor!r} is not a grpc.ServerInterceptor")
             self._find = functools.partial(interceptor.intercept_service, self._find)
         self._has_interceptors = bool(interceptors)
 

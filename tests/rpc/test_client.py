@@ -104,6 +104,11 @@ class TestRequests:
         with raw_server() as (channel, _), pytest.raises(ValueError, match="'k-bin' is bytes"):
             Calls(channel).unary("Echo")(text("x"), metadata=(("k-bin", b"v"),))
 
+    @pytest.mark.parametrize("value", [5, None])
+    def test_metadata_that_is_no_text_is_refused(self, value: Any) -> None:
+        with raw_server() as (channel, _), pytest.raises(TypeError, match="'k' is"):
+            Calls(channel).unary("Echo")(text("x"), metadata=(("k", value),))
+
     def test_an_oversized_request_stays_here(self) -> None:
         with raw_server() as (channel, peer):
             code, details = error_of(lambda: Calls(channel).unary("Echo")(text("x" * MESSAGE_MAX)))

@@ -10,7 +10,13 @@ from hypothesis import strategies as st
 
 from nri_sync.api.services import PARSE_ERRORS
 from nri_sync.rpc import envelope_pb2
-from nri_sync.rpc.envelope import decode_request, encode_error, encode_success
+from nri_sync.rpc.envelope import (
+    as_bytes,
+    decode_payload,
+    decode_request,
+    encode_error,
+    encode_success,
+)
 from nri_sync.rpc.status import Status
 from nri_sync.wire.ttrpc import MESSAGE_MAX
 from tests.ttrpc.rig import INTERNAL, RESOURCE_EXHAUSTED
@@ -135,3 +141,25 @@ class TestDecodeRequest:
         assert payload == expected.payload
         request.payload = expected.payload
         assert request == expected
+
+
+@pytest.mark.parametrize("payload", [b"xy", bytearray(b"xy"), memoryview(b"xy")])
+def test_bytes_like_payloads(payload: Any) -> None:
+    assert as_bytes(payload) == b"xy"
+    assert type(as_bytes(payload)) is bytes
+
+
+@pytest.mark.parametrize("payload", [5, True, [1, 2], "text", None, object()])
+def test_other_objects_are_no_payload(payload: Any) -> None:
+    with pytest.raises(TypeError, match=f"is bytes, not {type(payload).__name__}"):
+        as_bytes(payload)
+
+
+def test_decoding_a_payload() -> None:
+    assert decode_payload(b"5", None) == b"5"
+    assert decode_payload(b"5", int) == 5
+    assert decode_payload(b"0", int) == 0
+    with pytest.raises(ValueError, match="invalid literal"):
+        decode_payload(b"x", int)
+    with pytest.raises(ValueError, match="returned None"):
+        decode_payload(b"x", lambda data: None)

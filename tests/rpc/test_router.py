@@ -6,7 +6,8 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from nri_sync.rpc.router import MethodHandler, Router
+from nri_sync.rpc.router import MethodHandler, RequestsBroken, Router
+from nri_sync.rpc.status import Status
 from tests.net.rig import LONG
 
 __all__: list[str] = []
@@ -61,3 +62,9 @@ def test_handlers_that_several_threads_add_are_all_there() -> None:
     for number in range(400):
         assert router.find(f"/a.S{number}/C", ()) is ECHO
         assert router.has_service(f"a.S{number}")
+
+
+def test_a_broken_stream_has_the_status_of_its_call() -> None:
+    broken = RequestsBroken(Status(13, "why"))
+    assert (str(broken), broken.status) == ("why", Status(13, "why"))
+    assert Router.requests_broken is RequestsBroken

@@ -243,6 +243,57 @@ class TestLetGo:
         assert seen == [Code.OK]
 
 
+class TestDecoding:
+    def test_once(self, calls: Calls) -> None:
+        decoded: list[bytes] = []
+
+        def decode(data: bytes) -> list[bytes]:
+            decoded.append(data)
+            return [data]
+
+        channel: Any = calls.channel
+        future = channel.unary_unary("/test.Service/Echo", None, decode).future(b"")
+        assert future.result(LONG) is future.result()
+        assert (future.code(), future.exception()) == (Code.OK, None)
+        assert len(decoded) == 1
+
+    def test_a_failure_is_that_of_the_call(self, calls: Calls) -> None:
+        tried: list[bytes] = []
+
+        def bad(data: bytes) -> Any:
+            tried.append(data)
+            raise ValueError("no such thing")
+
+        channel: Any = calls.channel
+        future = channel.unary_unary("/test.Service/Echo", None, bad).future(b"")
+        for error in (future.exception(LONG), future.exception()):
+            assert isinstance(error, CallError)
+            assert isinstance(error.__cause__, ValueError)
+            assert (error.code(), future.code()) == (Code.INTERNAL, Code.INTERNAL)
+        assert "no such thing" in future.details()
+        assert "INTERNAL" in future.debug_error_string()
+        assert future.traceback() is not None
+        assert len(tried) == 1
+
+    def test_no_message(self, calls: Calls) -> None:
+        channel: Any = calls.channel
+        echo = channel.unary_unary("/test.Service/Echo", None, lambda data: None)
+        assert error_of(lambda: echo(b""))[0] is Code.INTERNAL
+        count = channel.unary_stream("/test.Service/Count", None, lambda data: None)
+        assert error_of(lambda: next(count(text("2").SerializeToString())))[0] is Code.INTERNAL
+
+
+def test_calls_and_errors_can_be_shown(service: Service, calls: Calls) -> None:
+    future = calls.unary("Wait").future(text("x"))
+    assert repr(future) == "<Call /test.Service/Wait: in flight>"
+    service.gate.set()
+    future.result(LONG)
+    assert repr(future) == "<Call /test.Service/Wait: OK>"
+    failed = calls.unary("Fail").future(text("gone"))
+    assert repr(failed.exception()) == "<CallError: /test.Service/Fail failed: NOT_FOUND: gone>"
+    assert repr(failed) == "<Call /test.Service/Fail: NOT_FOUND>"
+
+
 class TestCallError:
     def test_is_the_finished_call(self) -> None:
         error = CallError("/a/b", Status(5, "gone", b"\x08\x05"))

@@ -188,6 +188,28 @@ class TestUnary:
     def test_bytes(self, channel: Channel) -> None:
         unary = channel.unary_unary("/test.Service/Echo")
         assert unary(text("hi").SerializeToString()) == text("hi").SerializeToString()
+        named = channel.unary_unary(b"/test.Service/Echo")
+        assert named(text("hi").SerializeToString()) == text("hi").SerializeToString()
+
+    @pytest.mark.parametrize("request_", [5, "text", [1]])
+    def test_a_request_that_is_no_bytes(self, channel: Channel, request_: Any) -> None:
+        with pytest.raises(TypeError, match="is bytes, not"):
+            channel.unary_unary("/test.Service/Echo")(request_)
+        with pytest.raises(TypeError, match="is bytes, not"):
+            channel.unary_unary("/test.Service/Echo", lambda _: request_)(b"")
+        total = channel.stream_unary("/test.Service/Total")
+        assert error_of(lambda: total(iter([request_])))[0] is Code.UNKNOWN
+
+    def test_no_request(self, channel: Channel) -> None:
+        for unary in (
+            channel.unary_unary("/test.Service/Echo"),
+            channel.unary_unary("/test.Service/Echo", lambda _: None),
+        ):
+            code, details = error_of(lambda unary=unary: unary(None))  # type: ignore[misc]
+            assert (code, details) == (
+                Code.INTERNAL,
+                "cannot serialize the request: there is none",
+            )
 
     def test_oversized_each_way(self, calls: Calls) -> None:
         unary = calls.unary("Echo")

@@ -11,11 +11,13 @@ import pytest
 
 from nri_sync.rpc.context import Metadatum
 from nri_sync.rpc.router import MethodHandler
+from nri_sync.ttrpc import connect
 from nri_sync.ttrpc.router import HandlerCallDetails, Router
-from tests.ttrpc.rig import LONG, echo, method
+from tests.ttrpc.rig import LONG, Calls, echo, error_of, method, serving, text
 
 __all__: list[str] = []
 
+Code = grpc.StatusCode
 ECHO = method("unary_unary", echo)
 OTHER = method("unary_unary", echo)
 
@@ -124,6 +126,26 @@ def test_an_interceptor_may_answer_itself_or_rewrite() -> None:
     router.add_registered_method_handlers("a.B", {"C": ECHO})
     assert router.find("/x/y", ()) is OTHER
     assert router.find("/any/thing", ()) is ECHO
+
+
+@pytest.mark.parametrize("other", [object(), None, echo])
+def test_other_objects_than_interceptors_are_refused(other: Any) -> None:
+    with pytest.raises(TypeError, match="ServerInterceptor"):
+        Router([other])
+
+
+@pytest.mark.parametrize("found", [5, object(), echo])
+def test_an_interceptor_that_returns_no_handler(found: Any) -> None:
+    class Wrong(grpc.ServerInterceptor):
+        def intercept_service(self, continuation: Callable[[Any], Any], details: Any) -> Any:
+            return found
+
+    with serving(interceptors=[Wrong()]) as (_, address), connect(address) as channel:
+        assert error_of(lambda: Calls(channel).unary("Echo")(text("x")))[0] is Code.UNKNOWN
+
+
+def test_broken_requests_are_an_error_of_grpc() -> None:
+    assert issubclass(Router.requests_broken, grpc.RpcError)
 
 
 def test_a_handler_of_the_stub_is_one_of_grpc() -> None:

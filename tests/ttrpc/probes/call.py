@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import grpc
@@ -13,6 +14,7 @@ from tests.ttrpc.probes.pair import (
     LONG,
     Code,
     Pair,
+    collected,
     eventually,
     failure,
     numbers,
@@ -59,10 +61,46 @@ def _abort(request: bytes, context: Any) -> bytes:
     raise AssertionError
 
 
-@probe(CALL, "`future.exception() is future`")
+@probe(CALL, "`future.exception() is future`; a call is a `grpc.RpcError`")
 def _(pair: Pair) -> Any:
     future = pair.method(_abort).future(b"")
-    return future.exception() is future
+    return (
+        future.exception() is future,
+        isinstance(future, grpc.RpcError),
+        future.exception() is future.exception(),
+    )
+
+
+@probe(CALL, "`future.result()` twice")
+def _(pair: Pair) -> Any:
+    pair.serve()
+    method = pair.connect().unary_unary("/x.X/M", None, lambda data: [data])
+    future = method.future(b"r")
+    return future.result(LONG) is future.result(LONG)
+
+
+@probe(CALL, "`code()` of a response that cannot be decoded")
+def _(pair: Pair) -> Any:
+    pair.serve()
+    method = pair.connect().unary_unary("/x.X/M", None, lambda data: 1 / 0)
+    future = method.future(b"r")
+    codes: list[str] = []
+    future.add_done_callback(lambda call: codes.append(call.code().name))
+    eventually(lambda: codes)
+    return codes, future.code().name, failure(future.result), future.exception().code().name
+
+
+@probe(CALL, "`is_active()`, `time_remaining()`, `add_callback()` of an error")
+def _(pair: Pair) -> Any:
+    try:
+        pair.method(_abort)(b"", timeout=LONG)
+    except grpc.RpcError as error:
+        found: Any = error
+        return [
+            failure(found.is_active),
+            failure(found.time_remaining),
+            failure(lambda: found.add_callback(lambda: None)),
+        ]
 
 
 @probe(CALL, "`result(timeout)` that passes")
@@ -75,6 +113,53 @@ def _(pair: Pair) -> Any:
         gate.set()
 
 
+@probe(CALL, "`result()` of a stream before it is consumed, with a deadline")
+def _(pair: Pair) -> Any:
+    method = pair.method(numbers, "unary_stream")
+    list(method(b"", timeout=LONG))  # to connect takes a part of the first call's time
+    responses = method(b"", timeout=1.0)
+    return failure(lambda: responses.result() is responses)
+
+
+@probe(CALL, "`next()` by several threads at once")
+def _(pair: Pair) -> Any:
+    gate = threading.Event()
+
+    def handler(request: bytes, context: Any) -> Iterator[bytes]:
+        gate.wait(LONG)
+        yield from numbers(request, context)
+
+    responses = pair.method(handler, "unary_stream")(b"", timeout=LONG)
+    found: list[list[str]] = []
+    threads = [
+        threading.Thread(target=lambda: found.append(collected(responses))) for _ in range(3)
+    ]
+    for thread in threads:
+        thread.start()
+    time.sleep(0.2)
+    gate.set()
+    for thread in threads:
+        thread.join(LONG)
+    return sorted(message for messages in found for message in messages)
+
+
+@probe(CALL, "`next()` after the end, and after a failure")
+def _(pair: Pair) -> Any:
+    def handler(request: bytes, context: Any) -> Iterator[bytes]:
+        yield b"1"
+        if request:
+            context.abort(Code.DATA_LOSS, "bad")
+
+    method = pair.method(handler, "unary_stream")
+    streams = [method(request, timeout=LONG) for request in (b"", b"fail")]
+    return [[collected(stream), collected(stream), failure(stream.__next__)] for stream in streams]
+
+
+@probe(CALL, "the method `next()` of a stream, beside `__next__()`")
+def _(pair: Pair) -> Any:
+    return hasattr(pair.method(numbers, "unary_stream")(b"", timeout=LONG), "next")
+
+
 @probe(CALL, "`cancel()` of a call in flight")
 def _(pair: Pair) -> Any:
     gate = threading.Event()
@@ -85,6 +170,7 @@ def _(pair: Pair) -> Any:
         bool(cancelled),
         future.cancelled(),
         future.done(),
+        future.cancel(),
         future.code().name,
         failure(future.result),
         failure(future.exception),
@@ -197,7 +283,29 @@ def _(pair: Pair) -> Any:
     return (*asked, future.is_active())
 
 
-@probe(CALL, "`debug_error_string()`")
+@probe(CALL, "`time_remaining()` of the call from `with_call()`")
+def _(pair: Pair) -> Any:
+    _, call = pair.method().with_call(b"", timeout=LONG)
+    return call.time_remaining() is None
+
+
+@probe(CALL, "a callback that is added when the call is done, and raises")
+def _(pair: Pair) -> Any:
+    future = pair.method().future(b"")
+    future.result(LONG)
+    return failure(lambda: future.add_done_callback(lambda call: 1 / 0))
+
+
+@probe(CALL, "details of errors that the library itself makes")
+def _(pair: Pair) -> Any:
+    gate = threading.Event()
+    future = pair.method(waiting(gate)).future(b"r")
+    future.cancel()
+    gate.set()
+    return future.details()
+
+
+@probe(CALL, "`debug_error_string()`, `repr()`")
 def _(pair: Pair) -> Any:
     method = pair.method(_abort)
     with contextlib.suppress(grpc.RpcError):
@@ -206,6 +314,7 @@ def _(pair: Pair) -> Any:
     return (
         "enough" in future.debug_error_string(),
         "enough" in future.exception().debug_error_string(),
+        ["ABORTED" in repr(item) for item in (future, future.exception())],
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import math
 import os
 import threading
 import time
@@ -16,6 +18,7 @@ from tests.ttrpc.probes.pair import (
     Pair,
     eventually,
     failure,
+    numbers,
     probe,
     waiting,
 )
@@ -161,3 +164,85 @@ def _(pair: Pair) -> Any:
 
     method = pair.method(lambda requests, context: b"".join(requests), "stream_unary")
     return failure(lambda: method(requests(), timeout=LONG))
+
+
+@probe(CHANNEL, "a timeout of `math.inf`, or of more seconds than the clock has")
+def _(pair: Pair) -> Any:
+    method = pair.method()
+    return [
+        failure(functools.partial(method, b"r", timeout=seconds)) for seconds in (math.inf, 1e12)
+    ]
+
+
+@probe(CHANNEL, "metadata with a number for a value")
+def _(pair: Pair) -> Any:
+    return failure(lambda: pair.method()(b"", timeout=LONG, metadata=(("k", 5),)))
+
+
+@probe(CHANNEL, "metadata keys with spaces, values beyond ASCII")
+def _(pair: Pair) -> Any:
+    method = pair.method()
+    pairs = ("a b", "v"), ("k", "\xe9")
+    return [failure(functools.partial(method, b"", timeout=LONG, metadata=(p,))) for p in pairs]
+
+
+@probe(CHANNEL, "a method without a leading slash")
+def _(pair: Pair) -> Any:
+    pair.serve()
+    return failure(lambda: pair.connect().unary_unary("x.X/M")(b"", timeout=LONG))
+
+
+@probe(CHANNEL, "a deserializer that returns None")
+def _(pair: Pair) -> Any:
+    def nothing(data: bytes) -> None:
+        return None
+
+    pair.serve(request_deserializer=nothing)
+    there = failure(lambda: pair.connect().unary_unary("/x.X/M")(b"", timeout=LONG))
+    return there, _here(pair, nothing)
+
+
+def _here(pair: Pair, deserialize: Any) -> Any:
+    pair.path += "2"
+    pair.address += "2"
+    pair.serve(numbers, "unary_stream")
+    responses = pair.connect().unary_stream("/x.X/M", None, deserialize)(b"", timeout=LONG)
+    return failure(lambda: next(responses)), responses.code().name
+
+
+@probe(CHANNEL, "requests that are a list, and no iterator")
+def _(pair: Pair) -> Any:
+    method = pair.method(lambda requests, context: b"".join(requests), "stream_unary")
+    return failure(lambda: method([b"a", b"b"], timeout=LONG))
+
+
+@probe(CHANNEL, "a request without a serializer that is no bytes: a number, text, None")
+def _(pair: Pair) -> Any:
+    method = pair.method()
+    by_number = pair.connect().unary_unary("/x.X/M", lambda value: 5)
+    values: Any = (5, "text", None)
+    return failure(lambda: by_number(b"", timeout=LONG)), [
+        failure(functools.partial(method, value, timeout=LONG)) for value in values
+    ]
+
+
+@probe(CHANNEL, "a request that is a bytearray or memoryview")
+def _(pair: Pair) -> Any:
+    method = pair.method()
+    values: Any = (bytearray(b"x"), memoryview(b"x"))
+    return [failure(functools.partial(method, value, timeout=LONG)) for value in values]
+
+
+@probe(CHANNEL, "subscribers at `close()`")
+def _(pair: Pair) -> Any:
+    pair.serve()
+    channel = pair.connect()
+    states: list[str] = []
+    channel.subscribe(lambda state: states.append(state.name), try_to_connect=True)
+    eventually(lambda: "READY" in states)
+    channel.close()
+    if pair.kind == "ttrpc":
+        eventually(lambda: "SHUTDOWN" in states)
+    else:
+        time.sleep(0.2)
+    return states[-1]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import threading
 from typing import Any
 
@@ -11,6 +13,7 @@ from tests.ttrpc.probes.pair import (
     LONG,
     Code,
     Pair,
+    failure,
     probe,
 )
 
@@ -24,9 +27,31 @@ def _(pair: Pair) -> Any:
     return pair.outcome(lambda request, context: context.abort(Code.NOT_FOUND, "gone"))
 
 
-@probe(CONTEXT, "`abort(3, ...)`: a number for the code")
+@probe(CONTEXT, "`abort(3, ...)`, `set_code(3)`: a number for the code")
 def _(pair: Pair) -> Any:
-    return pair.outcome(lambda request, context: context.abort(3, "bad"))
+    def handler(request: bytes, context: Any) -> bytes:
+        if request == b"abort":
+            context.abort(3, "bad")
+        context.set_code(3)
+        return b""
+
+    method = pair.method(handler)
+    return [failure(functools.partial(method, r, timeout=LONG)) for r in (b"abort", b"set")]
+
+
+@probe(CONTEXT, "`set_code(None)`")
+def _(pair: Pair) -> Any:
+    def ask(context: Any) -> Any:
+        context.set_code(Code.OK)
+        context.set_code(None)
+        return context.code() is None
+
+    return pair.in_handler(ask)
+
+
+@probe(CONTEXT, "details that are None")
+def _(pair: Pair) -> Any:
+    return pair.outcome(lambda request, context: context.abort(Code.ABORTED, None))
 
 
 @probe(CONTEXT, "`abort(StatusCode.OK, ...)`")
@@ -52,6 +77,42 @@ def _(pair: Pair) -> Any:
     except grpc.RpcError as error:
         found: Any = error
         return rpc_status.from_call(found) == status
+
+
+@probe(CONTEXT, "`abort_with_status()` with other metadata")
+def _(pair: Pair) -> Any:
+    class Refusal(grpc.Status):
+        code = Code.NOT_FOUND
+        details = "gone"
+        trailing_metadata = (("k", "v"),)
+
+    outcome = pair.outcome(lambda request, context: context.abort_with_status(Refusal()))
+    return outcome[0], "ValueError" in outcome[1]
+
+
+@probe(CONTEXT, "`set_code()`, `abort()` that is caught, and then another exception")
+def _(pair: Pair) -> Any:
+    def handler(request: bytes, context: Any) -> bytes:
+        if request == b"abort":
+            with contextlib.suppress(Exception):
+                context.abort(Code.NOT_FOUND, "gone")
+        else:
+            context.set_code(Code.NOT_FOUND)
+            context.set_details("gone")
+        raise ValueError("x")
+
+    method = pair.method(handler)
+    futures = [method.future(request, timeout=LONG) for request in (b"abort", b"set")]
+    return [(future.code().name, future.details()) for future in futures]
+
+
+@probe(CONTEXT, "`set_code(StatusCode.OK)`, then an exception")
+def _(pair: Pair) -> Any:
+    def handler(request: bytes, context: Any) -> bytes:
+        context.set_code(Code.OK)
+        raise ValueError("x")
+
+    return pair.outcome(handler)[0]
 
 
 @probe(CONTEXT, "`set_code()` and `set_details()` with a return")

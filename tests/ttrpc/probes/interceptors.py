@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import grpc
@@ -61,6 +62,11 @@ def _(pair: Pair) -> Any:
     return failure(lambda: pair.connect().unary_unary("/x.X/M")(b"", timeout=LONG))
 
 
+@probe(INTERCEPTORS, "servers: an object that is no interceptor")
+def _(pair: Pair) -> Any:
+    return failure(lambda: pair.make_server(interceptors=[object()]) is None)
+
+
 class Outer(
     grpc.UnaryUnaryClientInterceptor,
     grpc.UnaryStreamClientInterceptor,
@@ -108,6 +114,59 @@ def _(pair: Pair) -> Any:
         [m.decode() for m in channel.stream_stream("/x.X/D")(iter([b"a", b"b"]), timeout=LONG)],
     )
     return replies, outer.seen
+
+
+class Raising(Outer):
+    def _note(self, continuation: Any, details: Any, request: Any) -> Any:
+        raise ValueError("x")
+
+
+class Nothing(Outer):
+    def _note(self, continuation: Any, details: Any, request: Any) -> Any:
+        return None
+
+
+@probe(INTERCEPTORS, "clients: one that raises, or returns no call")
+def _(pair: Pair) -> Any:
+    pair.serve()
+    found = []
+    for interceptor in (Raising(), Nothing()):
+        channel: Any = grpc.intercept_channel(pair.connect(), interceptor)
+        method = channel.unary_unary("/x.X/M")
+        found.append(
+            [
+                failure(functools.partial(method, b"", timeout=LONG)),
+                failure(functools.partial(method.future, b"", timeout=LONG)),
+                failure(functools.partial(method.with_call, b"", timeout=LONG)),
+            ]
+        )
+    return found
+
+
+class Details(grpc.ClientCallDetails):
+    def __init__(self, details: Any, method: str) -> None:
+        self.method, self.timeout, self.metadata = method, details.timeout, details.metadata
+        self.credentials, self.wait_for_ready = details.credentials, details.wait_for_ready
+        self.compression = details.compression
+
+
+class Changing(Outer):
+    def _note(self, continuation: Any, details: Any, request: Any) -> Any:
+        if details.method == "/x.X/Old":
+            return continuation(Details(details, "/x.X/M"), request + b"!")
+        return (message + b"!" for message in continuation(details, request))
+
+
+@probe(INTERCEPTORS, "clients: one that changes the method, the request, the responses")
+def _(pair: Pair) -> Any:
+    handlers: dict[str, Any] = {
+        "M": grpc.unary_unary_rpc_method_handler(lambda r, c: r),
+        "S": grpc.unary_stream_rpc_method_handler(numbers),
+    }
+    pair.start(handlers, pair.make_server())
+    channel: Any = grpc.intercept_channel(pair.connect(), Changing())
+    reply = channel.unary_unary("/x.X/Old")(b"a", timeout=LONG).decode()
+    return reply, [m.decode() for m in channel.unary_stream("/x.X/S")(b"", timeout=LONG)]
 
 
 @probe(INTERCEPTORS, "clients: a stream that is left, under an interceptor")

@@ -21,6 +21,7 @@ __all__ = [
     "Code",
     "Pair",
     "Probe",
+    "collected",
     "eventually",
     "failure",
     "numbers",
@@ -113,6 +114,11 @@ class Pair:
         self.serve(function, kind)
         return getattr(self.connect(), kind)("/x.X/M", **coding)
 
+    @property
+    def patience(self) -> float:
+        """Seconds to wait for an answer that grpcio never sends."""
+        return LONG if self.kind == "ttrpc" else 1.0
+
     def in_handler(self, ask: Callable[[Any], Any]) -> Any:
         """The answers of the context to a handler."""
         seen: list[Any] = []
@@ -135,6 +141,21 @@ class Pair:
         except grpc.RpcError as error:
             call = error
         return call.code().name, call.details()
+
+
+def collected(responses: Any) -> list[str]:
+    """The messages of a stream, and the code or exception that ended it early."""
+    found: list[str] = []
+    try:
+        found.extend(message.decode() for message in iter(responses.__next__, None))
+    except StopIteration:
+        pass
+    except grpc.RpcError as error:
+        failed: Any = error
+        found.append(failed.code().name)
+    except Exception as error:
+        found.append(type(error).__name__)
+    return found
 
 
 def waiting(gate: threading.Event) -> Any:

@@ -13,8 +13,10 @@ from nri_sync import ttrpc
 from tests.ttrpc.probes.pair import (
     LONG,
     Pair,
+    collected,
     eventually,
     failure,
+    numbers,
     probe,
 )
 
@@ -99,6 +101,110 @@ def _(pair: Pair) -> Any:
     return pair.outcome(lambda request, context: None)[0]
 
 
+@probe(SERVER, "a handler, or serializer, that returns no bytes: a number, text")
+def _(pair: Pair) -> Any:
+    make: Any = grpc.unary_unary_rpc_method_handler
+    handlers: dict[str, Any] = {
+        "Number": make(lambda request, context: 5),
+        "Text": make(lambda request, context: "text"),
+        "Coded": make(lambda request, context: b"", response_serializer=lambda value: 5),
+    }
+    pair.start(handlers, pair.make_server())
+    return [_code(pair, f"/x.X/{name}") for name in handlers]
+
+
+def _code(pair: Pair, path: str) -> str:
+    return failure(lambda: pair.connect().unary_unary(path)(b"", timeout=pair.patience))
+
+
+@probe(SERVER, "a handler of a stream that yields None")
+def _(pair: Pair) -> Any:
+    return collected(
+        pair.method(lambda r, c: iter([b"1", None]), "unary_stream")(b"", timeout=LONG)
+    )
+
+
+@probe(SERVER, "a handler of a stream that returns a list")
+def _(pair: Pair) -> Any:
+    return collected(pair.method(lambda r, c: [b"1", b"2"], "unary_stream")(b"", timeout=LONG))
+
+
+@probe(SERVER, "a handler that raises SystemExit, or another BaseException")
+def _(pair: Pair) -> Any:
+    pair.serve(_raising(SystemExit(3)))
+    return _code(pair, "/x.X/M")
+
+
+def _while_reading(pair: Pair, end: Any, timeout: float | None = None) -> Any:
+    """The exception that a handler gets from its requests."""
+    found: list[str] = []
+    entered, gate = threading.Event(), threading.Event()
+
+    def handler(requests: Any, context: Any) -> bytes:
+        next(requests)
+        entered.set()
+        try:
+            found.append(f"got {next(requests)!r}")
+        except grpc.RpcError:
+            found.append("RpcError")
+        except Exception as error:
+            found.append(type(error).__name__)
+        return b""
+
+    def messages() -> Any:
+        yield b"1"
+        gate.wait(LONG)
+
+    pair.serve(handler, "stream_unary")
+    channel = pair.connect()
+    future = channel.stream_unary("/x.X/M").future(messages(), timeout=timeout)
+    entered.wait(LONG)
+    end(channel)
+    eventually(lambda: found)
+    gate.set()
+    return found, future.code().name
+
+
+@probe(SERVER, "a client's connection that ends while the handler reads its requests")
+def _(pair: Pair) -> Any:
+    return _while_reading(pair, lambda channel: channel.close())
+
+
+@probe(SERVER, "requests that are read at the deadline of the call")
+def _(pair: Pair) -> Any:
+    return _while_reading(pair, lambda channel: None, timeout=1.0)
+
+
+@probe(SERVER, "requests that are read after the answer")
+def _(pair: Pair) -> Any:
+    kept: list[Any] = []
+
+    def handler(requests: Any, context: Any) -> bytes:
+        kept.append(requests)
+        kept.append(context)
+        return next(requests)  # type: ignore[no-any-return]
+
+    pair.method(handler, "stream_unary")(iter([b"1"]), timeout=LONG)
+    eventually(lambda: not kept[1].is_active())
+    try:
+        return [message.decode() for message in kept[0]]
+    except grpc.RpcError:
+        return "RpcError"
+
+
+@probe(SERVER, "a stream method that is called as unary")
+def _(pair: Pair) -> Any:
+    pair.serve(numbers, "unary_stream")
+    return _code(pair, "/x.X/M")
+
+
+@probe(SERVER, "a method with one request that is called with a stream")
+def _(pair: Pair) -> Any:
+    pair.serve()
+    method = pair.connect().stream_unary("/x.X/M")
+    return method(iter([b"first", b"second"]), timeout=LONG).decode()
+
+
 @probe(SERVER, "a deserializer of a handler that raises")
 def _(pair: Pair) -> Any:
     pair.serve(request_deserializer=lambda data: 1 / 0)
@@ -179,6 +285,13 @@ def _(pair: Pair) -> Any:
 @probe(SERVER, "an address that cannot be listened on")
 def _(pair: Pair) -> Any:
     return failure(lambda: pair.make_server().add_insecure_port("unix:///no/such/directory/s"))
+
+
+@probe(SERVER, "the same address twice")
+def _(pair: Pair) -> Any:
+    server = pair.make_server()
+    server.add_insecure_port(pair.address)
+    return failure(lambda: server.add_insecure_port(pair.address))
 
 
 @probe(SERVER, "an address that is no unix socket")
