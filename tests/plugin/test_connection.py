@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import queue
 import re
+import select
 import socket
 import threading
 import time
@@ -343,6 +344,35 @@ class TestEnd:
         runtime.call(3, "CreateContainer", CREATE)
         eventually(lambda: stub.state is State.STOPPING)
         assert len(runtime.response(3).payload) > 4_000_000
+        assert runtime.at_end()
+        assert stub.wait(LONG)
+
+    def test_the_end_waits_until_the_peer_has_read_the_last_answer(
+        self,
+        make_stub: MakeStub,
+        raw: tuple[socket.socket, RawRuntime],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """A peer in Go may lose an answer that it has not read when it sees the end."""
+        monkeypatch.setattr(connection, "DRAIN", LONG)
+
+        def handler(pod: object, container: object) -> None:
+            stub.stop()
+
+        stub = make_stub(PluginWith(create_container=handler), connection=raw[0])
+        start = Start(stub)
+        runtime = raw[1]
+        runtime.accept_registration()
+        runtime.call(1, "Configure", configuration())
+        runtime.response(1)
+        assert start.outcome() is None
+        runtime.call(3, "CreateContainer", CREATE)
+        poll = select.poll()
+        poll.register(runtime.sock, select.POLLIN)
+        assert poll.poll(LONG * 1000) == [(runtime.sock.fileno(), select.POLLIN)]
+        poll.modify(runtime.sock, select.POLLRDHUP)
+        assert poll.poll(200) == []
+        runtime.response(3)
         assert runtime.at_end()
         assert stub.wait(LONG)
 

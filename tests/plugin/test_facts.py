@@ -31,6 +31,12 @@ def test_all_fields_are_sent() -> None:
     assert DEFAULTS.with_configure(request, DEFAULTS) == expected
 
 
+def test_the_shortest_timeouts() -> None:
+    request = configuration(registration_timeout=1, request_timeout=1)
+    facts = DEFAULTS.with_configure(request, DEFAULTS)
+    assert (facts.registration_timeout, facts.request_timeout) == (0.001, 0.001)
+
+
 @pytest.mark.parametrize("timeout", [0, -1])
 def test_timeouts_that_are_not_sent(timeout: int) -> None:
     earlier = DEFAULTS._replace(registration_timeout=1.0, request_timeout=1.0)

@@ -438,6 +438,9 @@ class TestOptions:
         with pytest.raises(ValueError, match="patience must be positive, not 0"):
             Handover(tmp_path, patience=0)
 
+    def test_the_close_of_one_without_a_stub(self, tmp_path: Path) -> None:
+        Handover(tmp_path).close()
+
     def test_one_for_each_stub(self, tmp_path: Path) -> None:
         handover = Handover(tmp_path)
         plugin = PluginWith(shutdown=lambda: None)
