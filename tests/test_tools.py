@@ -155,6 +155,8 @@ class TestFreeThreaded:
         names = runpy.run_path(str(directory / "cygrpc.py"))
         codes = {code.name.lower(): code.value for code in StatusCode}
         assert {k: v for k, v in vars(names["StatusCode"]).items() if k[0] != "_"} == codes
+        kinds = names["LocalConnectionType"]
+        assert kinds.uds == kinds.uds != kinds.local_tcp
         assert issubclass(names["__getattr__"]("ExecuteBatchError"), Exception)
 
     def test_the_core_is_there(self) -> None:

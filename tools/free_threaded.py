@@ -45,6 +45,8 @@ _PACKAGES = (
 
 _STAND_IN = '''"""Stands in for the compiled part of grpcio: codes, numbers, and classes without a function."""
 
+import itertools
+
 
 class StatusCode:
     ok, cancelled, unknown, invalid_argument, deadline_exceeded, not_found, already_exists = range(7)
@@ -52,9 +54,14 @@ class StatusCode:
     unimplemented, internal, unavailable, data_loss, unauthenticated = range(12, 17)
 
 
+_numbers = itertools.count()
+
+
 class _Numbers(type):
     def __getattr__(cls, name):
-        return 0
+        number = next(_numbers)
+        setattr(cls, name, number)
+        return number
 
 
 class CompressionAlgorithm(metaclass=_Numbers):
@@ -151,7 +158,8 @@ def run_tests(venv: Path, arguments: list[str]) -> int:
     subprocess.run([base, "-m", "venv", str(venv)], check=True)
     python = venv / "bin" / "python"
     pip = [str(python), "-m", "pip", "install", "--quiet"]
-    subprocess.run([*pip, *_PACKAGES], check=True)
+    # The newest releases that have a wheel for this Python.
+    subprocess.run([*pip, "--only-binary=:all:", *_PACKAGES], check=True)
     (site,) = venv.glob("lib/python*/site-packages")
     install_grpcio(python, site)
     subprocess.run([*pip, "--no-deps", "grpcio-status", "--editable", str(ROOT)], check=True)
