@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import select
 import socket
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
 from nri_sync import threads
 from nri_sync.deadline import Deadline
 from nri_sync.errors import ConnectionLost, NoThread
-from nri_sync.net.writer import Writer
+from nri_sync.net.writer import Writer, is_ready
 from tests.net.rig import LONG, Peer, eventually, fill, in_thread, linked, read_exactly
 
 __all__: list[str] = []
@@ -277,3 +279,25 @@ class TestInALink:
             assert len(failures) == 1
             assert lines.is_lost.wait(LONG)
             assert lines.lost_causes == [None]
+
+
+class Poller:
+    """A poll object whose polls have given results."""
+
+    def __init__(self, *results: list[Any]) -> None:
+        self._results = list(results)
+
+    def poll(self, timeout: int | None) -> list[Any]:
+        return self._results.pop(0)
+
+
+class TestIsReady:
+    @pytest.mark.parametrize("timeout", [None, LONG])
+    def test_a_poll_that_ends_before_the_deadline_is_repeated(self, timeout: float | None) -> None:
+        poller: Any = Poller([], [(0, select.POLLIN)])
+        assert is_ready(poller, Deadline(timeout))
+
+    @pytest.mark.parametrize("ready", [True, False])
+    def test_after_the_deadline_it_polls_once(self, ready: bool) -> None:
+        poller: Any = Poller([(0, select.POLLIN)] if ready else [])
+        assert is_ready(poller, Deadline(0.0)) is ready
