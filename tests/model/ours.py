@@ -121,6 +121,11 @@ class OurWorld(World):
         self.lifecycle = self.stub._lifecycle
         for number, calls in enumerate(scenario.threads):
             self.spawn(self.making(calls.split()), f"{number} {calls}")
+        self.alike = [
+            [f"{number} {calls}" for number, other in enumerate(scenario.threads) if other == calls]
+            for calls in dict.fromkeys(scenario.threads)
+            if scenario.threads.count(calls) > 1
+        ]
         if scenario.expiries:
             self.spawn(self._clock(), "clock")
 

@@ -14,10 +14,11 @@ from __future__ import annotations
 import contextlib
 import enum
 import functools
+import itertools
 import time
 import types
 from collections import deque
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from typing import Any, Callable, ClassVar, NamedTuple, Optional
 
 __all__ = [
@@ -78,6 +79,8 @@ class World:
         self.is_left = False
         #: Whether a deadline can pass.
         self.has_time = False
+        #: The names of threads that do the same. Two states that differ only by a swap of theirs are one state.
+        self.alike: list[list[str]] = []
 
     # For threads
 
@@ -144,13 +147,59 @@ class World:
 
     def fingerprint(self) -> int:
         """A number of 64 bits for the state: the same for equal states."""
-        encode = _Encoder().encode
+        return min(map(self._fingerprint, self._namings()))
+
+    def _fingerprint(self, names: dict[str, str]) -> int:
+        encode = _Encoder(names).encode
+        threads = {
+            names.get(name, name): thread
+            for name, thread in self.threads.items()
+            if not thread.is_done
+        }
         parts = [
             (name, tuple(encode(item) for item in thread.reads), _frames(thread.steps, encode))
-            for name, thread in sorted(self.threads.items())
-            if not thread.is_done
+            for name, thread in sorted(threads.items())
         ]
         return hash((tuple(parts), tuple(encode(root) for root in self.roots())))
+
+    def _namings(self) -> Iterator[dict[str, str]]:
+        """New names of all threads: threads that are alike swap theirs.
+
+        Threads at different places need not swap: a group gives its names to its threads in the order of their
+        places.
+        """
+        orders = [self._orders(group) for group in self.alike]
+        for chosen in itertools.product(*orders):
+            swapped = {
+                old: new
+                for group, order in zip(self.alike, chosen)
+                for old, new in zip(order, group)
+            }
+            yield {
+                name: swapped[first] + name[len(first) :]
+                for name in self.threads
+                if (first := name.partition(".")[0]) in swapped
+            }
+
+    def _orders(self, group: Sequence[str]) -> Iterator[tuple[str, ...]]:
+        """The threads of a group, in the order of their places; those at one place in every order."""
+        places: dict[Any, list[str]] = {}
+        for name in group:
+            places.setdefault(_place(self.threads[name]), []).append(name)
+        ties = [itertools.permutations(places[place]) for place in sorted(places)]
+        for chosen in itertools.product(*ties):
+            yield tuple(itertools.chain.from_iterable(chosen))
+
+
+def _place(thread: Thread) -> tuple[int, ...]:
+    """Where a thread is in its code."""
+    found = [len(thread.reads), thread.children]
+    steps: Any = thread.steps
+    while isinstance(steps, types.GeneratorType):
+        if steps.gi_frame is not None:
+            found += [id(steps.gi_code), steps.gi_frame.f_lasti]
+        steps = steps.gi_yieldfrom
+    return tuple(found)
 
 
 def _frames(steps: Any, encode: Callable[[Any], Any]) -> tuple[Any, ...]:
@@ -167,11 +216,15 @@ def _frames(steps: Any, encode: Callable[[Any], Any]) -> tuple[Any, ...]:
 class _Encoder:
     """Values as tuples and atoms. An object is written out once, then named by a number."""
 
-    def __init__(self) -> None:
+    def __init__(self, names: dict[str, str]) -> None:
+        """``names`` has other names of some threads."""
+        self._names = names
         self._numbers: dict[int, int] = {}
 
     def encode(self, value: Any) -> Any:
         kind = type(value)
+        if kind is str:
+            return self._names.get(value, value)
         if kind in _ATOMS:
             return value
         fields = _FIELDS.get(kind)
@@ -193,7 +246,10 @@ class _Encoder:
                 return (number,)
             self._numbers[id(value)] = len(self._numbers)
             if kind is dict:
-                return tuple([(self.encode(key), self.encode(value[key])) for key in value])
+                # Names of threads are keys of tables whose order has no effect.
+                named = all(type(key) is str for key in value)
+                keys = sorted(value, key=self.encode) if named else value
+                return tuple([(self.encode(key), self.encode(value[key])) for key in keys])
             return (kind.__name__, *map(self.encode, value))
         if kind is tuple:
             return tuple(map(self.encode, value))

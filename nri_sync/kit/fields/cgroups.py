@@ -29,19 +29,21 @@ __all__ = [
 _SLICE = ".slice"
 # The prefix of pods' cgroups. The kubelet puts each pod ("pod" and its UID) below its node and QoS levels.
 _POD = "pod"
+# The path of a longer one would be quadratic in its length.
+_NAME_MAX = 255
 
 
 def expand_slice(name: str) -> str:
     """Return the path of a systemd slice: "/a.slice/a-b.slice" for "a-b.slice", and the root "/" for "-.slice".
 
     Follows ``ExpandSlice`` in github.com/opencontainers/cgroups and systemd.slice(5). Raises ValueError for a text
-    that is not the name of a slice.
+    that is not the name of a slice. The name of a unit has at most 255 characters (systemd.unit(5)).
     """
     stem = name[: -len(_SLICE)]
     if stem == "-" and name.endswith(_SLICE):
         return "/"
     parts = stem.split("-")
-    if not name.endswith(_SLICE) or "/" in name or not all(parts):
+    if not name.endswith(_SLICE) or "/" in name or not all(parts) or len(name) > _NAME_MAX:
         raise ValueError(
             f'{quoted(name)} is not the name of a systemd slice such as "kubepods-burstable.slice"'
         )

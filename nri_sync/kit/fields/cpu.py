@@ -113,7 +113,7 @@ def parse_cpus(text: str) -> frozenset[int]:
 
     The format is that of cpuset(7) and k8s.io/utils/cpuset. Raises ValueError for any other text.
     """
-    numbers: set[int] = set()
+    ranges: list[tuple[int, int]] = []
     stripped = text.strip()
     for part in stripped.split(",") if stripped else ():
         match = re.fullmatch(r"([0-9]{1,9})(?:-([0-9]{1,9}))?", part.strip())
@@ -128,7 +128,13 @@ def parse_cpus(text: str) -> frozenset[int]:
             raise ValueError(
                 f"{quoted(part)} in the CPU list {quoted(text)} is above the greatest CPU number {_MOST_CPUS - 1}"
             )
-        numbers.update(range(first, last + 1))
+        ranges.append((first, last))
+    numbers: set[int] = set()
+    following = 0
+    # Each number is added once, however many ranges have it.
+    for first, last in sorted(ranges):
+        numbers.update(range(max(first, following), last + 1))
+        following = max(following, last + 1)
     return frozenset(numbers)
 
 

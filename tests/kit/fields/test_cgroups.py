@@ -38,11 +38,32 @@ def test_slices(name: str, path: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["", ".slice", "a", "a.scope", "a--b.slice", "-a.slice", "a-.slice", "/a.slice"]
+    "name",
+    [
+        "",
+        ".slice",
+        "a",
+        "a.scope",
+        "a--b.slice",
+        "-a.slice",
+        "a-.slice",
+        "/a.slice",
+        "a-" * 125 + ".slice",
+        "kubepods-" * 20000 + "pod.slice",
+    ],
 )
 def test_an_invalid_slice_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match="is not the name of a systemd slice"):
         expand_slice(name)
+
+
+def test_the_longest_slice() -> None:
+    name = f"{'a-' * 124}b.slice"
+    assert len(name) == 255
+    assert expand_slice(name).endswith(f"/{name}")
+    for path in (f"{name}b.slice:x:y", f"a{name}:x:y"):
+        with pytest.raises(ValueError, match="is not the name"):
+            cgroup_path(path)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -134,6 +136,14 @@ def test_lists(text: str, cpus: set[int]) -> None:
 def test_wrong_lists(text: str, says: str) -> None:
     with pytest.raises(ValueError, match=says):
         parse_cpus(text)
+
+
+def test_the_work_is_linear() -> None:
+    # Each number of a range that occurs 30,000 times would take minutes, with the GIL held.
+    for text in ("0-65535," * 30_000 + "7", "".join(f"{n}-65535," for n in range(30_000)) + "7"):
+        began = time.process_time()
+        assert parse_cpus(text) == frozenset(range(65536))
+        assert time.process_time() - began < 5.0
 
 
 @given(st.frozensets(st.integers(0, 300)))
