@@ -26,6 +26,9 @@ _ONE = Quantity.parse(1)
 # a runtime holds. Linux allows 128 KiB for one text. Without limits, references to references could grow
 # endlessly.
 _LONGEST, _LONGEST_IN_ALL = 1 << 20, 16 << 20
+# The limit for the variables of all containers together, each counted with the memory of its objects. A ConfigMap
+# is written once, and any number of containers may have its variables, with any number of prefixes.
+_VARIABLES_IN_ALL, _OVERHEAD = 128 << 20, 128
 
 Note = Callable[[str], object]
 
@@ -87,6 +90,8 @@ class Objects:
     services: dict[tuple[str, str], Fields] = field(default_factory=dict)
     #: Runtime classes have no namespace.
     runtime_classes: dict[str, Fields] = field(default_factory=dict)
+    #: The characters of variables that the containers may still have.
+    variables_left: int = _VARIABLES_IN_ALL
 
 
 @dataclass
@@ -108,8 +113,11 @@ class Environment:
         """Those of an entry of ``spec.containers``; ``note`` is called with each unknown."""
         services = self.services
         found: dict[str, str] = {}
+        self._count(container, "env", services)
         for source in container.objects("envFrom"):
-            found.update(self._env_from(source, note))
+            prefix, data = source.text("prefix"), self._env_from(source, note)
+            self._count(container, "envFrom", data, len(prefix))
+            found.update((f"{prefix}{k}", v) for k, v in sorted(data.items()))
         for entry in container.objects("env"):
             name = entry.required("name", "name the variable")
             if entry.text("value"):
@@ -120,12 +128,27 @@ class Environment:
                     found[name] = value
             else:
                 found[name] = ""
+            self._count(container, "env", {name: found.get(name, "")})
         if sum(map(len, found.values())) > _LONGEST_IN_ALL:
             container.fail(f"has more than {_LONGEST_IN_ALL:,} characters in all", "env")
         return {**found, **{key: value for key, value in services.items() if key not in found}}
 
-    def _env_from(self, source: Fields, note: Note) -> dict[str, str]:
-        prefix = source.text("prefix")
+    def _count(
+        self, container: Fields, key: str, variables: Mapping[str, str], prefix: int = 0
+    ) -> None:
+        """Count the variables that a container gets. Raises ManifestError for too many."""
+        texts = sum(map(len, variables)) + sum(map(len, variables.values()))
+        left = self.objects.variables_left - texts - len(variables) * (prefix + _OVERHEAD)
+        self.objects.variables_left = left
+        if left < 0:
+            container.fail(
+                f"the variables of all containers have more than {_VARIABLES_IN_ALL:,} characters, each variable "
+                f"counted with {_OVERHEAD} more",
+                key,
+            )
+
+    def _env_from(self, source: Fields, note: Note) -> Mapping[str, str]:
+        """The variables of a source, without its prefix."""
         for key, what, known in self._sources():
             reference = source.object(f"{key}Ref")
             if not reference:
@@ -134,7 +157,7 @@ class Environment:
             data = known.get((self.namespace, name))
             if data is None and not reference.flag("optional"):
                 note(f"the variables of {what} {name} are unknown: it is not among the documents")
-            return {f"{prefix}{k}": v for k, v in sorted((data or {}).items())}
+            return data or {}
         return {}
 
     def _sources(self) -> list[tuple[str, str, dict[tuple[str, str], dict[str, str]]]]:

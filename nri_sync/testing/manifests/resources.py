@@ -7,6 +7,7 @@ MemoryQoS is off.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -73,7 +74,7 @@ def _rounded(amount: Quantity) -> Quantity:
 
 @dataclass
 class PodAmounts:
-    """Requests and limits of all containers of a pod, and of the pod itself."""
+    """Requests and limits of all containers of a pod, and of the pod itself. Constant, so that sums are kept."""
 
     containers: Sequence[ContainerAmounts]
     requests: Amounts = field(default_factory=dict)
@@ -111,12 +112,12 @@ class PodAmounts:
         for name, limit in self.limits.items():
             self.requests.setdefault(name, limit)
 
-    @property
+    @functools.cached_property
     def _counted(self) -> list[ContainerAmounts]:
         """The containers that count. Ephemeral containers request nothing, and do not count."""
         return [item for item in self.containers if item.kind is not Kind.EPHEMERAL]
 
-    @property
+    @functools.cached_property
     def qos(self) -> QoS:
         if self.status_qos is not None:
             return self.status_qos
@@ -204,20 +205,25 @@ class PodAmounts:
     def _oom_score(self, of: ContainerAmounts, assumptions: Assumptions) -> int:
         """``GetContainerOOMScoreAdjust``: memory that no container requests is shared among all containers."""
         request = int(of.requests.get("memory", _ZERO))
-        least = min(
-            int(item.requests.get("memory", _ZERO))
-            for item in self.containers
-            if item.kind is Kind.ORDINARY
-        )
-        share = 0
-        if self.requests.get("memory"):
-            asked_for = aggregate(self.containers, "requests").get("memory", _ZERO)
-            share = max(0, int(self.requests["memory"]) - int(asked_for)) // len(self._counted)
         if of.kind is Kind.SIDECAR:
-            request = max(request, least)
+            request = max(request, self._least)
         return oom_score_adj(
-            self.qos, request + share, assumptions.memory, node_critical=self.node_critical
+            self.qos, request + self._share, assumptions.memory, node_critical=self.node_critical
         )
+
+    @functools.cached_property
+    def _least(self) -> int:
+        """The least request for memory of the ordinary containers."""
+        ordinary = (item for item in self.containers if item.kind is Kind.ORDINARY)
+        return min(int(item.requests.get("memory", _ZERO)) for item in ordinary)
+
+    @functools.cached_property
+    def _share(self) -> int:
+        """The part of each container in the memory that only the pod requests."""
+        if not self.requests.get("memory"):
+            return 0
+        asked_for = aggregate(self.containers, "requests").get("memory", _ZERO)
+        return max(0, int(self.requests["memory"]) - int(asked_for)) // len(self._counted)
 
 
 def aggregate(containers: Iterable[ContainerAmounts], which: str) -> Amounts:

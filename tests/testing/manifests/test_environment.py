@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -92,6 +93,32 @@ def test_references_to_references_do_not_grow_without_end() -> None:
     entries = [{"name": f"A{n}", "value": "$(A0)" if n else "x" * 100_000} for n in range(200)]
     with pytest.raises(ManifestError, match=r"env: has more than 16,777,216 characters in all"):
         env({"env": entries})
+
+
+def test_the_variables_of_all_containers_are_bounded() -> None:
+    # One ConfigMap of 1 MB, which each of 2,000 containers has, and one of 2,000 keys with 3,000 prefixes.
+    big, wide = {"k": "x" * 1_000_000}, {f"k{n}": "v" for n in range(2000)}
+    for data, containers in (
+        (big, [[""]] * 2000),
+        (wide, [[f"P{number}_" for number in range(3000)]]),
+    ):
+        objects = Objects(config_maps={("shop", "m"): data})
+        environment = Environment(
+            {}, {}, {}, "shop", PodAmounts([]), Assumptions(), objects, SERVICES
+        )
+
+        def read(environment: Environment, containers: list[list[str]]) -> None:
+            for prefixes in containers:
+                sources = [{"prefix": p, "configMapRef": {"name": "m"}} for p in prefixes]
+                environment.of(fields({"envFrom": sources}), amounts(), print)
+
+        tracemalloc.start()
+        try:
+            with pytest.raises(ManifestError, match=r"envFrom: the variables of all containers"):
+                read(environment, containers)
+            assert tracemalloc.get_traced_memory()[1] < 300 << 20
+        finally:
+            tracemalloc.stop()
 
 
 def test_values_refer_to_earlier_variables_and_to_services() -> None:

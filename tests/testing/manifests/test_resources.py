@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
@@ -221,3 +222,12 @@ def test_the_resources_of_a_resized_pod(version: int, unlimited: int) -> None:
     assert not some.unified
     own = PodAmounts([both, one], limits={"cpu": Quantity.parse("3")}, own=True)
     assert own.resized_sandbox(node).quota == 300_000
+
+
+def test_the_work_is_linear_in_the_containers() -> None:
+    containers = [amounts(f"main{number}", {"memory": "1Mi"}) for number in range(2000)]
+    whole = pod(*containers, resources={"requests": {"memory": "4Gi"}})
+    began = time.process_time()
+    for container in containers:
+        whole.container(container, NODE)
+    assert time.process_time() - began < 10
