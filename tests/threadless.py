@@ -5,7 +5,12 @@ from __future__ import annotations
 import _thread
 import contextlib
 import threading
+import time
 from collections.abc import Iterator
+
+import pytest
+
+from nri_sync import threads
 
 __all__ = ["no_threads"]
 
@@ -16,12 +21,11 @@ def _refuse(*_: object, **__: object) -> int:
 
 @contextlib.contextmanager
 def no_threads() -> Iterator[None]:
-    """During the block no thread can be started, by any function."""
-    start_new_thread, start = _thread.start_new_thread, threading.Thread.start
-    _thread.start_new_thread = _refuse
-    threading.Thread.start = _refuse  # type: ignore[method-assign, assignment]
-    try:
+    """During the block no thread can be started, by any function, and no idle thread is there to take over."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(threads, "MOST_IDLE", 0)
+        while threads.IDLE_NAME in {thread.name for thread in threading.enumerate()}:
+            time.sleep(0.001)  # an idle thread ends after threads.IDLE_WAIT
+        patch.setattr(_thread, "start_new_thread", _refuse)
+        patch.setattr(threading.Thread, "start", _refuse)
         yield
-    finally:
-        _thread.start_new_thread = start_new_thread
-        threading.Thread.start = start  # type: ignore[method-assign]
