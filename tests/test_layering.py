@@ -43,6 +43,8 @@ LAYERS = [
     {"pytest_plugin", "__main__"},
 ]
 PEERS = [{"wire", "api"}, {"session", "ttrpc"}, {"plugin", "runtime"}]
+# The packages and modules of the core.
+CORE = {"wire", "net", "rpc", "ttrpc", "session", "plugin"}
 # Usable without NRI, so without its schema.
 WITHOUT_API = {"net", "rpc", "ttrpc"}
 
@@ -306,6 +308,25 @@ def test_a_helper_that_needs_a_lock_asserts_it() -> None:
                 if not ast.unparse(body[0]).startswith("assert self._lock.locked()"):
                     wrong.append(f"{module}.{node.name}")
     assert not wrong
+
+
+@pytest.mark.parametrize(
+    "module", [m for m in MODULES if m.split(".")[1:2] and m.split(".")[1] in CORE]
+)
+def test_a_file_of_the_core_has_at_most_350_lines_of_code(module: str) -> None:
+    text: set[int] = set()
+    for node in ast.walk(tree(module)):
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and ast.get_docstring(
+            node
+        ):
+            text.update(range(node.body[0].lineno, (node.body[0].end_lineno or 0) + 1))
+    lines = MODULES[module].read_text().splitlines()
+    code = [
+        line
+        for number, line in enumerate(lines, 1)
+        if number not in text and line.strip() and not line.strip().startswith("#")
+    ]
+    assert len(code) <= 350
 
 
 def test_the_parts_of_a_connection_do_not_import_each_other() -> None:

@@ -78,6 +78,8 @@ class ClientCall:
 
 
 class Callbacks(Job):
+    """Runs the callbacks of a call that is done."""
+
     def __init__(self, name: str, callbacks: Sequence[Callback]) -> None:
         self._name = name
         self._callbacks = callbacks
@@ -87,6 +89,6 @@ class Callbacks(Job):
         return ()
 
     def refuse(self) -> Sequence[bytes]:
-        # They must be called all the same: this is how their owner learns about the end.
+        # The callbacks run all the same: the application waits for the end of the call by them.
         run_elsewhere(self._name, self._callbacks)
         return ()

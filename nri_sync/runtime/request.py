@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from nri_sync.api import nri_pb2
 from nri_sync.api.handlers import Handler
 from nri_sync.wire.ttrpc import MESSAGE_MAX
+from nri_sync.wire.varint import encode_varint
 
 __all__ = ["Part", "Request", "synchronize_requests"]
 
@@ -92,9 +93,4 @@ def _fits(pods: Sequence[nri_pb2.PodSandbox], containers: Sequence[nri_pb2.Conta
 @lru_cache(maxsize=1024)
 def _header(number: int, length: int) -> bytes:
     """The tag and the length that precede a message in a field of a serialized message."""
-    header = bytearray([number << 3 | 2])
-    while length > 0x7F:
-        header.append(length & 0x7F | 0x80)
-        length >>= 7
-    header.append(length)
-    return bytes(header)
+    return encode_varint(number << 3 | 2) + encode_varint(length)

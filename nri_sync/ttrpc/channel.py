@@ -51,8 +51,8 @@ class Channel(grpc.Channel):
         self._lock = threading.Lock()
         self._state = grpc.ChannelConnectivity.READY
         self._subscribers: list[Callable[[grpc.ChannelConnectivity], object]] = []
-        # The calls of subscribers that are due, in order; one thread at a time makes them.
-        self._news: deque[Callback] = deque()
+        # The calls of subscribers that are due, in order. One thread at a time makes them.
+        self._due: deque[Callback] = deque()
 
     unary_unary: Any = _factory(ToUnary, "unary_unary")
     unary_stream: Any = _factory(ToStream, "unary_stream")
@@ -67,9 +67,9 @@ class Channel(grpc.Channel):
         """Have ``callback(state)`` called, on another thread, with the state now and when it changes."""
         with self._lock:
             self._subscribers.append(callback)
-            begin = self._queue_locked([callback])
-        if begin:
-            run_elsewhere(self.end.name, [self._tell])
+            starts = self._queue_locked([callback])
+        if starts:
+            run_elsewhere(self.end.name, [self._call_subscribers])
 
     def unsubscribe(self, callback: Callable[[grpc.ChannelConnectivity], object]) -> None:
         with self._lock:
@@ -77,36 +77,36 @@ class Channel(grpc.Channel):
                 self._subscribers.remove(callback)
 
     def _queue_locked(self, callbacks: Sequence[Callable[..., object]]) -> bool:
-        """Let them be called with the state as it is; returns whether a thread is needed to do so."""
+        """Queue calls with the present state. Returns whether a thread has to be started for them."""
         assert self._lock.locked()
-        idle = not self._news
-        self._news.extend(functools.partial(callback, self._state) for callback in callbacks)
-        return idle and bool(self._news)
+        idle = not self._due
+        self._due.extend(functools.partial(callback, self._state) for callback in callbacks)
+        return idle and bool(self._due)
 
-    def _tell(self) -> None:
+    def _call_subscribers(self) -> None:
         while True:
             with self._lock:
-                if not self._news:
+                if not self._due:
                     return
-                news = self._news[0]
-            run_callbacks([news])
+                call = self._due[0]
+            run_callbacks([call])
             with self._lock:
-                self._news.popleft()
+                self._due.popleft()
 
     def lost(self, cause: NRIError | None) -> None:
         """The connection is gone; called by its owner."""
         with self._lock:
             self._state = grpc.ChannelConnectivity.SHUTDOWN
-            begin = self._queue_locked(self._subscribers)
-        if begin:
-            run_elsewhere(self.end.name, [self._tell])
+            starts = self._queue_locked(self._subscribers)
+        if starts:
+            run_elsewhere(self.end.name, [self._call_subscribers])
 
     def after_fork_in_child(self) -> None:
         """The connection is the parent's; called by its owner. No subscriber is called."""
         self._lock = threading.Lock()
         self._state = grpc.ChannelConnectivity.SHUTDOWN
         self._subscribers.clear()
-        self._news.clear()
+        self._due.clear()
 
     def close(self) -> None:
         """End the connection; calls in flight fail with CANCELLED. Idempotent, does not block."""
