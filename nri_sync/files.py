@@ -54,11 +54,13 @@ def read_regular(path: str | os.PathLike[str], limit: int) -> bytes:
 def replace_file(path: str | os.PathLike[str], data: bytes, mode: int = 0o600) -> None:
     """Replace the file at a path by a new one with this content, atomically.
 
-    A symbolic link is replaced, not followed. The content is first written to a new file in the same directory,
-    which only this user can read. After a failure, the new file is removed and the old one is unchanged. Raises
-    OSError.
+    A symbolic link or named pipe is replaced, not followed. A device or a socket is not replaced: for root that
+    would take /dev/null or the socket of a runtime from the whole node. The content is first written to a new file
+    in the same directory, which only this user can read. After a failure, the new file is removed and the old one
+    is unchanged. Raises OSError.
     """
     name = os.fspath(path)
+    _check_replaceable(name)
     directory, base = os.path.split(name)
     try:
         import tempfile  # here, because it takes 1 MB with shutil, which a stub does not need
@@ -78,6 +80,17 @@ def replace_file(path: str | os.PathLike[str], data: bytes, mode: int = 0o600) -
     except BaseException:
         _remove(beside)
         raise
+
+
+def _check_replaceable(path: str) -> None:
+    try:
+        mode = os.lstat(path).st_mode
+    except FileNotFoundError:
+        return
+    if not (stat.S_ISREG(mode) or stat.S_ISLNK(mode) or stat.S_ISFIFO(mode)):
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
+        raise FileExistsError(errno.EEXIST, "a device or socket, not a regular file", path)
 
 
 def _remove(path: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import stat
 import subprocess
 import sys
@@ -87,6 +88,24 @@ class TestReplacing:
         os.mkfifo(path)
         files.replace_file(path, b"new")
         assert path.read_bytes() == b"new"
+
+    @pytest.mark.parametrize("kind", ["device", "socket"])
+    def test_a_device_or_socket_stays(self, kind: str, tmp_path: Path) -> None:
+        """``--health-file /dev/null`` on a node must not take the device from all programs."""
+        path = tmp_path / "special"
+        with socket.socket(socket.AF_UNIX) as sock:
+            if kind == "socket":
+                sock.bind(str(path))
+            else:
+                try:
+                    os.mknod(path, stat.S_IFCHR | 0o666, os.makedev(1, 3))
+                except PermissionError:
+                    pytest.skip("making devices is not permitted")
+            before = path.lstat()
+            with pytest.raises(FileExistsError, match=r"a device or socket.*special"):
+                files.replace_file(path, b"new")
+        assert path.lstat() == before
+        assert os.listdir(tmp_path) == ["special"]
 
     def test_nothing_is_left_of_a_failure(self, tmp_path: Path) -> None:
         path = tmp_path / "directory"

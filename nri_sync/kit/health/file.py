@@ -209,8 +209,10 @@ class _Keeper:
         return found.st_dev, found.st_ino, found.st_mode, found.st_uid, found.st_size
 
     def remove(self) -> None:
+        """Remove the file, unless another process has put its own there, and set :attr:`ended`."""
         with contextlib.suppress(OSError):
-            os.unlink(self._path)
+            if self._found() == self._file:
+                os.unlink(self._path)
         self.ended.set()
 
 

@@ -12,7 +12,6 @@ import json
 import operator
 import os
 import stat
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
@@ -23,6 +22,7 @@ from google.protobuf.json_format import MessageToDict, ParseDict, ParseError
 
 import nri_sync
 from nri_sync.api.services import PARSE_ERRORS
+from nri_sync.files import replace_file
 from nri_sync.kit.config.foreign import Bounds, parse_json
 from nri_sync.kit.logs.masking import Mask
 from nri_sync.testing.recordings.entries import Entry, message_type
@@ -208,15 +208,7 @@ class Recording:
         """Replace the whole file atomically. Raises OSError."""
         path = Path(self.path).resolve()
         mode = stat.S_IMODE(path.stat().st_mode) if path.exists() else 0o600
-        descriptor, temporary = tempfile.mkstemp(prefix=path.name, dir=path.parent)
-        try:
-            with open(descriptor, "w", encoding="utf-8") as file:
-                file.writelines(map(_as_line, self._as_json()))
-                os.fchmod(file.fileno(), mode)
-            os.replace(temporary, path)
-        except BaseException:
-            os.unlink(temporary)
-            raise
+        replace_file(path, "".join(map(_as_line, self._as_json())).encode(), mode)
 
     def _as_json(self) -> Iterable[Mapping[str, Any]]:
         yield self.about

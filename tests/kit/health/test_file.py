@@ -171,6 +171,15 @@ def test_a_foreign_link_or_pipe_that_comes_later_is_replaced(kind: str, path: Pa
     assert not target.exists()
 
 
+def test_the_file_of_another_process_is_not_removed(path: Path) -> None:
+    """A second instance of a plugin may take the path over before the first one stops."""
+    with kit.HealthFile(kit.Health(), path, interval=1000.0):
+        other = path.with_name("other")
+        other.write_text("of the second instance")
+        other.replace(path)
+    assert path.read_text() == "of the second instance"
+
+
 def test_a_file_that_cannot_be_written_is_refused_at_the_start(path: Path) -> None:
     file = kit.HealthFile(kit.Health(), path / "not" / "there")
     with pytest.raises(FileNotFoundError, match="not/there"):
