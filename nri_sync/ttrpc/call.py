@@ -17,7 +17,7 @@ from nri_sync.rpc.status import Status
 from nri_sync.text import printable
 from nri_sync.ttrpc.codes import grpc_code
 
-__all__ = ["Call", "CallError", "StreamCall"]
+__all__ = ["Call", "CallError", "StreamCall", "response_of"]
 
 _OK = Status(StatusCode.OK, "")
 
@@ -110,15 +110,16 @@ class Call(grpc.Call, grpc.Future):  # type: ignore[type-arg]
     A call whose last reference is gone is cancelled, as in grpcio: no code can take its answer any more.
     """
 
+    # The response in a tuple, once it is decoded, or the exception of the deserializer.
+    _decoded: tuple[Any, ...] = ()
+    _undecodable: Exception | None = None
+
     def __init__(self, channel: object, end: ClientEnd, call: ClientCall, deserialize: Any) -> None:
         # Keeps the channel, which stays connected while there are calls.
         self._channel = channel
         self._end = end
         self._call = call
         self._deserialize = deserialize
-        # The response, once it is decoded; or the exception of the deserializer.
-        self._decoded: list[Any] = []
-        self._undecodable: Exception | None = None
 
     def __repr__(self) -> str:
         status = self._call.status
@@ -177,7 +178,7 @@ class Call(grpc.Call, grpc.Future):  # type: ignore[type-arg]
                 self._undecodable = error
             else:
                 # Of two threads that are here at once, both return the message of the first.
-                self._decoded.append(message)
+                self.__dict__.setdefault("_decoded", (message,))
         return _OK if self._undecodable is None else _not_decoded(self._undecodable)
 
     # grpc.Future
@@ -231,12 +232,17 @@ class Call(grpc.Call, grpc.Future):  # type: ignore[type-arg]
         failure.__cause__ = self._call.cause or self._undecodable
         return failure
 
-    def value(self) -> Any:
-        """The response of a unary call that has succeeded. Raises CallError where it cannot be decoded."""
-        status = self._decode()
-        if status.number != 0:
-            raise CallError(self._call.method, status) from self._undecodable
-        return self._decoded[0]
+
+def response_of(call: ClientCall, deserialize: Any) -> Any:
+    """The response of a unary call that is done. Raises CallError."""
+    status = call.status
+    assert status is not None
+    if status.number != 0:
+        raise CallError(call.method, status) from call.cause
+    try:
+        return decode_payload(call.payload or b"", deserialize)
+    except Exception as error:
+        raise CallError(call.method, _not_decoded(error)) from error
 
 
 def _not_decoded(error: Exception) -> Status:

@@ -18,7 +18,7 @@ from nri_sync.rpc.envelope import as_bytes
 from nri_sync.rpc.inbox import Inbox
 from nri_sync.rpc.status import Status, code_of
 from nri_sync.threads import spawn
-from nri_sync.ttrpc.call import Call, CallError, StreamCall
+from nri_sync.ttrpc.call import Call, CallError, StreamCall, response_of
 from nri_sync.wire.streams import State
 
 __all__ = ["ToStream", "ToUnary"]
@@ -145,9 +145,10 @@ class ToUnary(_Method):
             ValueError: an argument asks for a feature that ttRPC does not have.
             TypeError: the request is not bytes, and there is no serializer.
         """
-        return self.with_call(request, timeout, metadata, credentials, wait_for_ready, compression)[
-            0
-        ]
+        call = self._begin(request, timeout, metadata, credentials, compression, wait=True)
+        if call.status is None:
+            self._end.wait(call)
+        return response_of(call, self._deserialize)
 
     def with_call(
         self,
@@ -165,7 +166,7 @@ class ToUnary(_Method):
         assert call.status is not None
         if call.status.number != 0:
             raise CallError(call.method, call.status) from call.cause
-        return wrapped.value(), wrapped
+        return wrapped.result(), wrapped
 
     def future(
         self,
