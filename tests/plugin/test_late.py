@@ -267,6 +267,30 @@ class TestLateReplies:
         text = "RunPodSandbox failed (ValueError: too late) after it had been answered for"
         eventually(lambda: text in caplog.text)
 
+    @pytest.mark.parametrize("options", [{}, {"interceptors": [nri_sync.Interceptor()]}])
+    def test_the_result_after_a_lost_connection_is_not_a_late_one(
+        self,
+        connect: Connect,
+        slow: Slow,
+        options: dict[str, Any],
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        caplog.set_level(logging.DEBUG)
+        stub, peer = connect(PluginWith(run_pod_sandbox=slow), **options)
+
+        def call() -> None:
+            with pytest.raises(CallFailed):
+                peer.call("RunPodSandbox", nri_pb2.RunPodSandboxRequest(), LONG)
+
+        calling = in_thread(call)
+        assert slow.entered.wait(LONG)
+        peer.close()
+        calling.join(LONG)
+        assert stub.wait(LONG)
+        slow.go_on.set()
+        eventually(lambda: "the answer is not wanted any more" in caplog.text)
+        assert stub.counters.late_results == 0
+
     def test_an_error_where_the_policy_wants_requests_to_fail(
         self, hurried: Connect, slow: Slow
     ) -> None:
