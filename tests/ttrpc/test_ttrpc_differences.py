@@ -54,9 +54,13 @@ HERE: dict[str, Any] = {
     "Call: messages that have arrived when the deadline passes": ["1", "2", "3", "4"],
     "Call: `exception()`, `result()` of a stream that has been consumed": [None, "returned False"],
     "Call: `initial_metadata()`": [],
+    "Call: metadata whose value is None": "TypeError",
+    "Call: an error in `pickle`": "returned 'ABORTED'",
     "ServicerContext: `abort(3, ...)`, `set_code(3)`: a number for the code": ["INVALID_ARGUMENT"]
     * 2,
     "ServicerContext: `set_code(None)`": "raises TypeError",
+    "ServicerContext: `cancel()`: the result": [True],
+    "ServicerContext: requests: `.next()` of the iterator": "UNKNOWN",
     "ServicerContext: details that are None": ["ABORTED", ""],
     "ServicerContext: `abort_with_status()` with other metadata": ["UNKNOWN", True],
     "ServicerContext: `set_code(StatusCode.OK)`, then an exception": "UNKNOWN",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import pickle
 import threading
 import time
 from collections.abc import Iterator
@@ -325,3 +326,19 @@ def _(pair: Pair) -> Any:
         return b""
 
     return pair.outcome(handler)
+
+
+@probe(CALL, "metadata whose value is None")
+def _(pair: Pair) -> Any:
+    method = pair.method()
+    return failure(lambda: method(b"", metadata=(("key", None),), timeout=LONG))
+
+
+@probe(CALL, "an error in `pickle`")
+def _(pair: Pair) -> Any:
+    method = pair.method(_abort)
+    try:
+        method(b"", timeout=LONG)
+    except grpc.RpcError as error:
+        raised = error
+    return failure(lambda: pickle.loads(pickle.dumps(raised)).code().name)

@@ -242,3 +242,23 @@ def _(pair: Pair) -> Any:
 @probe(CONTEXT, "`trailing_metadata()` before it is set")
 def _(pair: Pair) -> Any:
     return pair.in_handler(lambda context: context.trailing_metadata())
+
+
+@probe(CONTEXT, "`cancel()`: the result")
+def _(pair: Pair) -> Any:
+    results: list[Any] = []
+    method = pair.method(lambda request, context: results.append(context.cancel()))
+    with contextlib.suppress(grpc.RpcError):
+        method(b"", timeout=LONG)
+    return results
+
+
+@probe(CONTEXT, "`send_initial_metadata(None)`")
+def _(pair: Pair) -> Any:
+    return pair.in_handler(lambda context: context.send_initial_metadata(None))
+
+
+@probe(CONTEXT, "requests: `.next()` of the iterator")
+def _(pair: Pair) -> Any:
+    method = pair.method(lambda requests, context: requests.next(), "stream_unary")
+    return failure(lambda: method(iter([b"a"]), timeout=LONG))
