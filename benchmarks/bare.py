@@ -22,15 +22,16 @@ from nri_sync.rpc import envelope_pb2
 
 __all__ = ["main"]
 
-# A mux frame that holds one ttRPC message: connection and length; then length, stream, type and flags.
-_HEADER = Struct(">IIIIBB")
+# The header of a mux frame: connection and length. That of a ttRPC message: length, stream, type and flags.
+_FRAME, _MESSAGE = Struct(">II"), Struct(">IIBB")
 _REQUEST, _RESPONSE = 1, 2
 # The largest frame of the Go runtime, with the bytes of the next one that may arrive with it.
 _MOST = 5 << 20
 
 
 def _frame(connection: int, stream: int, type: int, data: bytes) -> bytes:
-    return _HEADER.pack(connection, len(data) + 10, len(data), stream, type, 0) + data
+    size = len(data)
+    return _FRAME.pack(connection, size + 10) + _MESSAGE.pack(size, stream, type, 0) + data
 
 
 class _Bare:
@@ -66,7 +67,7 @@ class _Bare:
         sock = socket.socket(socket.AF_UNIX)
         sock.connect(self._path)
         sock.sendall(_frame(2, 1, _REQUEST, self._registration.SerializeToString()))
-        buffer, filled = self._buffer, 0
+        buffer, filled, message = self._buffer, 0, b""
         while True:
             count = sock.recv_into(buffer[filled:])
             if not count:
@@ -74,14 +75,21 @@ class _Bare:
                 return
             filled += count
             position = 0
-            while filled - position >= _HEADER.size:
-                connection, size, length, stream, type, _ = _HEADER.unpack_from(buffer, position)
-                if filled - position < size + 8:
+            while filled - position >= _FRAME.size:
+                connection, size = _FRAME.unpack_from(buffer, position)
+                end = position + _FRAME.size + size
+                if filled < end:
                     break
-                data = buffer[position + _HEADER.size : position + _HEADER.size + length]
-                position += size + 8
+                piece = bytes(buffer[position + _FRAME.size : end])
+                position = end
+                # A message of more than 4 KiB comes in two frames.
+                message = message + piece if message else piece
+                length, stream, type, _ = _MESSAGE.unpack_from(message)
+                if len(message) < _MESSAGE.size + length:
+                    continue
+                data, message = message[_MESSAGE.size :], b""
                 if type == _REQUEST:
-                    request = envelope_pb2.Request.FromString(bytes(data))
+                    request = envelope_pb2.Request.FromString(data)
                     payload = self._answer(request.method, request.payload)
                     response = envelope_pb2.Response(payload=payload).SerializeToString()
                     sock.sendall(_frame(connection, stream, _RESPONSE, response))
