@@ -28,6 +28,13 @@ def test_the_measure_equals_the_content(
     assert measure(part.SerializeToString()) == Measured(len(pods) + len(containers), more)
 
 
+@pytest.mark.parametrize("size", [0, 125, 126, 300, 16_379, 16_380, 3_000_000])
+def test_objects_whose_lengths_have_one_to_four_bytes(size: int) -> None:
+    pods = [nri_pb2.PodSandbox(id="x" * size)] * 3
+    part = nri_pb2.SynchronizeRequest(pods=pods, containers=[nri_pb2.Container()], more=True)
+    assert measure(part.SerializeToString())[:2] == (4, True)
+
+
 @given(st.binary(max_size=100))
 def test_any_bytes_can_be_measured(data: bytes) -> None:
     measured = measure(data)
