@@ -21,6 +21,9 @@ __all__ = [
     "replace_file",
 ]
 
+# The greatest number of symbolic links on a path, as in Linux.
+_LINKS_MAX = 40
+
 
 def open_regular(path: str | os.PathLike[str], flags: int = os.O_RDONLY) -> int:
     """A descriptor of a regular file. Child processes do not inherit it. Never blocks on a named pipe.
@@ -119,21 +122,17 @@ def hold_standard_descriptors() -> None:
 def check_writers(path: str | os.PathLike[str]) -> None:
     """Check that only root and this user can change a file, or replace it or a directory above it.
 
-    The members of root's group, and of the groups of this process, are trusted. Symbolic links are resolved, and
-    the directories of the link are checked as well as those of the target. A writable directory with the sticky
+    The members of root's group, and of the groups of this process, are trusted. Every symbolic link on the way is
+    checked as the file is: whoever can replace a link can choose the file. A writable directory with the sticky
     bit is accepted further up, because the bit protects the entries of other users. It is not accepted as the
-    directory of the file itself, where any user could create such a file.
+    directory of the file itself or of a link to it, where any user could create such a file.
 
     Raises:
-        PermissionError: another user can change the file or a directory. The error names it, and its mode or
-            owner.
+        PermissionError: another user can change the file, a link or a directory. The error names it, and its mode
+            or owner.
         OSError: the file or a directory cannot be examined.
     """
-    named = os.path.abspath(path)
-    target = os.path.realpath(path)
-    _check(target, may_be_sticky=False)
-    for start in dict.fromkeys((os.path.dirname(target), os.path.realpath(os.path.dirname(named)))):
-        check_directory(start, may_be_sticky=False)
+    _check(_follow(path, is_file=True), may_be_sticky=False)
 
 
 def check_directory(path: str | os.PathLike[str], *, may_be_sticky: bool = True) -> None:
@@ -142,25 +141,59 @@ def check_directory(path: str | os.PathLike[str], *, may_be_sticky: bool = True)
     ``may_be_sticky``: the sticky bit of the directory itself is enough, as it is for those above. Others can then
     put files there that do not exist, and cannot touch those that do. Raises as :func:`check_writers`.
     """
-    place = os.path.realpath(path)
-    while True:
-        _check(place, may_be_sticky)
-        above = os.path.dirname(place)
-        if above == place:
-            break
-        place, may_be_sticky = above, True
+    _check(_follow(path, is_file=False), may_be_sticky)
+
+
+def _follow(path: str | os.PathLike[str], is_file: bool) -> str:
+    """The path without links. Checks all links, and all directories in which a name of the path is looked up."""
+    # The names to look up, the first one last, and whether each is the file's own or that of a directory.
+    left = _names(os.path.join(os.getcwd(), os.fspath(path)), is_file)
+    place, links = os.sep, 0
+    while left:
+        name, names_file = left.pop()
+        if name == os.pardir:
+            place = os.path.dirname(place)
+            continue
+        _check(place, may_be_sticky=not names_file)
+        entry = os.path.join(place, name)
+        found = os.lstat(entry)
+        if not stat.S_ISLNK(found.st_mode):
+            place = entry
+            continue
+        links += 1
+        if links > _LINKS_MAX:
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), os.fspath(path))
+        if os.stat(place).st_mode & stat.S_ISVTX:
+            # The sticky bit does not protect an entry from its owner.
+            _check_owner(found, entry)
+        target = os.readlink(entry)
+        if os.path.isabs(target):
+            place = os.sep
+        left += _names(target, names_file)
+    return place
+
+
+def _names(path: str, is_file: bool) -> list[tuple[str, bool]]:
+    names = [(name, False) for name in path.split(os.sep) if name not in ("", os.curdir)]
+    if names:
+        names[-1] = names[-1][0], is_file
+    return names[::-1]
 
 
 def _check(path: str, may_be_sticky: bool) -> None:
     found = os.stat(path)
-    if found.st_uid not in (0, os.geteuid()):
-        raise PermissionError(errno.EPERM, f"belongs to user {found.st_uid}", path)
+    _check_owner(found, path)
     if may_be_sticky and found.st_mode & stat.S_ISVTX:
         return
     by_others = found.st_mode & stat.S_IWOTH
     if by_others or (found.st_mode & stat.S_IWGRP and found.st_gid not in _own_groups()):
         mode = stat.S_IMODE(found.st_mode)
         raise PermissionError(errno.EPERM, f"others can write it (mode {mode:04o})", path)
+
+
+def _check_owner(found: os.stat_result, path: str) -> None:
+    if found.st_uid not in (0, os.geteuid()):
+        raise PermissionError(errno.EPERM, f"belongs to user {found.st_uid}", path)
 
 
 def _own_groups() -> set[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import stat
@@ -175,6 +176,60 @@ class TestWriters:
         path.chmod(0o666)
         with pytest.raises(PermissionError, match=r"'.*/file'"):
             files.check_writers(link)
+
+    def test_each_link_of_a_chain(self, path: Path, tmp_path: Path) -> None:
+        links, middle = tmp_path / "links", tmp_path / "middle"
+        for each in (links, middle):
+            each.mkdir(mode=0o755)
+        (links / "first").symlink_to("../middle/../middle/second")
+        (middle / "second").symlink_to(path)
+        files.check_writers(links / "first")
+        for mode in (0o777, 0o1777):
+            middle.chmod(mode)
+            with pytest.raises(PermissionError, match=r"others can write it .*'.*/middle'"):
+                files.check_writers(links / "first")
+
+    def test_a_link_to_a_directory_above(self, path: Path, tmp_path: Path) -> None:
+        links = tmp_path / "links"
+        links.mkdir(mode=0o777)
+        (links / "link").symlink_to(path.parent)
+        for mode, accepted in ((0o755, True), (0o777, False), (0o1777, True)):
+            links.chmod(mode)
+            with (
+                contextlib.nullcontext()
+                if accepted
+                else pytest.raises(PermissionError, match="links'")
+            ):
+                files.check_writers(links / "link" / path.name)
+            with (
+                contextlib.nullcontext()
+                if accepted
+                else pytest.raises(PermissionError, match="links'")
+            ):
+                files.check_directory(links / "link")
+
+    @as_root
+    def test_the_owner_of_a_link_in_a_sticky_directory(self, path: Path, tmp_path: Path) -> None:
+        links = tmp_path / "links"
+        links.mkdir()
+        links.chmod(0o1777)
+        (links / "link").symlink_to(path.parent)
+        os.chown(links / "link", OTHERS, 0, follow_symlinks=False)
+        with pytest.raises(PermissionError, match=f"belongs to user {OTHERS}: '.*/link'"):
+            files.check_writers(links / "link" / path.name)
+
+    def test_links_without_end(self, path: Path) -> None:
+        link = path.with_name("link")
+        link.symlink_to(link)
+        with pytest.raises(OSError, match="Too many levels"):
+            files.check_writers(link)
+
+    def test_a_relative_path(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir(path.parent)
+        files.check_writers(f"./../{path.parent.name}//{path.name}")
+        path.chmod(0o666)
+        with pytest.raises(PermissionError, match=f"'{path}'"):
+            files.check_writers(path.name)
 
     def test_nothing_there(self, tmp_path: Path) -> None:
         with pytest.raises(FileNotFoundError):

@@ -11,6 +11,7 @@ import errno
 import fcntl
 import logging
 import os
+import resource
 import select
 import signal
 import socket
@@ -111,6 +112,8 @@ def _config(directory: str, identity: PluginId) -> tuple[str, str]:
         except (FileNotFoundError, NotADirectoryError):
             continue
         except (OSError, ValueError) as error:
+            if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+                continue  # the plugin's name leaves no room for the suffix: there is no such file
             raise _failed(
                 f"cannot read the configuration {path} of plugin"
                 f" {identity.idx}-{identity.name}: {error}"
@@ -173,7 +176,7 @@ def _spawn(plugin: Installed, connection: int, output: int) -> int:
             (os.POSIX_SPAWN_DUP2, above[0], 1),
             (os.POSIX_SPAWN_DUP2, above[0], 2),
             (os.POSIX_SPAWN_DUP2, above[1], SOCKET_FD),
-            *((os.POSIX_SPAWN_CLOSE, fd) for fd in _inheritable()),
+            *_closing(),
         ]
         # The plugin gets the default signal mask, and the default actions of the signals that Python ignores.
         ignored = [signal.SIGPIPE, signal.SIGXFSZ]
@@ -181,6 +184,21 @@ def _spawn(plugin: Installed, connection: int, output: int) -> int:
             plugin.path, [plugin.path], environment,
             file_actions=actions, setsigmask=[], setsigdef=ignored,
         )  # fmt: skip
+
+
+def _closing() -> list[tuple[int, int]]:
+    """The actions that close the inheritable descriptors of the application in the child."""
+    if hasattr(os, "POSIX_SPAWN_CLOSEFROM"):  # Python 3.13, glibc 2.34
+        return [(os.POSIX_SPAWN_CLOSEFROM, SOCKET_FD + 1)]
+    found = _inheritable()
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if found and found[-1] >= limit != resource.RLIM_INFINITY:
+        raise OSError(
+            errno.EBADF,
+            f"the inheritable descriptor {found[-1]} is above the limit of {limit} open files, and cannot be"
+            " closed in the plugin; call os.set_inheritable(fd, False)",
+        )
+    return [(os.POSIX_SPAWN_CLOSE, fd) for fd in found]
 
 
 def _inheritable() -> list[int]:
@@ -228,8 +246,10 @@ class Process:
             self._pidfd = os.pidfd_open(pid)
             spawn(f"nri-plugin-{name}-output", self._watch)
         except BaseException:
-            os.kill(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)
+            # An application that ignores SIGCHLD has no process to reap.
+            with contextlib.suppress(ProcessLookupError, ChildProcessError):
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
             if self._pidfd >= 0:
                 os.close(self._pidfd)
             raise
@@ -308,11 +328,13 @@ class OutputLog:
         """Read once; returns False at the end of the output."""
         data = os.read(fd, _READ_SIZE)
         *lines, self._rest = (self._rest + data).split(b"\n")
-        while len(self._rest) > _LINE_MAX:
-            lines.append(self._rest[:_LINE_MAX])
-            self._rest = self._rest[_LINE_MAX:]
+        whole = max(len(self._rest) - 1, 0) // _LINE_MAX * _LINE_MAX
+        if whole:
+            lines.append(self._rest[:whole])
+            self._rest = self._rest[whole:]
         for line in lines:
-            self.log(line)
+            for start in range(0, max(len(line), 1), _LINE_MAX):
+                self.log(line[start : start + _LINE_MAX])
         return bool(data)
 
     def drain(self, fd: int) -> None:

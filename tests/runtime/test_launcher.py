@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -102,6 +103,14 @@ class TestDiscover:
         with pytest.raises(StartError, match="larger than 4,194,304 bytes"):
             discover(str(plugins), str(configs))
 
+    def test_a_name_with_no_room_for_the_suffix(self, plugins: Path, configs: Path) -> None:
+        name = "n" * 252
+        _install(plugins, f"10-{name}")
+        (configs / f"{name[:-4]}.conf").write_text("of another plugin")
+        assert [(p.identity.name, p.config) for p in discover(str(plugins), str(configs))] == [
+            (name, "")
+        ]
+
     def test_a_configuration_that_cannot_be_read(self, plugins: Path, configs: Path) -> None:
         _install(plugins, "10-a")
         (configs / "10-a.conf").mkdir()
@@ -177,6 +186,35 @@ class TestLaunch:
             assert process.ended.wait(Deadline(LONG))
         assert (tmp_path / "out").read_text() == "[0, 1, 2, 3]"
 
+    def test_inheritable_descriptors_above_a_lowered_limit(
+        self, plugins: Path, tmp_path: Path
+    ) -> None:
+        code = """
+import fcntl, os, resource, sys
+from nri_sync.api import PluginId
+from nri_sync.runtime.launcher import Installed, launch
+high = fcntl.fcntl(1, fcntl.F_DUPFD, 700)
+os.set_inheritable(high, True)
+resource.setrlimit(resource.RLIMIT_NOFILE, (600, 600))
+try:
+    process, sock = launch(Installed(PluginId("10", "test"), sys.argv[1], ""), grace=60)
+except OSError as error:
+    assert not hasattr(os, "POSIX_SPAWN_CLOSEFROM"), error
+    assert "700 is above the limit of 600 open files" in str(error), error
+    print("closed")
+else:
+    sock.close()
+    process.ended.wait()
+    print(open(sys.argv[2]).read())
+"""
+        out = tmp_path / "out"
+        script = f"#!/bin/sh\ntest -e /proc/self/fd/700 && echo open >{out} || echo closed >{out}\n"
+        path = _install(plugins, "10-test", script)
+        done = subprocess.run(
+            [sys.executable, "-c", code, path, out], check=True, stdout=subprocess.PIPE, text=True
+        )
+        assert done.stdout.strip() == "closed"
+
     def test_signals_are_as_a_new_process_has_them(self, launch: Launch, tmp_path: Path) -> None:
         # Python ignores SIGPIPE and SIGXFSZ.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM, signal.SIGUSR1])
@@ -238,6 +276,21 @@ class TestLaunch:
         lines = [m[len("10-test: ") :] for m in caplog.messages if m.startswith("10-test: x")]
         assert "".join(lines) == "x" * 100_000
         assert max(map(len, lines)) <= 8192
+
+    def test_a_long_line_is_logged_in_pieces(self, caplog: pytest.LogCaptureFixture) -> None:
+        caplog.set_level(logging.INFO, "nri_sync.runtime.plugin")
+        lines = module.OutputLog("10-test")
+        read_end, write_end = os.pipe()
+        try:
+            for data in (b"\x01" * 50_000 + b"\nshort\n\n" + b"y" * 8192, b"\n"):
+                os.write(write_end, data)
+                lines.read(read_end)
+        finally:
+            os.close(read_end)
+            os.close(write_end)
+        found = [m[len("10-test: ") :] for m in caplog.messages]
+        assert [len(m) for m in found] == [32768] * 6 + [3392, 5, 0, 8192]
+        assert "".join(found[:7]) == "\\x01" * 50_000
 
     def test_output_without_end_fills_no_log(
         self, launch: Launch, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
