@@ -13,16 +13,16 @@ import threading
 import time
 from collections.abc import Iterator
 
-__all__ = ["AT_ONCE", "A_SECOND", "Allowance", "Records", "records"]
+__all__ = ["AT_ONCE", "A_SECOND", "KINDS_MAX", "PATIENCE", "Allowance", "Records", "records"]
 
 #: How many records of one kind are logged at once, and how many a second from then on.
 AT_ONCE = 1000
 A_SECOND = 1.0
 
-# Kinds with an allowance of their own. The loggers of nri_sync have fewer; all others share one.
-_KINDS_MAX = 2000
-# A thread that forked, or a signal, may have left the lock. Then a record is logged without a count. Seconds.
-_PATIENCE = 0.5
+#: Kinds with an allowance of their own. The loggers of nri_sync have fewer; all others share one.
+KINDS_MAX = 2000
+#: A thread that forked, or a signal, may have left the lock. Then a record is logged without a count. Seconds.
+PATIENCE = 0.5
 
 _BEGUN = "over %d records at once like %r: from now on most of them are left out, and counted"
 _LEFT_OUT = "%d more records like %r are left out: more than %g a second"
@@ -98,6 +98,10 @@ class Records:
         # The kinds with records that are left out, and whose number is not logged yet.
         self._flooded: dict[_Kind, None] = {}
 
+    def __len__(self) -> int:
+        """The number of kinds."""
+        return len(self._kinds)
+
     def reset(self) -> None:
         """Allow all kinds again, and forget the numbers. A forked child does so: see nri_sync.fork."""
         self._lock = threading.RLock()
@@ -117,8 +121,8 @@ class Records:
 
     def admit(self, logger: logging.Logger, text: object) -> bool:
         """Whether to log a record of this logger and text. Logs the numbers that are due before."""
-        # Not as a context: see _PATIENCE. The helpers below are called with the lock.
-        if not self._lock.acquire(timeout=_PATIENCE):
+        # Not as a context: see PATIENCE. The helpers below are called with the lock.
+        if not self._lock.acquire(timeout=PATIENCE):
             return True
         try:
             if self._unlimited:
@@ -142,7 +146,7 @@ class Records:
 
     def log_left_out(self) -> None:
         """Log all numbers that are not logged yet."""
-        if not self._lock.acquire(timeout=_PATIENCE):
+        if not self._lock.acquire(timeout=PATIENCE):
             return
         try:
             due = [(kind, kind.take_left_out()) for kind in self._flooded]
@@ -154,7 +158,7 @@ class Records:
 
     def _kind_of(self, logger: logging.Logger, text: str) -> _Kind:
         key = logger.name, text
-        if key not in self._kinds and len(self._kinds) >= _KINDS_MAX:
+        if key not in self._kinds and len(self._kinds) >= KINDS_MAX:
             key = "", ""
         kind = self._kinds.get(key)
         if kind is None:

@@ -143,11 +143,11 @@ class TestRecords:
         assert len(log.lines) == AT_ONCE + 10
 
     def test_the_number_of_kinds_is_bounded(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(flood, "_KINDS_MAX", 10)
+        monkeypatch.setattr(flood, "KINDS_MAX", 10)
         mine = Records()
         for number in range(50):
             assert mine.admit(LOGGER, f"text {number}")
-        assert len(mine._kinds) == 11
+        assert len(mine) == 11
 
     def test_every_record_is_logged_or_counted(self, log: Lines) -> None:
         each, count = 2000, 4
@@ -181,7 +181,7 @@ class TestRecords:
         assert log.lines == ["INFO signal"]
 
     def test_a_lock_that_stays_taken(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(flood, "_PATIENCE", 0.01)
+        monkeypatch.setattr(flood, "PATIENCE", 0.01)
         mine = Records()
         taken, go_on = threading.Event(), threading.Event()
 

@@ -83,6 +83,7 @@ ALLOWED: dict[str, dict[str, str]] = {
         "_serving": _WAY,
     },
     "runtime/test_runtime.py": {"_handle_failure": _MOMENT, "_serving": _WAY},
+    "test_flood.py": {"_lock": _LOCK},
     "test_lock_ranks.py": {"_lock": "the proof that the locks of the package are replaced"},
     "test_threads.py": {
         "_active_limbo_lock": "a lock of threading, which another thread holds",

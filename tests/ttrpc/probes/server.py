@@ -149,6 +149,7 @@ def _while_reading(pair: Pair, end: Any, timeout: float | None = None) -> Any:
             found.append("RpcError")
         except Exception as error:
             found.append(type(error).__name__)
+        gate.wait(LONG)  # an answer could reach the client just before the client's own deadline
         return b""
 
     def messages() -> Any:
@@ -161,8 +162,9 @@ def _while_reading(pair: Pair, end: Any, timeout: float | None = None) -> Any:
     entered.wait(LONG)
     end(channel)
     eventually(lambda: found)
+    code = future.code().name
     gate.set()
-    return found, future.code().name
+    return found, code
 
 
 @probe(SERVER, "a client's connection that ends while the handler reads its requests")
