@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import logging
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -31,6 +32,17 @@ STAGES: dict[str, api.HookStage] = {
 }
 
 
+_KINDS: dict[type, str] = {
+    dict: "an object",
+    list: "a list",
+    str: "a text",
+    int: "a whole number",
+    bool: "true or false",
+}
+# The characters that kit.parse_json() accepts.
+_TEXT_MAX = 256 << 10
+
+
 @dataclass(frozen=True)
 class Hook:
     """A hook, its stages, and its conditions, as in oci-hooks(5)."""
@@ -55,8 +67,17 @@ class Hook:
         # Authors of pods write the texts, so matching must be fast for any text.
         for pattern in (*self.annotations, *self.annotations.values(), *self.commands):
             self._patterns[pattern] = kit.Pattern(pattern)
-        if not Path(self.path).exists():
+        if not os.path.exists(self.path):
             raise ValueError(f"{self.path}: there is no such program")
+        # A mistake is found here, and not when a pod is created.
+        self.add_to(api.Adjustment())
+
+    def add_to(self, adjustment: api.Adjustment) -> None:
+        """Inject the hook at each of its stages."""
+        for stage in self.stages:
+            adjustment.add_hook(
+                STAGES[stage], self.path, args=self.args, env=self.env, timeout=self.timeout
+            )
 
     def matches(
         self, args: Sequence[str], annotations: Mapping[str, str], has_bind_mounts: bool
@@ -87,7 +108,8 @@ class Hook:
 def read_hook(path: Path) -> Hook:
     """Read a hook; ignores unknown keys. Raises ConfigError, which names the file, and OSError."""
     try:
-        data = kit.parse_json(path.read_text())
+        with path.open(encoding="utf-8") as file:
+            data = _typed("the file", kit.parse_json(file.read(_TEXT_MAX + 1)), dict)
         version = data.get("version", "")
         if version == "1.0.0":
             return _current(data)
@@ -96,22 +118,50 @@ def read_hook(path: Path) -> Hook:
         raise ValueError(f"unrecognized hook version: {version!r}")
     except KeyError as error:
         raise ConfigError(str(path), (f"missing required property: {error.args[0]}",)) from None
-    except (ValueError, TypeError, AttributeError) as error:
-        raise ConfigError(str(path), (str(error),)) from None
+    except (ValueError, TypeError) as error:
+        raise ConfigError(str(path), (str(error)[:500],)) from None
+
+
+def _typed(name: str, value: Any, kind: type) -> Any:
+    # True is an int for Python, and not for JSON.
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+        raise TypeError(f"{name} must be {_KINDS[kind]}")
+    return value
+
+
+def _get(data: dict[str, Any], name: str, kind: type, default: Any = None) -> Any:
+    """Return a property; the default if it is null or missing."""
+    value = data.get(name)
+    return default if value is None else _typed(name, value, kind)
+
+
+def _need(data: dict[str, Any], name: str, kind: type) -> Any:
+    value = _get(data, name, kind)
+    if value is None:
+        raise KeyError(name)
+    return value
+
+
+def _texts(data: dict[str, Any], name: str) -> list[str]:
+    return [_typed(f"an item of {name}", item, str) for item in _get(data, name, list, [])]
 
 
 def _current(data: dict[str, Any]) -> Hook:
-    hook, when = data["hook"], data.get("when", {})
+    hook, when = _need(data, "hook", dict), _get(data, "when", dict, {})
+    annotations = _get(when, "annotations", dict, {})
+    for value in annotations.values():
+        _typed("a value of annotations", value, str)
+    _need(data, "stages", list)
     return Hook(
-        stages=data["stages"],
-        path=hook["path"],
-        args=hook.get("args", ()),
-        env=hook.get("env", ()),
-        timeout=hook.get("timeout"),
-        always=when.get("always"),
-        has_bind_mounts=when.get("hasBindMounts"),
-        annotations=when.get("annotations", {}),
-        commands=when.get("commands", ()),
+        stages=_texts(data, "stages"),
+        path=_need(hook, "path", str),
+        args=_texts(hook, "args"),
+        env=_texts(hook, "env"),
+        timeout=_get(hook, "timeout", int),
+        always=_get(when, "always", bool),
+        has_bind_mounts=_get(when, "hasBindMounts", bool),
+        annotations=annotations,
+        commands=_texts(when, "commands"),
     )
 
 
@@ -119,15 +169,17 @@ def _old(data: dict[str, Any]) -> Hook:
     def listed(plural: str, singular: str) -> list[str]:
         if plural in data and singular in data:
             raise ValueError(f"cannot set both {singular!r} and {plural!r}")
-        found: list[str] = data.get(plural, data.get(singular, []))
-        return found
+        return _texts(data, plural if plural in data else singular)
 
-    path, values = data["hook"], listed("annotations", "annotation")
+    path, values = _need(data, "hook", str), listed("annotations", "annotation")
+    stages = listed("stages", "stage")
+    if not stages:
+        _need(data, "stages", list)
     return Hook(
-        stages=listed("stages", "stage") or data["stages"],
+        stages=stages,
         path=path,
-        args=[path, *data["arguments"]] if "arguments" in data else (),
-        has_bind_mounts=data.get("hasbindmounts"),
+        args=[path, *_texts(data, "arguments")] if "arguments" in data else (),
+        has_bind_mounts=_get(data, "hasbindmounts", bool),
         annotations={".*": "|".join(values)} if values else {},
         commands=listed("cmds", "cmd"),
         any_of=True,
@@ -150,10 +202,13 @@ class HookDirectories:
             if state != self._state:
                 try:
                     self._hooks = self._read()
+                    self._state = state
                     logger.info("read %d hooks", len(self._hooks))
-                except (ConfigError, OSError) as error:
+                except ConfigError as error:
+                    self._state = state
                     logger.error("the former hooks stay in use: %s", error)
-                self._state = state
+                except OSError as error:  # may be over at the next call
+                    logger.error("the former hooks stay in use: %s", error)
         return self._hooks
 
     def _files(self) -> dict[str, Path]:
@@ -173,8 +228,11 @@ class HookDirectories:
         return found
 
     def _read(self) -> list[Hook]:
-        files = self._files()
-        return [read_hook(files[name]) for name in sorted(files, key=str.lower)]
+        files, hooks = self._files(), []
+        for name in sorted(files, key=str.lower):
+            with contextlib.suppress(FileNotFoundError):  # removed meanwhile
+                hooks.append(read_hook(files[name]))
+        return hooks
 
 
 class HookInjector:
@@ -194,10 +252,7 @@ class HookInjector:
         for hook in self.directories.hooks():
             if hook.matches(container.args, annotations, has_bind_mounts):
                 logger.info("%s at %s", hook.path, ", ".join(hook.stages))
-                for stage in hook.stages:
-                    adjustment.add_hook(
-                        STAGES[stage], hook.path, args=hook.args, env=hook.env, timeout=hook.timeout
-                    )
+                hook.add_to(adjustment)
         return adjustment if adjustment.message.HasField("hooks") else None
 
 

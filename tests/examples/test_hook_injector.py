@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from examples.hook_injector import plugin as module
 from examples.hook_injector.plugin import Hook, HookDirectories, HookInjector, read_hook
 from nri_sync import api
 from nri_sync.errors import ConfigError
@@ -51,15 +52,83 @@ def written(path: Path, **changes: Any) -> Path:
             "missing required property: stages",
         ),
         ({"version": None, "hook": None}, "missing required property: hook"),
-        ({"when": "always"}, "has no attribute"),
+        ({"when": "always"}, "when must be an object"),
+        ({"hook": ["/bin/true"]}, "hook must be an object"),
+        ({"hook": {"path": 5}}, "path must be a text"),
+        ({"hook": {"path": "bin"}}, "bin: there is no such program"),
+        ({"hook": {"path": "."}}, "hook path '.' is not an absolute path"),
+        ({"hook": {"path": "/" + "a" * 5000}}, "there is no such program|/aaa"),
+        ({"hook": {"path": "/bin/true", "args": "-v"}}, "args must be a list"),
+        ({"hook": {"path": "/bin/true", "args": [None]}}, "an item of args must be a text"),
+        ({"hook": {"path": "/bin/true", "env": {"A": "b"}}}, "env must be a list"),
+        ({"hook": {"path": "/bin/true", "args": ["\0"]}}, "has a NUL character"),
+        ({"hook": {"path": "/bin/true", "timeout": True}}, "timeout must be a whole number"),
+        ({"hook": {"path": "/bin/true", "timeout": 1.5}}, "timeout must be a whole number"),
+        ({"hook": {"path": "/bin/true", "timeout": 1 << 70}}, "timeout"),
+        ({"when": {"always": "false"}}, "always must be true or false"),
+        ({"when": {"hasBindMounts": 0}}, "hasBindMounts must be true or false"),
+        ({"when": {"annotations": {"a": 1}}}, "a value of annotations must be a text"),
+        ({"when": {"annotations": ["a"]}}, "annotations must be an object"),
+        ({"when": {"commands": "sh"}}, "commands must be a list"),
+        ({"stages": "poststop"}, "stages must be a list"),
+        ({"version": None, "hook": {"path": "/bin/true"}}, "hook must be a text"),
+        ({"version": None, "hook": "/bin/true", "cmds": "a"}, "cmds must be a list"),
+        ({"version": "9" * 100_000}, "unrecognized hook version"),
         ({"when": {"commands": ["(?=a)"]}}, "this kind of group is not supported"),
         ({"when": {"commands": [5]}}, ""),
     ],
 )
 def test_mistakes(changes: dict[str, Any], says: str, tmp_path: Path) -> None:
     path = written(tmp_path / "hook.json", **changes)
-    with pytest.raises(ValueError, match=f"^{path}: .*{says}"):
+    with pytest.raises(ValueError, match=f"^{path}: .*{says}") as caught:
         read_hook(path)
+    assert len(str(caught.value)) < 1000
+
+
+def test_null_is_as_nothing(tmp_path: Path) -> None:
+    path = written(
+        tmp_path / "hook.json", hook={"path": "/bin/true", "args": None, "timeout": None}
+    )
+    assert read_hook(path) == Hook(["poststop"], "/bin/true", [], [], always=True, commands=[])
+
+
+@pytest.mark.parametrize("data", [b"[]", b"null", b"5", b"\xff{}", b'{"hook": NaN}', b"{} {}"])
+def test_files_that_are_no_object(data: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "hook.json"
+    path.write_bytes(data)
+    with pytest.raises(ConfigError):
+        read_hook(path)
+
+
+def test_a_large_file_is_not_read_whole(tmp_path: Path) -> None:
+    path = tmp_path / "hook.json"
+    with path.open("wb") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(ConfigError, match="more than the 262,144 bytes"):
+        read_hook(path)
+
+
+def test_a_file_that_vanishes_or_cannot_be_read_now(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    written(tmp_path / "a.json")
+    gone = written(tmp_path / "b.json")
+    errors: list[type[OSError]] = [FileNotFoundError]
+
+    def read(path: Path) -> Hook:
+        if path == gone and errors:
+            raise errors.pop()
+        return read_hook(path)
+
+    monkeypatch.setattr(module, "read_hook", read)
+    directories = HookDirectories([tmp_path])
+    assert len(directories.hooks()) == 1
+    written(gone, stages=["poststop", "poststart"])
+    errors.append(OSError)
+    assert len(directories.hooks()) == 1
+    assert "the former hooks stay in use" in caplog.text
+    # The file has not changed, and is read again.
+    assert len(directories.hooks()) == 2
 
 
 @pytest.mark.parametrize(

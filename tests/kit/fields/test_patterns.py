@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import re
 import threading
 import time
@@ -10,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nri_sync.kit.fields import patterns
 from nri_sync.kit.fields.patterns import Pattern
 from tests.memory import reachable
 
@@ -154,3 +156,11 @@ def test_several_threads_at_once() -> None:
     for thread in threads:
         thread.join()
     assert wrong == []
+
+
+def test_the_cache_is_bounded_whatever_the_pattern() -> None:
+    pattern = Pattern("(.*a.{300}){3}z")
+    text = "".join(random.Random(1).choice("abcd") for _ in range(1500))
+    assert not pattern.search(text)
+    held = sum(len(key[0]) + len(found) for key, found in pattern._memory.items())
+    assert held <= patterns._MEMORY
