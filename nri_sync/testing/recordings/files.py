@@ -26,7 +26,7 @@ from nri_sync.files import replace_file
 from nri_sync.kit.config.foreign import Bounds, parse_json
 from nri_sync.kit.logs.masking import Mask
 from nri_sync.testing.recordings.entries import Entry, message_type
-from nri_sync.text import printable
+from nri_sync.text import printable, quoted
 
 __all__ = [
     "FORMAT",
@@ -45,6 +45,8 @@ FORMAT = 1
 LINE = Bounds(bytes=32 << 20, values=4_000_000)
 # The maximum length of a quotation from the recording in an error's text, in characters.
 _QUOTED = 300
+# The greatest time in an entry: 30 years.
+_SECONDS_MAX = 1_000_000_000
 
 _VERSION = "nri_sync_recording"
 # The keys in the file, and the names of the entry's fields.
@@ -114,6 +116,8 @@ def from_json(values: Mapping[str, Any]) -> Entry:
 def _seconds(value: Any) -> float:
     if not isinstance(value, (int, float)):
         raise TypeError(f"a number of seconds is needed, not {type(value).__name__}")
+    if not 0 <= value <= _SECONDS_MAX:
+        raise ValueError(f"{quoted(value)} is not a number of seconds from 0 to {_SECONDS_MAX:,}")
     return float(value)
 
 

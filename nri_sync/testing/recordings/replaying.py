@@ -66,7 +66,7 @@ def replay(
 
     Raises:
         ValueError: there is no such connection, or there are several to choose from, or the recording lacks the
-            beginning of the connection.
+            beginning of the connection, or the runtime's requests are not those of a runtime.
         RecordingError, OSError: the file cannot be read.
         PluginError: the plugin has no handlers.
         ConfigError: the configuration is invalid.
@@ -81,11 +81,16 @@ def replay(
     return played.differences
 
 
+def _is_registration(entry: Entry) -> bool:
+    of_plugin = (entry.sender, entry.kind) == (PLUGIN, REQUEST)
+    return of_plugin and entry.rpc == "RegisterPlugin" and entry.message is not None
+
+
 def _chosen(recording: Recording, connection: int | None) -> list[Entry]:
     names = {
         entry.connection: f"{entry.message.plugin_idx}-{entry.message.plugin_name}"
         for entry in recording.entries
-        if entry.rpc == "RegisterPlugin" and entry.kind == REQUEST and entry.message is not None
+        if _is_registration(entry)
     }
     listed = ", ".join(f"{number} of {name}" for number, name in names.items())
     if not names:
@@ -98,6 +103,10 @@ def _chosen(recording: Recording, connection: int | None) -> list[Entry]:
     entries = [entry for entry in recording.entries if entry.connection == number]
     if any(entry.kind == LOST for entry in entries):
         raise ValueError(f"{recording.path}: the recording of connection {number} is incomplete")
+    for entry in entries:
+        of_runtime = (entry.sender, entry.kind) == (RUNTIME, REQUEST)
+        if of_runtime and entry.message is not None and entry.rpc not in services.PLUGIN.methods:
+            raise ValueError(f"{recording.path}: a runtime has no request {entry.rpc}")
     return entries
 
 
@@ -119,7 +128,7 @@ class _Replay:
         self._speed = speed
         self._timeout = timeout
         self._requests = [e for e in entries if (e.sender, e.kind) == (PLUGIN, REQUEST)]
-        self._registered = next(e for e in self._requests if e.rpc == "RegisterPlugin")
+        self._registered = next(filter(_is_registration, entries))
         self._requests = [entry for entry in self._requests if entry.rpc == "UpdateContainers"]
         #: Guards the requests of the plugin, and the flags.
         self._changed = threading.Condition(threading.Lock())

@@ -15,7 +15,16 @@ from nri_sync import Stub, api
 from nri_sync.errors import NRIError, PluginError
 from nri_sync.testing import FakeRuntime, make_container, make_pod
 from nri_sync.testing.recordings import Proxy, Recorder, Recording, replay, replaying
-from nri_sync.testing.recordings.entries import CLOSED, LOST, REQUEST, RESPONSE, Entry
+from nri_sync.testing.recordings.entries import (
+    CLOSED,
+    LOST,
+    PLUGIN,
+    REQUEST,
+    RESPONSE,
+    RUNTIME,
+    Entry,
+    message_type,
+)
 from nri_sync.testing.recordings.updating import answer_to
 from tests.testing.recordings.conftest import LONG, Seen
 
@@ -256,5 +265,25 @@ def test_invalid_recordings(record: Record) -> None:
     with pytest.raises(ValueError, match="the recording of connection 1 is incomplete"):
         replay(recording, Silent())
     del recording.entries[:]
+    with pytest.raises(ValueError, match="no plugin has registered"):
+        replay(recording, Silent())
+
+
+def test_a_registration_without_a_message_is_none(record: Record) -> None:
+    recording = Recording.read(record(Silent()))
+    recording.entries.insert(1, Entry(REQUEST, 1, 0.0, PLUGIN, "RegisterPlugin", 1))
+    assert replay(recording, Silent()) == []
+
+
+@pytest.mark.parametrize("rpc", ["RegisterPlugin", "UpdateContainers"])
+def test_requests_of_the_wrong_side(record: Record, rpc: str) -> None:
+    recording = Recording.read(record(Silent()))
+    kind = message_type(rpc, REQUEST)
+    assert kind is not None
+    recording.entries.append(Entry(REQUEST, 1, 9.0, RUNTIME, rpc, 9, message=kind()))
+    with pytest.raises(ValueError, match=f"a runtime has no request {rpc}"):
+        replay(recording, Silent())
+    registered = next(e for e in recording.entries if e.rpc == "RegisterPlugin")
+    registered.sender = RUNTIME
     with pytest.raises(ValueError, match="no plugin has registered"):
         replay(recording, Silent())
