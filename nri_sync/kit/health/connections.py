@@ -25,6 +25,7 @@ from nri_sync.kit.health.address import Address
 from nri_sync.kit.health.health import Health
 from nri_sync.logger import get_logger
 from nri_sync.net import sockets
+from nri_sync.text import printable
 from nri_sync.threads import Latch, spawn
 
 __all__ = ["Acceptor", "Reply", "answer"]
@@ -149,10 +150,15 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def handle(self) -> None:
         try:
             self.handle_one_request()
-        except http.client.LineTooLong as error:
+        except http.client.LineTooLong:
             # The first line is too long. parse_request() answers for the others.
             self.requestline, self.request_version, self.command = "", self.protocol_version, ""
-            self.send_error(http.HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, str(error))
+            text = f"the head has more than {_HEAD_MAX:,} bytes"
+            self.send_error(http.HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, text)
+
+    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
+        # The texts of the standard library quote the request, which can have any length.
+        super().send_error(code, message and printable(message, 200), explain)
 
     def finish(self) -> None:
         """Half-close the connection, then read until the client closes it.

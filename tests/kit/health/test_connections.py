@@ -150,6 +150,22 @@ class TestClients:
         assert send(server, request_).startswith(b"HTTP/1.1 " + status + b" ")
         assert get(server, "/livez")[0] == 200
 
+    @pytest.mark.parametrize(
+        ("request_", "says"),
+        [
+            (b"GET / HTTP/1." + b"1" * 9000 + b"\r\n\r\n", b"Bad request version"),
+            (b"\xff" * 5000 + b" / HTTP/1.1\r\n\r\n", b"Unsupported method"),
+            (b"\x00" * 9000 + b"\r\n\r\n", b"Bad request"),
+            (b"GET /" + b"a" * 20000, b"the head has more than 16,384 bytes"),
+        ],
+    )
+    def test_a_refusal_quotes_little(
+        self, server: HealthServer, request_: bytes, says: bytes
+    ) -> None:
+        reply = send(server, request_)
+        assert says in reply
+        assert len(reply) < 1000
+
     def test_the_reply_names_the_allowed_methods(self, server: HealthServer) -> None:
         assert b"\r\nAllow: GET, HEAD\r\n" in send(server, b"PUT / HTTP/1.1\r\n\r\n")
 
