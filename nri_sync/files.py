@@ -123,9 +123,9 @@ def check_writers(path: str | os.PathLike[str]) -> None:
     """Check that only root and this user can change a file, or replace it or a directory above it.
 
     The members of root's group, and of the groups of this process, are trusted. Every symbolic link on the way is
-    checked as the file is, because a user who can replace a link can choose the file. A writable directory with the sticky
-    bit is accepted further up, because the bit protects the entries of other users. It is not accepted as the
-    directory of the file itself or of a link to it, where any user could create such a file.
+    checked as the file is, because a user who can replace a link can choose the file. A writable directory with
+    the sticky bit is accepted further up, because the bit protects the entries of other users. It is not accepted
+    as the directory of the file itself or of a link to it, where any user could create such a file.
 
     Raises:
         PermissionError: another user can change the file, a link or a directory. The error names it, and its mode
