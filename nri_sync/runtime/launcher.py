@@ -178,11 +178,12 @@ def _spawn(plugin: Installed, connection: int, output: int) -> int:
             (os.POSIX_SPAWN_DUP2, above[1], SOCKET_FD),
             *_closing(),
         ]
-        # The plugin gets the default signal mask, and the default actions of the signals that Python ignores.
-        ignored = [signal.SIGPIPE, signal.SIGXFSZ]
+        # The plugin gets the default signal mask and actions. Otherwise signals that Python or the application
+        # ignores, for example SIGTERM, would be ignored in the plugin, too.
+        defaults = signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}
         return os.posix_spawn(
             plugin.path, [plugin.path], environment,
-            file_actions=actions, setsigmask=[], setsigdef=ignored,
+            file_actions=actions, setsigmask=[], setsigdef=defaults,
         )  # fmt: skip
 
 
@@ -355,8 +356,8 @@ class OutputLog:
             return
         self._log_left_out()
         text = line.decode("utf-8", "backslashreplace").rstrip("\r")
-        # Not shortened: _LINE_MAX bounds the length.
-        logger.info("%s: %s", self._name, Lines(printable(text, None)))
+        # Only a line with many escaped characters is shortened.
+        logger.info("%s: %s", self._name, Lines(printable(text, _LINE_MAX)))
 
     def _log_left_out(self) -> None:
         count = self._allowance.take_left_out()

@@ -216,7 +216,9 @@ else:
         assert done.stdout.strip() == "closed"
 
     def test_signals_are_as_a_new_process_has_them(self, launch: Launch, tmp_path: Path) -> None:
-        # Python ignores SIGPIPE and SIGXFSZ.
+        # Python ignores SIGPIPE and SIGXFSZ, and the application ignores more.
+        ignored = [signal.SIGHUP, signal.SIGTERM, signal.SIGUSR2]
+        actions = {number: signal.signal(number, signal.SIG_IGN) for number in ignored}
         before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM, signal.SIGUSR1])
         try:
             process = launch(
@@ -224,10 +226,13 @@ else:
             )
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            for number, action in actions.items():
+                signal.signal(number, action)
         assert process.ended.wait(Deadline(LONG))
         found = dict(line.split(":", 1) for line in (tmp_path / "out").read_text().splitlines())
         assert int(found["SigBlk"], 16) == 0
-        assert not int(found["SigIgn"], 16) & (1 << signal.SIGPIPE - 1 | 1 << signal.SIGXFSZ - 1)
+        for number in (signal.SIGPIPE, signal.SIGXFSZ, *ignored):
+            assert not int(found["SigIgn"], 16) & 1 << number - 1, number
 
     def test_other_children_do_not_get_its_descriptors(self, plugins: Path) -> None:
         # Child processes that another thread starts during the launch.
@@ -282,15 +287,20 @@ else:
         lines = module.OutputLog("10-test")
         read_end, write_end = os.pipe()
         try:
-            for data in (b"\x01" * 50_000 + b"\nshort\n\n" + b"y" * 8192, b"\n"):
+            for data in (b"\xc3\xa4" * 25_000 + b"\nshort\n\n" + b"y" * 8192, b"\n"):
                 os.write(write_end, data)
                 lines.read(read_end)
         finally:
             os.close(read_end)
             os.close(write_end)
         found = [m[len("10-test: ") :] for m in caplog.messages]
-        assert [len(m) for m in found] == [32768] * 6 + [3392, 5, 0, 8192]
-        assert "".join(found[:7]) == "\\x01" * 50_000
+        assert [len(m) for m in found] == [4096] * 6 + [424, 5, 0, 8192]
+        assert "".join(found[:7]) == "ä" * 25_000
+
+    def test_a_line_of_escapes_is_shortened(self, caplog: pytest.LogCaptureFixture) -> None:
+        caplog.set_level(logging.INFO, "nri_sync.runtime.plugin")
+        module.OutputLog("10-test").log(b"\x01" * 8192)
+        assert caplog.messages == ["10-test: " + "\\x01" * 2048 + "... (8192 characters)"]
 
     def test_output_without_end_fills_no_log(
         self, launch: Launch, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
