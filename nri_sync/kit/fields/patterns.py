@@ -21,8 +21,8 @@ __all__ = ["Pattern"]
 _PROGRAM_MAX, _DEPTH_MAX = 5_000, 50
 # The greatest count of one repetition, as in RE2.
 _REPEAT_MAX = 1000
-# The size of the cache of transitions: the numbers of instructions in it, and 8 for each transition. A full cache
-# is cleared.
+# The size of the cache of transitions: the numbers of instructions in it, and 20 for each transition. A full
+# cache is cleared.
 _MEMORY = 100_000
 
 _ALL = (("\0", "\U0010ffff"),)
@@ -153,7 +153,7 @@ class Pattern:
     def _remember(self, at: frozenset[int], what: object, found: set[int]) -> frozenset[int]:
         # Several threads may search at once: each dictionary operation is atomic, and every entry is correct.
         # An addition to _held may be lost, so that the cache is cleared a little later.
-        self._held += len(at) + len(found) + 8
+        self._held += len(at) + len(found) + 20
         if self._held > _MEMORY:
             self._memory, self._held = {}, 0
         result = self._memory[at, what] = frozenset(found)
