@@ -177,9 +177,10 @@ class _Start:
 class _IdleThread:
     """A thread whose target has returned, while it waits for another one."""
 
-    __slots__ = ("_handed_over", "_start")
+    __slots__ = ("_handed_over", "_start", "_thread")
 
-    def __init__(self) -> None:
+    def __init__(self, thread: threading.Thread) -> None:
+        self._thread = thread
         self._start: _Start | None = None
         self._handed_over = _thread.allocate_lock()
         self._handed_over.acquire()
@@ -197,6 +198,8 @@ class _IdleThread:
 
     def hand_over(self, start: _Start) -> None:
         """Called once, by the thread that has removed this one from the list."""
+        # As with a new thread, the name is there when spawn() returns.
+        self._thread.name = start.name
         self._start = start
         self._handed_over.release()
 
@@ -330,10 +333,10 @@ def _run(start: _Start) -> None:
     while len(_idle) < MOST_IDLE:
         thread = threading.current_thread()
         thread.name = IDLE_NAME
-        following = _IdleThread().wait()
+        following = _IdleThread(thread).wait()
         if following is None:
             return
-        thread.name = following.name
+        thread.name = following.name  # from Python 3.14 on this also sets the name in the system
         following.run()
 
 

@@ -453,6 +453,20 @@ class TestIdle:
         assert found == [(idle, "second")]
         wait_for_idle(1)
 
+    def test_the_name_is_there_at_once(self, idle: threading.Thread) -> None:
+        names = []
+        go_on = threading.Event()
+
+        def start() -> None:
+            ended = spawn("second", go_on.wait, LONG)
+            names.append(idle.name)
+            go_on.set()
+            ended.wait(Deadline(LONG))
+
+        on_other_thread(start)
+        assert names == ["second"]
+        wait_for_idle(1)
+
     def test_the_main_thread_starts_a_new_one(self, idle: threading.Thread) -> None:
         """An interrupt could lose the idle thread."""
         target = Target()
