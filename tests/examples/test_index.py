@@ -14,6 +14,8 @@ FOLDERS = sorted(path.parent.name for path in EXAMPLES.glob("*/plugin.py"))
 # To read and to run by hand.
 WITHOUT_POD = {"first_plugin"}
 NOT_PLUGINS = ["shim"]
+# It reads two formats of files, and names the first mistake in each: a wrong type must not fail a container later.
+LONGER = {"hook_injector": 280}
 
 
 @pytest.mark.parametrize("folder", FOLDERS)
@@ -22,7 +24,8 @@ def test_an_example_is_complete(folder: str) -> None:
     assert (where / "README.md").is_file()
     assert (where / "pod.yaml").is_file() is (folder not in WITHOUT_POD)
     # A reader understands the example before copying it. The definition of the program takes about ten lines.
-    assert len((where / "plugin.py").read_text().splitlines()) <= 230
+    longest = LONGER.get(folder, 230)
+    assert len((where / "plugin.py").read_text().splitlines()) <= longest
 
 
 def test_the_index_links_to_each_example_folder() -> None:
