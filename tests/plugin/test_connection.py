@@ -43,6 +43,15 @@ RUN_POD = nri_pb2.RunPodSandboxRequest(pod=POD)
 CREATE = nri_pb2.CreateContainerRequest(pod=POD, container=CONTAINER)
 
 
+def _start(stub: nri_sync.Stub, runtime: RawRuntime, **timeouts: int) -> None:
+    """Start the stub with a runtime that the test plays: registered and configured."""
+    start = Start(stub)
+    runtime.accept_registration()
+    runtime.call(1, "Configure", configuration(**timeouts))
+    runtime.response(1)
+    assert start.outcome() is None
+
+
 class Start:
     """``start()`` on a new thread, and its outcome."""
 
@@ -335,12 +344,8 @@ class TestEnd:
             return large
 
         stub = make_stub(PluginWith(create_container=handler), connection=raw[0])
-        start = Start(stub)
         runtime = raw[1]
-        runtime.accept_registration()
-        runtime.call(1, "Configure", configuration())
-        runtime.response(1)
-        assert start.outcome() is None
+        _start(stub, runtime)
         runtime.call(3, "CreateContainer", CREATE)
         eventually(lambda: stub.state is State.STOPPING)
         assert len(runtime.response(3).payload) > 4_000_000
@@ -360,12 +365,8 @@ class TestEnd:
             stub.stop()
 
         stub = make_stub(PluginWith(create_container=handler), connection=raw[0])
-        start = Start(stub)
         runtime = raw[1]
-        runtime.accept_registration()
-        runtime.call(1, "Configure", configuration())
-        runtime.response(1)
-        assert start.outcome() is None
+        _start(stub, runtime)
         runtime.call(3, "CreateContainer", CREATE)
         poll = select.poll()
         poll.register(runtime.sock, select.POLLIN)
@@ -390,12 +391,8 @@ class TestEnd:
             return large
 
         stub = make_stub(PluginWith(create_container=handler), connection=raw[0])
-        start = Start(stub)
         runtime = raw[1]
-        runtime.accept_registration()
-        runtime.call(1, "Configure", configuration(request_timeout=100))
-        runtime.response(1)
-        assert start.outcome() is None
+        _start(stub, runtime, request_timeout=100)
         runtime.call(3, "CreateContainer", CREATE)
         assert stub.wait(LONG)
         assert stub.state is State.IDLE

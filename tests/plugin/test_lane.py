@@ -24,7 +24,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import nri_sync
-from nri_sync import api, threads
+from nri_sync import api
 from nri_sync.api import EventMask, nri_pb2
 from nri_sync.api.handlers import find_handlers
 from nri_sync.api.services import PLUGIN
@@ -62,6 +62,7 @@ from tests.plugin.harness import (
     eventually,
     request,
 )
+from tests.threadless import no_idle_threads
 
 __all__: list[str] = []
 
@@ -871,13 +872,8 @@ class TestInASession:
         assert here.method.endswith("/CreateContainer")
 
 
-def test_the_page_lists_the_functions_of_a_request(
-    start: Start, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_page_lists_the_functions_of_a_request(start: Start) -> None:
     """The table of docs/request.md, compared with a trace."""
-    # Only new threads are traced.
-    monkeypatch.setattr(threads, "MOST_IDLE", 0)
-    eventually(lambda: threads.IDLE_NAME not in {t.name for t in threading.enumerate()})
     first, last = ("plugin/lane.py", "serve"), ("rpc/server.py", "mark_sent")
     ways: list[list[tuple[str, str]]] = []
     way: list[tuple[str, str]] = []
@@ -900,11 +896,12 @@ def test_the_page_lists_the_functions_of_a_request(
                 ways.append(list(way))
 
     adjustment = adjusted(env=[A], mounts=[nri_pb2.Mount(destination="/m")])
-    threading.setprofile(trace)
-    try:
-        _, runtime = start(PluginWith(create_container=lambda pod, container: adjustment))
-    finally:
-        threading.setprofile(None)
+    with no_idle_threads():  # only new threads are traced
+        threading.setprofile(trace)
+        try:
+            _, runtime = start(PluginWith(create_container=lambda pod, container: adjustment))
+        finally:
+            threading.setprofile(None)
     page = (Path(__file__).parents[2] / "docs" / "request.md").read_text()
     table = page[page.index("<!-- lane -->") : page.index("<!-- end -->")]
     listed = re.findall(r"^\| `([\w/.]+)` \| `(\w+)` \|", table, re.MULTILINE)

@@ -48,12 +48,18 @@ def _(pair: Pair) -> Any:
         gate.set()
 
 
+def _states(channel: Any) -> list[str]:
+    """The states of the channel, as a subscriber gets them."""
+    states: list[str] = []
+    channel.subscribe(lambda state: states.append(state.name), try_to_connect=True)
+    return states
+
+
 @probe(CHANNEL, "`subscribe()`, `unsubscribe()`, `grpc.channel_ready_future()`")
 def _(pair: Pair) -> Any:
     pair.serve()
     channel = pair.connect()
-    states: list[str] = []
-    channel.subscribe(lambda state: states.append(state.name), try_to_connect=True)
+    states = _states(channel)
     grpc.channel_ready_future(channel).result(LONG)
     return eventually(lambda: states and states[-1] == "READY")
 
@@ -237,8 +243,7 @@ def _(pair: Pair) -> Any:
 def _(pair: Pair) -> Any:
     pair.serve()
     channel = pair.connect()
-    states: list[str] = []
-    channel.subscribe(lambda state: states.append(state.name), try_to_connect=True)
+    states = _states(channel)
     eventually(lambda: "READY" in states)
     channel.close()
     if pair.kind == "ttrpc":
