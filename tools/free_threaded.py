@@ -96,9 +96,7 @@ def _build(scratch: Path, prefix: Path) -> None:
     for directory in (source, scratch / "lists" / "partial", scratch / "archives" / "partial"):
         directory.mkdir(parents=True)
     sources = scratch / "sources.list"
-    sources.write_text(
-        f"deb-src [signed-by={_KEYRING}] http://deb.debian.org/debian {SUITE} main\n"
-    )
+    sources.write_text(f"deb-src [signed-by={_KEYRING}] {_mirror()} {SUITE} main\n")
     apt = ["apt-get", "-qq"]
     for option in (
         f"Dir::Etc::sourcelist={sources}", "Dir::Etc::sourceparts=/dev/null", f"Dir::State={scratch}",
@@ -116,6 +114,13 @@ def _build(scratch: Path, prefix: Path) -> None:
             ["make", "install"],
         ):
             subprocess.run(command, cwd=source, stdout=log, stderr=log, check=True)
+
+
+def _mirror() -> str:
+    """The address of Debian's packages, as apt of this machine has it."""
+    command = ["apt-get", "indextargets", "--format", "$(REPO_URI)", "Created-By: Packages"]
+    found = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
+    return next(uri for uri in found if uri.rstrip("/").endswith("/debian"))
 
 
 def install_grpcio(python: Path, site: Path) -> None:
