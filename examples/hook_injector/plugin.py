@@ -202,13 +202,12 @@ class HookDirectories:
             if state != self._state:
                 try:
                     self._hooks = self._read()
-                    self._state = state
                     logger.info("read %d hooks", len(self._hooks))
-                except ConfigError as error:
-                    self._state = state
+                except (ConfigError, OSError) as error:
                     logger.error("the former hooks stay in use: %s", error)
-                except OSError as error:  # may be over at the next call
-                    logger.error("the former hooks stay in use: %s", error)
+                    if isinstance(error, OSError):
+                        return self._hooks  # the next call reads the files again
+                self._state = state
         return self._hooks
 
     def _files(self) -> dict[str, Path]:
