@@ -19,9 +19,10 @@ __all__ = ["AT_ONCE", "A_SECOND", "KINDS_MAX", "PATIENCE", "Allowance", "Records
 AT_ONCE = 1000
 A_SECOND = 1.0
 
-#: Kinds with an allowance of their own. The loggers of nri_sync have fewer; all others share one.
+#: How many kinds have separate allowances. All further kinds share one; nri_sync itself has fewer kinds.
 KINDS_MAX = 2000
-#: A thread that forked, or a signal, may have left the lock. Then a record is logged without a count. Seconds.
+#: How long a record waits for the lock, in seconds. A fork may leave the lock held: then the record is logged
+#: without a count.
 PATIENCE = 0.5
 
 _BEGUN = "over %d records at once like %r: from now on most of them are left out, and counted"
@@ -121,7 +122,7 @@ class Records:
 
     def admit(self, logger: logging.Logger, text: object) -> bool:
         """Whether to log a record of this logger and text. Logs the numbers that are due before."""
-        # Not as a context: see PATIENCE. The helpers below are called with the lock.
+        # Not as a context, because the wait is limited. The helpers below are called with the lock.
         if not self._lock.acquire(timeout=PATIENCE):
             return True
         try:

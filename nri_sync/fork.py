@@ -96,5 +96,5 @@ def _reset_one(key: Any, reset: Callable[..., object] | None) -> None:
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)
-# The first one: the others may log.
+# Before all other resets, because those may log.
 in_child(records.reset)
