@@ -40,7 +40,7 @@ NODES = {"/host": "false", "/mnt/other": "true"}
 UNTIL_INTERRUPTED = {
     "nri-sync trace": " closed ",
     "nri-sync events": "RemovePodSandbox",
-    "nri-sync run": "configured",
+    "nri-sync run": "configured, subscribed",
 }
 WITHIN = 20.0
 # The parts of an output that differ from run to run.

@@ -77,7 +77,7 @@ def main(args: list[str]) -> int:
             quick, rest = split(environments())
             chosen, left_out = (quick, rest) if mode == "--quick" else (rest, quick)
             args = ["-e", ",".join(chosen), *args]
-        # A test waits for half of its time, so two workers keep a CPU busy. --rest tests two environments at a time.
+        # A test waits for half of its time: two workers keep a CPU busy. --rest tests two environments at once.
         workers = (os.cpu_count() or 1) * (2 if mode == "--quick" else 1)
         environ.setdefault("NRI_SYNC_TEST_WORKERS", str(workers))
     pyenv = Path(environ.get("PYENV_ROOT") or Path.home() / ".pyenv")

@@ -24,6 +24,7 @@ from nri_sync.kit.health.health import Exposition
 from nri_sync.kit.health.server import HealthServer
 from tests.kit._node import LONG, Node, PluginWith, eventually
 from tests.kit.health._http import connect, get, received, send
+from tests.threadless import no_idle_threads
 
 __all__: list[str] = []
 
@@ -320,11 +321,12 @@ class TestClients:
                     thread.join(LONG)
 
     def test_one_thread_while_there_are_no_clients(self, health: kit.Health) -> None:
-        before = threading.active_count()
-        with HealthServer(health, "127.0.0.1:0") as server:
-            for _ in range(5):
-                assert get(server, "/livez")[0] == 200
-            eventually(lambda: threading.active_count() == before + 1)
+        with no_idle_threads():
+            before = threading.active_count()
+            with HealthServer(health, "127.0.0.1:0") as server:
+                for _ in range(5):
+                    assert get(server, "/livez")[0] == 200
+                eventually(lambda: threading.active_count() == before + 1)
 
     def test_no_thread_for_a_client(
         self, health: kit.Health, server: HealthServer, monkeypatch: pytest.MonkeyPatch
