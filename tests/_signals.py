@@ -18,10 +18,9 @@ import dataclasses
 import faulthandler
 import gc
 import json
-import logging
 import os
 import queue
-import random
+import sys
 import tempfile
 import threading
 import traceback
@@ -34,7 +33,7 @@ from typing import Any, Callable
 import nri_sync
 from nri_sync import api, errors, kit, testing, ttrpc
 from nri_sync.rpc.context import RequestContext
-from tests.plugin._signals import _PACKAGE, Stepper
+from tests.plugin._signals import _PACKAGE, Stepper, prepare, sample
 from tests.plugin.harness import LONG, eventually, tasks
 
 __all__: list[str] = []
@@ -527,9 +526,7 @@ def without_collector() -> Iterator[None]:
         gc.enable()
 
 
-def run_case(subject: Subject, call: str, event: str, at: int) -> bool:
-    """Returns whether the call had that many bytecodes."""
-
+def run_case(subject: Subject, call: str, event: str, at: int) -> WideStepper:
     def strike() -> None:
         if event == "raise":
             raise KeyboardInterrupt
@@ -547,32 +544,46 @@ def run_case(subject: Subject, call: str, event: str, at: int) -> bool:
     held = subject.held()
     assert not held, f"{held} held"
     elsewhere(subject.check)
-    return bool(stepper.happened)
+    return stepper
 
 
-def run(name: str, stride: int) -> collections.Counter[str]:
+def run(name: str, cases: int | None) -> collections.Counter[str]:
     figures: collections.Counter[str] = collections.Counter()
-    make = SUBJECTS[name]
     threads = tasks()
-    for call in make_and_close(make):
+    for call in make_and_close(SUBJECTS[name]):
         for event in ("reenter", "raise"):
-            at, more = random.randrange(stride), True
-            subject = make()
-            while more:
-                try:
-                    more = run_case(subject, call, event, at)
-                except BaseException as error:
-                    raise AssertionError(f"{event} at {at} in {call} of {name}") from error
-                figures[f"{call}: {event}"] += more
-                at += random.randint(1, 2 * stride - 1)
-                if name in ANEW:
-                    elsewhere(subject.close)
-                    subject = make()
-                faulthandler.dump_traceback_later(3 * LONG, exit=True)
-            elsewhere(subject.close)
+            figures[f"{call}: {event}"] = run_cases(name, call, event, cases)
             # The threads of calls on the main thread have ended.
             eventually(lambda: tasks() <= threads, f"the end of all threads of {name}")
     return figures
+
+
+def run_cases(name: str, call: str, event: str, cases: int | None) -> int:
+    """Returns how many there were."""
+    subject = SUBJECTS[name]()
+    count = 0
+
+    def run_at(at: int) -> WideStepper:
+        nonlocal subject
+        try:
+            stepper = run_case(subject, call, event, at)
+        except BaseException as error:
+            raise AssertionError(f"{event} at {at} in {call} of {name}") from error
+        if name in ANEW:
+            elsewhere(subject.close)
+            subject = SUBJECTS[name]()
+        faulthandler.dump_traceback_later(3 * LONG, exit=True)
+        return stepper
+
+    def run_next(at: int) -> bool:
+        nonlocal count
+        happened = bool(run_at(at).happened)
+        count += happened
+        return happened
+
+    sample(run_at(sys.maxsize).counted, cases, run_next)
+    elsewhere(subject.close)
+    return count
 
 
 def make_and_close(make: Callable[[], Subject]) -> list[str]:
@@ -585,13 +596,14 @@ def make_and_close(make: Callable[[], Subject]) -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("subject", choices=SUBJECTS)
-    parser.add_argument("--stride", type=int, default=1, help="one bytecode out of so many")
+    parser.add_argument(
+        "--cases", type=int, help="bytecodes of each call, at random; default: each one"
+    )
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    random.seed(arguments.seed)
-    logging.disable()
+    prepare(arguments.seed)
     faulthandler.dump_traceback_later(3 * LONG, exit=True)
-    print(json.dumps(run(arguments.subject, arguments.stride)))
+    print(json.dumps(run(arguments.subject, arguments.cases)))
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 ``aimed``: a trace function counts the bytecodes of the package that the main thread executes, and before the
 n-th of them something happens that a signal handler could do, for each n until the call gets to its end.
+``twice``: the same, and it happens again while the call handles the first event.
 ``random``: real signals at random moments, beside a session that serves events.
 
 Prints the figures as JSON. A hang ends the process with the stacks of all threads.
@@ -29,8 +30,10 @@ from types import FrameType
 from typing import Any, Callable
 
 import nri_sync
+from nri_sync import threads
 from nri_sync.api import nri_pb2
 from nri_sync.errors import CallFailed, ConnectionLost, NotConnected, NRIError, StubStopped
+from nri_sync.plugin.connection import Connection
 from nri_sync.plugin.state import State
 from nri_sync.threads import Latch
 from tests.plugin._scene import Model, held_locks
@@ -52,6 +55,8 @@ class Stepper:
 
     def __init__(self, at: int, event: Callable[[], None], again: int | None = None) -> None:
         self.happened = 0
+        #: How many bytecodes have been executed.
+        self.counted = 0
         self._left = at
         self._event = event
         self._again = again
@@ -75,6 +80,7 @@ class Stepper:
         if event == "call":
             self._arm(frame)
         elif event == "opcode":
+            self.counted += 1
             self._left -= 1
             if self._left < 0:
                 self.happened += 1
@@ -157,6 +163,8 @@ class Case:
         #: Whether stop() was called at a moment when it could find something to stop.
         self.stopped = False
         self.main = threading.main_thread().ident
+        #: How many bytecodes the call has executed, up to the event.
+        self.bytecodes = 0
 
     def event(self) -> None:
         if "stop" in self._event:
@@ -183,6 +191,7 @@ class Case:
         except BaseException as raised:
             error = raised
         self.ended = True
+        self.bytecodes = stepper.counted
         if ender is not None:
             ender.join()
         self._judge(name, stepper.happened, value, error)
@@ -205,12 +214,11 @@ class Case:
                 return
             time.sleep(0.0005)
 
-    def _is_left_up(self, within: float) -> bool:
-        """Whether the session is still up after that time; else blocks until it has ended."""
-        give_up = time.monotonic() + within
-        while self.stub.started and time.monotonic() < give_up:
-            time.sleep(0.0005)
+    def _is_left_up(self, error: BaseException) -> bool:
+        """Whether the interrupted start() has left a session, which it may only as it is about to return."""
         left_up = self.stub.started
+        codes = [frame.f_code for frame, _ in traceback.walk_tb(error.__traceback__)]
+        assert not (left_up and Connection.start.__code__ in codes), "the session is still up"
         eventually(lambda: left_up or self.stub.state is State.IDLE, "the end of the session")
         return left_up
 
@@ -223,8 +231,7 @@ class Case:
                 self.stub.start()  # waits for the end of the interrupted attempt
                 self.stub.stop()
             elif self.call == "start" and happened == 1:
-                # start() has ended its attempt, unless it was just about to return.
-                self.bench.figures[f"{self.call}: left up"] += self._is_left_up(0.2)
+                self.bench.figures[f"{self.call}: left up"] += self._is_left_up(error)
         elif self.call == "start":
             assert error is None or (self.stopped and isinstance(error, StubStopped)), what
             # A stopped attempt does not go on.
@@ -241,28 +248,42 @@ class Case:
             assert error is None, what
 
 
-def aimed(bench: Bench, calls: list[str], events: list[str], stride: int) -> None:
-    for call in calls:
-        for event in events:
-            at = random.randrange(stride)
-            while Case(bench, call, event).run(at):
-                at += random.randint(1, 2 * stride - 1)
-            bench.figures[f"{call}: bytecodes"] = max(bench.figures[f"{call}: bytecodes"], at)
+def length_of(bench: Bench, call: str) -> int:
+    """The number of bytecodes of a call that nothing interrupts."""
+    case = Case(bench, call, "none")
+    assert not case.run(sys.maxsize)
+    bench.figures[f"{call}: bytecodes"] = case.bytecodes
+    return case.bytecodes
 
 
-def twice(bench: Bench, calls: list[str], events: list[str], stride: int) -> None:
-    """Two interrupts, the second one while the first one is handled."""
-    for call in calls:
-        for event in events:
-            at = random.randrange(stride)
-            more = True
-            while more:
-                again = random.randrange(stride)
-                more = Case(bench, call, event).run(at)
-                while more and Case(bench, call, event).run(at, again):
-                    again += random.randint(1, 2 * stride - 1)
-                    bench.figures[f"{call}: {event} twice"] += 1
-                at += random.randint(1, 2 * stride - 1)
+def sample(length: int, cases: int | None, run: Callable[[int], bool]) -> None:
+    """Call ``run(at)`` for about ``cases`` bytecodes out of ``length`` (None: all), until it returns False."""
+    stride = 1 if cases is None else max(1, length // cases)
+    at = random.randrange(stride)
+    while run(at):
+        at += random.randint(1, 2 * stride - 1)
+
+
+def aimed(bench: Bench, call: str, event: str, cases: int | None) -> None:
+    sample(length_of(bench, call), cases, lambda at: Case(bench, call, event).run(at))
+
+
+def twice(bench: Bench, call: str, event: str, cases: int | None) -> None:
+    """Two interrupts, the second one while the first one is handled: the square of ``cases``, at most."""
+    length = length_of(bench, call)
+
+    def run(at: int) -> bool:
+        def run_again(again: int) -> bool:
+            happened = Case(bench, call, event).run(at, again)
+            bench.figures[f"{call}: {event} twice"] += happened
+            return happened
+
+        happened = Case(bench, call, event).run(at)
+        if happened:
+            sample(length, cases, run_again)
+        return happened
+
+    sample(length, cases, run)
 
 
 class Interrupted(BaseException):
@@ -381,30 +402,37 @@ def _exercise(stub: nri_sync.Stub, *, run: bool) -> None:
         pass  # the errors after a stop()
 
 
+def prepare(seed: int) -> None:
+    """For a process that runs one case after the other."""
+    random.seed(seed)
+    logging.disable()
+    # Each case waits for the end of all its threads. This is still long enough for some to get another target.
+    threads.IDLE_WAIT = 0.001
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("mode", choices=("aimed", "twice", "random"))
     parser.add_argument("--calls", default="start,stop,wait,run,update_containers")
     parser.add_argument("--events", default="raise,stop,stop+raise")
     parser.add_argument(
-        "--stride", type=int, default=1, help="one bytecode out of so many, at random"
+        "--cases", type=int, help="bytecodes of each call, at random; default: each one"
     )
     parser.add_argument("--count", type=int, default=10_000, help="of signals at random")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    random.seed(arguments.seed)
-    logging.disable()
+    prepare(arguments.seed)
     faulthandler.dump_traceback_later(2 * LONG, exit=True)
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="nri") as directory:
         bench = Bench(Path(directory) / "nri.sock")
-        calls, events = arguments.calls.split(","), arguments.events.split(",")
-        if arguments.mode == "aimed":
-            aimed(bench, calls, events, arguments.stride)
-        elif arguments.mode == "twice":
-            twice(bench, calls, events, arguments.stride)
-        else:
+        if arguments.mode == "random":
             at_random(bench, arguments.count)
+        else:
+            run = aimed if arguments.mode == "aimed" else twice
+            for call in arguments.calls.split(","):
+                for event in arguments.events.split(","):
+                    run(bench, call, event, arguments.cases)
         bench.runtime.close()
     bench.figures["seconds"] = round(time.monotonic() - began)
     print(json.dumps(dict(bench.figures)))

@@ -1,17 +1,12 @@
-"""Signals on the main thread, at every bytecode of every method that blocks, and at random moments.
+"""Signals on the main thread, at the bytecodes of every method that blocks, and at random moments.
 
-By default a sample; all of it with ``NRI_SYNC_SIGNALS=full`` in the environment, which takes minutes.
+tests/samples.py describes how many.
 """
 
 from __future__ import annotations
 
-import json
-import os
 import signal
-import subprocess
-import sys
 import threading
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -23,55 +18,49 @@ from nri_sync.threads import Latch
 from tests.plugin._scene import Call, Make
 from tests.plugin.conftest import MakeStub, Serve
 from tests.plugin.harness import LONG, Recorder, eventually, frame_of
+from tests.samples import FULL, figures, sizes
 
 __all__: list[str] = []
 
-_FULL = os.environ.get("NRI_SYNC_SIGNALS") == "full"
-_ROOT = Path(__file__).parents[2]
 _CALLS = ("start", "stop", "wait", "run", "update_containers")
 _EVENTS = ("raise", "stop", "stop+raise")
+# Those that handle an exception, and so can be interrupted again.
+_HANDLE_EXCEPTIONS = ("start", "run", "update_containers")
 
 
 def run(*arguments: str) -> dict[str, int]:
-    """Run the cases in a process of their own, which dies of the first that goes wrong."""
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.plugin._signals", *arguments],
-        cwd=_ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    assert done.returncode == 0, done.stdout
-    figures: dict[str, int] = json.loads(done.stdout.splitlines()[-1])
-    print(figures)
-    return figures
+    return figures("tests.plugin._signals", *arguments)
 
 
-@pytest.mark.timeout(1800 if _FULL else 120)
-def test_interrupts_at_every_bytecode() -> None:
-    figures = run("aimed", "--stride", "1" if _FULL else "12")
-    for call in _CALLS:
-        assert figures[f"{call}: bytecodes"] > 50
-        for event in _EVENTS:
-            cases = figures[f"{call}: {event}"]
-            assert cases >= (100 if _FULL else 4), f"{event} in {call}: {cases} cases"
+@pytest.mark.timeout(1800 if FULL else 120)
+@pytest.mark.parametrize("call", _CALLS)
+@sizes("--cases=20", "--cases=60", "")
+def test_an_interrupt_at_each_bytecode(call: str, size: str) -> None:
+    found = run("aimed", f"--calls={call}", *size.split())
+    assert found[f"{call}: bytecodes"] > 50
+    for event in _EVENTS:
+        cases = found[f"{call}: {event}"]
+        assert cases >= (100 if FULL else 10), f"{event} in {call}: {cases} cases"
     # An interrupt that strikes as start() is about to return leaves a session to stop, no other does.
-    assert figures["start: left up"] <= 12
+    assert found.get("start: left up", 0) <= 12
 
 
-@pytest.mark.timeout(3600 if _FULL else 120)
-def test_two_interrupts_in_quick_succession() -> None:
-    figures = run("twice", "--stride", "3" if _FULL else "60")
-    assert sum(figures.get(f"{call}: stop twice", 0) for call in _CALLS) >= 5
-    assert sum(figures.get(f"{call}: raise twice", 0) for call in _CALLS) >= 1
+@pytest.mark.timeout(3600 if FULL else 120)
+@pytest.mark.parametrize("call", _CALLS)
+@sizes("--cases=6", "--cases=12", "--cases=200")
+def test_two_interrupts_in_quick_succession(call: str, size: str) -> None:
+    found = run("twice", f"--calls={call}", *size.split())
+    assert found[f"{call}: stop twice"] >= 3
+    if call in _HANDLE_EXCEPTIONS:
+        assert found[f"{call}: raise twice"] >= 1
 
 
-@pytest.mark.timeout(1800 if _FULL else 120)
-def test_signals_at_random_moments_of_a_session() -> None:
-    count = 10_000 if _FULL else 300
-    figures = run("random", "--count", str(count))
-    assert figures["signals"] >= count
-    assert figures["rounds with two signals"] > count / 20
+@pytest.mark.timeout(1800 if FULL else 120)
+@sizes("100", "300", "10000")
+def test_signals_at_random_moments_of_a_session(size: str) -> None:
+    found = run("random", f"--count={size}")
+    assert found["signals"] >= int(size)
+    assert found["rounds with two signals"] > int(size) / 20
 
 
 def test_an_interrupted_call_to_the_runtime_is_cancelled(scene: Make) -> None:
