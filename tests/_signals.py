@@ -75,6 +75,9 @@ class Subject:
         #: The objects whose attributes may be locks.
         self.parts: list[object] = []
 
+    def before(self, call: str) -> None:
+        """Called before each case: makes the call have something to do."""
+
     def check(self) -> None:
         """Raise AssertionError if a value is lost or incomplete. Called on another thread."""
 
@@ -396,6 +399,11 @@ class Health(Subject):
             "file.stop": self.file.stop,
         }
 
+    def before(self, call: str) -> None:
+        if call.endswith(".stop"):
+            self.server.start()
+            self.file.start()
+
     def check(self) -> None:
         assert not self.health.report().ready
         for shown, path in ((self.server, "socket"), (self.file, "health")):
@@ -533,6 +541,7 @@ def run_case(subject: Subject, call: str, event: str, at: int) -> WideStepper:
         for other in subject.calls.values():
             other()
 
+    elsewhere(lambda: subject.before(call))
     stepper = WideStepper(at, strike)
     try:
         with without_collector():

@@ -13,11 +13,12 @@ from typing import Any
 import pytest
 
 from nri_sync import Backoff, run_forever
+from nri_sync.api import nri_pb2
 from nri_sync.plugin.state import State
 from nri_sync.threads import Latch
 from tests.plugin._scene import Call, Make
-from tests.plugin.conftest import MakeStub, Serve
-from tests.plugin.harness import LONG, Recorder, eventually, frame_of
+from tests.plugin.conftest import Connect, MakeStub, Serve
+from tests.plugin.harness import LONG, PluginWith, Recorder, Slow, eventually, frame_of
 from tests.samples import FULL, figures, sizes
 
 __all__: list[str] = []
@@ -93,6 +94,39 @@ def test_an_interrupted_call_to_the_runtime_is_cancelled(scene: Make) -> None:
         "the end of the thread that made the call",
     )
     assert it.stub.started
+
+
+def test_stop_in_a_signal_handler_does_not_wait_for_the_end(connect: Connect, slow: Slow) -> None:
+    stub, peer = connect(PluginWith(run_pod_sandbox=slow))
+    main = threading.main_thread().ident
+    assert main is not None
+    call = Call(peer.call, "RunPodSandbox", nri_pb2.RunPodSandboxRequest(), LONG)
+    assert slow.entered.wait(LONG)
+    left_in: list[State] = []
+
+    def handle(signum: int, frame: FrameType | None) -> None:
+        stub.stop(grace=100 * LONG)
+        left_in.append(stub.state)
+
+    def kill() -> None:
+        eventually(lambda: getattr(frame_of(main), "f_code", None) is Latch.wait.__code__)
+        signal.pthread_kill(main, signal.SIGUSR1)
+        try:
+            eventually(lambda: left_in, "the return of stop()")
+        finally:
+            slow.go_on.set()
+
+    before = signal.signal(signal.SIGUSR1, handle)
+    try:
+        killing = Call(kill)
+        assert stub.wait(100 * LONG)
+        killing.result()
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    call.result()
+    # The end waited for the request.
+    assert left_in == [State.STOPPING]
+    assert stub.state is State.IDLE
 
 
 @pytest.mark.parametrize("at", ["pause", "start", "session"])
