@@ -12,7 +12,7 @@ from nri_sync.kit.config.durations import parse_duration
 from nri_sync.kit.program.definition import Unusable
 from nri_sync.testing.recordings.entries import REQUEST
 from nri_sync.testing.recordings.files import Recording, RecordingError
-from nri_sync.testing.recordings.replaying import Difference, replay
+from nri_sync.testing.recordings.replaying import SLOWEST, Difference, replay
 
 __all__ = ["configure", "run"]
 
@@ -46,8 +46,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def _positive(text: str) -> float:
     factor = float(text)
-    if not factor > 0:
-        raise ValueError(text)
+    if not factor >= SLOWEST:
+        raise argparse.ArgumentTypeError(f"{text!r} is below {SLOWEST}")
     return factor
 
 

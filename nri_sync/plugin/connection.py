@@ -369,7 +369,8 @@ class Connection:
         if not self.attempt.is_configured:
             self._plugin.tally.add("failed_starts")
         try:
-            self._logger.info("disconnected%s", "" if lost is None else f": {lost}")
+            if self.attempt.session is not None:
+                self._logger.info("disconnected%s", "" if lost is None else f": {lost}")
         finally:  # even if a logger of the application's raises
             self._release()
 

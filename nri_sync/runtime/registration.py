@@ -43,8 +43,14 @@ class Registration:
     ) -> nri_pb2.Empty:
         """The handler of the RPC."""
         if next(self._requests):
+            self._requested.wait()
             name = f"{self.identity.idx}-{self.identity.name}"
-            context.abort(StatusCode.FAILED_PRECONDITION, f"plugin {name} is registered already")
+            reason = (
+                f"this connection's first request was refused: {self.refusal}"
+                if self.refusal
+                else f"plugin {name} is registered already"
+            )
+            context.abort(StatusCode.FAILED_PRECONDITION, reason)
         self._answered = context.when_answered()
         if not self._launched:
             self.refusal = _invalid(request)

@@ -148,7 +148,16 @@ def test_errors(recording: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
         assert errors.count("\n") == 1
 
 
-@pytest.mark.parametrize("option", [["--speed", "0"], ["--speed", "x"], ["--timeout", "soon"]])
+@pytest.mark.parametrize(
+    "option",
+    [
+        ["--speed", "0"],
+        ["--speed", "1e-308"],
+        ["--speed", "nan"],
+        ["--speed", "x"],
+        ["--timeout", "soon"],
+    ],
+)
 def test_wrong_options(option: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
         main(["replay", "r", "p", *option])

@@ -18,7 +18,7 @@ import pytest
 import nri_sync
 from nri_sync import errors
 from nri_sync.api import nri_pb2
-from nri_sync.errors import CallFailed
+from nri_sync.errors import CallFailed, StartError
 from nri_sync.plugin import connection
 from nri_sync.plugin.state import State
 from nri_sync.rpc import envelope_pb2
@@ -434,6 +434,15 @@ def test_the_log_tells_the_story(
     levels = {record.getMessage(): record.levelname for record in caplog.records}
     assert levels["10-test: registered with the runtime"] == "INFO"
     assert levels["10-test: synchronize: 1 pods, 1 containers"] == "DEBUG"
+
+
+def test_a_start_that_never_connected_is_no_disconnection(
+    make_stub: MakeStub, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("DEBUG", "nri_sync.stub")
+    with pytest.raises(StartError):
+        make_stub(PluginWith(run_pod_sandbox=lambda pod: None)).start()
+    assert [record.getMessage().split(": ")[1][:10] for record in caplog.records] == ["connecting"]
 
 
 def test_another_logger(

@@ -102,7 +102,7 @@ class TestRegistration:
             result()
         assert error.value.code() is StatusCode.UNKNOWN
         # A refused connection cannot register again.
-        with pytest.raises(CallFailed) as error:
+        with pytest.raises(CallFailed, match="first request was refused: .*" + text) as error:
             plugin.register()
         assert error.value.code() is StatusCode.FAILED_PRECONDITION
 

@@ -14,6 +14,7 @@ import http.client
 import http.server
 import io
 import json
+import re
 import socket
 import threading
 import urllib.parse
@@ -46,6 +47,8 @@ _GIVE_WAY = 1.0
 _WITHOUT_THREAD = 1.0
 
 _TEXT = "text/plain; charset=utf-8"
+# The beginning of a target in absolute form, which a server must accept (RFC 9112, 3.2.2).
+_ABSOLUTE = re.compile("^https?://[^/?]*", re.IGNORECASE)
 
 
 class Reply(NamedTuple):
@@ -62,7 +65,7 @@ def answer(health: Health, target: str, accept: str = "") -> Reply:
 
     ``accept`` is the header of the request.
     """
-    path, _, query = target.partition("?")
+    path, _, query = _ABSOLUTE.sub("", target).partition("?")
     if path == "/metrics":
         try:
             found = health.exposition(accept)

@@ -32,7 +32,10 @@ from nri_sync.testing.recordings.updating import answer_to, update_recording
 from nri_sync.threads import Latch, spawn
 from nri_sync.wire.mux import PLUGIN_SERVICE, RUNTIME_SERVICE
 
-__all__ = ["Difference", "replay"]
+__all__ = ["SLOWEST", "Difference", "replay"]
+
+#: The least speed: a pause of a minute takes 17 hours.
+SLOWEST = 0.001
 
 _BEFORE_EVENTS = ("Configure", "Synchronize")
 
@@ -59,19 +62,22 @@ def replay(
         plugin: an object with handlers, or a :class:`nri_sync.kit.Program`.
         connection: the number of the connection, if the recording has several.
         config_path: the file of the plugin's configuration; default is the recorded configuration.
-        speed: 1 for the recorded pauses, 2 for half of them; by default there are no pauses.
+        speed: 1 for the recorded pauses, 2 for half of them, at least 0.001; by default there are no pauses.
         timeout: seconds to wait for each answer, and for each request of the plugin.
         update: replace the recorded answers and requests by those of this run, in memory. ``recording.write()``
             saves them. Needs a Recording.
 
     Raises:
         ValueError: there is no such connection, or there are several to choose from, or the recording lacks the
-            beginning of the connection, or the runtime's requests are not those of a runtime.
+            beginning of the connection, or the runtime's requests are not those of a runtime, or the speed is out
+            of range.
         RecordingError, OSError: the file cannot be read.
         PluginError: the plugin has no handlers.
         ConfigError: the configuration is invalid.
         Unusable: there is a configuration file, and the plugin takes no configuration.
     """
+    if speed is not None and not speed >= SLOWEST:
+        raise ValueError(f"the speed must be at least {SLOWEST}, not {speed!r}")
     source = recording if isinstance(recording, Recording) else Recording.read(recording)
     entries = _chosen(source, connection)
     with contextlib.closing(_Replay(plugin, config_path, entries, speed, timeout)) as played:

@@ -189,6 +189,12 @@ def test_updated_with_less_and_more(record: Record) -> None:
     assert kinds.count(REQUEST) == kinds.count(RESPONSE)
 
 
+@pytest.mark.parametrize("speed", [0.0, -1.0, 1e-308, float("nan")])
+def test_a_speed_out_of_range(speed: float, record: Record) -> None:
+    with pytest.raises(ValueError, match="the speed must be at least"):
+        replay(record(Silent()), Silent(), speed=speed)
+
+
 def test_with_its_pauses(record: Record, monkeypatch: pytest.MonkeyPatch) -> None:
     slept: list[float] = []
     monkeypatch.setattr("nri_sync.testing.recordings.replaying.time.sleep", slept.append)
