@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+from concurrent import futures
 from pathlib import Path
 from typing import Any
 
@@ -121,18 +122,21 @@ ROWS = rows()
 @pytest.fixture(scope="module")
 def results() -> dict[str, dict[str, Any]]:
     """The results of the probes, by kind."""
-    kinds = ["ttrpc", "grpcio"]
-    found = {}
-    for kind in kinds:
-        done = subprocess.run(
-            [sys.executable, "-m", "tests.ttrpc.probes", kind],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
-        assert done.returncode == 0, done.stderr
-        found[kind] = json.loads(done.stdout)
+    with futures.ThreadPoolExecutor(2) as pool:
+        kinds = ["ttrpc", "grpcio"]
+        return dict(zip(kinds, pool.map(_probed, kinds)))
+
+
+def _probed(kind: str) -> dict[str, Any]:
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.ttrpc.probes", kind],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = json.loads(done.stdout)
     return found
 
 

@@ -114,15 +114,15 @@ def _(pair: Pair) -> Any:
         gate.set()
 
 
-@probe(CALL, "`result()` of a stream before it is consumed, with a deadline")
+@probe(CALL, "`result()` of a stream before it is consumed, with a deadline", waits=True)
 def _(pair: Pair) -> Any:
     method = pair.method(numbers, "unary_stream")
     list(method(b"", timeout=LONG))  # to connect takes a part of the first call's time
-    responses = method(b"", timeout=1.0)
+    responses = method(b"", timeout=1.5)
     return failure(lambda: responses.result() is responses)
 
 
-@probe(CALL, "`next()` by several threads at once")
+@probe(CALL, "`next()` by several threads at once", waits=True)
 def _(pair: Pair) -> Any:
     gate = threading.Event()
 
@@ -179,7 +179,7 @@ def _(pair: Pair) -> Any:
     )
 
 
-@probe(CALL, "the handler of a call that was cancelled, or whose time is over")
+@probe(CALL, "the handler of a call that was cancelled, or whose time is over", waits=True)
 def _(pair: Pair) -> Any:
     entered, over, gate = threading.Event(), threading.Event(), threading.Event()
 
@@ -197,7 +197,7 @@ def _(pair: Pair) -> Any:
     return told
 
 
-@probe(CALL, "`done()` of a stream, and its callbacks, before it is consumed")
+@probe(CALL, "`done()` of a stream, and its callbacks, before it is consumed", waits=True)
 def _(pair: Pair) -> Any:
     responses = pair.method(numbers, "unary_stream")(b"", timeout=LONG)
     fired = threading.Event()
@@ -209,7 +209,7 @@ def _(pair: Pair) -> Any:
     return before, rest, fired.wait(LONG), responses.done(), responses.code().name
 
 
-@probe(CALL, "`cancel()` of a stream whose messages have arrived")
+@probe(CALL, "`cancel()` of a stream whose messages have arrived", waits=True)
 def _(pair: Pair) -> Any:
     responses = pair.method(numbers, "unary_stream")(b"", timeout=LONG)
     next(responses)
@@ -217,13 +217,13 @@ def _(pair: Pair) -> Any:
     return bool(responses.cancel()), failure(lambda: next(responses)), responses.cancelled()
 
 
-@probe(CALL, "messages that have arrived when the deadline passes")
+@probe(CALL, "messages that have arrived when the deadline passes", waits=True)
 def _(pair: Pair) -> Any:
     method = pair.method(numbers, "unary_stream")
     list(method(b"", timeout=LONG))  # to connect takes a part of the first call's time
-    responses = method(b"", timeout=1.0)
+    responses = method(b"", timeout=1.5)
     next(responses)
-    time.sleep(1.2)
+    time.sleep(1.7)
     try:
         return [message.decode() for message in responses]
     except grpc.RpcError as error:

@@ -38,7 +38,7 @@ def _(pair: Pair) -> Any:
     )
 
 
-@probe(CHANNEL, "a timeout that passes")
+@probe(CHANNEL, "a timeout that passes", waits=True)
 def _(pair: Pair) -> Any:
     gate = threading.Event()
     method = pair.method(waiting(gate))
@@ -55,7 +55,7 @@ def _states(channel: Any) -> list[str]:
     return states
 
 
-@probe(CHANNEL, "`subscribe()`, `unsubscribe()`, `grpc.channel_ready_future()`")
+@probe(CHANNEL, "`subscribe()`, `unsubscribe()`, `grpc.channel_ready_future()`", waits=True)
 def _(pair: Pair) -> Any:
     pair.serve()
     channel = pair.connect()
@@ -64,7 +64,7 @@ def _(pair: Pair) -> Any:
     return eventually(lambda: states and states[-1] == "READY")
 
 
-@probe(CHANNEL, "a connection that is lost")
+@probe(CHANNEL, "a connection that is lost", waits=True)
 def _(pair: Pair) -> Any:
     server = pair.serve()
     method = pair.connect().unary_unary("/x.X/M")
@@ -86,7 +86,7 @@ def _(pair: Pair) -> Any:
     return failure(lambda: method(b"", timeout=LONG))
 
 
-@probe(CHANNEL, "`close()` with calls in flight")
+@probe(CHANNEL, "`close()` with calls in flight", waits=True)
 def _(pair: Pair) -> Any:
     gate = threading.Event()
     pair.serve(waiting(gate))
@@ -239,7 +239,7 @@ def _(pair: Pair) -> Any:
     return [failure(functools.partial(method, value, timeout=LONG)) for value in values]
 
 
-@probe(CHANNEL, "subscribers at `close()`")
+@probe(CHANNEL, "subscribers at `close()`", waits=True)
 def _(pair: Pair) -> Any:
     pair.serve()
     channel = pair.connect()

@@ -18,6 +18,7 @@ from nri_sync.deadline import Deadline
 __all__ = [
     "LONG",
     "PROBES",
+    "WAITING",
     "Code",
     "Pair",
     "Probe",
@@ -33,15 +34,19 @@ Probe = Callable[["Pair"], Any]
 
 #: By section and row of the document.
 PROBES: dict[tuple[str, str], Probe] = {}
+#: The section and row of the probes that do little except wait, and so can wait at the same time.
+WAITING: set[tuple[str, str]] = set()
 
 LONG = 20.0
 Code = grpc.StatusCode
 
 
-def probe(section: str, row: str) -> Callable[[Probe], Probe]:
+def probe(section: str, row: str, *, waits: bool = False) -> Callable[[Probe], Probe]:
     def keep(function: Probe) -> Probe:
         assert (section, row) not in PROBES
         PROBES[section, row] = function
+        if waits:
+            WAITING.add((section, row))
         return function
 
     return keep
