@@ -545,9 +545,14 @@ if __name__ == "__main__":
     assert (done.returncode, done.stdout, errors) == (0, "done\n", "")
 
 
+@pytest.mark.parametrize(
+    "moments", [(0, 8), pytest.param((0, 4, 8, 12), marks=pytest.mark.slow)], ids=["some", "more"]
+)
 @pytest.mark.parametrize("how", ["end", "os._exit(0)"])
 @pytest.mark.parametrize("started", ["session", "run_forever", "start"])
-def test_the_interpreter_ends_at_any_moment(started: str, how: str) -> None:
+def test_the_interpreter_ends_at_any_moment(
+    started: str, how: str, moments: tuple[int, ...]
+) -> None:
     """Within seconds, without a message, for any state of the threads."""
     code = (
         SESSION
@@ -579,9 +584,10 @@ time.sleep(float(os.environ["AFTER"]))
 """
     )
     processes = []
-    for number in range(4):
+    for milliseconds in moments:
         environment = {
-            **os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1", "AFTER": str(number * 0.004),
+            **os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1",
+            "AFTER": str(milliseconds / 1000),
         }  # fmt: skip
         processes.append(
             subprocess.Popen(

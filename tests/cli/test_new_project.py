@@ -91,8 +91,9 @@ def test_the_project_passes_its_linter_and_formatter(tmp_path: Path, name: str) 
     run(directory, "-m", "ruff", "format", "--check", "--no-cache")
 
 
+@pytest.mark.slow
 def test_its_types_are_right(tmp_path: Path) -> None:
-    pytest.importorskip("mypy", reason="tox -e types has it")
+    pytest.importorskip("mypy", reason="tox -e lint has it")
     directory = made(tmp_path / "pod-name")
     # Other tests check the types of the package itself.
     run(directory, "-m", "mypy", "--follow-imports", "silent", "--cache-dir", os.devnull)
