@@ -215,10 +215,14 @@ class Case:
             time.sleep(0.0005)
 
     def _is_left_up(self, error: BaseException) -> bool:
-        """Whether the interrupted start() has left a session, which it may only as it is about to return."""
-        left_up = self.stub.started
+        """Whether the interrupted start() goes on, which it may only as it is about to return."""
+        # The state is read first: an attempt is over before the state changes from STOPPING.
+        left_up = any(
+            self.stub.state is not State.STOPPING and not conn.attempt.is_over
+            for conn in self.stub._conns.copy()
+        )
         codes = [frame.f_code for frame, _ in traceback.walk_tb(error.__traceback__)]
-        assert not (left_up and Connection.start.__code__ in codes), "the session is still up"
+        assert not (left_up and Connection.start.__code__ in codes), "the start goes on"
         eventually(lambda: left_up or self.stub.state is State.IDLE, "the end of the session")
         return left_up
 
