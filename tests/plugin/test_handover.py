@@ -325,7 +325,7 @@ class TestFailures:
         new = run("new")
         new.expect_waiting()
         new.stub._spec.source.path = node.path + ".missing"
-        old.end()
+        old.end(grace=1.0)  # four fifths of it for the handover
         assert old.error is None
         new.stub._spec.source.path = node.path
         new.expect_synchronized()

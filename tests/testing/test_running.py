@@ -402,6 +402,8 @@ class TestAtTheEnd:
     ) -> None:
         never = Never()
         monkeypatch.setattr("nri_sync.testing.watch.WITHIN", 0.1)
+        # Also the grace of the stop: the handler ends after neither.
+        monkeypatch.setattr("nri_sync.testing.running.WITHIN", 0.1)
         options = {"check": False}
         sender = threading.Thread(target=runtime.run_pod, args=(make_pod(),), kwargs=options)
 
