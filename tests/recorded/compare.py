@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any
@@ -31,10 +31,15 @@ class Comparison:
     skipped: Counter[str] = field(default_factory=Counter)
 
     def count(
-        self, what: str, path: str, recorded: Any, simulated: Any, rules: Iterable[Rule] = RULES
+        self,
+        what: str,
+        path: str,
+        recorded: Any,
+        simulated: Any,
+        rules: tuple[Rule, ...] = RULES,
     ) -> None:
         sides = {RECORDED: recorded, SIMULATED: simulated}
-        present = [name for name, value in sides.items() if value is not _ABSENT]
+        present = tuple(name for name, value in sides.items() if value is not _ABSENT)
         reason = reason_of(rules, what.partition(" ")[0], path, present)
         if reason:
             self.skipped[reason] += 1
@@ -47,7 +52,7 @@ class Comparison:
 def compare(
     recorded: Sequence[Sequence[Event]],
     simulated: Sequence[Sequence[Event]],
-    rules: Iterable[Rule] = RULES,
+    rules: tuple[Rule, ...] = RULES,
 ) -> Comparison:
     """Compare the recorded and the simulated events of each pod."""
     found = Comparison()

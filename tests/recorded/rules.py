@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 __all__ = ["OF_CRICTL", "RULES", "SUBSTITUTED", "Rule", "reason_of", "substituted"]
@@ -67,7 +68,9 @@ SUBSTITUTED = {
 }
 
 
-def reason_of(rules: Iterable[Rule], event: str, path: str, present: Iterable[str]) -> str:
+# Most paths and texts come again with each event of a container: searching them anew took half of the time.
+@functools.cache
+def reason_of(rules: tuple[Rule, ...], event: str, path: str, present: tuple[str, ...]) -> str:
     """The reason for skipping a value; "" if it is compared. ``present`` are the sides that have the value."""
     missing = {RECORDED, SIMULATED} - set(present)
     for rule in rules:
@@ -90,6 +93,11 @@ def substituted(value: Any, names: Mapping[str, str]) -> Any:
         return value
     for found, name in names.items():
         value = value.replace(found, name)
+    return _without_random_parts(value)
+
+
+@functools.cache
+def _without_random_parts(text: str) -> str:
     for pattern, name in SUBSTITUTED.items():
-        value = re.sub(pattern, name, value)
-    return value
+        text = re.sub(pattern, name, text)
+    return text
