@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import compileall
 import logging
 import os
 import shutil
@@ -21,8 +20,6 @@ from nri_sync.threads import IDLE_NAME
 from tests.outputs import is_busy_warning
 
 __all__: list[str] = []
-
-ROOT = Path(__file__).resolve().parent.parent
 
 # Seconds that the threads of a test have to end once it is over.
 THREADS_END_WITHIN = 20.0
@@ -48,8 +45,6 @@ def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    if not hasattr(config, "workerinput"):  # once, before the workers of pytest-xdist start
-        compileall.compile_dir(str(ROOT / "nri_sync"), quiet=2)
     config.addinivalue_line(
         "markers", "leaves_threads: threads that the test has started may outlive it"
     )
@@ -57,21 +52,6 @@ def pytest_configure(config: pytest.Config) -> None:
     # inherit that.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
-@pytest.hookimpl(hookwrapper=True, tryfirst=True)
-def pytest_collection() -> Iterator[None]:
-    """Keep the bytecode of the package and of the tests, even with PYTHONDONTWRITEBYTECODE.
-
-    Otherwise each worker, and each process that a test starts, compiles the sources anew.
-    While tests run, the variable holds: a test may change a source twice in a second.
-    """
-    before = sys.dont_write_bytecode
-    sys.dont_write_bytecode = False
-    try:
-        yield
-    finally:
-        sys.dont_write_bytecode = before
 
 
 @pytest.hookimpl(tryfirst=True)
