@@ -373,6 +373,7 @@ def on_other_thread(function: Callable[[], object]) -> threading.Thread:
 @pytest.fixture(autouse=True)
 def threads_end_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(threads, "MOST_IDLE", 0)
+    wait_for_idle(0)  # an idle thread of the test before would count, and could take a target over
 
 
 def test_the_main_thread_is_distinguished() -> None:
