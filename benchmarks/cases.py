@@ -274,7 +274,7 @@ CASES = (
         (Aim("p50", OURS, GO, at_most=1.0), Aim("p50", BARE, GO)),
         note=(
             "The runtime itself takes a third to a half of this time. The start of a thread takes a fifth: "
-            "a signal can\ninterrupt the main thread at any bytecode, so another thread connects. "
+            "a signal can interrupt the main thread at any bytecode, so another thread connects. "
             "The bare Python starts its thread afterwards."
         ),
     ),

@@ -12,7 +12,7 @@ from nri_sync.kit.config.durations import parse_duration
 from nri_sync.kit.program.definition import Unusable
 from nri_sync.testing.recordings.entries import REQUEST
 from nri_sync.testing.recordings.files import Recording, RecordingError
-from nri_sync.testing.recordings.replaying import SLOWEST, Difference, replay
+from nri_sync.testing.recordings.replaying import Difference, check_speed, replay
 
 __all__ = ["configure", "run"]
 
@@ -30,7 +30,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="configuration of the plugin (default: the configuration that the runtime sent)",
     )  # fmt: skip
     parser.add_argument(
-        "--speed", type=_positive, metavar="FACTOR",
+        "--speed", type=_speed, metavar="FACTOR",
         help="keep the pauses of the recording: 1 unchanged, 10 a tenth of each (default: no pauses)",
     )  # fmt: skip
     parser.add_argument(
@@ -44,11 +44,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_output_options(parser)
 
 
-def _positive(text: str) -> float:
-    factor = float(text)
-    if not factor >= SLOWEST:
-        raise argparse.ArgumentTypeError(f"{text!r} is below {SLOWEST}")
-    return factor
+def _speed(text: str) -> float:
+    try:
+        return check_speed(float(text))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def _seconds(text: str) -> float:

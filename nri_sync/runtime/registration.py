@@ -43,7 +43,7 @@ class Registration:
     ) -> nri_pb2.Empty:
         """The handler of the RPC."""
         if next(self._requests):
-            self._requested.wait()
+            self._requested.wait()  # the handler of the first request may still run
             name = f"{self.identity.idx}-{self.identity.name}"
             reason = (
                 f"this connection's first request was refused: {self.refusal}"

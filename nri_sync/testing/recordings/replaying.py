@@ -32,12 +32,21 @@ from nri_sync.testing.recordings.updating import answer_to, update_recording
 from nri_sync.threads import Latch, spawn
 from nri_sync.wire.mux import PLUGIN_SERVICE, RUNTIME_SERVICE
 
-__all__ = ["SLOWEST", "Difference", "replay"]
+__all__ = ["Difference", "check_speed", "replay"]
 
-#: The least speed: a pause of a minute takes 17 hours.
-SLOWEST = 0.001
+# The least speed: a pause of a minute takes 17 hours.
+_SLOWEST = 0.001
+# Seconds; a recording has no greater time. time.sleep() raises OverflowError above nine times as much.
+_LONGEST_PAUSE = 1e9
 
 _BEFORE_EVENTS = ("Configure", "Synchronize")
+
+
+def check_speed(speed: float) -> float:
+    """Return the speed; raises ValueError if it is too low, or no number."""
+    if not speed >= _SLOWEST:
+        raise ValueError(f"the speed must be at least {_SLOWEST}, not {speed!r}")
+    return speed
 
 
 def replay(
@@ -76,8 +85,8 @@ def replay(
         ConfigError: the configuration is invalid.
         Unusable: there is a configuration file, and the plugin takes no configuration.
     """
-    if speed is not None and not speed >= SLOWEST:
-        raise ValueError(f"the speed must be at least {SLOWEST}, not {speed!r}")
+    if speed is not None:
+        check_speed(speed)
     source = recording if isinstance(recording, Recording) else Recording.read(recording)
     entries = _chosen(source, connection)
     with contextlib.closing(_Replay(plugin, config_path, entries, speed, timeout)) as played:
@@ -240,7 +249,7 @@ class _Replay:
         for place, entry in enumerate(self._entries):
             if self._speed:
                 pause = (entry.time - self._entries[0].time) / self._speed
-                time.sleep(max(0.0, began + pause - time.monotonic()))
+                time.sleep(min(max(0.0, began + pause - time.monotonic()), _LONGEST_PAUSE))
             if not self._play(place, entry):
                 break
         if self._stub.started:

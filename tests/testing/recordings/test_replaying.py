@@ -195,6 +195,18 @@ def test_a_speed_out_of_range(speed: float, record: Record) -> None:
         replay(record(Silent()), Silent(), speed=speed)
 
 
+def test_the_longest_pause_at_the_least_speed(
+    record: Record, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr("nri_sync.testing.recordings.replaying.time.sleep", slept.append)
+    recording = Recording.read(record(Silent()))
+    for entry in recording.entries[1:]:
+        entry.time = 1e9
+    assert replay(recording, Silent(), speed=0.001) == []
+    assert max(slept) == 1e9
+
+
 def test_with_its_pauses(record: Record, monkeypatch: pytest.MonkeyPatch) -> None:
     slept: list[float] = []
     monkeypatch.setattr("nri_sync.testing.recordings.replaying.time.sleep", slept.append)
