@@ -112,12 +112,12 @@ class Source:
     def file(self) -> tuple[int, int, int] | None:
         """Which file is at the socket path now; None: no file, or there is a dialer.
 
-        A runtime that starts makes a new one.
+        A runtime that starts makes a new one. The time is that of the content, which chmod, chown and rename keep.
         """
         if self._dialer is None:
             with contextlib.suppress(OSError):
                 found = os.stat(self.path)
-                return found.st_dev, found.st_ino, found.st_ctime_ns
+                return found.st_dev, found.st_ino, found.st_mtime_ns
         return None
 
     def watch(self) -> bool:

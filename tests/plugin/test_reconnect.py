@@ -24,12 +24,13 @@ from nri_sync.plugin import reconnect
 from nri_sync.plugin.state import State
 from nri_sync.threads import Latch
 from tests.plugin.conftest import MakeStub, Serve
-from tests.plugin.harness import LONG, PluginWith, Recorder, eventually
+from tests.plugin.harness import LONG, PluginWith, Recorder, Runtime, eventually
 
 __all__: list[str] = []
 
 LOST = errors.ConnectionLost("lost", phase="serve")
 FAILED = errors.StartError("failed", phase="dial")
+FOREVER = Backoff(first=10 * LONG, most=10 * LONG, jitter=0.0)
 STEADY = Backoff(first=1.0, factor=2.0, most=8.0, jitter=0.0, stable=60.0)
 
 
@@ -392,8 +393,7 @@ class TestWithARuntime:
     def test_a_stop_ends_the_pause(self, make_stub: MakeStub, end: str) -> None:
         failed = threading.Event()
         stub = make_stub(Recorder())  # there is no runtime
-        forever = Backoff(first=10 * LONG, most=10 * LONG, jitter=0.0)
-        loop = Loop(stub, backoff=forever, on_disconnected=lambda *_: failed.set())
+        loop = Loop(stub, backoff=FOREVER, on_disconnected=lambda *_: failed.set())
         assert failed.wait(LONG)
         getattr(stub, end)()
         assert loop.outcome() is None
@@ -546,19 +546,73 @@ class TestWithARuntime:
         self, serve: Serve, make_stub: MakeStub
     ) -> None:
         lost = threading.Event()
-        stub = make_stub(Recorder())
-        forever = Backoff(first=10 * LONG, most=10 * LONG, jitter=0.0)
-        loop = Loop(stub, backoff=forever, on_disconnected=lambda *_: lost.set())
+        # Before the first attempt: a socket that appears during an attempt counts as that of a restart.
         runtime = serve()
-        peer = runtime.peer()
-        lost.clear()
-        peer.close()  # the runtime is there, and has disconnected the plugin
+        stub = make_stub(Recorder())
+        loop = Loop(stub, backoff=FOREVER, on_disconnected=lambda *_: lost.set())
+        runtime.peer().close()  # the runtime is there, and has disconnected the plugin
         assert lost.wait(LONG)
         assert not stub.started
         runtime.close()
         serve().peer()
         stub.stop()
         assert loop.outcome() is None
+
+    def test_a_runtime_that_starts_during_an_attempt_counts_as_a_restart(
+        self, serve: Serve, make_stub: MakeStub, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The loop saw no socket and then connected: a loss costs no pause, the next one does."""
+        runtimes: queue.SimpleQueue[Runtime] = queue.SimpleQueue()
+        paused = threading.Event()
+        attempts = 0
+
+        def start(timeout: float | None) -> Any:
+            nonlocal attempts
+            attempts += 1
+            if attempts == 1:
+                runtimes.put(serve())
+            return new_connection(timeout)
+
+        def pause(stopped: Latch, stop_event: threading.Event | None, delay: float) -> None:
+            paused.set()
+            wait(stopped, stop_event, delay)
+
+        stub = make_stub(Recorder())
+        new_connection, wait = stub._new_connection, reconnect._pause
+        monkeypatch.setattr(stub, "_new_connection", start)
+        monkeypatch.setattr(reconnect, "_pause", pause)
+        loop = Loop(stub, backoff=FOREVER)
+        runtime = runtimes.get(timeout=LONG)
+        runtime.peer().close()
+        again = runtime.peer()
+        assert not paused.is_set()
+        again.close()
+        assert paused.wait(LONG)
+        assert attempts == 2
+        stub.stop()
+        assert loop.outcome() is None
+
+    @pytest.mark.parametrize("change", ["mode", "owner", "name"])
+    def test_a_changed_file_is_the_socket_of_the_same_runtime(
+        self, serve: Serve, make_stub: MakeStub, socket_dir: Path, change: str
+    ) -> None:
+        runtime = serve()
+        source = make_stub(Recorder())._spec.source
+        before = source.file
+        path = socket_dir / "nri.sock"
+        if change == "mode":
+            path.chmod(0o666)
+        elif change == "owner":
+            os.chown(path, os.getuid(), os.getgid())
+        else:
+            path.rename(socket_dir / "other")
+            (socket_dir / "other").rename(path)
+        assert before is not None
+        assert source.file == before
+        runtime.close()
+        path.unlink(missing_ok=True)
+        serve()
+        assert source.file != before
 
     def test_is_safe_is_asked_while_it_watches(self, serve: Serve, make_stub: MakeStub) -> None:
         asked: queue.SimpleQueue[None] = queue.SimpleQueue()
