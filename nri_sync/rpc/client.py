@@ -79,6 +79,7 @@ class ClientEnd:
         self._holdings = Holdings(self._inboxes)
         self._closed: Status | None = None
         self._closed_by: Exception | None = None
+        #: The number of messages that the peer should not have sent.
         self.ignored = 0
 
     # For the caller
@@ -350,9 +351,9 @@ class ClientEnd:
             event = self.streams.receive(message)
             call = self.calls.get(event.stream_id)
         if call is None or isinstance(event, Ignored):
-            reason = event.reason if isinstance(event, Ignored) else "late data"
-            self.ignored += 1
-            level = logging.WARNING if self.ignored == 1 else logging.DEBUG
+            reason, is_late = event[1:] if isinstance(event, Ignored) else ("late data", True)
+            self.ignored += not is_late
+            level = logging.DEBUG if is_late or self.ignored > 1 else logging.WARNING
             logger.log(level, "%s: ignored on stream %d: %s", self.name, event.stream_id, reason)
         elif isinstance(event, ResponseReceived):
             self._receive_response(call, bytes(event.data))

@@ -170,10 +170,13 @@ class Rejected(NamedTuple):
 
 
 class Ignored(NamedTuple):
-    """A message without effect, to be logged: a late response, or an unknown type."""
+    """A message without effect, to be logged: a late message, or an unknown type."""
 
     stream_id: int
     reason: str
+    #: Whether the stream was open before. The server may send such a message: ttRPC has no message for a
+    #: cancellation.
+    is_late: bool = False
 
 
 ServerEvent = Union[RequestReceived, DataReceived, Rejected, Ignored]
@@ -332,9 +335,10 @@ class ClientStreams:
         stream_id = message.stream_id
         state = self._states.get(stream_id)
         if state is None:
-            return Ignored(
-                stream_id, f"message of type {message.type} on a stream that is not active"
-            )
+            was_open = stream_id % 2 == 1 and stream_id < self.next_id
+            state_then = "has ended" if was_open else "was never opened"
+            reason = f"message of type {message.type} on a stream that {state_then}"
+            return Ignored(stream_id, reason, was_open)
         data = message.data
         if data is None:
             return self._fail(stream_id, RESOURCE_EXHAUSTED, _oversized(message))

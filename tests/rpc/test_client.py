@@ -21,7 +21,7 @@ from nri_sync.rpc.client_call import ClientCall
 from nri_sync.rpc.inbox import Holdings, Inbox
 from nri_sync.rpc.status import Status
 from nri_sync.ttrpc import Channel, multicallable
-from nri_sync.wire.streams import ClientStreams
+from nri_sync.wire.streams import ClientStreams, State
 from nri_sync.wire.ttrpc import MESSAGE_MAX
 from tests.ttrpc.rig import (
     DATA,
@@ -221,7 +221,25 @@ class TestResponses:
         assert self.answered(answer) == ("y", True)
         warnings = [r.message for r in caplog.records if r.levelno == logging.WARNING]
         assert len(warnings) == 2
-        assert "6 messages were ignored in all" in warnings[1]
+        # Those on stream 1 are late: the peer cannot know the end of a call.
+        assert "4 messages were ignored in all" in warnings[1]
+
+    def test_messages_of_a_stream_that_was_left_are_no_warnings(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        caplog.set_level(logging.DEBUG)
+        with raw_server() as (channel, peer):
+            calls = Calls(channel)
+            stream = calls.stream("Count")(text("x"))
+            stream_id = peer.expect().stream_id
+            stream.cancel()
+            for _ in range(3):
+                peer.send(DATA, stream_id, text("y").SerializeToString())
+            peer.respond(stream_id, b"")
+            assert works(calls, peer)
+        late = [r for r in caplog.records if f"ignored on stream {stream_id}" in r.message]
+        assert len(late) == 4
+        assert [r.message for r in caplog.records if r.levelno > logging.DEBUG] == []
 
     def test_a_late_answer_is_ignored(self) -> None:
         with raw_server() as (channel, peer):
@@ -391,8 +409,6 @@ class TestStreams:
 
 
 def _open_state() -> Any:
-    from nri_sync.wire.streams import State
-
     return State.OPEN
 
 
@@ -587,11 +603,16 @@ def test_on_done_is_called_once() -> None:
         assert call.payload == b"x"
 
 
-def test_late_data_without_a_call_is_ignored() -> None:
+def test_late_data_without_a_call_is_ignored(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
     end = ClientEnd(frame=lambda header, data: [header + bytes(data)], name="x")
     end.streams = ClientStreams()
+    end.streams.open(State.OPEN)
     end.receive(memoryview(b"\0\0\0\0\0\0\0\1\3\0"), [])
-    assert end.ignored == 1
+    assert [(r.levelno, r.message) for r in caplog.records] == [
+        (logging.DEBUG, "x: ignored on stream 1: late data")
+    ]
+    assert end.ignored == 0
 
 
 def test_the_message_type_is_that_of_the_test() -> None:

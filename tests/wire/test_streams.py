@@ -362,16 +362,20 @@ class TestClient:
     def test_a_message_on_a_stream_that_is_not_live(self, stream_id: int, type: int) -> None:
         client = client_with(State.FINISHED)
         live = client.open(State.UNARY)
-        reason = f"message of type {type} on a stream that is not active"
-        assert client.receive(message(type, stream_id)) == Ignored(stream_id, reason)
-        assert client.receive(oversized(type, stream_id)) == Ignored(stream_id, reason)
+        was_open = stream_id == 1
+        state_then = "has ended" if was_open else "was never opened"
+        reason = f"message of type {type} on a stream that {state_then}"
+        assert client.receive(message(type, stream_id)) == Ignored(stream_id, reason, was_open)
+        assert client.receive(oversized(type, stream_id)) == Ignored(stream_id, reason, was_open)
         assert client.receive(message(RESPONSE, live)) == ResponseReceived(live, b"data")
 
     def test_a_late_response(self) -> None:
         client = client_with(State.UNARY)
         assert client.forget(1)
         assert not client.forget(1)
-        assert isinstance(client.receive(message(RESPONSE, 1)), Ignored)
+        late = client.receive(message(RESPONSE, 1))
+        assert isinstance(late, Ignored)
+        assert late.is_late
 
     @pytest.mark.parametrize("state", LIVE)
     @pytest.mark.parametrize("type", [0, REQUEST, 4, 255])
