@@ -82,8 +82,8 @@ class Servicer:
         }
         behaviour = behaviours.get(rpc) or self._behaviour(_BY_RPC[rpc])
         behaviour = self._plugin.interceptors.around(rpc, behaviour)
-        if rpc != "Configure":  # in which the runtime sends its release
-            behaviour = _checked(rpc, behaviour)
+        # No check in Configure, in which the runtime sends its release.
+        behaviour = _deciding(behaviour) if rpc == "Configure" else _checked(rpc, behaviour)
         method = PLUGIN.methods[rpc]
         is_state = rpc == "Synchronize"
         return MethodHandler(
@@ -289,6 +289,21 @@ def _checked(
         return reply
 
     return checked
+
+
+def _deciding(
+    behaviour: Callable[[Any, RequestContext], Any],
+) -> Callable[[Any, RequestContext], Any]:
+    """``behaviour``, which serves Configure: its exception, also that of an interceptor, fails the start."""
+
+    def deciding(request: Any, context: RequestContext) -> Any:
+        try:
+            return behaviour(request, context)
+        except BaseException as error:
+            context.owner.configure_failed(error, context)
+            raise
+
+    return deciding
 
 
 def _why_lacking(lacking: EventMask, wanted: EventMask, facts: Facts) -> str:

@@ -182,6 +182,12 @@ TABLE = {
         "configure",
         "configure failed: ValueError('no such policy')",
     ),
+    "interceptor_raises": Expected(
+        "an interceptor raises around `configure`",
+        "StartError",
+        "configure",
+        "configure failed: PermissionError('not audited')",
+    ),
     "wrong_mask": Expected(
         "`configure` returns events without a handler",
         "StartError",
@@ -380,6 +386,15 @@ def configure_hangs(scene: Scene) -> None:
     scene.plugin = PluginWith(configure=lambda config, runtime, version: go_on.wait(LONG) and None)
     scene.serve(configuring, hold=True)
     scene.timeout = TIMEOUT
+
+
+def interceptor_raises(scene: Scene) -> None:
+    class Audit(nri_sync.Interceptor):
+        def serve(self, event: str, request: Any, context: Any, proceed: Any) -> Any:
+            raise PermissionError("not audited")
+
+    scene.options["interceptors"] = [Audit()]
+    scene.serve(reading_the_answer)
 
 
 def configure_raises(scene: Scene) -> None:
