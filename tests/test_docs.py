@@ -9,6 +9,7 @@ run by the shell. It must succeed and print the lines after it; ``...`` stands f
 
 from __future__ import annotations
 
+import ast
 import doctest
 import importlib.util
 import inspect
@@ -247,16 +248,49 @@ def test_a_wrong_name_would_be_noticed(name: str, expected: bool) -> None:
 def test_the_page_on_locks_is_complete() -> None:
     """Each lock of the package has its row, and each row its lock."""
     made = re.compile(
-        r"(?:^|self\.)(\w+)(?:: [^=]*)? = threading\.(?:Lock\(\)|Condition\(threading)", re.M
+        r"(?:^|self\.)(\w+)(?:: [^=]*)? = threading\.(?:R?Lock\(\)|Condition\(threading)", re.M
     )
     locks = set()
     for path in (ROOT / "nri_sync").rglob("*.py"):
         module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
-        if path.relative_to(ROOT).parts[1] in ("testing", "cli"):
-            continue
         for attribute in made.findall(path.read_text()):
             locks.add((module, attribute))
     page = (ROOT / "docs" / "locks.md").read_text()
     rows = re.findall(r"^\| `(nri_sync[\w.]*?)(?:\.[A-Z_]\w*)?\.(\w+)` \| [1-4] \|", page, re.M)
     assert set(rows) == locks
     assert len(rows) == len(locks)
+
+
+def thread_names(source: str) -> set[str]:
+    """The names of threads that the functions of nri_sync.threads start there, with X for each variable part."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if not (isinstance(node, ast.Call) and node.args):
+            continue
+        function = ast.unparse(node.func).rpartition(".")[2]
+        if function not in ("spawn", "spawn_anywhere", "off_main", "call_off_main"):
+            continue
+        name = node.args[0]
+        parts = name.values if isinstance(name, ast.JoinedStr) else [name]
+        text = "".join(str(p.value) if isinstance(p, ast.Constant) else "X" for p in parts)
+        if text != "X":
+            found.add(text)
+    return found
+
+
+def test_the_page_on_threads_is_complete() -> None:
+    """Each name of a thread in the package has its row."""
+    page = (ROOT / "docs" / "locks.md").read_text()
+    table = page.split("## All threads by name")[1].split("\n## ")[0]
+    cells = re.findall(r"^\| (`[^|]+`) \|", table, re.M)
+    listed = [name for cell in cells for name in re.findall(r"`([^`]+)`", cell)]
+    names: set[str] = set()
+    for path in (ROOT / "nri_sync").rglob("*.py"):
+        names |= thread_names(path.read_text())
+    assert {"X-timer", "nri-accept", "nri-plugin-X-output"} <= names
+    missing = [
+        name
+        for name in sorted(names)
+        if not any(re.fullmatch(name.replace("X", "[A-Za-z0-9]+"), row) for row in listed)
+    ]
+    assert missing == []
