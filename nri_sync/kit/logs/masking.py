@@ -1,6 +1,7 @@
 """Replaces secrets in messages for logs and recordings: :class:`Mask`. Pure, without I/O.
 
-The environment, the arguments and the annotations of a container hold passwords and tokens. Their names show it.
+The environment, the arguments and the annotations of a container hold passwords and tokens. Names announce most of
+them; :mod:`nri_sync.kit.logs.positions` finds others by their position in a command or a URL, and by their form.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from typing import Any, TypeVar
 
 from google.protobuf.message import Message
 
+from nri_sync.kit.logs.positions import FORMS, URLS, Command, hidden_spans
+
 __all__ = ["MASKED", "NO_MASK", "SECRETS", "Mask"]
 
 #: The replacement of a value.
@@ -20,6 +23,8 @@ MASKED = "(masked)"
 #: The names whose values are secrets, as patterns of a shell; see :class:`Mask`.
 SECRETS: tuple[str, ...] = (
     "*password*", "*passwd*", "*passphrase*", "*passcode*", "*_pwd", "pass", "*_pass", "*sshpass", "*storepass",
+    "*keypass", "*rootpass", "*adminpass", "*userpass", "*dbpass", "*requirepass", "*masterauth",
+    "pw", "*_pw", "*bindpw", "*rootpw", "*adminpw", "sig", "*amz_signature",
     "*secret*", "*token*", "*credential*", "creds", "*_creds", "*cookie*", "*jwt*", "*bearer*", "*_pat",
     "*_key", "*apikey*", "*accesskey*", "*privatekey*", "*masterkey*", "*authkey*",
     "*access_key*", "*private_key*", "*authorization*", "auth", "*_auth", "*dockerconfig*", "*docker_auth_config*",
@@ -32,7 +37,6 @@ _M = TypeVar("_M", bound=Message)
 _LISTS = ("args", "env")
 # The greatest length of a name that is compared. Longer names do not occur in practice.
 _NAME_MAX = 256
-_USERINFO = re.compile(r"(://[^/@\s:]*:)[^/\s]+(@)")
 # A name inside a text, with the separator of its value: a parameter of a URL or of a connection string, a header,
 # a property, a variable of a shell command. The lookbehind and the bounds keep the search linear.
 _NAME = re.compile(r"(?<![\w.-])([\w.-]{1,256})([\"']?[ \t]{0,8}(?:=|:(?=[ \t\"'])))[ \t]{0,8}")
@@ -46,13 +50,16 @@ _WORDS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 
 
 class Mask:
-    """Replaces values whose names match one of the patterns, and passwords in URLs.
+    """Replaces values whose names match one of the patterns, and secrets that their position or form shows.
 
     Names are compared in lower case, with ``_`` for ``-`` and ``.``, and between the words of a name such as
     ``apiKey``: ``*api_key*`` matches ``API_KEY``, ``apiKey`` and ``--api-key``. The names are those of variables,
     options (``--token=x``, and ``--token x``), annotations and labels, and those in a value, followed by ``=`` or
-    by ``:`` and a space: parameters of URLs and connection strings, headers, variables of a shell command. Without
-    patterns the mask replaces nothing.
+    by ``:`` and a space: parameters of URLs and connection strings, headers, variables of a shell command.
+
+    With any patterns the mask also replaces passwords and tokens before the ``@`` of a URL, the passwords in
+    options of known programs (``mysql -phunter2``, ``curl -u me:hunter2``), and tokens of a known form, such as a
+    JWT; see :mod:`nri_sync.kit.logs.positions`. Without patterns the mask replaces nothing.
     """
 
     def __init__(self, patterns: Iterable[str] = SECRETS) -> None:
@@ -73,35 +80,37 @@ class Mask:
             return value
         if value and self._hides(name):
             return MASKED
-        return _USERINFO.sub(rf"\1{MASKED}\2", self._without_named(value))
+        value = self._without_named(_replaced(value, hidden_spans(value, self._hides)))
+        for pattern in (*URLS, *FORMS):
+            value = _replaced(value, (found.span(1) for found in pattern.finditer(value)))
+        return value
 
     def _without_named(self, text: str) -> str:
-        kept: list[str] = []
+        return _replaced(text, self._named(text))
+
+    def _named(self, text: str) -> Iterator[tuple[int, int]]:
+        """Yield the begin and the end of each value after a name."""
         end = 0
         for found in _NAME.finditer(text):
             if found.start() < end or not self._hides(found[1]):
                 continue
             secret = _VALUES[found[2][-1]].match(text, found.end())
             if secret is not None:
-                begin = found.end() + secret[0].startswith(("'", '"'))
-                kept += text[end:begin], MASKED
                 end = secret.end()
-        return "".join((*kept, text[end:]))
+                yield found.end() + secret[0].startswith(("'", '"')), end
 
     def items(self, texts: Iterable[str]) -> Iterator[str]:
         """Yield arguments, or variables as ``NAME=VALUE``, with their secrets replaced."""
-        is_next = False
-        for text in texts if self.patterns else ():
-            name, equals, value = text.partition("=")
-            if is_next and not text.startswith("-"):
-                yield MASKED
-            elif value and self._hides(name.lstrip("-")):
-                yield f"{name}={MASKED}"
-            else:
-                yield self.value("", text)
-            is_next = not equals and text.startswith("-") and self._hides(text.lstrip("-"))
         if not self.patterns:
             yield from texts
+            return
+        command = Command(self._hides)
+        for text in texts:
+            begin = command.secret_in(text)
+            name, _, value = text.partition("=")
+            if begin is None and value and self._hides(name):
+                begin = len(name) + 1
+            yield self.value("", text) if begin is None else text[:begin] + MASKED
 
     def message(self, message: _M) -> _M:
         """Return a copy of a message with its secrets replaced; without patterns, the message itself."""
@@ -148,6 +157,15 @@ class Mask:
             self._is_secret(each.lower().translate(_SEPARATORS))
             for each in (name, _WORDS.sub("_", name))
         )
+
+
+def _replaced(text: str, spans: Iterable[tuple[int, int]]) -> str:
+    kept: list[str] = []
+    end = 0
+    for begin, after in spans:
+        kept += text[end:begin], MASKED
+        end = after
+    return "".join((*kept, text[end:]))
 
 
 def _messages_in(value: Any) -> Iterable[Any]:
