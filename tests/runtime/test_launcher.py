@@ -21,7 +21,7 @@ from nri_sync.errors import StartError
 from nri_sync.runtime import launcher as module
 from nri_sync.runtime.launcher import Installed, Process, discover, launch
 from tests.plugin.harness import eventually
-from tests.runtime.rig import LONG
+from tests.runtime.rig import LONG, SHORT
 
 __all__: list[str] = []
 
@@ -346,17 +346,29 @@ else:
         ]
 
     def test_ends_by_itself_then_by_sigterm_then_by_sigkill(
-        self, launch: Launch, plugins: Path, caplog: pytest.LogCaptureFixture
+        self,
+        launch: Launch,
+        plugins: Path,
+        caplog: pytest.LogCaptureFixture,
+        monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         gentle = launch("exec cat <&3")  # until its connection is closed
         gentle.end()
         assert caplog.messages == []
-        slow = launch("exec sleep 60", grace=1.0)
-        slow.end()
+        slow = launch("exec sleep 60", grace=SHORT)
+        send = signal.pidfd_send_signal
+
+        def send_then_be_patient(pidfd: int, number: int) -> None:
+            slow._grace = LONG  # the process is ended late on a busy machine
+            send(pidfd, number)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(signal, "pidfd_send_signal", send_then_be_patient)
+            slow.end()
         assert [m.rpartition(" ")[2] for m in caplog.messages] == ["SIGTERM"]
         caplog.clear()
         ready = plugins / "ready"
-        deaf = launch(f"trap '' TERM; : >{ready}; while :; do sleep 0.01; done", grace=1.0)
+        deaf = launch(f"trap '' TERM; : >{ready}; while :; do sleep 0.01; done", grace=SHORT)
         eventually(ready.exists)
         deaf.end()
         assert [m.rpartition(" ")[2] for m in caplog.messages] == ["SIGTERM", "SIGKILL"]

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
+from nri_sync.deadline import Deadline
 from nri_sync.errors import RuntimeStopped, WouldDeadlock
-from nri_sync.runtime.sync_lock import SyncLock
+from nri_sync.runtime.sync_lock import SyncBlock, SyncLock
 from tests.plugin.harness import eventually
 from tests.runtime.rig import LONG, interrupted_at, on_thread
 
@@ -149,15 +150,34 @@ def test_a_waiter_that_gives_up_delays_no_other() -> None:
     block.unblock()
 
 
+class _Ending(Deadline):
+    """A deadline that passes when the test says so, and not before."""
+
+    __slots__ = ("passed",)
+
+    def __init__(self) -> None:
+        super().__init__(LONG)
+        self.passed = False
+
+    def remaining(self) -> float:
+        return 0.0 if self.passed else LONG
+
+
 def test_waiters_enter_when_the_block_ahead_of_them_times_out() -> None:
     sync_lock = SyncLock()
     inside, leave = threading.Event(), threading.Event()
     result = _enter(sync_lock, inside, leave)
     assert inside.wait(LONG)
-    block = on_thread(lambda: sync_lock.block(0.05))
+    deadline = _Ending()
+    block = on_thread(lambda: sync_lock.take(SyncBlock(sync_lock, threading.get_ident()), deadline))
     _waiting(sync_lock, 0, 1)
     later_inside = threading.Event()
     later = _enter(sync_lock, later_inside, leave)
+    _waiting(sync_lock, 1, 1)
+    assert not later_inside.is_set()
+    with sync_lock._changed:
+        deadline.passed = True
+        sync_lock._changed.notify_all()
     with pytest.raises(TimeoutError):
         block()
     assert later_inside.wait(LONG)
