@@ -67,7 +67,11 @@ def serving(place: Path, *options: str, **more: Any) -> Iterator[subprocess.Pope
     (place / "pod.yaml").write_text(POD)
     socket = str(place / "s")
     process = subprocess.Popen(
-        [sys.executable, "-m", "nri_sync", "runtime", "--socket", socket, "-f", str(place / "pod.yaml"), *options],
+        [
+            sys.executable, "-m", "nri_sync", "runtime", "--socket", socket, "-f", str(place / "pod.yaml"),
+            "--request-timeout", f"{LONG:g}s",  # a plugin may answer late on a busy machine
+            *options,
+        ],
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         env={**os.environ, "PYTHONPATH": str(ROOT)}, **more,
     )  # fmt: skip

@@ -186,19 +186,22 @@ def test_filters(runtime: Runtime, path: Path, options: list[str], expected: lis
 
 
 def test_the_command_reconnects(path: Path) -> None:
-    with Command("--socket", path) as command:
-        for _ in range(2):
-            with make_runtime(path) as runtime:
-                connected(runtime)
+    # The command ends if there is no runtime at its first attempt.
+    with make_runtime(path) as runtime, Command("--socket", path) as command:
+        for again in (False, True):
+            if again:
+                runtime.start()
+            connected(runtime)
+            runtime.stop()
             # Before that, the command may have failed to connect, which is also a line.
             command.lines_to("connected            to runtime 1.0")
             assert "the runtime was stopped or restarted" in command.lines_to("disconnected")[-1]
 
 
 def test_without_reconnecting_the_command_ends(path: Path) -> None:
-    with Command("--socket", path, "--no-reconnect") as command:
-        with make_runtime(path) as runtime:
-            connected(runtime)
+    with make_runtime(path) as runtime, Command("--socket", path, "--no-reconnect") as command:
+        connected(runtime)
+        runtime.stop()
         _, errors = command.process.communicate(timeout=LONG)
     assert command.process.returncode == ExitCode.LOST
     assert errors.startswith("nri-sync events: plugin 99-events: ")

@@ -179,13 +179,13 @@ class Queue(nri_sync.Interceptor):
     def attach(self, stub):
         self.stub = stub
     def close(self, timeout):
-        say("closed", self.stub.started, round(timeout))
+        say("closed", self.stub.started, round(timeout / 600))
 
 kit.main(Plugin, config=Config, name="test", idx=10, interceptors=[Queue()])
 """
         with (
             serving(socket_dir) as runtime,
-            program(socket_dir, "--grace", "7s", main=main) as plugin,
+            program(socket_dir, "--grace", "70m", main=main) as plugin,
         ):
             registered(runtime)
             plugin.signal(signal.SIGTERM)
