@@ -58,7 +58,7 @@ class Allowance:
         return self._left >= 1
 
     def is_full(self) -> bool:
-        """Whether there were few lines for so long that all of the allowance is there again."""
+        """Whether the whole allowance is there again, after a time with few lines."""
         return self.is_due() and self._left == self._at_once
 
     def take_left_out(self) -> int:

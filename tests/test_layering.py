@@ -118,7 +118,7 @@ def tree(module: str) -> ast.Module:
 
 
 def statements(module: str, types_too: bool = True) -> Iterator[ast.AST]:
-    """Each statement of the module, at any place, and the module itself; not what statements are made of."""
+    """Each statement of the module, at any place, and the module itself, without expressions."""
     pending: list[ast.AST] = [tree(module)]
     while pending:
         node = pending.pop()

@@ -51,7 +51,7 @@ class Publisher:
         self._waiting.put(envelope)
 
     def close(self, timeout: float) -> None:
-        """Send what waits, for ``timeout`` seconds at most, without pauses between attempts."""
+        """Send the waiting events, for ``timeout`` seconds at most, without pauses between attempts."""
         self._waiting.put(None)
         self._closing.set()
         self._thread.join(timeout)

@@ -2,8 +2,8 @@
 
 A pod or container of two bytes on the wire is an object of some 400 bytes in memory, or 800 with its messages:
 4 MiB of them are two million objects. So each part is measured before it is parsed, and each object counts on top
-of its bytes. It is parsed piece by piece: the C library gets no large block for it, of which it would keep the
-memory when the block is freed.
+of its bytes. A part is parsed piece by piece, so that the C library allocates no large block for it: the library
+would keep the memory of a freed block.
 """
 
 from __future__ import annotations
@@ -156,7 +156,7 @@ def measure(data: Data) -> Measured:
 
 
 def parse(data: Data, cuts: Sequence[int]) -> nri_pb2.SynchronizeRequest:
-    """Parse a SynchronizeRequest piece by piece. Raises what ``MergeFromString()`` raises."""
+    """Parse a SynchronizeRequest piece by piece. Raises the exceptions of ``MergeFromString()``."""
     request = nri_pb2.SynchronizeRequest()
     begin = 0
     for end in (*cuts, len(data)):

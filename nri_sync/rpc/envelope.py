@@ -81,7 +81,7 @@ def encode_request(method: str, payload: bytes, metadata: Metadata, timeout: flo
 def decode_request(data: Data) -> tuple[envelope_pb2.Request, Data]:
     """The envelope of a request, and the payload. The payload in a view is a view, if the envelope is a usual one.
 
-    Raises what ``FromString()`` raises.
+    Raises the exceptions of ``FromString()``.
     """
     if isinstance(data, memoryview):
         found = _payload_in(data)

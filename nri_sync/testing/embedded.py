@@ -24,7 +24,7 @@ _answers: ContextVar[list[Answer] | None] = ContextVar("answers", default=None)
 
 
 class AnswerRecorder(Metrics):
-    """Records the answers to the events that a thread sends, for that thread. Thread-safe."""
+    """Records the answers to events, for the thread that sends the event. Thread-safe."""
 
     def __init__(self, changed: Callable[[], object]) -> None:
         """Calls ``changed()`` when a plugin has connected or disconnected."""

@@ -139,7 +139,7 @@ def test_disabled(examined: Any, runtime: FakeRuntime, tmp_path: Path) -> None:
 def test_the_check_at_which_the_runtime_fails(
     examined: Any, script: Any, check: str, text: str
 ) -> None:
-    # Only a silent runtime makes the command wait for so long. All steps before the silence have that time, too.
+    # The command waits for the whole timeout only if the runtime is silent. All steps before the silence share it.
     timeout = "3s" if "silence" in map(str, script) else "20s"
     with ScriptedRuntime(script) as runtime:
         code, found = examined(runtime.socket_path, "--timeout", timeout)

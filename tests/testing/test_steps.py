@@ -193,7 +193,7 @@ def test_a_plugin_that_comes_back_after_all_of_it(name: str) -> None:
     plugin = Plugin()
     new = steps.event("RunPodSandbox", pod=make_pod("after"))
     reasons: list[Exception] = []
-    # Only a silent runtime makes the stub wait for so long. The next session has to start within that time.
+    # The stub waits for the whole timeout only if the runtime is silent. The next session has to start within it.
     timeout = 4.0 if "silent" in name else LONG
     with ScriptedRuntime(
         hostile_sessions()[name],

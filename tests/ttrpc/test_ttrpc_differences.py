@@ -79,7 +79,7 @@ HERE: dict[str, Any] = {
     "ServicerContext: `set_compression()`": "raises ValueError",
     "ServicerContext: `trailing_metadata()` before it is set": [],
     "Server: registered handlers that are added after `start()`": "returned b'late'",
-    "Server: what is no handler": "TypeError",
+    "Server: an object that is no handler": "TypeError",
     "Server: a handler that raises: the details": "ValueError: x",
     "Server: a handler that raises TimeoutError, FileNotFoundError or the error of another call": (
         "DEADLINE_EXCEEDED"

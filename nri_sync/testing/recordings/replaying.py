@@ -152,7 +152,7 @@ class _Replay:
         self._lost = False
         self._calls: dict[int, tuple[Entry, UnaryCall]] = {}
         self._missing = False
-        # Set when start() and on_connected have returned; None once an event has waited for that.
+        # Set when start() and on_connected have returned; None once an event has waited for the latch.
         self._hook: Latch | None = None
         self._hook_error: Exception | None = None
         ours, theirs = socket.socketpair()

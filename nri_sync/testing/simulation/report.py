@@ -104,7 +104,7 @@ class ContainerReport:
     #: None if the container was not created.
     after: Mapping[str, Any] | None
     changes: Sequence[Change]
-    #: The requested CDI devices by name, with the plugin. The report does not know what a CDI device adds.
+    #: The requested CDI devices by name, with the plugin. The report does not know the effects of a CDI device.
     cdi_devices: Mapping[str, str] = field(default_factory=dict)
 
 

@@ -61,7 +61,7 @@ def _(pair: Pair) -> Any:
     return failure(lambda: pair.connect().unary_unary("/y.Y/L")(b"", timeout=LONG))
 
 
-@probe(SERVER, "what is no handler")
+@probe(SERVER, "an object that is no handler")
 def _(pair: Pair) -> Any:
     return failure(lambda: pair.make_server().add_generic_rpc_handlers((object(),)))
 
