@@ -35,6 +35,7 @@ from tests.ttrpc.rig import (
     Calls,
     RawPeer,
     StringValue,
+    end_time,
     error_of,
     eventually,
     in_thread,
@@ -244,12 +245,11 @@ class TestResponses:
     def test_a_late_answer_is_ignored(self) -> None:
         with raw_server() as (channel, peer):
             calls = Calls(channel)
-            assert (
-                # Long enough to be sent: a call whose time is over sends no request.
-                error_of(lambda: calls.unary("M")(text("x"), timeout=0.5))[0]
-                is Code.DEADLINE_EXCEEDED
-            )
-            peer.respond(peer.expect().stream_id, b"")
+            future = calls.unary("M").future(text("x"), timeout=LONG)
+            request = peer.expect()
+            end_time(future)
+            assert error_of(future.result)[0] is Code.DEADLINE_EXCEEDED
+            peer.respond(request.stream_id, b"")
             assert works(calls, peer)
 
     @pytest.mark.parametrize("on_thread", [False, True])
@@ -456,9 +456,10 @@ class TestAPeerThatDoesNotRead:
                 yield text("a")
                 yield text("b")
 
-            future = Calls(channel).collect("M").future(requests(), timeout=1.0)
+            future = Calls(channel).collect("M").future(requests(), timeout=LONG)
             assert peer.expect().type == REQUEST
             self.fill(channel)
+            end_time(future, 0.05)
             gate.set()
             assert future.code() is Code.DEADLINE_EXCEEDED
 

@@ -6,6 +6,7 @@ import socket
 import struct
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any, Callable, NamedTuple
@@ -37,6 +38,7 @@ __all__ = [
     "count",
     "echo",
     "encoded",
+    "end_time",
     "error_of",
     "eventually",
     "in_thread",
@@ -245,6 +247,11 @@ def raw_server(**options: Any) -> Iterator[tuple[Channel, RawPeer]]:
             channel.close()
             peer.close()
             assert closed.wait(LONG)
+
+
+def end_time(call: Any, seconds: float = 0.0) -> None:
+    """Have the deadline of ``call`` pass in ``seconds``, so that no earlier step of a test has a time limit."""
+    call._call.deadline.at = time.monotonic() + seconds
 
 
 def error_of(call: Callable[[], Any]) -> tuple[grpc.StatusCode, str]:

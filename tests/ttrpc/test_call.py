@@ -26,6 +26,7 @@ from tests.ttrpc.rig import (
     LONG,
     Calls,
     RawPeer,
+    end_time,
     error_of,
     eventually,
     in_thread,
@@ -87,10 +88,16 @@ class TestTheEndOfAStream:
 
     def test_the_deadline_passes_before_it_is_taken(self) -> None:
         with raw_server() as (channel, peer):
-            responses = Calls(channel).stream("M")(text("x"), timeout=1.0)
+            calls = Calls(channel)
+            responses = calls.stream("M")(text("x"), timeout=LONG)
             assert peer.expect().stream_id == 1
             peer.send(DATA, 1, text("a").SerializeToString())
             peer.respond(1, code=10, details="enough")
+            # The messages of a connection arrive in their order.
+            probe = calls.unary("Echo").future(text("x"))
+            peer.respond(peer.expect().stream_id)
+            probe.result(LONG)
+            end_time(responses, 0.05)
             # code() blocks to the deadline, and returns the code of the stream's end.
             assert responses.code() is Code.ABORTED
             assert next(responses).value == "a"
