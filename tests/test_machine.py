@@ -284,7 +284,9 @@ def test_the_store_on_a_disk_that_is_full_to_the_end(
         assert store.flush(LONG)
         filling = fill(disk)
         inventory.synchronize([make_pod(name=f"pod{number}") for number in range(50)], [])
-    assert "could not be written" in caplog.text
+    assert (
+        f"could not be written: database or disk is full: the disk of {disk} is full" in caplog.text
+    )
     filling.unlink()
     with kit.InventoryStore(disk / "inventory.db") as store:
         assert [pod.name for pod, _, _ in store.load().pods] == ["first"]
@@ -297,7 +299,8 @@ def test_a_store_that_cannot_be_opened(state: str, disk: Path) -> None:
     else:
         remount(disk, "ro")
     expected = (errno.ENOSPC, errno.EROFS)
-    with pytest.raises(StoreError, match=r"inventory\.db"):
+    advice = f"disk of {disk} is full" if state == "full" else f"system of {disk} is read-only"
+    with pytest.raises(StoreError, match=rf"inventory\.db cannot be used: .*{advice}; "):
         kit.InventoryStore(disk / "inventory.db")
     with pytest.raises(OSError, match="health") as caught:
         kit.HealthFile(kit.Health(), disk / "health").start()

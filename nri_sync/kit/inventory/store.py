@@ -21,6 +21,7 @@ from nri_sync.api.services import PARSE_ERRORS
 from nri_sync.deadline import Deadline
 from nri_sync.errors import NoThread, StoreError
 from nri_sync.files import check_writers, open_regular
+from nri_sync.kit.inventory.causes import explained
 from nri_sync.kit.inventory.index import Snapshot
 from nri_sync.kit.inventory.records import ContainerRecord, PodRecord
 from nri_sync.kit.inventory.table import Table
@@ -84,7 +85,9 @@ class InventoryStore(Interceptor):
 
         Raises:
             StoreError: the file cannot be opened, is a symbolic link, belongs to another user, is open in another
-                process, is not an inventory's, or comes from a newer release. The file is unchanged.
+                process, is not an inventory's, or comes from a newer release. The file is unchanged. The text
+                names the file, and as far as the system shows them, the cause and the remedy: no free descriptor,
+                a full or read-only disk, a missing directory, a missing right, a path that is too long.
         """
         self.path = os.fspath(path)
         self._interval = interval
@@ -311,20 +314,24 @@ class InventoryStore(Interceptor):
     def _failure(self, error: Exception) -> StoreError:
         if isinstance(error, OSError) and error.errno == errno.ELOOP:
             return StoreError(f"{self.path} is a symbolic link; give the path of a file")
-        text = str(error)
+        # The text of another error may have the path, with any words.
+        text = str(error) if isinstance(error, sqlite3.Error) else ""
         if "locked" in text:
             return StoreError(f"{self.path} is open in another process, or another store: {text}")
         if "not a database" in text:
             return StoreError(f"{self.path} is not a database; choose another path")
-        return StoreError(f"{self.path} cannot be used: {text}")
+        return StoreError(f"{self.path} cannot be used: {explained(self.path, error)}")
 
     def _check_damage(self, error: Exception) -> None:
         """Return if the error means that an inventory's file is damaged. Otherwise raise a StoreError."""
         # SQLite's other errors, such as that of a full disk, are subclasses.
-        if isinstance(error, PARSE_ERRORS) or (
-            type(error) is sqlite3.DatabaseError and self._is_ours()
-        ):
+        if isinstance(error, PARSE_ERRORS):
             return
+        try:
+            if type(error) is sqlite3.DatabaseError and self._is_ours():
+                return
+        except OSError as unreadable:
+            raise self._failure(unreadable) from error
         raise self._failure(error) from error
 
     def _is_ours(self) -> bool:
@@ -333,17 +340,23 @@ class InventoryStore(Interceptor):
             return file.read(100)[68:72] == APPLICATION_ID.to_bytes(4, "big")
 
     def _set_aside(self, error: Exception) -> None:
-        """Rename the damaged file. The caller must have closed it."""
+        """Rename the damaged file. The caller must have closed it. Raises StoreError."""
         damaged = f"{self.path}.damaged"
+        try:
+            os.replace(self.path, damaged)
+            with suppress(FileNotFoundError):
+                os.unlink(f"{self.path}-wal")
+        except OSError as unmovable:
+            raise StoreError(
+                f"{self.path} is damaged ({error}), and cannot be renamed to {damaged}: "
+                f"{explained(self.path, unmovable)}"
+            ) from unmovable
         logger.warning(
             "%s is damaged (%s); it was renamed to %s, and a new file is created",
             self.path,
             error,
             damaged,
         )
-        os.replace(self.path, damaged)
-        with suppress(FileNotFoundError):
-            os.unlink(f"{self.path}-wal")
 
     # Reading and writing
 
@@ -404,7 +417,10 @@ class InventoryStore(Interceptor):
                 self._write_pods(latest, Table() if written is None else written.pods)
                 self._write_containers(latest, Table() if written is None else written.containers)
         except sqlite3.Error as error:
-            logger.error("%s: the inventory could not be written: %s", self.path, error)
+            logger.error(
+                "%s: the inventory could not be written: %s",
+                self.path, explained(self.path, error),
+            )  # fmt: skip
             return False
         return True
 
