@@ -248,23 +248,30 @@ class InventoryStore(Interceptor):
         try:
             os.close(os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
         except FileExistsError:
-            descriptor = open_regular(self.path, os.O_RDONLY | os.O_NOFOLLOW)
-            with open(descriptor, "rb"):
-                found = os.fstat(descriptor)
-                if found.st_uid not in (0, os.geteuid()):
-                    raise PermissionError(errno.EPERM, f"belongs to user {found.st_uid}") from None
-                if found.st_mode & 0o077:
-                    os.fchmod(descriptor, 0o600)
-                    logger.warning(
-                        "%s had mode %04o, and has 0600 now: it may hold the environment of all containers",
-                        self.path, found.st_mode & 0o7777,
-                    )  # fmt: skip
+            # To close an ordinary descriptor would end the locks of another store in this process on the file.
+            descriptor = open_regular(self.path, os.O_PATH | os.O_NOFOLLOW)
+            try:
+                self._restrict(descriptor)
+            finally:
+                os.close(descriptor)
         try:
             check_writers(self.path)
         except PermissionError as error:
             logger.warning(
                 "%s: %s; choose a directory that only this user can write", self.path, error
             )
+
+    def _restrict(self, descriptor: int) -> None:
+        found = os.fstat(descriptor)
+        if found.st_uid not in (0, os.geteuid()):
+            raise PermissionError(errno.EPERM, f"belongs to user {found.st_uid}")
+        if found.st_mode & 0o077:
+            # fchmod() refuses a descriptor with O_PATH.
+            os.chmod(f"/proc/self/fd/{descriptor}", 0o600)
+            logger.warning(
+                "%s had mode %04o, and has 0600 now: it may hold the environment of all containers",
+                self.path, found.st_mode & 0o7777,
+            )  # fmt: skip
 
     def _connect(self) -> sqlite3.Connection:
         # In a build of Python without the GIL, a cached statement would keep the file locked after close(), until
@@ -312,7 +319,7 @@ class InventoryStore(Interceptor):
         connection.execute("PRAGMA synchronous = NORMAL")
 
     def _failure(self, error: Exception) -> StoreError:
-        if isinstance(error, OSError) and error.errno == errno.ELOOP:
+        if isinstance(error, OSError) and os.path.islink(self.path):
             return StoreError(f"{self.path} is a symbolic link; give the path of a file")
         # The text of another error may have the path, with any words.
         text = str(error) if isinstance(error, sqlite3.Error) else ""

@@ -132,12 +132,13 @@ COMMANDS: tuple[Program, ...] = (
     Program("sqlcmd bcp isql osql tsql mosquitto_pub mosquitto_sub mosquitto_rr ipmitool zip zipcloak unzip",
             {"-P": _SECRET}),
     Program("sshpass", {"-p": _SECRET}),
+    Program("useradd usermod", {"-p": _SECRET}),
     # "docker login -p", "helm registry login -p", "az login -p"
     Program("login", {"-p": _SECRET}),
     Program("curl", {"-u": _PAIR, "--user": _PAIR, "-U": _PAIR, "--proxy-user": _PAIR, "-b": Rule(_cookie),
                      "--cookie": Rule(_cookie), "-E": _PAIR, "--cert": _PAIR, "--proxy-cert": _PAIR},
             flags="#012346fgGiIjJklLMnNOpqRsSvVZ"),
-    Program("http https httpie xh xhs hey siege", {"-a": _PAIR, "--auth": _PAIR}),
+    Program("http https httpie xh xhs hey siege", {"-a": Rule(_login), "--auth": Rule(_login)}),
     Program("ab", {"-A": _PAIR, "-P": _PAIR}),
     Program("lftp", {"-u": _COMMA, "--user": _COMMA}),
     # Their values have forms of their own, "pass:hunter2" and "file:/key"; see FORMS.
@@ -156,11 +157,12 @@ COMMANDS: tuple[Program, ...] = (
 )  # fmt: skip
 
 #: The first group is the secret. A user without a password is a token, except in SSH's schemes, which have keys.
+#: A digest follows the @ in docker-pullable://nginx:1@sha256:0123.
 URLS: tuple[re.Pattern[str], ...] = (
     # The token is the user: https://TOKEN:x-oauth-basic@github.com
     re.compile(r"://([^/@\s:]+:x-oauth-basic)@"),
-    re.compile(r"://[^/@\s:]*:([^/\s]+)@"),
-    re.compile(r"(?<!ssh)(?<!sftp)(?<!scp)(?<!rsync)://([^/?#@\s:\"'<>,;]+):?@"),
+    re.compile(r"://[^/@\s:]*:([^/\s]+)@(?!sha\d{3}:)"),
+    re.compile(r"(?<!ssh)(?<!sftp)(?<!scp)(?<!rsync)://([^/?#@\s:\"'<>,;]+):?@(?!sha\d{3}:)"),
 )
 
 #: The first group is the secret. The lookbehind keeps the search linear.
@@ -182,6 +184,29 @@ FORMS: tuple[re.Pattern[str], ...] = (
 )  # fmt: skip
 
 _PROGRAM_MAX = 64
+# The rules whose value has the form of a port, if the program is one after all.
+_GUESSED = (_SECRET, _ATTACHED)
+_PORT = re.compile(r"\d{1,5}\Z")
+# The words before a program. The first word of a command has none before.
+_BEFORE_A_PROGRAM = frozenset(
+    (
+        "",
+        "--",
+        "exec",
+        "sudo",
+        "env",
+        "time",
+        "nohup",
+        "then",
+        "do",
+        "else",
+        "if",
+        "while",
+        "!",
+        "(",
+        "{",
+    )
+)
 _BASENAME = re.compile(r"[^/=(`\"']*\Z")
 _ROWS = re.compile(
     "|".join(f"({'|'.join(map(fnmatch.translate, program.names.split()))})" for program in COMMANDS)
@@ -198,6 +223,9 @@ class Command:
         self._rules = dict(_ALWAYS)
         self._flags = ""
         self._is_wrapper = False
+        # The last word, without the name of an option; and whether the last program was in the place of a program.
+        self._previous = ""
+        self._is_run = False
         # The rule of the last option if its value is the next word.
         self._next: Rule | None = None
 
@@ -205,13 +233,21 @@ class Command:
         """Return the index at which a secret begins in the next word, or None. The secret extends to its end."""
         rule, self._next = self._next, None
         if word.startswith("-"):
+            self._previous = word if word == "--" else "-"
             return self._in_option(word)
         if rule is not None:
-            return rule.begin(word, self._hides)
+            return self._begin(rule, word)
         self._note_program(word)
         return None
 
+    def _begin(self, rule: Rule, value: str) -> int | None:
+        # A program's name may be that of a host: "wait-for mongo -p 27017".
+        if rule in _GUESSED and not self._is_run and _PORT.match(value):
+            return None
+        return rule.begin(value, self._hides)
+
     def _note_program(self, word: str) -> None:
+        previous, self._previous = self._previous, word
         if self._is_wrapper:
             # The options that follow belong to the program that sshpass runs.
             self._rules = dict(_ALWAYS)
@@ -223,6 +259,7 @@ class Command:
             self._rules.update(program.options)
             self._flags = program.flags or self._flags
             self._is_wrapper = program.names == "sshpass"
+            self._is_run = "/" in word or previous in _BEFORE_A_PROGRAM or "=" in previous
 
     def _in_option(self, word: str) -> int | None:
         name, equals, value = word.partition("=")
@@ -236,7 +273,7 @@ class Command:
         if not equals:
             self._next = rule if rule.separate else None
             return None
-        begin = rule.begin(value, self._hides) if value else None
+        begin = self._begin(rule, value) if value else None
         return None if begin is None else len(name) + 1 + begin
 
     def _in_short(self, word: str) -> int | None:
@@ -250,7 +287,7 @@ class Command:
             if not value:
                 self._next = rule if rule.separate else None
             elif rule.attached:
-                begin = rule.begin(value, self._hides)
+                begin = self._begin(rule, value)
                 return None if begin is None else index + length + begin
         return None
 

@@ -241,6 +241,29 @@ class TestTheFile:
         first.close()
         opened(timeout=0.01)
 
+    def test_a_refused_store_leaves_the_lock_of_the_first(self, path: Path, opened: Open) -> None:
+        """The locks of SQLite end when the process closes any ordinary descriptor of the file."""
+        opened()
+        with pytest.raises(StoreError, match="another store"):
+            opened(timeout=0.01)
+        code = """
+import sys
+from nri_sync.errors import StoreError
+from nri_sync.kit import InventoryStore
+try:
+    InventoryStore(sys.argv[1], timeout=0.01)
+    print("opened")
+except StoreError as error:
+    print(error)
+"""
+        result = subprocess.run(
+            [sys.executable, "-c", code, str(path)],
+            stdout=subprocess.PIPE,
+            check=True,
+            timeout=LONG,
+        )
+        assert b"is open in another process" in result.stdout
+
     def test_a_path_that_cannot_be_used_is_refused(self, tmp_path: Path) -> None:
         with pytest.raises(StoreError, match=r"nowhere/x.db cannot be used: .*No such file"):
             InventoryStore(tmp_path / "nowhere" / "x.db")

@@ -91,6 +91,12 @@ curl "https://h/?sig=hunter2&x=1"
 cypher-shell -u neo4j -p hunter2
 wrapper.sh -uroot -pHUNTER2
 wrapper.sh -u me:hunter2
+rediss://:hunter2@h:6379
+mysqldump -uroot -phunter2 --all-databases | gzip
+useradd -p hunter2 me
+git -c http.extraHeader="Authorization: Basic hunter2" fetch
+docker run --rm -it mysql:8 mysql -h db -uroot -phunter2
+mongodb+srv://me:hunter2@h/db
 """
 
 # Commands that stay as they are: ports, ids, digests, names, paths.
@@ -145,6 +151,13 @@ openssl x509 -in a -noout -text
 ldapsearch -x -H ldap://h -s sub -b dc=x
 app -parallel -proxyHost h -profile
 app -p10.0.0.1:8080:http
+docker-pullable://nginx@sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef
+docker-pullable://nginx:1.25@sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef
+docker-pullable://h:5000/nginx:1.25@sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef
+wait-for -h mongo -p 27017
+nc -z mysql -p3306
+ssh login -p 22
+app --scheme http -a 0.0.0.0:8080
 """
 
 
@@ -193,6 +206,9 @@ def test_lookalikes_stay_readable(command: str) -> None:
         ("curl -u admin:1234 h", "curl -u admin:(masked) h"),
         ("app -u admin:1234 h", "app -u admin:1234 h"),
         ("docker run -u node:node i curl -u me:hunter2 h", "docker run -u node:node i curl -u me:(masked) h"),
+        ("mysql -uroot -p1234", "mysql -uroot -p(masked)"),
+        ("X=1 /usr/bin/mongo -p 1234", "X=1 /usr/bin/mongo -p (masked)"),
+        ("sudo -E -- mysql -p1234", "sudo -E -- mysql -p(masked)"),
         ("app --token 12:34", "app --token (masked)"),
     ],
 )  # fmt: skip
