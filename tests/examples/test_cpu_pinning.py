@@ -12,7 +12,7 @@ from examples.cpu_pinning.plugin import Config, CPUPinning, Topology
 from nri_sync import api, kit
 from nri_sync.errors import Reject
 from nri_sync.testing import FakeRuntime, make_container, make_pod
-from tests.examples.attached import run_attached
+from tests.examples.attached import run_attached, wait_until_asked
 
 __all__: list[str] = []
 
@@ -167,7 +167,7 @@ class TestRestarts:
         nri_runtime.remove_container(leaving)
         late = created(nri_runtime, 1)
         stub.start()
-        nri_runtime.wait_for(lambda: cpus(nri_runtime, late)[0])
+        wait_until_asked(nri_runtime)  # all updates of Synchronize are applied
         assert cpus(nri_runtime, pinned) == had
         taken = kit.parse_cpus(had[0]) | kit.parse_cpus(cpus(nri_runtime, late)[0])
         assert len(taken) == 3
