@@ -9,8 +9,9 @@ import signal
 import sys
 from collections.abc import Iterable, Iterator
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, Callable, TextIO
 
 from nri_sync import api
 from nri_sync.cli.console import Console, Text, add_output_options, console, print_each
@@ -76,21 +77,28 @@ def run(arguments: argparse.Namespace) -> int:
     with contextlib.ExitStack() as stack:
         stack.enter_context(_terminated())
         file = stack.enter_context(_new_file(arguments.record)) if arguments.record else None
-        try:
-            stack.enter_context(proxy)
-        except OSError as error:
-            raise CommandError(
-                f"--listen {listen}: {error.strerror or error}; choose another path",
-                ExitCode.UNREACHABLE,
-            ) from error
-        if arguments.output == "table":
-            print(f"plugins connect to {printable(listen)}", file=sys.stderr, flush=True)
-        missing = _missing(arguments.socket)
-        if missing:
-            print(f"nri-sync trace: {missing}", file=sys.stderr, flush=True)
+        stack.callback(proxy.close)
         mask = Mask(filter(None, arguments.mask.split(",")))
-        _Follower(proxy, file, events, EntryPrinter(arguments, datetime.now()), mask).follow()
+        follower = _Follower(proxy, file, events, EntryPrinter(arguments, datetime.now()), mask)
+        follower.follow(partial(_listen, proxy, arguments))
     return ExitCode.OK
+
+
+def _listen(proxy: Proxy, arguments: argparse.Namespace) -> None:
+    """Start the proxy, and say where it listens."""
+    listen = printable(proxy.listen_path)
+    try:
+        proxy.start()
+    except OSError as error:
+        raise CommandError(
+            f"--listen {listen}: {error.strerror or error}; choose another path",
+            ExitCode.UNREACHABLE,
+        ) from error
+    if arguments.output == "table":
+        print(f"plugins connect to {listen}", file=sys.stderr, flush=True)
+    missing = _missing(arguments.socket)
+    if missing:
+        print(f"nri-sync trace: {missing}", file=sys.stderr, flush=True)
 
 
 def _missing(path: str) -> str:
@@ -139,10 +147,15 @@ class _Follower:
         # Thread.join() does not do: if it is interrupted, it takes the running thread for an ended one.
         self._over = Latch()
 
-    def follow(self) -> None:
-        """Blocks until interrupted, or until the output or the recording cannot be written."""
+    def follow(self, listen: Callable[[], object]) -> None:
+        """Call ``listen()``, which starts the proxy, then block.
+
+        Returns when the output or the recording cannot be written, and raises an interrupt. The thread runs before
+        the first plugin can connect, so that an interrupt at any time leaves a complete recording.
+        """
         spawn("nri-trace", self._run)
         try:
+            listen()
             self._over.wait()
         finally:
             self._proxy.close()

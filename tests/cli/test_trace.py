@@ -161,6 +161,28 @@ def test_interrupted_while_a_plugin_is_connected(runtime: FakeRuntime, tmp_path:
     assert "Synchronize" in [entry.rpc for entry in entries]
 
 
+def test_interrupted_before_the_command_waits(
+    runtime: FakeRuntime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A plugin may have connected by then."""
+    listen = f"{os.path.dirname(runtime.socket_path)}/trace.sock"
+    path = tmp_path / "r.jsonl"
+    stub = Stub(Namer(), name="namer", idx="10", socket_path=listen)
+
+    def interrupted(socket_path: str) -> str:
+        stub.start(LONG)
+        runtime.wait_for(lambda: runtime.plugins)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("nri_sync.cli.trace._missing", interrupted)
+    command = ["trace", "--socket", runtime.socket_path, "--record", str(path)]
+    assert main(command) == 128 + signal.SIGINT
+    assert stub.wait(LONG)
+    entries = Recording.read(path).entries
+    assert entries[-1].kind == CLOSED
+    assert "Synchronize" in [entry.rpc for entry in entries]
+
+
 def failure(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str]:
     code = main(["trace", *map(str, arguments)])
     errors = capsys.readouterr().err
