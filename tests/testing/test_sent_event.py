@@ -9,7 +9,7 @@ import pytest
 from nri_sync import api
 from nri_sync.errors import ConflictError, NoAnswer, RequestFailed, ValidationRejected
 from nri_sync.testing import FakeRuntime, make_container, make_pod
-from tests.runtime.rig import Never, PluginWith
+from tests.runtime.rig import SHORT, Never, PluginWith, set_request_timeout
 from tests.testing import plugins
 from tests.testing.plugins import RecordingPlugin
 
@@ -97,8 +97,9 @@ class TestFailures:
         never = Never()
         policy = api.FailurePolicy(fail_request=True)
         options: dict[str, Any] = {"failure_policy": policy, "late_reply": False}
-        with FakeRuntime(request_timeout=3.0) as runtime:
+        with FakeRuntime() as runtime:
             with runtime.run_plugin(PluginWith(run_pod_sandbox=never), **options):
+                set_request_timeout(runtime._started(), SHORT)
                 result = runtime.run_pod(make_pod(), check=False)
                 never.release.set()
             assert isinstance(result.error, NoAnswer)

@@ -15,6 +15,7 @@ import pytest
 
 from nri_sync.kit import Notifier
 from tests.kit.programs import MAIN, PLUGIN, program, serving
+from tests.patience import say_request_timeout
 from tests.runtime.rig import LONG
 
 __all__: list[str] = []
@@ -150,9 +151,13 @@ def test_the_life_of_a_program(
 
 
 def test_the_watchdog_of_a_program_starves_when_a_handler_is_wedged(
-    listener: Listener, environ: dict[str, str], socket_dir: Path
+    listener: Listener,
+    environ: dict[str, str],
+    socket_dir: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     environ["WATCHDOG_USEC"] = "100000"
+    say_request_timeout(monkeypatch, 1.0)
     # The plugin never answers, so it is wedged after twice the request timeout.
     main = f"""
 def wedge(self, pods, containers):
@@ -161,7 +166,7 @@ def wedge(self, pods, containers):
 Plugin.synchronize = wedge
 {MAIN}"""
     with (
-        serving(socket_dir, request_timeout=1.0),
+        serving(socket_dir),
         program(socket_dir, source=PLUGIN, main=main, environ=environ) as plugin,
     ):
         while listener.receive() != ["READY=1", "STATUS=serving test v1"]:
