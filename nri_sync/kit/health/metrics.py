@@ -129,14 +129,17 @@ class RequestMetrics(Interceptor):
             outcome = "rejected"
             raise
         finally:
-            self._running.pop(key, None)
             # A context of grpcio has no ``aborted``; then only exceptions count.
             if getattr(context, "aborted", False):
                 outcome = "rejected"
             if not context.is_active():
                 outcome = "late"
             now = time.monotonic()
-            self._count(event, request, outcome, now - began, now)
+            try:
+                self._count(event, request, outcome, now - began, now)
+            finally:
+                # After the count: each request either runs, or is in the figures.
+                self._running.pop(key, None)
             if self._on_done is not None:
                 self._on_done(event, now - began)
 

@@ -20,6 +20,7 @@ from nri_sync.kit.health import metrics
 from nri_sync.kit.health.metrics import Figures, RequestMetrics, Running
 from tests.kit._node import CONTAINER, LONG, POD, Node, PluginWith, eventually
 from tests.patience import say_request_timeout
+from tests.runtime.rig import on_thread
 
 __all__: list[str] = []
 
@@ -184,6 +185,27 @@ class TestRequests:
         reader.join(LONG)
         assert requests.figures()["RunPodSandbox"].outcomes == {"ok": 2000}
         assert requests.running() == []
+
+    def test_a_request_runs_until_it_is_counted(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        counting, go_on = threading.Event(), threading.Event()
+        requests = RequestMetrics()
+        add = requests._answers.add
+
+        def add_later(outcome: str, now: float) -> None:
+            counting.set()
+            assert go_on.wait(LONG)
+            add(outcome, now)
+
+        monkeypatch.setattr(requests._answers, "add", add_later)
+        served = on_thread(
+            lambda: requests.serve("RunPodSandbox", None, Context(), lambda *_: None)  # type: ignore[arg-type]
+        )
+        assert counting.wait(LONG)
+        assert [running.event for running in requests.running()] == ["RunPodSandbox"]
+        go_on.set()
+        served()
+        assert requests.running() == []
+        assert requests.answers().total == 1
 
     @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
     @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
