@@ -188,9 +188,16 @@ def test_a_handler_of_a_lost_session_may_start_the_next(scene: Make) -> None:
 
 
 def test_a_wait_in_a_handler_ends_with_the_session(scene: Make) -> None:
-    it, outcomes = handled(scene, "run_pod_sandbox", lambda stub: stub.wait())
+    entered = threading.Event()
+
+    def action(stub: nri_sync.Stub) -> bool:
+        entered.set()
+        return stub.wait()
+
+    it, outcomes = handled(scene, "run_pod_sandbox", action)
     runtime = it.up()
     runtime.call(5, EVENT)
+    assert entered.wait(LONG)  # a stop that comes first would leave the request unread
     Call(it.stub.stop).result(SOON)
     eventually(lambda: outcomes)
     assert outcomes == [True]

@@ -7,6 +7,7 @@ import functools
 import itertools
 import logging
 import math
+import queue
 import re
 import socket
 import struct
@@ -738,17 +739,20 @@ class TestInASession:
 
     @pytest.mark.parametrize("fails", [False, True])
     def test_cancelled_by_its_handler(self, start: Start, fails: bool) -> None:
-        seen: list[bool] = []
+        seen: queue.SimpleQueue[list[bool]] = queue.SimpleQueue()
 
         def create(pod: Any, container: Any) -> None:
-            seen.extend([context().cancel(), context().is_active(), context().cancel()])
+            # The first cancel() has another thread send the answer.
+            seen.put([context().cancel(), context().is_active(), context().cancel()])
             if fails:
                 raise ValueError("boom")
 
         stub, runtime = start(PluginWith(create_container=create, run_pod_sandbox=lambda pod: None))
         runtime.call(3, "CreateContainer", nri_pb2.CreateContainerRequest(pod=POD))
         assert runtime.response(3).status.code == StatusCode.CANCELLED
-        assert seen == [True, False, False]
+        assert seen.get(timeout=LONG) == [True, False, False]
+        # The request whose handler is running is over when the handler has ended.
+        eventually(lambda: not stub._live()[0].serving)
         runtime.call(5, "RunPodSandbox", nri_pb2.RunPodSandboxRequest(pod=POD))
         runtime.response(5)
         assert stub.counters.errors == fails
