@@ -118,8 +118,8 @@ class FakeRuntime(Events):
         self._lock = threading.Lock()
         self._changed = Latch()
         # These lists only grow; appending and copying are atomic.
-        self._updates: list[ContainerUpdate] = []
-        self._evictions: list[ContainerEviction] = []
+        # The updates and evictions of each request; one list, so that a test never sees a part of a request.
+        self._asked: list[tuple[list[ContainerUpdate], list[ContainerEviction]]] = []
         self._running = RunningPlugins(self)
         self._directory = contextlib.ExitStack()
         self._runtime: Embedded | None = None
@@ -223,12 +223,12 @@ class FakeRuntime(Events):
     @property
     def updates(self) -> list[ContainerUpdate]:
         """The updates that plugins have requested outside of events, in order, including failed ones."""
-        return self._updates.copy()
+        return [update for updates, _ in self._asked.copy() for update in updates]
 
     @property
     def evictions(self) -> list[ContainerEviction]:
         """The evictions that plugins have requested. The runtime does not carry them out."""
-        return self._evictions.copy()
+        return [eviction for _, evictions in self._asked.copy() for eviction in evictions]
 
     def wait_for(
         self, condition: Callable[[], object], what: str = "", timeout: float = WITHIN
@@ -348,7 +348,6 @@ class FakeRuntime(Events):
             if update.container_id in self.failing
             or not any(map(self._node.update, possible([update])))
         ]
-        self._updates.extend(updates)
-        self._evictions.extend(evictions)
+        self._asked.append((updates, evictions))
         self._notify()
         return failed

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -109,6 +110,30 @@ class TestUnsolicited:
         assert runtime.evictions == [eviction]
         assert runtime.container(container).linux.resources.cpu.shares.value == 9
         assert runtime.container(failing).linux.resources.cpu.shares.value != 9
+
+    def test_a_request_is_recorded_as_a_whole(
+        self, runtime: FakeRuntime, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        seen: list[tuple[int, int]] = []
+
+        class Seen(list):  # type: ignore[type-arg]
+            """Looks at the recorded requests after each step of a change."""
+
+            def append(self, item: Any) -> None:
+                super().append(item)
+                seen.append((len(runtime.updates), len(runtime.evictions)))
+
+            def extend(self, items: Any) -> None:
+                super().extend(items)
+                seen.append((len(runtime.updates), len(runtime.evictions)))
+
+        for name, value in list(vars(runtime).items()):
+            if type(value) is list:
+                monkeypatch.setattr(runtime, name, Seen(value))
+        update = api.Update("unknown").set_cpu(shares=9)
+        with runtime.run_plugin(Plugin()) as stub:
+            stub.update_containers([update], [api.eviction("unknown", "too loud")])
+        assert set(seen) == {(1, 1)}
 
     def test_waited_for(self, runtime: FakeRuntime) -> None:
         pod = make_pod()
