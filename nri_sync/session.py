@@ -105,6 +105,9 @@ class Session(Receiver):
             )
         self.discarded[key] = self.discarded.get(key, 0) + length
 
+    def may_block(self) -> bool:
+        return self.server.holdings.may_block() or self.client.holdings.may_block()
+
     def tick(self, now: float) -> float:
         due = math.inf if self._on_tick is None else self._on_tick(now)
         return min(due, self.server.tick(now), self.client.tick(now))

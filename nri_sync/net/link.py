@@ -450,12 +450,17 @@ class Link:
         return self._callers_read and not on_main_thread() and self.token.regain()
 
     def read_until(self, done: Latch, deadline: Deadline) -> None:
-        """Read until ``done`` is set, or the deadline, or the end of the link; then let other threads read."""
+        """Read until ``done`` is set, or the deadline, or the end of the link; then let other threads read.
+
+        Returns earlier where the receiver may block, so that the thread does not miss its deadline.
+        """
         cause = None
         try:
             poller = select.poll()
             poller.register(self._fd, select.POLLIN)
             while cause is None and not done.is_set() and is_ready(poller, deadline):
+                if self._receiver.may_block():
+                    break
                 jobs: list[Job] = []
                 cause = self._receive(jobs)
                 for job in jobs:

@@ -16,12 +16,16 @@ class Receiver:
     """The user of a link. The link calls each method from one thread at a time."""
 
     def receive(self, data: memoryview, jobs: list[Job]) -> None:
-        """Take bytes in, and append the jobs in them to ``jobs``. Must not block or run user code.
+        """Take bytes in, and append the jobs in them to ``jobs``. Runs no user code, and blocks at most a second.
 
         ``data`` is valid during the call only. An NRIError that is raised here ends the link, after the jobs
         in the list were started.
         """
         raise NotImplementedError
+
+    def may_block(self) -> bool:
+        """Whether the next :meth:`receive` may block. Then no thread that waits for an answer calls it."""
+        return False
 
     def tick(self, now: float) -> float:
         """Handle the deadlines that have passed, without blocking. Returns the next one, or ``math.inf``."""

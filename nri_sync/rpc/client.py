@@ -76,7 +76,7 @@ class ClientEnd:
         self._dropped: deque[int] = deque()
         # The reason why the connection takes no further call; it ends when the last call is done.
         self._spent: LocalProtocolError | None = None
-        self._holdings = Holdings(self._inboxes)
+        self.holdings = Holdings(self._inboxes)
         self._closed: Status | None = None
         self._closed_by: Exception | None = None
         #: The number of messages that the peer should not have sent.
@@ -377,23 +377,26 @@ class ClientEnd:
         if response.HasField("status") and response.status.code != 0:
             self._answered(call, Status.from_message(response.status))
             return
-        if call.inbox is not None and response.payload:
-            call.inbox.put(response.payload)
-        self._answered(call, _OK, response.payload)
+        payload, inbox = response.payload, call.inbox
+        if inbox is None or self.holdings.deliver(inbox, payload or None, self._give_up):
+            self._answered(call, _OK, payload)
 
     def _receive_data(self, call: ClientCall, event: DataReceived) -> None:
         if call.inbox is None:
-            text = (
-                f"{call.method}: the server answered with a stream where one response was expected"
-            )
-            status = Status(StatusCode.INTERNAL, text)
-            self.finish(call, status, cause=RemoteProtocolError(text))
-            return
-        if event.data is not None and not self._holdings.put(call.inbox, bytes(event.data)):
-            text = f"{call.method}: the responses were not taken for too long"
-            self.finish(call, Status(StatusCode.RESOURCE_EXHAUSTED, text))
-        elif event.end:
+            status = call.no_stream()
+            self.finish(call, status, cause=RemoteProtocolError(status.details))
+        elif self.holdings.deliver(call.inbox, event.data, self._give_up) and event.end:
             self._answered(call, _OK)
+
+    def _give_up(self, inbox: Inbox) -> None:
+        """End the stream whose messages leave no room, and drop them: no bound would count them."""
+        with self._lock:
+            call = next((call for call in self.calls.values() if call.inbox is inbox), None)
+        if call is not None:
+            status = call.not_taken()
+            if self.finish(call, status, even_if_answered=True):
+                inbox.discard()
+                logger.warning("%s: %s", self.name, status.details)
 
     def _inboxes(self) -> list[Inbox]:
         with self._lock:

@@ -76,6 +76,17 @@ class ClientCall:
         """The status of a call whose deadline has passed."""
         return Status(StatusCode.DEADLINE_EXCEEDED, f"{self.method}: no answer before the deadline")
 
+    def not_taken(self) -> Status:
+        """The status of a stream whose messages leave no room for others."""
+        held = 0 if self.inbox is None else self.inbox.held
+        text = f"the responses were not taken: stream {self.stream_id} held up the connection with {held} bytes"
+        return Status(StatusCode.RESOURCE_EXHAUSTED, f"{self.method}: {text}")
+
+    def no_stream(self) -> Status:
+        """The status of a call with one response whose server sends a stream."""
+        text = "the server answered with a stream where one response was expected"
+        return Status(StatusCode.INTERNAL, f"{self.method}: {text}")
+
 
 class Callbacks(Job):
     """Runs the callbacks of a call that is done."""

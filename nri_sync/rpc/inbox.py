@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import queue
+import time
 from collections.abc import Iterable
 from typing import Callable
 
 from nri_sync.deadline import Deadline
 from nri_sync.threads import Latch, on_main_thread
-from nri_sync.wire.ttrpc import MESSAGE_MAX
+from nri_sync.wire.ttrpc import MESSAGE_MAX, Data
 
 __all__ = ["END", "Holdings", "Inbox", "cost"]
 
@@ -21,14 +22,20 @@ END = None
 _LIMIT = 16 * 1024 * 1024
 # The bytes that the streams of a connection hold together at most.
 _TOTAL = 64 * 1024 * 1024
-# Seconds without a message taken after which a consumer loses its stream, so that the others go on.
-_STALL = 10.0
+# Seconds that the reading waits for the consumers while _STRIDE bytes of messages arrive. Go's ttrpc waits as long
+# for one message. A runtime gives a request two seconds.
+_STALL = 1.0
+# At least the bytes that can be ahead of a request in the buffers of a unix socket (208 KiB) and a link (256 KiB).
+# So a consumer that takes tiny messages now and then cannot hold up a request for long.
+_STRIDE = 512 * 1024
 # Bytes of memory that a message takes beside its content: the header of the bytes object, the rounding of the
 # allocator, and a place in the queue. Measured 56 with messages of 2 bytes.
 _OVERHEAD = 64
 # The most that one message takes. Streams without a consumer leave this room, so a consumer that has taken all of
 # its messages can always have the next one.
 _SPARE = MESSAGE_MAX + _OVERHEAD
+# The most that one read of the link adds: the rest of the largest message, and 256 KiB of empty ones.
+_READ = _SPARE + 2 * 1024 * 1024
 
 
 def cost(data: bytes) -> int:
@@ -39,9 +46,8 @@ def cost(data: bytes) -> int:
 class Inbox:
     """The messages of one stream, from the thread that reads to the one that consumes them."""
 
-    def __init__(self, limit: int = _LIMIT, stall: float = _STALL) -> None:
+    def __init__(self, limit: int = _LIMIT) -> None:
         self._limit = limit
-        self._stall = stall
         # C-level and re-entrant: a signal in the consumer cannot leave it locked for the reader.
         self._queue: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         self._arrival = Latch()
@@ -52,30 +58,16 @@ class Inbox:
         self._ended = False
         self._discarding = False
 
-    def put(self, data: bytes) -> bool:
-        """Add a message; reading thread only. Blocks while the consumer is too far behind.
+    def has_room(self, coming: int) -> bool:
+        """Whether a message that takes ``coming`` bytes may be added. One message always fits."""
+        held = self._put_bytes - self._taken_bytes
+        return not held or held + coming <= self._limit
 
-        Returns False when it stays behind: the stream should be given up.
-        """
-        coming = cost(data)
-        while not self._ended:
-            taken = self._taken_bytes
-            held = self._put_bytes - taken
-            # One message always fits.
-            if not held or held + coming <= self._limit:
-                break
-            self._room = room = Latch()
-            # Attach, then look.
-            if self._taken_bytes != taken or self._ended:
-                continue
-            room.wait(Deadline(self._stall))
-            if self._taken_bytes == taken and not self._ended:
-                return False
-        self._room = None
+    def put(self, data: bytes) -> None:
+        """Add a message, unless the stream has ended; reading thread only."""
         if not self._ended:
-            self._put_bytes += coming
+            self._put_bytes += cost(data)
             self._add(data)
-        return True
 
     def end(self) -> None:
         """Add the end. The messages before it can still be taken. Any thread."""
@@ -90,6 +82,11 @@ class Inbox:
             while True:
                 self._queue.get_nowait()
         self.end()
+
+    @property
+    def ended(self) -> bool:
+        """Whether no further message is added."""
+        return self._ended
 
     @property
     def held(self) -> int:
@@ -142,8 +139,8 @@ class Inbox:
         arrival, self._arrival = self._arrival, Latch()
         arrival.set()
 
-    def wake_on_room(self, room: Latch) -> None:
-        """Have ``room`` set when a message is taken next, or the stream ends; reading thread only."""
+    def wake_on_room(self, room: Latch | None) -> None:
+        """Have ``room`` set when a message is taken, or the stream ends; reading thread only."""
         self._room = room
 
     def _make_room(self) -> None:
@@ -153,7 +150,10 @@ class Inbox:
 
 
 class Holdings:
-    """Bounds the bytes that the streams of one connection hold together. For the reading thread."""
+    """Bounds the bytes that the streams of one connection hold, and the time that they hold up its reading.
+
+    For the reading thread.
+    """
 
     def __init__(
         self,
@@ -161,34 +161,88 @@ class Holdings:
         limit: int = _TOTAL,
         stall: float = _STALL,
     ) -> None:
-        """``inboxes()`` returns the inboxes of all streams."""
+        """``inboxes()`` returns the inboxes of all streams that have not ended."""
         self._inboxes = inboxes
         self._limit = limit
         self._stall = stall
+        # Up to here, a stream and all streams together have room for what one read adds.
+        self._calm = min(limit, _LIMIT) - _READ
         # At least the bytes that they hold: raised by each message, and counted anew at the limit.
         self._most = 0
+        # Seconds that the reading has waited. Each message that arrives makes up for some of them.
+        self._waited = 0.0
 
-    def put(self, inbox: Inbox, data: bytes, *, consumed: bool = True) -> bool:
-        """Like :meth:`Inbox.put`; blocks as well while all the streams together hold too much.
+    def put(self, inbox: Inbox, data: bytes, *, consumed: bool = True) -> Inbox | None:
+        """Add a message. Blocks while its stream, or all streams together, hold too much.
 
-        ``consumed``: the inbox has a consumer. Without one it does not block for the others, but returns False.
+        ``consumed``: the inbox has a consumer. Without one it does not block for the others.
+
+        Returns ``None``, or the inbox that has left no room for too long; then the message is not added. The
+        caller ends the stream of that inbox, and calls again if the message is of another stream.
         """
         coming = cost(data)
         limit = self._limit if consumed else self._limit - _SPARE
+        if self._most + coming > limit or not inbox.has_room(coming):
+            full = self._wait_for_room(inbox, coming, limit, wait=consumed)
+            if full is not None:
+                return full
         self._most += coming
-        if self._most > limit and not self._make_room(coming, limit, wait=consumed):
-            return False
-        return inbox.put(data)
+        if self._waited:
+            self._waited = max(0.0, self._waited - coming * self._stall / _STRIDE)
+        inbox.put(data)
+        return None
 
-    def _make_room(self, coming: int, limit: int, *, wait: bool) -> bool:
-        while True:
-            room = Latch()
-            inboxes = list(self._inboxes())
-            # Attach, then look.
-            for inbox in inboxes:
-                inbox.wake_on_room(room)
-            self._most = coming + sum(inbox.held for inbox in inboxes)
-            if self._most <= limit or self._most == coming:
-                return True
-            if not (wait and room.wait(Deadline(self._stall))):
+    def deliver(
+        self,
+        inbox: Inbox,
+        data: Data | None,
+        give_up: Callable[[Inbox], None],
+        *,
+        consumed: bool = True,
+    ) -> bool:
+        """Add a message, if there is one, as :meth:`put`; False if its stream had to end.
+
+        ``give_up(inbox)`` ends the stream that leaves no room, and discards the inbox.
+        """
+        if data is None:
+            return True
+        message = bytes(data)
+        while (full := self.put(inbox, message, consumed=consumed)) is not None:
+            give_up(full)
+            if full is inbox:
                 return False
+        return True
+
+    def may_block(self) -> bool:
+        """Whether one read of the link may bring more than there is room for."""
+        if self._most > self._calm:
+            self._most = sum(inbox.held for inbox in self._inboxes())
+        return self._most > self._calm
+
+    def _wait_for_room(self, inbox: Inbox, coming: int, limit: int, *, wait: bool) -> Inbox | None:
+        began = time.monotonic()
+        deadline = Deadline(self._stall - self._waited)
+        inboxes: list[Inbox] = []
+        try:
+            while True:
+                room = Latch()
+                inboxes = list(self._inboxes())
+                # Attach, then look.
+                for each in (inbox, *inboxes):
+                    each.wake_on_room(room)
+                if inbox.ended:
+                    return None
+                self._most = sum(each.held for each in inboxes)
+                full = 0 < self._most > limit - coming
+                if not full and inbox.has_room(coming):
+                    return None
+                if full and not wait:
+                    return inbox
+                if deadline.expired:
+                    # A consumer that takes its messages has had the time to take them all.
+                    return max(inboxes, key=lambda each: each.held) if full else inbox
+                room.wait(deadline)
+        finally:
+            for each in (inbox, *inboxes):
+                each.wake_on_room(None)
+            self._waited += time.monotonic() - began

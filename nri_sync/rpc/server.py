@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
 import threading
@@ -97,7 +98,7 @@ class ServerEnd:
         # refusal must not overtake the answer.
         self._leaving: set[int] = set()
         self._takes_calls = True
-        self._holdings = Holdings(self._inboxes)
+        self.holdings = Holdings(self._inboxes)
         self.ignored = 0
 
     # For the link
@@ -188,24 +189,27 @@ class ServerEnd:
         inbox = call.inbox
         if inbox is None:
             return
-        if event.data is not None:
-            refusal = self._put(call, inbox, bytes(event.data))
-            if refusal is not None:
-                logger.debug("%s: stream %d: %s", self.peer, call.stream_id, refusal.details)
-                reply = call.give_up(refusal)
-                if reply is not None:
-                    jobs.append(reply)
-                return
-        if event.end:
+        give_up = functools.partial(self._give_up, jobs)
+        # No handler makes room in the stream of a call that waits for a thread.
+        fits = self.holdings.deliver(inbox, event.data, give_up, consumed=call.begun)
+        if fits and event.end:
             inbox.end()
 
-    def _put(self, call: ServerCall, inbox: Inbox, data: bytes) -> Status | None:
-        """Keep a message of a stream; returns why there is no room for it."""
-        # No handler makes room in the stream of a call that waits for a thread.
-        begun = call.begun
-        if self._holdings.put(inbox, data, consumed=begun):
-            return None
-        return _NOT_TAKEN if begun else TOO_MANY
+    def _give_up(self, jobs: list[Job], inbox: Inbox) -> None:
+        """End the stream whose messages leave no room, and append its answer to ``jobs``."""
+        held = inbox.held
+        with self._lock:
+            calls = [call for call in self.calls.values() if call.inbox is inbox]
+        for call in calls:
+            status = _NOT_TAKEN if call.begun else TOO_MANY
+            reply = call.give_up(status)
+            if reply is not None:
+                # A call that waits for a thread is refused, as others are.
+                level = logging.WARNING if call.begun else logging.DEBUG
+                text = "%s: %s: %s; stream %d held up the connection with %d bytes"
+                about = (self.peer, call.method, status.details, call.stream_id, held)
+                logger.log(level, text, *about)
+                jobs.append(reply)
 
     def _inboxes(self) -> list[Inbox]:
         with self._lock:

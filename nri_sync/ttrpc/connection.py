@@ -84,6 +84,7 @@ class ClientConnection(Receiver):
         self.end = ClientEnd(frame=frame, name=name)
         self.receive = self.end.receive  # type: ignore[method-assign]
         self.tick = self.end.tick  # type: ignore[method-assign]
+        self.may_block = self.end.holdings.may_block  # type: ignore[method-assign]
         self.link = self.end.link = Link(sock, self, name=name, callers_read=True)
         # Weakly: an application that lets go of the channel and of its calls ends the connection.
         self._channel: weakref.ref[Channel] | None = None

@@ -347,22 +347,90 @@ class TestStreams:
             assert peer.expect().data == b"\x0a\x01a"
             assert works(Calls(channel), peer)
 
-    def test_a_consumer_that_stalls_loses_the_stream(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(multicallable, "Inbox", lambda: Inbox(limit=100, stall=0.02))
+    @pytest.mark.parametrize("last", [DATA, RESPONSE])
+    def test_a_consumer_that_stalls_loses_the_stream(
+        self, last: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        monkeypatch.setattr(multicallable, "Inbox", lambda: Inbox(limit=300))
+        stalls = functools.partial(Holdings, stall=0.02)
+        monkeypatch.setattr(client_module, "Holdings", stalls)
         with raw_server() as (channel, peer):
             responses = Calls(channel).stream("M")(text("x"))
             peer.expect()
-            for _ in range(3):
-                peer.send(DATA, 1, text("x" * 100).SerializeToString())
+            inbox = responses._call.inbox
+            data = text("x" * 100).SerializeToString()
+            peer.send(DATA, 1, data)
+            if last == DATA:
+                peer.send(DATA, 1, data)
+            else:
+                peer.respond(1, data * 2)
             assert responses.code() is Code.RESOURCE_EXHAUSTED
-            assert next(responses).value == "x" * 100
+            # No bound counts the messages of a stream that has ended.
+            assert eventually(lambda: inbox.held == 0)
             assert error_of(lambda: next(responses))[0] is Code.RESOURCE_EXHAUSTED
             assert works(Calls(channel), peer)
+        (record,) = [record for record in caplog.records if "not taken" in record.getMessage()]
+        assert record.levelno == logging.WARNING
+        assert f"/{SERVICE}/M: the responses were not taken: stream 1 " in record.getMessage()
+
+    def test_the_stream_that_holds_most_is_lost_for_the_others(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(
+            client_module, "Holdings", functools.partial(Holdings, limit=20_000, stall=0.02)
+        )
+        with raw_server() as (channel, peer):
+            calls = Calls(channel)
+            large, small = [calls.stream("M")(text("x")) for _ in range(2)]
+            assert [peer.expect().stream_id for _ in range(2)] == [1, 3]
+            data = text("x" * 6000).SerializeToString()
+            # The peer has ended the large one, and its messages have not been taken.
+            peer.send(DATA, 1, data)
+            peer.send(DATA, 1, data, REMOTE_CLOSED)
+            for _ in range(2):
+                peer.send(DATA, 3, data)
+            peer.send(DATA, 3, b"", REMOTE_CLOSED | NO_DATA)
+            assert large.code() is Code.RESOURCE_EXHAUSTED
+            assert [message.value for message in small] == ["x" * 6000] * 2
+            assert small.code() is Code.OK
+            assert works(calls, peer)
+
+    def test_a_caller_does_not_wait_for_the_consumers_of_streams(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        # A caller that reads its answer itself would miss its deadline, or would be the consumer itself.
+        blocked: list[threading.Thread] = []
+
+        class Seen(Holdings):
+            def _wait_for_room(self, *args: Any, **options: Any) -> Inbox | None:
+                blocked.append(threading.current_thread())
+                return super()._wait_for_room(*args, **options)
+
+        monkeypatch.setattr(client_module, "Holdings", functools.partial(Seen, stall=LONG))
+        with raw_server() as (channel, peer):
+            calls = Calls(channel)
+            answers: list[StringValue] = []
+            caller = in_thread(lambda: answers.append(calls.unary("Echo")(text("x"))))
+            asked = peer.expect().stream_id
+            # The stream begins while the caller reads.
+            responses = calls.stream("M")(text("x"))
+            stream_id = peer.expect().stream_id
+            data = text("x" * (1024 * 1024)).SerializeToString()
+            for _ in range(16):
+                peer.send(DATA, stream_id, data)
+            assert eventually(lambda: responses._call.inbox.waits_for_room)
+            assert blocked
+            assert caller not in blocked
+            responses.cancel()
+            peer.respond(asked, text("y").SerializeToString())
+            caller.join(LONG)
+            assert [answer.value for answer in answers] == ["y"]
 
     def test_close_does_not_wait_for_a_stalled_consumer(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(multicallable, "Inbox", lambda: Inbox(limit=100, stall=LONG))
+        monkeypatch.setattr(multicallable, "Inbox", lambda: Inbox(limit=100))
+        monkeypatch.setattr(client_module, "Holdings", functools.partial(Holdings, stall=LONG))
         lost = threading.Event()
         with raw_server(on_close=lambda cause: lost.set()) as (channel, peer):
             responses = Calls(channel).stream("M")(text("x"))

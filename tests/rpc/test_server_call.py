@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
+import logging
 import threading
 import time
 from collections.abc import Iterator
@@ -12,7 +14,7 @@ import grpc
 import pytest
 
 from nri_sync.rpc import envelope, server, server_call
-from nri_sync.rpc.inbox import Inbox
+from nri_sync.rpc.inbox import Holdings, Inbox
 from nri_sync.rpc.router import MethodHandler
 from nri_sync.ttrpc import connect
 from nri_sync.wire.ttrpc import MESSAGE_MAX, encode_header
@@ -26,6 +28,7 @@ from tests.ttrpc.rig import (
     REMOTE_OPEN,
     REQUEST,
     RESOURCE_EXHAUSTED,
+    SERVICE,
     UNIMPLEMENTED,
     Calls,
     StringValue,
@@ -45,6 +48,12 @@ from tests.ttrpc.rig import (
 __all__: list[str] = []
 
 Code = grpc.StatusCode
+
+
+def _bound(monkeypatch: pytest.MonkeyPatch, *, stall: float) -> None:
+    """Let a stream hold 100 bytes, and hold up the reading for ``stall`` seconds."""
+    monkeypatch.setattr(server_call, "Inbox", lambda: Inbox(limit=100))
+    monkeypatch.setattr(server, "Holdings", functools.partial(Holdings, stall=stall))
 
 
 class TestUnknownMethods:
@@ -553,7 +562,7 @@ class TestStreams:
 
     def test_data_without_a_consumer_is_dropped(self, monkeypatch: pytest.MonkeyPatch) -> None:
         # A client that streams to a method that takes one request must not hold up the others.
-        monkeypatch.setattr(server_call, "Inbox", lambda: Inbox(limit=100, stall=LONG))
+        _bound(monkeypatch, stall=LONG)
         with raw() as peer:
             peer.send(REQUEST, 1, request("Count", encoded("1")), REMOTE_OPEN)
             assert peer.expect().type == DATA
@@ -564,7 +573,7 @@ class TestStreams:
     def test_data_for_a_method_that_takes_one_request(
         self, name: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(server_call, "Inbox", lambda: Inbox(limit=100, stall=LONG))
+        _bound(monkeypatch, stall=LONG)
         go = threading.Event()
         entered = threading.Event()
 
@@ -590,9 +599,9 @@ class TestStreams:
             assert peer.expect().stream_id == 1
 
     def test_a_handler_that_does_not_take_its_data_loses_the_stream(
-        self, monkeypatch: pytest.MonkeyPatch
+        self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
-        monkeypatch.setattr(server_call, "Inbox", lambda: Inbox(limit=100, stall=0.02))
+        _bound(monkeypatch, stall=0.02)
         go, entered = threading.Event(), threading.Event()
         over = threading.Event()
 
@@ -614,9 +623,38 @@ class TestStreams:
             peer.check(3)
             go.set()
             peer.check(5)
+        (record,) = [record for record in caplog.records if "not take" in record.getMessage()]
+        assert record.levelno == logging.WARNING
+        assert f"/{SERVICE}/Stall: the handler does not take" in record.getMessage()
+        assert "stream 1 held up the connection" in record.getMessage()
+
+    def test_a_stream_that_is_not_taken_holds_up_other_calls_for_a_second(self) -> None:
+        # A stream of 32 MiB. A runtime gives a request two seconds.
+        go, entered = threading.Event(), threading.Event()
+
+        def stall(requests: Iterator[StringValue], context: Any) -> StringValue:
+            entered.set()
+            assert go.wait(LONG)
+            return total(requests, context)
+
+        chunk = encoded("x" * (1024 * 1024))
+        with raw({"Stall": method("stream_unary", stall)}) as peer:
+            peer.send(REQUEST, 1, request("Stall"), REMOTE_OPEN)
+            assert entered.wait(LONG)
+            for _ in range(15):
+                peer.send(DATA, 1, chunk)
+            began = time.monotonic()
+            for _ in range(17):
+                peer.send(DATA, 1, chunk)
+            peer.send(REQUEST, 3, request("Echo"))
+            while peer.expect().stream_id != 3:
+                pass
+            # One second, and the time to send 17 MiB on a busy machine.
+            assert 0.9 < time.monotonic() - began < LONG / 2
+            go.set()
 
     def test_stop_does_not_wait_for_a_stalled_stream(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(server_call, "Inbox", lambda: Inbox(limit=100, stall=LONG))
+        _bound(monkeypatch, stall=LONG)
         go, entered = threading.Event(), threading.Event()
 
         def stall(requests: Iterator[StringValue], context: Any) -> StringValue:
