@@ -34,7 +34,8 @@ ALLOWED: dict[str, dict[str, str]] = {
     },
     "kit/health/test_metrics.py": {"_lock": _LOCK},
     "kit/inventory/test_inventory.py": {
-        "_condition": _MOMENT, "_delivery": _MOMENT, "_omit": _MOMENT,
+        "_condition": _MOMENT, "_delivery": _MOMENT, "_lock": _LOCK, "_omit": _MOMENT,
+        "_synchronizing": _LOCK,
     },
     "kit/test_futures.py": {"_settled": _WAITING},
     "kit/test_kit.py": {"_HOMES": "the table of the imports on demand"},
@@ -79,6 +80,7 @@ ALLOWED: dict[str, dict[str, str]] = {
     "rpc/test_client.py": {"_call": _WAY, "_send_lock": _WAITING},
     "rpc/test_inbox.py": {"_arrival": _MOMENT},
     "rpc/test_late.py": {"_look_at": "the clock of the timer, which the test moves"},
+    "rpc/test_router.py": {"_lock": _LOCK},
     "rpc/test_server.py": {"_connections": _PART, "_unsent": _MOMENT},
     "rpc/test_server_call.py": {"_connections": _PART, "_running": _LEFT},
     "runtime/rig.py": {

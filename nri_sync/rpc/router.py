@@ -6,6 +6,7 @@ import threading
 from collections.abc import Mapping
 from typing import Any, Callable, NamedTuple
 
+from nri_sync import fork
 from nri_sync.rpc.context import Metadatum, RequestContext
 from nri_sync.rpc.status import Status
 from nri_sync.threads import signal_safe
@@ -57,6 +58,10 @@ class Router:
         self._services: frozenset[str] = frozenset(services or ())
         for service, methods in (services or {}).items():
             self._registered.update(_by_path(service, methods))
+        fork.in_child(self._after_fork_in_child)
+
+    def _after_fork_in_child(self) -> None:
+        self._lock = threading.Lock()
 
     @signal_safe
     def add_registered_method_handlers(

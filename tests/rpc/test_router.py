@@ -8,6 +8,7 @@ from typing import Any
 
 from nri_sync.rpc.router import MethodHandler, RequestsBroken, Router
 from nri_sync.rpc.status import Status
+from tests.forked import WARNS, in_child
 from tests.net.rig import LONG
 
 __all__: list[str] = []
@@ -68,3 +69,15 @@ def test_a_broken_stream_has_the_status_of_its_call() -> None:
     broken = RequestsBroken(Status(13, "why"))
     assert (str(broken), broken.status) == ("why", Status(13, "why"))
     assert Router.requests_broken is RequestsBroken
+
+
+@WARNS
+def test_a_fork_while_another_thread_adds_methods() -> None:
+    router = Router()
+
+    def child() -> None:
+        router.add_registered_method_handlers("a.B", {"C": ECHO})
+        assert router.find("/a.B/C", ()) is ECHO
+
+    with router._lock:
+        in_child(child)

@@ -60,7 +60,8 @@ class TaskState:
     """
 
     __slots__ = (
-        "every", "function", "generation", "jitter", "newest", "queued", "running", "stopped", "wanted",
+        "agenda", "every", "function", "generation", "jitter", "newest", "queued", "running", "stopped",
+        "wanted",
     )  # fmt: skip
 
     def __init__(
@@ -69,6 +70,8 @@ class TaskState:
         self.function = function
         self.every = every
         self.jitter = jitter
+        #: The agenda that has the task. A forked child has another one.
+        self.agenda: Agenda | None = None
         #: The next call; for a periodic task the last one.
         self.newest: Call | None = None
         #: Whether a run is requested, also while one is under way.
@@ -136,6 +139,7 @@ class Agenda:
 
     def want(self, task: TaskState, call: Call) -> None:
         """Request a run of a task, or one more. Has no effect on a stopped task."""
+        self._adopt(task)
         if not task.stopped:
             task.newest = call
             task.wanted = True
@@ -143,6 +147,7 @@ class Agenda:
 
     def repeat(self, task: TaskState, call: Call, now: float) -> None:
         """Run a task periodically."""
+        self._adopt(task)
         task.newest = call
         self._schedule(task, now)
 
@@ -150,6 +155,12 @@ class Agenda:
         task.stopped = True
         task.wanted = False
         task.generation += 1
+
+    def _adopt(self, task: TaskState) -> None:
+        """Take a new task, or one of the parent process, which is neither ready nor running here."""
+        if task.agenda is not self:
+            task.agenda = self
+            task.queued = task.running = task.wanted = False
 
     def _queue(self, task: TaskState) -> None:
         """Make a requested task ready, unless it is ready or running."""
@@ -199,8 +210,9 @@ class Agenda:
 
     def finish(self, thread: int, now: float) -> bool:
         """Remove that thread's item. Returns whether it was a task, which may be ready or due again."""
-        item = self._running.pop(thread)
-        if isinstance(item, Work):
+        # In a child that the item has forked, the item is the parent's.
+        item = self._running.pop(thread, None)
+        if item is None or isinstance(item, Work):
             return False
         item.running = False
         if item.wanted:

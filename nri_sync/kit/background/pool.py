@@ -7,6 +7,7 @@ import threading
 import time
 from typing import Any, Callable, NamedTuple
 
+from nri_sync import fork
 from nri_sync.deadline import Deadline
 from nri_sync.errors import QueueClosed, QueueFull
 from nri_sync.kit.background.agenda import Agenda, Call, Item, TaskState, Work, name_of
@@ -63,6 +64,19 @@ class Pool:
         self._done = 0
         self._errors = 0
         self._cancelled = 0
+        fork.in_child(self._after_fork_in_child)
+
+    def _after_fork_in_child(self) -> None:
+        # The parent has the threads and runs the items. One of the threads may have forked, and goes on here.
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
+        self._threads &= {threading.get_ident()}
+        self._started = len(self._threads)
+        self._idle = 0
+        self._agenda = Agenda()
+        if self._closed:
+            self._agenda.close()
+            self._over.set()
 
     @signal_safe
     def submit(self, work: Work) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Callable
 
 import nri_sync
+from nri_sync import fork
 from nri_sync.api.handlers import find_handlers
 from nri_sync.errors import ConfigError
 from nri_sync.kit.config import loading as config
@@ -58,6 +59,10 @@ class LiveConfig:
         # Guards _text, the text applied last. Held while a configuration is applied: one at a time.
         self._lock = threading.Lock()
         self._text: str | None = None
+        fork.in_child(self._after_fork_in_child)
+
+    def _after_fork_in_child(self) -> None:
+        self._lock = threading.Lock()
 
     @property
     def path(self) -> str | os.PathLike[str] | None:

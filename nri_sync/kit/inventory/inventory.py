@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Callable, TypeVar
 
+from nri_sync import fork
 from nri_sync.api import Container, LinuxResources, PodSandbox
 from nri_sync.errors import WouldDeadlock
 from nri_sync.kit.inventory.gone import Gone, How
@@ -71,6 +72,14 @@ class Inventory:
         self._gone_containers: Gone[ContainerRecord] = Gone("create_container")
         self._delivery = _TicketLock()
         self._snapshot = self._stored()
+        fork.in_child(self._after_fork_in_child)
+
+    def _after_fork_in_child(self) -> None:
+        # The snapshot is that of one moment. A change that another thread was making is the parent's.
+        self._synchronizing = threading.Lock()
+        self._lock = threading.Lock()
+        self._since = None
+        self._delivery.after_fork_in_child()
 
     def _stored(self) -> Snapshot:
         draft = Draft(Snapshot(Table(), Table(), Table(), version=0, stale=True))
@@ -348,6 +357,14 @@ class _TicketLock:
         self._next = 0
         #: Tickets that were interrupted while they waited, and so end before the tickets in front of them.
         self._done: set[int] = set()
+
+    def after_fork_in_child(self) -> None:
+        """Forget the tickets of other threads, which the child does not have."""
+        self._condition = threading.Condition(threading.Lock())
+        if self.holder != _thread.get_ident():
+            self.holder = None
+        self._next = self._taken
+        self._done.clear()
 
     def ticket(self) -> int:
         """Return the next ticket. Calls must not overlap: the caller holds a lock."""

@@ -7,6 +7,7 @@ one. So handlers never wait for the disk, and no backlog grows when the disk is 
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 import sqlite3
@@ -15,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
-from nri_sync import Interceptor
+from nri_sync import Interceptor, fork
 from nri_sync.api import Container, PodSandbox
 from nri_sync.api.services import PARSE_ERRORS
 from nri_sync.deadline import Deadline
@@ -100,12 +101,24 @@ class InventoryStore(Interceptor):
         self._written: Snapshot | None = None
         self._is_urgent = False
         self._is_closed = False
+        self._is_of_parent = False
         # Set when the writing thread has ended; None if no thread writes.
         self._writer: Latch | None = None
         # Set and replaced after each attempt to write.
         self._attempt = Latch()
         # One thread at a time uses it: the one that loads, then the one that writes, then the one that closes.
         self._connection = self._open()
+        fork.in_child(self._after_fork_in_child)
+
+    def _after_fork_in_child(self) -> None:
+        # The file is the parent's. Nothing in the child may close the connection, not even the end of the process:
+        # SQLite would roll back a transaction of the parent.
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._connection))
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
+        self._is_closed = self._is_of_parent = True
+        self._latest = self._written = self._writer = None
+        self._attempt = Latch()
 
     def load(self) -> Stored:
         """Return the content of the file. Call it before the first :meth:`save`."""
@@ -209,7 +222,8 @@ class InventoryStore(Interceptor):
         elif writer is not None and not writer.wait(Deadline(timeout)):
             logger.warning("%s: still being written %s seconds after close", self.path, timeout)
             return
-        self._connection.close()
+        if not self._is_of_parent:
+            self._connection.close()
 
     @signal_safe
     def _stop_accepting(self) -> tuple[Latch | None, Snapshot | None]:

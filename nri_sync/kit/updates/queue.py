@@ -6,13 +6,14 @@ future and ``on_failed`` get the reason. Updates of a container are applied in t
 
 from __future__ import annotations
 
+import functools
 import math
 import threading
 import time
 from collections.abc import Sequence
 from typing import Any, Callable, NamedTuple
 
-from nri_sync import Backoff, Interceptor, RequestContext, Stub, api
+from nri_sync import Backoff, Interceptor, RequestContext, Stub, api, fork
 from nri_sync.api import ContainerEviction, ContainerUpdate
 from nri_sync.deadline import Deadline
 from nri_sync.errors import (
@@ -104,6 +105,10 @@ class UpdateQueue(Interceptor):
             if value < 1:
                 raise ValueError(f"{option} must be at least 1, not {value!r}")
         self._limit = limit
+        delay = (backoff or Backoff()).delay
+        self._new_backlog: Callable[[], Backlog[PendingUpdate]] = functools.partial(
+            Backlog, limit=limit, batch=batch, attempts=attempts, delay=delay
+        )
         self._on_failed = on_failed
         self._stub: Stub | None = None
         self._thread: int | None = None
@@ -116,15 +121,13 @@ class UpdateQueue(Interceptor):
         # Guards all attributes below. No user code and no call runs under it.
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
-        self._backlog: Backlog[PendingUpdate] = Backlog(
-            limit=limit, batch=batch, attempts=attempts, delay=(backoff or Backoff()).delay
-        )
+        self._backlog: Backlog[PendingUpdate] = self._new_backlog()
         # Entries that were dropped with their containers. The thread reports them.
         self._removed: list[_Entry] = []
         # Set and replaced when an entry leaves the backlog, so that there may be room for another.
         self._room = Latch()
-        # The number of unanswered requests of the runtime.
-        self._unanswered = 0
+        # The unanswered requests of the runtime.
+        self._unanswered: set[RequestContext] = set()
         # Whether a session is up, by the queue's knowledge; the numbers of synchronized and configured sessions.
         self._ready = False
         self._synchronized = 0
@@ -134,6 +137,24 @@ class UpdateQueue(Interceptor):
         self._closed = False
         self._calls = 0
         self._calling_since: float | None = None
+        fork.in_child(self._after_fork_in_child)
+
+    def _after_fork_in_child(self) -> None:
+        # The parent has the session and sends the updates. Its thread may have forked, in on_failed.
+        here = threading.get_ident()
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
+        self._has_thread = self._thread == here
+        self._thread = here if self._has_thread else None
+        self._handlers = {thread: c for thread, c in self._handlers.items() if thread == here}
+        self._over = Latch()
+        self._backlog = self._new_backlog()
+        self._removed = []
+        self._room = Latch()
+        self._unanswered = set()
+        self._ready = False
+        self._listed = set()
+        self._calling_since = None
 
     def attach(self, stub: Stub) -> None:
         """Store the stub that sends the updates; the stub calls it. Idempotent. Starts no thread.
@@ -314,7 +335,7 @@ class UpdateQueue(Interceptor):
 
         def answered() -> None:
             with self._changed:
-                self._unanswered -= 1
+                self._unanswered.discard(context)
                 if synchronized:
                     self._ready = True
                     self._synchronized += 1
@@ -325,7 +346,7 @@ class UpdateQueue(Interceptor):
         if not self._has_thread:
             self._start_thread()
         with self._changed:
-            self._unanswered += 1
+            self._unanswered.add(context)
             self._watch_locked(event, request)
         # Run at the answer and not at the handler's return: after a late answer the handler may never return.
         # Runs at the loss of a session, too; the next call then fails with the loss.

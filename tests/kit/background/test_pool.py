@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from nri_sync.errors import QueueClosed
 from nri_sync.kit.background.agenda import Call, TaskState, Work
 from nri_sync.kit.background.pool import Pool
+from tests.forked import WARNS, in_child
 from tests.plugin.harness import LONG, eventually
 
 __all__: list[str] = []
@@ -77,3 +79,77 @@ def test_closed() -> None:
         pool.submit(Work(Call.of(int, (), {})))
     with pytest.raises(QueueClosed):
         pool.want(TaskState(int), Call.of(int, (), {}))
+
+
+@WARNS
+def test_a_forked_child_has_an_empty_pool_that_works() -> None:
+    pool = make(threads=1)
+    begun, go_on = threading.Event(), threading.Event()
+
+    def run() -> None:
+        begun.set()
+        assert go_on.wait(LONG)
+
+    task = TaskState(run)
+    waiting = Work(Call.of(lambda: "parent", (), {}))
+    pool.want(task, Call.of(run, (), {}))
+    assert begun.wait(LONG)
+    pool.want(task, Call.of(run, (), {}))
+    pool.submit(waiting)
+
+    def child() -> None:
+        assert pool.counters()[3:] == (0, 0, 0)
+        work = Work(Call.of(lambda: "child", (), {}))
+        pool.submit(work)
+        assert work.future.result(LONG) == "child"
+        done = threading.Event()
+        pool.want(task, Call.of(done.set, (), {}))
+        assert done.wait(LONG)
+        assert pool.close(LONG)
+
+    in_child(child)
+    go_on.set()
+    assert waiting.future.result(LONG) == "parent"
+    assert pool.close(LONG)
+
+
+@WARNS
+def test_a_job_may_fork_and_go_on_in_the_child() -> None:
+    pool = make(threads=1)
+    parent = os.getpid()
+    ends: list[int] = []
+
+    def forks() -> None:
+        pid = os.fork()
+        if pid:
+            ends.append(os.waitpid(pid, 0)[1])
+
+    def next_job() -> None:
+        if os.getpid() != parent:
+            os._exit(7)
+
+    def forks_and_returns() -> None:
+        forks()
+        if os.getpid() != parent:
+            # The pool of the child has this thread, which takes the next job when this one has returned.
+            pool.submit(Work(Call.of(next_job, (), {})))
+
+    work = Work(Call.of(forks_and_returns, (), {}))
+    pool.submit(work)
+    work.future.result(LONG)
+    assert [os.WEXITSTATUS(status) for status in ends] == [7]
+    assert pool.close(LONG)
+
+
+@WARNS
+def test_a_pool_that_is_closed_is_closed_in_a_forked_child() -> None:
+    pool = make()
+    assert pool.close(LONG)
+
+    def child() -> None:
+        assert pool.closed
+        assert pool.close(LONG)
+        with pytest.raises(QueueClosed):
+            pool.submit(Work(Call.of(lambda: None, (), {})))
+
+    in_child(child)

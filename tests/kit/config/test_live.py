@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,9 +16,10 @@ from nri_sync import api
 from nri_sync.codes import StatusCode
 from nri_sync.errors import ConfigError, PluginError, StartError
 from nri_sync.kit import LiveConfig
+from tests.forked import WARNS, in_child
 from tests.kit.programs import serving
 from tests.plugin.harness import eventually
-from tests.runtime.rig import LONG
+from tests.runtime.rig import LONG, on_thread
 
 __all__: list[str] = []
 
@@ -88,6 +91,33 @@ def test_a_refused_text_changes_nothing(text: str, told: str) -> None:
     # The failed text is not stored, so it is applied again.
     with pytest.raises(ConfigError):
         live.read_text(text)
+
+
+@WARNS
+def test_a_fork_while_a_text_is_applied() -> None:
+    begun, go_on = threading.Event(), threading.Event()
+    parent = os.getpid()
+
+    class Slow(Plugin):
+        def on_config(self, config: Config) -> None:
+            if os.getpid() == parent:
+                begun.set()
+                assert go_on.wait(LONG)
+            super().on_config(config)
+
+    plugin = Slow()
+    live = LiveConfig(plugin, Config)
+    applied = on_thread(lambda: live.read_text("value: a"))
+    assert begun.wait(LONG)
+
+    def child() -> None:
+        live.read_text("value: b")
+        assert plugin.config == Config("b")
+
+    in_child(child)
+    go_on.set()
+    applied()
+    assert plugin.config == Config("a")
 
 
 def test_a_file_takes_precedence_over_the_text_of_the_runtime(

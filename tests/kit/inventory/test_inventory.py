@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import threading
 from pathlib import Path
@@ -17,6 +18,7 @@ from nri_sync.errors import WouldDeadlock
 from nri_sync.kit import Changes, Inventory, InventoryStore, chain
 from nri_sync.kit.inventory.gone import REMEMBERED
 from nri_sync.runtime import Runtime
+from tests.forked import WARNS, in_child
 from tests.plugin.harness import PluginWith
 from tests.runtime.rig import LONG, Host, host_options, on_thread
 
@@ -657,3 +659,49 @@ class TestWithARuntime:
             assert told.take() == [("synchronize", "")]
         finally:
             cluster.stop()
+
+
+@WARNS
+def test_a_fork_while_another_thread_delivers_a_change() -> None:
+    begun, go_on = threading.Event(), threading.Event()
+    parent = os.getpid()
+    seen: list[int] = []
+
+    def on_change(changes: Changes) -> None:
+        seen.append(changes.after.version)
+        if os.getpid() == parent:
+            begun.set()
+            assert go_on.wait(LONG)
+
+    inventory = Inventory(on_change)
+    first = on_thread(lambda: inventory.run_pod_sandbox(pod("p1")))
+    assert begun.wait(LONG)
+
+    def child() -> None:
+        inventory.configure("", "containerd", "v2.4.2")
+        inventory.synchronize([pod("p1"), pod("p2")], [container("c1")])
+        assert inventory.snapshot().pods.keys() == {"p1", "p2"}
+        assert len(seen) == 2
+
+    in_child(child)
+    go_on.set()
+    first()
+    assert inventory.snapshot().pods.keys() == {"p1"}
+
+
+@WARNS
+def test_a_fork_while_another_thread_holds_the_locks() -> None:
+    inventory = Inventory()
+    with inventory._synchronizing, inventory._lock:
+        in_child(lambda: inventory.synchronize([pod("p1")], []))
+    assert not inventory.snapshot().pods
+
+
+@WARNS
+def test_on_change_may_fork() -> None:
+    def on_change(changes: Changes) -> None:
+        in_child(lambda: None)
+
+    inventory = Inventory(on_change)
+    inventory.run_pod_sandbox(pod("p1"))
+    assert inventory.snapshot().pods.keys() == {"p1"}

@@ -21,6 +21,7 @@ from nri_sync import api
 from nri_sync.errors import StoreError
 from nri_sync.kit import Inventory, InventoryStore, chain
 from nri_sync.kit.inventory import store as module
+from tests.forked import WARNS, in_child
 from tests.kit.inventory.test_inventory import RUNNING, Cluster, Told, container, pod
 from tests.plugin.harness import PluginWith
 from tests.runtime.rig import LONG
@@ -567,3 +568,57 @@ def test_loaded_records_are_in_the_order_of_appearance(opened: Open) -> None:
     assert [message.id for message, _, _ in stored.pods] == ["p3", "p1", "p2"]
     assert [message.id for message, _ in stored.containers] == ["c3", "c1", "c2"]
     assert stored.containers[0][0] == api.Container(id="c3", pod_sandbox_id="p1", name="c3")
+
+
+@WARNS
+def test_a_forked_child_leaves_the_file_to_the_parent(opened: Open, path: Path) -> None:
+    store = opened()
+    inventory = Inventory(store=store)
+    inventory.synchronize([pod("p1")], [])
+    assert store.flush(LONG)
+
+    def child() -> None:
+        inventory.synchronize([pod("p2")], [])
+        assert inventory.snapshot().pods.keys() == {"p2"}
+        assert store.flush(LONG)
+        store.close()
+
+    in_child(child)
+    inventory.run_pod_sandbox(pod("p3"))
+    store.close()
+    assert Inventory(store=opened()).snapshot().pods.keys() == {"p1", "p3"}
+
+
+# The child ends, which closes its objects. SQLite would remove the log, which the parent still writes.
+FORKS = """
+import os, sys
+from nri_sync import api, kit
+
+store = kit.InventoryStore(sys.argv[1], interval=0.0)
+inventory = kit.Inventory(store=store)
+if sys.argv[2] == "after a write":
+    inventory.run_pod_sandbox(api.PodSandbox(id="p1"))
+    assert store.flush(20)
+pid = os.fork()
+if pid:
+    _, status = os.waitpid(pid, 0)
+    assert status == 0
+    inventory.run_pod_sandbox(api.PodSandbox(id="p1"))
+    inventory.run_pod_sandbox(api.PodSandbox(id="p2"))
+    assert store.flush(20)
+    os._exit(0)  # as if it was killed: the log has the pods
+if sys.argv[3] == "closes":
+    store.close()
+"""
+
+
+@pytest.mark.parametrize("fork", ["before a write", "after a write"])
+@pytest.mark.parametrize("child", ["closes", "ends"])
+def test_a_forked_child_leaves_the_log_to_the_parent(path: Path, fork: str, child: str) -> None:
+    command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", FORKS, str(path)]
+    done = subprocess.run(
+        [*command, fork, child], capture_output=True, text=True, timeout=LONG, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    with closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("SELECT id FROM pods").fetchall() == [("p1",), ("p2",)]

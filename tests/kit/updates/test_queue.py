@@ -25,6 +25,7 @@ from nri_sync.codes import StatusCode
 from nri_sync.errors import CallFailed
 from nri_sync.kit import PendingUpdate, UpdateCounters, UpdateQueue
 from nri_sync.runtime import Runtime
+from tests.forked import WARNS, in_child
 from tests.patience import say_request_timeout
 from tests.plugin.harness import LONG, PluginWith, eventually
 from tests.runtime.rig import POD, Host, host_options, on_thread
@@ -749,6 +750,36 @@ class TestClosing:
         assert updates.counters[:6] == (2, 0, 0, 0, 1, 1)
         updates.attach(script)  # type: ignore[arg-type]  # starts nothing
         assert not threads_of_queues()
+
+
+@WARNS
+def test_a_forked_child_has_an_empty_queue_that_works() -> None:
+    script = Script()
+    unsent = script.put("a")
+    call = script.call(("a", 1))
+    context = Context()
+    script.request("Event", context=context)
+
+    def child() -> None:
+        assert script.queue.counters.pending == 0
+        assert not script.queue.drop("a")
+        script.new_session()
+        future = script.put("b")
+        script.call(("b", 1)).answer()
+        assert future.exception(LONG) is None
+        # The end of a request that the parent serves.
+        context.end()
+        later = script.put("c")
+        script.call(("c", 1)).answer()
+        assert later.exception(LONG) is None
+        assert script.queue.close(LONG)
+
+    in_child(child)
+    call.answer()
+    context.end()
+    assert unsent.exception(LONG) is None
+    assert script.queue.counters.applied == 1
+    assert script.queue.close(LONG)
 
 
 class TestAttaching:
