@@ -32,7 +32,7 @@ ALLOWED: dict[str, dict[str, str]] = {
         "_GIVE_WAY": "the time that threads get which hang for longer than any time",
         "_LEAST_TIME": "the limit, which a busy machine may need in full",
     },
-    "kit/health/test_metrics.py": {"_lock": _LOCK},
+    "kit/health/test_metrics.py": {"_answers": _MOMENT, "_lock": _LOCK},
     "kit/inventory/test_inventory.py": {
         "_condition": _MOMENT, "_delivery": _MOMENT, "_lock": _LOCK, "_omit": _MOMENT,
         "_synchronizing": _LOCK,
@@ -64,6 +64,7 @@ ALLOWED: dict[str, dict[str, str]] = {
     "plugin/test_interleavings_start.py": {
         "_conns": _LEFT, "_new_connection": _MOMENT, "_spec": _MOMENT,
     },
+    "plugin/test_lane.py": {"_live": _LEFT},
     "plugin/test_late.py": {"_live": _PART, "_new_connection": _PART, "_spec": _PART},
     "plugin/test_lifecycle.py": {"_changed": _WAY, "_waiters": _WAITING},
     "plugin/test_reconnect.py": {"_new_connection": _MOMENT},
@@ -100,6 +101,9 @@ ALLOWED: dict[str, dict[str, str]] = {
         "_thread": _MOMENT,
         "_waiters": _MOMENT,
     },
+    "testing/recordings/test_replaying.py": dict.fromkeys(
+        ("_Replay", "_await_hook", "_timeout"), "one wait of several, which alone is short"
+    ),
     "testing/test_running.py": {
         "_begin": _MOMENT,
         "_end": _MOMENT,
@@ -108,6 +112,7 @@ ALLOWED: dict[str, dict[str, str]] = {
         "_on_disconnect": _MOMENT,
         "_started": "the runtime inside a fake one",
     },
+    "testing/test_sent_event.py": {"_started": "the runtime inside a fake one"},
     "ttrpc/test_call.py": {"_lock": _LOCK, "_send_lock": _LOCK},
     "ttrpc/test_channel.py": {"_state": _WAITING},
     "ttrpc/test_connection.py": {"_lock": _LOCK},
