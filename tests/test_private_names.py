@@ -26,6 +26,7 @@ _MODULE = "the module is private; its tests have its name"
 ALLOWED: dict[str, dict[str, str]] = {
     "_signals.py": {"_delivery": _SIGNAL, "_node": _SIGNAL, "_pool": _SIGNAL},
     "api/test_check.py": {"_check": _MODULE},
+    "cli/test_trace.py": {"_missing": _MOMENT},
     "conftest.py": {"_DummyThread": "the kind of threads that the tests did not start"},
     "fuzz/fuzz_node.py": {"_Handler": "the parser of requests, without a socket"},
     "kit/health/test_connections.py": {
@@ -88,7 +89,9 @@ ALLOWED: dict[str, dict[str, str]] = {
         "_request_timeout": "only the requests that have to be late get a short time",
         "_serving": _WAY,
     },
+    "runtime/test_launcher.py": {"_grace": "one process of several, which has no time limit"},
     "runtime/test_runtime.py": {"_handle_failure": _MOMENT, "_serving": _WAY},
+    "runtime/test_sync_lock.py": {"_changed": "a deadline that passes when the test says so"},
     "test_flood.py": {"_lock": _LOCK},
     "test_lock_ranks.py": {"_lock": "the proof that the locks of the package are replaced"},
     "test_threads.py": {
@@ -113,6 +116,7 @@ ALLOWED: dict[str, dict[str, str]] = {
         "_started": "the runtime inside a fake one",
     },
     "testing/test_sent_event.py": {"_started": "the runtime inside a fake one"},
+    "ttrpc/rig.py": {"_call": "the deadline of a call that has begun, which the test moves"},
     "ttrpc/test_call.py": {"_lock": _LOCK, "_send_lock": _LOCK},
     "ttrpc/test_channel.py": {"_state": _WAITING},
     "ttrpc/test_connection.py": {"_lock": _LOCK},
