@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pty
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -268,18 +270,49 @@ def test_wrong_options(path: Path, options: list[str], text: str) -> None:
     assert "Traceback" not in errors
 
 
+class Screen:
+    """Collects the output on a terminal, on a thread: a command blocks when nothing reads its terminal."""
+
+    def __init__(self, terminal: int) -> None:
+        self._terminal = terminal
+        self._text = b""
+        self._changed = threading.Condition()
+        self._thread = threading.Thread(target=self._read)
+        self._thread.start()
+
+    def _read(self) -> None:
+        with contextlib.suppress(OSError):  # the command has ended
+            while data := os.read(self._terminal, 65536):
+                with self._changed:
+                    self._text += data
+                    self._changed.notify_all()
+
+    def wait_for(self, *words: bytes) -> None:
+        with self._changed:
+            assert self._changed.wait_for(
+                lambda: all(word in self._text for word in words), LONG
+            ), self._text
+
+    def close(self) -> None:
+        """Blocks until the command has ended."""
+        self._thread.join(LONG)
+        os.close(self._terminal)
+
+
 def test_live_on_a_terminal(runtime: Runtime, path: Path) -> None:
     main, terminal = pty.openpty()
-    with Command("--socket", path, "--live", stdout=terminal) as command:
+    with (
+        contextlib.closing(Screen(main)) as screen,
+        Command("--socket", path, "--live", stdout=terminal) as command,
+    ):
         os.close(terminal)
         connected(runtime)
         runtime.create_container(PODS[0], CONTAINERS[0])
-        screen = b""
-        # The alternate screen: the terminal's content returns at the end. A read may end within the table.
-        words = [b"\x1b[?1049h", b"NAMESPACE/POD", b"default/web", b"nginx", b"kube-system/dns"]
-        while not all(word in screen for word in [*words, b"CreateContainer", b"4242"]):
-            screen += os.read(main, 65536)
+        # The alternate screen: the terminal's content returns at the end.
+        screen.wait_for(
+            b"\x1b[?1049h", b"NAMESPACE/POD", b"default/web", b"nginx", b"kube-system/dns",
+            b"CreateContainer", b"4242",
+        )  # fmt: skip
         runtime.remove_container(PODS[0], CONTAINERS[0])
         code, errors = command.interrupt()
-    os.close(main)
     assert (code, errors) == (128 + signal.SIGINT, "")

@@ -134,7 +134,7 @@ def runtime(path: Path) -> Iterator[Runtime]:
 
     with Runtime(
         WORST, WORST, synchronize=synchronize, update_containers=lambda updates, evictions: [],
-        socket_path=str(path), plugin_path=None,
+        socket_path=str(path), plugin_path=None, registration_timeout=LONG, request_timeout=LONG,
     ) as runtime:  # fmt: skip
         yield runtime
 
