@@ -593,14 +593,16 @@ class TestIdle:
 
 
 def wait_for_idle(count: int, before: Collection[threading.Thread] = ()) -> list[threading.Thread]:
-    """The idle threads that were not there before. Waits until there are as many."""
+    """The idle threads that were not there before. Waits until there are as many, ready for a target."""
     deadline = Deadline(LONG)
     while not deadline.expired:
-        names = [
+        named = [
             t for t in threading.enumerate() if t.name == threads.IDLE_NAME and t not in before
         ]
-        if len(names) == count:
-            return names
+        # A thread takes the name, and only then gets into the list.
+        ready = {idle._thread for idle in list(threads._idle)}
+        if len(named) == count and ready.issuperset(named):
+            return named
         time.sleep(0.001)
     raise AssertionError(f"not {count} idle threads")
 
