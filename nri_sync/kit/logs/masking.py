@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from google.protobuf.message import Message
 
-from nri_sync.kit.logs.positions import FORMS, URLS, Command, hidden_spans
+from nri_sync.kit.logs.positions import FORMS, SWITCH, URLS, Command, hidden_spans
 
 __all__ = ["MASKED", "NO_MASK", "SECRETS", "Mask"]
 
@@ -46,6 +46,7 @@ _VALUES = {
     ":": re.compile(rf"{_QUOTED}|[^\r\n&;,\"']+"),  # a header may have several words
 }
 _SEPARATORS = str.maketrans("-.", "__")
+_SPACE = re.compile(r"\s")
 _WORDS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 
 
@@ -56,6 +57,7 @@ class Mask:
     ``apiKey``: ``*api_key*`` matches ``API_KEY``, ``apiKey`` and ``--api-key``. The names are those of variables,
     options (``--token=x``, and ``--token x``), annotations and labels, and those in a value, followed by ``=`` or
     by ``:`` and a space: parameters of URLs and connection strings, headers, variables of a shell command.
+    The values ``true`` and ``false`` stay, as in ``--client-cert-auth=true``.
 
     With any patterns the mask also replaces passwords and tokens before the ``@`` of a URL, the passwords in
     options of known programs (``mysql -phunter2``, ``curl -u me:hunter2``), and tokens of a known form, such as a
@@ -78,7 +80,7 @@ class Mask:
         """Return the value, or its replacement."""
         if not self.patterns:
             return value
-        if value and self._hides(name):
+        if self._hides_value(name, value):
             return MASKED
         value = self._without_named(_replaced(value, hidden_spans(value, self._hides)))
         for pattern in (*URLS, *FORMS):
@@ -95,7 +97,7 @@ class Mask:
             if found.start() < end or not self._hides(found[1]):
                 continue
             secret = _VALUES[found[2][-1]].match(text, found.end())
-            if secret is not None:
+            if secret is not None and not SWITCH.match(secret[0].strip("\"' ")):
                 end = secret.end()
                 yield found.end() + secret[0].startswith(("'", '"')), end
 
@@ -108,7 +110,8 @@ class Mask:
         for text in texts:
             begin = command.secret_in(text)
             name, _, value = text.partition("=")
-            if begin is None and value and self._hides(name):
+            # A name with a space is a part of a shell's command, which value() examines.
+            if begin is None and not _SPACE.search(name) and self._hides_value(name, value):
                 begin = len(name) + 1
             yield self.value("", text) if begin is None else text[:begin] + MASKED
 
@@ -150,6 +153,9 @@ class Mask:
                 setattr(message, field.name, shown)
             else:
                 value[:] = shown
+
+    def _hides_value(self, name: str, value: str) -> bool:
+        return bool(value) and not SWITCH.match(value) and self._hides(name)
 
     def _hides(self, name: str) -> bool:
         name = name[:_NAME_MAX]

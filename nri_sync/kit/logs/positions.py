@@ -16,7 +16,7 @@ import re
 from collections.abc import Iterator
 from typing import Callable, NamedTuple, Optional
 
-__all__ = ["COMMANDS", "FORMS", "URLS", "Command", "Hides", "hidden_spans"]
+__all__ = ["COMMANDS", "FORMS", "SWITCH", "URLS", "Command", "Hides", "hidden_spans"]
 
 Hides = Callable[[str], bool]
 """Whether a name's value is a secret."""
@@ -45,14 +45,20 @@ class Program(NamedTuple):
     flags: str = ""
 
 
+#: A value that is no secret, whatever its name is: --client-cert-auth=true.
+SWITCH = re.compile(r"(?:true|false)\Z", re.IGNORECASE)
+
 # 80:80, 127.0.0.1:8080:80/tcp, [::1]:80:80, 8000-8010:80
 _PORTS = re.compile(r"(?:[\d.]+:|\[[\da-fA-F:.]*\]:)?[\d-]*:[\d-]+(?:/(?:tcp|udp|sctp))?\Z")
 _QUANTITY = re.compile(r"\d+[A-Za-z]{0,3}\Z")
-_LIKELY = re.compile(r"(?=[A-Z]|[^\d]*[A-Za-z][^\d]*\d|\d+[^\d]*[A-Za-z])[^\s/:=,]{6,}\Z")
+# Each search for a letter stops at the first one. Otherwise the time would grow with the square of the length.
+_LIKELY = re.compile(
+    r"(?=[A-Z]|[^\dA-Za-z]*[A-Za-z][^\d]*\d|\d+[^\dA-Za-z]*[A-Za-z])[^\s/:=,]{6,}\Z"
+)
 
 
-def _all(_value: str, _hides: Hides) -> int:
-    return 0
+def _unless_switch(value: str, _hides: Hides) -> int | None:
+    return None if SWITCH.match(value) else 0
 
 
 def _unless_ports(value: str, _hides: Hides) -> int | None:
@@ -105,7 +111,7 @@ def _none(_value: str, _hides: Hides) -> None:
     return None
 
 
-_NAMED = Rule(_all)
+_NAMED = Rule(_unless_switch)
 _SECRET = Rule(_unless_ports)
 # The next word has another meaning: mysql -p DATABASE
 _ATTACHED = Rule(_unless_ports, separate=False)
@@ -146,6 +152,7 @@ COMMANDS: tuple[Program, ...] = (
             {"-k": _SEPARATE, "-K": _SEPARATE, "-pass": _PUBLIC, "-passin": _PUBLIC, "-passout": _PUBLIC}),
     Program("ldappasswd", {"-w": _SECRET, "-a": _SECRET, "-s": _SECRET}),
     Program("ldap*", {"-w": _SECRET}),
+    Program("snmpd snmptrapd", {}),  # -c FILE
     Program("snmp*", {"-A": _SECRET, "-X": _SECRET, "-c": _SECRET}),
     Program("smbclient smbget smbcacls smbcquotas smbtree rpcclient net nmblookup",
             {"-U": _PERCENT, "--user": _PERCENT}),
@@ -153,7 +160,7 @@ COMMANDS: tuple[Program, ...] = (
     Program("rar unrar", {"-p": _ATTACHED, "-hp": _ATTACHED}),
     Program("ssh-keygen", {"-N": _SEPARATE, "-P": _SEPARATE}),
     # Their users and groups have names: "docker run -u node:node".
-    Program("docker podman nerdctl docker-compose start-stop-daemon", {"-u": _PUBLIC, "--user": _PUBLIC}),
+    Program("docker podman nerdctl docker-compose start-stop-daemon chpst", {"-u": _PUBLIC, "--user": _PUBLIC}),
 )  # fmt: skip
 
 #: The first group is the secret. A user without a password is a token, except in SSH's schemes, which have keys.
@@ -188,25 +195,9 @@ _PROGRAM_MAX = 64
 _GUESSED = (_SECRET, _ATTACHED)
 _PORT = re.compile(r"\d{1,5}\Z")
 # The words before a program. The first word of a command has none before.
-_BEFORE_A_PROGRAM = frozenset(
-    (
-        "",
-        "--",
-        "exec",
-        "sudo",
-        "env",
-        "time",
-        "nohup",
-        "then",
-        "do",
-        "else",
-        "if",
-        "while",
-        "!",
-        "(",
-        "{",
-    )
-)
+_BEFORE_A_PROGRAM = frozenset((
+    "", "--", "exec", "sudo", "env", "time", "nohup", "then", "do", "else", "if", "while", "!", "(", "{",
+))  # fmt: skip
 _BASENAME = re.compile(r"[^/=(`\"']*\Z")
 _ROWS = re.compile(
     "|".join(f"({'|'.join(map(fnmatch.translate, program.names.split()))})" for program in COMMANDS)

@@ -53,6 +53,8 @@ def test_values() -> None:
     assert mask.value("URL", "postgres://me:hunter2@db/x") == f"postgres://me:{MASKED}@db/x"
     assert mask.value("URL", "https://example.com:80/a@b") == "https://example.com:80/a@b"
     assert mask.value("PASSWORD", "") == "", "that there is none is no secret"
+    assert mask.value("CLIENT_CERT_AUTH", "true") == "true"
+    assert mask.value("CLIENT_CERT_AUTH", "true1") == MASKED
 
 
 @pytest.mark.parametrize(
@@ -71,6 +73,9 @@ def test_values() -> None:
         ("postgres://me:hunter=2@db/x?a=b", "postgres://me:(masked)@db/x?a=b"),
         ("user = me, password = hunter2", "user = me, password = (masked)"),
         ("time: 12:30, author=me", "time: 12:30, author=me"),
+        ("auth=true&token=False", "auth=true&token=False"),
+        ("auth='true' token=falsely", "auth='true' token=(masked)"),
+        ("auth: true, password: trueish", "auth: true, password: (masked)"),
     ],
 )  # fmt: skip
 def test_names_and_urls_in_a_text(text: str, shown: str) -> None:

@@ -158,6 +158,32 @@ wait-for -h mongo -p 27017
 nc -z mysql -p3306
 ssh login -p 22
 app --scheme http -a 0.0.0.0:8080
+etcd --client-cert-auth=true --peer-client-cert-auth=true --key-file=/pki/server.key
+kube-apiserver --anonymous-auth=false --enable-bootstrap-token-auth=TRUE --enable-aggregator-routing=true
+kube-controller-manager --use-service-account-credentials true --leader-elect=true
+sh -c "rpk start --auth=true --port 80"
+snmpd -f -Lo -C -c /etc/snmp/snmpd.conf
+snmptrapd -f -c /etc/snmp/snmptrapd.conf
+chpst -u app:app ./run
+kubelet --config=/var/lib/kubelet/config.yaml --node-ip=172.18.0.2 --provider-id=kind://docker/kind/worker
+kube-proxy --config=/var/lib/kube-proxy/config.conf --hostname-override=worker
+/coredns -conf /etc/coredns/Corefile -dns.port=53
+nginx -g "daemon off;"
+nginx -c /etc/nginx/nginx.conf -p /etc/nginx -t
+docker-entrypoint.sh postgres -c max_connections=200 -c ssl=on -p 5432
+java -Xmx512m -XX:+UseG1GC -Djava.security.egd=file:/dev/./urandom -jar /app.jar --server.port=8080
+node -p "process.version"
+python3 -u -m gunicorn -w 4 -b 0.0.0.0:8000 -u www-data -p /run/gunicorn.pid app:app
+envoy -c /etc/envoy/envoy.yaml --service-node node1 --component-log-level upstream:debug
+calico-node -felix-ready -bird-ready
+prometheus --web.console.templates=/etc/prometheus/consoles --web.external-url=http://prometheus.example.com/
+istio-iptables -p 15001 -z 15006 -u 1337 -m REDIRECT -i "*" -x "" -d 15090,15021
+sh -c "pg_isready -U $POSTGRES_USER -d $POSTGRES_DB -h 127.0.0.1 -p 5432"
+sh -c "curl -sf -o /dev/null -w '%{http_code}' -H 'Accept: text/plain' http://h:8080/healthz || exit 1"
+sh -c "mysqladmin ping -h 127.0.0.1 -P 3306 -u root"
+mvn -Pproduction -pl module1 -am package
+dotnet publish -p:PublishDir=/out -pUseAppHost=false
+find / -perm /222 -print
 """
 
 
@@ -209,6 +235,8 @@ def test_lookalikes_stay_readable(command: str) -> None:
         ("mysql -uroot -p1234", "mysql -uroot -p(masked)"),
         ("X=1 /usr/bin/mongo -p 1234", "X=1 /usr/bin/mongo -p (masked)"),
         ("sudo -E -- mysql -p1234", "sudo -E -- mysql -p(masked)"),
+        ("app --token=hunter2 --port 80", "app --token=(masked) --port 80"),
+        ("env A_TOKEN='hunter 2' app -p 80", "env A_TOKEN='(masked)' app -p 80"),
         ("app --token 12:34", "app --token (masked)"),
     ],
 )  # fmt: skip
@@ -252,9 +280,10 @@ def test_the_time_is_linear() -> None:
     for text in (
         "-a ", "mysql -p", "'", "\"' ", "-u a:b ", "://", "://a:", "://a@", "eyJaaaaaa.", "eyJ", "ghp_", "\\\n",
         "-----BEGIN PRIVATE KEY-----", "-----BEGIN ", "curl -s", "pass:", "-H a:", "a=-", "'-p \" ", "-p1a", ";",
-        "://a:x-oauth-basic",
+        "://a:x-oauth-basic", "a", "A", "1", "-p", "a=", "a:", "eyJaaaaaa.",
     ):  # fmt: skip
         assert mask.value("A", text * (size // len(text)))
+        assert mask.value("A", "app -p" + text * (size // len(text)))
     words = ["mysql", "-a", "-p", "-u", "--b=c"] * 2_000
     assert len(list(mask.items(words))) == len(words)
     assert len(list(mask.items(["curl", "-s" + "s" * size, "-p" + "1a" * size]))) == 3
