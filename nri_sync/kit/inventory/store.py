@@ -121,7 +121,15 @@ class InventoryStore(Interceptor):
         self._attempt = Latch()
 
     def load(self) -> Stored:
-        """Return the content of the file. Call it before the first :meth:`save`."""
+        """Return the content of the file. Call it before the first :meth:`save`.
+
+        Raises StoreError: the file cannot be read, or a forked child calls it on the store of the parent.
+        """
+        if self._is_of_parent:
+            # The parent writes the file meanwhile. To the child it would look damaged.
+            raise StoreError(
+                f"{self.path} is open in the process that forked this one; make a store here, with another path"
+            )
         try:
             return self._read()
         except (sqlite3.Error, *PARSE_ERRORS) as error:

@@ -589,6 +589,30 @@ def test_a_forked_child_leaves_the_file_to_the_parent(opened: Open, path: Path) 
     assert Inventory(store=opened()).snapshot().pods.keys() == {"p1", "p3"}
 
 
+@WARNS
+def test_a_forked_child_uses_a_store_with_another_path(opened: Open, path: Path) -> None:
+    store = opened()
+    inventory = Inventory(store=store)
+    inventory.run_pod_sandbox(pod("p1"))
+    assert store.flush(LONG)
+    other = path.with_name("other.db")
+
+    def child() -> None:
+        with pytest.raises(StoreError, match="open in the process that forked this one"):
+            Inventory(store=store)
+        with pytest.raises(StoreError, match="open in another process, or another store"):
+            InventoryStore(path, timeout=0.1)
+        with InventoryStore(other) as own:
+            Inventory(store=own).run_pod_sandbox(pod("p2"))
+
+    in_child(child)
+    inventory.run_pod_sandbox(pod("p3"))
+    store.close()
+    assert Inventory(store=opened()).snapshot().pods.keys() == {"p1", "p3"}
+    with InventoryStore(other) as found:
+        assert Inventory(store=found).snapshot().pods.keys() == {"p2"}
+
+
 # The child ends, which closes its objects. SQLite would remove the log, which the parent still writes.
 FORKS = """
 import os, sys
