@@ -120,9 +120,11 @@ class LaneCall(ServerCall, RequestContext):
         return self._end.peer
 
     def sent(self) -> None:
-        self._end.mark_sent(self)
-        if self.answered is not None:
-            self.answered.set()
+        # As the base class, with one call less.
+        if not self.by_reply:
+            self._end.mark_sent(self)
+            if self.answered is not None:
+                self.answered.set()
 
 
 class FastLane:

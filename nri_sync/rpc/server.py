@@ -313,8 +313,11 @@ class ServerEnd:
 
     # For the calls
 
-    def finish(self, call: ServerCall, *, late: bool = False) -> bool:
-        """Take a call off the table, to answer it; False when another thread has."""
+    def finish(self, call: ServerCall, *, late: bool = False, by_reply: bool = False) -> bool:
+        """Take a call off the table, to answer it; False when another thread has.
+
+        ``by_reply``: another job than the call has the answer. The call may be done before that job.
+        """
         with self._lock:
             if self.calls.get(call.stream_id) is not call:
                 return False
@@ -324,6 +327,7 @@ class ServerEnd:
                 self._leave_locked(call)
             self.streams.send_response(call.stream_id)
             call.late = late
+            call.by_reply = by_reply
         return True
 
     def _leave_locked(self, call: ServerCall) -> None:

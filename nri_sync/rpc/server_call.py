@@ -68,7 +68,7 @@ class CallOwner(Protocol):
     #: The contexts of the calls that are being served, by thread.
     running: dict[int, RequestContext]
 
-    def finish(self, call: ServerCall, *, late: bool = False) -> bool:
+    def finish(self, call: ServerCall, *, late: bool = False, by_reply: bool = False) -> bool:
         """Take a call off the table, to answer it; False when another thread has."""
 
     def mark_sent(self, call: ServerCall) -> None:
@@ -107,6 +107,8 @@ class ServerCall(Job):
     late_at = math.inf
     #: Whether it was answered for, before its handler was done.
     late = False
+    #: Whether another job than the call has the answer. Only :meth:`ServerEnd.finish` sets it.
+    by_reply = False
     #: For the late policy: the subject of the call.
     about = ""
     #: Whether it was admitted, and counts for the server until its answer is sent.
@@ -129,7 +131,12 @@ class ServerCall(Job):
         self.inbox = Inbox() if state is _OPEN else None
 
     def sent(self) -> None:
-        """The answer is out, or will never be."""
+        """The job has run. Its answer is sent, or will never be, unless another job has the answer."""
+        if not self.by_reply:
+            self.answer_sent()
+
+    def answer_sent(self) -> None:
+        """The answer is sent, or will never be."""
         self._end.mark_sent(self)
         if self.context is not None and self.context.answered is not None:
             self.context.answered.set()
@@ -310,11 +317,11 @@ class ServerCall(Job):
 
     def give_up(self, status: Status) -> Job | None:
         """End the call before its handler has; returns the job that answers, or ``None`` if it is over."""
-        buffers = self._answer(status)
+        buffers = self._answer(status, by_reply=True)
         if not buffers:
             return None
         self._end.run_elsewhere(self.stop())
-        return Reply(buffers, self.sent)
+        return Reply(buffers, self.answer_sent)
 
     def answer_late(self, policy: LatePolicy, *, look_again: float) -> None:
         """Answer for the handler, which goes on, unless it is faster or the policy will not.
@@ -330,16 +337,16 @@ class ServerCall(Job):
             if self.inbox is None and not was_parsed and self.context is not None:
                 self.due = look_again
             return
-        buffers = self._answer(outcome, late=True)
+        buffers = self._answer(outcome, late=True, by_reply=True)
         if not buffers:
             return
         policy.won(self)
         end = self._end
         end.run_elsewhere(self.stop())
         if end.link.try_send(buffers):
-            self.sent()
+            self.answer_sent()
         else:
-            end.link.dispatch(Reply(buffers, self.sent))
+            end.link.dispatch(Reply(buffers, self.answer_sent))
         try:
             policy.answered(self, outcome)
         except Exception:
@@ -357,10 +364,12 @@ class ServerCall(Job):
             logger.exception("%s: cannot answer for its handler", self.method)
             return Status(StatusCode.INTERNAL, f"no answer in time: {error!r}")
 
-    def _answer(self, outcome: bytes | Status | None, *, late: bool = False) -> Sequence[Buffer]:
+    def _answer(
+        self, outcome: bytes | Status | None, *, late: bool = False, by_reply: bool = False
+    ) -> Sequence[Buffer]:
         """Finish the stream; the buffers to send, none if it is finished already."""
         end = self._end
-        if not end.finish(self, late=late):
+        if not end.finish(self, late=late, by_reply=by_reply):
             if not late:
                 self.not_wanted(outcome)
             return ()

@@ -18,6 +18,7 @@ from nri_sync.rpc.inbox import Holdings, Inbox
 from nri_sync.rpc.router import MethodHandler
 from nri_sync.ttrpc import connect
 from nri_sync.wire.ttrpc import MESSAGE_MAX, encode_header
+from tests.net.rig import in_thread
 from tests.ttrpc.rig import (
     DATA,
     INTERNAL,
@@ -409,6 +410,40 @@ class TestStreams:
                 return True
 
             eventually(refused)
+
+    def test_the_end_of_the_handler_is_not_the_end_of_a_call_that_another_thread_answers(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        # The handler returns before the answer is sent. A refusal of data must not overtake the answer, either.
+        cancelled, done, go = threading.Event(), threading.Event(), threading.Event()
+        sent = server_call.ServerCall.sent
+
+        def cancel(requests: Any, context: Any) -> StringValue:
+            in_thread(context.cancel)
+            assert cancelled.wait(LONG)
+            return text("not wanted")
+
+        def held(type: int, stream_id: int, flags: int, length: int) -> bytes:
+            if stream_id == 1:
+                cancelled.set()
+                assert go.wait(LONG)
+            return encode_header(type, stream_id, flags, length)
+
+        def seen(call: server_call.ServerCall) -> None:
+            sent(call)
+            if call.stream_id == 1:
+                done.set()
+
+        monkeypatch.setattr(envelope, "encode_header", held)
+        monkeypatch.setattr(server_call.ServerCall, "sent", seen)
+        with raw({"Cancel": method("stream_unary", cancel)}) as peer:
+            peer.send(REQUEST, 1, request("Cancel"), REMOTE_OPEN)
+            assert done.wait(LONG)
+            peer.send(DATA, 1, encoded("more"))
+            peer.check(3)
+            go.set()
+            message = peer.expect()
+            assert (message.stream_id, message.status[0]) == (1, Code.CANCELLED.value[0])
 
     def test_a_request_that_cannot_be_parsed(self) -> None:
         with raw() as peer:
