@@ -76,7 +76,8 @@ class ClientEnd:
         self._dropped: deque[int] = deque()
         # The reason why the connection takes no further call; it ends when the last call is done.
         self._spent: LocalProtocolError | None = None
-        self.holdings = Holdings(self._inboxes)
+        # A server cannot know that a call is alone: requests may wait to be read.
+        self.holdings = Holdings(self._inboxes, alone=lambda: len(self.calls) == 1)
         self._closed: Status | None = None
         self._closed_by: Exception | None = None
         #: The number of messages that the peer should not have sent.
@@ -158,6 +159,8 @@ class ClientEnd:
             except LocalProtocolError as error:
                 return self._unavailable(error)
             self.calls[call.stream_id] = call
+            # Add, then wake: a reading that waits sets its latch, then counts the calls.
+            self.holdings.look_again()
             if call.stream_id == STREAM_ID_MAX:
                 self._spent = LocalProtocolError("all stream ids of this connection are used up")
             return None
@@ -247,9 +250,9 @@ class ClientEnd:
         self._conclude(call, status, cause=cause)
         return True
 
-    def cancel(self, call: ClientCall) -> bool:
+    def cancel(self, call: ClientCall, status: Status = CANCELLED) -> bool:
         """End a call, and drop the messages that have arrived; False when the call is done."""
-        if not self.finish(call, CANCELLED, even_if_answered=True):
+        if not self.finish(call, status, even_if_answered=True):
             return False
         if call.inbox is not None:
             call.inbox.discard()
@@ -392,11 +395,8 @@ class ClientEnd:
         """End the stream whose messages leave no room, and drop them: no bound would count them."""
         with self._lock:
             call = next((call for call in self.calls.values() if call.inbox is inbox), None)
-        if call is not None:
-            status = call.not_taken()
-            if self.finish(call, status, even_if_answered=True):
-                inbox.discard()
-                logger.warning("%s: %s", self.name, status.details)
+        if call is not None and self.cancel(call, status := call.not_taken()):
+            logger.warning("%s: %s", self.name, status.details)
 
     def _inboxes(self) -> list[Inbox]:
         with self._lock:

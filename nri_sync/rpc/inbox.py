@@ -28,6 +28,8 @@ _STALL = 1.0
 # At least the bytes that can be ahead of a request in the buffers of a unix socket (208 KiB) and a link (256 KiB).
 # So a consumer that takes tiny messages now and then cannot hold up a request for long.
 _STRIDE = 512 * 1024
+# Seconds that the reading waits for a stream that is the only call of its connection.
+_ALONE = 10.0
 # Bytes of memory that a message takes beside its content: the header of the bytes object, the rounding of the
 # allocator, and a place in the queue. Measured 56 with messages of 2 bytes.
 _OVERHEAD = 64
@@ -160,16 +162,27 @@ class Holdings:
         inboxes: Callable[[], Iterable[Inbox]],
         limit: int = _TOTAL,
         stall: float = _STALL,
+        alone: Callable[[], bool] = lambda: False,
+        longest: float = _ALONE,
     ) -> None:
-        """``inboxes()`` returns the inboxes of all streams that have not ended."""
+        """``inboxes()`` returns the inboxes of all streams that have not ended.
+
+        ``alone()`` returns whether the connection has one call only, so that the reading holds up no other call.
+        Then it waits up to ``longest`` seconds, not ``stall``. Call :meth:`look_again` when another call begins.
+        """
         self._inboxes = inboxes
         self._limit = limit
         self._stall = stall
+        self._alone = alone
+        self._longest = longest
+        # Ends the wait of the reading, if it waits.
+        self._room: Latch | None = None
         # Up to here, a stream and all streams together have room for what one read adds.
         self._calm = min(limit, _LIMIT) - _READ
         # At least the bytes that they hold: raised by each message, and counted anew at the limit.
         self._most = 0
-        # Seconds that the reading has waited. Each message that arrives makes up for some of them.
+        # Seconds that the reading has held up other calls, at most _stall. Each message that arrives makes up for
+        # some of them.
         self._waited = 0.0
 
     def put(self, inbox: Inbox, data: bytes, *, consumed: bool = True) -> Inbox | None:
@@ -213,6 +226,12 @@ class Holdings:
                 return False
         return True
 
+    def look_again(self) -> None:
+        """Another call has begun: a reading that waits may hold it up. Any thread."""
+        room = self._room
+        if room is not None:
+            room.set()
+
     def may_block(self) -> bool:
         """Whether one read of the link may bring more than there is room for."""
         if self._most > self._calm:
@@ -222,10 +241,11 @@ class Holdings:
     def _wait_for_room(self, inbox: Inbox, coming: int, limit: int, *, wait: bool) -> Inbox | None:
         began = time.monotonic()
         deadline = Deadline(self._stall - self._waited)
+        longest = Deadline(self._longest)
         inboxes: list[Inbox] = []
         try:
             while True:
-                room = Latch()
+                self._room = room = Latch()
                 inboxes = list(self._inboxes())
                 # Attach, then look.
                 for each in (inbox, *inboxes):
@@ -238,11 +258,16 @@ class Holdings:
                     return None
                 if full and not wait:
                     return inbox
-                if deadline.expired:
+                until = longest if self._alone() else deadline
+                if until.expired:
                     # A consumer that takes its messages has had the time to take them all.
                     return max(inboxes, key=lambda each: each.held) if full else inbox
-                room.wait(deadline)
+                room.wait(until)
         finally:
+            self._room = None
             for each in (inbox, *inboxes):
                 each.wake_on_room(None)
-            self._waited += time.monotonic() - began
+            if not self._alone():
+                # A process that was stopped, or a call that was alone, may have waited for longer.
+                waited = self._waited + time.monotonic() - began
+                self._waited = min(waited, self._stall)

@@ -352,7 +352,7 @@ class TestStreams:
         self, last: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
         monkeypatch.setattr(multicallable, "Inbox", lambda: Inbox(limit=300))
-        stalls = functools.partial(Holdings, stall=0.02)
+        stalls = functools.partial(Holdings, longest=0.02)
         monkeypatch.setattr(client_module, "Holdings", stalls)
         with raw_server() as (channel, peer):
             responses = Calls(channel).stream("M")(text("x"))
@@ -372,6 +372,48 @@ class TestStreams:
         (record,) = [record for record in caplog.records if "not taken" in record.getMessage()]
         assert record.levelno == logging.WARNING
         assert f"/{SERVICE}/M: the responses were not taken: stream 1 " in record.getMessage()
+
+    def _a_full_stream(self, calls: Calls, peer: RawPeer) -> Any:
+        """A stream of three messages, with room for one. The reading waits."""
+        responses = calls.stream("M")(text("x"))
+        peer.expect()
+        for _ in range(3):
+            peer.send(DATA, 1, text("x" * 100).SerializeToString())
+        peer.send(DATA, 1, b"", REMOTE_CLOSED | NO_DATA)
+        assert eventually(lambda: responses._call.inbox.waits_for_room)
+        return responses
+
+    @pytest.fixture
+    def no_time(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A stream that holds up another call is lost at once."""
+        monkeypatch.setattr(multicallable, "Inbox", lambda: Inbox(limit=200))
+        limited = functools.partial(Holdings, stall=0.0, longest=LONG)
+        monkeypatch.setattr(client_module, "Holdings", limited)
+
+    @pytest.mark.usefixtures("no_time")
+    def test_a_stream_that_is_the_only_call_is_kept(self) -> None:
+        with raw_server() as (channel, peer):
+            responses = self._a_full_stream(Calls(channel), peer)
+            assert [message.value for message in responses] == ["x" * 100] * 3
+            assert responses.code() is Code.OK
+
+    @pytest.mark.parametrize("wait", [False, True])
+    @pytest.mark.usefixtures("no_time")
+    def test_a_stream_that_is_full_is_lost_when_another_call_begins(self, wait: bool) -> None:
+        with raw_server() as (channel, peer):
+            calls = Calls(channel)
+            responses = self._a_full_stream(calls, peer)
+            echo = calls.unary("Echo")
+            answers: list[StringValue] = []
+
+            def ask() -> None:
+                answers.append(echo(text("x")) if wait else echo.future(text("x")).result())
+
+            caller = in_thread(ask)
+            peer.respond(peer.expect().stream_id, text("y").SerializeToString())
+            caller.join(LONG / 2)
+            assert [answer.value for answer in answers] == ["y"]
+            assert responses.code() is Code.RESOURCE_EXHAUSTED
 
     def test_the_stream_that_holds_most_is_lost_for_the_others(
         self, monkeypatch: pytest.MonkeyPatch
@@ -430,7 +472,7 @@ class TestStreams:
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(multicallable, "Inbox", lambda: Inbox(limit=100))
-        monkeypatch.setattr(client_module, "Holdings", functools.partial(Holdings, stall=LONG))
+        monkeypatch.setattr(client_module, "Holdings", functools.partial(Holdings, longest=LONG))
         lost = threading.Event()
         with raw_server(on_close=lambda cause: lost.set()) as (channel, peer):
             responses = Calls(channel).stream("M")(text("x"))

@@ -6,7 +6,7 @@ import sys
 import threading
 import time
 import tracemalloc
-from typing import Callable
+from typing import Any, Callable
 
 import pytest
 
@@ -203,6 +203,7 @@ class Clock:
         self.now = 0.0
         self.inbox: Inbox | None = None
         self.period = 0.0
+        self.stopped_for = 0.0
         clock = self
 
         class Until(Deadline):
@@ -222,6 +223,9 @@ class Clock:
                 assert deadline is not None
                 assert deadline.at is not None
                 inbox, then = clock.inbox, clock.now + clock.period
+                if inbox is not None and clock.stopped_for:
+                    clock.now, clock.stopped_for = then + clock.stopped_for, 0.0
+                    return inbox.get() is not END
                 if inbox is None or then >= deadline.at:
                     clock.now = deadline.at
                     return False
@@ -279,6 +283,81 @@ class TestTheTimeThatTheReadingWaits:
             inbox.discard()
         assert clock.now == pytest.approx(1.0)
 
+    def test_is_a_second_even_if_the_process_was_stopped(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        # The consumer took a message, and the process was stopped before the reading went on.
+        clock = Clock(monkeypatch)
+        data = bytes(64 * 1024)
+        inbox = Inbox(limit=10 * cost(data))
+        holdings = Holdings(lambda: [inbox])
+        clock.consume(inbox, 0.1)
+        clock.stopped_for = 600.0
+        for _ in range(11):
+            assert holdings.put(inbox, data) is None
+        assert clock.now == pytest.approx(600.1)
+        # 512 KiB make up for the time.
+        while not inbox.drained:
+            inbox.get()
+        for _ in range(1000):
+            assert holdings.put(inbox, data) is None
+
+
+class TestAStreamThatIsTheOnlyCall:
+    def held(self, **options: Any) -> tuple[Holdings, Inbox]:
+        inbox = Inbox(limit=100)
+        holdings = Holdings(lambda: [inbox], **options)
+        assert holdings.put(inbox, bytes(20)) is None
+        return holdings, inbox
+
+    def test_has_ten_seconds_for_each_message(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        clock = Clock(monkeypatch)
+        holdings, inbox = self.held(alone=lambda: True)
+        clock.consume(inbox, 9.0)
+        assert [holdings.put(inbox, bytes(20)) for _ in range(20)] == [None] * 20
+        assert clock.now == 180.0
+        clock.consume(inbox, 10.0)
+        assert holdings.put(inbox, bytes(20)) is inbox
+        assert clock.now == 190.0
+
+    def test_its_time_does_not_count_when_another_call_has_begun(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        clock = Clock(monkeypatch)
+        alone = True
+        holdings, inbox = self.held(alone=lambda: alone)
+        clock.consume(inbox, 9.0)
+        assert holdings.put(inbox, bytes(20)) is None
+        alone = False
+        assert holdings.put(inbox, bytes(20)) is inbox
+        assert clock.now == pytest.approx(10.0)
+
+    def test_leaves_no_room_once_another_call_begins(self) -> None:
+        alone = True
+        holdings, inbox = self.held(alone=lambda: alone, stall=0.0, longest=LONG)
+        results: list[Inbox | None] = []
+        thread = in_thread(lambda: results.append(holdings.put(inbox, bytes(20))))
+        assert eventually(lambda: inbox.waits_for_room)
+        alone = False
+        holdings.look_again()
+        thread.join(LONG)
+        assert results == [inbox]
+
+    def test_another_call_begins_just_before_the_wait(self) -> None:
+        looks: list[None] = []
+
+        def alone() -> bool:
+            looks.append(None)
+            if len(looks) > 1:
+                return False
+            holdings.look_again()
+            return True
+
+        holdings, inbox = self.held(alone=alone, stall=0.0, longest=LONG)
+        results: list[Inbox | None] = []
+        in_thread(lambda: results.append(holdings.put(inbox, bytes(20)))).join(LONG / 2)
+        assert results == [inbox]
+
 
 def test_a_discarded_inbox_wakes_its_consumer() -> None:
     inbox = Inbox()
@@ -306,7 +385,7 @@ class TestHoldings:
     """The memory that all streams of a connection hold together."""
 
     @staticmethod
-    def held(count: int, size: int, **options: float) -> tuple[Holdings, list[Inbox]]:
+    def held(count: int, size: int, **options: Any) -> tuple[Holdings, list[Inbox]]:
         """Holdings whose limit is one message of ``size`` in each of ``count`` streams."""
         inboxes = [Inbox() for _ in range(count)]
         limit = count * cost(bytes(size))
