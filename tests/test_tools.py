@@ -344,6 +344,44 @@ def limit(size, most):
         assert package == ["tests/wire"]
 
 
+RACES = """
+import threading
+
+def work(done):
+    done.append(len(str(abs(1))))
+
+def test_that_needs_a_quick_machine():
+    done = []
+    threading.Thread(target=work, args=(done,)).start()
+    assert done
+
+def test_that_waits():
+    done = threading.Event()
+    threading.Thread(target=done.set).start()
+    assert done.wait(60)
+"""
+
+
+@pytest.mark.parametrize("share", ["1", "0"])
+def test_stalls_find_a_test_that_needs_a_quick_machine(tmp_path: Path, share: str) -> None:
+    for folder in ("tools", "tests"):
+        (tmp_path / folder).mkdir()
+    shutil.copy(Path(run_tox.__file__).with_name("stalls.py"), tmp_path / "tools")
+    # Without this file, the tools of the project itself would be found.
+    (tmp_path / "tools" / "__init__.py").touch()
+    (tmp_path / "tests" / "test_races.py").write_text(RACES)
+    command = [sys.executable, "-m", "pytest", "-p", "tools.stalls", "-p", "no:cacheprovider", "-v"]
+    options = ["--stall-seed", "7", "--stall-share", share, "--stall", "0.2"]
+    run = subprocess.run(
+        [*command, *options, "tests"], cwd=tmp_path, capture_output=True, text=True, timeout=60
+    )
+    assert "--stall-seed 7" in run.stdout
+    assert "test_that_waits PASSED" in run.stdout
+    if share == "1":
+        assert "test_that_needs_a_quick_machine FAILED" in run.stdout, run.stdout
+        assert "work c_call append" in run.stdout
+
+
 class TestImage:
     @pytest.fixture
     def base(self, tmp_path: Path) -> Path:
