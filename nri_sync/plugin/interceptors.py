@@ -183,13 +183,16 @@ class Interceptors:
             behaviour = _around(item, rpc, behaviour)
         return behaviour
 
-    def router(self, services: Mapping[str, Mapping[str, MethodHandler]]) -> Router:
-        """A router for these handlers, with interceptors around them where one of gRPC is among those."""
+    def router(self, services: Mapping[str, Mapping[str, MethodHandler]], outermost: Any) -> Router:
+        """A router for these handlers. If an interceptor of gRPC is given, the router calls the interceptors.
+
+        ``outermost`` is then around all of them. It has the interface of a ``grpc.ServerInterceptor``.
+        """
         if not self._server:
             return Router(services)
         from nri_sync.ttrpc import router
 
-        return router.Router(self._server, services)
+        return router.Router([outermost, *self._server], services)
 
     def method(self, client: ClientEnd, method: Method) -> UnaryMethod | InterceptedMethod:
         """A method of the runtime, with the interceptors of gRPC around its calls."""

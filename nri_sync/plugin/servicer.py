@@ -69,7 +69,7 @@ class Servicer:
         self._plugin = plugin
         #: The methods of the service, with the plugin's interceptors around them, for a ServerEnd.
         self.router = plugin.interceptors.router(
-            {PLUGIN.full_name: {rpc: self._method(rpc) for rpc in PLUGIN.methods}}
+            {PLUGIN.full_name: {rpc: self._method(rpc) for rpc in PLUGIN.methods}}, _Deciding()
         )
 
     def _method(self, rpc: str) -> MethodHandler:
@@ -304,6 +304,26 @@ def _deciding(
             raise
 
     return deciding
+
+
+class _Deciding:
+    """:func:`_deciding` around all interceptors, if one of gRPC is among them; an interceptor of gRPC itself."""
+
+    def intercept_service(self, continuation: Callable[[Any], Any], details: Any) -> Any:
+        if details.method != PLUGIN.methods["Configure"].path:
+            return continuation(details)
+        try:
+            handler = continuation(details)
+        except BaseException as error:
+            context = current_context.get()
+            context.owner.configure_failed(error, context)
+            raise
+        behaviour = getattr(handler, "unary_unary", None)
+        if behaviour is None:
+            return handler
+        return MethodHandler(
+            _deciding(behaviour), handler.request_deserializer, handler.response_serializer
+        )
 
 
 def _why_lacking(lacking: EventMask, wanted: EventMask, facts: Facts) -> str:

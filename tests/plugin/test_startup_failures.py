@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Callable, NamedTuple
 
+import grpc
 import pytest
 
 import nri_sync
@@ -187,6 +188,24 @@ TABLE = {
         "StartError",
         "configure",
         "configure failed: PermissionError('not audited')",
+    ),
+    "outer_interceptor_raises": Expected(
+        "an interceptor raises in front of one of gRPC",
+        "StartError",
+        "configure",
+        "configure failed: PermissionError('not audited')",
+    ),
+    "grpc_interceptor_raises": Expected(
+        "an interceptor of gRPC raises around `configure`",
+        "StartError",
+        "configure",
+        "configure failed: PermissionError('not audited')",
+    ),
+    "grpc_interceptor_finds_none": Expected(
+        "an interceptor of gRPC raises as it looks for the handler",
+        "StartError",
+        "configure",
+        "configure failed: LookupError('no handler')",
     ),
     "wrong_mask": Expected(
         "`configure` returns events without a handler",
@@ -388,12 +407,50 @@ def configure_hangs(scene: Scene) -> None:
     scene.timeout = TIMEOUT
 
 
-def interceptor_raises(scene: Scene) -> None:
-    class Audit(nri_sync.Interceptor):
-        def serve(self, event: str, request: Any, context: Any, proceed: Any) -> Any:
-            raise PermissionError("not audited")
+class Audit(nri_sync.Interceptor):
+    def serve(self, event: str, request: Any, context: Any, proceed: Any) -> Any:
+        raise PermissionError("not audited")
 
+
+class GrpcInterceptor(grpc.ServerInterceptor):
+    """Raises in place of ``behaviour``, or passes all calls on."""
+
+    def __init__(self, failure: Exception | None = None) -> None:
+        self._failure = failure
+
+    def intercept_service(self, continuation: Any, details: Any) -> Any:
+        found = continuation(details)
+        if self._failure is None:
+            return found
+        if isinstance(self._failure, LookupError):
+            raise self._failure
+
+        def behaviour(request: Any, context: Any) -> Any:
+            assert self._failure is not None
+            raise self._failure
+
+        return grpc.unary_unary_rpc_method_handler(
+            behaviour, found.request_deserializer, found.response_serializer
+        )
+
+
+def interceptor_raises(scene: Scene) -> None:
     scene.options["interceptors"] = [Audit()]
+    scene.serve(reading_the_answer)
+
+
+def outer_interceptor_raises(scene: Scene) -> None:
+    scene.options["interceptors"] = [Audit(), GrpcInterceptor()]
+    scene.serve(reading_the_answer)
+
+
+def grpc_interceptor_raises(scene: Scene) -> None:
+    scene.options["interceptors"] = [GrpcInterceptor(PermissionError("not audited"))]
+    scene.serve(reading_the_answer)
+
+
+def grpc_interceptor_finds_none(scene: Scene) -> None:
+    scene.options["interceptors"] = [GrpcInterceptor(LookupError("no handler"))]
     scene.serve(reading_the_answer)
 
 
