@@ -379,7 +379,7 @@ def test_stalls_find_a_test_that_needs_a_quick_machine(tmp_path: Path, share: st
     assert "test_that_waits PASSED" in run.stdout
     if share == "1":
         assert "test_that_needs_a_quick_machine FAILED" in run.stdout, run.stdout
-        assert "work c_call append" in run.stdout
+        assert "work call" in run.stdout
 
 
 class TestImage:
