@@ -212,6 +212,39 @@ class TestLate:
             assert (answer.stream_id, answer.payload) == (1, b"")
             assert end.wait_idle(Deadline(LONG))
 
+    def test_a_handler_that_returns_before_its_late_answer_is_sent(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        # The call is answered when the late answer is sent, not when the handler returns.
+        sending, returned, go = threading.Event(), threading.Event(), threading.Event()
+        policy = Policy(b"")
+
+        def slow(message: StringValue, context: Any) -> StringValue:
+            assert sending.wait(LONG)
+            return message
+
+        def seen(call: ServerCall) -> None:
+            sent(call)
+            returned.set()
+
+        sent = ServerCall.sent
+        monkeypatch.setattr(ServerCall, "sent", seen)
+        with self.ending(policy, slow) as (end, peer):
+            try_send = end.link.try_send
+
+            def held(buffers: Any) -> bool:
+                sending.set()
+                assert go.wait(LONG)
+                return try_send(buffers)
+
+            monkeypatch.setattr(end.link, "try_send", held)
+            peer.send(REQUEST, 1, request("M", encoded("result")))
+            assert returned.wait(LONG)
+            assert not end.wait_idle(Deadline(0.0))
+            go.set()
+            assert peer.expect().payload == b""
+            assert end.wait_idle(Deadline(LONG))
+
     def test_in_time(self) -> None:
         policy = Policy(b"")
         policy.seconds = LONG

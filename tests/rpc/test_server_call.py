@@ -32,6 +32,7 @@ from tests.ttrpc.rig import (
     SERVICE,
     UNIMPLEMENTED,
     Calls,
+    RawPeer,
     StringValue,
     encoded,
     error_of,
@@ -55,6 +56,17 @@ def _bound(monkeypatch: pytest.MonkeyPatch, *, stall: float) -> None:
     """Let a stream hold 100 bytes, and hold up the reading for ``stall`` seconds."""
     monkeypatch.setattr(server_call, "Inbox", lambda: Inbox(limit=100))
     monkeypatch.setattr(server, "Holdings", functools.partial(Holdings, stall=stall))
+
+
+def _refuses_data(peer: RawPeer, ids: Iterator[int]) -> bool:
+    """Whether the server refuses data for the call on stream 1. It may not know yet that its answer is sent."""
+    peer.send(DATA, 1, encoded("still more"))
+    message = peer.ask(next(ids))
+    if message.stream_id != 1:
+        return False
+    assert message.status[0] == INVALID_ARGUMENT
+    peer.expect()
+    return True
 
 
 class TestUnknownMethods:
@@ -397,19 +409,7 @@ class TestStreams:
                 assert (message.stream_id, message.value) == (1, "enough")
             else:
                 assert message == (1, DATA, REMOTE_CLOSED | NO_DATA, b"")
-
-            ids = itertools.count(5, 2)
-
-            def refused() -> bool:
-                peer.send(DATA, 1, encoded("still more"))
-                message = peer.ask(next(ids))
-                if message.stream_id != 1:
-                    return False  # the server may not know yet that its answer is sent
-                assert message.status[0] == INVALID_ARGUMENT
-                peer.expect()
-                return True
-
-            eventually(refused)
+            assert eventually(functools.partial(_refuses_data, peer, itertools.count(5, 2)))
 
     def test_the_end_of_the_handler_is_not_the_end_of_a_call_that_another_thread_answers(
         self, monkeypatch: pytest.MonkeyPatch
@@ -444,6 +444,7 @@ class TestStreams:
             go.set()
             message = peer.expect()
             assert (message.stream_id, message.status[0]) == (1, Code.CANCELLED.value[0])
+            assert eventually(functools.partial(_refuses_data, peer, itertools.count(5, 2)))
 
     def test_a_request_that_cannot_be_parsed(self) -> None:
         with raw() as peer:
