@@ -18,7 +18,7 @@ from nri_sync.errors import NoThread
 from nri_sync.net.sockets import ListeningSocket, connect, listen, peer_credentials
 from nri_sync.testing.recordings.decoding import Decoder, Framed, Framing
 from nri_sync.testing.recordings.entries import CLOSED, LOST, OPENED, PLUGIN, RUNTIME, Entry
-from nri_sync.threads import Latch, spawn
+from nri_sync.threads import Latch, signal_safe, spawn
 
 __all__ = ["QUEUE_MAX", "Proxy"]
 
@@ -63,8 +63,9 @@ class Proxy:
         # One latch for each thread that has not ended.
         self._running: set[Latch] = set()
 
+    @signal_safe
     def start(self) -> None:
-        """Listen. Call it once.
+        """Listen. Call it once. After an interrupt the proxy may listen, until :meth:`close`.
 
         Raises OSError if the path is unusable, NoThread if the system has no more threads.
         """
@@ -96,7 +97,11 @@ class Proxy:
         self._queue.close()
 
     def __enter__(self) -> Proxy:
-        self.start()
+        try:
+            self.start()
+        except BaseException:
+            self.close()
+            raise
         return self
 
     def __exit__(self, *_exc_info: object) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import signal
 import socket
 import threading
 from collections.abc import Iterator
@@ -204,6 +206,19 @@ def test_leaves_the_socket_of_another_proxy(socket_dir: Path) -> None:
     with Proxy(str(path), str(socket_dir / "r")):
         first.close()
         connect(str(path), Deadline(1)).close()
+
+
+def test_an_interrupt_after_bind(socket_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(path: str) -> Any:
+        sock = listen(path)
+        os.kill(os.getpid(), signal.SIGINT)
+        return sock
+
+    monkeypatch.setattr("nri_sync.testing.recordings.proxy.listen", interrupted)
+    path = socket_dir / "p.sock"
+    with pytest.raises(KeyboardInterrupt), Proxy(path, socket_dir / "r.sock"):
+        pass
+    assert not path.exists()
 
 
 def test_without_a_thread_to_listen_on(socket_dir: Path) -> None:
