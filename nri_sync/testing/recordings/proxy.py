@@ -80,7 +80,8 @@ class Proxy:
         """Close the socket and all connections. The iteration ends after the waiting entries. Idempotent."""
         with self._lock:
             self._closed = True
-        listener, self._listener = self._listener, None
+        # It stays in the attribute, so that a second call completes one that was interrupted.
+        listener = self._listener
         if listener is not None:
             listener.stop()
         while True:
