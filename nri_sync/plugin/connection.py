@@ -114,6 +114,12 @@ class Connection:
         return {} if session is None else session.server.running
 
     @property
+    def is_decided(self) -> bool:
+        """Whether the start has succeeded or failed."""
+        attempt = self.attempt
+        return attempt.is_configured or attempt.is_over or attempt.error is not None
+
+    @property
     def phase(self) -> str:
         """How far it got, see :mod:`nri_sync.plugin.phases`. Never goes back."""
         if self.attempt.is_configured:

@@ -50,6 +50,10 @@ class ServedConnection(Protocol):
     def serving(self) -> dict[int, RequestContext]:
         """The requests that are being served, by thread."""
 
+    @property
+    def is_decided(self) -> bool:
+        """Whether the start has succeeded or failed."""
+
     def learn(self, request: nri_pb2.ConfigureRequest) -> None: ...
 
     def configured(self, events: EventMask, missing: EventMask) -> None: ...
@@ -292,16 +296,20 @@ def _checked(
 
 
 def _deciding(
-    behaviour: Callable[[Any, RequestContext], Any],
+    behaviour: Callable[[Any, RequestContext], Any] | None,
 ) -> Callable[[Any, RequestContext], Any]:
-    """``behaviour``, which serves Configure: its exception, also that of an interceptor, fails the start."""
+    """Serve Configure by ``behaviour``, with the interceptors: a fault of one of them fails the start."""
 
     def deciding(request: Any, context: RequestContext) -> Any:
+        conn: ServedConnection = context.owner
         try:
-            return behaviour(request, context)
+            reply = None if behaviour is None else behaviour(request, context)
+            if not conn.is_decided:
+                raise RuntimeError("an interceptor has kept Configure from the plugin")
         except BaseException as error:
-            context.owner.configure_failed(error, context)
+            conn.configure_failed(error, context)
             raise
+        return reply
 
     return deciding
 
@@ -318,11 +326,10 @@ class _Deciding:
             context = current_context.get()
             context.owner.configure_failed(error, context)
             raise
-        behaviour = getattr(handler, "unary_unary", None)
-        if behaviour is None:
-            return handler
         return MethodHandler(
-            _deciding(behaviour), handler.request_deserializer, handler.response_serializer
+            _deciding(getattr(handler, "unary_unary", None)),
+            getattr(handler, "request_deserializer", None),
+            getattr(handler, "response_serializer", None),
         )
 
 

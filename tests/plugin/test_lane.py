@@ -90,6 +90,8 @@ class Conn:
 
     def configure_failed(self, error: BaseException, context: RequestContext) -> None: ...
 
+    is_decided = True
+
     def mark_synchronized(self) -> None: ...
 
 

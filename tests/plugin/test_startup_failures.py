@@ -24,7 +24,7 @@ import grpc
 import pytest
 
 import nri_sync
-from nri_sync import errors
+from nri_sync import api, errors
 from nri_sync.api import EventMask
 from nri_sync.net.sockets import listen
 from nri_sync.plugin.source import Source
@@ -206,6 +206,18 @@ TABLE = {
         "StartError",
         "configure",
         "configure failed: LookupError('no handler')",
+    ),
+    "interceptor_answers": Expected(
+        "an interceptor answers Configure without `proceed`",
+        "StartError",
+        "configure",
+        "configure failed: RuntimeError('an interceptor has kept Configure from the plugin')",
+    ),
+    "grpc_interceptor_has_none": Expected(
+        "an interceptor of gRPC returns no handler for Configure",
+        "StartError",
+        "configure",
+        "configure failed: RuntimeError('an interceptor has kept Configure from the plugin')",
     ),
     "wrong_mask": Expected(
         "`configure` returns events without a handler",
@@ -412,6 +424,11 @@ class Audit(nri_sync.Interceptor):
         raise PermissionError("not audited")
 
 
+class Answering(nri_sync.Interceptor):
+    def serve(self, event: str, request: Any, context: Any, proceed: Any) -> Any:
+        return api.ConfigureResponse()
+
+
 class GrpcInterceptor(grpc.ServerInterceptor):
     """Raises in place of ``behaviour``, or passes all calls on."""
 
@@ -422,6 +439,8 @@ class GrpcInterceptor(grpc.ServerInterceptor):
         found = continuation(details)
         if self._failure is None:
             return found
+        if isinstance(self._failure, NotImplementedError):
+            return None
         if isinstance(self._failure, LookupError):
             raise self._failure
 
@@ -451,6 +470,16 @@ def grpc_interceptor_raises(scene: Scene) -> None:
 
 def grpc_interceptor_finds_none(scene: Scene) -> None:
     scene.options["interceptors"] = [GrpcInterceptor(LookupError("no handler"))]
+    scene.serve(reading_the_answer)
+
+
+def interceptor_answers(scene: Scene) -> None:
+    scene.options["interceptors"] = [Answering()]
+    scene.serve(reading_the_answer)
+
+
+def grpc_interceptor_has_none(scene: Scene) -> None:
+    scene.options["interceptors"] = [GrpcInterceptor(NotImplementedError())]
     scene.serve(reading_the_answer)
 
 
