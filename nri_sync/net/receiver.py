@@ -16,7 +16,9 @@ class Receiver:
     """The user of a link. The link calls each method from one thread at a time."""
 
     def receive(self, data: memoryview, jobs: list[Job]) -> None:
-        """Take bytes in, and append the jobs in them to ``jobs``. Runs no user code, and blocks at most a second.
+        """Take bytes in, and append the jobs in them to ``jobs``. Runs no user code.
+
+        May block where :meth:`may_block` is true: one second at most if other calls wait, ten if none does.
 
         ``data`` is valid during the call only. An NRIError that is raised here ends the link, after the jobs
         in the list were started.

@@ -243,16 +243,23 @@ class Clock:
         self.inbox, self.period = inbox, period
 
 
+def consumed(
+    monkeypatch: pytest.MonkeyPatch, size: int, period: float
+) -> tuple[Clock, Inbox, Holdings, bytes]:
+    """A stream with room for ten messages of ``size`` bytes. Its consumer takes one each ``period`` seconds."""
+    clock = Clock(monkeypatch)
+    data = bytes(size)
+    inbox = Inbox(limit=10 * cost(data))
+    clock.consume(inbox, period)
+    return clock, inbox, Holdings(lambda: [inbox]), data
+
+
 class TestTheTimeThatTheReadingWaits:
     def test_is_bounded_where_the_consumer_takes_little(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         # A message of 4 KiB each 0.3 seconds. Each wait is short, but a request that comes behind waits for all.
-        clock = Clock(monkeypatch)
-        data = bytes(4096)
-        inbox = Inbox(limit=10 * cost(data))
-        holdings = Holdings(lambda: [inbox])
-        clock.consume(inbox, 0.3)
+        clock, inbox, holdings, data = consumed(monkeypatch, 4096, 0.3)
         assert [holdings.put(inbox, data) for _ in range(14)] == [None] * 13 + [inbox]
         assert clock.now == pytest.approx(1.0, abs=0.05)
 
@@ -260,11 +267,7 @@ class TestTheTimeThatTheReadingWaits:
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         # A consumer of 640 KiB a second is never given up, however long the stream is.
-        clock = Clock(monkeypatch)
-        data = bytes(64 * 1024)
-        inbox = Inbox(limit=10 * cost(data))
-        holdings = Holdings(lambda: [inbox])
-        clock.consume(inbox, 0.1)
+        clock, inbox, holdings, data = consumed(monkeypatch, 64 * 1024, 0.1)
         for _ in range(1000):
             assert holdings.put(inbox, data) is None
         assert clock.now == pytest.approx(99.0)
@@ -287,11 +290,7 @@ class TestTheTimeThatTheReadingWaits:
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         # The consumer took a message, and the process was stopped before the reading went on.
-        clock = Clock(monkeypatch)
-        data = bytes(64 * 1024)
-        inbox = Inbox(limit=10 * cost(data))
-        holdings = Holdings(lambda: [inbox])
-        clock.consume(inbox, 0.1)
+        clock, inbox, holdings, data = consumed(monkeypatch, 64 * 1024, 0.1)
         clock.stopped_for = 600.0
         for _ in range(11):
             assert holdings.put(inbox, data) is None

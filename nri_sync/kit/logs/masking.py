@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from google.protobuf.message import Message
 
-from nri_sync.kit.logs.positions import FORMS, SWITCH, URLS, Command, hidden_spans
+from nri_sync.kit.logs.positions import FORMS, SPACE, SWITCH, URLS, Command, hidden_spans
 
 __all__ = ["MASKED", "NO_MASK", "SECRETS", "Mask"]
 
@@ -46,7 +46,6 @@ _VALUES = {
     ":": re.compile(rf"{_QUOTED}|[^\r\n&;,\"']+"),  # a header may have several words
 }
 _SEPARATORS = str.maketrans("-.", "__")
-_SPACE = re.compile(r"\s")
 _WORDS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 
 
@@ -111,7 +110,7 @@ class Mask:
             begin = command.secret_in(text)
             name, _, value = text.partition("=")
             # A name with a space is a part of a shell's command, which value() examines.
-            if begin is None and not _SPACE.search(name) and self._hides_value(name, value):
+            if begin is None and not SPACE.search(name) and self._hides_value(name, value):
                 begin = len(name) + 1
             yield self.value("", text) if begin is None else text[:begin] + MASKED
 

@@ -16,7 +16,7 @@ import re
 from collections.abc import Iterator
 from typing import Callable, NamedTuple, Optional
 
-__all__ = ["COMMANDS", "FORMS", "SWITCH", "URLS", "Command", "Hides", "hidden_spans"]
+__all__ = ["COMMANDS", "FORMS", "SPACE", "SWITCH", "URLS", "Command", "Hides", "hidden_spans"]
 
 Hides = Callable[[str], bool]
 """Whether a name's value is a secret."""
@@ -47,6 +47,9 @@ class Program(NamedTuple):
 
 #: A value that is no secret, whatever its name is: --client-cert-auth=true.
 SWITCH = re.compile(r"(?:true|false)\Z", re.IGNORECASE)
+
+#: A text with a space may be a shell's command.
+SPACE = re.compile(r"\s")
 
 # 80:80, 127.0.0.1:8080:80/tcp, [::1]:80:80, 8000-8010:80
 _PORTS = re.compile(r"(?:[\d.]+:|\[[\da-fA-F:.]*\]:)?[\d-]*:[\d-]+(?:/(?:tcp|udp|sctp))?\Z")
@@ -303,6 +306,6 @@ def hidden_spans(text: str, hides: Hides) -> Iterator[tuple[int, int]]:
             opening = secret[:1] in ("'", '"')
             closing = len(secret) > 1 and secret[-1] in "\"'"
             yield start + begin + opening, start + len(inner) - closing
-        elif inner is not word and re.search(r"\s", inner):
+        elif inner is not word and SPACE.search(inner):
             for first, last in hidden_spans(inner, hides):
                 yield start + first, start + last
